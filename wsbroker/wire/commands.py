@@ -1,0 +1,59 @@
+"""Commands: what a handler asks. A batch of them is a list of tuples ``(KIND, …)``, applied in order.
+
+Numbers below FIRST_FOR_POOL are applied by the compiled core; the others are handed to the pool.
+Channels are `bytes`, data is `str` (text frame) or `bytes` (binary frame).
+"""
+
+from typing import Final, TypeAlias
+
+Command: TypeAlias = tuple[object, ...]
+
+SEND: Final = 1
+"""``(SEND, socket_id, data)``"""
+PUBLISH: Final = 2
+"""``(PUBLISH, channel, data, exclude)``: `exclude` is a tuple of socket ids."""
+SUBSCRIBE: Final = 3
+"""``(SUBSCRIBE, socket_id, channel)``: one way; as a question in ASK it is answered with a bool."""
+UNSUBSCRIBE: Final = 4
+"""``(UNSUBSCRIBE, socket_id, channel)``: likewise."""
+SET_TOKEN: Final = 5
+"""``(SET_TOKEN, socket_id, token, number)``: `token` is `bytes` or None; `number` grows with each one a worker sends, 0 for none."""
+COPY_SUBSCRIPTIONS: Final = 6
+"""``(COPY_SUBSCRIPTIONS, source_id, target_id)``"""
+CLOSE: Final = 7
+"""``(CLOSE, socket_id, code, reason)``: close with a handshake, after everything sent before it."""
+ASK: Final = 8
+"""``(ASK, call_id, question, *arguments)``: answered with the event ANSWER; questions are SUBSCRIBE, UNSUBSCRIBE and the ones below."""
+HANDLED: Final = 9
+"""``(HANDLED, [(socket_id, cost), …])``: the handlers of messages worth `cost` have ended."""
+FAILED: Final = 10
+"""``(FAILED, socket_id)``: a handler of this socket raised or ran out of time: close it with 1011."""
+CLOSED: Final = 11
+"""``(CLOSED, socket_id)``: the close handler has run."""
+
+SUBSCRIBER_COUNT: Final = 20
+"""question ``(channel) -> int``"""
+SUBSCRIBERS: Final = 21
+"""question ``(channel) -> list[int]`` in subscription order"""
+SUBSCRIPTIONS: Final = 22
+"""question ``(socket_id) -> list[bytes]``"""
+CHANNELS: Final = 23
+"""question ``() -> list[bytes]``"""
+IS_OPEN: Final = 24
+"""question ``(socket_id) -> bool``"""
+QUEUED_BYTES: Final = 25
+"""question ``(socket_id) -> int``"""
+
+FIRST_FOR_POOL: Final = 32
+OPENED: Final = 32
+"""``(OPENED, socket_id, status, headers, body)``: 101 accepts (headers and body empty), anything else is sent as the HTTP answer."""
+RESPONSE: Final = 33
+"""``(RESPONSE, request_id, status, headers, body)``: `headers` is a list of (name, value) pairs, `body` is `bytes`."""
+STARTED: Final = 34
+"""``(STARTED, names)``: the handlers are imported and `handle_worker_start` has returned; `names` is the list of handlers found."""
+START_FAILED: Final = 35
+"""``(START_FAILED, text, detail)``: this worker cannot start; `text` is for the user, `detail` a traceback for the log, or ""."""
+STOPPED: Final = 36
+"""``(STOPPED,)``: `handle_worker_stop` has returned and nothing more comes."""
+COUNTED: Final = 37
+"""``(COUNTED, name, amount)``: adds to a statistic of this worker."""
