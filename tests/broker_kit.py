@@ -1,0 +1,90 @@
+"""A broker on its own: sockets that record what they were given, and the frames read back."""
+
+from wsbroker.broker.broker import Broker, Waker
+from wsbroker.broker.lane import Lane
+from wsbroker.broker.limits import Limits
+from wsbroker.broker.socket import Socket
+
+
+class CountingWaker(Waker):
+    """Counts how often a turn was armed."""
+
+    def __init__(self) -> None:
+        self.woken = 0
+
+    def wake(self) -> None:
+        self.woken += 1
+
+
+class RecordingSocket(Socket):
+    """A socket whose transport keeps what it is given; `room` writes may pass before it blocks (None: never)."""
+
+    def __init__(self, socket_id: int, lane: Lane) -> None:
+        super().__init__(socket_id, lane)
+        self.writes: list[bytes] = []
+        self.room: int | None = None
+        self.buffered = 0
+        self.finishes = 0
+        self.paused = 0
+        self.resumed = 0
+        self.overflows = 0
+
+    def write(self, data: bytes) -> None:
+        self.writes.append(data)
+        if self.room is not None:
+            self.room -= 1
+            if self.room <= 0:
+                self.is_blocked = True
+
+    def transport_bytes(self) -> int:
+        return self.buffered
+
+    def finish(self) -> None:
+        self.finishes += 1
+
+    def pause_reading(self) -> None:
+        self.is_reading_paused = True
+        self.paused += 1
+
+    def resume_reading(self) -> None:
+        self.is_reading_paused = False
+        self.resumed += 1
+
+    def overflowed(self) -> None:
+        self.overflows += 1
+
+    @property
+    def received(self) -> list[bytes]:
+        """The payloads of the frames written so far; a Close frame stands as b"close"."""
+        return [b"close" if opcode == 8 else payload for opcode, payload in frames_of(b"".join(self.writes))]
+
+
+def frames_of(data: bytes) -> list[tuple[int, bytes]]:
+    """(opcode, payload) of unmasked frames; fails on a frame cut in two."""
+    found: list[tuple[int, bytes]] = []
+    at = 0
+    while at < len(data):
+        opcode, size, at = data[at] & 15, data[at + 1], at + 2
+        if size == 126:
+            size, at = int.from_bytes(data[at : at + 2], "big"), at + 2
+        elif size == 127:
+            size, at = int.from_bytes(data[at : at + 8], "big"), at + 8
+        assert at + size <= len(data), "a frame was cut"
+        found.append((opcode, data[at : at + size]))
+        at += size
+    return found
+
+
+def a_broker(limits: Limits | None = None, *, inline: bool = True, credit_bytes: int = 4 * 1024 * 1024) -> Broker:
+    """A broker with one lane, 0."""
+    broker = Broker(limits or Limits(max_queue_bytes=1 << 40), CountingWaker())
+    broker.add_lane(0, credit_bytes, inline)
+    return broker
+
+
+def connect(broker: Broker, lane: int = 0) -> RecordingSocket:
+    """A socket that is open."""
+    socket = RecordingSocket(broker.next_id(), broker.lanes[lane])
+    broker.register(socket)
+    broker.opened(socket)
+    return socket

@@ -1,0 +1,565 @@
+"""The broker: registries, commands, lanes. Everything a handler can ask ends in a method of `Broker`.
+
+Called on one thread only (the loop's). No method here does I/O; whatever has to leave is gathered in `outgoing` and in
+the lanes until the owner, woken through `Waker`, flushes the turn.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final, cast, final
+
+from mypy_extensions import i64, mypyc_attr
+
+from wsbroker.broker.channel import Channel
+from wsbroker.broker.lane import Lane
+from wsbroker.broker.limits import MESSAGE_OVERHEAD_BYTES, Counters, Limits
+from wsbroker.broker.outgoing import Outgoing
+from wsbroker.broker.socket import CLOSING, GONE, NOWHERE, OPEN, OPENING, Socket
+from wsbroker.websocket.frames import BINARY, encode_close, encode_frame, encode_text
+from wsbroker.wire import commands, events
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Waker:
+    """Whoever owns the loop: told once per turn that there is something to flush."""
+
+    def wake(self) -> None:
+        raise NotImplementedError
+
+
+def encode(data: object) -> bytes:
+    """The frame of a message: `str` goes out as text, `bytes` as binary.
+
+    Raises:
+        UnicodeEncodeError: the text has lone surrogates (it is a ValueError).
+        TypeError: neither `str` nor `bytes`.
+    """
+    if isinstance(data, str):
+        return encode_text(data)
+    if isinstance(data, bytes):
+        return encode_frame(BINARY, data)
+    raise TypeError("a message is str or bytes here, not " + type(data).__name__)
+
+
+@final
+class Broker:
+    """Who is connected, who listens to what."""
+
+    def __init__(self, limits: Limits, waker: Waker) -> None:
+        self.limits: Final = limits
+        self.waker: Final = waker
+        self.counters: Final = Counters()
+        self.outgoing: Final = Outgoing(limits, self.counters)
+        self.sockets: Final[dict[int, Socket]] = {}
+        self.table: Final[dict[bytes, Channel]] = {}
+        self.lanes: Final[list[Lane]] = []
+        self.dirty_lanes: list[Lane] = []
+        self.last_id: int = 0
+        self.is_awake = False
+        self.deliver: Callable[[int, list[tuple[object, ...]]], None] | None = None
+        """Takes a worker's batch at the end of a turn; set by the composition root."""
+
+    def wake(self) -> None:
+        """Makes sure that a flush follows in this turn."""
+        if not self.is_awake:
+            self.is_awake = True
+            self.waker.wake()
+
+    # Sockets. ---------------------------------------------------------------------------------------------------
+
+    def next_id(self) -> int:
+        """A socket id never given before."""
+        self.last_id += 1
+        return self.last_id
+
+    def register(self, socket: Socket) -> None:
+        """Puts a new socket in the table: calls about it work and count from here on."""
+        self.sockets[socket.id] = socket
+        socket.lane.socket_count += 1
+
+    def opened(self, socket: Socket) -> None:
+        """The 101 is out: what waited behind it may go."""
+        self.counters.sockets_opened += 1
+        socket.is_accepted = True
+        if socket.state == OPENING:
+            socket.state = OPEN
+        elif socket.inbox:  # closed while it was opening: its close handler is due now
+            event = socket.inbox.popleft()
+            socket.inbox = None
+            self._emit_close(socket, event)
+        self.outgoing.drain(socket)
+
+    def discard(self, socket: Socket) -> None:
+        """Refused, or gone before the 101: forgotten as if it had never been."""
+        self._leave(socket)
+        self._forget(socket)
+
+    def close(self, socket_id: int, code: int, reason: str) -> None:
+        """Closes with a handshake, after everything sent before it. Unknown ids are ignored and counted."""
+        socket = self.sockets.get(socket_id)
+        if socket is None:
+            self.counters.unheard += 1
+        else:
+            socket.is_muted = True
+            self.close_socket(socket, code, reason, code, reason)
+
+    def close_socket(self, socket: Socket, code: int, reason: str, told_code: int, told_reason: str) -> None:
+        """Takes the socket out of the tables and sends a Close frame with `code` as the last it gets.
+
+        Args:
+            told_code: what the close handler is told (1005 for a Close without a code, where `code` is 1005 too).
+            told_reason: likewise.
+        """
+        if socket.state >= CLOSING:
+            return
+        self._leave(socket)
+        socket.state = CLOSING
+        self._tell_closed(socket, told_code, told_reason)
+        self.outgoing.send(socket, encode_close(code, reason))
+        self.wake()
+
+    def give_up(self, socket: Socket, code: int, reason: str) -> None:
+        """Closes a slow consumer: what waits for it is dropped, a Close frame takes its place."""
+        if socket.state >= CLOSING:
+            return
+        self.counters.slow_consumers += 1
+        self._leave(socket)
+        socket.state = CLOSING
+        self._tell_closed(socket, code, reason)
+        frame = encode_close(code, reason)
+        socket.outbox = deque([frame])
+        socket.outbox_bytes = len(frame)
+        socket.overflowed()
+
+    def give_up_overflowing(self) -> None:
+        """Acts on the verdicts of a flush."""
+        outgoing = self.outgoing
+        while outgoing.overflowing:
+            found = outgoing.overflowing
+            outgoing.overflowing = []
+            for socket in found:
+                self.give_up(socket, 1013, "slow consumer")
+
+    def lost(self, socket: Socket, code: int, reason: str) -> None:
+        """The connection is gone; a socket that was still in the tables is closed with this code."""
+        if socket.state == GONE:
+            return
+        if socket.state < CLOSING:
+            self._leave(socket)
+            self._tell_closed(socket, code, reason)
+        self._forget(socket)
+
+    def _leave(self, socket: Socket) -> None:
+        """Out of the table and of every channel. O(its own subscriptions)."""
+        if self.sockets.pop(socket.id, None) is None:
+            return
+        socket.lane.socket_count -= 1
+        for channel in socket.channel_list():
+            self._remove(socket, channel)
+
+    def _forget(self, socket: Socket) -> None:
+        socket.state = GONE
+        socket.outbox = None
+        socket.outbox_bytes = 0
+
+    def _tell_closed(self, socket: Socket, code: int, reason: str) -> None:
+        event = (events.CLOSE, socket.id, socket.token, socket.token_seen, code, reason)
+        if socket.is_accepted:
+            self._emit_close(socket, event)
+        else:
+            socket.inbox = deque([event])  # due if it is accepted after all
+
+    def _emit_close(self, socket: Socket, event: tuple[object, ...]) -> None:
+        self.counters.sockets_closed += 1
+        lane = socket.lane
+        if lane.is_inline:
+            lane.sockets.append(socket)
+            lane.data.append(event)
+        else:
+            lane.closing[socket.id] = event
+            if socket.inbox:
+                socket.inbox.append(event)
+            else:
+                lane.events.append(event)
+        self._list(lane)
+
+    # Subscriptions. ---------------------------------------------------------------------------------------------
+
+    def subscribe(self, socket_id: int, name: bytes) -> bool:
+        """True if the socket was added; False if it is unknown, subscribed already, or has as many as it may."""
+        socket = self.sockets.get(socket_id)
+        if socket is None:
+            self.counters.unheard += 1
+            return False
+        return self._add(socket, name)
+
+    def _add(self, socket: Socket, name: bytes) -> bool:
+        channel = self.table.get(name)
+        if channel is not None and socket.is_member(channel):
+            return False
+        more = socket.more
+        held: i64 = (0 if socket.first is None else 1) + (0 if more is None else len(more))
+        if held >= self.limits.max_channels:
+            self.counters.subscriptions_refused += 1
+            return False
+        if channel is None:
+            channel = Channel(name)
+            self.table[name] = channel
+        channel.add(socket)
+        self.outgoing.joined(socket, channel)
+        return True
+
+    def unsubscribe(self, socket_id: int, name: bytes) -> bool:
+        """True if the socket was removed from the channel."""
+        socket = self.sockets.get(socket_id)
+        if socket is None:
+            self.counters.unheard += 1
+            return False
+        channel = self.table.get(name)
+        if channel is None or not socket.is_member(channel):
+            return False
+        self._remove(socket, channel)
+        return True
+
+    def _remove(self, socket: Socket, channel: Channel) -> None:
+        self.outgoing.left(socket, channel)
+        channel.remove(socket)
+        if channel.count == 0 and channel.index == NOWHERE:
+            self.table.pop(channel.name, None)
+
+    def copy_subscriptions(self, source_id: int, target_id: int) -> None:
+        """Subscribes the target to everything the source is subscribed to now. O(subscriptions of the source)."""
+        source = self.sockets.get(source_id)
+        target = self.sockets.get(target_id)
+        if source is None or target is None:
+            self.counters.unheard += 1
+            return
+        for channel in source.channel_list():
+            self._add(target, channel.name)
+
+    # Sending. ---------------------------------------------------------------------------------------------------
+
+    def send(self, socket_id: int, data: object) -> None:
+        """Queues a message for one socket; unknown ids are ignored and counted."""
+        frame = encode(data)
+        socket = self.sockets.get(socket_id)
+        if socket is None:
+            self.counters.unheard += 1
+            return
+        self.outgoing.send(socket, frame)
+        if not self.is_awake:
+            self.wake()
+
+    def publish(self, name: bytes, data: object, exclude: tuple[int, ...]) -> None:
+        """Queues a message for every subscriber of the channel but the excluded ones. O(1 + excluded)."""
+        frame = encode(data)
+        channel = self.table.get(name)
+        if channel is None or channel.count == 0:
+            self.counters.unheard += 1
+            return
+        self.counters.publications += 1
+        excluded: list[Socket] | None = None
+        if exclude:
+            excluded = []
+            for socket_id in exclude:
+                socket = self.sockets.get(socket_id)
+                if socket is not None and socket not in excluded:
+                    excluded.append(socket)
+        self.outgoing.publish(channel, frame, excluded)
+        if not self.is_awake:
+            self.wake()
+
+    def send_frame(self, socket: Socket, frame: bytes) -> None:
+        """Queues a control frame behind everything the socket was sent before."""
+        if socket.state < CLOSING:
+            self.outgoing.send(socket, frame)
+            self.wake()
+
+    def flush(self) -> None:
+        """Writes the turn out and acts on what the flush found."""
+        outgoing = self.outgoing
+        outgoing.flush()
+        if outgoing.overflowing:
+            self.give_up_overflowing()
+        if outgoing.emptied:
+            for channel in outgoing.emptied:
+                if channel.count == 0 and channel.index == NOWHERE:
+                    self.table.pop(channel.name, None)
+            outgoing.emptied = []
+
+    # Tokens and questions. --------------------------------------------------------------------------------------
+
+    def set_token(self, socket_id: int, token: bytes | None) -> None:
+        """Sets the token; the socket's worker is told, unless it sees the core's own (inline)."""
+        socket = self.sockets.get(socket_id)
+        if socket is None:
+            self.counters.unheard += 1
+        else:
+            self._set_token(socket, token, NOWHERE, 0)
+
+    def _set_token(self, socket: Socket, token: bytes | None, lane_index: i64, number: int) -> None:
+        socket.token = token
+        lane = socket.lane
+        if lane.is_inline:
+            return
+        if lane.index == lane_index and number > 0:
+            socket.token_seen = number
+            return
+        lane.events.append((events.TOKEN, socket.id, token, socket.token_seen))
+        self._list(lane)
+
+    def token(self, socket_id: int) -> bytes | None:
+        """The socket's token; None if there is none or the id is unknown."""
+        socket = self.sockets.get(socket_id)
+        return None if socket is None else socket.token
+
+    def is_open(self, socket_id: int) -> bool:
+        """Whether the socket is in the table: from before its open handler runs until it begins to close."""
+        return socket_id in self.sockets
+
+    def subscriber_count(self, name: bytes) -> int:
+        """How many sockets are subscribed to the channel."""
+        channel = self.table.get(name)
+        return 0 if channel is None else int(channel.count)
+
+    def subscribers(self, name: bytes) -> list[int]:
+        """Their ids, in subscription order. O(subscribers)."""
+        channel = self.table.get(name)
+        return [] if channel is None else channel.ids()
+
+    def subscriptions(self, socket_id: int) -> list[bytes]:
+        """Names of the channels a socket is subscribed to; [] for an unknown id."""
+        socket = self.sockets.get(socket_id)
+        return [] if socket is None else [channel.name for channel in socket.channel_list()]
+
+    def channels(self) -> list[bytes]:
+        """Names of the channels that have a subscriber. O(channels)."""
+        return [name for name, channel in self.table.items() if channel.count > 0]
+
+    def queued_bytes(self, socket_id: int) -> int:
+        """What waits for the socket: this turn's direct frames, its outbox, its transport's buffer."""
+        socket = self.sockets.get(socket_id)
+        if socket is None:
+            return 0
+        return int(socket.direct_bytes + socket.outbox_bytes) + socket.transport_bytes()
+
+    # Lanes. -----------------------------------------------------------------------------------------------------
+
+    def add_lane(self, index: int, credit_bytes: int, is_inline: bool = False) -> Lane:
+        """Adds the way to one more worker; indexes count from 0."""
+        if index != len(self.lanes):
+            raise ValueError(f"lane {index} does not follow {len(self.lanes) - 1}")
+        lane = Lane(index, credit_bytes, is_inline)
+        self.lanes.append(lane)
+        return lane
+
+    def receive(self, socket: Socket, data: object, size: i64) -> None:
+        """A message came in: on its way to the socket's worker, or into the inbox while there is no credit."""
+        self.counters.messages_received += 1
+        lane = socket.lane
+        if lane.is_inline:
+            lane.sockets.append(socket)
+            lane.data.append(data)
+        else:
+            cost = size + MESSAGE_OVERHEAD_BYTES
+            socket.unhandled += cost
+            event = (events.MESSAGE, socket.id, data, int(cost))
+            if socket.inbox is None and (lane.in_flight + cost <= lane.credit_bytes or lane.in_flight == 0):
+                lane.in_flight += cost
+                lane.events.append(event)
+            else:
+                self.counters.mailboxes_full += 1
+                self._hold_event(socket, event)
+        if not lane.is_listed:
+            self._list(lane)
+
+    def _hold_event(self, socket: Socket, event: tuple[object, ...]) -> None:
+        inbox = socket.inbox
+        if inbox is None:
+            inbox = deque()
+            socket.inbox = inbox
+            socket.lane.waiting.append(socket)
+        inbox.append(event)
+
+    def _list(self, lane: Lane) -> None:
+        if not lane.is_listed:
+            lane.is_listed = True
+            self.dirty_lanes.append(lane)
+        if not self.is_awake:
+            self.wake()
+
+    def deliver_lanes(self) -> None:
+        """Hands each worker its batch of this turn; inline lanes are emptied by their runner."""
+        lanes = self.dirty_lanes
+        self.dirty_lanes = []
+        for lane in lanes:
+            lane.is_listed = False
+            if lane.events and self.deliver is not None:
+                batch = lane.events
+                lane.events = []
+                self.deliver(lane.index, batch)
+
+    def _handled(self, lane: Lane, done: list[tuple[int, int]]) -> None:
+        """A worker's handlers have ended: credit comes back, readings resume, inboxes move on."""
+        for socket_id, cost in done:
+            lane.in_flight -= cost
+            socket = self.sockets.get(socket_id)
+            if socket is not None:
+                self.release(socket, cost)
+        self._move_on(lane)
+
+    def release(self, socket: Socket, cost: i64) -> None:
+        """Messages worth `cost` left the inbox; reading resumes once it is half empty."""
+        socket.unhandled -= cost
+        if socket.is_reading_paused and socket.unhandled * 2 <= self.limits.inbox_bytes:
+            socket.resume_reading()
+
+    def _move_on(self, lane: Lane) -> None:
+        """Spends credit on the waiting inboxes, one event of each socket in turn."""
+        waiting = lane.waiting
+        while waiting and lane.in_flight < lane.credit_bytes:
+            socket = waiting.popleft()
+            inbox = socket.inbox
+            if not inbox:
+                socket.inbox = None
+                continue
+            event = inbox.popleft()
+            if event[0] == events.MESSAGE:
+                lane.in_flight += cast(int, event[3])
+            lane.events.append(event)
+            if inbox:
+                waiting.append(socket)
+            else:
+                socket.inbox = None
+            self._list(lane)
+
+    def lane_lost(self, index: int, code: int, reason: str = "worker restart") -> list[tuple[object, ...]]:
+        """A worker died: its sockets are closed with `code`; what it had not said yet will be ignored.
+
+        Returns:
+            the CLOSE events whose handler has not run, for another worker (`adopt_closes`).
+        """
+        lane = self.lanes[index]
+        lane.generation += 1
+        for socket in list(self.sockets.values()):
+            if socket.lane is lane:
+                self.close_socket(socket, code, reason, code, reason)
+        for waiting in lane.waiting:
+            waiting.inbox = None
+        lane.waiting.clear()
+        lane.events = []
+        lane.in_flight = 0
+        left = list(lane.closing.values())
+        lane.closing.clear()
+        return left
+
+    def adopt_closes(self, index: int, closes: list[tuple[object, ...]]) -> None:
+        """Gives the CLOSE events of a dead worker to this one; its own token cache knows nothing of them."""
+        lane = self.lanes[index]
+        for event in closes:
+            lane.closing[cast(int, event[1])] = event
+            lane.events.append(event)
+        self._list(lane)
+
+    # Commands. --------------------------------------------------------------------------------------------------
+
+    def apply(
+        self, lane_index: int, generation: int, batch: list[tuple[object, ...]]
+    ) -> list[tuple[object, ...]]:
+        """Applies a batch in order.
+
+        Args:
+            lane_index: whose commands they are; -1: not a worker's (a thread of the main interpreter).
+            generation: of that lane when its worker was started; a batch of an older one is dropped.
+
+        Returns:
+            what is not the core's: commands for the pool, and for lane -1 the ANSWER events to its questions.
+        """
+        rest: list[tuple[object, ...]] = []
+        lane: Lane | None = None
+        if lane_index >= 0:
+            lane = self.lanes[lane_index]
+            if lane.generation != generation:
+                return rest
+        answers: list[tuple[object, ...]] = []
+        for command in batch:
+            try:
+                self._apply_one(lane, command, answers, rest)
+            except (TypeError, ValueError):  # the calls normalise, so only a defect of ours gets here: not the batch's end
+                self.counters.commands_refused += 1
+        if answers:
+            if lane is None:
+                rest.extend(answers)
+            else:
+                lane.events.extend(answers)
+                self._list(lane)
+                if self.deliver is not None:  # a handler is blocked on it: not at the end of the turn, now
+                    ready = lane.events
+                    lane.events = []
+                    self.deliver(lane.index, ready)
+        return rest
+
+    def _apply_one(
+        self,
+        lane: Lane | None,
+        command: tuple[object, ...],
+        answers: list[tuple[object, ...]],
+        rest: list[tuple[object, ...]],
+    ) -> None:
+        kind = cast(int, command[0])
+        if kind == commands.SEND:
+            self.send(cast(int, command[1]), command[2])
+        elif kind == commands.PUBLISH:
+            self.publish(cast(bytes, command[1]), command[2], cast(tuple[int, ...], command[3]))
+        elif kind == commands.HANDLED:
+            if lane is not None:
+                self._handled(lane, cast(list[tuple[int, int]], command[1]))
+        elif kind == commands.SUBSCRIBE:
+            self.subscribe(cast(int, command[1]), cast(bytes, command[2]))
+        elif kind == commands.UNSUBSCRIBE:
+            self.unsubscribe(cast(int, command[1]), cast(bytes, command[2]))
+        elif kind == commands.ASK:
+            answers.append((events.ANSWER, command[1], self._answer(command)))
+        elif kind == commands.SET_TOKEN:
+            socket = self.sockets.get(cast(int, command[1]))
+            if socket is None:
+                self.counters.unheard += 1
+            else:
+                index: i64 = NOWHERE if lane is None else lane.index
+                self._set_token(socket, cast(bytes | None, command[2]), index, cast(int, command[3]))
+        elif kind == commands.COPY_SUBSCRIPTIONS:
+            self.copy_subscriptions(cast(int, command[1]), cast(int, command[2]))
+        elif kind == commands.CLOSE:
+            self.close(cast(int, command[1]), cast(int, command[2]), cast(str, command[3]))
+        elif kind == commands.FAILED:
+            self.close(cast(int, command[1]), 1011, "handler error")
+        elif kind == commands.CLOSED:
+            if lane is not None:
+                lane.closing.pop(cast(int, command[1]), None)
+        elif kind >= commands.FIRST_FOR_POOL:
+            rest.append(command)
+        else:
+            self.counters.commands_refused += 1
+
+    def _answer(self, command: tuple[object, ...]) -> object:
+        question = cast(int, command[2])
+        if question == commands.SUBSCRIBE:
+            return self.subscribe(cast(int, command[3]), cast(bytes, command[4]))
+        if question == commands.UNSUBSCRIBE:
+            return self.unsubscribe(cast(int, command[3]), cast(bytes, command[4]))
+        if question == commands.SUBSCRIBER_COUNT:
+            return self.subscriber_count(cast(bytes, command[3]))
+        if question == commands.SUBSCRIBERS:
+            return self.subscribers(cast(bytes, command[3]))
+        if question == commands.SUBSCRIPTIONS:
+            return self.subscriptions(cast(int, command[3]))
+        if question == commands.CHANNELS:
+            return self.channels()
+        if question == commands.IS_OPEN:
+            return self.is_open(cast(int, command[3]))
+        if question == commands.QUEUED_BYTES:
+            return self.queued_bytes(cast(int, command[3]))
+        self.counters.commands_refused += 1
+        return None

@@ -1,0 +1,64 @@
+"""The numbers the core works with, handed over once at the start."""
+
+from typing import Final
+
+DISCONNECT: Final = 0
+DROP_NEW: Final = 1
+DROP_OLD: Final = 2
+
+MESSAGE_OVERHEAD_BYTES: Final = 128
+"""What a waiting message costs beyond its payload: the objects that hold it. Without it a flood of empty messages
+would never reach a limit in bytes."""
+
+BATCH_BYTES: Final = 128 * 1024
+"""One source (channel or direct sends to one socket) that gathers this much in a turn has the whole turn flushed."""
+
+TURN_BYTES: Final = 4 * 1024 * 1024
+"""The same for all frames of a turn together: what a handler that publishes in a loop can hold at most."""
+
+
+class Limits:
+    """Limits of the core.
+
+    Args:
+        max_queue_bytes: what may wait for one socket, its transport's buffer included.
+        slow_consumer: DISCONNECT, DROP_NEW or DROP_OLD: what happens at that limit.
+        inbox_bytes: messages of one socket read and not yet handled, before its reading pauses.
+        max_channels: subscriptions of one socket.
+    """
+
+    def __init__(
+        self,
+        max_queue_bytes: int = 1024 * 1024,
+        slow_consumer: int = DISCONNECT,
+        inbox_bytes: int = 256 * 1024,
+        max_channels: int = 128,
+    ) -> None:
+        self.max_queue_bytes: Final = max_queue_bytes
+        self.slow_consumer: Final = slow_consumer
+        self.inbox_bytes: Final = inbox_bytes
+        self.max_channels: Final = max_channels
+
+
+class Counters:
+    """What happened so far, as plain numbers; read by `Server.statistics`."""
+
+    def __init__(self) -> None:
+        self.sockets_opened: int = 0
+        self.sockets_closed: int = 0
+        self.messages_received: int = 0
+        self.publications: int = 0
+        self.unheard: int = 0
+        """publications and sends to nobody: no subscriber, or an unknown or closed socket"""
+        self.frames_dropped: int = 0
+        """frames the drop policies dropped"""
+        self.slow_consumers: int = 0
+        """sockets closed because too much waited for them"""
+        self.subscriptions_refused: int = 0
+        """subscriptions over `max_channels_per_socket`"""
+        self.commands_refused: int = 0
+        """commands from a wire that were not understood"""
+        self.inboxes_full: int = 0
+        """times the reading of a socket paused because its handlers are behind"""
+        self.mailboxes_full: int = 0
+        """messages that waited in their inbox because their worker is behind"""

@@ -1,0 +1,145 @@
+"""A socket as the broker sees it: an id, subscriptions, a token, an outbox and an inbox.
+
+The server's `Connection` derives from it and adds the transport; the methods at the end are what it fills in.
+There is one object per connection, so every field is counted: lists and dicts are made when they are needed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from mypy_extensions import i64, mypyc_attr
+
+if TYPE_CHECKING:
+    from wsbroker.broker.channel import Channel
+    from wsbroker.broker.lane import Lane
+
+OPENING: Final = 0
+"""known, its calls count, its frames wait behind the 101"""
+OPEN: Final = 1
+CLOSING: Final = 2
+"""out of the tables; a Close frame is on its way behind everything sent before it"""
+GONE: Final = 3
+"""the connection is no more"""
+
+NOWHERE: Final = -1
+
+OPEN_END: Final = 1 << 60
+"""the end of a range of frame numbers that goes on"""
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Socket:
+    """The broker's addressable endpoint."""
+
+    def __init__(self, socket_id: int, lane: Lane) -> None:
+        self.id: Final = socket_id
+        self.lane: Final = lane
+        self.state: i64 = OPENING
+        self.is_accepted = False
+        self.token: bytes | None = None
+        self.token_seen: int = 0
+        # Subscriptions. Most sockets have one or none: a dict (232 bytes) is made for the second.
+        self.first: Channel | None = None
+        self.first_index: i64 = 0
+        self.more: dict[Channel, int] | None = None
+        # Outbox: whole frames that wait because the transport is full or the 101 is not out yet.
+        self.is_blocked = True
+        self.outbox: deque[bytes] | None = None
+        self.outbox_bytes: i64 = 0
+        # This turn (see outgoing.py).
+        self.mark: i64 = 0
+        self.only: i64 = NOWHERE
+        self.is_listed = False
+        self.direct: list[int] | None = None
+        self.direct_bytes: i64 = 0
+        self.ranges: dict[Channel, list[int]] | None = None
+        # Inbox: messages read whose handler is not yet free.
+        self.unhandled: i64 = 0
+        self.inbox: deque[tuple[object, ...]] | None = None
+        self.is_busy = False
+        """inline: an async handler of this socket is running"""
+        self.is_muted = False
+        """the application closed it: messages read but not yet handled are dropped"""
+        self.is_reading_paused = False
+        # The timer wheel's slot and the place in it.
+        self.slot: i64 = NOWHERE
+        self.slot_index: i64 = 0
+
+    def is_member(self, channel: Channel) -> bool:
+        """Whether this socket is subscribed to the channel."""
+        if self.first is channel:
+            return True
+        more = self.more
+        return more is not None and channel in more
+
+    def channel_list(self) -> list[Channel]:
+        """The channels it is subscribed to, oldest subscription first while none was given up."""
+        first = self.first
+        found: list[Channel] = []
+        if first is not None:
+            found.append(first)
+        more = self.more
+        if more is not None:
+            found.extend(more)
+        return found
+
+    def place(self, channel: Channel, index: i64) -> None:
+        """Remembers the index of this socket in the channel's member list."""
+        if self.first is channel:
+            self.first_index = index
+        elif self.first is None:
+            self.first = channel
+            self.first_index = index
+        else:
+            more = self.more
+            if more is None:
+                more = {}
+                self.more = more
+            more[channel] = int(index)
+
+    def place_of(self, channel: Channel) -> i64:
+        """The index in the channel's member list, or NOWHERE."""
+        if self.first is channel:
+            return self.first_index
+        more = self.more
+        if more is None:
+            return NOWHERE
+        index = more.get(channel)
+        if index is None:
+            return NOWHERE
+        return i64(index)
+
+    def displace(self, channel: Channel) -> None:
+        """Forgets the index in the channel's member list."""
+        if self.first is channel:
+            self.first = None
+            return
+        more = self.more
+        if more is not None:
+            more.pop(channel, None)
+            if not more:
+                self.more = None
+
+    # What the connection fills in.
+
+    def write(self, data: bytes) -> None:
+        """Hands whole frames to the transport; may set `is_blocked`, must not raise."""
+        raise NotImplementedError
+
+    def transport_bytes(self) -> int:
+        """What waits in the transport's own buffer."""
+        return 0
+
+    def finish(self) -> None:
+        """The Close frame, the last there is, has been handed to `write`. May come more than once."""
+
+    def pause_reading(self) -> None:
+        """The inbox is full: read nothing more until `resume_reading`."""
+
+    def resume_reading(self) -> None:
+        """There is room in the inbox again."""
+
+    def overflowed(self) -> None:
+        """The slow consumer policy gave this socket up: a Close frame waits in its outbox, time is running."""
