@@ -1,0 +1,276 @@
+"""The broker's registries, close events, tokens, lanes and commands."""
+
+from broker_kit import CountingWaker, RecordingSocket, a_broker, connect
+
+from wsbroker.broker.broker import Broker
+from wsbroker.broker.limits import MESSAGE_OVERHEAD_BYTES, Limits
+from wsbroker.wire import commands, events
+
+Batch = list[tuple[object, ...]]
+
+
+class Deliveries:
+    """What was handed to the workers."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.batches: list[tuple[int, Batch]] = []
+        broker.deliver = self
+
+    def __call__(self, lane: int, batch: Batch) -> None:
+        self.batches.append((lane, batch))
+
+    def events(self, lane: int = 0) -> Batch:
+        """All events for a lane so far, and forgets them."""
+        found = [event for index, batch in self.batches if index == lane for event in batch]
+        self.batches = [(index, batch) for index, batch in self.batches if index != lane]
+        return found
+
+
+def receive(broker: Broker, socket: RecordingSocket, data: bytes) -> None:
+    broker.receive(socket, data, len(data))
+
+
+def test_ids_start_at_one_and_are_never_reused() -> None:
+    broker = a_broker()
+    assert connect(broker).id == 1
+    broker.close(1, 1000, "")
+    assert connect(broker).id == 2
+
+
+def test_unknown_ids_are_ignored_and_counted() -> None:
+    broker = a_broker()
+    for nobody in (0, 7, -1, 1 << 80):
+        broker.send(nobody, "x")
+        assert not broker.subscribe(nobody, b"c")
+        assert not broker.unsubscribe(nobody, b"c")
+        broker.set_token(nobody, b"t")
+        broker.copy_subscriptions(nobody, nobody)
+        broker.close(nobody, 1000, "")
+        assert broker.subscriptions(nobody) == []
+        assert broker.queued_bytes(nobody) == 0
+        assert not broker.is_open(nobody)
+        assert broker.token(nobody) is None
+    assert broker.counters.unheard == 4 * 6
+    assert broker.table == {}
+
+
+def test_subscriptions_over_the_limit_are_refused_and_nothing_is_stored() -> None:
+    broker = a_broker(Limits(max_channels=2))
+    socket, full = connect(broker), connect(broker)
+    assert [broker.subscribe(full.id, b"%d" % number) for number in range(3)] == [True, True, False]
+    assert broker.counters.subscriptions_refused == 1
+    assert broker.channels() == [b"0", b"1"]
+    broker.subscribe(socket.id, b"z")
+    broker.copy_subscriptions(full.id, socket.id)
+    assert broker.subscriptions(socket.id) == [b"z", b"0"]
+
+
+def test_the_turn_is_armed_once_however_much_happens_in_it() -> None:
+    broker = a_broker()
+    waker = broker.waker
+    assert isinstance(waker, CountingWaker)
+    sockets = [connect(broker) for _ in range(5)]
+    for socket in sockets:
+        broker.subscribe(socket.id, b"c")
+        broker.send(socket.id, "x")
+        broker.publish(b"c", "y", ())
+    assert waker.woken == 1
+
+
+def test_a_closed_socket_is_out_of_the_tables_at_once_and_told_once() -> None:
+    broker = a_broker(inline=False)
+    told = Deliveries(broker)
+    socket = connect(broker)
+    broker.set_token(socket.id, b"token")
+    broker.subscribe(socket.id, b"c")
+    broker.close(socket.id, 4001, "go")
+    broker.close(socket.id, 4002, "again")
+    assert not broker.is_open(socket.id)
+    assert broker.subscriber_count(b"c") == 0
+    broker.flush()
+    broker.deliver_lanes()
+    broker.lost(socket, 1006, "")
+    broker.deliver_lanes()
+    closes = [event for event in told.events() if event[0] == events.CLOSE]
+    assert closes == [(events.CLOSE, socket.id, b"token", 0, 4001, "go")]
+    assert socket.received == [b"close"]
+    assert broker.lanes[0].socket_count == 0
+
+
+def test_a_socket_refused_before_the_101_leaves_nothing_behind() -> None:
+    broker = a_broker(inline=False)
+    told = Deliveries(broker)
+    socket = RecordingSocket(broker.next_id(), broker.lanes[0])
+    broker.register(socket)
+    assert broker.subscribe(socket.id, b"c")
+    broker.send(socket.id, "welcome")
+    broker.flush()
+    assert broker.queued_bytes(socket.id) > 0
+    broker.discard(socket)
+    broker.deliver_lanes()
+    assert told.events() == []
+    assert socket.writes == []
+    assert broker.table == {} and broker.sockets == {}
+
+
+def test_what_was_sent_before_the_101_goes_out_behind_it() -> None:
+    broker = a_broker()
+    socket = RecordingSocket(broker.next_id(), broker.lanes[0])
+    broker.register(socket)
+    broker.send(socket.id, "one")
+    broker.flush()
+    broker.send(socket.id, "two")
+    assert socket.writes == []
+    broker.opened(socket)
+    broker.send(socket.id, "three")
+    broker.flush()
+    assert socket.received == [b"one", b"two", b"three"]
+
+
+def test_a_socket_closed_while_it_opens_is_told_when_it_is_accepted() -> None:
+    broker = a_broker(inline=False)
+    told = Deliveries(broker)
+    socket = RecordingSocket(broker.next_id(), broker.lanes[0])
+    broker.register(socket)
+    broker.close(socket.id, 4000, "no")
+    broker.flush()
+    broker.deliver_lanes()
+    assert told.events() == []
+    broker.opened(socket)
+    broker.deliver_lanes()
+    assert told.events() == [(events.CLOSE, socket.id, None, 0, 4000, "no")]
+    assert socket.received == [b"close"]
+    assert socket.finishes == 1
+
+
+def test_messages_wait_in_their_inbox_while_the_worker_has_no_credit() -> None:
+    cost = 10 + MESSAGE_OVERHEAD_BYTES
+    broker = a_broker(inline=False, credit_bytes=2 * cost)
+    told = Deliveries(broker)
+    one, other = connect(broker), connect(broker)
+    for number in range(3):
+        receive(broker, one, b"one %06d" % number)
+    receive(broker, other, b"other 0000")
+    broker.deliver_lanes()
+    assert [event[2] for event in told.events()] == [b"one 000000", b"one 000001"]
+    assert broker.lanes[0].in_flight == 2 * cost
+    broker.apply(0, 0, [(commands.HANDLED, [(one.id, cost), (one.id, cost)])])
+    broker.deliver_lanes()
+    assert [event[2] for event in told.events()] == [b"one 000002", b"other 0000"]
+    broker.apply(0, 0, [(commands.HANDLED, [(one.id, cost), (other.id, cost)])])
+    assert broker.lanes[0].in_flight == 0
+    assert one.unhandled == 0 and one.inbox is None
+
+
+def test_the_close_event_stays_behind_the_messages_that_wait() -> None:
+    cost = 1 + MESSAGE_OVERHEAD_BYTES
+    broker = a_broker(inline=False, credit_bytes=cost)
+    told = Deliveries(broker)
+    socket = connect(broker)
+    receive(broker, socket, b"1")
+    receive(broker, socket, b"2")
+    broker.lost(socket, 1006, "")
+    broker.deliver_lanes()
+    assert [event[0] for event in told.events()] == [events.MESSAGE]
+    broker.apply(0, 0, [(commands.HANDLED, [(socket.id, cost)])])
+    broker.deliver_lanes()
+    broker.apply(0, 0, [(commands.HANDLED, [(socket.id, cost)])])
+    broker.deliver_lanes()
+    assert [event[0] for event in told.events()] == [events.MESSAGE, events.CLOSE]
+    assert socket.id in broker.lanes[0].closing
+    broker.apply(0, 0, [(commands.CLOSED, socket.id)])
+    assert not broker.lanes[0].closing
+
+
+def test_reading_resumes_when_the_inbox_is_half_empty() -> None:
+    cost = 100 + MESSAGE_OVERHEAD_BYTES
+    broker = a_broker(Limits(inbox_bytes=4 * cost), inline=False)
+    Deliveries(broker)
+    socket = connect(broker)
+    for _ in range(4):
+        receive(broker, socket, b"x" * 100)
+    socket.pause_reading()  # as the connection does at this point
+    broker.apply(0, 0, [(commands.HANDLED, [(socket.id, cost)])])
+    assert socket.resumed == 0
+    broker.apply(0, 0, [(commands.HANDLED, [(socket.id, cost)])])
+    assert socket.resumed == 1
+
+
+def test_a_token_set_by_its_own_worker_is_not_told_back_and_a_foreign_one_is() -> None:
+    broker = a_broker(inline=False)
+    broker.add_lane(1, 1 << 20)
+    told = Deliveries(broker)
+    socket = connect(broker)
+    broker.apply(0, 0, [(commands.SET_TOKEN, socket.id, b"own", 7)])
+    broker.deliver_lanes()
+    assert told.events() == []
+    broker.apply(1, 0, [(commands.SET_TOKEN, socket.id, b"foreign", 9)])
+    broker.set_token(socket.id, None)
+    broker.deliver_lanes()
+    assert told.events() == [
+        (events.TOKEN, socket.id, b"foreign", 7),
+        (events.TOKEN, socket.id, None, 7),
+    ]
+    assert told.events(1) == []
+
+
+def test_answers_leave_at_once_and_in_order() -> None:
+    broker = a_broker(inline=False)
+    told = Deliveries(broker)
+    socket = connect(broker)
+    rest = broker.apply(
+        0,
+        0,
+        [
+            (commands.ASK, 1, commands.SUBSCRIBE, socket.id, b"c"),
+            (commands.ASK, 2, commands.SUBSCRIBE, socket.id, b"c"),
+            (commands.ASK, 3, commands.SUBSCRIBER_COUNT, b"c"),
+            (commands.ASK, 4, commands.SUBSCRIBERS, b"c"),
+            (commands.ASK, 5, commands.SUBSCRIPTIONS, socket.id),
+            (commands.ASK, 6, commands.CHANNELS),
+            (commands.ASK, 7, commands.IS_OPEN, socket.id),
+            (commands.ASK, 8, commands.QUEUED_BYTES, socket.id),
+            (commands.ASK, 9, commands.UNSUBSCRIBE, socket.id, b"c"),
+            (commands.STOPPED,),
+        ],
+    )
+    assert rest == [(commands.STOPPED,)]
+    values = [True, False, 1, [socket.id], [b"c"], [b"c"], True, 0, True]
+    assert told.events() == [(events.ANSWER, number + 1, value) for number, value in enumerate(values)]
+
+
+def test_answers_to_the_main_program_come_back_from_apply() -> None:
+    broker = a_broker()
+    assert broker.apply(-1, 0, [(commands.ASK, 5, commands.CHANNELS)]) == [(events.ANSWER, 5, [])]
+
+
+def test_a_command_that_makes_no_sense_does_not_take_the_others_with_it() -> None:
+    broker = a_broker()
+    socket = connect(broker)
+    broker.apply(-1, 0, [(31, 1), (commands.SEND, "not an id", 5), (commands.SEND, socket.id, "x")])
+    broker.flush()
+    assert socket.received == [b"x"]
+    assert broker.counters.commands_refused == 2
+
+
+def test_a_dead_worker_takes_its_sockets_with_it_and_leaves_its_closes() -> None:
+    broker = a_broker(inline=False)
+    broker.add_lane(1, 1 << 20)
+    told = Deliveries(broker)
+    dying, closed, other = connect(broker, 0), connect(broker, 0), connect(broker, 1)
+    broker.close(closed.id, 1000, "")
+    receive(broker, dying, b"lost with the worker")
+    broker.deliver_lanes()
+    told.events()
+    left = broker.lane_lost(0, 1012)
+    assert [(event[1], event[4]) for event in left] == [(closed.id, 1000), (dying.id, 1012)]
+    assert broker.is_open(other.id) and not broker.is_open(dying.id)
+    assert broker.lanes[0].in_flight == 0
+    broker.adopt_closes(1, left)
+    broker.deliver_lanes()
+    assert told.events(1) == left
+    assert told.events(0) == []
+    assert broker.apply(0, 0, [(commands.SEND, other.id, "late"), (commands.STOPPED,)]) == []
+    broker.flush()
+    assert other.received == []
+    assert dying.writes[-1][2:4] == (1012).to_bytes(2, "big")

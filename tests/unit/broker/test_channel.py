@@ -1,0 +1,58 @@
+"""Channels: subscription order, O(1) leaving, compaction."""
+
+from broker_kit import a_broker, connect
+
+from wsbroker.broker.channel import MIN_HOLES
+
+
+def test_members_are_listed_in_subscription_order() -> None:
+    broker = a_broker()
+    sockets = [connect(broker) for _ in range(4)]
+    for socket in reversed(sockets):
+        assert broker.subscribe(socket.id, b"c")
+    broker.unsubscribe(sockets[2].id, b"c")
+    broker.subscribe(sockets[2].id, b"c")
+    assert broker.subscribers(b"c") == [sockets[index].id for index in (3, 1, 0, 2)]
+
+
+def test_the_holes_of_a_shrinking_channel_are_closed() -> None:
+    broker = a_broker()
+    sockets = [connect(broker) for _ in range(200)]
+    for socket in sockets:
+        broker.subscribe(socket.id, b"c")
+    for socket in sockets[:190]:
+        assert broker.unsubscribe(socket.id, b"c")
+    channel = broker.table[b"c"]
+    assert len(channel.members) - channel.count <= MIN_HOLES + channel.count
+    assert broker.subscribers(b"c") == [socket.id for socket in sockets[190:]]
+    for socket in sockets[190:]:
+        assert broker.unsubscribe(socket.id, b"c")
+    assert broker.table == {}
+
+
+def test_a_channel_without_subscribers_is_forgotten_even_if_it_was_dirty() -> None:
+    broker = a_broker()
+    socket = connect(broker)
+    broker.subscribe(socket.id, b"c")
+    broker.publish(b"c", "last words", ())
+    broker.unsubscribe(socket.id, b"c")
+    assert broker.channels() == []
+    broker.flush()
+    assert broker.table == {}
+    assert socket.received == [b"last words"]
+
+
+def test_a_socket_finds_its_place_in_one_and_in_many_channels() -> None:
+    broker = a_broker()
+    socket = connect(broker)
+    names = [b"%d" % number for number in range(5)]
+    assert [broker.subscribe(socket.id, name) for name in names] == [True] * 5
+    assert [broker.subscribe(socket.id, name) for name in names] == [False] * 5
+    assert broker.subscriptions(socket.id) == names
+    assert broker.unsubscribe(socket.id, b"0")
+    assert not broker.unsubscribe(socket.id, b"0")
+    assert sorted(broker.subscriptions(socket.id)) == names[1:]
+    broker.subscribe(socket.id, b"0")
+    assert sorted(broker.subscriptions(socket.id)) == names
+    broker.close(socket.id, 1000, "")
+    assert broker.table == {}

@@ -1,0 +1,365 @@
+"""Connections: the close handshake both ways, pings, limits of reading and writing, time."""
+
+import sys
+
+import pytest
+from broker_kit import frames_of
+from server_kit import HEAD, Bench, client_frame, close_frame, text
+
+from wsbroker.broker.limits import DROP_OLD, Limits
+from wsbroker.build import core_kind
+from wsbroker.server.sockets import Settings
+
+
+def test_a_connection_is_one_small_object_without_a_dict() -> None:
+    connection, _ = Bench().connect()
+    if core_kind() == "compiled":
+        assert not hasattr(connection, "__dict__")
+        assert sys.getsizeof(connection) <= 352
+
+
+def test_the_101_comes_first_and_what_was_sent_before_it_behind() -> None:
+    bench = Bench()
+    connection = bench.sockets.admit(0)
+    assert connection is not None
+    bench.broker.send(connection.id, "welcome")
+    bench.loop.run()
+    other, transport = bench.connect()
+    assert transport.written == HEAD
+    bench.broker.send(other.id, "hello")
+    bench.loop.run()
+    assert transport.frames == [(1, b"hello")]
+
+
+def test_what_came_in_with_the_request_is_read() -> None:
+    bench = Bench()
+    connection, _ = bench.connect(text("early"))
+    bench.loop.run()
+    assert bench.messages == [("early", connection.id, None)]
+
+
+def test_a_token_set_by_one_message_is_seen_by_the_next_of_the_same_segment() -> None:
+    seen: list[tuple[object, object]] = []
+
+    def handler(data: str, socket_id: int, token: object) -> None:
+        seen.append((data, token))
+        bench.broker.set_token(socket_id, data.encode())
+
+    bench = Bench(handler=handler)
+    connection, _ = bench.connect()
+    connection.data_received(text("a") + text("b") + text("c"))
+    bench.loop.run()
+    assert seen == [("a", None), ("b", b"a"), ("c", b"b")]
+
+
+def test_a_peer_that_closes_is_answered_and_its_messages_are_still_handled() -> None:
+    bench = Bench()
+    connection, transport = bench.connect()
+    connection.data_received(text("last") + close_frame(4000, "done") + text("after"))
+    bench.loop.run()
+    assert [message[0] for message in bench.messages] == ["last"]
+    assert bench.closes == [(connection.id, None, 4000, "done")]
+    assert transport.frames == [(8, (4000).to_bytes(2, "big"))]
+    assert transport.is_closed
+    connection.connection_lost(None)
+    assert bench.sockets.count == 0 and bench.sockets.wheel.count == 0
+    bench.loop.run()
+    assert len(bench.closes) == 1
+
+
+def test_an_empty_close_is_answered_by_an_empty_one_and_told_as_1005() -> None:
+    bench = Bench()
+    connection, transport = bench.connect()
+    connection.data_received(close_frame())
+    bench.loop.run()
+    assert transport.frames == [(8, b"")]
+    assert bench.closes == [(connection.id, None, 1005, "")]
+
+
+def test_our_close_comes_after_everything_sent_and_waits_for_the_peers() -> None:
+    bench = Bench()
+    connection, transport = bench.connect()
+    bench.broker.send(connection.id, "one")
+    bench.broker.close(connection.id, 4001, "bye")
+    bench.broker.send(connection.id, "never")
+    bench.loop.run()
+    assert transport.frames == [(1, b"one"), (8, (4001).to_bytes(2, "big") + b"bye")]
+    assert not transport.is_closed
+    assert bench.closes == [(connection.id, None, 4001, "bye")]
+    connection.data_received(text("ignored") + client_frame(9, b"ping") + close_frame(4001))
+    bench.loop.run()
+    assert transport.is_closed and not transport.is_aborted
+    assert bench.messages == []
+    assert len(transport.frames) == 2
+
+
+def test_a_peer_that_does_not_answer_our_close_is_cut_after_close_timeout() -> None:
+    bench = Bench(Settings(close_timeout=5))
+    connection, transport = bench.connect()
+    bench.broker.close(connection.id, 1000, "")
+    bench.loop.run()
+    bench.tick(4.5)
+    assert not transport.is_aborted
+    bench.tick(1)
+    assert transport.is_aborted
+
+
+def test_messages_behind_a_close_by_the_handler_are_dropped() -> None:
+    bench = Bench(handler=lambda data, socket_id, token: seen.append(data) or bench.broker.close(socket_id, 1000, ""))
+    seen: list[object] = []
+    connection, _ = bench.connect()
+    connection.data_received(text("quit") + text("more"))
+    bench.loop.run()
+    assert seen == ["quit"]
+    assert [close[2] for close in bench.closes] == [1000]
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [
+        (b"\x81\x05hello", 1002),
+        (client_frame(3, b""), 1002),
+        (client_frame(1, b"\xff\xfe"), 1007),
+        (client_frame(2, b"x" * 101), 1009),
+        (close_frame(1005), 1002),
+    ],
+)
+def test_a_broken_frame_is_answered_with_its_code_and_a_half_close(frame: bytes, code: int) -> None:
+    bench = Bench(Settings(max_message_size=100))
+    connection, transport = bench.connect()
+    connection.data_received(text("fine") + frame + text("unseen"))
+    bench.loop.run()
+    assert [message[0] for message in bench.messages] == ["fine"]
+    assert transport.close_code == code
+    assert [close[2] for close in bench.closes] == [code]
+    assert transport.has_eof and not transport.is_closed
+    connection.data_received(b"x" * 1000)  # discarded, so that the Close frame is not lost in a reset
+    bench.loop.run()
+    bench.tick(6)
+    assert transport.is_aborted
+
+
+def test_every_ping_is_answered_in_order_while_the_peer_reads() -> None:
+    bench = Bench()
+    connection, transport = bench.connect()
+    connection.data_received(b"".join(client_frame(9, b"%d" % number) for number in range(10)))
+    bench.loop.run()
+    assert transport.frames == [(10, b"%d" % number) for number in range(10)]
+
+
+def test_only_the_newest_pong_waits_for_a_peer_that_does_not_read() -> None:
+    bench = Bench()
+    connection, transport = bench.connect()
+    transport.is_full = True
+    bench.broker.send(connection.id, "x")
+    bench.loop.run()
+    for number in range(1000):
+        connection.data_received(client_frame(9, b"%d" % number))
+        bench.loop.run()
+    assert transport.frames == [(1, b"x")]
+    transport.drain()
+    bench.loop.run()
+    assert transport.frames == [(1, b"x"), (10, b"999")]
+
+
+def test_a_greedy_peer_is_read_one_budget_of_frames_a_turn() -> None:
+    bench = Bench(Settings(read_budget_frames=10))
+    connection, transport = bench.connect()
+    quiet, _ = bench.connect()
+    connection.data_received(b"".join(text(str(number)) for number in range(35)))
+    quiet.data_received(text("quiet"))
+    bench.loop.ready.pop(0)()
+    assert len(bench.messages) <= 31
+    assert ("quiet", quiet.id, None) in bench.messages
+    assert not transport.is_reading
+    bench.loop.run()
+    assert [message[0] for message in bench.messages if message[1] == connection.id] == [str(n) for n in range(35)]
+    assert transport.is_reading
+
+
+def test_a_greedy_peer_is_read_one_budget_of_bytes_a_turn() -> None:
+    bench = Bench(Settings(read_budget_bytes=1000, max_message_size=10_000))
+    connection, transport = bench.connect()
+    connection.data_received(client_frame(2, b"x" * 5000)[:1500])
+    assert not transport.is_reading
+    bench.loop.run()
+    assert transport.is_reading
+
+
+def test_a_full_inbox_pauses_reading_until_it_is_half_empty() -> None:
+    bench = Bench(limits=Limits(inbox_bytes=2000), handler=lambda data, socket_id, token: data)
+    connection, transport = bench.connect()
+    connection.data_received(b"".join(text("x" * 100) for _ in range(15)))
+    bench.loop.run()
+    assert len(bench.results) == 1  # an async handler is running: the others wait in the inbox
+    assert not transport.is_reading
+    assert connection.unhandled < 2000 + 15 * 228
+    for _ in range(14):
+        bench.runner.release(connection.id)
+        bench.loop.run()
+    assert len(bench.results) == 15
+    assert transport.is_reading
+    bench.runner.release(connection.id)
+    assert connection.unhandled == 0
+
+
+def test_a_silent_peer_is_pinged_and_cut_without_a_pong() -> None:
+    bench = Bench(Settings(ping_interval=25, pong_timeout=10))
+    connection, transport = bench.connect()
+    bench.tick(24.5)
+    assert transport.frames == []
+    bench.tick(1)
+    assert transport.frames == [(9, b"")]
+    bench.tick(9)
+    assert not transport.is_aborted
+    bench.tick(1.5)
+    assert transport.is_aborted
+    bench.loop.run()
+    assert bench.closes == [(connection.id, None, 1006, "no pong within pong_timeout")]
+
+
+def test_whoever_says_anything_is_alive() -> None:
+    bench = Bench(Settings(ping_interval=25, pong_timeout=10))
+    connection, transport = bench.connect()
+    for _ in range(20):
+        bench.tick(20)
+        connection.data_received(text("busy"))
+        bench.loop.run()
+    assert transport.frames == []
+    bench.tick(26)
+    connection.data_received(client_frame(10, b""))
+    bench.tick(20)
+    assert not transport.is_aborted
+    assert transport.frames == [(9, b"")]
+
+
+def test_no_pong_is_expected_while_our_own_inbox_is_full() -> None:
+    bench = Bench(Settings(ping_interval=25, pong_timeout=10), Limits(inbox_bytes=1000), lambda *arguments: 1)
+    connection, transport = bench.connect()
+    bench.tick(25.5)
+    assert transport.frames == [(9, b"")]
+    connection.data_received(b"".join(text("x" * 100) for _ in range(20)))
+    bench.loop.run()
+    assert not transport.is_reading
+    bench.tick(300)
+    assert not transport.is_aborted
+    for _ in range(20):
+        bench.runner.release(connection.id)
+        bench.loop.run()
+    assert transport.is_reading
+    bench.tick(24)
+    assert not transport.is_aborted
+
+
+def test_a_ping_interval_of_zero_sends_no_pings() -> None:
+    bench = Bench(Settings(ping_interval=0))
+    _, transport = bench.connect()
+    bench.tick(7300)
+    assert transport.frames == [] and not transport.is_closed
+
+
+def test_a_peer_that_takes_nothing_for_write_timeout_is_cut() -> None:
+    bench = Bench(Settings(write_timeout=10))
+    connection, transport = bench.connect()
+    transport.is_full = True
+    bench.broker.send(connection.id, "x" * 100)
+    bench.loop.run()
+    bench.tick(9)
+    transport.buffered -= 10  # progress
+    bench.tick(9.5)
+    assert not transport.is_aborted
+    bench.tick(3)
+    assert transport.is_aborted
+    bench.loop.run()
+    assert bench.closes == [(connection.id, None, 1013, "no progress within write_timeout")]
+
+
+def test_a_slow_consumer_gets_a_1013_behind_what_its_transport_holds() -> None:
+    bench = Bench(limits=Limits(max_queue_bytes=1000))
+    connection, transport = bench.connect()
+    transport.is_full = True
+    for _ in range(30):
+        bench.broker.send(connection.id, "x" * 100)
+        bench.loop.run()
+    assert [close[2] for close in bench.closes] == [1013]
+    assert len(transport.frames) == 1
+    transport.drain()
+    bench.loop.run()
+    assert transport.close_code == 1013
+    connection.data_received(close_frame(1013))
+    assert transport.is_closed
+
+
+def test_a_socket_of_a_drop_policy_goes_on_when_it_reads_again() -> None:
+    bench = Bench(limits=Limits(max_queue_bytes=1000, slow_consumer=DROP_OLD))
+    connection, transport = bench.connect()
+    transport.is_full = True
+    for number in range(50):
+        bench.broker.send(connection.id, f"{number:0100}")
+        bench.loop.run()
+    transport.drain()
+    bench.broker.send(connection.id, "newest")
+    bench.loop.run()
+    payloads = [payload for _, payload in transport.frames]
+    assert payloads[0] == b"%0100d" % 0
+    assert payloads[-1] == b"newest"
+    assert [int(payload) for payload in payloads[1:-1]] == list(range(42, 50))
+    assert not bench.closes
+
+
+def test_a_lost_connection_is_told_as_1006_and_leaves_nothing() -> None:
+    bench = Bench()
+    connection, _ = bench.connect()
+    bench.broker.subscribe(connection.id, b"c")
+    bench.broker.publish(b"c", "x", ())
+    connection.connection_lost(ConnectionResetError())
+    connection.data_received(text("late"))
+    connection.resume_writing()
+    bench.loop.run()
+    assert bench.closes == [(connection.id, None, 1006, "")]
+    assert bench.broker.sockets == {} and bench.broker.table == {}
+    assert bench.sockets.count == 0 and bench.sockets.wheel.count == 0
+
+
+def test_connections_over_the_limit_are_not_admitted() -> None:
+    bench = Bench(Settings(max_connections=2))
+    connection, _ = bench.connect()
+    opening = bench.sockets.admit(0)
+    assert opening is not None
+    assert bench.sockets.admit(0) is None
+    bench.sockets.discard(opening)
+    assert bench.sockets.admit(0) is not None
+
+
+def test_a_shutdown_closes_in_batches_and_drops_who_stays() -> None:
+    bench = Bench()
+    pairs = [bench.connect() for _ in range(5)]
+    assert bench.sockets.close_some(2, 1001, "server shutdown") == 3
+    bench.loop.run()
+    assert [transport.close_code for _, transport in pairs] == [1001, 1001, None, None, None]
+    assert bench.sockets.close_some(100, 1001, "server shutdown") == 0
+    bench.loop.run()
+    assert bench.sockets.closing_count() == 5
+    pairs[0][0].data_received(close_frame(1001))
+    pairs[0][0].connection_lost(None)
+    assert bench.sockets.abort_all() == 4
+    assert [transport.is_aborted for _, transport in pairs] == [False, True, True, True, True]
+
+
+def test_an_error_in_a_turn_does_not_stop_the_turns() -> None:
+    bench = Bench()
+    connection, transport = bench.connect()
+
+    def explode(lane: int, batch: list[tuple[object, ...]]) -> None:
+        raise ValueError("a mailbox that should not fail")
+
+    bench.broker.add_lane(1, 1000)
+    bench.broker.deliver = explode
+    other = bench.sockets.admit(1)
+    assert other is not None
+    bench.broker.set_token(other.id, b"x")
+    bench.broker.send(connection.id, "still here")
+    with pytest.raises(ValueError):
+        bench.loop.ready.pop(0)()
+    bench.loop.run()
+    assert frames_of(transport.written[len(HEAD) :]) == [(1, b"still here")]

@@ -1,0 +1,114 @@
+"""Inline handlers: arity, errors, async results in order, closes behind messages."""
+
+import pytest
+from server_kit import Bench, close_frame, text
+
+from wsbroker.server.inline import InlineRunner
+
+
+@pytest.mark.parametrize("arity", [0, 1, 2, 3])
+def test_a_handler_gets_as_many_arguments_as_it_takes(arity: int) -> None:
+    got: list[tuple[object, ...]] = []
+    bench = Bench()
+    bench.sockets.inline = InlineRunner(
+        bench.broker,
+        bench.lane,
+        lambda *arguments: got.append(arguments),
+        arity,
+        5.0,
+        lambda socket_id, result: None,
+        lambda socket_id, error: None,
+        lambda socket_id, seconds: None,
+        lambda socket_id, token, code, reason: True,
+        lambda socket_id: None,
+    )
+    connection, _ = bench.connect()
+    connection.data_received(text("x"))
+    bench.loop.run()
+    assert got == [("x", connection.id, None)[:arity]]
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), SystemExit(3), KeyboardInterrupt()])
+def test_whatever_a_handler_raises_is_reported_and_the_next_message_handled(error: BaseException) -> None:
+    def handler(data: str, socket_id: int, token: object) -> None:
+        if data == "bad":
+            raise error
+        handled.append(data)
+
+    handled: list[str] = []
+    bench = Bench(handler=handler)
+    connection, _ = bench.connect()
+    other, _ = bench.connect()
+    connection.data_received(text("bad"))
+    other.data_received(text("good"))
+    bench.loop.run()
+    assert bench.errors == [(connection.id, error)]
+    assert handled == ["good"]
+
+
+def test_messages_of_a_socket_wait_for_its_async_handler_and_others_do_not() -> None:
+    bench = Bench(handler=lambda data, socket_id, token: data)
+    one, _ = bench.connect()
+    other, _ = bench.connect()
+    one.data_received(text("1") + text("2") + text("3"))
+    other.data_received(text("a"))
+    bench.loop.run()
+    assert bench.results == [(one.id, "1"), (other.id, "a")]
+    bench.runner.release(one.id)
+    bench.runner.release(one.id)
+    assert bench.results == [(one.id, "1"), (other.id, "a"), (one.id, "2"), (one.id, "3")]
+
+
+def test_the_close_handler_waits_for_the_messages_before_it() -> None:
+    bench = Bench(handler=lambda data, socket_id, token: data)
+    connection, _ = bench.connect()
+    connection.data_received(text("1") + text("2") + close_frame(1000))
+    bench.loop.run()
+    assert bench.closes == []
+    bench.runner.release(connection.id)
+    assert bench.closes == []
+    bench.runner.release(connection.id)
+    assert [close[2] for close in bench.closes] == [1000]
+    assert bench.runner.busy == {}
+
+
+def test_an_async_close_handler_ends_with_its_release() -> None:
+    bench = Bench()
+    bench.close_ends_at_once = False
+    connection, _ = bench.connect()
+    connection.connection_lost(None)
+    bench.loop.run()
+    assert list(bench.runner.busy) == [connection.id]
+    bench.runner.release(connection.id)
+    assert bench.runner.busy == {}
+    bench.runner.release(connection.id)
+
+
+def test_results_that_end_at_once_do_not_pile_up_the_stack() -> None:
+    def begin(socket_id: int, result: object) -> None:
+        bench.results.append((socket_id, result))
+        if result != "first":
+            runner.release(socket_id)
+
+    bench = Bench()
+    runner = bench.sockets.inline = InlineRunner(
+        bench.broker,
+        bench.lane,
+        lambda data, socket_id, token: data,
+        3,
+        5.0,
+        begin,
+        lambda socket_id, error: None,
+        lambda socket_id, seconds: None,
+        lambda socket_id, token, code, reason: True,
+        lambda socket_id: None,
+    )
+    connection, _ = bench.connect()
+    connection.data_received(text("first"))
+    for _ in range(20):
+        connection.data_received(text("x") * 100)
+        bench.loop.run()
+    runner.release(connection.id)
+    bench.loop.run()
+    assert len(bench.results) == 2001
+    assert connection.unhandled == 0
