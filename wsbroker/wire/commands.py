@@ -17,13 +17,15 @@ SUBSCRIBE: Final = 3
 UNSUBSCRIBE: Final = 4
 """``(UNSUBSCRIBE, socket_id, channel)``: likewise."""
 SET_TOKEN: Final = 5
-"""``(SET_TOKEN, socket_id, token, number)``: `token` is `bytes` or None; `number` grows with each one a worker sends, 0 for none."""
+"""``(SET_TOKEN, socket_id, token, number)``: `token` is `bytes` or None; `number` grows with each one that a worker
+sends and caches, 0: it does not cache this one, so that it is told by TOKEN like everybody else."""
 COPY_SUBSCRIPTIONS: Final = 6
 """``(COPY_SUBSCRIPTIONS, source_id, target_id)``"""
 CLOSE: Final = 7
 """``(CLOSE, socket_id, code, reason)``: close with a handshake, after everything sent before it."""
 ASK: Final = 8
-"""``(ASK, call_id, question, *arguments)``: answered with the event ANSWER; questions are SUBSCRIBE, UNSUBSCRIBE and the ones below."""
+"""``(ASK, call_id, question, *arguments)``: answered with the event ANSWER; questions are SUBSCRIBE, UNSUBSCRIBE and
+the ones below."""
 HANDLED: Final = 9
 """``(HANDLED, [(socket_id, cost), …])``: the handlers of messages worth `cost` have ended."""
 FAILED: Final = 10
@@ -46,13 +48,16 @@ QUEUED_BYTES: Final = 25
 
 FIRST_FOR_POOL: Final = 32
 OPENED: Final = 32
-"""``(OPENED, socket_id, status, headers, body)``: 101 accepts (headers and body empty), anything else is sent as the HTTP answer."""
+"""``(OPENED, socket_id, status, headers, body)``: 101 accepts (headers and body empty), anything else is sent as the
+HTTP answer."""
 RESPONSE: Final = 33
 """``(RESPONSE, request_id, status, headers, body)``: `headers` is a list of (name, value) pairs, `body` is `bytes`."""
 STARTED: Final = 34
-"""``(STARTED, names)``: the handlers are imported and `handle_worker_start` has returned; `names` is the list of handlers found."""
+"""``(STARTED, names)``: the handlers are imported and `handle_worker_start` has returned; `names` is the list of
+handlers found."""
 START_FAILED: Final = 35
-"""``(START_FAILED, text, detail)``: this worker cannot start; `text` is for the user, `detail` a traceback for the log, or ""."""
+"""``(START_FAILED, text, detail)``: this worker cannot start; `text` is for the user, `detail` a traceback for the log,
+or ""."""
 STOPPED: Final = 36
 """``(STOPPED,)``: `handle_worker_stop` has returned and nothing more comes."""
 COUNTED: Final = 37

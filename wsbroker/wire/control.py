@@ -10,6 +10,7 @@ PROBE: Final = 1
 ALIVE: Final = 2
 """worker → broker ``(ALIVE, number)``: the helper thread runs."""
 INTERRUPTED: Final = 3
-"""worker → broker ``(INTERRUPTED, handler, socket_id, seconds)``: a sync handler was over its time and was interrupted."""
+"""worker → broker ``(INTERRUPTED, handler, socket_id, seconds)``: a sync handler took too long and was interrupted."""
 HUNG: Final = 4
-"""worker → broker ``(HUNG, handler, socket_id, seconds)``: it has not ended `worker_hang_timeout` after its interruption."""
+"""worker → broker ``(HUNG, handler, socket_id, seconds)``: a handler has not ended `worker_hang_timeout` after its
+interruption."""

@@ -9,7 +9,8 @@ OPEN: Final = 1
 MESSAGE: Final = 2
 """``(MESSAGE, socket_id, data, cost)``: a message, `str` or `bytes`; `cost` is given back in HANDLED."""
 CLOSE: Final = 3
-"""``(CLOSE, socket_id, token, seen, code, reason)``: the socket left the tables; answered by CLOSED. Token fields as TOKEN."""
+"""``(CLOSE, socket_id, token, seen, code, reason)``: the socket left the tables; answered by CLOSED. Token fields as
+TOKEN."""
 HTTP: Final = 4
 """``(HTTP, request_id, request_fields)``: a plain HTTP request; answered by RESPONSE."""
 TOKEN: Final = 5

@@ -1,0 +1,419 @@
+"""WSBroker: a WebSocket broker for Python.
+
+Clients connect; the application's handlers decide who subscribes to which channel; the broker delivers.
+
+```python
+import wsbroker
+
+def handle_socket_open(request, socket_id):
+    wsbroker.subscribe(socket_id, "news")
+
+def handle_socket_message(data, socket_id, token):
+    wsbroker.send_to_channel("news", data)
+```
+
+The functions here work everywhere: in handlers of every kind of worker, in threads they start, in the main program and
+its threads while a broker runs there. A call that asks for nothing back never waits for a client; one that returns
+something asks the broker and is exact. All of them check their arguments at once: a wrong type is a `TypeError`, a bad
+value a `ValueError`; without a broker they raise `CommandError`, which is a `RuntimeError`.
+
+This module may import: `worker.port`, `worker.arguments`, `worker.base`, `wire`, `types`, `errors`, light standard
+library; it is loaded into every worker, so what needs more comes when it is first used. Must never: load a compiled
+module, asyncio, anyio or aiohttp.
+"""
+
+from collections.abc import Iterable as _Iterable
+from typing import TYPE_CHECKING
+from typing import Final as _Final
+from typing import cast as _cast
+
+from wsbroker.errors import (
+    CommandError,
+    ConfigError,
+    EngineError,
+    HandlerError,
+    HandshakeError,
+    ProtocolError,
+    WorkerError,
+    WSBrokerError,
+)
+from wsbroker.types import ChannelName, CloseCode, Data, SocketId
+from wsbroker.wire.http import Headers, HttpRequest, HttpResponse
+from wsbroker.worker import port as _ports
+from wsbroker.worker.arguments import MAX_SOCKET_ID as _MAX_SOCKET_ID
+from wsbroker.worker.arguments import channel_of as _channel_of
+from wsbroker.worker.arguments import close_code_of as _close_code_of
+from wsbroker.worker.arguments import data_of as _data_of
+from wsbroker.worker.arguments import excluded_of as _excluded_of
+from wsbroker.worker.arguments import reason_of as _reason_of
+from wsbroker.worker.arguments import socket_id_of as _socket_id_of
+from wsbroker.worker.arguments import text_of as _text_of
+from wsbroker.worker.arguments import token_of as _token_of
+from wsbroker.worker.base import Worker
+from wsbroker.worker.port import current as _current
+from wsbroker.worker.port import get_port as _get_port
+
+if TYPE_CHECKING:
+    from wsbroker.app import Server, WorkerHandle, register_worker, run, serve, start
+    from wsbroker.build import VERSION as __version__
+    from wsbroker.config import Config, Settings
+else:
+    # Not for type checkers: to them every name would exist, and a typo in an import would pass.
+
+    def __getattr__(name: str) -> object:
+        """Loads what only the program that runs a broker needs, when it is first used."""
+        try:
+            where, real_name = _LAZY[name]
+        except KeyError:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+        from importlib import import_module
+
+        found = getattr(import_module(where), real_name)
+        globals()[name] = found
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
+
+_LAZY: _Final = {
+    "Config": ("wsbroker.config", "Config"),
+    "Server": ("wsbroker.app", "Server"),
+    "Settings": ("wsbroker.config", "Settings"),
+    "WorkerHandle": ("wsbroker.app", "WorkerHandle"),
+    "__version__": ("wsbroker.build", "VERSION"),
+    "register_worker": ("wsbroker.app", "register_worker"),
+    "run": ("wsbroker.app", "run"),
+    "serve": ("wsbroker.app", "serve"),
+    "start": ("wsbroker.app", "start"),
+}
+
+__all__ = [
+    "ChannelName",
+    "CloseCode",
+    "CommandError",
+    "Config",
+    "ConfigError",
+    "Data",
+    "EngineError",
+    "HandlerError",
+    "HandshakeError",
+    "Headers",
+    "HttpRequest",
+    "HttpResponse",
+    "ProtocolError",
+    "Server",
+    "Settings",
+    "SocketId",
+    "WSBrokerError",
+    "Worker",
+    "WorkerError",
+    "WorkerHandle",
+    "__version__",
+    "channels",
+    "close",
+    "copy_subscriptions",
+    "has_subscribers",
+    "is_open",
+    "queued_bytes",
+    "register_worker",
+    "run",
+    "send",
+    "send_to_channel",
+    "serve",
+    "set_token",
+    "start",
+    "subscribe",
+    "subscribe_nowait",
+    "subscriber_count",
+    "subscribers",
+    "subscriptions",
+    "unsubscribe",
+    "unsubscribe_nowait",
+]
+
+
+_NO_ONE: _Final = ()
+_in_context: _Final = _current.get
+
+# In the two calls that are made per message, the checks of the usual case and `get_port` stand in line: a function that
+# makes them costs as much as all the rest.
+
+
+def send(socket_id: int, data: Data) -> None:
+    """Sends a message to one socket.
+
+    One way: returns at once, never waits for the client. An unknown or closed socket is ignored and counted (a message
+    that races with a close is normal).
+
+    Args:
+        socket_id: where to.
+        data: ``str`` is sent as a text message, everything else as a binary one.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: the text has a lone surrogate.
+        CommandError: no broker is running.
+    """
+    if type(socket_id) is not int or not 0 < socket_id <= _MAX_SOCKET_ID:
+        socket_id = _socket_id_of(socket_id)
+    if type(data) is str:
+        if not data.isascii():
+            _text_of(data, "data")
+    elif type(data) is not bytes:
+        data = _data_of(data)
+    (_in_context() or _ports.default or _get_port()).send(socket_id, data)
+
+
+def send_to_channel(channel: ChannelName, data: Data, *, exclude: _Iterable[int] = ()) -> None:
+    """Sends a message to every socket that is subscribed to a channel.
+
+    One way. Each subscriber gets it at most once, in the order in which they subscribed; the sender of a message gets
+    its own if it is subscribed. It is no error if nobody is.
+
+    Args:
+        channel: the channel's name, 1 to 255 bytes.
+        data: ``str`` is sent as a text message, everything else as a binary one.
+        exclude: ids of subscribers that do not get it.
+
+    Raises:
+        TypeError: an argument has the wrong type (`exclude` is an iterable: ``exclude=(socket_id,)``).
+        ValueError: the name is empty or too long, or the text has a lone surrogate.
+        CommandError: no broker is running.
+    """
+    if type(channel) is str and channel.isascii():
+        name = channel.encode()
+    elif type(channel) is bytes:
+        name = channel
+    else:
+        name = _channel_of(channel)
+    if not 0 < len(name) < 256:
+        _channel_of(name)  # raises
+    if type(data) is str:
+        if not data.isascii():
+            _text_of(data, "data")
+    elif type(data) is not bytes:
+        data = _data_of(data)
+    excluded = _NO_ONE if exclude is _NO_ONE else _excluded_of(exclude)
+    (_in_context() or _ports.default or _get_port()).send_to_channel(name, data, excluded)
+
+
+def subscribe(socket_id: int, channel: ChannelName) -> bool:
+    """Subscribes a socket to a channel, and says whether that changed something.
+
+    Asks the broker; O(1) there. `subscribe_nowait` is for when the answer does not matter.
+
+    Args:
+        socket_id: who.
+        channel: the channel's name, 1 to 255 bytes; ``"abc"`` and ``b"abc"`` are the same.
+
+    Returns:
+        True if it is subscribed now and was not before. False if it was, if the socket is unknown or closed, or if it
+        has `max_channels_per_socket` subscriptions already.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: the name is empty or too long, or has a lone surrogate.
+        CommandError: no broker is running.
+    """
+    return _get_port().subscribe(_socket_id_of(socket_id), _channel_of(channel))
+
+
+def unsubscribe(socket_id: int, channel: ChannelName) -> bool:
+    """Unsubscribes a socket from a channel, and says whether that changed something.
+
+    Asks the broker; O(1) there. `unsubscribe_nowait` is for when the answer does not matter.
+
+    Args:
+        socket_id: who.
+        channel: the channel's name.
+
+    Returns:
+        True if it was subscribed and is no more.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: the name is empty or too long, or has a lone surrogate.
+        CommandError: no broker is running.
+    """
+    return _get_port().unsubscribe(_socket_id_of(socket_id), _channel_of(channel))
+
+
+def subscribe_nowait(socket_id: int, channel: ChannelName) -> None:
+    """Subscribes a socket to a channel, one way: like `subscribe`, without asking whether it changed something.
+
+    Args:
+        socket_id: who.
+        channel: the channel's name, 1 to 255 bytes.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: the name is empty or too long, or has a lone surrogate.
+        CommandError: no broker is running.
+    """
+    _get_port().subscribe_nowait(_socket_id_of(socket_id), _channel_of(channel))
+
+
+def unsubscribe_nowait(socket_id: int, channel: ChannelName) -> None:
+    """Unsubscribes a socket from a channel, one way: like `unsubscribe`, without asking whether it changed something.
+
+    Args:
+        socket_id: who.
+        channel: the channel's name.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: the name is empty or too long, or has a lone surrogate.
+        CommandError: no broker is running.
+    """
+    _get_port().unsubscribe_nowait(_socket_id_of(socket_id), _channel_of(channel))
+
+
+def set_token(socket_id: int, token: Data | None) -> None:
+    """Attaches up to 4096 bytes to a socket: its later handlers are given them as ``token``.
+
+    One way. The next message of the socket whose handler calls this sees it. An unknown or closed socket is ignored.
+
+    Args:
+        socket_id: the socket.
+        token: ``str`` is kept as UTF-8; None takes the token away.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: the token is too long, or has a lone surrogate.
+        CommandError: no broker is running.
+    """
+    _get_port().set_token(_socket_id_of(socket_id), _token_of(token))
+
+
+def copy_subscriptions(src: int, dst: int) -> None:
+    """Subscribes one socket to everything that another one is subscribed to now.
+
+    One way, and once: later changes are not followed. No publication falls between.
+
+    Args:
+        src: the socket whose subscriptions are taken.
+        dst: the socket that gets them.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        CommandError: no broker is running.
+    """
+    _get_port().copy_subscriptions(_socket_id_of(src, "src"), _socket_id_of(dst, "dst"))
+
+
+def close(socket_id: int, code: CloseCode = 1000, reason: str = "") -> None:
+    """Closes a socket with a closing handshake, after everything that was sent to it before.
+
+    One way. Messages of the socket that have not been handled yet are dropped; its close handler runs.
+
+    Args:
+        socket_id: the socket; an unknown or closed one is ignored.
+        code: the close code: 1000 to 1003, 1007 to 1014, or your own from 3000 to 4999.
+        reason: at most 123 bytes of UTF-8.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: the code may not be sent, or the reason is too long.
+        CommandError: no broker is running.
+    """
+    _get_port().close(_socket_id_of(socket_id), _close_code_of(code), _reason_of(reason))
+
+
+def subscriber_count(channel: ChannelName) -> int:
+    """Returns how many sockets are subscribed to a channel. Asks the broker; O(1) there.
+
+    Args:
+        channel: the channel's name.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: the name is empty or too long, or has a lone surrogate.
+        CommandError: no broker is running.
+    """
+    return _get_port().subscriber_count(_channel_of(channel))
+
+
+def has_subscribers(channel: ChannelName) -> bool:
+    """Returns whether anybody is subscribed to a channel. Asks the broker; O(1) there.
+
+    Args:
+        channel: the channel's name.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: the name is empty or too long, or has a lone surrogate.
+        CommandError: no broker is running.
+    """
+    return _get_port().subscriber_count(_channel_of(channel)) > 0
+
+
+def subscribers(channel: ChannelName) -> list[SocketId]:
+    """Returns the ids of a channel's subscribers, in the order in which they subscribed. Asks the broker.
+
+    Args:
+        channel: the channel's name.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: the name is empty or too long, or has a lone surrogate.
+        CommandError: no broker is running.
+
+    Cost:
+        O(subscribers).
+    """
+    return _cast("list[SocketId]", _get_port().subscribers(_channel_of(channel)))
+
+
+def subscriptions(socket_id: int) -> list[bytes]:
+    """Returns the names of the channels a socket is subscribed to; [] for an unknown one. Asks the broker.
+
+    Args:
+        socket_id: the socket.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        CommandError: no broker is running.
+
+    Cost:
+        O(its subscriptions).
+    """
+    return _get_port().subscriptions(_socket_id_of(socket_id))
+
+
+def channels() -> list[bytes]:
+    """Returns the names of all channels that somebody is subscribed to. Asks the broker.
+
+    Raises:
+        CommandError: no broker is running.
+
+    Cost:
+        O(channels).
+    """
+    return _get_port().channels()
+
+
+def is_open(socket_id: int) -> bool:
+    """Returns whether a socket is there: from before its open handler runs until it begins to close. Asks the broker.
+
+    Args:
+        socket_id: the socket.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        CommandError: no broker is running.
+    """
+    return _get_port().is_open(_socket_id_of(socket_id))
+
+
+def queued_bytes(socket_id: int) -> int:
+    """Returns how many bytes wait to be sent to a socket; 0 for an unknown one. Asks the broker.
+
+    Args:
+        socket_id: the socket.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        CommandError: no broker is running.
+    """
+    return _get_port().queued_bytes(_socket_id_of(socket_id))

@@ -1,0 +1,240 @@
+"""Where to listen: the grammar of ``bind``, addresses as URLs, and what to tell a person when binding fails.
+
+May import: `errors`, standard library. Must never: open a socket or ask a name server.
+
+    HOST:PORT       one host name or IPv4 address        127.0.0.1:3000, localhost:3000
+    :PORT           all interfaces, IPv4 and IPv6        :3000
+    [IPV6]:PORT     an IPv6 address                      [::1]:3000
+    unix:/PATH      a Unix socket                        unix:/run/wsbroker.sock
+
+Port 0 takes any free port; the server says which.
+"""
+
+import errno
+import ipaddress
+import os
+import re
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from wsbroker.errors import ConfigError
+
+EXPECTED: Final = "HOST:PORT (such as 127.0.0.1:3000), :PORT for all interfaces, [IPV6]:PORT or unix:/PATH"
+MAX_PORT: Final = 65535
+# sockaddr_un.sun_path is 108 bytes on Linux and 104 on macOS and the BSDs, its closing zero included.
+MAX_UNIX_PATH_BYTES: Final = 107 if sys.platform == "linux" else 103
+
+# Labels of 1 to 63 characters (RFC 1035 section 2.3.4); underscores are common in container networks.
+_HOST_NAME: Final = re.compile(r"(?:\w(?:[\w-]{0,61}\w)?\.)*\w(?:[\w-]{0,61}\w)?\.?")
+_FAILURE_PREFIX: Final = "cannot bind to "
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """A host and a port.
+
+    Args:
+        host: a name or an address without brackets; ``""`` is every interface, IPv4 and IPv6.
+        port: 0 to 65535; 0 is any free port.
+    """
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host or "*"
+        return f"http://{host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it, as far as the text tells (names are not resolved)."""
+        name = self.host.lower().removesuffix(".")
+        if name == "localhost" or name.endswith(".localhost"):  # RFC 6761 section 6.3
+            return True
+        try:
+            address = ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+        return (mapped or address).is_loopback
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """A Unix socket; `path` is at most MAX_UNIX_PATH_BYTES long."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Always True: a Unix socket ends at this machine."""
+        return True
+
+
+Address: TypeAlias = TcpAddress | UnixAddress
+
+
+def parse_address(text: str) -> Address:
+    """Reads one address, see the grammar at the top.
+
+    Raises:
+        ConfigError: it is none; the message says what is expected.
+        TypeError: not a str.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"an address must be a str such as '127.0.0.1:3000', not {type(text).__name__}")
+    if text.startswith("unix:"):
+        return _parse_unix(text)
+    if "://" in text:
+        bare = text.partition("://")[2].rstrip("/")
+        raise _refusal(text, f"an address has no scheme; did you mean {bare!r}?")
+    if text.isascii() and text.isdigit():
+        raise _refusal(text, f"that is a port only; did you mean '127.0.0.1:{text}'?")
+    host, colon, port = text.rpartition(":")
+    if not colon or text.endswith("]"):
+        raise _refusal(text, "the port is missing")
+    return TcpAddress(_parse_host(text, host), _parse_port(text, port))
+
+
+def parse_addresses(bind: str | Sequence[str]) -> list[Address]:
+    """Reads one address or several.
+
+    Raises:
+        ConfigError: none at all, one that cannot be read, or one named twice.
+    """
+    texts = [bind] if isinstance(bind, str) else list(bind)
+    if not texts:
+        raise ConfigError(f"there is no address to listen on: write {EXPECTED}")
+    addresses: list[Address] = []
+    for text in texts:
+        address = parse_address(text)
+        is_any_port = isinstance(address, TcpAddress) and address.port == 0
+        if address in addresses and not is_any_port:
+            raise ConfigError(f"{_FAILURE_PREFIX}{text!r}: it is named twice; once is enough")
+        addresses.append(address)
+    return addresses
+
+
+def bind_failure(address: Address, error: OSError) -> OSError:
+    """Returns an error of the same type and number whose text names the address and what to do.
+
+    The original belongs in its ``__cause__``: ``raise bind_failure(address, error) from error``.
+    """
+    described = type(error)(error.errno, f"{_FAILURE_PREFIX}{address}: {_advice(address, error)}")
+    assert isinstance(described, OSError)
+    return described
+
+
+def failure_text(error: OSError, addresses: Sequence[Address]) -> str | None:
+    """The line for an OSError that starting a server on `addresses` raised, or None if binding did not cause it."""
+    if (error.strerror or "").startswith(_FAILURE_PREFIX):
+        return error.strerror
+    if not isinstance(error, socket.gaierror) and error.errno not in _BIND_ERRORS:
+        return None
+    if len(addresses) == 1:
+        return bind_failure(addresses[0], error).strerror
+    return f"{_FAILURE_PREFIX}{', '.join(map(str, addresses))}: {error.strerror or error}"
+
+
+_BIND_ERRORS: Final = frozenset(
+    {
+        errno.EADDRINUSE,
+        errno.EADDRNOTAVAIL,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EAFNOSUPPORT,
+    }
+)
+
+
+def _refusal(text: str, problem: str) -> ConfigError:
+    write = " Write" if problem.endswith("?") else "; write"
+    return ConfigError(f"{_FAILURE_PREFIX}{text!r}: {problem}{write} {EXPECTED}")
+
+
+def _parse_unix(text: str) -> UnixAddress:
+    path = text.removeprefix("unix:")
+    if not path or "\0" in path:
+        raise _refusal(text, "the path is missing" if not path else "a path has no zero bytes")
+    size = len(os.fsencode(path))
+    if size > MAX_UNIX_PATH_BYTES:
+        raise _refusal(text, f"its path is {size} bytes long and a Unix socket's has at most {MAX_UNIX_PATH_BYTES}")
+    return UnixAddress(path)
+
+
+def _parse_host(text: str, host: str) -> str:
+    if host.startswith("[") and host.endswith("]"):
+        try:
+            ipaddress.IPv6Address(host[1:-1])
+        except ValueError:
+            raise _refusal(text, f"{host[1:-1]!r} is not an IPv6 address") from None
+        return host[1:-1]
+    if ":" in host:
+        raise _refusal(text, "an IPv6 address stands in brackets")
+    if not host:
+        return ""
+    if re.fullmatch(r"[0-9.]+", host):
+        try:
+            ipaddress.IPv4Address(host)
+        except ValueError:
+            raise _refusal(text, f"{host!r} is not an IPv4 address") from None
+    elif _HOST_NAME.fullmatch(host) is None or not _can_be_resolved(host):
+        raise _refusal(text, f"{host!r} is not a host name")
+    return host
+
+
+def _can_be_resolved(host: str) -> bool:
+    try:
+        host.encode("idna")  # what `getaddrinfo` does first, and fails at with an error that is no OSError
+    except UnicodeError:
+        return False
+    return True
+
+
+def _parse_port(text: str, port: str) -> int:
+    if not port:
+        raise _refusal(text, "the port is missing")
+    if not (port.isascii() and port.isdigit()):
+        raise _refusal(text, f"{port!r} is not a port number")
+    if len(port) > 5 or int(port) > MAX_PORT:
+        raise _refusal(text, f"port {port} is over {MAX_PORT}")
+    return int(port)
+
+
+def _advice(address: Address, error: OSError) -> str:
+    if isinstance(address, UnixAddress):
+        return _unix_advice(address, error)
+    if isinstance(error, socket.gaierror):
+        return f"the host name {address.host!r} is unknown; check its spelling, or write an address of this machine"
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"port {address.port} is in use; stop what listens there, or choose another port (0: any free one)"
+        case errno.EADDRNOTAVAIL:
+            return f"this machine does not have that address; write one it has, or :{address.port} for all interfaces"
+        case errno.EACCES | errno.EPERM:
+            return "permission denied; ports below 1024 need privileges, choose a higher one"
+        case errno.EAFNOSUPPORT:
+            return "this machine does not speak that address family; write an IPv4 address"
+    return _plain(error)
+
+
+def _unix_advice(address: UnixAddress, error: OSError) -> str:
+    folder = os.path.dirname(address.path) or "."
+    match error.errno:
+        case errno.EADDRINUSE:
+            return "another server listens there; stop it, or choose another path"
+        case errno.EACCES | errno.EPERM:
+            return f"permission denied; choose a folder that this user may write to instead of {folder}"
+        case errno.ENOENT | errno.ENOTDIR:
+            return f"there is no folder {folder}; create it first"
+    return _plain(error)
+
+
+def _plain(error: OSError) -> str:
+    return error.strerror or str(error)

@@ -1,0 +1,513 @@
+"""Starting and stopping: `start`, `run`, `serve`, `register_worker`, and the `Server` they return.
+
+The broker itself is a `Node`; this module gives it an event loop (of its own thread, of the main thread, or the
+caller's), signals, and a way to be stopped from anywhere.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import FrameType, TracebackType
+from typing import Final, Unpack
+
+from wsbroker.addresses import Address, parse_addresses
+from wsbroker.config import Config, Settings
+from wsbroker.errors import CommandError, ConfigError
+from wsbroker.node import Node
+from wsbroker.worker import port
+
+logger = logging.getLogger(__name__)
+
+SWITCH_INTERVAL_S: Final = 0.0002
+"""While the loop's thread is busy, other threads wait for the interpreter lock up to this long at a time; at the
+default of 5 ms a busy loop starves them for seconds."""
+
+STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+class WorkerHandle:
+    """What `register_worker` returns: the handlers that the next server runs.
+
+    Attributes:
+        spec: what was registered.
+    """
+
+    def __init__(self, spec: object) -> None:
+        self.spec = spec
+
+    def unregister(self) -> None:
+        """Takes the registration back; a running server keeps its handlers."""
+        global _registered
+        with _lock:
+            if _registered is self:
+                _registered = None
+
+    def __repr__(self) -> str:
+        return f"<WorkerHandle {self.spec!r}>"
+
+
+_lock: Final = threading.Lock()
+_registered: WorkerHandle | None = None
+_running: "Server | None" = None
+
+
+def register_worker(worker: object) -> WorkerHandle:
+    """Says which handlers the server runs.
+
+    Args:
+        worker: ``"pkg.mod"``, ``"pkg.mod:obj"``, a module, a class (instantiated in each worker) or a live object,
+            with any of the handlers.
+
+    Raises:
+        ValueError: another worker is registered already. There is one per server, run in `workers` instances.
+        TypeError: `None` or a number: nothing that could have handlers.
+    """
+    if worker is None or isinstance(worker, (bool, int, float, bytes)):
+        raise TypeError(
+            f"a worker is a name such as 'pkg.mod' or 'pkg.mod:obj', a module, a class or an object with handlers, "
+            f"not {worker!r}"
+        )
+    global _registered
+    with _lock:
+        if _registered is None:
+            _registered = WorkerHandle(worker)
+        elif _registered.spec is not worker and _registered.spec != worker:
+            raise ValueError(
+                f"{_registered.spec!r} is registered already, and a server runs one worker (in as many instances as "
+                f"'workers' says): put the handlers of {worker!r} into one module, or unregister the first"
+            )
+        return _registered
+
+
+class Server:
+    """A running server. Made by `start` and `serve`; a context manager that stops it at the end."""
+
+    def __init__(self, config: Config, spec: object) -> None:
+        self._config = config
+        self._spec = spec
+        self._node: Node | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread = 0
+        self._stop_asked: asyncio.Event | None = None
+        self._stop_timeout_s = config.shutdown_timeout
+        self._stopped = threading.Event()
+        self._stopped_async: asyncio.Event | None = None
+        self._failure: BaseException | None = None
+        self._addresses: list[Address] = []
+
+    @property
+    def addresses(self) -> list[Address]:
+        """Where it listens, with the real port where 0 was asked for; ``str()`` of one is its URL."""
+        return list(self._addresses)
+
+    @property
+    def is_running(self) -> bool:
+        """True until it has stopped."""
+        return not self._stopped.is_set()
+
+    def stop(self, timeout_s: float | None = None) -> None:
+        """Stops: sockets are closed with 1001, handlers end, then this returns. A second call waits for the first.
+
+        Called by a handler, or on the event loop's thread, it asks for the stop and returns at once.
+
+        Args:
+            timeout_s: how long a clean stop may take, in seconds; None: the setting `shutdown_timeout`; 0: drop
+                everything now.
+
+        Raises:
+            ValueError: a negative `timeout_s`.
+        """
+        if timeout_s is not None and not timeout_s >= 0:
+            raise ValueError(f"timeout_s is {timeout_s!r}; a stop takes 0 seconds or more")
+        self._ask_to_stop(timeout_s)
+        if threading.get_ident() == self._loop_thread or port.current.get() is not None:
+            return
+        self._stopped.wait()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Blocks until the server has stopped; False if `timeout_s` seconds went by first.
+
+        Raises:
+            WorkerError: the workers failed for good and took the server with them.
+            RuntimeError: called on the event loop's thread, where it would wait for itself.
+        """
+        if threading.get_ident() == self._loop_thread:
+            raise CommandError("wait() would block the event loop it waits for: use 'await server.wait_closed()'")
+        if not self._stopped.wait(timeout_s):
+            return False
+        if self._failure is not None:
+            raise self._failure
+        return True
+
+    async def wait_closed(self) -> None:
+        """The same for a coroutine on the server's own loop (`serve`).
+
+        Raises:
+            WorkerError: the workers failed for good and took the server with them.
+        """
+        if self._stopped_async is not None:
+            await self._stopped_async.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def statistics(self) -> dict[str, object]:
+        """Counters and sizes of the core, and under ``"workers"`` a list with those of each worker. Safe on any thread.
+
+        Raises:
+            RuntimeError: it has stopped.
+        """
+        loop, node = self._loop, self._node
+        if loop is None or node is None or self._stopped.is_set():
+            raise CommandError("the server has stopped: there are no statistics any more")
+        if threading.get_ident() == self._loop_thread:
+            return _statistics(node)
+        return asyncio.run_coroutine_threadsafe(_statistics_of(node), loop).result(10)
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        state = "running" if self.is_running else "stopped"
+        return f"<Server {state} {' '.join(str(address) for address in self._addresses)}>"
+
+    # The life of it. --------------------------------------------------------------------------------------------
+
+    async def _live(self, addresses: Sequence[Address], on_open: Callable[[], None]) -> None:
+        """Runs from start to stop in the current loop; raises what kept it from starting."""
+        self._loop = asyncio.get_running_loop()
+        self._loop_thread = threading.get_ident()
+        self._stop_asked = asyncio.Event()
+        self._stopped_async = asyncio.Event()
+        try:
+            self._node = Node(self._config, self._spec, self._fail)
+            await self._node.open(addresses)
+            self._addresses = self._node.addresses
+            logger.info("serving on %s", ", ".join(str(address) for address in self._addresses))
+            on_open()
+            await self._stop_asked.wait()
+            logger.info("stopping")
+            await self._node.close(self._stop_timeout_s)
+            logger.info("stopped")
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        global _running
+        with _lock:
+            if _running is self:
+                _running = None
+        self._loop_thread = 0
+        self._stopped.set()
+        if self._stopped_async is not None:
+            self._stopped_async.set()
+
+    def _fail(self, error: BaseException) -> None:
+        """The broker cannot go on."""
+        logger.error("fatal: %s", error)
+        self._failure = error
+        self._ask_to_stop(None)
+
+    def _ask_to_stop(self, timeout_s: float | None) -> None:
+        """From any thread, and from signal handlers."""
+        loop, asked = self._loop, self._stop_asked
+        if timeout_s is not None:
+            self._stop_timeout_s = timeout_s
+        if loop is None or asked is None or self._stopped.is_set():
+            return
+        try:
+            loop.call_soon_threadsafe(asked.set)
+        except RuntimeError:
+            logger.debug("the loop has ended already")
+
+
+async def _statistics_of(node: Node) -> dict[str, object]:
+    return _statistics(node)
+
+
+def _statistics(node: Node) -> dict[str, object]:
+    return {**node.statistics(), "workers": node.pool.statistics()}
+
+
+def start(
+    bind: str | Sequence[str],
+    *,
+    worker: object = None,
+    config: Config | None = None,
+    handle_signals: bool = True,
+    **settings: Unpack[Settings],
+) -> Server:
+    """Starts a server in a thread of its own and returns once it listens.
+
+    The thread is not a daemon, so a script that ends with ``start(…)`` stays alive until SIGINT, SIGTERM or `Server.stop`.
+
+    Args:
+        bind: where to listen, one address or several: ``"127.0.0.1:3000"``, ``":3000"`` (all interfaces), ``"[::1]:3000"``,
+            ``"unix:/path"``; port 0 takes a free one, see `Server.addresses`.
+        worker: the handlers, as for `register_worker`, which need not be called then.
+        config: all settings as one object, instead of `settings`.
+        handle_signals: called from the main thread, SIGINT and SIGTERM stop the server if nobody else handles them.
+        **settings: any field of `Config`.
+
+    Raises:
+        RuntimeError: a server runs in this process already, or no worker is registered.
+        ConfigError: a setting, an address or the worker cannot work; the text says what to do. It is a ValueError.
+        WorkerError: a worker did not start.
+        OSError: an address cannot be bound; the text says which and why.
+    """
+    server, addresses = _prepare(bind, worker, config, settings)
+    opened = threading.Event()
+    failures: list[BaseException] = []
+
+    def main() -> None:
+        try:
+            _run_loop(server._live(addresses, opened.set))
+        except BaseException as error:  # handed to the caller of start(), or logged below
+            if opened.is_set():
+                logger.exception("the server ended by an error")
+                server._failure = error
+            failures.append(error)
+        finally:
+            server._end()
+            opened.set()
+
+    takes_signals = handle_signals and threading.current_thread() is threading.main_thread()
+    interval = _set_switch_interval()
+    thread = threading.Thread(target=main, name="wsbroker", daemon=False)
+    thread.start()
+    try:
+        opened.wait()
+    except BaseException:  # KeyboardInterrupt while starting
+        server._ask_to_stop(0)
+        raise
+    if failures:
+        thread.join()
+        _restore_switch_interval(interval)
+        raise failures[0]
+    restore = _take_signals(server, _second_signal_by_default) if takes_signals else None
+    threading.Thread(target=_clean_up, args=(server, interval, restore), name="wsbroker-end", daemon=True).start()
+    return server
+
+
+def _clean_up(server: Server, interval: float, restore: "_Signals | None") -> None:
+    server._stopped.wait()
+    _restore_switch_interval(interval)
+    if restore is not None:
+        restore.ended = True
+
+
+def run(
+    bind: str | Sequence[str],
+    *,
+    worker: object = None,
+    config: Config | None = None,
+    **settings: Unpack[Settings],
+) -> None:
+    """Serves until SIGINT, SIGTERM or `Server.stop`, in the calling thread; for programs that do nothing else.
+
+    It changes the process: signal handlers, garbage collector (`gc.freeze` after the start), limit of open files, switch
+    interval; a second signal ends the process at once with status 128 + its number.
+
+    Args:
+        bind: see `start`.
+        worker: see `start`.
+        config: see `start`.
+        **settings: any field of `Config`.
+
+    Raises:
+        RuntimeError, ConfigError, WorkerError, OSError: as `start`. WorkerError also later, if the workers fail for good.
+    """
+    from wsbroker.config import raise_fd_limit
+
+    raise_fd_limit()
+    server, addresses = _prepare(bind, worker, config, settings)
+    interval = _set_switch_interval()
+    is_main = threading.current_thread() is threading.main_thread()
+    signals = _take_signals(server, _second_signal_exits, always=True) if is_main else None
+    try:
+        _run_loop(server._live(addresses, _freeze))
+    finally:
+        server._end()
+        gc.unfreeze()
+        _restore_switch_interval(interval)
+        if signals is not None:
+            signals.restore()
+    if server._failure is not None:
+        raise server._failure
+
+
+def _freeze() -> None:
+    """Everything loaded so far stays: the collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
+def serve(
+    bind: str | Sequence[str],
+    *,
+    worker: object = None,
+    config: Config | None = None,
+    **settings: Unpack[Settings],
+) -> AbstractAsyncContextManager[Server]:
+    """Serves inside a program's own event loop: ``async with serve(…) as server``.
+
+    It takes no signals and changes nothing of the process but the switch interval, which it restores. Leaving the block stops the
+    server; `await server.wait_closed()` waits for a stop asked for elsewhere.
+
+    Args:
+        bind: see `start`.
+        worker: see `start`.
+        config: see `start`.
+        **settings: any field of `Config`.
+
+    Raises:
+        RuntimeError, ConfigError, WorkerError, OSError: as `start`, on entering the block.
+    """
+    return _serve(bind, worker, config, settings)
+
+
+@asynccontextmanager
+async def _serve(
+    bind: str | Sequence[str], worker: object, config: Config | None, settings: Settings
+) -> AsyncIterator[Server]:
+    server, addresses = _prepare(bind, worker, config, settings)
+    interval = _set_switch_interval()
+    opened = asyncio.Event()
+    life = asyncio.get_running_loop().create_task(server._live(addresses, opened.set), name="wsbroker")
+    life.add_done_callback(lambda _: opened.set())
+    try:
+        try:
+            await opened.wait()
+            if life.done():
+                await life  # raises what kept it from starting
+            yield server
+        finally:
+            server._ask_to_stop(None)
+            await asyncio.shield(life)
+    finally:
+        server._end()
+        _restore_switch_interval(interval)
+    if server._failure is not None:
+        raise server._failure
+
+
+def _prepare(
+    bind: str | Sequence[str], worker: object, config: Config | None, settings: Settings
+) -> tuple[Server, list[Address]]:
+    """Checks everything that can be checked without a loop, and takes the one place for a running server."""
+    global _running
+    if config is not None and settings:
+        raise ConfigError(f"give 'config' or single settings ({', '.join(settings)}), not both")
+    checked = Config.of(**settings) if config is None else config
+    addresses = parse_addresses(bind)
+    spec = worker
+    with _lock:
+        if _running is not None:
+            raise CommandError(f"a server runs in this process already: {_running!r}; stop it first")
+        if spec is None:
+            if _registered is None:
+                raise CommandError("no worker is registered: call wsbroker.register_worker('pkg.mod') before start()")
+            spec = _registered.spec
+        server = Server(checked, spec)
+        _running = server
+    return server, addresses
+
+
+def _run_loop(main: Coroutine[object, object, None]) -> None:
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        # Runner.run would take SIGINT for itself in the main thread; ours are set already and stay.
+        loop = runner.get_loop()
+        loop.run_until_complete(main)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop, winloop on Windows, asyncio's own loop where neither is installed."""
+    try:
+        if sys.platform == "win32":
+            import winloop
+
+            return winloop.new_event_loop
+        import uvloop
+
+        return uvloop.new_event_loop
+    except ImportError:
+        logger.info("uvloop is not installed: asyncio's own event loop runs, which is slower")
+        return None
+
+
+def _set_switch_interval() -> float:
+    before = sys.getswitchinterval()
+    if before > SWITCH_INTERVAL_S:
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        logger.debug("thread switch interval from_s=%g to_s=%g", before, SWITCH_INTERVAL_S)
+    return before
+
+
+def _restore_switch_interval(before: float) -> None:
+    if before > SWITCH_INTERVAL_S:
+        sys.setswitchinterval(before)
+
+
+class _Signals:
+    """The signals a server has taken, and who handled them before.
+
+    Python-level handlers (not the loop's), so that a handler stuck in pure Python code on the loop's thread cannot keep
+    the second signal from being heard.
+    """
+
+    def __init__(self, server: Server, on_second: Callable[["_Signals", int], None]) -> None:
+        self.server = server
+        self.on_second = on_second
+        self.before: dict[int, object] = {}
+        self.count = 0
+        self.ended = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.ended:  # the server has stopped by itself: as if we had never been here
+            self.restore()
+            signal.raise_signal(number)
+            return
+        self.count += 1
+        if self.count == 1:
+            self.server._ask_to_stop(None)
+        else:
+            self.on_second(self, number)
+
+    def restore(self) -> None:
+        for number, handler in self.before.items():
+            if signal.getsignal(number) is self:
+                signal.signal(number, handler)  # type: ignore[arg-type]
+        self.before.clear()
+
+
+def _take_signals(server: Server, on_second: Callable[[_Signals, int], None], *, always: bool = False) -> _Signals:
+    """Takes SIGINT and SIGTERM, those at their defaults or all."""
+    signals = _Signals(server, on_second)
+    for number in STOP_SIGNALS:
+        handler = signal.getsignal(number)
+        if always or handler in (signal.SIG_DFL, signal.default_int_handler) or isinstance(handler, _Signals):
+            signals.before[number] = signal.SIG_DFL if isinstance(handler, _Signals) else handler
+            signal.signal(number, signals)
+    if isinstance(signals.before.get(signal.SIGINT), int) and signals.before[signal.SIGINT] == signal.SIG_DFL:
+        signals.before[signal.SIGINT] = signal.default_int_handler
+    return signals
+
+
+def _second_signal_exits(signals: _Signals, number: int) -> None:
+    logger.warning("second signal: exiting at once")
+    os._exit(128 + number)
+
+
+def _second_signal_by_default(signals: _Signals, number: int) -> None:
+    signals.restore()
+    signal.raise_signal(number)

@@ -1,0 +1,69 @@
+"""Who may publish and subscribe: everybody, or whoever knows the shared secret.
+
+The secret is compared in constant time and is never logged, nor part of any answer.
+"""
+
+import hmac
+import json
+from typing import Final
+
+AUTH_TIMEOUT_S: Final = 10.0
+"""How long a socket may stay without authentication, unless the worker's argument says otherwise."""
+
+
+class Access:
+    """The door: knows the secret, and how long a socket may stand in it.
+
+    Args:
+        arg: the worker's argument: None or "" (everybody may), the secret as it is, or JSON
+            ``{"secret": S, "auth_timeout_s": SECONDS}``, whose keys are both optional once one of them is there.
+    """
+
+    __slots__ = ("_secret", "auth_timeout_s")
+
+    def __init__(self, arg: str | None = None) -> None:
+        secret, self.auth_timeout_s = _read(arg)
+        self._secret = None if not secret else _utf8(secret)
+
+    @property
+    def is_open(self) -> bool:
+        """True if there is no secret, so that everybody may."""
+        return self._secret is None
+
+    def admits(self, secret: object) -> bool:
+        """Returns whether `secret`, which came from outside and may be anything, is the right one."""
+        if self._secret is None:
+            return True
+        if not isinstance(secret, str):
+            return False
+        try:
+            return hmac.compare_digest(_utf8(secret), self._secret)
+        except UnicodeEncodeError:
+            return False
+
+    def admits_header(self, authorization: str | None) -> bool | None:
+        """Returns whether an ``Authorization`` header holds the secret; None if it has no Bearer token at all."""
+        scheme, _, credentials = (authorization or "").strip().partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        return self.admits(credentials.strip())
+
+
+def _read(arg: str | None) -> tuple[str | None, float]:
+    try:
+        options = json.loads(arg or "")
+    except (ValueError, RecursionError):
+        options = None
+    if not isinstance(options, dict) or not options.keys() & {"secret", "auth_timeout_s"}:
+        return arg, AUTH_TIMEOUT_S
+    secret, timeout_s = options.get("secret"), options.get("auth_timeout_s", AUTH_TIMEOUT_S)
+    if secret is not None and not isinstance(secret, str):
+        raise ValueError('the worker argument\'s "secret" must be a string')
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not 0 < timeout_s < 86400:
+        raise ValueError('the worker argument\'s "auth_timeout_s" must be a number of seconds, more than 0')
+    return secret, float(timeout_s)
+
+
+def _utf8(text: str) -> bytes:
+    # Headers and environment variables that are not UTF-8 arrive with their bytes as surrogates: give them back.
+    return text.encode("utf-8", "surrogateescape")

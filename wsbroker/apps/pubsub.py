@@ -1,0 +1,372 @@
+"""The built-in pub/sub application: any WebSocket client can use it, with JSON in text frames.
+
+    → {"type": "subscribe", "channel": C}             ← {"type": "subscribed", "channel": C}
+    → {"type": "unsubscribe", "channel": C}           ← {"type": "unsubscribed", "channel": C}
+    → {"type": "publish", "channel": C, "data": ANY}  ← {"type": "published", "channel": C, "delivered": N}
+    → {"type": "ping"}                                ← {"type": "pong"}
+    → {"type": "auth", "secret": S}                   ← {"type": "authenticated"}
+
+A request may carry an ``"id"``, any JSON value, which comes back in its answer; ``published`` is sent only for a
+request that has one. Every subscriber of C, the publisher among them, gets
+``{"type": "message", "channel": C, "data": ANY}``, and the publisher gets it before ``published``. Subscribing or
+unsubscribing twice is answered like the first time. What is not understood or not allowed is answered with
+``{"type": "error", "error": CODE, "message": TEXT}`` and the socket stays open. There are these codes and no others:
+
+    not_text           a binary frame
+    not_json           not JSON, or nested too deeply, or with NaN, Infinity or an endless integer
+    bad_request        not an object, or of no known "type"
+    bad_id             an "id" that cannot be sent back
+    bad_channel        "channel" is not a string of 1 to 255 bytes of UTF-8
+    bad_data           "data" is missing, or cannot be carried: lone surrogates, numbers beyond a double, too deep
+    too_many_channels  the socket has as many subscriptions as a socket may have
+    auth_required      a secret is needed first
+    wrong_secret       not this one; after MAX_ATTEMPTS the socket is closed with 1008
+
+HTTP, whose errors are ``{"error": CODE, "message": TEXT}`` too (and ``not_found``, ``method_not_allowed``,
+``not_utf8``, ``bad_origin``):
+
+    GET /              a page to try it all
+    POST /channels/C   publishes the body, JSON if it is that, else text; answers {"delivered": N}. C is percent-encoded
+    GET /healthz       {"status": "ok", "auth": whether a secret is needed}
+
+With a secret, publishing and subscribing need ``Authorization: Bearer SECRET`` (on the upgrade, or on the POST) or a
+first message ``auth``; a socket that does not come up with one in time is closed with 1008. Page and health stay open.
+
+Runs inline: a number in ``delivered`` is exact because nothing happens between the count and the publication.
+"""
+
+import asyncio
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NoReturn
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from wsbroker import (
+    HttpRequest,
+    HttpResponse,
+    SocketId,
+    close,
+    send,
+    send_to_channel,
+    set_token,
+    subscribe,
+    subscriber_count,
+    subscriptions,
+    unsubscribe,
+)
+from wsbroker.apps.access import Access
+
+MAX_CHANNEL_BYTES: Final = 255
+"""How long a channel's name may be, in UTF-8."""
+
+MAX_ATTEMPTS: Final = 3
+"""How many wrong secrets a socket may send before it is closed."""
+
+POLICY_VIOLATION: Final = 1008
+
+# The token is the socket's state: AUTHENTICATED, or the number of wrong secrets so far, or None.
+AUTHENTICATED: Final = b"authenticated"
+
+Fields = dict[str, object]
+
+
+class Refused(Exception):
+    """A request that is answered with an error, over WebSocket or HTTP."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(code)
+        self.code = code
+        self.text = text
+
+
+_access = Access()
+_deadlines: dict[int, asyncio.TimerHandle] = {}
+"""The sockets that still have to authenticate."""
+
+
+def handle_worker_start(arg: str | None) -> None:
+    """Takes the secret, if there is one: see `Access` for the forms of `arg`."""
+    global _access
+    _access = Access(arg)
+
+
+def handle_worker_stop() -> None:
+    """Lets go of the deadlines."""
+    for deadline in _deadlines.values():
+        deadline.cancel()
+    _deadlines.clear()
+
+
+# WebSocket
+
+
+async def handle_socket_open(request: HttpRequest, socket_id: SocketId) -> HttpResponse | None:
+    """Accepts everybody; with a secret, starts the time to come up with it or refuses a wrong one at once."""
+    if _access.is_open:
+        return None
+    admitted = _access.admits_header(request.headers.get("authorization"))
+    if admitted is False:
+        return _unauthorized()
+    if admitted:
+        set_token(socket_id, AUTHENTICATED)
+    else:
+        loop = asyncio.get_running_loop()
+        _deadlines[socket_id] = loop.call_later(_access.auth_timeout_s, _too_late, socket_id)
+    return None
+
+
+def handle_socket_message(data: str | bytes, socket_id: SocketId, token: bytes | None) -> None:
+    """Answers one request."""
+    request: Fields = {}
+    try:
+        request = _parse(data)
+        _check_id(request)
+        kind = request.get("type")
+        action = _ACTIONS.get(kind) if isinstance(kind, str) else None
+        if action is None:
+            raise Refused("bad_request", f'"type" must be one of {", ".join(_ACTIONS)}')
+        if not (token == AUTHENTICATED or kind in _FOR_EVERYBODY or _access.is_open):
+            raise Refused("auth_required", 'send {"type": "auth", "secret": …} first')
+        action(request, socket_id, token)
+    except Refused as refused:
+        _answer(request, socket_id, type="error", error=refused.code, message=refused.text)
+
+
+def handle_socket_close(socket_id: SocketId) -> None:
+    """Forgets the socket's deadline."""
+    _end_deadline(socket_id)
+
+
+def _subscribe(request: Fields, socket_id: SocketId, token: bytes | None) -> None:
+    channel = _channel(request.get("channel"))
+    if not subscribe(socket_id, channel) and channel.encode() not in subscriptions(socket_id):
+        raise Refused("too_many_channels", "this socket has as many subscriptions as a socket may have")
+    _answer(request, socket_id, type="subscribed", channel=channel)
+
+
+def _unsubscribe(request: Fields, socket_id: SocketId, token: bytes | None) -> None:
+    channel = _channel(request.get("channel"))
+    unsubscribe(socket_id, channel)
+    _answer(request, socket_id, type="unsubscribed", channel=channel)
+
+
+def _publish(request: Fields, socket_id: SocketId, token: bytes | None) -> None:
+    channel = _channel(request.get("channel"))
+    if "data" not in request:
+        raise Refused("bad_data", '"data" is missing; it may be any JSON value')
+    try:
+        delivered = _send_message(channel, request["data"])
+    except (ValueError, RecursionError):
+        raise Refused("bad_data", '"data" cannot be carried: a lone surrogate, too large a number, too deep') from None
+    if "id" in request:
+        _answer(request, socket_id, type="published", channel=channel, delivered=delivered)
+
+
+def _ping(request: Fields, socket_id: SocketId, token: bytes | None) -> None:
+    _answer(request, socket_id, type="pong")
+
+
+def _authenticate(request: Fields, socket_id: SocketId, token: bytes | None) -> None:
+    attempts = int(token) if token and token != AUTHENTICATED else 0
+    if attempts == MAX_ATTEMPTS:
+        return  # being closed: what was sent behind the last attempt is not even looked at
+    if _access.admits(request.get("secret")):
+        _end_deadline(socket_id)
+        set_token(socket_id, AUTHENTICATED)
+        _answer(request, socket_id, type="authenticated")
+        return
+    attempts += 1
+    if token != AUTHENTICATED:
+        set_token(socket_id, b"%d" % attempts)
+    _answer(request, socket_id, type="error", error="wrong_secret", message="this is not the secret")
+    if attempts == MAX_ATTEMPTS:
+        close(socket_id, POLICY_VIOLATION, "too many wrong secrets")
+
+
+_ACTIONS: Final[dict[str, Callable[[Fields, SocketId, bytes | None], None]]] = {
+    "subscribe": _subscribe,
+    "unsubscribe": _unsubscribe,
+    "publish": _publish,
+    "ping": _ping,
+    "auth": _authenticate,
+}
+_FOR_EVERYBODY: Final = frozenset({"ping", "auth"})
+
+
+def _too_late(socket_id: int) -> None:
+    del _deadlines[socket_id]
+    close(socket_id, POLICY_VIOLATION, "not authenticated in time")
+
+
+def _end_deadline(socket_id: int) -> None:
+    deadline = _deadlines.pop(socket_id, None)
+    if deadline is not None:
+        deadline.cancel()
+
+
+def _send_message(channel: str, data: object) -> int:
+    """Publishes; returns how many sockets get it. Raises like `_encode`, before anything has happened."""
+    text = _encode({"type": "message", "channel": channel, "data": data})
+    delivered = subscriber_count(channel)
+    send_to_channel(channel, text)
+    return delivered
+
+
+def _answer(request: Fields, socket_id: SocketId, **fields: object) -> None:
+    if "id" in request:
+        fields["id"] = request["id"]
+    send(socket_id, _encode(fields))
+
+
+# JSON: strict both ways, and whatever a peer sends ends in a ValueError or a RecursionError
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_no_constant)
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _encode(value: object) -> str:
+    text = _ENCODER.encode(value)
+    if not text.isascii():
+        text.encode()  # a lone surrogate is no text: UnicodeEncodeError, a ValueError
+    return text
+
+
+def _parse(data: str | bytes) -> Fields:
+    if isinstance(data, bytes):
+        raise Refused("not_text", "requests are text frames with JSON")
+    try:
+        request = _DECODER.decode(data)
+    except (ValueError, RecursionError):
+        raise Refused("not_json", "a request is one JSON object: no NaN, no Infinity, not nested too deeply") from None
+    if not isinstance(request, dict):
+        raise Refused("bad_request", 'a request is a JSON object with a "type"')
+    return request
+
+
+def _check_id(request: Fields) -> None:
+    if "id" not in request:
+        return
+    try:
+        _encode(request["id"])
+    except (ValueError, RecursionError):
+        del request["id"]
+        raise Refused("bad_id", 'this "id" cannot be sent back: use a string or a number') from None
+
+
+def _channel(name: object) -> str:
+    try:
+        if isinstance(name, str) and 1 <= len(name.encode()) <= MAX_CHANNEL_BYTES:
+            return name
+    except UnicodeEncodeError:
+        pass
+    raise Refused("bad_channel", f'"channel" must be a string of 1 to {MAX_CHANNEL_BYTES} bytes of UTF-8')
+
+
+# HTTP
+
+
+def handle_http_request(request: HttpRequest) -> HttpResponse:
+    """Serves the page, the health and ``POST /channels/C``."""
+    path = request.pathname
+    if path == "/":
+        return _with_method(request, ("GET", "HEAD"), _serve_page)
+    if path == "/healthz":
+        return _with_method(request, ("GET", "HEAD"), _serve_health)
+    if path.startswith(_CHANNELS):
+        return _with_method(request, ("POST",), _serve_publication)
+    return _json(404, {"error": "not_found", "message": "there are /, /healthz and /channels/NAME"})
+
+
+def _with_method(
+    request: HttpRequest, methods: tuple[str, ...], serve: Callable[[HttpRequest], HttpResponse]
+) -> HttpResponse:
+    if request.method in methods:
+        return serve(request)
+    allowed = ", ".join(methods)
+    fields = {"error": "method_not_allowed", "message": f"this is for {allowed}"}
+    return _json(405, fields, {"Allow": allowed})
+
+
+def _serve_health(request: HttpRequest) -> HttpResponse:
+    return _json(200, {"status": "ok", "auth": not _access.is_open})
+
+
+def _serve_publication(request: HttpRequest) -> HttpResponse:
+    if not _is_same_origin(request):
+        return _json(403, {"error": "bad_origin", "message": "pages of other sites may not publish"})
+    if not (_access.is_open or _access.admits_header(request.headers.get("authorization"))):
+        return _unauthorized()
+    try:
+        channel = _channel(unquote_to_bytes(request.pathname.removeprefix(_CHANNELS)).decode())
+    except UnicodeDecodeError:
+        return _json(400, {"error": "bad_channel", "message": "the channel's name is not UTF-8"})
+    except Refused as refused:
+        return _json(400, {"error": refused.code, "message": refused.text})
+    try:
+        text = request.body.decode()
+    except UnicodeDecodeError:
+        return _json(400, {"error": "not_utf8", "message": "the body is not UTF-8"})
+    try:
+        delivered = _send_message(channel, _DECODER.decode(text))
+    except (ValueError, RecursionError):
+        delivered = _send_message(channel, text)
+    return _json(200, {"delivered": delivered})
+
+
+def _is_same_origin(request: HttpRequest) -> bool:
+    """Browsers let any site post to any other, and say where it came from; whoever is no browser says nothing."""
+    origin = request.headers.get("origin")
+    if origin is None:
+        return True
+    try:
+        where = urlsplit(origin)
+        default_port = ":443" if where.scheme == "https" else ":80"
+        host = request.headers.get("host") or ""
+        return where.netloc.lower().removesuffix(default_port) == host.lower().removesuffix(default_port)
+    except ValueError:
+        return False
+
+
+def _serve_page(request: HttpRequest) -> HttpResponse:
+    if request.headers.get("if-none-match") == _PAGE_HEADERS["ETag"]:
+        return HttpResponse(304, _PAGE_HEADERS)
+    return HttpResponse(200, {"Content-Type": "text/html; charset=utf-8", **_PAGE_HEADERS}, _PAGE)
+
+
+def _unauthorized() -> HttpResponse:
+    fields = {"error": "auth_required", "message": "send Authorization: Bearer with the secret"}
+    return _json(401, fields, {"WWW-Authenticate": "Bearer"})
+
+
+def _json(status: int, fields: object, headers: dict[str, str] | None = None) -> HttpResponse:
+    return HttpResponse.json(fields, status, {"Cache-Control": "no-store", **(headers or {})})
+
+
+def _digest(element: str) -> str:
+    """Returns the source expression that allows the page's one `element`, and no other, to run (CSP3 section 6.7.2)."""
+    found = re.search(rf"<{element}>(.*?)</{element}>".encode(), _PAGE, re.DOTALL)
+    assert found is not None, element
+    return f"'sha256-{base64.b64encode(hashlib.sha256(found[1]).digest()).decode()}'"
+
+
+_CHANNELS: Final = "/channels/"
+_PAGE: Final = Path(__file__).with_name("pubsub.html").read_bytes()
+_PAGE_HEADERS: Final = {
+    "Cache-Control": "no-cache",
+    "ETag": f'"{hashlib.sha256(_PAGE).hexdigest()[:32]}"',
+    "Content-Security-Policy": (
+        f"default-src 'none'; script-src {_digest('script')}; style-src {_digest('style')}; connect-src 'self'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}

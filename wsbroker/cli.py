@@ -1,0 +1,469 @@
+"""The command line: ``python -m wsbroker [APP] …`` and the console script ``wsbroker``.
+
+It reads flags, environment and file into a `Config`, finds the application, and calls `wsbroker.app.run`.
+
+Exit codes
+    0        stopped cleanly (SIGINT or SIGTERM, or the application asked for it)
+    1        an unexpected error, with a traceback: please report it; or a broken installation
+    2        a usage or configuration error: flags, file, environment, or an application that cannot be loaded
+    3        cannot bind: port in use, permission denied, unknown host
+    4        a worker could not start, or keeps failing
+    128 + n  stopped at once by a second signal n: 130 after SIGINT, 143 after SIGTERM
+
+Every error but the unexpected one is a single line on stderr, ``wsbroker: error: …``; with ``--log-level debug`` its
+traceback too. Secrets are never shown.
+
+May import: `config`, `sources`, `addresses`, `errors`, click; `app` and `build` only when they are needed.
+"""
+
+import importlib.util
+import json
+import logging
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, cast
+
+import click
+
+from wsbroker import config as settings
+from wsbroker import sources
+from wsbroker.addresses import Address, failure_text, parse_addresses
+from wsbroker.config import GROUPS, SETTINGS, Config, Settings
+from wsbroker.errors import ConfigError, WorkerError, WSBrokerError
+
+OK: Final = 0
+UNEXPECTED: Final = 1
+USAGE: Final = 2
+CANNOT_BIND: Final = 3
+WORKER_FAILED: Final = 4
+INTERRUPTED: Final = 130
+
+BUILT_IN_APP: Final = "wsbroker.apps.pubsub"
+DEFAULT_BIND: Final = "127.0.0.1:3000"
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code; `argv` is without the program's name."""
+    try:
+        parsed = _command().main(
+            args=list(sys.argv[1:] if argv is None else argv), prog_name="wsbroker", standalone_mode=False
+        )
+        if isinstance(parsed, int):  # --help and --version
+            return parsed
+        return _serve(_plan(cast("dict[str, object]", parsed), os.environ))
+    except click.NoSuchOption as error:
+        # click adds the flag to the name of a short option; the name as it was typed is what helps
+        return _fail(USAGE, f"there is no flag {error.option_name}{_similar_flag(error.option_name)}")
+    except click.BadOptionUsage as error:
+        return _fail(USAGE, _bad_usage(error))
+    except click.Abort:
+        return INTERRUPTED
+    except click.ClickException as error:
+        return _fail(USAGE, error.format_message())
+    except ConfigError as error:
+        return _fail(USAGE, str(error), error)
+    except WorkerError as error:
+        return _fail(WORKER_FAILED, str(error), error)
+    except WSBrokerError as error:
+        return _fail(UNEXPECTED, str(error), error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _fail(code: int, text: str, error: BaseException | None = None) -> int:
+    """Writes the one line of an error, at debug level its traceback before it, and returns the exit code."""
+    if error is not None:
+        logger.debug("the error in full", exc_info=error)
+    click.echo(f"wsbroker: error: {' '.join(part.strip() for part in text.splitlines())}", err=True)
+    return code
+
+
+def _similar_flag(name: str) -> str:
+    flags = [flag for option in _command().params for flag in (*option.opts, *option.secondary_opts) if flag[0] == "-"]
+    return settings.did_you_mean(name, flags)
+
+
+def _bad_usage(error: click.BadOptionUsage) -> str:
+    known = {flag for option in _command().params for flag in option.opts}
+    return f"{error.option_name} needs a value" if error.option_name in known else error.format_message()
+
+
+# --- what the flags, the environment and the file ask for ---------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to serve: the outcome of reading all sources.
+
+    Args:
+        app: the application as it was named, or None for the built-in one.
+        bind: the addresses as texts, checked.
+        addresses: the same, read.
+        config: all settings.
+        warnings: to be logged before the start.
+    """
+
+    app: str | None
+    bind: list[str]
+    addresses: list[Address]
+    config: Config
+    warnings: tuple[str, ...]
+
+
+def _plan(flags: Mapping[str, object], environment: Mapping[str, str]) -> Plan:
+    """Reads all sources, strongest first, and sets up logging as soon as its level is known."""
+    layers = [sources.from_flags(_given(flags)), sources.from_environment(environment)]
+    named = sources.config_path(flags["config"], environment)
+    if named is not None:
+        layers.append(sources.from_file(*named))
+    found = sources.merge(*layers)
+
+    _set_up_logging(sources.log_level_of(found["log_level"]) if "log_level" in found else "info")
+    values = {name: sources.value_of(name, found[name]) for name in SETTINGS if name in found}
+    labels = {name: each.label for name, each in found.items()}
+    app = _app(found)
+    warnings = sources.unknown_variables(environment)
+    secret = _secret(found)
+    if app is None:
+        _settle_built_in(values, labels, secret)
+    elif secret is not None and found["secret"].source == "environment":
+        warnings.append(
+            f"{labels['secret']} is set, but only the built-in application knows it: "
+            "nothing is protected by it; hand it to your own with --worker-arg"
+        )
+    elif secret is not None:
+        raise ConfigError(
+            f"{labels['secret']} is for the built-in application only: hand {app!r} its secret with --worker-arg, "
+            "which its handle_worker_start(arg) is called with"
+        )
+    settings.check_settings(values, labels)
+    config = Config.of(**cast("Settings", values))
+    bind, addresses = _bind(found)
+    if app is None and secret is None:
+        warnings += _open_to_all(addresses)
+    _log_sources(found, values)
+    return Plan(app, bind, addresses, config, tuple(warnings))
+
+
+def _log_sources(found: sources.Layer, values: Mapping[str, object]) -> None:
+    for name, each in found.items():
+        if name in SETTINGS:
+            shown = SETTINGS[name].show(values[name])
+        else:
+            shown = "(hidden)" if name == "secret" else repr(each.raw)
+        logger.debug("setting %s=%s from=%s", name, shown, each.label)
+
+
+def _given(flags: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in flags.items() if name != "config"}
+
+
+def _app(found: sources.Layer) -> str | None:
+    """The application that was named, or None for the built-in one."""
+    if "app" not in found:
+        return None
+    each = found["app"]
+    names = [str(name) for name in each.raw] if isinstance(each.raw, tuple) else [sources.text_of("app", each)]
+    if len(names) > 1:
+        raise ConfigError(f"one APP is served, not several: got {' and '.join(map(repr, names))}; flags start with --")
+    app = names[0]
+    if not app.strip():
+        raise ConfigError(f"{each.label} is empty: write module, module:object or a file such as ./chat.py")
+    return None if app == BUILT_IN_APP else app
+
+
+def _secret(found: sources.Layer) -> str | None:
+    if "secret" not in found:
+        return None
+    label = found["secret"].label
+    secret = sources.text_of("secret", found["secret"])
+    if not secret:
+        raise ConfigError(f"{label} is empty: give a secret, or leave it out to serve without one")
+    if secret != secret.strip() or not secret.isprintable():
+        raise ConfigError(f"{label} starts or ends with a space or holds a line break, which no client could send")
+    return secret
+
+
+def _settle_built_in(values: dict[str, object], labels: Mapping[str, str], secret: str | None) -> None:
+    """The built-in application runs inline, where its counts are exact, and gets the secret by its argument.
+
+    In JSON, with the time that a socket has to come up with it: see `wsbroker.apps.access`.
+    """
+    kind, workers = values.get("worker_kind", "auto"), values.get("workers")
+    own = "name an APP of your own for that"
+    if kind not in ("auto", "inline"):
+        raise ConfigError(
+            f"{labels['worker_kind']} is {kind}, but the built-in application runs inline only, "
+            f"where its 'delivered' is exact: leave it out, or {own}"
+        )
+    if workers not in (None, 1):
+        raise ConfigError(
+            f"{labels['workers']} is {workers}, but the built-in application has one worker, in the event loop: "
+            f"leave it out, or {own}"
+        )
+    if values.get("worker_arg") is not None:
+        raise ConfigError(
+            f"{labels['worker_arg']} is for an APP of your own: the built-in application takes --secret or "
+            "WSBROKER_SECRET"
+        )
+    values["worker_kind"] = "inline"
+    if secret is not None:
+        default = SETTINGS["handshake_timeout"].default
+        options = {"secret": secret, "auth_timeout_s": values.get("handshake_timeout", default)}
+        values["worker_arg"] = json.dumps(options)
+
+
+def _bind(found: sources.Layer) -> tuple[list[str], list[Address]]:
+    if "bind" not in found:
+        return [DEFAULT_BIND], parse_addresses(DEFAULT_BIND)
+    texts = sources.texts_of(found["bind"])
+    try:
+        return texts, parse_addresses(texts)
+    except ConfigError as error:
+        raise ConfigError(f"{found['bind'].label}: {error}") from error
+
+
+def _open_to_all(addresses: Sequence[Address]) -> list[str]:
+    return [
+        f"anyone who can reach {address} may publish and subscribe: set WSBROKER_SECRET, or bind to {DEFAULT_BIND}"
+        for address in addresses
+        if not address.is_loopback
+    ]
+
+
+def _set_up_logging(level: str) -> None:
+    """Logs to stderr, the application's lines as well as ours."""
+    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger().setLevel(level.upper())
+
+
+# --- serving ------------------------------------------------------------------------------------------------------
+
+
+def _serve(plan: Plan) -> int:
+    for warning in plan.warnings:
+        logger.warning("%s", warning)
+    worker = BUILT_IN_APP if plan.app is None else find_app(plan.app)
+    settings.raise_fd_limit()
+    shortage = settings.fd_warning(plan.config)
+    if shortage is not None:
+        logger.warning("%s", shortage)
+
+    from wsbroker.app import run
+
+    try:
+        run(plan.bind, config=plan.config, worker=worker)
+    except OSError as error:
+        text = failure_text(error, plan.addresses)
+        if text is None:
+            raise
+        return _fail(CANNOT_BIND, text, error)
+    return OK
+
+
+def find_app(app: str) -> str:
+    """Makes an application importable and returns the spec to load it by.
+
+    Puts the working directory first on `sys.path`, or the folder of the file if `app` is one.
+
+    Args:
+        app: ``module``, ``module:object``, or a file: ``./chat.py``, ``path/chat.py:obj``. A file is what has a
+            separator in it or ends in ``.py``.
+
+    Raises:
+        ConfigError: there is no such file, or Python could not import it by its name.
+    """
+    path, name = _split_app(app)
+    if not _is_file_path(path):
+        _come_first(os.getcwd())
+        return app
+    folder, module = _locate(path)
+    _come_first(folder)
+    _refuse_hidden_module(path, folder, module)
+    return f"{module}:{name}" if name else module
+
+
+def _split_app(app: str) -> tuple[str, str]:
+    """Parts ``path:object``; a colon that no name follows belongs to the path (``C:\\chat.py``)."""
+    path, colon, name = app.rpartition(":")
+    if colon and path and all(part.isidentifier() for part in name.split(".")):
+        return path, name
+    return app, ""
+
+
+def _is_file_path(path: str) -> bool:
+    return path.endswith(".py") or os.sep in path or "/" in path
+
+
+def _locate(path: str) -> tuple[str, str]:
+    """Returns the folder and the module name of a file."""
+    if os.path.isdir(path):
+        raise ConfigError(f"{path!r} is a folder: name a file in it, or the package as a module")
+    if not os.path.isfile(path):
+        similar = f"; did you mean {path + '.py'!r}?" if os.path.isfile(path + ".py") else ""
+        where = f" in {os.getcwd()}" if not os.path.isabs(path) else ""
+        raise ConfigError(f"there is no file {path!r}{where}{similar}")
+    folder, file = os.path.split(os.path.abspath(path))
+    module, extension = os.path.splitext(file)
+    if extension != ".py":
+        raise ConfigError(f"{path!r} is not a Python file: its name must end in .py")
+    if "." in module:
+        raise ConfigError(f"{path!r} cannot be imported, because its name has a dot in it: rename the file")
+    return folder, module
+
+
+def _come_first(folder: str) -> None:
+    """Puts a folder first on `sys.path`.
+
+    ``python -m`` has put the working directory there: it makes place, so that both ways to start find the same modules.
+    """
+    if sys.path and not sys.flags.safe_path and sys.path[0] in ("", os.getcwd()):
+        del sys.path[0]
+    sys.path.insert(0, folder)
+    importlib.invalidate_caches()
+
+
+def _refuse_hidden_module(path: str, folder: str, module: str) -> None:
+    """Refuses a file that ``import`` would not reach, because another module has its name (`json.py`)."""
+    loaded = sys.modules.get(module)
+    if loaded is not None:
+        origin = getattr(loaded, "__file__", None)
+    else:
+        spec = importlib.util.find_spec(module)
+        origin = spec.origin if spec is not None else None
+    if origin is None or os.path.realpath(origin) != os.path.realpath(os.path.join(folder, module + ".py")):
+        raise ConfigError(
+            f"{path!r} cannot be imported, because Python has another module {module!r} "
+            f"({origin or 'built in'}): rename the file"
+        )
+
+
+# --- flags and help -----------------------------------------------------------------------------------------------
+
+_METAVARS: Final = {
+    "size": "SIZE",
+    "seconds": "TIME",
+    "count": "N",
+    "choice": "WORD",
+    "text": "TEXT",
+    "names": "NAMES",
+}
+_LISTS: Final = {"allowed_origins": "ORIGINS"}
+_INTRO: Final = (
+    "Serves WebSocket and HTTP on one port. APP is a module, module:object, or a file such as ./chat.py, with the "
+    "handlers; without APP it is a ready-made publish/subscribe server."
+)
+_NOTES: Final = (
+    "Defaults stand in brackets. SIZE is 65536, 64KiB, 1MiB or 1MB; TIME is 10, 10s, 500ms or 1m; NAMES are separated "
+    "by commas. Each flag is also a key of the file (max_message_size = '64KiB') and an environment variable "
+    "(WSBROKER_MAX_MESSAGE_SIZE); the log level's is WSBROKER_LOG. A flag beats the environment, that the file."
+)
+_EXIT_CODES: Final = (
+    ("0", "stopped cleanly"),
+    ("1", "unexpected error"),
+    ("2", "usage or configuration error, or the application cannot be loaded"),
+    ("3", "cannot bind"),
+    ("4", "a worker could not start or keeps failing"),
+    ("130, 143", "stopped at once by a second SIGINT or SIGTERM"),
+)
+
+
+class _GroupedOption(click.Option):
+    """An option without a default of its own, which knows under which heading of the help it stands."""
+
+    def __init__(self, flag: str, group: str, help: str, metavar: str | None = None, multiple: bool = False) -> None:
+        super().__init__([flag], help=help, metavar=metavar, multiple=multiple, default=None)
+        self.group = group
+
+
+class _Command(click.Command):
+    """The command, with its help in groups."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows: dict[str, list[tuple[str, str]]] = {group: [] for group in ("Serving", *GROUPS, "Other")}
+        for parameter in self.get_params(ctx):
+            row = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if row is not None:
+                rows[parameter.group if isinstance(parameter, _GroupedOption) else "Other"].append(row)
+        for group, options in rows.items():
+            with formatter.section(group):
+                formatter.write_dl(options, col_max=34)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_paragraph()
+        formatter.write_text(_NOTES)
+        with formatter.section("Exit codes"):
+            formatter.write_dl(_EXIT_CODES)
+
+
+def _command() -> click.Command:
+    options: list[click.Parameter] = [
+        click.Argument(["app"], nargs=-1, type=click.UNPROCESSED, metavar="[APP]"),
+        _GroupedOption(
+            "--bind",
+            "Serving",
+            f"HOST:PORT, :PORT, [IPV6]:PORT or unix:/PATH; may be repeated  [{DEFAULT_BIND}]",
+            "ADDRESS",
+            multiple=True,
+        ),
+        _GroupedOption("--config", "Serving", "TOML file with settings", "FILE"),
+        _GroupedOption("--log-level", "Serving", f"{', '.join(sources.LOG_LEVELS)}  [info]", "LEVEL"),
+        _GroupedOption(
+            "--secret", "Serving", "secret of the built-in application; WSBROKER_SECRET does not show in ps", "TEXT"
+        ),
+    ]
+    for group in GROUPS:
+        options += [_option(setting) for setting in SETTINGS.values() if setting.group == group]
+    options.append(
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            expose_value=False,
+            is_eager=True,
+            callback=_show_version,
+            help="show the version and whether the core is compiled",
+        )
+    )
+    return _Command(
+        "wsbroker",
+        params=options,
+        callback=_take,
+        help=_INTRO,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    )
+
+
+def _option(setting: settings.Setting) -> click.Option:
+    flag = sources.flag_of(setting.name)
+    if setting.kind == "switch":
+        return _GroupedOption(f"{flag}/--no-{flag[2:]}", setting.group, _help(setting))
+    is_list = setting.kind == "names"
+    metavar = _LISTS.get(setting.name, _METAVARS[setting.kind])
+    return _GroupedOption(flag, setting.group, _help(setting), metavar, multiple=is_list)
+
+
+def _help(setting: settings.Setting) -> str:
+    choices = f": {', '.join(setting.choices)}" if setting.choices else ""
+    default = "" if setting.hidden else f"  [{setting.show(setting.default)}]"
+    return f"{setting.help}{choices}{default}"
+
+
+def _take(**flags: object) -> dict[str, object]:
+    """What click calls: hands the flags back to `main`, which works outside of click's error handling."""
+    return flags
+
+
+def _show_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    from wsbroker.build import core_kind, version
+
+    click.echo(f"wsbroker {version()}")
+    click.echo(f"core: {core_kind()}")
+    click.echo(f"python: {platform.python_version()} ({platform.python_implementation()})")
+    ctx.exit()

@@ -1,0 +1,60 @@
+"""A client: connects, sends three messages a second apart, prints what comes back, closes.
+
+    python -m wsbroker.examples.test_client [URL] [--interval SECONDS]
+
+With ``wsbroker.examples.basic`` on the other side every message comes back. Any WebSocket library will do; this one
+is aiohttp's, which is installed with WSBroker anyway.
+"""
+
+import argparse
+import asyncio
+import contextlib
+
+import aiohttp
+
+MESSAGES = ("hello", "how are you?", "goodbye")
+PATIENCE_S = 5.0  # how long to wait for answers that are still on their way
+
+
+async def talk(url: str, interval_s: float) -> None:
+    """One whole conversation: a task listens all the time, while this one speaks."""
+    async with aiohttp.ClientSession() as session, session.ws_connect(url) as socket:
+        print(f"connected to {url}")
+        all_back = asyncio.Event()
+        listening = asyncio.create_task(listen(socket, all_back))
+        for message in MESSAGES:
+            print(f"> {message}")
+            await socket.send_str(message)
+            await asyncio.sleep(interval_s)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(all_back.wait(), PATIENCE_S)
+        await socket.close()
+        await listening
+    print(f"closed with {socket.close_code}")
+
+
+async def listen(socket: aiohttp.ClientWebSocketResponse, all_back: asyncio.Event) -> None:
+    """Prints what comes, until the connection is closed; tells when as much has come back as was sent."""
+    heard = 0
+    async for message in socket:
+        text = message.data if message.type is aiohttp.WSMsgType.TEXT else f"{len(message.data)} bytes"
+        print(f"< {text}")
+        heard += 1
+        if heard == len(MESSAGES):
+            all_back.set()
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description="Sends three messages and prints what comes back.")
+    parser.add_argument("url", nargs="?", default="ws://127.0.0.1:3000/")
+    parser.add_argument("--interval", type=float, default=1.0, help="seconds between two messages (1)")
+    options = parser.parse_args()
+    try:
+        asyncio.run(talk(options.url, options.interval))
+    except (aiohttp.ClientError, ConnectionError) as error:
+        raise SystemExit(f"test_client: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,8 @@
+"""The front door: listens, parses requests with aiohttp, serves plain HTTP, and hands upgrades to the sockets.
+
+An upgraded connection leaves this room whole: its transport and the bytes already read go to `SocketsLike.accept`, and
+nothing of aiohttp stays behind. What this room keeps is bounded in bytes, in connections and in time.
+
+May import: `wire`, `websocket` (the handshake only), `addresses`, `config`, `types`, `errors`, aiohttp, asyncio.
+Must never: import `pool`, `server` or `broker` (the parts come in as arguments), or look into a frame.
+"""

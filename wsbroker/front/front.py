@@ -1,0 +1,434 @@
+"""The front: its listeners, its connections and their deadlines, and what happens to each request."""
+
+import asyncio
+import logging
+import re
+from collections.abc import Sequence
+from functools import partial
+from typing import Final, Generic, cast
+
+from aiohttp import hdrs, web
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.http_writer import HttpVersion10, HttpVersion11
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import RequestPayloadError
+
+from wsbroker.addresses import Address
+from wsbroker.config import Config
+from wsbroker.errors import HandshakeError
+from wsbroker.front import aiohttp_private, listening
+from wsbroker.front.aiohttp_private import NoAnswer
+from wsbroker.front.deadlines import Deadlines
+from wsbroker.front.door import FRESH, LEAVING, SERVING, Door
+from wsbroker.front.exchange import (
+    RAW_OVERLOADED,
+    error_answer,
+    fields_of,
+    overloaded,
+    refusal_of,
+    request_of,
+    response_of,
+)
+from wsbroker.front.parts import AdmittedT, PoolLike, SocketsLike
+from wsbroker.websocket.handshake import Upgrade, check_upgrade, offers_websocket, response_head
+from wsbroker.wire.http import HttpResponse
+
+log: Final = logging.getLogger(__name__)
+
+LINGER_S: Final = 2.0
+"""How long a connection that we end may go on sending, so that it gets to read our answer."""
+
+MAX_LINGERING: Final = 256
+"""How many may do so at a time; the others are closed at once."""
+
+UNWIND_S: Final = 1.0
+"""How long `stop` waits for what it has cancelled."""
+
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_HOST: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+;=%:\[\]-]*")
+"""uri-host [ ":" port ], as far as its characters tell (RFC 3986 section 3.2.2)."""
+
+
+class Front(Generic[AdmittedT]):
+    """Accepts connections, answers plain HTTP, and gives upgraded connections to the sockets.
+
+    Made in the running loop. Loop thread only.
+
+    Args:
+        config: limits and times.
+        sockets: who takes upgraded connections.
+        pool: who runs handlers.
+    """
+
+    def __init__(self, config: Config, sockets: SocketsLike[AdmittedT], pool: PoolLike) -> None:
+        self.config: Final = config
+        self.sockets: Final = sockets
+        self.pool: Final = pool
+        self.loop: Final = asyncio.get_running_loop()
+        self.server: Final = web.Server(self.answer, loop=self.loop)
+        self.doors: Final[set[Door]] = set()
+        """Every accepted connection that is not a socket yet, or never becomes one."""
+        self.heads: Final = Deadlines[Door](self.loop, config.handshake_timeout, self._head_late)
+        """Who must send a request head."""
+        self.writing: Final = Deadlines[Door](self.loop, config.write_timeout, self._writing_late)
+        """Who must take what was written."""
+        self.lingering: Final = Deadlines[Door](self.loop, LINGER_S, self._linger_late)
+        """Who has been answered for the last time."""
+        self.is_stopping = False
+        self._limit: Final = config.connection_limit()
+        self._openings = 0
+        self._listeners: list[listening.Listener] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._emptied: asyncio.Future[None] | None = None
+
+    # Life. ----------------------------------------------------------------------------------------------------------
+
+    async def listen(self, addresses: Sequence[Address]) -> list[Address]:
+        """Binds all addresses and starts to accept.
+
+        Returns:
+            what was bound, in the order of `addresses`, with real ports.
+
+        Raises:
+            OSError: one of them cannot be bound; its text names the address and says what to do. Nothing stays bound.
+        """
+        listeners = await listening.bind(addresses)
+        try:
+            for listener in listeners:
+                await listener.serve(partial(Door, self))
+        except BaseException:
+            for listener in listeners:
+                listener.close()
+            raise
+        self._listeners += listeners
+        return [address for listener in listeners for address in (listener.address, *listener.also)]
+
+    def stop_listening(self) -> None:
+        """Accepts no more connections. Those that are here go on."""
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+
+    async def stop(self, timeout_s: float) -> None:
+        """Ends: idle connections at once, requests in flight when they are answered, or `timeout_s` from now."""
+        self.stop_listening()
+        self.is_stopping = True
+        for door in list(self.doors):
+            self._wind_down(door)
+        await self._until_empty(timeout_s)
+        tasks = [*self._tasks, *(door.task for door in self.doors if door.task is not None)]
+        if self.doors:
+            log.warning("stopped with unanswered requests connections=%d", len(self.doors))
+        for door in list(self.doors):
+            if door.wire is not None:
+                door.wire.abort()
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=UNWIND_S)
+        await self._until_empty(UNWIND_S)
+        for deadlines in (self.heads, self.writing, self.lingering):
+            deadlines.clear()
+
+    def _wind_down(self, door: Door) -> None:
+        door.is_last = True
+        if door.state == SERVING:
+            if door.is_idle:
+                door.force_close()
+        elif door.state in (FRESH, LEAVING) and door.wire is not None:
+            door.wire.close()
+
+    async def _until_empty(self, timeout_s: float) -> None:
+        if self.doors:
+            self._emptied = self.loop.create_future()
+            await asyncio.wait([self._emptied], timeout=timeout_s)
+            self._emptied = None
+
+    # What doors tell. -----------------------------------------------------------------------------------------------
+
+    def entered(self, door: Door) -> None:
+        """A connection was accepted."""
+        doors = self.doors
+        is_full = len(doors) - self._openings + self.sockets.count >= self._limit
+        doors.add(door)
+        if is_full or self.is_stopping:
+            assert door.wire is not None
+            log.warning("no room for another connection remote=%s limit=%d", door.remote, self._limit)
+            door.wire.write(RAW_OVERLOADED)
+            door.leave()
+        else:
+            self.heads.add(door)
+
+    def left(self, door: Door) -> None:
+        """The last answer of a connection is written."""
+        self.heads.remove(door)
+        if len(self.lingering) < MAX_LINGERING:
+            self.lingering.add(door)
+        else:
+            self._linger_late(door)
+
+    def lost(self, door: Door) -> None:
+        """A connection is gone."""
+        self._forget(door)
+        connection = self._end_opening(door)
+        if connection is not None:
+            self.sockets.discard(connection)
+
+    def watch_writing(self, door: Door) -> None:
+        """A connection must take what waits for it, or at least some of it in each `write_timeout`."""
+        assert door.wire is not None
+        door.unsent_bytes = door.wire.get_write_buffer_size()
+        self.writing.add(door)
+
+    def unwatch_writing(self, door: Door) -> None:
+        """It has taken nearly everything; the rest counts only when nothing else would notice that it stays."""
+        if door.wire is None or not door.wire.is_closing():
+            self.writing.remove(door)
+
+    def _forget(self, door: Door) -> None:
+        doors = self.doors
+        doors.discard(door)
+        self.heads.remove(door)
+        self.writing.remove(door)
+        self.lingering.remove(door)
+        if not doors and self._emptied is not None and not self._emptied.done():
+            self._emptied.set_result(None)
+
+    def _head_late(self, door: Door) -> None:
+        if door.wire is None:
+            return
+        log.debug("no request head in time remote=%s", door.remote)
+        if door.state != SERVING:
+            door.wire.close()
+        elif door.is_idle:
+            door.force_close()
+        else:
+            self.heads.add(door)  # the head behind the request that is being answered has time until then
+
+    def _writing_late(self, door: Door) -> None:
+        wire = door.wire
+        if wire is None:
+            return
+        unsent = wire.get_write_buffer_size()
+        if unsent < door.unsent_bytes:
+            door.unsent_bytes = unsent
+            self.writing.add(door)
+        else:
+            log.warning("answer not taken remote=%s unsent_bytes=%d", door.remote, unsent)
+            wire.abort()
+
+    def _linger_late(self, door: Door) -> None:
+        if door.wire is not None:
+            door.wire.close()
+            if door.wire is not None and door.wire.get_write_buffer_size():
+                self.watch_writing(door)
+
+    # Upgrades. ------------------------------------------------------------------------------------------------------
+
+    def upgrade_first(self, door: Door, message: RawRequestMessage, tail: bytes) -> None:
+        """The usual connection: its first request is an upgrade. Without an open handler it is a socket at once."""
+        upgrade = self._check(message)
+        if isinstance(upgrade, HttpResponse):
+            door.refuse_first(message, upgrade)
+            return
+        lane_index = self.pool.next_lane()
+        connection = self.sockets.admit(lane_index)
+        if connection is None:
+            door.refuse_first(message, overloaded())
+        elif self.pool.has_open_handler:
+            self._begin_opening(door, connection, tail)
+            task = self.loop.create_task(self._open_first(door, message, upgrade, connection, lane_index))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        else:
+            self._hand_over(door, upgrade, connection, tail)
+
+    async def _open_first(
+        self, door: Door, message: RawRequestMessage, upgrade: Upgrade, connection: AdmittedT, lane_index: int
+    ) -> None:
+        answer = await self._ask(door, message, connection, lane_index)
+        try:
+            if not self._is_still_there(door, connection):
+                return
+            if answer is None:
+                self._hand_over(door, upgrade, connection, b"")
+            else:
+                self._end_opening(door)
+                self.sockets.discard(connection)
+                door.refuse_first(message, answer)
+        except Exception:
+            door.broken()
+
+    async def _upgrade_later(self, door: Door, request: web.BaseRequest) -> web.StreamResponse:
+        """An upgrade behind other requests: the same, inside aiohttp's task."""
+        message = aiohttp_private.message_of(request)
+        upgrade = self._check(message)
+        if isinstance(upgrade, HttpResponse):
+            return door.end_with(upgrade)
+        if not door.has_upgrade or aiohttp_private.has_body(request.content):
+            # aiohttp's parser did not stop behind it, so what follows would not reach the socket.
+            return door.end_with(error_answer(400, "the Upgrade field must be websocket, alone"))
+        lane_index = self.pool.next_lane()
+        connection = self.sockets.admit(lane_index)
+        if connection is None:
+            return door.end_with(overloaded())
+        self._begin_opening(door, connection)
+        if self.pool.has_open_handler:
+            answer = await self._ask(door, message, connection, lane_index)
+            if self._is_still_there(door, connection) and answer is not None:
+                self._end_opening(door)
+                self.sockets.discard(connection)
+                return door.end_with(answer)
+        if self._is_still_there(door, connection):
+            self._hand_over(door, upgrade, connection, b"")
+        return NoAnswer()
+
+    def _check(self, message: RawRequestMessage) -> Upgrade | HttpResponse:
+        config = self.config
+        version = message.version
+        try:
+            return check_upgrade(
+                message.method,
+                version.major,
+                version.minor,
+                fields_of(message),
+                config.subprotocols,
+                config.allowed_origins,
+            )
+        except HandshakeError as error:
+            return refusal_of(error)
+
+    async def _ask(
+        self, door: Door, message: RawRequestMessage, connection: AdmittedT, lane_index: int
+    ) -> HttpResponse | None:
+        """Runs the open handler."""
+        try:
+            return await self.pool.open(connection.id, lane_index, request_of(message, door.remote, b""))
+        except Exception:
+            log.exception("cannot ask the open handler socket=%d remote=%s", connection.id, door.remote)
+            return error_answer(500)
+
+    def _hand_over(self, door: Door, upgrade: Upgrade, connection: AdmittedT, tail: bytes) -> None:
+        head = response_head(upgrade)
+        self._end_opening(door)
+        self._forget(door)
+        transport, early = door.let_go()
+        try:
+            self.sockets.accept(connection, transport, head, early or tail)
+        except Exception:
+            log.exception("cannot hand over a connection socket=%d", connection.id)
+            if transport.get_protocol() is door:
+                self.sockets.discard(connection)
+            transport.abort()
+
+    def _begin_opening(self, door: Door, connection: AdmittedT, tail: bytes = b"") -> None:
+        self._openings += 1
+        door.begin_opening(connection, tail)
+
+    def _end_opening(self, door: Door) -> AdmittedT | None:
+        if door.opening is None:
+            return None
+        self._openings -= 1
+        connection = cast("AdmittedT", door.opening)
+        door.opening = None
+        return connection
+
+    def _is_still_there(self, door: Door, connection: AdmittedT) -> bool:
+        """Whether the client has waited. One that left has been discarded then, or is now."""
+        if door.opening is not connection:
+            return False
+        if door.wire is None or door.wire.is_closing():
+            self._end_opening(door)
+            self.sockets.discard(connection)
+            return False
+        return True
+
+    # Plain HTTP. ----------------------------------------------------------------------------------------------------
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answers one request (called by aiohttp, one after the other for each connection)."""
+        door = request.protocol
+        assert isinstance(door, Door)
+        try:
+            return await self._answer(door, request)
+        except Exception:
+            log.exception("cannot answer remote=%s method=%s", door.remote, request.method)
+            return door.end_with(error_answer(500), request.method)
+
+    async def _answer(self, door: Door, request: web.BaseRequest) -> web.StreamResponse:
+        refusal = door.refusal
+        if refusal is not None:
+            door.refusal = None
+            return door.end_with(refusal)
+        message = aiohttp_private.message_of(request)
+        if hdrs.UPGRADE in message.headers and offers_websocket(fields_of(message)):
+            return await self._upgrade_later(door, request)
+        problem = _problem(message)
+        if problem is not None:
+            aiohttp_private.answer_in_1_1(request)
+            return door.end_with(problem, message.method)
+        body = b""
+        if aiohttp_private.has_body(request.content):
+            read = await self._read_body(door, message, request.content)
+            if isinstance(read, HttpResponse):
+                return door.end_with(read, message.method)
+            body = read
+        answer = await self.pool.http(request_of(message, door.remote, body))
+        is_last = door.is_last and not door.waiting or self.is_stopping
+        return response_of(answer, message.method, is_last)
+
+    async def _read_body(self, door: Door, message: RawRequestMessage, content: StreamReader) -> bytes | HttpResponse:
+        """Returns the whole body, or the answer to one that cannot be had."""
+        limit = self.config.max_body_size
+        length = message.headers.get(hdrs.CONTENT_LENGTH)
+        if length is not None and int(length.lstrip("0")[:20] or "0") > limit:
+            return error_answer(413)
+        expects = message.headers.get(hdrs.EXPECT)
+        if expects is not None and message.version == HttpVersion11:
+            if expects.lower() != "100-continue":
+                return error_answer(417)
+            if not content.total_bytes and not content.is_eof() and door.wire is not None:
+                door.wire.write(CONTINUE)
+        try:
+            if content.is_eof():
+                body = content.read_nowait()
+            else:
+                async with asyncio.timeout(self.config.http_timeout):
+                    body = await _collect(content, limit)
+        except TimeoutError:
+            return error_answer(408)
+        except (RequestPayloadError, ConnectionError):
+            return error_answer(400)
+        return body if len(body) <= limit else error_answer(413)
+
+
+def _problem(message: RawRequestMessage) -> HttpResponse | None:
+    """Returns the answer to what the parser lets through and nobody should handle."""
+    version = message.version
+    if version != HttpVersion11 and version != HttpVersion10:
+        return error_answer(505 if version.major >= 2 else 400)
+    if message.method == hdrs.METH_CONNECT:
+        return error_answer(501)
+    coding = message.headers.get(hdrs.TRANSFER_ENCODING)
+    if coding is not None:
+        if version == HttpVersion10:  # RFC 9112 section 6.1: its framing is faulty
+            return error_answer(400)
+        if coding.lower() != "chunked":
+            return error_answer(501)
+    if _HOST.fullmatch(message.headers.get(hdrs.HOST, "")) is None:  # RFC 9112 section 3.2
+        return error_answer(400)
+    return None
+
+
+async def _collect(content: StreamReader, limit: int) -> bytes:
+    """Reads a body to its end, or to some bytes behind the limit."""
+    parts: list[bytes] = []
+    size = 0
+    while size <= limit:
+        part = await content.readany()
+        if not part:
+            break
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)

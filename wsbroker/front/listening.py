@@ -1,0 +1,227 @@
+"""Listening sockets: made here rather than by the loop, so that all of several addresses are bound or none.
+
+Nothing is accepted before every address is bound; a failure closes what was bound and says which address and why.
+"""
+
+import asyncio
+import errno
+import os
+import socket
+import stat
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
+
+from wsbroker.addresses import Address, TcpAddress, UnixAddress, bind_failure
+
+BACKLOG: Final = 4096
+"""Connections the kernel holds for us between two turns of the loop (cut to `net.core.somaxconn`)."""
+
+_SAME_PORT_TRIES: Final = 16
+"""How often a free port of one family is given back because the other family does not have it free."""
+
+_NO_SUCH_FAMILY: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
+
+_Target: TypeAlias = tuple[int, tuple[str, int] | tuple[str, int, int, int]]
+"""Family and socket address."""
+
+
+class Listener:
+    """The sockets of one address that was asked for.
+
+    Args:
+        address: with the real port.
+        sockets: bound and listening.
+        also: further addresses, where the families of one name could not get the same free port.
+    """
+
+    __slots__ = ("_identity", "_servers", "address", "also", "sockets")
+
+    def __init__(self, address: Address, sockets: list[socket.socket], also: Sequence[Address] = ()) -> None:
+        self.address = address
+        self.also = also
+        self.sockets = sockets
+        self._servers: list[asyncio.AbstractServer] = []
+        self._identity: tuple[int, int] | None = None
+        if isinstance(address, UnixAddress):
+            found = os.stat(address.path)
+            self._identity = (found.st_dev, found.st_ino)
+
+    async def serve(self, factory: Callable[[], asyncio.Protocol]) -> None:
+        """Starts accepting; each connection gets a protocol from `factory`."""
+        loop = asyncio.get_running_loop()
+        for sock in self.sockets:
+            sock.setblocking(False)
+            make = loop.create_unix_server if isinstance(self.address, UnixAddress) else loop.create_server
+            self._servers.append(await make(factory, sock=sock, backlog=BACKLOG))
+
+    def close(self) -> None:
+        """Stops accepting and removes a Unix socket's file, if it is still ours. Connections stay."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        for sock in self.sockets:
+            sock.close()
+        self.sockets.clear()
+        if self._identity is not None and isinstance(self.address, UnixAddress):
+            _remove(self.address.path, self._identity)
+            self._identity = None
+
+
+async def bind(addresses: Sequence[Address]) -> list[Listener]:
+    """Binds every address and listens, without accepting yet.
+
+    Raises:
+        OSError: one of them cannot be bound; its text names the address and says what to do. Nothing stays bound.
+    """
+    listeners: list[Listener] = []
+    try:
+        for address in addresses:
+            try:
+                listeners.append(await _bind_one(address))
+            except OSError as error:
+                raise bind_failure(address, error) from error
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+async def _bind_one(address: Address) -> Listener:
+    if isinstance(address, UnixAddress):
+        return _bind_unix(address)
+    targets = await _resolve(address)
+    if address.port:
+        sockets = _bind_all(targets, address.port)
+    else:
+        sockets = _bind_any_port(targets)
+    ports = [int(sock.getsockname()[1]) for sock in sockets]
+    if len(set(ports)) == 1:
+        return Listener(TcpAddress(address.host, ports[0]), sockets)
+    bound = [TcpAddress(str(sock.getsockname()[0]), port) for sock, port in zip(sockets, ports, strict=True)]
+    return Listener(bound[0], sockets, bound[1:])
+
+
+async def _resolve(address: TcpAddress) -> list[_Target]:
+    if not address.host:
+        return [(socket.AF_INET, ("0.0.0.0", address.port)), (socket.AF_INET6, ("::", address.port, 0, 0))]
+    found = await asyncio.get_running_loop().getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    targets: list[_Target] = []
+    for family, _, _, _, target in found:
+        if family in (socket.AF_INET, socket.AF_INET6) and (family, target) not in targets:
+            targets.append((family, target))  # type: ignore[arg-type]  # the two shapes of these two families
+    return targets
+
+
+def _bind_all(targets: Sequence[_Target], port: int) -> list[socket.socket]:
+    """Binds all targets to one port (0: the first gets any, the others the same).
+
+    A family that this machine does not speak is left out, as long as another is there.
+    """
+    sockets: list[socket.socket] = []
+    refused: OSError | None = None
+    try:
+        for family, target in targets:
+            try:
+                sock = _bind_tcp(family, (target[0], port, *target[2:]))
+            except OSError as error:
+                if error.errno not in _NO_SUCH_FAMILY:
+                    raise
+                refused = refused or error
+                continue
+            sockets.append(sock)
+            port = port or int(sock.getsockname()[1])
+        if not sockets:
+            raise refused or OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _bind_any_port(targets: Sequence[_Target]) -> list[socket.socket]:
+    for _ in range(_SAME_PORT_TRIES):
+        try:
+            return _bind_all(targets, 0)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+    sockets: list[socket.socket] = []
+    try:
+        for target in targets:
+            sockets += _bind_all([target], 0)
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _bind_tcp(family: int, target: tuple[object, ...]) -> socket.socket:
+    # The protocol number is given because asyncio looks for it before it sets TCP_NODELAY on what it accepts.
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        if os.name == "posix":  # elsewhere it lets two servers share a port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(target)
+        # Two sockets that both have SO_REUSEADDR may bind the same port; who comes second learns it only here.
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind_unix(address: UnixAddress) -> Listener:
+    path = address.path
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        try:
+            sock.bind(path)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            _remove_stale(path, error)
+            sock.bind(path)
+        sock.listen(BACKLOG)
+        return Listener(address, [sock])
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _remove_stale(path: str, in_use: OSError) -> None:
+    """Removes the socket file of a server that is gone.
+
+    Raises:
+        OSError: `in_use` if somebody listens there, or another one if the path is no socket.
+    """
+    found = os.lstat(path)
+    if not stat.S_ISSOCK(found.st_mode):
+        raise OSError(errno.EEXIST, "there is something else than a socket; remove it, or choose another path")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            _remove(path, (found.st_dev, found.st_ino))
+            return
+        except OSError:
+            # Not stale as far as we can tell: its backlog is full, or we may not connect.
+            raise in_use from None
+    raise in_use
+
+
+def _remove(path: str, identity: tuple[int, int]) -> None:
+    """Unlinks `path` if it is still the file with that device and inode number."""
+    try:
+        found = os.lstat(path)
+        if (found.st_dev, found.st_ino) == identity:
+            os.unlink(path)
+    except OSError:
+        pass  # gone already, or no longer ours to remove

@@ -1,0 +1,188 @@
+"""One running broker inside an event loop: its parts, built, started and stopped in order.
+
+Start:  core → port of the main interpreter → workers (handlers imported) → listeners. So a handler that cannot be
+imported is reported before a port opens, and `handle_worker_start` can already call the API.
+Stop:   listeners → sockets (1001, in paced batches) → workers (close handlers run, `handle_worker_stop`) → port.
+
+May import: everything. It is the only place where `front`, `pool` and `server` meet.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from wsbroker.addresses import Address
+from wsbroker.broker.limits import DISCONNECT, DROP_NEW, DROP_OLD, Limits
+from wsbroker.config import Config
+from wsbroker.front.front import Front
+from wsbroker.pool.local_port import LocalPort
+from wsbroker.pool.pool import Pool
+from wsbroker.server.inline import InlineRunner
+from wsbroker.server.sockets import Settings as SocketSettings
+from wsbroker.server.sockets import Sockets
+from wsbroker.worker import port
+
+logger = logging.getLogger(__name__)
+
+CLOSE_BATCH: Final = 500
+"""Sockets closed at once during a shutdown; between batches the loop flushes, and clients spread their reconnects."""
+CLOSE_PAUSE_S: Final = 0.05
+POLL_S: Final = 0.02
+WARN_EVERY_S: Final = 1.0
+POLICIES: Final = {"disconnect": DISCONNECT, "drop_new": DROP_NEW, "drop_old": DROP_OLD}
+
+
+class Node:
+    """Everything that runs for one `start()`. Loop thread only.
+
+    Args:
+        config: all settings.
+        spec: what `register_worker` was given.
+        on_fatal: called once if the broker cannot go on (workers in a crash loop).
+    """
+
+    def __init__(self, config: Config, spec: object, on_fatal: Callable[[BaseException], None]) -> None:
+        self.config = config
+        self.spec = spec
+        self.on_fatal = on_fatal
+        self.addresses: list[Address] = []
+        self.sockets = Sockets(asyncio.get_running_loop(), _limits(config), _socket_settings(config))
+        self.broker = self.sockets.broker
+        self.local_port = LocalPort(self.broker, config.command_bytes)
+        self.pool = Pool(config, spec, self.broker, self.local_port, on_fatal)
+        self.front = Front(config, self.sockets, self.pool)
+        self._warner: asyncio.TimerHandle | None = None
+        self._warned: set[str] = set()
+
+    async def open(self, addresses: Sequence[Address]) -> None:
+        """Starts the workers and listens.
+
+        Raises:
+            ConfigError: the handlers cannot be loaded.
+            WorkerError: a worker did not start.
+            OSError: an address cannot be bound; nothing stays bound.
+        """
+        self.local_port.start()
+        port.set_default(self.local_port)
+        try:
+            self.broker.deliver = self.pool.post
+            await self.pool.start()
+            self._wire_inline()
+            self.addresses = await self.front.listen(addresses)
+        except BaseException:
+            await self.close(0)
+            raise
+        self.sockets.tick()
+        self._warn()
+
+    def _wire_inline(self) -> None:
+        """Lets compiled code call the message handler itself, with the interpreted runtime for what is rare."""
+        inline = self.pool.inline
+        if inline is None:
+            return
+        runtime, handlers = inline.runtime, inline.handlers
+        runner = InlineRunner(
+            self.broker,
+            self.broker.lanes[0],
+            handlers.message_raw,
+            handlers.message_arity,
+            self.config.handler_timeout,
+            runtime.begin_result,
+            runtime.message_failed,
+            runtime.message_slow,
+            runtime.begin_close,
+            runtime.message_missing,
+        )
+        runtime.release = runner.release
+        self.sockets.inline = runner
+
+    async def close(self, timeout_s: float) -> None:
+        """Stops everything; after `timeout_s` whatever is left is dropped. Never raises for a stuck handler or client."""
+        deadline = time.monotonic() + timeout_s
+        if self._warner is not None:
+            self._warner.cancel()
+        self.front.stop_listening()
+        await self._close_sockets(deadline)
+        await self.pool.stop(max(0.0, deadline - time.monotonic()))
+        await self.front.stop(max(0.0, deadline - time.monotonic()))
+        dropped = self.sockets.abort_all()
+        if dropped:
+            logger.info("connections dropped count=%d", dropped)
+            await asyncio.sleep(0)
+        if port.default is self.local_port:
+            port.set_default(None)
+        self.local_port.stop()
+
+    async def _close_sockets(self, deadline: float) -> None:
+        while self.sockets.close_some(CLOSE_BATCH, 1001, "server shutdown") and time.monotonic() < deadline:
+            await asyncio.sleep(CLOSE_PAUSE_S)
+        self.sockets.close_some(1 << 60, 1001, "server shutdown")  # out of time: all at once
+        limit = min(deadline, time.monotonic() + self.config.close_timeout)
+        while self.sockets.count and time.monotonic() < limit:
+            await asyncio.sleep(POLL_S)
+
+    def _warn(self) -> None:
+        """The core counts and does not log: what an operator should hear of is said once, here."""
+        counters = self.broker.counters
+        if counters.subscriptions_refused:
+            limit = self.config.max_channels_per_socket
+            self._once(f"a subscription was refused: a socket may hold {limit} (max_channels_per_socket)")
+        if counters.slow_consumers:
+            self._once("a slow consumer was closed with 1013 (max_queue_bytes, write_timeout)")
+        if counters.frames_dropped:
+            self._once(f"messages to slow consumers are dropped (slow_consumer={self.config.slow_consumer})")
+        if counters.mailboxes_full:
+            self._once("a worker is behind: messages wait with their sockets (mailbox_bytes, workers)")
+        if counters.commands_refused:
+            self._once("commands of a worker were not understood and ignored: please report this")
+        self._warner = asyncio.get_running_loop().call_later(WARN_EVERY_S, self._warn)
+
+    def _once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            logger.warning("%s", text)
+
+    def statistics(self) -> dict[str, int]:
+        """Counters and sizes, as plain numbers."""
+        counters = self.broker.counters
+        return {
+            "sockets": len(self.broker.sockets),
+            "connections": self.sockets.count,
+            "channels": len(self.broker.table),
+            "sockets_opened": counters.sockets_opened,
+            "sockets_closed": counters.sockets_closed,
+            "messages_received": counters.messages_received,
+            "publications": counters.publications,
+            "unheard": counters.unheard,
+            "frames_dropped": counters.frames_dropped,
+            "slow_consumers": counters.slow_consumers,
+            "subscriptions_refused": counters.subscriptions_refused,
+            "inboxes_full": counters.inboxes_full,
+            "mailboxes_full": counters.mailboxes_full,
+            "timers": int(self.sockets.wheel.count),
+            "command_bytes": self.local_port.waiting_bytes,
+        }
+
+
+def _limits(config: Config) -> Limits:
+    return Limits(
+        config.max_queue_bytes,
+        POLICIES[config.slow_consumer],
+        config.inbox_bytes,
+        config.max_channels_per_socket,
+    )
+
+
+def _socket_settings(config: Config) -> SocketSettings:
+    return SocketSettings(
+        max_connections=config.connection_limit(),
+        max_message_size=config.max_message_size,
+        read_budget_bytes=config.read_budget_bytes,
+        read_budget_frames=config.read_budget_frames,
+        ping_interval=config.ping_interval,
+        pong_timeout=config.pong_timeout,
+        write_timeout=config.write_timeout,
+        close_timeout=config.close_timeout,
+    )

@@ -1,0 +1,101 @@
+"""Carriers: what carries one worker, whatever its kind.
+
+Every kind has a daemon thread on the broker's side. For `thread` the handlers run in it; another kind runs its
+interpreter in it, or waits in it for its process. So starting, noticing the end and leaving behind what is stuck are
+the same for all.
+"""
+
+import asyncio
+import logging
+import socket
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
+
+from wsbroker.errors import WorkerError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a worker is started with: the arguments of `worker_main` that are the same for all of a pool."""
+
+    sys_path: list[str]
+    spec: object
+    options: Mapping[str, object]
+
+
+class Carrier(ABC):
+    """One worker's carrier; used for one start.
+
+    Args:
+        name: of the thread and in the log.
+        work: what to run.
+    """
+
+    def __init__(self, name: str, work: Work) -> None:
+        self.name = name
+        self.work = work
+        self.outcome = ""
+        """How it ended, for the log: empty while it runs and after a proper end. Valid after `wait_ended`."""
+        self._loop = asyncio.get_running_loop()
+        self._ended = asyncio.Event()
+        self._thread: threading.Thread | None = None
+
+    @abstractmethod
+    def carry(self, wire: socket.socket, control: socket.socket) -> None:
+        """Runs the worker to its end on these ends of its streams. In the carrier's thread."""
+
+    def kill(self) -> None:  # noqa: B027 (most kinds cannot)
+        """Ends a stuck worker by force, where the kind can do that; elsewhere it is left behind."""
+
+    @final
+    def launch(self) -> tuple[socket.socket, socket.socket]:
+        """Starts it.
+
+        Returns:
+            the broker's ends of the wire and of the control stream.
+
+        Raises:
+            WorkerError: the system has no descriptors or threads left.
+        """
+        opened: list[socket.socket] = []
+        try:
+            opened.extend(socket.socketpair())
+            opened.extend(socket.socketpair())
+            our_wire, wire, our_control, control = opened
+            thread = threading.Thread(target=self._main, args=(wire, control), name=self.name, daemon=True)
+            thread.start()
+        except (OSError, RuntimeError) as error:
+            for end in opened:
+                end.close()
+            raise WorkerError(f"worker {self.name} cannot be started: {error}") from error
+        self._thread = thread
+        return our_wire, our_control
+
+    @final
+    async def wait_ended(self) -> None:
+        """Waits until nothing of the worker runs any more."""
+        await self._ended.wait()
+        if self._thread is not None:
+            self._thread.join()  # past its last line already
+
+    @final
+    def _main(self, wire: socket.socket, control: socket.socket) -> None:
+        try:
+            self.carry(wire, control)
+        except SystemExit as end:
+            self.outcome = f"SystemExit({end.code!r})"
+        except BaseException as error:
+            logger.exception("worker ended by an exception worker=%s", self.name)
+            self.outcome = f"{type(error).__name__}: {error}"
+        finally:
+            wire.close()
+            control.close()
+            try:
+                self._loop.call_soon_threadsafe(self._ended.set)
+            except RuntimeError:
+                logger.debug("worker ended after its loop worker=%s", self.name)

@@ -1,0 +1,61 @@
+"""What the pool needs of the compiled core, as types: tests put a plain Python fake in its place."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from wsbroker.wire.commands import Command
+from wsbroker.wire.events import Event
+
+
+class LaneView(Protocol):
+    """The core's book-keeping of the way to one worker, read only."""
+
+    @property
+    def generation(self) -> int:
+        """Grows when the worker is lost; what an older one still says is ignored."""
+
+    @property
+    def in_flight(self) -> int:
+        """Bytes of messages that are on their way or being handled (credit in use)."""
+
+    @property
+    def closing(self) -> Mapping[int, Event]:
+        """CLOSE events whose handler has not run yet, by socket id."""
+
+    @property
+    def socket_count(self) -> int:
+        """Sockets pinned to this worker."""
+
+
+class Calls(Protocol):
+    """What handlers can ask, as the core answers it. Unknown ids are ignored and counted, never errors."""
+
+    def send(self, socket_id: int, data: object, /) -> None: ...
+    def publish(self, channel: bytes, data: object, exclude: tuple[int, ...], /) -> None: ...
+    def subscribe(self, socket_id: int, channel: bytes, /) -> bool: ...
+    def unsubscribe(self, socket_id: int, channel: bytes, /) -> bool: ...
+    def set_token(self, socket_id: int, token: bytes | None, /) -> None: ...
+    def copy_subscriptions(self, source_id: int, target_id: int, /) -> None: ...
+    def close(self, socket_id: int, code: int, reason: str, /) -> None: ...
+    def subscriber_count(self, channel: bytes, /) -> int: ...
+    def subscribers(self, channel: bytes, /) -> list[int]: ...
+    def subscriptions(self, socket_id: int, /) -> list[bytes]: ...
+    def channels(self) -> list[bytes]: ...
+    def is_open(self, socket_id: int, /) -> bool: ...
+    def queued_bytes(self, socket_id: int, /) -> int: ...
+
+    def apply(self, lane_index: int, generation: int, batch: list[Command], /) -> list[tuple[object, ...]]:
+        """Applies commands in order; returns what is not the core's (lane -1: the ANSWER events to its questions)."""
+
+
+class Core(Calls, Protocol):
+    """`Calls`, and the ways to the workers."""
+
+    def add_lane(self, index: int, credit_bytes: int, is_inline: bool, /) -> LaneView:
+        """Adds the way to one more worker; indexes count from 0."""
+
+    def lane_lost(self, index: int, code: int, /) -> list[Event]:
+        """Closes all sockets of a dead worker; returns the CLOSE events whose handler has not run."""
+
+    def adopt_closes(self, index: int, closes: list[Event], /) -> None:
+        """Gives CLOSE events of a dead worker to another one: they are posted to it at the end of this turn."""

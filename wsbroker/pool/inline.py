@@ -1,0 +1,105 @@
+"""Kind `inline`: handlers run in the broker's own event loop, so there is no wire, no mailbox and nothing to replace.
+
+Messages and closes do not come through here: the compiled runner calls the handlers itself, and `runtime` for what is
+rare.
+"""
+
+import asyncio
+import logging
+from typing import Final
+
+from wsbroker.config import Config
+from wsbroker.errors import ConfigError, WorkerError
+from wsbroker.wire.http import HttpRequest, HttpResponse
+from wsbroker.worker.loader import Handlers, load
+from wsbroker.worker.options import Options
+from wsbroker.worker.port import Port
+from wsbroker.worker.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+NAME: Final = "inline"
+
+
+class InlineWorker:
+    """The one worker of an inline pool.
+
+    Args:
+        config: all settings.
+        spec: what `register_worker` was given.
+        port: what the handlers call.
+        options: how handlers are run.
+    """
+
+    def __init__(self, config: Config, spec: object, port: Port, options: Options) -> None:
+        self._config = config
+        self._spec = spec
+        self._port = port
+        self._options = options
+        self._handlers: Handlers | None = None
+        self._runtime: Runtime | None = None
+        self.state = "starting"
+        """As in `place.WorkerStatistics`."""
+
+    @property
+    def handlers(self) -> Handlers:
+        """The application's handlers; there after `start`."""
+        assert self._handlers is not None, "the inline worker has not started"
+        return self._handlers
+
+    @property
+    def runtime(self) -> Runtime:
+        """Runs them; there after `start`."""
+        assert self._runtime is not None, "the inline worker has not started"
+        return self._runtime
+
+    async def start(self) -> list[str]:
+        """Finds the handlers and runs `handle_worker_start`; returns their names.
+
+        Raises:
+            ConfigError: the spec cannot work.
+            WorkerError: `handle_worker_start` raised.
+        """
+        handlers = load(self._spec)
+        runtime = Runtime(handlers, self._port, self._options)
+        try:
+            await runtime.start()
+        except ConfigError:
+            raise
+        except (Exception, SystemExit) as error:
+            text = f"handle_worker_start of {handlers.where} failed: {type(error).__name__}: {error}"
+            raise WorkerError(text) from error
+        self._handlers = handlers
+        self._runtime = runtime
+        self.state = "running"
+        logger.info("worker started worker=%s handlers=%s", NAME, ",".join(handlers.names))
+        return list(handlers.names)
+
+    async def stop(self, timeout_s: float) -> bool:
+        """Lets handlers end and runs `handle_worker_stop`, each with half of the time; returns whether all ended."""
+        if self.state != "running":
+            return True
+        self.state = "stopping"
+        try:
+            is_done = await self.runtime.stop(timeout_s / 2)
+        finally:
+            self.state = "ended"
+        if not is_done:
+            logger.error("worker did not stop in time worker=%s timeout_s=%g", NAME, timeout_s)
+        return is_done
+
+    async def open(self, socket_id: int, request: HttpRequest) -> HttpResponse | None:
+        """Runs the open handler; None accepts."""
+        try:
+            async with asyncio.timeout(self._config.handshake_timeout):
+                return await self.runtime.run_open(request, socket_id)
+        except TimeoutError:
+            return HttpResponse(504, (), "Gateway Timeout")
+
+    async def http(self, request: HttpRequest) -> HttpResponse:
+        """Runs the HTTP handler, which is kept to `http_timeout` there: nothing waits before it."""
+        return await self.runtime.run_http(request)
+
+    def counts(self) -> dict[str, int]:
+        """What went wrong so far, by name."""
+        return {} if self._runtime is None else dict(self._runtime.counters)

@@ -1,0 +1,130 @@
+"""The broker's end of a worker's wire: bytes in become batches, batches out become one write. Never blocks the loop."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from wsbroker.wire.framing import Unpacker, pack
+
+logger = logging.getLogger(__name__)
+
+Batch = list[tuple[object, ...]]
+
+
+class _UnixLoop(Protocol):
+    """`AbstractEventLoop.create_unix_connection` as both asyncio and uvloop have it: `sock` instead of a path."""
+
+    async def create_unix_connection(
+        self, factory: Callable[[], "Link"], path: None, /, *, sock: socket.socket
+    ) -> tuple[asyncio.BaseTransport, "Link"]: ...
+
+
+class Link(asyncio.Protocol):
+    """One stream of batches.
+
+    Args:
+        name: for the log.
+        on_batch: is given each batch that came in; an exception of it means that the worker speaks nonsense.
+        on_lost: is called once, with the reason, when the other end is gone; not after `close`.
+    """
+
+    __slots__ = ("_is_closed", "_name", "_on_batch", "_on_lost", "_resumed", "_transport", "_unpacker", "is_paused")
+
+    def __init__(self, name: str, on_batch: Callable[[Batch], None], on_lost: Callable[[str], None]) -> None:
+        self._name = name
+        self._on_batch = on_batch
+        self._on_lost = on_lost
+        self._unpacker = Unpacker()
+        self._transport: asyncio.Transport | None = None
+        self._resumed: asyncio.Future[None] | None = None
+        self._is_closed = False
+        self.is_paused = False
+        """The transport has enough for now: whoever can wait calls `drain` before the next write."""
+
+    @property
+    def unwritten_bytes(self) -> int:
+        """Bytes that wait in the transport, beyond what the kernel has taken."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    def write(self, batch: Batch) -> None:
+        """Queues one batch; a closed link swallows it.
+
+        Raises:
+            ValueError: a field is not what the wire carries.
+        """
+        transport = self._transport
+        if transport is not None:
+            transport.write(pack(batch))
+
+    async def drain(self) -> None:
+        """Waits until the transport takes more, or the link is closed. For one task at a time."""
+        while self.is_paused and not self._is_closed:
+            self._resumed = asyncio.get_running_loop().create_future()
+            await self._resumed
+
+    def close(self) -> None:
+        """Drops the link at once; `on_lost` is not called, and what still comes in is ignored."""
+        self._is_closed = True
+        if self._transport is not None:
+            self._transport.abort()
+            self._transport = None
+        self._wake()
+
+    # Called by the loop. ----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keeps the transport."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Hands each complete batch on."""
+        if self._is_closed:
+            return
+        try:
+            for batch in self._unpacker.feed(data):
+                self._on_batch(batch)
+                if self._is_closed:
+                    return
+        except Exception as error:
+            logger.exception("wire broken worker=%s", self._name)
+            self._lose(f"what it sent could not be read or applied: {error!r}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The other end is gone."""
+        self._lose("it ended by itself" if exc is None else f"its wire broke: {exc}")
+
+    def pause_writing(self) -> None:
+        """The transport's buffer is over its high mark."""
+        self.is_paused = True
+
+    def resume_writing(self) -> None:
+        """The transport's buffer is under its low mark."""
+        self.is_paused = False
+        self._wake()
+
+    def _lose(self, reason: str) -> None:
+        if not self._is_closed:
+            self.close()
+            self._on_lost(reason)
+
+    def _wake(self) -> None:
+        if self._resumed is not None:
+            if not self._resumed.done():
+                self._resumed.set_result(None)
+            self._resumed = None
+
+
+async def connect(end: socket.socket, link: Link) -> None:
+    """Gives the link its transport. The socket belongs to the transport from here on, also when this fails."""
+    loop = asyncio.get_running_loop()
+    end.setblocking(False)
+    try:
+        if end.family == getattr(socket, "AF_UNIX", None):
+            await cast(_UnixLoop, loop).create_unix_connection(lambda: link, None, sock=end)
+        else:
+            await loop.create_connection(lambda: link, sock=end)
+    except BaseException:
+        end.close()
+        raise

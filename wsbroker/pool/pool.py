@@ -1,0 +1,268 @@
+"""All workers of a server: which one gets what, what becomes of the work of one that is lost, start and stop."""
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from wsbroker.config import Config, WorkerKind
+from wsbroker.pool.carrier import Carrier, Work
+from wsbroker.pool.closes import LeftCloses
+from wsbroker.pool.core import Core, LaneView
+from wsbroker.pool.inline import InlineWorker
+from wsbroker.pool.kinds import CARRIERS, choose_kind
+from wsbroker.pool.link import Batch
+from wsbroker.pool.local_port import LocalPort
+from wsbroker.pool.place import Owner, Place, WorkerStatistics, idle_statistics
+from wsbroker.pool.tasks import Tasks
+from wsbroker.pool.wire_worker import PROBE_INTERVAL_S, unavailable
+from wsbroker.wire.events import Event
+from wsbroker.wire.http import HttpRequest, HttpResponse
+from wsbroker.worker.options import Options
+
+logger = logging.getLogger(__name__)
+
+REQUEST_OVERHEAD_BYTES: Final = 1024
+"""What an HTTP request costs beyond its body while a worker has it, so that requests without one are bounded too."""
+FAILED_START_STOP_S: Final = 5.0
+"""How long the other workers may take to stop after one could not start."""
+
+
+class Pool(Owner):
+    """The workers of one server. Adds its lanes to the core.
+
+    Args:
+        config: all settings.
+        spec: what `register_worker` was given.
+        core: the broker.
+        port: of the main interpreter; inline handlers use it.
+        on_fatal: called once if the workers cannot be kept alive: the server has to end with this error.
+        carrier_for: makes the carrier of a worker; None: as `config.worker_kind` says.
+
+    Raises:
+        ConfigError: this kind of worker is not available.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        spec: object,
+        core: Core,
+        port: LocalPort,
+        on_fatal: Callable[[Exception], None],
+        carrier_for: Callable[[str, Work], Carrier] | None = None,
+    ) -> None:
+        kind, reason = choose_kind(config.worker_kind, spec)
+        self.kind: Final[WorkerKind] = kind
+        self.size: Final = config.workers_for(self.kind)
+        logger.info("workers kind=%s count=%d reason=%r", self.kind, self.size, reason)
+        self._config = config
+        self._on_fatal = on_fatal
+        self._tasks = Tasks()
+        self._timer: asyncio.TimerHandle | None = None
+        self._next = 0
+        self._is_stopping = False
+        self._has_failed = False
+        self.handlers_found: frozenset[str] = frozenset()
+        """Names of the handlers that the spec has; known after `start`."""
+        self.has_open_handler = True
+        """Whether `open` is to be asked before a 101: there is a handler, or a worker that cannot take a socket now."""
+        self.has_http_handler = False
+        self._has_open = False
+        is_inline = self.kind == "inline"
+        self.lanes: Final[Sequence[LaneView]] = [
+            core.add_lane(index, config.mailbox_bytes, is_inline) for index in range(self.size)
+        ]
+        options = worker_options(config)
+        self.inline: Final = InlineWorker(config, spec, port, Options.from_plain(options)) if is_inline else None
+        self._places: list[Place] = []
+        self._closes = LeftCloses(core, self._places)
+        if not is_inline:
+            make = carrier_for or CARRIERS[self.kind]
+            work = Work(list(sys.path), spec, options)
+            self._places += [
+                Place(index, lane, lambda name: make(name, work), core, config, self._tasks, self)
+                for index, lane in enumerate(self.lanes)
+            ]
+
+    # Start and stop. --------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Starts all workers at once; returns when each has its handlers and `handle_worker_start` has returned.
+
+        Raises:
+            ConfigError: the spec cannot work; the text says what was found, what is expected and what to do.
+            WorkerError: a worker could not be started.
+        """
+        if self.inline is not None:
+            names = await self.inline.start()
+        else:
+            names = await self._start_places()
+        self.handlers_found = frozenset(names)
+        self.has_http_handler = "handle_http_request" in self.handlers_found
+        self._has_open = "handle_socket_open" in self.handlers_found
+        self._look_at_opens()
+        if self._places:
+            self._arm()
+
+    async def _start_places(self) -> list[str]:
+        starts = [asyncio.ensure_future(place.start()) for place in self._places]
+        try:
+            await asyncio.wait(starts, return_when=asyncio.FIRST_EXCEPTION)
+            return [start.result() for start in starts if start.done()][-1]
+        except BaseException:
+            for start in starts:
+                start.cancel()
+            await asyncio.gather(*starts, return_exceptions=True)
+            await self.stop(FAILED_START_STOP_S)
+            raise
+
+    def _look_at_opens(self) -> None:
+        all_run = all(place.is_running for place in self._places) and not self._is_stopping
+        self.has_open_handler = self._has_open or not all_run
+
+    async def stop(self, timeout_s: float) -> None:
+        """Ends all workers: what was posted before is handled, `handle_worker_stop` runs, what is stuck is left behind.
+
+        Args:
+            timeout_s: how long all of it may take.
+        """
+        self._is_stopping = True
+        self._look_at_opens()
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        if self.inline is not None:
+            await self.inline.stop(timeout_s)
+        results = await asyncio.gather(*(place.stop(timeout_s) for place in self._places), return_exceptions=True)
+        for place, result in zip(self._places, results, strict=True):
+            if isinstance(result, BaseException):
+                logger.error("worker could not be stopped worker=%s", place.name, exc_info=result)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        await self._tasks.finish()
+        self._closes.give_up()
+        left_s = deadline - asyncio.get_running_loop().time()
+        logger.info("workers stopped count=%d left_behind=%d spare_s=%.1f", self.size, results.count(False), left_s)
+
+    def _arm(self) -> None:
+        """One timer for all workers."""
+        self._timer = asyncio.get_running_loop().call_later(PROBE_INTERVAL_S, self._watch)
+
+    def _watch(self) -> None:
+        """Probes every worker."""
+        self._arm()
+        for place in self._places:
+            if place.worker is not None:
+                place.worker.probe()
+
+    # What the core and the front door ask. ----------------------------------------------------------------------
+
+    def post(self, lane_index: int, batch: Batch) -> None:
+        """Takes a worker's events at the end of a turn. Never waits, never raises."""
+        worker = self._places[lane_index].worker
+        if worker is not None:
+            worker.post(batch)
+
+    def next_lane(self) -> int:
+        """The lane of the worker that the next socket is pinned to: one that runs, if any does."""
+        places = self._places
+        count = len(places)
+        if count < 2:
+            return 0
+        first = self._next
+        if self._config.balance == "least-connections":
+            running = [place for place in places if place.is_running]
+            if running:
+                # Ties go round, so that a burst that is not counted yet does not land on one worker.
+                chosen = min(running, key=lambda place: (place.lane.socket_count, (place.index - first) % count))
+                self._next = (chosen.index + 1) % count
+                return chosen.index
+        for step in range(count):
+            index = (first + step) % count
+            if places[index].is_running:
+                self._next = (index + 1) % count
+                return index
+        self._next = (first + 1) % count
+        return first
+
+    async def open(self, socket_id: int, lane_index: int, request: HttpRequest) -> HttpResponse | None:
+        """Asks the open handler of this socket's worker. Whoever loses interest cancels the call.
+
+        Returns:
+            None: accepted; else the response to send instead of the 101.
+        """
+        if self.inline is not None:
+            return unavailable() if self._is_stopping else await self.inline.open(socket_id, request)
+        place = self._places[lane_index]
+        worker = place.worker
+        if self._is_stopping or worker is None or not place.is_running:
+            return unavailable()
+        if not self._has_open:
+            return None
+        return await worker.open(socket_id, request.fields())
+
+    def forget(self, socket_id: int, lane_index: int) -> None:
+        """Tells the worker that a socket which `open` had accepted was gone before its 101."""
+        if self.inline is None and self._has_open:
+            worker = self._places[lane_index].worker
+            if worker is not None:
+                worker.forget(socket_id)
+
+    async def http(self, request: HttpRequest) -> HttpResponse:
+        """Asks the HTTP handler of the worker with the fewest requests in flight."""
+        if not self.has_http_handler:
+            return HttpResponse(503, {}, "No HTTP handler registered")
+        if self.inline is not None:
+            return unavailable() if self._is_stopping else await self.inline.http(request)
+        size_bytes = len(request.body) + REQUEST_OVERHEAD_BYTES
+        best: Place | None = None
+        fewest = 0
+        for place in self._places:
+            worker = place.worker
+            if worker is None or not place.is_running or self._is_stopping:
+                continue
+            if worker.request_bytes and worker.request_bytes + size_bytes > self._config.mailbox_bytes:
+                continue
+            if best is None or worker.requests_in_flight < fewest:
+                best, fewest = place, worker.requests_in_flight
+        if best is None or best.worker is None:
+            return unavailable()
+        return await best.worker.http(request.fields(), size_bytes)
+
+    def statistics(self) -> list[WorkerStatistics]:
+        """One entry for each worker."""
+        if self.inline is not None:
+            counts = self.inline.counts()
+            return [idle_statistics("inline", self.inline.state, self.lanes[0].socket_count, counts)]
+        return [place.statistics() for place in self._places]
+
+    # What its places tell. --------------------------------------------------------------------------------------
+
+    def place_runs(self, place: Place) -> None:
+        """A replacement has started."""
+        self._look_at_opens()
+        self._closes.find_homes()
+
+    def closes_left(self, place: Place, closes: list[Event]) -> None:
+        """A worker is lost: its unfinished close handlers run elsewhere."""
+        self._look_at_opens()
+        self._closes.left(place, closes)
+
+    def place_failed(self, error: Exception) -> None:
+        """A crash loop."""
+        if not self._has_failed and not self._is_stopping:
+            self._has_failed = True
+            logger.critical("workers cannot be kept alive: %s", error)
+            self._on_fatal(error)
+
+
+def worker_options(config: Config) -> dict[str, object]:
+    """What a worker needs of the settings, as plain values that any wire carries; see `worker.options.Options`."""
+    return {
+        "handler_timeout": config.handler_timeout,
+        "http_timeout": config.http_timeout,
+        "worker_hang_timeout": config.worker_hang_timeout,
+        "on_handler_error": config.on_handler_error,
+        "worker_arg": config.worker_arg,
+    }

@@ -1,0 +1,41 @@
+"""The pool's tasks: each has a root that logs what nobody else caught, and none outlives `finish`."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Final
+
+logger = logging.getLogger(__name__)
+
+
+class Tasks:
+    """Starts tasks and ends them together."""
+
+    def __init__(self) -> None:
+        self._running: Final[set[asyncio.Task[None]]] = set()
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def spawn(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
+        """Runs `work` as a task of this name."""
+        task = asyncio.get_running_loop().create_task(_root(work, name), name=name)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        task.add_done_callback(lambda _: work.close())  # one that was cancelled before its first step never got to it
+        return task
+
+    async def finish(self) -> None:
+        """Cancels what still runs, but for the task that calls this, and waits for its end."""
+        running = [task for task in self._running if task is not asyncio.current_task()]
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
+
+
+async def _root(work: Coroutine[object, object, None], name: str) -> None:
+    try:
+        await work
+    except Exception:
+        logger.exception("task failed task=%s", name)

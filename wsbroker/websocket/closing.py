@@ -1,0 +1,64 @@
+"""Close codes: which may stand in a Close frame, which this server uses, and what a client should do then.
+
+Source: RFC 6455 section 7.4 and the WebSocket Close Code Number Registry of IANA (1012 to 1014).
+"""
+
+from typing import Final
+
+NORMAL: Final = 1000
+GOING_AWAY: Final = 1001
+PROTOCOL_ERROR: Final = 1002
+UNSUPPORTED_DATA: Final = 1003
+NO_STATUS: Final = 1005
+ABNORMAL: Final = 1006
+INVALID_TEXT: Final = 1007
+POLICY_VIOLATION: Final = 1008
+MESSAGE_TOO_BIG: Final = 1009
+INTERNAL_ERROR: Final = 1011
+SERVICE_RESTART: Final = 1012
+TRY_AGAIN_LATER: Final = 1013
+TLS_FAILED: Final = 1015
+
+USED_CODES: Final[dict[int, tuple[str, bool]]] = {
+    NORMAL: ("the application or the client is done", False),
+    GOING_AWAY: ("the server shuts down", True),
+    PROTOCOL_ERROR: ("the client broke RFC 6455", False),
+    INVALID_TEXT: ("a text message was not UTF-8", False),
+    POLICY_VIOLATION: ("the application's rules forbid it", False),
+    MESSAGE_TOO_BIG: ("a message was over max_message_size", False),
+    INTERNAL_ERROR: ("a handler failed", True),
+    SERVICE_RESTART: ("the worker of this socket is replaced", True),
+    TRY_AGAIN_LATER: ("the client reads too slowly, or the server is overloaded", True),
+}
+"""Every close code this server sends by itself: why, and whether the client should reconnect (always with a growing,
+random delay). After the others a reconnect would only fail in the same way."""
+
+
+def should_reconnect(code: int) -> bool:
+    """Whether a client that sees this close code should connect again, after a random delay.
+
+    Codes we do not use ourselves are the application's (no), except 1006: the connection broke without a Close (yes).
+    """
+    if code == ABNORMAL:
+        return True
+    return code in USED_CODES and USED_CODES[code][1]
+
+
+def is_sendable(code: int) -> bool:
+    """Whether an application may close a socket with this code: 1000 to 1003, 1007 to 1014, 3000 to 4999.
+
+    1001 is allowed: the application knows better than we do when it is going away. So are 1010 (meant for clients)
+    and 1012 to 1014, which a gateway has to pass on. 1004 has no meaning yet; 1005, 1006 and 1015 only ever describe
+    a Close that was not sent and must never stand in a frame.
+
+    Source: RFC 6455 sections 7.4.1 and 7.4.2.
+    """
+    return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
+
+
+def is_valid_received(code: int) -> bool:
+    """Whether a Close frame from a client may carry this code; any other is a protocol error (1002).
+
+    The rule for both directions is the same: what may stand in a frame.
+    """
+    return is_sendable(code)

@@ -1,0 +1,227 @@
+"""The opening handshake, the server's side of it: what a request must have, and the 101 that answers it.
+
+Strict where HTTP parsers are lenient: doubled fields, HTTP/1.0 and other versions are refused, for a proxy may read
+them in another way than we do. Offers of extensions are declined by not answering them (RFC 6455 section 9.1).
+
+Source: RFC 6455 section 4.2; section 10.2 for the origin.
+"""
+
+import base64
+import hashlib
+import re
+from typing import Final, final
+
+from mypy_extensions import mypyc_attr
+
+from wsbroker.errors import HandshakeError
+
+VERSION: Final = "13"
+ANY_ORIGIN: Final = "*"
+
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_WHITESPACE: Final = " \t"
+_FIELDS: Final = frozenset(
+    (
+        *("host", "upgrade", "connection", "origin", "content-length", "transfer-encoding"),
+        *("sec-websocket-key", "sec-websocket-version", "sec-websocket-protocol"),
+    )
+)
+_NO_VALUES: Final[list[str]] = []
+# 16 bytes in base64: 21 characters, one that carries two bits more, and the padding.
+_KEY: Final = re.compile(r"[A-Za-z0-9+/]{22}==")
+_HOST: Final = re.compile(r"[^\s/?#@,:\\][^\s/?#@,\\]*")
+_DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
+
+
+@final
+@mypyc_attr(acyclic=True)
+class Upgrade:
+    """An upgrade that was accepted.
+
+    Attributes:
+        accept: the value of Sec-WebSocket-Accept.
+        subprotocol: the first one that the client offered and the server knows.
+    """
+
+    def __init__(self, accept: str, subprotocol: str | None) -> None:
+        self.accept = accept
+        self.subprotocol = subprotocol
+
+
+def accept_key(key: str) -> str:
+    """Returns the Sec-WebSocket-Accept for a Sec-WebSocket-Key (RFC 6455 section 4.2.2, item 5.4)."""
+    digest = hashlib.sha1(key.encode("latin-1") + _GUID, usedforsecurity=False).digest()
+    return base64.b64encode(digest).decode("ascii")
+
+
+def offers_websocket(headers: list[tuple[str, str]]) -> bool:
+    """Whether a request means to become a WebSocket: its Upgrade field names it. `check_upgrade` says if it may."""
+    return _has_token(_fields(headers).get("upgrade", _NO_VALUES), "websocket")
+
+
+def check_upgrade(
+    method: str,
+    version_major: int,
+    version_minor: int,
+    headers: list[tuple[str, str]],
+    subprotocols: tuple[str, ...],
+    allowed_origins: tuple[str, ...] | None,
+) -> Upgrade:
+    """Returns what the 101 needs if the request may become a WebSocket.
+
+    Args:
+        method: of the request, as it was sent.
+        version_major: of HTTP.
+        version_minor: of HTTP.
+        headers: all fields in order, names in any case, values decoded as latin-1 or UTF-8.
+        subprotocols: those the server speaks.
+        allowed_origins: None: a browser's page must come from the same host and port as the request goes to (behind
+            a proxy that ends TLS the scheme differs, so it does not count, and ports 80 and 443 are left out);
+            ``("*",)``: any; else the list of origins, such as ``"https://example.com"`` or ``"null"``. A request
+            without Origin is no browser's and is let in.
+
+    Raises:
+        HandshakeError: 405, 400, 426 or 403, with the fields that the answer must have.
+    """
+    if method != "GET":
+        raise HandshakeError(405, "a WebSocket is opened with GET", (("Allow", "GET"),))
+    if version_major < 1 or (version_major == 1 and version_minor < 1):
+        raise HandshakeError(400, "a WebSocket needs HTTP/1.1")
+    fields = _fields(headers)
+    host = _only(fields, "Host")
+    if _HOST.fullmatch(host) is None:
+        raise HandshakeError(400, "the Host field does not name a host")
+    if not _has_token(fields.get("upgrade", _NO_VALUES), "websocket"):
+        raise HandshakeError(400, "the Upgrade field does not name websocket")
+    if not _has_token(fields.get("connection", _NO_VALUES), "upgrade"):
+        raise HandshakeError(400, "the Connection field does not name upgrade")
+    _check_version(fields.get("sec-websocket-version", _NO_VALUES))
+    key = _only(fields, "Sec-WebSocket-Key")
+    if _KEY.fullmatch(key) is None:
+        raise HandshakeError(400, "the Sec-WebSocket-Key field is not 16 bytes in base64")
+    if _announces_body(fields):
+        raise HandshakeError(400, "a request for a WebSocket has no body")
+    _check_origin(fields.get("origin", _NO_VALUES), host, allowed_origins)
+    return Upgrade(accept_key(key), _choose_subprotocol(fields.get("sec-websocket-protocol", _NO_VALUES), subprotocols))
+
+
+def response_head(upgrade: Upgrade) -> bytes:
+    """Returns the whole 101 response (RFC 6455 section 4.2.2, item 5)."""
+    head = (
+        "HTTP/1.1 101 Switching Protocols\r\n"
+        "Upgrade: websocket\r\n"
+        "Connection: Upgrade\r\n"
+        f"Sec-WebSocket-Accept: {upgrade.accept}\r\n"
+    )
+    if upgrade.subprotocol is not None:
+        head += f"Sec-WebSocket-Protocol: {upgrade.subprotocol}\r\n"
+    return (head + "\r\n").encode("latin-1")
+
+
+def _fields(headers: list[tuple[str, str]]) -> dict[str, list[str]]:
+    """All values of the fields that matter here, in order, by the fields' lower-case names.
+
+    One pass: looking each field up in the list made a check of 16 fields take 21 µs instead of 6.
+    """
+    fields: dict[str, list[str]] = {}
+    for name, value in headers:
+        name = name.lower()
+        if name in _FIELDS:
+            if name in fields:
+                fields[name].append(value.strip(_WHITESPACE))
+            else:
+                fields[name] = [value.strip(_WHITESPACE)]
+    return fields
+
+
+def _only(fields: dict[str, list[str]], name: str) -> str:
+    """The value of a field that must be there exactly once."""
+    values = fields.get(name.lower(), _NO_VALUES)
+    if len(values) != 1:
+        raise HandshakeError(400, f"the {name} field is {'doubled' if values else 'missing'}")
+    return values[0]
+
+
+def _items(values: list[str]) -> list[str]:
+    """The items of a comma-separated list that may stand on several lines (RFC 9110 section 5.6.1)."""
+    return [item.strip(_WHITESPACE) for value in values for item in value.split(",")]
+
+
+def _has_token(values: list[str], token: str) -> bool:
+    """Whether a list field names a token, in any case."""
+    for item in _items(values):
+        if item.lower() == token:
+            return True
+    return False
+
+
+def _check_version(versions: list[str]) -> None:
+    """The version must be 13, once.
+
+    A missing one gets 426 too, as the RFC has it for versions that do not match: clients from before version 4 sent
+    none, and the answer tells them which one to speak.
+
+    Source: RFC 6455 section 4.2.2, item 4; RFC 9110 section 15.5.22 asks for Upgrade in the answer.
+    """
+    if versions != [VERSION]:
+        fields = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", VERSION))
+        raise HandshakeError(426, "the Sec-WebSocket-Version field must be 13", fields)
+
+
+def _announces_body(fields: dict[str, list[str]]) -> bool:
+    """Whether anything but "no body" is said: bytes of a body would be taken for the first frames."""
+    if fields.get("transfer-encoding", _NO_VALUES):
+        return True
+    for value in fields.get("content-length", _NO_VALUES):
+        if value != "0":
+            return True
+    return False
+
+
+def _check_origin(origins: list[str], host: str, allowed: tuple[str, ...] | None) -> None:
+    if not origins:
+        return
+    if len(origins) > 1:
+        raise HandshakeError(400, "the Origin field is doubled")
+    if allowed is None:
+        accepted = _is_same_host(origins[0], host)
+    else:
+        accepted = _is_listed(origins[0], allowed)
+    if not accepted:
+        raise HandshakeError(403, "this origin is not allowed")
+
+
+def _is_same_host(origin: str, host: str) -> bool:
+    """Whether a page's origin names the host that the request goes to. ``null`` names none."""
+    scheme, separator, authority = origin.lower().partition("://")
+    # Only the web's schemes: app://localhost is another program's page, not one that this host served.
+    if not separator or scheme not in _DEFAULT_PORTS:
+        return False
+    return _without_default_port(authority) == _without_default_port(host.lower())
+
+
+def _without_default_port(authority: str) -> str:
+    return authority.removesuffix(":80").removesuffix(":443")
+
+
+def _is_listed(origin: str, allowed: tuple[str, ...]) -> bool:
+    wanted = _normal_origin(origin)
+    for entry in allowed:
+        if entry == ANY_ORIGIN or _normal_origin(entry) == wanted:
+            return True
+    return False
+
+
+def _normal_origin(origin: str) -> str:
+    """An origin as browsers write it: lower case, no default port; a slash at the end of a setting is forgiven."""
+    origin = origin.lower().removesuffix("/")
+    scheme = origin.partition("://")[0]
+    return origin.removesuffix(_DEFAULT_PORTS[scheme]) if scheme in _DEFAULT_PORTS else origin
+
+
+def _choose_subprotocol(offers: list[str], known: tuple[str, ...]) -> str | None:
+    """The client's order decides: it "indicates preference" (RFC 6455 section 4.1, item 10)."""
+    for offer in _items(offers):
+        if offer in known:
+            return offer
+    return None

@@ -1,0 +1,366 @@
+"""HTTP requests and responses as handlers see them, and what a handler may return.
+
+Plain values: a request is built from a few fields and computes the rest when it is asked for; a response is checked
+when it is made, so that whoever sends it does not have to.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, TypeAlias
+
+from wsbroker.errors import HandlerError
+
+HeaderItems: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
+"""Headers as a caller may give them: a mapping, or (name, value) pairs when a name comes several times."""
+
+_TOKEN: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+"""The characters of a token, such as a header's name (RFC 9110 section 5.6.2)."""
+
+_HTTP_RETURNS: Final = "HttpResponse, str, bytes, dict (sent as JSON) or None (200 OK)"
+_OPEN_RETURNS: Final = "True or None (accept), False (403) or an HttpResponse (sent as it is)"
+
+
+def _exact(text: str) -> str:
+    """Turns a subclass of `str` (aiohttp's `istr`, a StrEnum) into what the wire carries."""
+    return text if type(text) is str else str.__str__(text)
+
+
+class Headers(Mapping[str, str]):
+    """Header fields: names compare without case, the order and repeated names are kept.
+
+    As a mapping it has each name once, as first written, with its first value; `get_all` and `pairs` have them all.
+
+    Args:
+        items: a mapping, or (name, value) pairs.
+    """
+
+    __slots__ = ("_by_name", "pairs")
+
+    def __init__(self, items: HeaderItems = ()) -> None:
+        source = items.items() if isinstance(items, Mapping) else items
+        self.pairs: tuple[tuple[str, str], ...] = tuple([(_exact(name), _exact(value)) for name, value in source])
+        """All (name, value) pairs in their order."""
+        self._by_name: dict[str, list[str]] | None = None
+
+    def _index(self) -> dict[str, list[str]]:
+        index = self._by_name
+        if index is None:
+            index = {}
+            for name, value in self.pairs:
+                index.setdefault(name.lower(), []).append(value)
+            self._by_name = index
+        return index
+
+    def get_all(self, name: str) -> list[str]:
+        """Returns every value of a name in its order; [] if there is none."""
+        return list(self._index().get(name.lower(), ()))
+
+    def __getitem__(self, name: str) -> str:
+        return self._index()[name.lower()][0]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._index()
+
+    def __iter__(self) -> Iterator[str]:
+        seen: set[str] = set()
+        for name, _ in self.pairs:
+            lowered = name.lower()
+            if lowered not in seen:
+                seen.add(lowered)
+                yield name
+
+    def __len__(self) -> int:
+        return len(self._index())
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        try:
+            theirs = other if isinstance(other, Headers) else Headers(other)
+            return self._index() == theirs._index()
+        except (AttributeError, TypeError):
+            return False  # a mapping of something else than text
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Headers({list(self.pairs)!r})"
+
+
+class HttpRequest:
+    """A plain HTTP request, or the upgrade request of a socket.
+
+    Args:
+        method: ``"GET"``, in capitals.
+        path: the request target as it came, with its query.
+        headers: its header fields.
+        body: the whole body.
+        remote: the peer's address, ``""`` if there is none (a unix socket).
+        scheme: ``"http"`` or ``"https"``.
+        host: what `url` is built with; None: the Host header.
+    """
+
+    __slots__ = ("_headers", "_host", "_items", "body", "method", "path", "remote", "scheme")
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        headers: HeaderItems = (),
+        body: bytes = b"",
+        *,
+        remote: str = "",
+        scheme: str = "http",
+        host: str | None = None,
+    ) -> None:
+        self.method: str = method
+        """``"GET"``, ``"POST"``, …"""
+        self.path: str = path
+        """The path with its query, percent-encoded as it came: ``"/a%20b?c=d"``."""
+        self.body: bytes = body
+        """The whole body; ``b""`` if there is none."""
+        self.remote: str = remote
+        """The peer's address, ``""`` for a unix socket."""
+        self.scheme: str = scheme
+        """``"http"`` or ``"https"``."""
+        self._items = headers
+        self._headers: Headers | None = None
+        self._host = host
+
+    @property
+    def headers(self) -> Headers:
+        """The header fields."""
+        headers = self._headers
+        if headers is None:
+            items = self._items
+            headers = self._headers = items if isinstance(items, Headers) else Headers(items)
+            self._items = headers
+        return headers
+
+    @property
+    def host(self) -> str:
+        """Host and port the request was sent to: ``"example.org:3000"``; ``"localhost"`` if it does not say."""
+        return self._host or self.headers.get("host") or "localhost"
+
+    @property
+    def url(self) -> str:
+        """The whole URL: ``"http://example.org:3000/a?b=c"``."""
+        path = self.path
+        if path.startswith("/") or path == "*":
+            return f"{self.scheme}://{self.host}{'' if path == '*' else path}"
+        return path  # absolute-form (RFC 9112 section 3.2.2): it is the URL
+
+    @property
+    def pathname(self) -> str:
+        """The path without its query, percent-encoded as it came: ``"/a%20b"``."""
+        path = self.path.partition("?")[0]
+        if path.startswith("/") or "://" not in path:
+            return path
+        slash = path.find("/", path.index("://") + 3)
+        return "/" if slash < 0 else path[slash:]
+
+    @property
+    def search(self) -> str:
+        """The query with its question mark: ``"?c=d"``; ``""`` if there is none."""
+        query = self.query
+        return "?" + query if query else ""
+
+    @property
+    def query(self) -> str:
+        """The query without its question mark: ``"c=d"``; ``""`` if there is none."""
+        return self.path.partition("?")[2]
+
+    def text(self) -> str:
+        """Returns the body as text: in the charset that its Content-Type names, else UTF-8.
+
+        Raises:
+            ValueError: the body is not in that charset (a `UnicodeDecodeError`), or nobody knows the charset.
+        """
+        charset = "utf-8"
+        for parameter in self.headers.get("content-type", "").split(";")[1:]:
+            name, _, value = parameter.partition("=")
+            if name.strip().lower() == "charset":
+                charset = value.strip().strip('"')
+        try:
+            return self.body.decode(charset)
+        except LookupError:
+            raise ValueError(f"the body's charset {charset!r} is unknown") from None
+
+    def json(self) -> object:
+        """Returns the body's JSON value.
+
+        Raises:
+            ValueError: the body is not JSON (`json.JSONDecodeError`), or not Unicode (`UnicodeDecodeError`).
+        """
+        import json
+
+        return json.loads(self.body)
+
+    def fields(self) -> tuple[object, ...]:
+        """Returns the request as the wire carries it: a tuple of plain values for `from_fields`."""
+        return (
+            _exact(self.method),
+            _exact(self.path),
+            _exact(self.scheme),
+            None if self._host is None else _exact(self._host),
+            _exact(self.remote),
+            self.body if type(self.body) is bytes else bytes(self.body),
+            self.headers.pairs,
+        )
+
+    @classmethod
+    def from_fields(cls, fields: tuple[object, ...]) -> "HttpRequest":
+        """Makes the request that `fields` was called on."""
+        method, path, scheme, host, remote, body, pairs = fields
+        return cls(method, path, pairs, body, remote=remote, scheme=scheme, host=host)  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        return f"<HttpRequest {self.method} {self.pathname}>"
+
+
+def _checked_body(body: object) -> bytes:
+    if isinstance(body, str):
+        return body.encode()
+    if isinstance(body, bytes | bytearray | memoryview):
+        return body if type(body) is bytes else memoryview(body).tobytes()
+    raise TypeError(f"the body of a response is str or bytes, not {type(body).__name__}")
+
+
+def _checked_pairs(headers: object) -> tuple[tuple[str, str], ...]:
+    """Checks header fields: an injected line break must not get through, whoever sends the response."""
+    if isinstance(headers, Headers):
+        items: Iterable[object] = headers.pairs
+    elif isinstance(headers, Mapping):
+        items = headers.items()
+    elif isinstance(headers, str | bytes) or not isinstance(headers, Iterable):
+        raise TypeError(f"headers are a mapping or (name, value) pairs, not {type(headers).__name__}")
+    else:
+        items = headers
+    pairs: list[tuple[str, str]] = []
+    for item in items:
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            raise TypeError(f"headers are a mapping or (name, value) pairs; this is no pair: {item!r}")
+        name, value = item
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"a header's name and value are str, not {type(name).__name__} and {type(value).__name__}")
+        name, value = _exact(name), _exact(value)
+        if not name or not name.isascii() or name.encode().translate(None, _TOKEN):
+            raise ValueError(f"not a header name: {name!r}")
+        if "\r" in value or "\n" in value or "\0" in value:  # what is not ASCII is let through, and sent as UTF-8
+            raise ValueError(f"the value of header {name!r} has a line break or a NUL in it")
+        pairs.append((name, value))
+    return tuple(pairs)
+
+
+class HttpResponse:
+    """What is sent for a request.
+
+    Args:
+        status: 200 to 599.
+        headers: a mapping, or (name, value) pairs when a name comes several times (Set-Cookie). Content-Length and
+            Transfer-Encoding are the server's business.
+        body: ``str`` is sent as UTF-8, as ``text/plain; charset=utf-8`` if no Content-Type is given.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: the status is out of range, a header's name is no token, its value has CR, LF or NUL in it, it
+            contradicts the body, or a status that has no body (204, 304) comes with one.
+    """
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int = 200, headers: HeaderItems = (), body: str | bytes = b"") -> None:
+        if isinstance(status, bool) or not isinstance(status, int):
+            raise TypeError(f"the status of a response is an int, not {type(status).__name__}")
+        if not 200 <= status <= 599:
+            raise ValueError(f"the status of a response is 200 to 599, not {int(status)}")
+        pairs = _checked_pairs(headers)
+        content = _checked_body(body)
+        if content and status in (204, 304):
+            raise ValueError(f"a response with status {int(status)} has no body (RFC 9110 section 6.4.1)")
+        has_type = False
+        for name, value in pairs:
+            lowered = name.lower()
+            if lowered == "content-type":
+                has_type = True
+            elif lowered == "transfer-encoding":
+                raise ValueError("leave Transfer-Encoding to the server: it knows how it sends the body")
+            elif lowered == "content-length" and value != str(len(content)):
+                raise ValueError(f"Content-Length {value!r} contradicts the body of {len(content)} bytes: leave it out")
+        if content and isinstance(body, str) and not has_type:
+            pairs = (*pairs, ("Content-Type", "text/plain; charset=utf-8"))
+        self.status: int = int.__int__(status)
+        """200 to 599."""
+        self.headers: Headers = Headers(pairs)
+        """The header fields, checked."""
+        self.body: bytes = content
+        """The body, encoded."""
+
+    @classmethod
+    def json(cls, obj: object, status: int = 200, headers: HeaderItems = ()) -> "HttpResponse":
+        """Returns a response with `obj` as its JSON body.
+
+        Raises:
+            TypeError: `obj` has something in it that JSON has no form for.
+            ValueError: it contains itself, NaN or an infinity, or the arguments are wrong as for `HttpResponse`.
+        """
+        import json
+
+        body = json.dumps(obj, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        pairs = _checked_pairs(headers)
+        if not any(name.lower() == "content-type" for name, _ in pairs):
+            pairs = (*pairs, ("Content-Type", "application/json"))
+        return cls(status, pairs, body)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, HttpResponse):
+            return NotImplemented
+        return (self.status, self.headers, self.body) == (other.status, other.headers, other.body)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<HttpResponse {self.status}, {len(self.body)} bytes>"
+
+
+def to_response(returned: object) -> HttpResponse:
+    """Turns what an HTTP handler returned into the response.
+
+    Raises:
+        HandlerError: it may not return that; the message lists what it may.
+    """
+    if isinstance(returned, HttpResponse):
+        return returned
+    if returned is None:
+        return HttpResponse(200, (), "OK")
+    if isinstance(returned, str | bytes):
+        try:
+            return HttpResponse(200, (), returned)
+        except ValueError as error:
+            raise HandlerError(f"handle_http_request returned text that is not Unicode: {error}") from error
+    if isinstance(returned, dict):
+        try:
+            return HttpResponse.json(returned)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise HandlerError(f"handle_http_request returned a dict that is not JSON: {error}") from error
+    raise HandlerError(f"handle_http_request returned {_kind_of(returned)}; it may return {_HTTP_RETURNS}")
+
+
+def open_verdict(returned: object) -> HttpResponse | None:
+    """Turns what an open handler returned into the verdict: None accepts, a response is sent instead of the 101.
+
+    Raises:
+        HandlerError: it may not return that; the message lists what it may.
+    """
+    if returned is None or returned is True:
+        return None
+    if returned is False:
+        return HttpResponse(403, (), "Forbidden")
+    if isinstance(returned, HttpResponse):
+        return returned
+    raise HandlerError(f"handle_socket_open returned {_kind_of(returned)}; it may return {_OPEN_RETURNS}")
+
+
+def _kind_of(value: object) -> str:
+    """The type of a value, never the value: it may be what a peer sent."""
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"

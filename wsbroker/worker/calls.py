@@ -1,0 +1,91 @@
+"""What the end of a handler's call means, in every kind of worker: who is answered what, what is logged and counted."""
+
+from wsbroker.errors import HandlerError
+from wsbroker.wire.http import HttpResponse, open_verdict, to_response
+from wsbroker.worker.loader import Handlers
+from wsbroker.worker.options import Options
+from wsbroker.worker.report import Report
+from wsbroker.worker.tasks import CLOSE, HTTP, MESSAGE, OPEN, Call
+
+
+def internal_error() -> HttpResponse:
+    """The answer when a handler raised: what went wrong stands in the log only."""
+    return HttpResponse(500, (), "Internal Server Error")
+
+
+def out_of_time() -> HttpResponse:
+    """The answer when a handler took too long."""
+    return HttpResponse(504, (), "Gateway Timeout")
+
+
+def no_http_handler() -> HttpResponse:
+    """The answer when the application has no HTTP handler."""
+    return HttpResponse(503, (), "No HTTP handler registered")
+
+
+class Calls:
+    """The rules; where an answer goes is up to the subclass. It is the `Owner` of the handlers' tasks.
+
+    Args:
+        handlers: the application's.
+        report: where what goes wrong is said.
+        options: how handlers are run.
+    """
+
+    def __init__(self, handlers: Handlers, report: Report, options: Options) -> None:
+        self._handlers = handlers
+        self._report = report
+        self._options = options
+
+    # Where answers go. ------------------------------------------------------------------------------------------
+
+    def answer_open(self, call: Call, response: HttpResponse | None) -> None:
+        """The verdict about a socket; None accepts it."""
+        raise NotImplementedError
+
+    def answer_http(self, call: Call, response: HttpResponse) -> None:
+        """The response to a request."""
+        raise NotImplementedError
+
+    def close_failed(self, socket_id: int) -> None:
+        """The socket of a failed handler is to be closed with 1011."""
+        raise NotImplementedError
+
+    # How a call ends (see `tasks.Owner`). -----------------------------------------------------------------------
+
+    def succeeded(self, call: Call, returned: object) -> None:
+        """The handler returned in time."""
+        handler = call.handler
+        try:
+            if handler == OPEN:
+                self.answer_open(call, open_verdict(returned))
+            elif handler == HTTP:
+                self.answer_http(call, to_response(returned))
+            elif returned is not None:
+                self._report.ignored_return(handler, returned)
+        except HandlerError as error:
+            self._report.illegal_return(handler, call.socket_id, str(error))
+            self._answer_failure(call, internal_error())
+
+    def failed(self, call: Call, error: BaseException) -> None:
+        """The handler raised in time. SystemExit and KeyboardInterrupt are errors like any other here."""
+        self._report.failed(call.handler, call.socket_id, error)
+        self._answer_failure(call, internal_error())
+
+    def timed_out(self, call: Call, where: BaseException | str) -> None:
+        """The handler took too long; it may still run."""
+        from time import monotonic
+
+        self._report.timed_out(call.handler, call.socket_id, monotonic() - call.start, where)
+        self._answer_failure(call, out_of_time())
+
+    def _answer_failure(self, call: Call, response: HttpResponse) -> None:
+        handler = call.handler
+        if handler == OPEN:
+            self.answer_open(call, response)
+        elif handler == HTTP:
+            self.answer_http(call, response)
+        elif handler == MESSAGE and self._options.on_handler_error != "log":
+            self.close_failed(call.socket_id)
+        else:
+            assert handler in (MESSAGE, CLOSE), handler

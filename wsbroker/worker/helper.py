@@ -1,0 +1,89 @@
+"""The helper thread of a worker: answers probes and keeps the watch, while a handler is busy."""
+
+from threading import Lock, Thread
+from typing import TYPE_CHECKING, Final
+
+from wsbroker.wire import control as messages
+from wsbroker.wire.framing import Unpacker, pack
+from wsbroker.worker.watch import Watch
+
+if TYPE_CHECKING:
+    from socket import socket
+
+READ_BYTES: Final = 4096
+SHORTEST_WAIT_S: Final = 0.001
+
+
+class Helper:
+    """Serves the worker's end of the control stream.
+
+    Args:
+        control: the stream; it belongs to the helper until `stop` returns.
+        name: of the worker.
+    """
+
+    __slots__ = ("_control", "_is_stopped", "_lock", "_thread", "_name")
+
+    def __init__(self, control: "socket", name: str) -> None:
+        self._control = control
+        self._name = name
+        self._lock = Lock()
+        self._is_stopped = False
+        self._thread: Thread | None = None
+
+    def start(self, watch: Watch) -> None:
+        """Starts the thread."""
+        name = f"{self._name} helper"
+        try:
+            thread = Thread(target=self._run, args=(watch,), name=name, daemon=True)
+            thread.start()
+        except RuntimeError:  # an isolated subinterpreter has no daemon threads
+            thread = Thread(target=self._run, args=(watch,), name=name)
+            thread.start()
+        self._thread = thread
+
+    def stop(self) -> None:
+        """Ends the thread and waits for it."""
+        from socket import SHUT_RDWR
+
+        self._is_stopped = True
+        try:
+            self._control.shutdown(SHUT_RDWR)
+        except OSError:
+            pass  # the other end is gone, and the thread with it
+        if self._thread is not None:
+            self._thread.join()
+
+    def interrupted(self, handler: str, socket_id: int, seconds: float) -> None:
+        """Says that a handler was interrupted."""
+        self._tell((messages.INTERRUPTED, handler, socket_id, seconds))
+
+    def hung(self, handler: str, socket_id: int, seconds: float) -> None:
+        """Says that a handler does not end; from any thread."""
+        self._tell((messages.HUNG, handler, socket_id, seconds))
+
+    def _tell(self, message: tuple[object, ...]) -> None:
+        try:
+            with self._lock:
+                self._control.sendall(pack([message]))
+        except OSError:
+            pass  # nobody is there, or has read for long: the broker notices by the probes that stay unanswered
+
+    def _run(self, watch: Watch) -> None:
+        unpacker = Unpacker()
+        control = self._control
+        while not self._is_stopped:
+            wait_s = watch.look()
+            try:
+                control.settimeout(None if wait_s is None else max(wait_s, SHORTEST_WAIT_S))
+                data = control.recv(READ_BYTES)
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+            if not data:
+                return
+            for batch in unpacker.feed(data):
+                for message in batch:
+                    if message[0] == messages.PROBE:
+                        self._tell((messages.ALIVE, message[1]))

@@ -1,0 +1,259 @@
+"""Finds the application's handlers: from a spec to callables that are safe to call.
+
+Everything that can be wrong with them is found here, before the server's port opens, and said in one sentence.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from wsbroker.errors import ConfigError
+from wsbroker.worker.base import HANDLERS, is_absent
+from wsbroker.worker.signatures import arity_of, is_async
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+Handler = Callable[..., object]
+
+_CLOSE_MATCH: Final = 0.72
+"""How alike two names are (difflib's ratio) for one to be a misspelling of the other: "handle_message" passes."""
+
+
+class Handlers:
+    """The handlers of an application, each callable with all that is documented for it; None: there is none.
+
+    Args:
+        found: the handlers by name, as the application wrote them.
+        where: what they were found in, for messages.
+
+    Raises:
+        ConfigError: one cannot be called as documented.
+    """
+
+    __slots__ = (
+        "close",
+        "http",
+        "is_async",
+        "message",
+        "message_arity",
+        "message_raw",
+        "names",
+        "open",
+        "where",
+        "worker_start",
+        "worker_stop",
+    )
+
+    def __init__(self, found: dict[str, Handler], where: str) -> None:
+        arities = {name: arity_of(name, handler, where) for name, handler in found.items()}
+        asyncs = [name for name, handler in found.items() if is_async(name, handler, where)]
+        self.where = where
+        """What they were found in: ``"app:Chat"``."""
+        self.names: tuple[str, ...] = tuple(name for name in HANDLERS if name in found)
+        """The names of the handlers that are there."""
+        self.is_async: bool = bool(asyncs)
+        """Whether one of them is known to return something to await. A plain function may still do so."""
+        self.message_raw: Handler | None = found.get("handle_socket_message")
+        """The message handler itself, to be called with the first `message_arity` of (data, socket_id, token)."""
+        self.message_arity: int = arities.get("handle_socket_message", 0)
+        """0 to 3."""
+
+        def adapted(name: str) -> Handler | None:
+            handler = found.get(name)
+            return None if handler is None else _first(handler, arities[name], len(HANDLERS[name]))
+
+        self.worker_start = adapted("handle_worker_start")
+        """``(arg)``"""
+        self.worker_stop = adapted("handle_worker_stop")
+        """``()``"""
+        self.open = adapted("handle_socket_open")
+        """``(request, socket_id)``"""
+        self.message = adapted("handle_socket_message")
+        """``(data, socket_id, token)``"""
+        self.close = adapted("handle_socket_close")
+        """``(socket_id, token, code, reason)``"""
+        self.http = adapted("handle_http_request")
+        """``(request)``"""
+
+
+def _first(handler: Handler, arity: int, given: int) -> Handler:
+    """Wraps a handler that takes fewer arguments than it is given."""
+    if arity == given:
+        return handler
+    return lambda *args: handler(*args[:arity])
+
+
+def load(spec: object) -> Handlers:
+    """Finds the handlers of an application.
+
+    Args:
+        spec: ``"pkg.mod"``, ``"pkg.mod:obj"``, a module, a class (it is instantiated here) or any object.
+
+    Raises:
+        ConfigError: it cannot be imported, has no handlers, or has one that cannot be called; the message says what was
+            found and what to do. What the application itself raised is its ``__cause__``.
+    """
+    target, where = _resolve(spec)
+    if isinstance(target, type):
+        target = _instantiated(target, where)
+    found: dict[str, Handler] = {}
+    for name in HANDLERS:
+        handler = getattr(target, name, None)
+        if handler is None or is_absent(handler):
+            continue
+        if not callable(handler):
+            kind = _shown_type(handler)
+            raise ConfigError(f"{name} in {where} is no function but {kind}: make it a def or async def")
+        found[name] = handler
+    misspelled = _misspelled(target, found)
+    if not found:
+        raise ConfigError(_nothing_found(target, where, misspelled))
+    for name, meant in misspelled.items():
+        from logging import getLogger
+
+        text = "handler is never called, its name is unknown name=%s in=%s meant=%s"
+        getLogger(__name__).warning(text, name, where, meant)
+    return Handlers(found, where)
+
+
+def _resolve(spec: object) -> tuple[object, str]:
+    """The object a spec means, and what to call it in messages."""
+    if isinstance(spec, str):
+        module_name, colon, path = spec.partition(":")
+        if not module_name or (colon and not path) or module_name.endswith(".py") or "/" in module_name:
+            raise ConfigError(f"not a worker: {spec!r}; give 'package.module' or 'package.module:object'")
+        target: object = _import(module_name)
+        done = module_name
+        for name in path.split(".") if path else ():
+            target = _attribute(target, name, done, spec)
+            done += ("." if ":" in done else ":") + name
+        return target, spec
+    if isinstance(spec, type):
+        return spec, f"{spec.__module__}:{spec.__qualname__}"
+    own_name = getattr(spec, "__name__", None)
+    if isinstance(own_name, str):
+        return spec, own_name
+    return spec, f"{type(spec).__module__}:{type(spec).__qualname__} (a live object)"
+
+
+def _attribute(target: object, name: str, done: str, spec: str) -> object:
+    missing = object()
+    found = getattr(target, name, missing)
+    if found is not missing:
+        return found
+    from difflib import get_close_matches
+
+    names = [each for each in dir(target) if not each.startswith("_")]
+    near = get_close_matches(name, names, 3, 0.6)
+    advice = f"did you mean {_or(near)}?" if near else f"it has {_and(names[:12]) or 'nothing public'}"
+    raise ConfigError(f"{done} has no {name!r} (worker {spec!r}): {advice}")
+
+
+def _instantiated(cls: type, where: str) -> object:
+    try:
+        return cls()
+    except Exception as error:
+        raise ConfigError(
+            f"{where} cannot be instantiated: {_shown_error(error)} "
+            "(a worker class is called without arguments, in each worker; give an object to share one)"
+        ) from error
+
+
+def _misspelled(target: object, found: dict[str, Handler]) -> dict[str, str]:
+    """Names that look like handlers and are none, with the handler that was probably meant."""
+    from difflib import get_close_matches
+
+    missing = [name for name in HANDLERS if name not in found]
+    misspelled: dict[str, str] = {}
+    for name in dir(target):
+        if name.startswith("handle") and name not in HANDLERS:
+            near = get_close_matches(name, missing, 1, _CLOSE_MATCH)
+            if near and callable(getattr(target, name, None)):
+                misspelled[name] = near[0]
+    return misspelled
+
+
+def _nothing_found(target: object, where: str, misspelled: dict[str, str]) -> str:
+    if misspelled:
+        found = f"found {_and([f'{name} (did you mean {meant}?)' for name, meant in misspelled.items()])}"
+    else:
+        names = [name for name in dir(target) if not name.startswith("_") and _is_own_function(target, name)]
+        found = f"found {_and(names[:12])}" if names else f"it is {_shown_type(target)} without functions"
+    return f"no handlers in {where}: {found}; expected at least one of {_and(list(HANDLERS))}"
+
+
+def _is_own_function(target: object, name: str) -> bool:
+    """Whether this is a function that a person wrote in there, and not one that was imported or is a builtin's."""
+    value = getattr(target, name, None)
+    owner = getattr(target, "__name__", None) or type(target).__module__
+    return callable(value) and not isinstance(value, type) and getattr(value, "__module__", None) == owner
+
+
+# Importing. -----------------------------------------------------------------------------------------------------------
+
+
+def _import(name: str) -> "ModuleType":
+    from importlib import import_module
+
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+            places = _and(_places(error.name))
+            raise ConfigError(
+                f"cannot import {name!r}: there is no module named {error.name!r}; looked in {places}"
+            ) from error
+        raise ConfigError(_import_failed(name, error)) from error
+    except (Exception, SystemExit) as error:
+        raise ConfigError(_import_failed(name, error)) from error
+
+
+def _places(missing: str) -> list[str]:
+    """Where a module was looked for, without the interpreter's own folders."""
+    import sys
+
+    parent = missing.rpartition(".")[0]
+    if parent:
+        return [f"package {parent!r}"]
+    own = (sys.prefix, sys.base_prefix)
+    return [repr(place or ".") for place in sys.path if not place.startswith(own)] or ["the standard places"]
+
+
+def _import_failed(name: str, error: BaseException) -> str:
+    chain = " → ".join(_import_chain(error))
+    origin = f" (imported by {chain})" if chain else ""
+    return f"cannot import {name!r}: {_shown_error(error)}{origin}"
+
+
+def _import_chain(error: BaseException) -> list[str]:
+    """The modules whose top level was running when the import failed, the first one first."""
+    chain: list[str] = []
+    trace = error.__traceback__
+    while trace is not None:
+        frame = trace.tb_frame
+        if frame.f_code.co_name == "<module>":
+            chain.append(str(frame.f_globals.get("__name__", "?")))
+        trace = trace.tb_next
+    return chain
+
+
+# Words. ---------------------------------------------------------------------------------------------------------------
+
+
+def _shown_error(error: BaseException) -> str:
+    """``ValueError: text``, on one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _shown_type(value: object) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[:1] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def _and(words: list[str]) -> str:
+    return ", ".join(words)
+
+
+def _or(words: list[str]) -> str:
+    return " or ".join(repr(word) for word in words)

@@ -1,0 +1,113 @@
+"""A worker from its start to its end: the same for every kind that has a wire."""
+
+import sys
+from collections.abc import Mapping
+from threading import current_thread
+from typing import TYPE_CHECKING, Final
+
+from wsbroker.errors import ConfigError
+from wsbroker.wire import commands
+from wsbroker.worker import port as ports
+from wsbroker.worker.helper import Helper
+from wsbroker.worker.loader import load
+from wsbroker.worker.loop_runtime import LoopRuntime
+from wsbroker.worker.options import Options
+from wsbroker.worker.report import Report
+from wsbroker.worker.watch import Watch
+from wsbroker.worker.wire_port import WirePort
+from wsbroker.worker.wire_runtime import Unfinished, WireRuntime
+
+if TYPE_CHECKING:
+    from socket import socket
+
+LOOKS_PER_LIMIT: Final = 4
+"""How often the helper looks within the shortest limit: a step of an async handler may begin shortly before its
+deadline, and nobody wakes the helper for it."""
+
+
+def worker_main(
+    wire: "socket", control: "socket", sys_path: list[str], spec: object, options: Mapping[str, object]
+) -> None:
+    """Runs a worker in this thread, until it is told to stop or the other end of its wire is gone.
+
+    Args:
+        wire: the worker's end: events come in, commands go out. Closed at the end.
+        control: the worker's end of the stream of its helper thread. Closed at the end.
+        sys_path: where modules are imported from; what is missing in this interpreter's is added.
+        spec: of the handlers, as for `load`.
+        options: the arguments of `Options`.
+    """
+    how = Options.from_plain(options)
+    name = how.name or current_thread().name
+    wire.settimeout(None)
+    helper = Helper(control, name)
+    limits_s = (how.handler_timeout, how.http_timeout)
+    watch = Watch(min(limits_s) / LOOKS_PER_LIMIT, how.worker_hang_timeout, helper.interrupted, helper.hung)
+    port = WirePort(wire, watch)
+    token = ports.current.set(port)
+    try:
+        if how.owns_interpreter:
+            ports.set_default(port)
+            _set_up_logging(how.log_level)
+        _extend_path(sys_path)
+        helper.start(watch)
+        _run(spec, how, name, port, watch, helper, wire)
+    finally:
+        helper.stop()
+        port.end()
+        ports.current.reset(token)
+        if ports.default is port:
+            ports.set_default(None)
+        wire.close()
+        control.close()
+
+
+def _run(spec: object, how: Options, name: str, port: WirePort, watch: Watch, helper: Helper, wire: "socket") -> None:
+    report = Report(name, lambda statistic, amount: port.tell((commands.COUNTED, statistic, amount)))
+    runtime: WireRuntime | None = None
+    try:
+        handlers = load(spec)
+        unfinished: Unfinished | None = None
+        if not handlers.is_async:
+            runtime = WireRuntime(handlers, port, watch, report, how)
+            runtime.start()
+            unfinished = runtime.run()
+            if unfinished is None:
+                return
+        runtime = LoopRuntime(handlers, port, watch, report, how, wire, helper.hung, unfinished)
+        runtime.run()
+    except BaseException as error:
+        if runtime is not None and (runtime.is_started or port.is_ended):
+            raise
+        if isinstance(error, ConfigError):
+            text, cause = str(error), error.__cause__
+        else:
+            where = "loading the handlers" if runtime is None else f"handle_worker_start of {handlers.where}"
+            text, cause = f"{where} failed: {type(error).__name__}: {error}", error
+        port.arm = None
+        port.tell((commands.START_FAILED, text, _shown(cause)))
+        port.flush()
+
+
+def _shown(cause: BaseException | None) -> str:
+    """The traceback of what the application raised; "" if it was nothing of its."""
+    if cause is None:
+        return ""
+    from traceback import format_exception
+
+    return "".join(format_exception(cause))
+
+
+def _extend_path(sys_path: list[str]) -> None:
+    """Adds what this interpreter does not have, each at its place: another one begins with a path of its own."""
+    if sys.path != sys_path:
+        for index, place in enumerate(sys_path):
+            if place not in sys.path:
+                sys.path.insert(index, place)
+
+
+def _set_up_logging(level: str) -> None:
+    if level:
+        from logging import basicConfig
+
+        basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")

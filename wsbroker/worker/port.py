@@ -1,0 +1,115 @@
+"""Where the calls of the API go: the current port.
+
+A worker puts its own port into the context variable `current`; everybody else gets `default`, which the broker sets in
+the main interpreter while it runs.
+"""
+
+from contextvars import ContextVar
+from typing import Final
+
+from wsbroker.errors import CommandError
+
+_NO_BROKER: Final = (
+    "no broker is running here: call wsbroker.start(), run() or serve() first, or call this from a handler; "
+    "after stop() nobody is there to ask"
+)
+
+
+class Port:
+    """The broker as seen by whoever calls it. Arguments are exact already: `int`, `str`, `bytes`, `tuple`."""
+
+    __slots__ = ()
+
+    def send(self, socket_id: int, data: str | bytes) -> None:
+        """Sends to one socket."""
+        raise NotImplementedError
+
+    def send_to_channel(self, channel: bytes, data: str | bytes, exclude: tuple[int, ...]) -> None:
+        """Sends to the subscribers of a channel."""
+        raise NotImplementedError
+
+    def subscribe(self, socket_id: int, channel: bytes) -> bool:
+        """Subscribes; True if that changed something."""
+        raise NotImplementedError
+
+    def unsubscribe(self, socket_id: int, channel: bytes) -> bool:
+        """Unsubscribes; True if that changed something."""
+        raise NotImplementedError
+
+    def subscribe_nowait(self, socket_id: int, channel: bytes) -> None:
+        """Subscribes, one way."""
+        raise NotImplementedError
+
+    def unsubscribe_nowait(self, socket_id: int, channel: bytes) -> None:
+        """Unsubscribes, one way."""
+        raise NotImplementedError
+
+    def set_token(self, socket_id: int, token: bytes | None) -> None:
+        """Sets the token of a socket."""
+        raise NotImplementedError
+
+    def copy_subscriptions(self, source_id: int, target_id: int) -> None:
+        """Subscribes the target to what the source is subscribed to."""
+        raise NotImplementedError
+
+    def close(self, socket_id: int, code: int, reason: str) -> None:
+        """Closes a socket with a handshake."""
+        raise NotImplementedError
+
+    def subscriber_count(self, channel: bytes) -> int:
+        """How many sockets are subscribed to a channel."""
+        raise NotImplementedError
+
+    def subscribers(self, channel: bytes) -> list[int]:
+        """Their ids in subscription order."""
+        raise NotImplementedError
+
+    def subscriptions(self, socket_id: int) -> list[bytes]:
+        """What a socket is subscribed to."""
+        raise NotImplementedError
+
+    def channels(self) -> list[bytes]:
+        """The channels that have a subscriber."""
+        raise NotImplementedError
+
+    def is_open(self, socket_id: int) -> bool:
+        """Whether a socket is in the tables."""
+        raise NotImplementedError
+
+    def queued_bytes(self, socket_id: int) -> int:
+        """Bytes that wait to be sent to a socket."""
+        raise NotImplementedError
+
+
+current: Final[ContextVar[Port | None]] = ContextVar("wsbroker.port", default=None)
+"""The port of the worker whose handler is running in this context."""
+
+default: Port | None = None
+"""The port of everybody else in this interpreter; set with `set_default`."""
+
+_get_current: Final = current.get
+
+
+def set_default(port: Port | None) -> None:
+    """Makes `port` the one of all code that runs outside a worker; None: there is no broker any more."""
+    global default
+    default = port
+
+
+def get_default() -> Port | None:
+    """Returns what `set_default` was last given."""
+    return default
+
+
+def get_port() -> Port:
+    """Returns where the calls of this context go. About 60 ns: it is part of every call of the API.
+
+    Raises:
+        CommandError: no broker is running.
+    """
+    port = _get_current()
+    if port is None:
+        port = default
+        if port is None:
+            raise CommandError(_NO_BROKER)
+    return port

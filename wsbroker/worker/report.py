@@ -1,0 +1,129 @@
+"""What went wrong with a handler: one log record and one count each. Never what a peer sent, never a token."""
+
+from collections.abc import Callable
+from types import CoroutineType, GeneratorType, TracebackType
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from logging import Logger
+
+ERRORS: Final = "handler_errors"
+"""Statistic: handlers that raised or returned what they may not."""
+TIMEOUTS: Final = "handler_timeouts"
+"""Statistic: handlers that were cancelled or interrupted because they took too long."""
+SLOW: Final = "slow_handlers"
+"""Statistic: handlers that took too long where nothing can interrupt them (inline)."""
+HUNG: Final = "hung_handlers"
+"""Statistic: handlers that had not ended `worker_hang_timeout` after their interruption."""
+UNHANDLED: Final = "messages_without_handler"
+"""Statistic: messages dropped because the application has no message handler."""
+
+_warned_of_no_message_handler = False
+
+
+def _without_ours(trace: TracebackType | None) -> TracebackType | None:
+    """The traceback from the application's first line on."""
+    first = trace
+    while first is not None and first.tb_frame.f_globals.get("__package__") == __package__:
+        first = first.tb_next
+    return trace if first is None else first
+
+
+def position(awaited: object) -> str:
+    """Returns where a suspended coroutine waits: ``"app.py:12 in fetch"``; ``""`` if it cannot be seen."""
+    where = ""
+    while True:
+        if isinstance(awaited, CoroutineType):
+            frame, inner = awaited.cr_frame, awaited.cr_await
+        elif isinstance(awaited, GeneratorType):
+            frame, inner = awaited.gi_frame, awaited.gi_yieldfrom
+        else:
+            return where
+        if frame is not None:
+            where = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+        awaited = inner
+
+
+class Report:
+    """Says what went wrong in one worker.
+
+    Args:
+        worker: its name.
+        count: adds to a statistic.
+    """
+
+    __slots__ = ("_count", "_logger", "_told", "worker")
+
+    def __init__(self, worker: str, count: Callable[[str, int], None]) -> None:
+        from logging import getLogger
+
+        self.worker = worker
+        self._count = count
+        self._logger: Logger = getLogger("wsbroker.worker")
+        self._told: set[str] = set()
+
+    def failed(self, handler: str, socket_id: int, error: BaseException) -> None:
+        """A handler raised."""
+        self._count(ERRORS, 1)
+        trace = (type(error), error, _without_ours(error.__traceback__))
+        self._logger.error(
+            "handler failed handler=%s socket=%d worker=%s", handler, socket_id, self.worker, exc_info=trace
+        )
+
+    def illegal_return(self, handler: str, socket_id: int, problem: str) -> None:
+        """A handler returned what it may not; `problem` lists what it may."""
+        self._count(ERRORS, 1)
+        self._logger.error(
+            "handler returned what it may not handler=%s socket=%d worker=%s: %s",
+            handler,
+            socket_id,
+            self.worker,
+            problem,
+        )
+
+    def timed_out(self, handler: str, socket_id: int, seconds: float, where: BaseException | str) -> None:
+        """A handler took too long and was interrupted: `where` is the exception that did it, or a position."""
+        self._count(TIMEOUTS, 1)
+        text = "handler took too long handler=%s socket=%d worker=%s seconds=%.3f"
+        if isinstance(where, str):
+            self._logger.error(text + " at=%s", handler, socket_id, self.worker, seconds, where or "unknown")
+        else:
+            trace = (type(where), where, _without_ours(where.__traceback__))
+            self._logger.error(text, handler, socket_id, self.worker, seconds, exc_info=trace)
+
+    def slow(self, handler: str, socket_id: int, seconds: float) -> None:
+        """A handler took too long and nothing could interrupt it."""
+        self._count(SLOW, 1)
+        self._logger.error(
+            "handler took too long in the event loop, everybody waited handler=%s socket=%d seconds=%.3f",
+            handler,
+            socket_id,
+            seconds,
+        )
+
+    def hung(self, handler: str, socket_id: int, seconds: float) -> None:
+        """A handler has not ended after its interruption."""
+        self._count(HUNG, 1)
+        self._logger.error(
+            "handler hangs handler=%s socket=%d worker=%s seconds=%.3f", handler, socket_id, self.worker, seconds
+        )
+
+    def ignored_return(self, handler: str, returned: object) -> None:
+        """A handler whose return value means nothing returned one: said once."""
+        if handler not in self._told:
+            self._told.add(handler)
+            self._logger.warning(
+                "what a handler returned is ignored handler=%s type=%s worker=%s (return None; to answer, use send)",
+                handler,
+                type(returned).__name__,
+                self.worker,
+            )
+
+    def no_message_handler(self) -> None:
+        """A message came and there is no handler for it: said once per process."""
+        global _warned_of_no_message_handler
+        self._count(UNHANDLED, 1)
+        if not _warned_of_no_message_handler:
+            _warned_of_no_message_handler = True
+            text = "messages are dropped: the application has no handle_socket_message worker=%s"
+            self._logger.warning(text, self.worker)

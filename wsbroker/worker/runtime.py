@@ -1,0 +1,220 @@
+"""Handlers that run inline, in the broker's own event loop: what is rare about them.
+
+The compiled runner calls the message handler itself. It comes here when the handler returned something, raised or was
+slow, and for every other handler.
+"""
+
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import TYPE_CHECKING, cast
+
+from wsbroker.types import SocketId
+from wsbroker.wire.http import HttpRequest, HttpResponse
+from wsbroker.worker.calls import Calls, no_http_handler
+from wsbroker.worker.loader import Handler, Handlers
+from wsbroker.worker.options import Options
+from wsbroker.worker.port import Port
+from wsbroker.worker.report import Report
+from wsbroker.worker.tasks import CLOSE, HTTP, MESSAGE, OPEN, Call, Tasks, is_awaitable
+
+if TYPE_CHECKING:
+    from asyncio import Future
+
+    from wsbroker.worker.tasks import Run
+
+INTERNAL_ERROR = 1011
+HANDLER_ERROR = "handler error"
+
+
+def _release_nobody(socket_id: int) -> None:
+    """Before anybody is to be told."""
+
+
+class Runtime(Calls):
+    """Runs the handlers of an inline worker; on the loop's thread only.
+
+    Sync handlers cannot be interrupted here: nobody else runs meanwhile. They are logged and counted if they were slow.
+
+    Args:
+        handlers: the application's.
+        port: closes the sockets of handlers that failed.
+        options: how handlers are run.
+    """
+
+    def __init__(self, handlers: Handlers, port: Port, options: Options) -> None:
+        super().__init__(handlers, Report(options.name or "inline", self._count), options)
+        self.counters: dict[str, int] = {}
+        """Statistics by name: see `report`."""
+        self.release: Callable[[int], None] = _release_nobody
+        """Called when the handler of a socket for which `begin_result` or `begin_close` waited has ended."""
+        self._port = port
+        self._limit_s = options.handler_timeout
+        self._http_limit_s = options.http_timeout
+        self._tasks: Tasks | None = None
+
+    def _count(self, name: str, amount: int) -> None:
+        self.counters[name] = self.counters.get(name, 0) + amount
+
+    # Start and end. ---------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Runs `handle_worker_start`; what it raises reaches the caller."""
+        self._runs()
+        if self._handlers.worker_start is not None:
+            returned = self._handlers.worker_start(self._options.worker_arg)
+            if is_awaitable(returned):
+                await cast(Awaitable[object], returned)
+
+    async def stop(self, timeout_s: float) -> bool:
+        """Waits for the handlers that run, cancels those that do not end, and runs `handle_worker_stop`.
+
+        Returns:
+            whether all that took no longer than `timeout_s`.
+        """
+        from asyncio import timeout
+
+        tasks = self._runs()
+        is_idle = await tasks.wait_idle(timeout_s)
+        if not is_idle:
+            tasks.cancel_all()
+        try:
+            if self._handlers.worker_stop is not None:
+                returned = self._handlers.worker_stop()
+                if is_awaitable(returned):
+                    async with timeout(timeout_s):
+                        await cast(Awaitable[object], returned)
+        except TimeoutError as error:
+            self._report.failed("handle_worker_stop", 0, error)
+            is_idle = False
+        except Exception as error:
+            self._report.failed("handle_worker_stop", 0, error)
+        finally:
+            tasks.close()
+        return is_idle
+
+    def _runs(self) -> Tasks:
+        tasks = self._tasks
+        if tasks is None:
+            limits_s = {self._limit_s, self._http_limit_s}
+            tasks = self._tasks = Tasks(self, limits_s, self._options.worker_hang_timeout)
+        return tasks
+
+    # Messages and closes. ---------------------------------------------------------------------------------------
+
+    def begin_result(self, socket_id: int, result: object) -> None:
+        """The message handler returned something; `release` is called when it has ended, perhaps before this returns."""
+        call = Call(MESSAGE, socket_id, self._limit_s)
+        if is_awaitable(result):
+            self._runs().start(call, self._limit_s, cast(Awaitable[object], result))
+        else:
+            self.succeeded(call, result)
+            self.ended(call)
+
+    def message_failed(self, socket_id: int, error: BaseException) -> None:
+        """The message handler raised."""
+        self.failed(Call(MESSAGE, socket_id, self._limit_s), error)
+
+    def message_slow(self, socket_id: int, seconds: float) -> None:
+        """The message handler took longer than it may; it has ended."""
+        self._report.slow(MESSAGE, socket_id, seconds)
+
+    def message_unhandled(self, socket_id: int) -> None:
+        """A message came and the application has no message handler."""
+        self._report.no_message_handler()
+
+    def begin_close(self, socket_id: int, token: bytes | None, code: int, reason: str) -> bool:
+        """Runs the close handler.
+
+        Returns:
+            True: it has ended. False: it has not; `release` is called when it has.
+        """
+        handler = self._handlers.close
+        if handler is None:
+            return True
+        call = Call(CLOSE, socket_id, self._limit_s)
+        returned = self._called(call, handler, SocketId(socket_id), token, code, reason)
+        if not is_awaitable(returned):
+            return True
+        run = self._runs().start(call, self._limit_s, cast(Awaitable[object], returned))
+        if run.is_ended:
+            return True
+        call.number = 1  # from here on somebody waits for its release
+        return False
+
+    # Opens and requests. ----------------------------------------------------------------------------------------
+
+    async def run_open(self, request: HttpRequest, socket_id: int) -> HttpResponse | None:
+        """Runs the open handler; returns None to accept the socket, or what to send instead of the 101."""
+        handler = self._handlers.open
+        if handler is None:
+            return None
+        call = Call(OPEN, socket_id, self._limit_s)
+        verdict = await self._answered(call, self._limit_s, handler, request, SocketId(socket_id))
+        return cast("HttpResponse | None", verdict)
+
+    async def run_http(self, request: HttpRequest) -> HttpResponse:
+        """Runs the HTTP handler; returns the response to send, whatever happens to the handler."""
+        handler = self._handlers.http
+        if handler is None:
+            return no_http_handler()
+        call = Call(HTTP, 0, self._http_limit_s)
+        return cast("HttpResponse", await self._answered(call, self._http_limit_s, handler, request))
+
+    async def _answered(self, call: Call, limit_s: float, handler: Handler, *arguments: object) -> object:
+        """Runs a handler that somebody waits for; if that one is cancelled, so is the handler."""
+        from asyncio import get_running_loop
+
+        answer: Future[object] = get_running_loop().create_future()
+        call.answer = answer
+        returned = self._called(call, handler, *arguments)
+        if answer.done():
+            return answer.result()
+        run: Run = self._runs().start(call, limit_s, cast(Awaitable[object], returned))
+        try:
+            return await answer
+        finally:
+            if not run.is_late:
+                self._runs().cancel(run)
+
+    def _called(self, call: Call, handler: Handler, *arguments: object) -> object:
+        """Calls a handler and deals with its end; returns what is to be awaited instead, if it did not end yet."""
+        try:
+            returned = handler(*arguments)
+        except BaseException as error:
+            self.failed(call, error)
+            return None
+        if is_awaitable(returned):
+            return returned
+        self.succeeded(call, returned)
+        now = monotonic()
+        if now > call.deadline:
+            self._report.slow(call.handler, call.socket_id, now - call.start)
+        return None
+
+    # Where answers go. ------------------------------------------------------------------------------------------
+
+    def answer_open(self, call: Call, response: HttpResponse | None) -> None:
+        """To `run_open`."""
+        self._resolve(call, response)
+
+    def answer_http(self, call: Call, response: HttpResponse) -> None:
+        """To `run_http`."""
+        self._resolve(call, response)
+
+    def _resolve(self, call: Call, response: HttpResponse | None) -> None:
+        answer = call.answer
+        if answer is not None and not answer.done():
+            answer.set_result(response)
+
+    def close_failed(self, socket_id: int) -> None:
+        """Through the port."""
+        self._port.close(socket_id, INTERNAL_ERROR, HANDLER_ERROR)
+
+    def ended(self, call: Call) -> None:
+        """Lets the socket's next event go on."""
+        if call.handler == MESSAGE or (call.handler == CLOSE and call.number):
+            self.release(call.socket_id)
+
+    def hung(self, call: Call) -> None:
+        """Said and counted: the broker's own loop cannot be replaced."""
+        self._report.hung(call.handler, call.socket_id, monotonic() - call.start)

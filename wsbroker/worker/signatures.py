@@ -1,0 +1,97 @@
+"""Whether a handler can be called with what it is given, and how much of that it takes.
+
+A handler takes the first n of its documented arguments, under any names; a documented name in another place would
+silently be given the wrong thing, so that is an error.
+"""
+
+from collections.abc import Callable
+
+from wsbroker.errors import ConfigError
+from wsbroker.worker.base import HANDLERS
+
+
+def arity_of(name: str, handler: Callable[..., object], where: str) -> int:
+    """Returns how many of its documented arguments a handler takes.
+
+    Args:
+        name: of the handler, a key of `HANDLERS`.
+        handler: what was found under this name.
+        where: where it was found, for the message.
+
+    Raises:
+        ConfigError: it cannot be called with any number of them.
+    """
+    import inspect
+
+    documented = HANDLERS[name]
+    call = f"{name}({', '.join(documented)})"
+    signature = _signature(handler)
+    if signature is None:
+        return len(documented)
+
+    def refuse(problem: str) -> ConfigError:
+        shown = ", ".join(str(each.replace(annotation=each.empty)) for each in signature.parameters.values())
+        expected = f"it is called as {call}, and may take fewer of these: the first ones"
+        return ConfigError(f"{name}({shown}) in {where}: {problem}; {expected}")
+
+    taken = required = 0
+    takes_rest = False
+    for parameter in signature.parameters.values():
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            if parameter.name in documented and documented.index(parameter.name) != taken:
+                place, given = documented.index(parameter.name) + 1, taken + 1
+                raise refuse(f"{parameter.name!r} stands in place {given} and is given in place {place}")
+            taken += 1
+            if parameter.default is inspect.Parameter.empty:
+                required += 1
+        elif parameter.kind == parameter.VAR_POSITIONAL:
+            takes_rest = True
+        elif parameter.kind == parameter.KEYWORD_ONLY:
+            if parameter.name in documented:
+                raise refuse(f"{parameter.name!r} stands behind a '*', and arguments are given by position")
+            if parameter.default is inspect.Parameter.empty:
+                raise refuse(f"{parameter.name!r} must be given by name, and nobody does")
+    if required > len(documented):
+        raise refuse(f"it needs {required} arguments and is given {len(documented)}")
+    return len(documented) if takes_rest else min(taken, len(documented))
+
+
+def _signature(handler: Callable[..., object]) -> "inspect.Signature | None":  # type: ignore[name-defined]  # noqa: F821
+    """The signature that counts: of a decorated function its own, unless that is ``*args`` for the one inside."""
+    import inspect
+
+    try:
+        own = inspect.signature(handler, follow_wrapped=False)
+        if any(each.kind == each.VAR_POSITIONAL for each in own.parameters.values()):
+            return inspect.signature(handler)
+        return own
+    except ValueError:
+        return None
+
+
+def is_async(name: str, handler: Callable[..., object], where: str) -> bool:
+    """Returns whether calling it gives something to await, as far as can be seen without calling it.
+
+    Raises:
+        ConfigError: it is a generator: calling that runs nothing.
+    """
+    import functools
+    import inspect
+
+    innermost: object = handler
+    while True:
+        if isinstance(innermost, functools.partial):
+            innermost = innermost.func
+        elif inspect.ismethod(innermost):
+            innermost = innermost.__func__
+        elif hasattr(innermost, "__wrapped__"):
+            innermost = innermost.__wrapped__
+        elif inspect.isfunction(innermost) or isinstance(innermost, type):
+            break
+        elif inspect.isfunction(type(innermost).__dict__.get("__call__")):
+            innermost = type(innermost).__dict__["__call__"]
+        else:
+            break
+    if inspect.isgeneratorfunction(innermost) or inspect.isasyncgenfunction(innermost):
+        raise ConfigError(f"{name} in {where} has a 'yield' in it, so calling it runs nothing: use def or async def")
+    return inspect.iscoroutinefunction(innermost)

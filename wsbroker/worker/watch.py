@@ -1,0 +1,202 @@
+"""Time limits of handlers that do not await: a second thread interrupts them.
+
+CPython can raise an exception in another thread (`PyThreadState_SetAsyncExc`), at the next bytecode it runs there. That
+must never hit our own code, in which a half-done write to the wire would break it. How that is kept:
+
+* A handler runs between `armed = call` and `armed = None`, each one attribute store on the worker's thread.
+* The helper announces first (`interrupting = call`) and looks then whether `armed` is still this call. The worker
+  lowers `armed` first and looks then at `interrupting`. So at least one of them sees the other (Dekker's way, which
+  needs no lock in the usual case): either the helper finds the handler ended and does nothing, or the worker finds the
+  announcement, waits until the helper is done (`_lock`), and takes back an exception that was not raised yet.
+* There is at most one interruption per call, so once one was caught or taken back, no other can come.
+* What a handler calls of ours (a flush, a question to the broker) runs shielded, in the same way.
+
+A handler that runs C code is interrupted when it returns from there; one that catches everything and goes on is not.
+Both are hung after a while, which is for the broker to deal with.
+"""
+
+import sys
+from collections.abc import Callable
+from threading import Lock, get_ident
+from time import monotonic
+from typing import Final, TypeAlias, TypeVar
+
+_Returned = TypeVar("_Returned")
+
+Running: TypeAlias = tuple[float, float, str, int]
+"""A call that is running: its deadline, its start (both of `monotonic`), the handler's name, the socket's id."""
+
+RETRY_S: Final = 0.02
+"""How soon the helper looks again at a handler that is overdue and shielded."""
+
+
+class HandlerTimeout(BaseException):
+    """Raised in a handler that takes too long. Not an `Exception`: ``except Exception`` must not stop it."""
+
+
+class Watch:
+    """Watches the handlers of one worker's thread; made on that thread.
+
+    Args:
+        look_s: how often the helper looks at least; not more than the shortest limit, or it would miss some.
+        hang_s: seconds after its interruption from which a handler counts as hung.
+        interrupted: told by the helper of each interruption: handler, socket, seconds since its start.
+        hung: told by the helper, once per call, of a handler that does not end: likewise.
+    """
+
+    __slots__ = (
+        "_fired",
+        "_fired_at",
+        "_hang_s",
+        "_hung",
+        "_interrupted",
+        "_lock",
+        "_look_s",
+        "_reported",
+        "_raise",
+        "_take_back",
+        "armed",
+        "interrupting",
+        "running",
+    )
+
+    def __init__(
+        self,
+        look_s: float,
+        hang_s: float,
+        interrupted: Callable[[str, int, float], None],
+        hung: Callable[[str, int, float], None],
+    ) -> None:
+        self._look_s = None if look_s == float("inf") else look_s
+        self._hang_s = hang_s
+        self._interrupted = interrupted
+        self._hung = hung
+        self._lock = Lock()
+        self._raise, self._take_back = _interrupter(get_ident())
+        self._fired: Running | None = None
+        self._fired_at = 0.0
+        self._reported: Running | None = None
+        self.running: Running | None = None
+        """The call whose time is running; written by the worker's thread."""
+        self.armed: Running | None = None
+        """The same while it may be interrupted."""
+        self.interrupting: Running | None = None
+        """The call that the helper is about to interrupt, or has."""
+
+    # On the worker's thread. ------------------------------------------------------------------------------------
+
+    def call(
+        self,
+        deadline: float,
+        start: float,
+        handler: str,
+        socket_id: int,
+        function: Callable[..., _Returned],
+        *args: object,
+    ) -> _Returned:
+        """Calls a handler in its time.
+
+        Raises:
+            HandlerTimeout: it took too long, whether it let itself be interrupted or ended just then.
+            BaseException: what it raised.
+        """
+        self.armed = self.running = (deadline, start, handler, socket_id)
+        try:
+            try:
+                return function(*args)
+            finally:
+                self.armed = None
+                if self.interrupting is not None:
+                    self._settle()
+                self.running = None
+        except HandlerTimeout:
+            # Raised by the handler's own code, by `_settle`, or between the two.
+            self.armed = None
+            self._settle()
+            self.running = None
+            raise
+
+    def shield(self) -> Running | None:
+        """Begins a stretch of our own code within a handler; its result is for `unshield`.
+
+        Raises:
+            HandlerTimeout: the interruption was on its way.
+        """
+        armed = self.armed
+        if armed is not None:
+            self.armed = None
+            if self.interrupting is not None:
+                self._settle()
+        return armed
+
+    def unshield(self, armed: Running | None) -> None:
+        """Ends it."""
+        self.armed = armed
+
+    def _settle(self) -> None:
+        """Waits until the helper is done with us and takes back what has not been raised yet.
+
+        Raises:
+            HandlerTimeout: we were interrupted, and that is not being raised already.
+        """
+        with self._lock:
+            fired = self.interrupting is not None
+            if fired:
+                self._take_back()
+            self.interrupting = None
+        if fired and not isinstance(sys.exception(), HandlerTimeout):
+            raise HandlerTimeout
+
+    # On the helper's thread. ------------------------------------------------------------------------------------
+
+    def look(self) -> float | None:
+        """Interrupts and reports what is due.
+
+        Returns:
+            in how many seconds to look again. A call that starts meanwhile has a deadline later than that, so none is
+            missed although nobody wakes the helper for a call. None: there are no limits.
+        """
+        look_s = self._look_s
+        call = self.running
+        if call is None:
+            return look_s
+        deadline, start, handler, socket_id = call
+        now = monotonic()
+        if now < deadline:
+            return look_s if look_s is None else min(look_s, deadline - now)
+        if call is not self._fired:
+            if self._fire(call):
+                self._fired_at = now
+                self._interrupted(handler, socket_id, now - start)
+            elif now < deadline + self._hang_s:
+                return RETRY_S
+            else:
+                self._fired = call
+                self._fired_at = deadline
+        left = self._fired_at + self._hang_s - now
+        if left > 0:
+            return left
+        if call is not self._reported:
+            self._reported = call
+            self._hung(handler, socket_id, now - start)
+        return look_s
+
+    def _fire(self, call: Running) -> bool:
+        with self._lock:
+            self.interrupting = call
+            if self.armed is not call or not self._raise():
+                self.interrupting = None
+                return False
+            self._fired = call
+            return True
+
+
+def _interrupter(thread_id: int) -> tuple[Callable[[], bool], Callable[[], None]]:
+    """Two functions: one raises `HandlerTimeout` in that thread and says whether it could, one takes it back."""
+    try:
+        from ctypes import c_ulong, py_object, pythonapi
+    except ImportError:  # a build without them: nothing is interrupted, only reported
+        return lambda: False, lambda: None
+    set_async_exc = pythonapi.PyThreadState_SetAsyncExc
+    thread, error = c_ulong(thread_id), py_object(HandlerTimeout)
+    return lambda: set_async_exc(thread, error) == 1, lambda: set_async_exc(thread, None) and None
