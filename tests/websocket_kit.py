@@ -1,0 +1,75 @@
+"""The client's side of the wire, made by hand so that it can also be wrong; and what a decoder says to it."""
+
+from collections.abc import Iterable
+
+from wsbroker.websocket.decoder import BINARY, CLOSE, FAILED, NEED_DATA, PING, PONG, TEXT, Decoder
+
+KEY = b"\x37\xfa\x21\x3d"
+"""The masking key of the examples in RFC 6455 section 5.7."""
+
+Event = tuple[object, ...]
+
+
+def xored(payload: bytes, key: bytes = KEY) -> bytes:
+    """What RFC 6455 section 5.3 says, byte by byte."""
+    return bytes(byte ^ key[index % 4] for index, byte in enumerate(payload))
+
+
+def frame(
+    opcode: int,
+    payload: bytes = b"",
+    *,
+    fin: bool = True,
+    rsv: int = 0,
+    key: bytes | None = KEY,
+    length_bytes: int | None = None,
+) -> bytes:
+    """A client's frame.
+
+    Args:
+        key: None makes an unmasked frame.
+        length_bytes: 0, 2 or 8 bytes of extended length, also where fewer would do.
+    """
+    size = len(payload)
+    if length_bytes is None:
+        length_bytes = 0 if size < 126 else 2 if size < 65536 else 8
+    short = {0: size, 2: 126, 8: 127}[length_bytes]
+    head = bytes([fin << 7 | rsv << 4 | opcode, short | (0x80 if key is not None else 0)])
+    head += size.to_bytes(length_bytes, "big") if length_bytes else b""
+    return head + payload if key is None else head + key + xored(payload, key)
+
+
+def event_of(decoder: Decoder, kind: int) -> Event:
+    """An event with all that it brings, to compare."""
+    if kind == TEXT:
+        return ("text", decoder.text, decoder.size)
+    if kind == BINARY:
+        return ("binary", decoder.data, decoder.size)
+    if kind in (PING, PONG):
+        return ("ping" if kind == PING else "pong", decoder.data, decoder.size)
+    if kind == CLOSE:
+        return ("close", decoder.code, decoder.reason)
+    assert kind == FAILED, kind
+    return ("failed", decoder.code, decoder.reason)
+
+
+def pull(decoder: Decoder) -> list[Event]:
+    """Every event until the decoder needs data."""
+    events = []
+    while (kind := decoder.next_event()) != NEED_DATA:
+        events.append(event_of(decoder, kind))
+    return events
+
+
+def decode(*reads: bytes, max_message_size: int = 1 << 20) -> list[Event]:
+    """Every event of a new decoder that gets these reads, asked after each of them."""
+    return feed(Decoder(max_message_size), reads)
+
+
+def feed(decoder: Decoder, reads: Iterable[bytes]) -> list[Event]:
+    """Every event that these reads bring, asked after each of them."""
+    events = []
+    for read in reads:
+        decoder.receive(read)
+        events += pull(decoder)
+    return events
