@@ -13,18 +13,22 @@ class LaneView(Protocol):
     @property
     def generation(self) -> int:
         """Grows when the worker is lost; what an older one still says is ignored."""
+        ...
 
     @property
     def in_flight(self) -> int:
         """Bytes of messages that are on their way or being handled (credit in use)."""
+        ...
 
     @property
     def closing(self) -> Mapping[int, Event]:
         """CLOSE events whose handler has not run yet, by socket id."""
+        ...
 
     @property
     def socket_count(self) -> int:
         """Sockets pinned to this worker."""
+        ...
 
 
 class Calls(Protocol):
@@ -46,6 +50,7 @@ class Calls(Protocol):
 
     def apply(self, lane_index: int, generation: int, batch: list[Command], /) -> list[tuple[object, ...]]:
         """Applies commands in order; returns what is not the core's (lane -1: the ANSWER events to its questions)."""
+        ...
 
 
 class Core(Calls, Protocol):
@@ -53,9 +58,11 @@ class Core(Calls, Protocol):
 
     def add_lane(self, index: int, credit_bytes: int, is_inline: bool, /) -> LaneView:
         """Adds the way to one more worker; indexes count from 0."""
+        ...
 
     def lane_lost(self, index: int, code: int, /) -> list[Event]:
         """Closes all sockets of a dead worker; returns the CLOSE events whose handler has not run."""
+        ...
 
     def adopt_closes(self, index: int, closes: list[Event], /) -> None:
         """Gives CLOSE events of a dead worker to another one: they are posted to it at the end of this turn."""

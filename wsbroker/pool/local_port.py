@@ -58,6 +58,37 @@ class LocalPort(Port):
         command_bytes: commands of other threads than the loop's that may wait, in bytes; then their callers wait.
     """
 
+    __slots__ = (
+        "_apply",
+        "_blocked",
+        "_channels",
+        "_close",
+        "_command_bytes",
+        "_copy_subscriptions",
+        "_inside",
+        "_is_open",
+        "_is_woken",
+        "_last_question",
+        "_listed_bytes",
+        "_lock",
+        "_loop",
+        "_loop_thread",
+        "_nested",
+        "_publish",
+        "_questions",
+        "_queued_bytes",
+        "_refusal",
+        "_send",
+        "_set_token",
+        "_subscribe",
+        "_subscriber_count",
+        "_subscribers",
+        "_subscriptions",
+        "_taken_bytes",
+        "_unsubscribe",
+        "_waiting",
+    )
+
     def __init__(self, core: Calls, command_bytes: int) -> None:
         self._loop_thread = 0  # never a thread's: all calls are foreign until `start`, and again after `stop`
         # The core's methods, bound once: the hot path of inline handlers.

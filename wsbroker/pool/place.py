@@ -36,7 +36,8 @@ class WorkerStatistics(TypedDict):
     """bytes of batches that the kernel has not taken yet"""
     opens_in_flight: int
     requests_in_flight: int
-    request_bytes: int
+    asked_bytes: int
+    """bytes of those two"""
     handled: int
     """messages whose handlers have ended"""
     counts: dict[str, int]
@@ -55,7 +56,7 @@ def idle_statistics(name: str, state: str, sockets: int, counts: dict[str, int])
         "unwritten_bytes": 0,
         "opens_in_flight": 0,
         "requests_in_flight": 0,
-        "request_bytes": 0,
+        "asked_bytes": 0,
         "handled": 0,
         "counts": counts,
     }
@@ -133,12 +134,15 @@ class Place:
         logger.info("worker started worker=%s generation=%d handlers=%s", self.name, generation, ",".join(names))
         return names
 
-    async def stop(self, timeout_s: float) -> bool:
-        """Ends what is here; returns whether nothing of it runs any more. There is no replacement afterwards."""
+    async def stop_replacing(self) -> None:
+        """From here on a lost worker is not replaced."""
         self._is_stopping = True
         if self._replacing is not None:
             self._replacing.cancel()
             await asyncio.wait([self._replacing])
+
+    async def stop(self, timeout_s: float) -> bool:
+        """Ends what is here, after `stop_replacing`; returns whether nothing of it runs any more."""
         return self.worker is None or await self.worker.stop(timeout_s)
 
     def _worker_lost(self, reason: str) -> None:
@@ -197,5 +201,5 @@ class Place:
             statistics["unwritten_bytes"] = worker.unwritten_bytes
             statistics["opens_in_flight"] = worker.opens_in_flight
             statistics["requests_in_flight"] = worker.requests_in_flight
-            statistics["request_bytes"] = worker.request_bytes
+            statistics["asked_bytes"] = worker.asked_bytes
         return statistics

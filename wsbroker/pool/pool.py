@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Final
 
 from wsbroker.config import Config, WorkerKind
@@ -23,8 +24,11 @@ from wsbroker.worker.options import Options
 
 logger = logging.getLogger(__name__)
 
-REQUEST_OVERHEAD_BYTES: Final = 1024
-"""What an HTTP request costs beyond its body while a worker has it, so that requests without one are bounded too."""
+REQUEST_OVERHEAD_BYTES: Final = 512
+"""What a request costs beyond its text while a worker has it: the objects that hold it."""
+DRAIN_SHARE: Final = 0.75
+"""The part of the time to stop in which handlers may end; the rest is for `handle_worker_stop`."""
+DRAIN_POLL_S: Final = 0.01
 FAILED_START_STOP_S: Final = 5.0
 """How long the other workers may take to stop after one could not start."""
 
@@ -130,10 +134,15 @@ class Pool(Owner):
         """
         self._is_stopping = True
         self._look_at_opens()
-        deadline = asyncio.get_running_loop().time() + timeout_s
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
         if self.inline is not None:
             await self.inline.stop(timeout_s)
-        results = await asyncio.gather(*(place.stop(timeout_s) for place in self._places), return_exceptions=True)
+        for place in self._places:
+            await place.stop_replacing()
+        await self._drain(loop.time() + timeout_s * DRAIN_SHARE)
+        left_s = max(0.0, deadline - loop.time())
+        results = await asyncio.gather(*(place.stop(left_s) for place in self._places), return_exceptions=True)
         for place, result in zip(self._places, results, strict=True):
             if isinstance(result, BaseException):
                 logger.error("worker could not be stopped worker=%s", place.name, exc_info=result)
@@ -142,8 +151,18 @@ class Pool(Owner):
             self._timer = None
         await self._tasks.finish()
         self._closes.give_up()
-        left_s = deadline - asyncio.get_running_loop().time()
-        logger.info("workers stopped count=%d left_behind=%d spare_s=%.1f", self.size, results.count(False), left_s)
+        left_behind = sum(result is not True for result in results)
+        logger.info("workers stopped count=%d left_behind=%d", self.size, left_behind)
+
+    async def _drain(self, deadline: float) -> None:
+        """Waits until all close handlers have run.
+
+        The core may still hold events back until earlier ones are handled (`mailbox_bytes`), and a worker takes nothing
+        after STOP. CLOSE is the last event of a socket, so when there is none left, nothing is.
+        """
+        loop = asyncio.get_running_loop()
+        while any(place.is_running and place.lane.closing for place in self._places) and loop.time() < deadline:
+            await asyncio.sleep(DRAIN_POLL_S)
 
     def _arm(self) -> None:
         """One timer for all workers."""
@@ -200,7 +219,10 @@ class Pool(Owner):
             return unavailable()
         if not self._has_open:
             return None
-        return await worker.open(socket_id, request.fields())
+        size_bytes = size_of(request)
+        if not worker.has_room(size_bytes):
+            return unavailable()
+        return await worker.open(socket_id, request.fields(), size_bytes)
 
     def forget(self, socket_id: int, lane_index: int) -> None:
         """Tells the worker that a socket which `open` had accepted was gone before its 101."""
@@ -215,14 +237,14 @@ class Pool(Owner):
             return HttpResponse(503, {}, "No HTTP handler registered")
         if self.inline is not None:
             return unavailable() if self._is_stopping else await self.inline.http(request)
-        size_bytes = len(request.body) + REQUEST_OVERHEAD_BYTES
+        size_bytes = size_of(request)
         best: Place | None = None
         fewest = 0
         for place in self._places:
             worker = place.worker
             if worker is None or not place.is_running or self._is_stopping:
                 continue
-            if worker.request_bytes and worker.request_bytes + size_bytes > self._config.mailbox_bytes:
+            if not worker.has_room(size_bytes):
                 continue
             if best is None or worker.requests_in_flight < fewest:
                 best, fewest = place, worker.requests_in_flight
@@ -255,6 +277,12 @@ class Pool(Owner):
             self._has_failed = True
             logger.critical("workers cannot be kept alive: %s", error)
             self._on_fatal(error)
+
+
+def size_of(request: HttpRequest) -> int:
+    """What a request costs while it waits for its handler, in bytes."""
+    head_bytes = sum(map(len, chain.from_iterable(request.headers.pairs)))
+    return REQUEST_OVERHEAD_BYTES + len(request.path) + head_bytes + len(request.body)
 
 
 def worker_options(config: Config) -> dict[str, object]:

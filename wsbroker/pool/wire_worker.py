@@ -82,11 +82,11 @@ class WireWorker:
         self._inlet, self._outlet = anyio.create_memory_object_stream[Batch](math.inf)
         self._waiting = 0
         self._pump_task: asyncio.Task[None] | None = None
-        self._opens: dict[int, asyncio.Future[HttpResponse | None]] = {}
+        self._opens: dict[int, tuple[asyncio.Future[HttpResponse | None], int]] = {}
         self._requests: dict[int, tuple[asyncio.Future[HttpResponse], int]] = {}
         self._request_number = 0
-        self.request_bytes = 0
-        """Size of the HTTP requests it has not answered yet."""
+        self.asked_bytes = 0
+        """Size of the requests of both kinds that it has not answered yet."""
         self._probe_number = 0
         self._probes_missed = 0
         self._is_probe_out = False
@@ -98,8 +98,12 @@ class WireWorker:
 
     @property
     def opens_in_flight(self) -> int:
-        """Open handlers that have not answered yet."""
+        """Open handlers that have not answered yet, likewise."""
         return len(self._opens)
+
+    def has_room(self, size_bytes: int) -> bool:
+        """Whether it takes one more request: `mailbox_bytes` of them may wait, and an idle worker takes any one."""
+        return not self.asked_bytes or self.asked_bytes + size_bytes <= self._config.mailbox_bytes
 
     @property
     def waiting_batches(self) -> int:
@@ -217,11 +221,11 @@ class WireWorker:
         self._inlet.close()
         self._outlet.close()
         opens, self._opens = self._opens, {}
-        for opening in opens.values():
+        for opening, _ in opens.values():
             if not opening.done():
                 opening.set_result(unavailable())
         requests, self._requests = self._requests, {}
-        self.request_bytes = 0
+        self.asked_bytes = 0
         for request, _ in requests.values():
             if not request.done():
                 request.set_result(HttpResponse(500, {}, "Internal Server Error"))
@@ -287,7 +291,7 @@ class WireWorker:
             logger.exception("mailbox broken worker=%s", self.name)
             self.abandon(f"its mailbox broke: {error!r}")
 
-    async def open(self, socket_id: int, fields: tuple[object, ...]) -> HttpResponse | None:
+    async def open(self, socket_id: int, fields: tuple[object, ...], size_bytes: int) -> HttpResponse | None:
         """Asks the open handler.
 
         Returns:
@@ -295,7 +299,8 @@ class WireWorker:
             503 if the worker is lost.
         """
         opening: asyncio.Future[HttpResponse | None] = self._loop.create_future()
-        self._opens[socket_id] = opening
+        self._opens[socket_id] = (opening, size_bytes)
+        self.asked_bytes += size_bytes
         timer = self._loop.call_later(self._config.handshake_timeout, _out_of_time, opening)
         is_accepted = False
         try:
@@ -305,7 +310,6 @@ class WireWorker:
             return answer
         finally:
             timer.cancel()
-            self._opens.pop(socket_id, None)
             if not is_accepted:
                 self.forget(socket_id)
 
@@ -324,7 +328,7 @@ class WireWorker:
         self._request_number += 1
         number = self._request_number
         self._requests[number] = (request, size_bytes)
-        self.request_bytes += size_bytes
+        self.asked_bytes += size_bytes
         timer = self._loop.call_later(self._config.http_timeout, _out_of_time, request)
         try:
             self.post([(events.HTTP, number, fields)])
@@ -346,15 +350,18 @@ class WireWorker:
         kind = command[0]
         if kind == commands.OPENED:
             _, socket_id, status, headers, body = cast(tuple[int, int, int, list[tuple[str, str]], bytes], command)
-            opening = self._opens.get(socket_id)
-            if opening is not None and not opening.done():
-                opening.set_result(None if status == 101 else HttpResponse(status, headers, body))
+            opened = self._opens.pop(socket_id, None)
+            if opened is not None:
+                opening, size_bytes = opened
+                self.asked_bytes -= size_bytes
+                if not opening.done():
+                    opening.set_result(None if status == 101 else HttpResponse(status, headers, body))
         elif kind == commands.RESPONSE:
             _, number, status, headers, body = cast(tuple[int, int, int, list[tuple[str, str]], bytes], command)
             asked = self._requests.pop(number, None)
             if asked is not None:
                 request, size_bytes = asked
-                self.request_bytes -= size_bytes
+                self.asked_bytes -= size_bytes
                 if not request.done():
                     request.set_result(HttpResponse(status, headers, body))
         elif kind == commands.COUNTED:
@@ -411,7 +418,7 @@ class WireWorker:
                 logger.debug(text, self.name, handler, socket_id, seconds)  # the worker has logged and counted it
             elif kind == control.HUNG:
                 _, handler, socket_id, seconds = cast(tuple[int, str, int, float], message)
-                self.abandon(f"{handler} (socket {socket_id}) did not end for {seconds:.1f} s after its interruption")
+                self.abandon(f"{handler} (socket {socket_id}) hangs: it has not ended {seconds:.1f} s after its start")
                 return
             else:
                 logger.error("control message not understood worker=%s kind=%r", self.name, kind)

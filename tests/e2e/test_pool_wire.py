@@ -1,0 +1,834 @@
+"""The pool and its workers over real wires: the workers are scripts in threads, the core is a fake."""
+
+import asyncio
+import logging
+import socket
+import threading
+from collections.abc import Callable, Coroutine
+from typing import cast
+
+import pytest
+
+from unit.pool.fakes import LOOPS, Batch, House, Script, Wire, run, serve, started
+from wsbroker.config import Settings
+from wsbroker.errors import ConfigError, WorkerError
+from wsbroker.pool import restarts
+from wsbroker.wire import commands, control, events
+from wsbroker.wire.http import HttpRequest, HttpResponse
+
+NAMES = {events.ANSWER: "ANSWER", events.STOP: "STOP"}
+OPEN_NAME = "handle_socket_open"
+HTTP_NAME = "handle_http_request"
+REQUEST = HttpRequest("GET", "/a?b=c", [("Host", "example.org")], remote="127.0.0.1")
+Work = Callable[[House], Coroutine[object, object, None]]
+
+
+@pytest.fixture(params=LOOPS)
+def loop_factory(request: pytest.FixtureRequest) -> Callable[[], asyncio.AbstractEventLoop]:
+    return LOOPS[cast(str, request.param)]
+
+
+@pytest.fixture
+def live(loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> Callable[..., House]:
+    """Starts a pool with these workers, lets the test work with it, stops it; nothing may be left."""
+
+    def live(work: Work, *scripts: Script, settings: Settings | None = None) -> House:
+        async def main() -> House:
+            house = House(*scripts, settings=settings)
+            await house.pool.start()
+            try:
+                await work(house)
+            finally:
+                await house.pool.stop(5)
+            return house
+
+        return run(main(), loop_factory)
+
+    return live
+
+
+def reads_until(wire: Wire, kind: int) -> Batch:
+    """Reads events until one of this kind has come; returns all of them."""
+    seen: Batch = []
+    while not any(event[0] == kind for event in seen):
+        batch = wire.read()
+        if not batch:
+            return seen
+        seen += batch
+    return seen
+
+
+def with_names(*names: str) -> Script:
+    return lambda wire: serve(wire, *names)
+
+
+def dies_at_the_first_message(wire: Wire) -> None:
+    started(wire, OPEN_NAME, HTTP_NAME)
+    reads_until(wire, events.MESSAGE)
+
+
+# Start and stop. ------------------------------------------------------------------------------------------------
+
+
+def test_start_returns_when_every_worker_has_found_its_handlers(live: Callable[..., House]) -> None:
+    async def work(house: House) -> None:
+        assert house.pool.handlers_found == {OPEN_NAME, "handle_socket_message"}
+        assert house.pool.has_open_handler and not house.pool.has_http_handler
+        assert [entry["state"] for entry in house.pool.statistics()] == ["running"] * 3
+        assert [carrier.name for carrier in house.scripts.made] == ["worker-0", "worker-1", "worker-2"]
+
+    live(work, with_names(OPEN_NAME, "handle_socket_message"), settings=Settings(workers=3))
+
+
+def test_a_worker_that_cannot_start_fails_the_start_with_its_text_and_stops_the_others(
+    loop_factory: Callable[[], asyncio.AbstractEventLoop], caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(wire: Wire) -> None:
+        wire.write((commands.START_FAILED, "no handlers in app: found nothing", "Traceback: all of it"))
+
+    async def main() -> None:
+        house = House(serve, fails, settings=Settings(workers=2))
+        with pytest.raises(ConfigError, match="^no handlers in app: found nothing$"):
+            await house.pool.start()
+        for carrier in house.scripts.made:
+            await carrier.wait_ended()
+
+    run(main(), loop_factory)
+    assert "Traceback: all of it" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("script_error", "text"),
+    [
+        (SystemExit(3), "worker worker-0 ended before it had started: SystemExit(3)"),
+        (OSError("no room"), "worker worker-0 ended before it had started: OSError: no room"),
+        (None, "worker worker-0 ended before it had started: it ended by itself"),
+    ],
+)
+def test_a_worker_that_ends_while_it_starts_says_why(
+    loop_factory: Callable[[], asyncio.AbstractEventLoop], script_error: BaseException | None, text: str
+) -> None:
+    def ends(wire: Wire) -> None:
+        if script_error is not None:
+            raise script_error
+
+    async def main() -> None:
+        with pytest.raises(WorkerError) as caught:
+            await House(ends).pool.start()
+        assert str(caught.value) == text
+
+    run(main(), loop_factory)
+
+
+def test_a_cancelled_start_leaves_nothing_behind(loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    def never(wire: Wire) -> None:
+        wire.read()
+
+    async def main() -> None:
+        house = House(serve, never, settings=Settings(workers=2))
+        starting = asyncio.ensure_future(house.pool.start())
+        while len(house.scripts.made) < 2:
+            await asyncio.sleep(0)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        for carrier in house.scripts.made:
+            await carrier.wait_ended()
+
+    run(main(), loop_factory)
+
+
+def test_stop_lets_the_worker_finish_what_came_before(live: Callable[..., House]) -> None:
+    async def work(house: House) -> None:
+        for n in range(500):
+            house.message(1, str(n))
+
+    house = live(work)
+    assert [entry[2] for entry in house.core.log if entry[0] == commands.SEND] == [str(n) for n in range(500)]
+    assert not house.scripts.made[0]._thread or not house.scripts.made[0]._thread.is_alive()
+
+
+def test_stop_waits_for_close_handlers_that_the_core_still_holds_back(live: Callable[..., House]) -> None:
+    """Credit comes back with HANDLED, and only then does the core send what waited in an inbox."""
+    close: tuple[object, ...] = (events.CLOSE, 1, None, 0, 1001, "")
+    seen: list[object] = []
+
+    def handles(wire: Wire) -> None:
+        started(wire)
+        seen.extend(event[0] for event in reads_until(wire, events.MESSAGE))
+        wire.write((commands.HANDLED, [(1, 1)]))
+        seen.extend(event[0] for event in reads_until(wire, events.CLOSE))
+        wire.write((commands.CLOSED, 1))
+        seen.extend(event[0] for event in reads_until(wire, events.STOP))
+        wire.write((commands.STOPPED,))
+
+    async def work(house: House) -> None:
+        house.message(1, "x")
+        house.core.lanes[0].closing[1] = close
+        apply = house.core.apply
+
+        def with_credit(lane_index: int, generation: int, batch: Batch) -> Batch:
+            if batch[0][0] == commands.HANDLED:
+                asyncio.get_running_loop().call_soon(house.pool.post, 0, [close])
+            return apply(lane_index, generation, batch)
+
+        worker = house.pool._places[0].worker
+        assert worker is not None
+        worker._apply = with_credit
+
+    live(work, handles)
+    assert seen == [events.MESSAGE, events.CLOSE, events.STOP]
+
+
+def test_stop_leaves_a_stuck_worker_behind_and_says_so(
+    loop_factory: Callable[[], asyncio.AbstractEventLoop], caplog: pytest.LogCaptureFixture
+) -> None:
+    release = threading.Event()
+
+    def stuck(wire: Wire) -> None:
+        started(wire)
+        release.wait(10)
+
+    async def main() -> None:
+        house = House(serve, stuck, settings=Settings(workers=2))
+        await house.pool.start()
+        loop = asyncio.get_running_loop()
+        before = loop.time()
+        await house.pool.stop(0.2)
+        assert loop.time() - before < 2
+        release.set()
+        for carrier in house.scripts.made:
+            await carrier.wait_ended()
+        assert [carrier.kills for carrier in house.scripts.made] == [0, 1]
+
+    run(main(), loop_factory)
+    assert "worker did not stop in time, left behind worker=worker-1" in caplog.text
+
+
+def test_a_hung_worker_does_not_use_up_the_time_to_stop(
+    loop_factory: Callable[[], asyncio.AbstractEventLoop], caplog: pytest.LogCaptureFixture
+) -> None:
+    def hangs(wire: Wire) -> None:
+        started(wire)
+        reads_until(wire, events.STOP)
+        wire.say((control.HUNG, "handle_worker_stop", 0, 8.0))
+        wire.read()
+
+    async def main() -> None:
+        house = House(hangs)
+        await house.pool.start()
+        await house.pool.stop(15)
+        await house.scripts.made[0].wait_ended()
+
+    run(main(), loop_factory)
+    assert "worker lost while stopping worker=worker-0" in caplog.text
+
+
+# Messages. ------------------------------------------------------------------------------------------------------
+
+
+def test_a_message_comes_back_as_commands(live: Callable[..., House]) -> None:
+    async def work(house: House) -> None:
+        house.message(7, "hello")
+        await house.core.until(lambda: len(house.core.log) == 2)
+        assert house.core.log == [(commands.SEND, 7, "hello"), (commands.HANDLED, [(7, 1)])]
+        assert house.pool.statistics()[0]["handled"] == 1
+
+    live(work)
+
+
+def test_order_is_kept_while_the_mailbox_fills_and_empties(live: Callable[..., House]) -> None:
+    """Some batches go straight to the wire, some wait in the stream, some are merged: all in one order."""
+    gate = threading.Semaphore(0)
+
+    def slow(wire: Wire) -> None:
+        started(wire)
+        for _ in range(5):
+            gate.acquire()
+            for _ in range(30):
+                batch = wire.read()
+                wire.write(*[(commands.SEND, event[1], event[3]) for event in batch])
+        serve_rest(wire)
+
+    def serve_rest(wire: Wire) -> None:
+        while batch := wire.read():
+            wire.write(*[(commands.SEND, event[1], event[3]) for event in batch if event[0] == events.MESSAGE])
+            if batch[-1][0] == events.STOP:
+                wire.write((commands.STOPPED,))
+                return
+
+    async def work(house: House) -> None:
+        n = 0
+        depths = []
+        for round_number in range(60):
+            for _ in range(20):
+                batch: Batch = [(events.MESSAGE, 1, "x" * (1 << 10 + n % 5), n + step) for step in range(3)]
+                n += 3
+                house.pool.post(0, batch)
+            depths.append(house.pool.statistics()[0]["mailbox_batches"])
+            if round_number % 10 == 9:
+                gate.release()
+            await asyncio.sleep(0)
+        assert max(depths) > 10, "the mailbox was never used"
+        assert house.pool.statistics()[0]["unwritten_bytes"] < 6 << 20
+        gate.release(5)
+        await house.core.until(lambda: len(house.core.log) == n)
+        assert [entry[2] for entry in house.core.log] == list(range(n))
+        assert house.pool.statistics()[0]["mailbox_batches"] == 0
+
+    live(work, slow)
+
+
+def test_an_answer_overtakes_a_full_mailbox(live: Callable[..., House]) -> None:
+    gate = threading.Event()
+    answers: Batch = []
+
+    def asks(wire: Wire) -> None:
+        started(wire)
+        gate.wait(10)
+        wire.write((commands.ASK, 5, commands.SUBSCRIBER_COUNT, b"a"))
+        read = reads_until(wire, events.ANSWER)
+        answers.extend(event for event in read if event[0] == events.ANSWER)
+        # It came long before the end of what was posted first.
+        wire.write((commands.SEND, 1, len(read)))
+        reads_until(wire, events.STOP)
+        wire.write((commands.STOPPED,))
+
+    async def work(house: House) -> None:
+        house.core.members[b"a"] = [1, 2, 3]
+        for _ in range(4000):
+            house.message(1, "x" * 1000)
+        waiting = house.pool.statistics()[0]["mailbox_batches"]
+        assert waiting > 3000
+        gate.set()
+        await house.core.until(lambda: bool(house.core.log))
+        assert house.core.log[0][2] < 4000 - waiting + 1100  # type: ignore[operator]
+
+    live(work, asks)
+    assert answers == [(events.ANSWER, 5, 3)]
+
+
+def test_events_before_an_answer_in_its_batch_keep_their_place(live: Callable[..., House]) -> None:
+    gate = threading.Event()
+    order: list[object] = []
+
+    def reads(wire: Wire) -> None:
+        started(wire)
+        gate.wait(10)
+        for event in reads_until(wire, events.STOP):
+            order.append(event[3] if event[0] == events.MESSAGE else NAMES[cast(int, event[0])])
+        wire.write((commands.STOPPED,))
+
+    async def work(house: House) -> None:
+        for n in range(2000):
+            house.pool.post(0, [(events.MESSAGE, 1, "x" * 1000, n)])
+        house.pool.post(0, [(events.MESSAGE, 1, "last", 2000), (events.ANSWER, 1, True), (events.ANSWER, 2, True)])
+        gate.set()
+
+    live(work, reads)
+    assert [entry for entry in order if isinstance(entry, int)] == list(range(2001))
+    assert order.count("ANSWER") == 2 and order.index("ANSWER") < order.index(2000)
+
+
+def test_a_batch_that_the_wire_refuses_loses_the_worker_and_not_the_core(
+    live: Callable[..., House], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work(house: House) -> None:
+        house.pool.post(0, [(events.MESSAGE, 1, object(), 1)])
+        await house.core.until(lambda: bool(house.core.lost))
+
+    live(work)
+    assert "an event could not be sent to it" in caplog.text
+
+
+def test_counts_are_added_up(live: Callable[..., House]) -> None:
+    def counts(wire: Wire) -> None:
+        started(wire)
+        wire.write(
+            (commands.COUNTED, "slow_handlers", 2),
+            (commands.COUNTED, "slow_handlers", 3),
+            (commands.COUNTED, "errors", 1),
+        )
+        wire.write((commands.SEND, 1, "done"))
+        reads_until(wire, events.STOP)
+        wire.write((commands.STOPPED,))
+
+    async def work(house: House) -> None:
+        await house.core.until(lambda: bool(house.core.log))
+        house.core.lanes[0].in_flight = 77
+        house.core.lanes[0].socket_count = 2
+        (statistics,) = house.pool.statistics()
+        assert statistics == {
+            "name": "worker-0",
+            "state": "running",
+            "restarts": 0,
+            "sockets": 2,
+            "mailbox_batches": 0,
+            "mailbox_bytes": 77,
+            "unwritten_bytes": 0,
+            "opens_in_flight": 0,
+            "requests_in_flight": 0,
+            "asked_bytes": 0,
+            "handled": 0,
+            "counts": {"slow_handlers": 5, "errors": 1},
+        }
+
+    live(work, counts)
+
+
+# Which worker. --------------------------------------------------------------------------------------------------
+
+
+def test_sockets_go_round_robin(live: Callable[..., House]) -> None:
+    async def work(house: House) -> None:
+        assert [house.pool.next_lane() for _ in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+
+    live(work, settings=Settings(workers=3))
+
+
+def test_sockets_go_to_the_worker_with_the_fewest_connections_if_asked(live: Callable[..., House]) -> None:
+    async def work(house: House) -> None:
+        lanes = house.core.lanes
+        lanes[0].socket_count, lanes[1].socket_count, lanes[2].socket_count = 5, 2, 3
+        assert house.pool.next_lane() == 1
+        for lane in lanes:
+            lane.socket_count = 4
+        assert sorted(house.pool.next_lane() for _ in range(3)) == [0, 1, 2]
+
+    live(work, serve, settings=Settings(workers=3, balance="least-connections"))
+
+
+# Open handlers. -------------------------------------------------------------------------------------------------
+
+
+def test_without_an_open_handler_no_hop_is_made(live: Callable[..., House]) -> None:
+    async def work(house: House) -> None:
+        opening = house.pool.open(1, 0, REQUEST)
+        with pytest.raises(StopIteration) as result:  # it never suspends
+            opening.send(None)
+        assert result.value.value is None
+
+    live(work, with_names("handle_socket_message"))
+
+
+@pytest.mark.parametrize(("status", "answer"), [(101, None), (403, HttpResponse(403, {}, b"no"))])
+def test_the_open_handler_accepts_or_its_answer_is_sent(
+    live: Callable[..., House], status: int, answer: HttpResponse | None
+) -> None:
+    async def work(house: House) -> None:
+        assert await house.pool.open(1, 0, REQUEST) == answer
+        assert house.pool.statistics()[0]["opens_in_flight"] == 0
+
+    live(work, lambda wire: serve(wire, OPEN_NAME, opened=status))
+
+
+def test_an_open_handler_gets_the_request_and_one_that_never_answers_is_a_504(live: Callable[..., House]) -> None:
+    seen: Batch = []
+
+    def mute(wire: Wire) -> None:
+        started(wire, OPEN_NAME)
+        seen.extend(reads_until(wire, events.FORGET))
+        wire.write((commands.OPENED, 9, 101, [], b""), (commands.SEND, 9, "late"))
+        reads_until(wire, events.STOP)
+        wire.write((commands.STOPPED,))
+
+    async def work(house: House) -> None:
+        answer = await house.pool.open(9, 0, REQUEST)
+        assert answer is not None and answer.status == 504
+        await house.core.until(lambda: bool(house.core.log))  # the late answer was read, and ignored
+
+    live(work, mute, settings=Settings(workers=1, handshake_timeout=0.05))
+    assert seen == [(events.OPEN, 9, REQUEST.fields()), (events.FORGET, 9)]
+
+
+def test_a_client_that_goes_away_while_opening_is_forgotten(live: Callable[..., House]) -> None:
+    seen: Batch = []
+    looked = threading.Event()
+
+    def late(wire: Wire) -> None:
+        started(wire, OPEN_NAME)
+        seen.extend(reads_until(wire, events.OPEN))
+        wire.write((commands.SEND, 9, "opening"))
+        seen.extend(reads_until(wire, events.FORGET))
+        looked.wait(10)
+        wire.write((commands.OPENED, 9, 101, [], b""), (commands.SEND, 9, "late"))
+        reads_until(wire, events.STOP)
+        wire.write((commands.STOPPED,))
+
+    async def work(house: House) -> None:
+        opening = asyncio.ensure_future(house.pool.open(9, 0, REQUEST))
+        await house.core.until(lambda: bool(house.core.log))
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        assert house.pool.statistics()[0]["opens_in_flight"] == 1  # the handler may still run
+        looked.set()
+        await house.core.until(lambda: len(house.core.log) == 2)
+        assert house.pool.statistics()[0]["opens_in_flight"] == 0
+
+    live(work, late)
+    assert [event[0] for event in seen] == [events.OPEN, events.FORGET]
+
+
+def test_open_handlers_that_wait_are_bounded_in_bytes(live: Callable[..., House]) -> None:
+    def never(wire: Wire) -> None:
+        started(wire, OPEN_NAME)
+        reads_until(wire, events.STOP)
+        wire.write((commands.STOPPED,))
+
+    async def work(house: House) -> None:
+        waiting = [asyncio.ensure_future(house.pool.open(n, 0, REQUEST)) for n in range(20)]
+        await asyncio.sleep(0)
+        assert 10 < sum(opening.done() for opening in waiting) < 20
+        for opening in waiting:
+            opening.cancel()
+        await asyncio.wait(waiting)
+        answer = await house.pool.open(99, 0, REQUEST)
+        assert answer is not None and answer.status == 503
+        assert house.pool.statistics()[0]["asked_bytes"] <= 3000
+
+    live(work, never, settings=Settings(workers=1, mailbox_bytes=3000))
+
+
+def test_a_socket_gone_after_it_was_accepted_is_forgotten_on_request(live: Callable[..., House]) -> None:
+    seen: Batch = []
+
+    def reads(wire: Wire) -> None:
+        started(wire, OPEN_NAME)
+        seen.extend(reads_until(wire, events.STOP))
+        wire.write((commands.STOPPED,))
+
+    async def work(house: House) -> None:
+        house.pool.forget(9, 0)
+
+    live(work, reads)
+    assert seen == [(events.FORGET, 9), (events.STOP,)]
+
+
+# HTTP. ----------------------------------------------------------------------------------------------------------
+
+
+def test_without_an_http_handler_the_answer_is_503_and_no_hop_is_made(live: Callable[..., House]) -> None:
+    async def work(house: House) -> None:
+        response = await house.pool.http(REQUEST)
+        assert (response.status, response.body) == (503, b"No HTTP handler registered")
+
+    live(work, serve)
+
+
+def test_requests_go_to_the_worker_with_the_fewest_in_flight(live: Callable[..., House]) -> None:
+    release = threading.Event()
+
+    def holds(wire: Wire) -> None:
+        started(wire, HTTP_NAME)
+        held = []
+        while batch := wire.read():
+            for event in batch:
+                if event[0] == events.HTTP:
+                    held.append(event[1])
+                    wire.write((commands.SEND, 0, threading.current_thread().name))
+                    if len(held) == 2:
+                        release.wait(10)
+                        answer = (200, [("A", "b"), ("A", "c")], b"ok")
+                        wire.write(*[(commands.RESPONSE, number, *answer) for number in held])
+                elif event[0] == events.STOP:
+                    wire.write((commands.STOPPED,))
+                    return
+
+    async def work(house: House) -> None:
+        requests = []
+        for n in range(6):
+            requests.append(asyncio.ensure_future(house.pool.http(REQUEST)))
+            await asyncio.sleep(0)
+            in_flight = [entry["requests_in_flight"] for entry in house.pool.statistics()]
+            assert sum(in_flight) == n + 1 and max(in_flight) - min(in_flight) <= 1
+        release.set()
+        for response in await asyncio.gather(*requests):
+            assert response == HttpResponse(200, [("A", "b"), ("A", "c")], b"ok")
+        assert [entry["asked_bytes"] for entry in house.pool.statistics()] == [0, 0, 0]
+
+    live(work, holds, settings=Settings(workers=3))
+
+
+def test_a_request_over_its_time_is_a_504_and_counts_until_it_is_answered(live: Callable[..., House]) -> None:
+    release = threading.Event()
+
+    def slow(wire: Wire) -> None:
+        started(wire, HTTP_NAME)
+        (request,) = reads_until(wire, events.HTTP)
+        release.wait(10)
+        wire.write((commands.RESPONSE, request[1], 200, [], b"late"), (commands.SEND, 0, "late"))
+        reads_until(wire, events.STOP)
+        wire.write((commands.STOPPED,))
+
+    async def work(house: House) -> None:
+        assert (await house.pool.http(REQUEST)).status == 504
+        assert house.pool.statistics()[0]["requests_in_flight"] == 1
+        release.set()
+        await house.core.until(lambda: bool(house.core.log))
+        assert house.pool.statistics()[0]["requests_in_flight"] == 0
+
+    live(work, slow, settings=Settings(workers=1, http_timeout=0.05))
+
+
+def test_requests_that_wait_are_bounded_in_bytes(live: Callable[..., House]) -> None:
+    def never(wire: Wire) -> None:
+        started(wire, HTTP_NAME)
+        reads_until(wire, events.STOP)
+        wire.write((commands.STOPPED,))
+
+    async def work(house: House) -> None:
+        big = HttpRequest("POST", "/", body=b"x" * 600_000)
+        waiting = [asyncio.ensure_future(house.pool.http(big)) for _ in range(2)]
+        await asyncio.sleep(0)
+        refused = await house.pool.http(big)
+        assert refused.status == 503 and refused.headers["Retry-After"] == "1"
+        for request in waiting:
+            request.cancel()
+        await asyncio.wait(waiting)
+        assert (await house.pool.http(big)).status == 503  # given up by us is not done by the worker
+
+    live(work, never, settings=Settings(workers=2, mailbox_bytes=1_000_000))
+
+
+# Lost workers. --------------------------------------------------------------------------------------------------
+
+
+def test_a_lost_worker_closes_its_sockets_answers_what_it_was_asked_and_is_replaced(
+    live: Callable[..., House], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work(house: House) -> None:
+        pool, core = house.pool, house.core
+        core.lanes[0].closing[5] = (events.CLOSE, 5, b"t", 0, 1000, "")
+        opening = asyncio.ensure_future(pool.open(9, 0, REQUEST))
+        request = asyncio.ensure_future(pool.http(REQUEST))
+        await asyncio.sleep(0)
+        house.message(1, "die")
+        answer = await opening
+        assert answer is not None and (answer.status, answer.headers["Retry-After"]) == (503, "1")
+        assert (await request).status == 500
+        assert core.lost == [(0, 1012)] and core.adopted == []
+        # Meanwhile nobody is let in, and nothing waits for nobody.
+        house.message(1, "to a socket that is closed")
+        answer = await pool.open(10, 0, REQUEST)
+        assert answer is not None and answer.status == 503
+        assert (await pool.http(REQUEST)).status == 503
+        await core.until(lambda: commands.CLOSED in [entry[0] for entry in core.log])
+        assert core.adopted == [(0, [(events.CLOSE, 5, b"t", 0, 1000, "")])]
+        assert await pool.open(11, 0, REQUEST) is None
+        assert (await pool.http(REQUEST)).status == 200
+        assert pool.statistics()[0]["restarts"] == 1
+        assert core.lanes[0].generation == 1
+
+    live(work, dies_at_the_first_message, with_names(OPEN_NAME, HTTP_NAME))
+    assert "worker lost worker=worker-0 reason='it ended by itself' close_handlers_left=1" in caplog.text
+
+
+def test_close_handlers_of_a_lost_worker_run_in_another_one(live: Callable[..., House]) -> None:
+    async def work(house: House) -> None:
+        core = house.core
+        core.lanes[0].closing[5] = (events.CLOSE, 5, None, 0, 1000, "")
+        house.message(1, "die")
+        await core.until(lambda: (commands.CLOSED, 5) in core.log)
+        assert core.adopted == [(1, [(events.CLOSE, 5, None, 0, 1000, "")])]
+        assert [house.pool.next_lane() for _ in range(3)] == [1, 1, 1]
+
+    live(work, dies_at_the_first_message, serve, settings=Settings(workers=2))
+
+
+@pytest.mark.parametrize("handler", ["handle_socket_message", "handle_socket_close"])
+def test_a_hung_worker_is_abandoned_and_its_late_output_ignored(
+    live: Callable[..., House], caplog: pytest.LogCaptureFixture, handler: str
+) -> None:
+    release = threading.Event()
+    late: list[str] = []
+
+    def hangs(wire: Wire) -> None:
+        started(wire)
+        reads_until(wire, events.MESSAGE)
+        wire.say((control.INTERRUPTED, handler, 3, 5.0))
+        wire.say((control.HUNG, handler, 3, 8.0))
+        release.wait(10)
+        try:
+            wire.write((commands.SEND, 3, "late"))
+            late.append("sent")
+        except OSError:
+            late.append("refused")
+
+    async def work(house: House) -> None:
+        house.message(3, "hang")
+        await house.core.until(lambda: house.pool.statistics()[0]["restarts"] == 1)
+        release.set()
+        await house.scripts.made[0].wait_ended()
+        while not house.pool._places[0].is_running:
+            await asyncio.sleep(0.001)
+        house.message(4, "hello")
+        await house.core.until(lambda: (commands.SEND, 4, "hello") in house.core.log)
+        assert (commands.SEND, 3, "late") not in house.core.log
+        assert [carrier.kills for carrier in house.scripts.made] == [1, 0]
+
+    live(work, hangs, serve)
+    assert late == ["refused"]
+    assert f"{handler} (socket 3) hangs: it has not ended 8.0 s after its start" in caplog.text
+
+
+def test_a_probe_without_an_answer_loses_the_worker(
+    live: Callable[..., House], caplog: pytest.LogCaptureFixture
+) -> None:
+    def deaf(wire: Wire) -> None:
+        started(wire)
+        reads_until(wire, events.STOP)
+
+    async def work(house: House) -> None:
+        worker = house.pool._places[0].worker
+        assert worker is not None
+        for _ in range(3):  # one question, two intervals without an answer
+            worker.probe()
+        assert house.core.lost == []
+        worker.probe()
+        assert house.core.lost == [(0, 1012)]
+
+    live(work, deaf, serve, settings=Settings(workers=1, worker_hang_timeout=3.0))
+    assert "it did not answer a probe for 3 s" in caplog.text
+
+
+def test_answered_probes_are_fine_and_one_is_out_at_a_time(live: Callable[..., House]) -> None:
+    probes: list[object] = []
+
+    def answers(wire: Wire) -> None:
+        started(wire)
+        for _ in range(5):
+            data = wire.control.recv(4096)
+            probes.append(len(data))
+            wire.say((control.ALIVE, len(probes)))
+            wire.write((commands.SEND, 0, len(probes)))
+        reads_until(wire, events.STOP)
+        wire.write((commands.STOPPED,))
+
+    async def work(house: House) -> None:
+        worker = house.pool._places[0].worker
+        assert worker is not None
+        for n in range(1, 6):
+            worker.probe()
+            while worker._is_probe_out:
+                await asyncio.sleep(0)
+            assert worker._probe_number == n
+        assert house.core.lost == []
+
+    live(work, answers, settings=Settings(workers=1, worker_hang_timeout=1.0))
+    assert len(set(probes)) == 1
+
+
+def test_nonsense_on_the_wire_loses_the_worker(live: Callable[..., House]) -> None:
+    def babbles(wire: Wire) -> None:
+        started(wire)
+        reads_until(wire, events.MESSAGE)
+        wire.wire.sendall(b"\0\0\0\x10HTTP/1.1 200 OK\r\n\r\n")
+        wire.read()
+
+    async def work(house: House) -> None:
+        house.message(1, "x")
+        await house.core.until(lambda: bool(house.core.lost))
+
+    live(work, babbles, serve)
+
+
+def test_a_crash_loop_ends_in_one_fatal_error(live: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(restarts, "FIRST_DELAY_S", 0.001)
+
+    def dies(wire: Wire) -> None:
+        started(wire)
+
+    async def work(house: House) -> None:
+        await house.core.until(lambda: bool(house.fatal))
+        assert [str(error) for error in house.fatal] == [
+            "worker worker-0 was lost more than 5 times within 60 s, the last time because it ended by itself"
+        ]
+        assert isinstance(house.fatal[0], WorkerError)
+        assert house.pool.has_open_handler, "sockets would be accepted for a worker that is not there"
+        assert len(house.scripts.made) == 6
+        assert house.pool.next_lane() == 0
+        answer = await house.pool.open(1, 0, REQUEST)
+        assert answer is not None and answer.status == 503
+
+    live(work, dies)
+
+
+def test_a_replacement_that_cannot_start_is_tried_again(
+    live: Callable[..., House], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(restarts, "FIRST_DELAY_S", 0.001)
+
+    def fails(wire: Wire) -> None:
+        wire.write((commands.START_FAILED, "cannot import 'app'", ""))
+
+    async def work(house: House) -> None:
+        house.core.lanes[0].closing[5] = (events.CLOSE, 5, None, 0, 1000, "")
+        house.message(1, "die")
+        await house.core.until(lambda: (commands.CLOSED, 5) in house.core.log)
+        assert house.pool.statistics()[0]["restarts"] == 3
+
+    live(work, dies_at_the_first_message, fails, fails, serve)
+    assert caplog.text.count("replacement failed worker=worker-0 reason=\"cannot import 'app'\"") == 2
+
+
+def test_stop_while_a_replacement_is_due_starts_none(
+    live: Callable[..., House], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work(house: House) -> None:
+        house.core.lanes[0].closing[5] = (events.CLOSE, 5, None, 0, 1000, "")
+        house.message(1, "die")
+        await house.core.until(lambda: bool(house.core.lost))
+
+    house = live(work, dies_at_the_first_message, serve)
+    assert len(house.scripts.made) == 1
+    assert "close handlers not run" in caplog.text
+
+
+def test_nothing_is_left_after_many_losses(live: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(restarts, "FIRST_DELAY_S", 0.0)
+    monkeypatch.setattr(restarts, "MAX_DEATHS", 1000)
+    before = threading.active_count()
+
+    async def work(house: House) -> None:
+        for n in range(50):
+            while not house.pool._places[0].is_running:
+                await asyncio.sleep(0)
+            house.message(1, "die")
+            await house.core.until(lambda n=n: len(house.core.lost) == n + 1)  # type: ignore[misc]
+        for carrier in house.scripts.made:
+            await carrier.wait_ended()
+        assert len(house.pool._tasks) <= 3
+
+    live(work, dies_at_the_first_message)
+    assert threading.active_count() == before
+
+
+def test_log_lines_of_a_life_are_few(live: Callable[..., House], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def work(house: House) -> None:
+        house.message(1, "secret")
+
+    live(work)
+    assert "secret" not in caplog.text
+    lines = [record.message for record in caplog.records if record.name.startswith("wsbroker.pool")]
+    assert lines[0] == "workers kind=thread count=1 reason='auto takes thread'"
+    assert lines[1] == "worker started worker=worker-0 generation=0 handlers="
+    assert len(lines) == 3
+
+
+def test_the_ends_of_a_wire_are_not_inherited(live: Callable[..., House]) -> None:
+    seen: list[bool] = []
+
+    def looks(wire: Wire) -> None:
+        for end in (wire.wire, wire.control):
+            seen.append(end.get_inheritable())
+            assert end.type == socket.SOCK_STREAM
+        serve(wire)
+
+    async def work(house: House) -> None:
+        house.message(1, "x")
+
+    live(work, looks)
+    assert seen == [False, False]

@@ -1,0 +1,75 @@
+"""A broker of a few dictionaries, for applications that run without one."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from wsbroker.worker import port
+
+
+class FakePort(port.Port):
+    """Does what the broker does, at once; keeps what every socket would have got.
+
+    Args:
+        max_channels: how many subscriptions a socket may have.
+    """
+
+    __slots__ = ("closed", "max_channels", "sent", "tables", "tokens")
+
+    def __init__(self, max_channels: int = 128) -> None:
+        self.max_channels = max_channels
+        self.sent: dict[int, list[str | bytes]] = {}
+        self.tables: dict[bytes, list[int]] = {}
+        self.tokens: dict[int, bytes | None] = {}
+        self.closed: dict[int, tuple[int, str]] = {}
+
+    def heard(self, socket_id: int) -> list[object]:
+        """What a socket has got since the last time, from JSON."""
+        return [json.loads(data) for data in self.sent.pop(socket_id, [])]
+
+    def send(self, socket_id: int, data: str | bytes) -> None:
+        self.sent.setdefault(socket_id, []).append(data)
+
+    def send_to_channel(self, channel: bytes, data: str | bytes, exclude: tuple[int, ...]) -> None:
+        for socket_id in self.tables.get(channel, []):
+            if socket_id not in exclude:
+                self.send(socket_id, data)
+
+    def subscribe(self, socket_id: int, channel: bytes) -> bool:
+        members = self.tables.setdefault(channel, [])
+        if socket_id in members or len(self.subscriptions(socket_id)) == self.max_channels:
+            return False
+        members.append(socket_id)
+        return True
+
+    def unsubscribe(self, socket_id: int, channel: bytes) -> bool:
+        members = self.tables.get(channel, [])
+        if socket_id not in members:
+            return False
+        members.remove(socket_id)
+        return True
+
+    def set_token(self, socket_id: int, token: bytes | None) -> None:
+        self.tokens[socket_id] = token
+
+    def close(self, socket_id: int, code: int, reason: str) -> None:
+        self.closed[socket_id] = (code, reason)
+
+    def subscriber_count(self, channel: bytes) -> int:
+        return len(self.tables.get(channel, []))
+
+    def subscribers(self, channel: bytes) -> list[int]:
+        return list(self.tables.get(channel, []))
+
+    def subscriptions(self, socket_id: int) -> list[bytes]:
+        return [channel for channel, members in self.tables.items() if socket_id in members]
+
+
+@contextmanager
+def as_broker(fake: FakePort) -> Iterator[FakePort]:
+    """Makes `fake` what the API talks to."""
+    before = port.current.set(fake)
+    try:
+        yield fake
+    finally:
+        port.current.reset(before)

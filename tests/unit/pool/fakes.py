@@ -1,0 +1,317 @@
+"""Fakes for the pool's tests: a core in plain Python, and workers that are a few lines in a thread."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Coroutine
+from typing import TypeVar, cast
+
+import uvloop
+
+from wsbroker.config import Config, Settings
+from wsbroker.pool.carrier import Carrier, Work
+from wsbroker.pool.local_port import LocalPort
+from wsbroker.pool.pool import Pool
+from wsbroker.wire import commands, control, events
+from wsbroker.wire.commands import Command
+from wsbroker.wire.events import Event
+from wsbroker.wire.framing import Unpacker, pack
+
+T = TypeVar("T")
+Batch = list[tuple[object, ...]]
+LIMIT_S = 20.0
+"""A test that takes this long has hung."""
+
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+}
+
+
+def run(
+    work: Coroutine[object, object, T], loop_factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+) -> T:
+    """Runs a test's coroutine; no task may be left when it is done."""
+
+    async def checked() -> T:
+        async with asyncio.timeout(LIMIT_S):
+            result = await work
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        assert not left, left
+        return result
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return runner.run(checked())
+
+
+class FakeLane:
+    """A lane that counts."""
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self.in_flight = 0
+        self.socket_count = 0
+        self.closing: dict[int, Event] = {}
+
+
+class FakeCore:
+    """A broker without connections: it remembers what it was asked, and answers questions about subscriptions."""
+
+    def __init__(self) -> None:
+        self.lanes: list[FakeLane] = []
+        self.post: Callable[[int, Batch], None] = lambda index, batch: None
+        self.log: list[tuple[object, ...]] = []
+        """Every command and direct call, in the order in which they were applied."""
+        self.members: dict[bytes, list[int]] = {}
+        self.adopted: list[tuple[int, list[Event]]] = []
+        self.lost: list[tuple[int, int]] = []
+        self.poison: object = None
+        self.rest_after: Callable[[Command], list[tuple[object, ...]]] = lambda command: []
+        self._changed = asyncio.Event()
+
+    async def until(self, is_true: Callable[[], bool]) -> None:
+        """Waits until something that this core saw has made it true."""
+        while not is_true():
+            self._changed.clear()
+            await self._changed.wait()
+
+    def changed(self) -> None:
+        """Has `until` look again."""
+        self._changed.set()
+
+    def note(self, *entry: object) -> None:
+        """Writes the log."""
+        self.log.append(entry)
+        self._changed.set()
+
+    def send(self, socket_id: int, data: object, /) -> None:
+        self.note(commands.SEND, socket_id, data)
+
+    def publish(self, channel: bytes, data: object, exclude: tuple[int, ...], /) -> None:
+        self.note(commands.PUBLISH, channel, data, exclude)
+
+    def subscribe(self, socket_id: int, channel: bytes, /) -> bool:
+        self.note(commands.SUBSCRIBE, socket_id, channel)
+        members = self.members.setdefault(channel, [])
+        if socket_id in members:
+            return False
+        members.append(socket_id)
+        return True
+
+    def unsubscribe(self, socket_id: int, channel: bytes, /) -> bool:
+        self.note(commands.UNSUBSCRIBE, socket_id, channel)
+        members = self.members.get(channel, [])
+        if socket_id not in members:
+            return False
+        members.remove(socket_id)
+        return True
+
+    def set_token(self, socket_id: int, token: bytes | None, /) -> None:
+        self.note(commands.SET_TOKEN, socket_id, token)
+
+    def copy_subscriptions(self, source_id: int, target_id: int, /) -> None:
+        self.note(commands.COPY_SUBSCRIPTIONS, source_id, target_id)
+
+    def close(self, socket_id: int, code: int, reason: str, /) -> None:
+        self.note(commands.CLOSE, socket_id, code, reason)
+
+    def subscriber_count(self, channel: bytes, /) -> int:
+        return len(self.members.get(channel, []))
+
+    def subscribers(self, channel: bytes, /) -> list[int]:
+        return list(self.members.get(channel, []))
+
+    def subscriptions(self, socket_id: int, /) -> list[bytes]:
+        return [channel for channel, members in self.members.items() if socket_id in members]
+
+    def channels(self) -> list[bytes]:
+        return [channel for channel, members in self.members.items() if members]
+
+    def is_open(self, socket_id: int, /) -> bool:
+        return any(socket_id in members for members in self.members.values())
+
+    def queued_bytes(self, socket_id: int, /) -> int:
+        return 7 * socket_id
+
+    def add_lane(self, index: int, credit_bytes: int, is_inline: bool, /) -> FakeLane:
+        assert index == len(self.lanes)
+        self.lanes.append(FakeLane())
+        return self.lanes[-1]
+
+    def lane_lost(self, index: int, code: int, /) -> list[Event]:
+        lane = self.lanes[index]
+        lane.generation += 1
+        lane.socket_count = 0
+        self.lost.append((index, code))
+        closes = list(lane.closing.values())
+        lane.closing.clear()
+        self._changed.set()
+        return closes
+
+    def adopt_closes(self, index: int, closes: list[Event], /) -> None:
+        self.adopted.append((index, closes))
+        self.lanes[index].closing.update((cast(int, event[1]), event) for event in closes)
+        self.post(index, list(closes))
+        self._changed.set()
+
+    def apply(self, lane_index: int, generation: int, batch: Batch, /) -> list[tuple[object, ...]]:
+        if lane_index >= 0 and self.lanes[lane_index].generation != generation:
+            self.note("late", batch)
+            return []
+        rest: list[tuple[object, ...]] = []
+        answers: Batch = []
+        for command in batch:
+            kind = command[0]
+            if kind == commands.ASK:
+                answers.append((events.ANSWER, command[1], self._answer(command)))
+            elif cast(int, kind) >= commands.FIRST_FOR_POOL:
+                rest.append(command)
+            elif kind == commands.SUBSCRIBE:
+                self.subscribe(cast(int, command[1]), cast(bytes, command[2]))
+            elif kind == commands.UNSUBSCRIBE:
+                self.unsubscribe(cast(int, command[1]), cast(bytes, command[2]))
+            else:
+                if self.poison is not None and self.poison in command:
+                    raise ValueError("poison")
+                if kind == commands.CLOSED:
+                    self.lanes[lane_index].closing.pop(cast(int, command[1]), None)
+                self.note(*command)
+        if lane_index < 0:
+            rest += answers
+        elif answers:
+            self.post(lane_index, answers)
+        self._changed.set()
+        return rest
+
+    def _answer(self, command: Command) -> object:
+        question, *arguments = command[2:]
+        asked: dict[object, Callable[..., object]] = {
+            commands.SUBSCRIBE: self.subscribe,
+            commands.UNSUBSCRIBE: self.unsubscribe,
+            commands.SUBSCRIBER_COUNT: self.subscriber_count,
+            commands.SUBSCRIBERS: self.subscribers,
+            commands.SUBSCRIPTIONS: self.subscriptions,
+            commands.CHANNELS: self.channels,
+            commands.IS_OPEN: self.is_open,
+            commands.QUEUED_BYTES: self.queued_bytes,
+        }
+        return asked[question](*arguments)
+
+
+class Wire:
+    """A fake worker's end of its streams."""
+
+    def __init__(self, wire: socket.socket, control_end: socket.socket) -> None:
+        self.wire = wire
+        self.control = control_end
+        self._unpacker = Unpacker()
+        self._read: list[Batch] = []
+
+    def write(self, *batch: tuple[object, ...]) -> None:
+        """Sends one batch of commands."""
+        self.wire.sendall(pack(list(batch)))
+
+    def say(self, *batch: tuple[object, ...]) -> None:
+        """Sends one batch on the control stream."""
+        self.control.sendall(pack(list(batch)))
+
+    def read(self) -> Batch:
+        """The next batch of events; [] at the end of the wire."""
+        while not self._read:
+            data = self.wire.recv(65536)
+            if not data:
+                return []
+            self._read = self._unpacker.feed(data)
+        return self._read.pop(0)
+
+    def answer_probes(self) -> None:
+        """Is the helper thread."""
+        unpacker = Unpacker()
+        try:
+            while data := self.control.recv(4096):
+                for batch in unpacker.feed(data):
+                    self.say(*[(control.ALIVE, number) for _, number in batch])
+        except OSError:
+            return
+
+
+Script = Callable[[Wire], None]
+
+
+class FakeCarrier(Carrier):
+    """A worker that is a function."""
+
+    def __init__(self, name: str, script: Script) -> None:
+        super().__init__(name, Work([], None, {}))
+        self.script = script
+        self.kills = 0
+
+    def carry(self, wire: socket.socket, control_end: socket.socket) -> None:
+        self.script(Wire(wire, control_end))
+
+    def kill(self) -> None:
+        self.kills += 1
+
+
+def started(wire: Wire, *names: str) -> None:
+    """The first words of a worker."""
+    wire.write((commands.STARTED, list(names)))
+
+
+def serve(wire: Wire, *names: str, opened: int = 101) -> None:
+    """An obedient worker: echoes messages, accepts sockets, answers requests and probes, stops when told."""
+    helper = threading.Thread(target=wire.answer_probes, daemon=True)
+    helper.start()
+    started(wire, *names)
+    while batch := wire.read():
+        for event in batch:
+            kind = event[0]
+            if kind == events.MESSAGE:
+                _, socket_id, data, cost = event
+                wire.write((commands.SEND, socket_id, data), (commands.HANDLED, [(socket_id, cost)]))
+            elif kind == events.OPEN:
+                wire.write((commands.OPENED, event[1], opened, [], b"" if opened == 101 else b"no"))
+            elif kind == events.HTTP:
+                wire.write((commands.RESPONSE, event[1], 200, [("X-Worker", threading.current_thread().name)], b"hi"))
+            elif kind == events.CLOSE:
+                wire.write((commands.CLOSED, event[1]))
+            elif kind == events.STOP:
+                wire.write((commands.STOPPED,))
+                wire.control.shutdown(socket.SHUT_RDWR)
+                helper.join()
+                return
+
+
+class Scripts:
+    """Says what each started worker does: the next script, and the last one again and again."""
+
+    def __init__(self, *scripts: Script) -> None:
+        self._scripts = list(scripts)
+        self.made: list[FakeCarrier] = []
+
+    def __call__(self, name: str, work: Work) -> Carrier:
+        script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
+        carrier = FakeCarrier(name, script)
+        self.made.append(carrier)
+        return carrier
+
+
+class House:
+    """A pool with a fake core and fake workers."""
+
+    def __init__(self, *scripts: Script, settings: Settings | None = None) -> None:
+        self.core = FakeCore()
+        self.fatal: list[Exception] = []
+        self.scripts = Scripts(*(scripts or (serve,)))
+        config = Config.of(**(settings or Settings(workers=1)))
+        port = LocalPort(self.core, 1 << 20)
+        self.pool = Pool(config, "not.imported", self.core, port, self._on_fatal, carrier_for=self.scripts)
+        self.core.post = self.pool.post
+
+    def _on_fatal(self, error: Exception) -> None:
+        self.fatal.append(error)
+        self.core.changed()
+
+    def message(self, socket_id: int, data: str, lane_index: int = 0) -> None:
+        """A message came in, and the turn ends."""
+        self.pool.post(lane_index, [(events.MESSAGE, socket_id, data, 1)])

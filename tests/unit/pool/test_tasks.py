@@ -1,0 +1,34 @@
+"""Tasks have a root that logs, and end together."""
+
+import asyncio
+
+import pytest
+
+from unit.pool.fakes import run
+from wsbroker.pool.tasks import Tasks
+
+
+def test_an_exception_that_nobody_caught_is_logged_with_the_name_of_its_task(caplog: pytest.LogCaptureFixture) -> None:
+    async def breaks() -> None:
+        raise LookupError("lost it")
+
+    async def main() -> None:
+        tasks = Tasks()
+        await tasks.spawn(breaks(), "worker-3 mailbox")
+        assert len(tasks) == 0
+
+    run(main())
+    assert "task failed task=worker-3 mailbox" in caplog.text
+    assert "LookupError: lost it" in caplog.text
+
+
+def test_finish_ends_what_still_runs() -> None:
+    async def main() -> None:
+        tasks = Tasks()
+        for _ in range(3):
+            tasks.spawn(asyncio.Event().wait(), "waits")  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        await tasks.finish()
+        assert len(tasks) == 0
+
+    run(main())
