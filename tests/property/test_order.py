@@ -2,8 +2,11 @@
 
 A program is a list of calls; the model carries each out at once on plain lists, the broker gathers turns, flushes,
 merges, blocks and caps. Each socket must have received exactly the model's list.
+
+ORDER_PROGRAMS in the environment says how many programs (CI: 12,000 once; every other run 2,000).
 """
 
+import os
 from dataclasses import dataclass, field
 
 from broker_kit import RecordingSocket, a_broker, connect
@@ -14,6 +17,7 @@ from wsbroker.broker.broker import Broker
 
 SOCKETS = 6
 CHANNELS = 5
+PROGRAMS = int(os.environ.get("ORDER_PROGRAMS", "2000"))
 BIG = 70 * 1024  # two of these on one source reach the cap
 
 Step = tuple[str, int, int, tuple[int, ...]]
@@ -95,7 +99,7 @@ def resume(broker: Broker, socket: RecordingSocket) -> None:
         broker.outgoing.drain(socket)
 
 
-@settings(max_examples=12_000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=PROGRAMS, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(steps, max_size=40))
 def test_every_socket_receives_what_a_sequential_broker_would_have_sent(program: list[Step]) -> None:
     broker = a_broker()

@@ -292,7 +292,7 @@ class Broker:
     # Tokens and questions. --------------------------------------------------------------------------------------
 
     def set_token(self, socket_id: int, token: bytes | None) -> None:
-        """Sets the token; the socket's worker is told, unless it sees the core's own (inline)."""
+        """Sets the token; the socket's worker is told with the next message, unless it sees the core's own (inline)."""
         socket = self.sockets.get(socket_id)
         if socket is None:
             self.counters.unheard += 1
@@ -306,9 +306,14 @@ class Broker:
             return
         if lane.index == lane_index and number > 0:
             socket.token_seen = number
-            return
-        lane.events.append((events.TOKEN, socket.id, token, socket.token_seen))
-        self._list(lane)
+            socket.is_token_stale = False
+        else:
+            socket.is_token_stale = True
+
+    def _tell_token(self, socket: Socket) -> None:
+        """Only in front of a message, which has credit: a flood of `set_token` costs a stalled worker nothing."""
+        socket.is_token_stale = False
+        socket.lane.events.append((events.TOKEN, socket.id, socket.token, socket.token_seen))
 
     def token(self, socket_id: int) -> bytes | None:
         """The socket's token; None if there is none or the id is unknown."""
@@ -368,6 +373,8 @@ class Broker:
             event = (events.MESSAGE, socket.id, data, int(cost))
             if socket.inbox is None and (lane.in_flight + cost <= lane.credit_bytes or lane.in_flight == 0):
                 lane.in_flight += cost
+                if socket.is_token_stale:
+                    self._tell_token(socket)
                 lane.events.append(event)
             else:
                 self.counters.mailboxes_full += 1
@@ -428,6 +435,8 @@ class Broker:
             event = inbox.popleft()
             if event[0] == events.MESSAGE:
                 lane.in_flight += cast(int, event[3])
+                if socket.is_token_stale:
+                    self._tell_token(socket)
             lane.events.append(event)
             if inbox:
                 waiting.append(socket)

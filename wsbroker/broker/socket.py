@@ -40,6 +40,9 @@ class Socket:
         self.is_accepted = False
         self.token: bytes | None = None
         self.token_seen: int = 0
+        """number of the last SET_TOKEN of its own worker that was applied"""
+        self.is_token_stale = False
+        """somebody else has set the token since its worker was told"""
         # Subscriptions. Most sockets have one or none: a dict (232 bytes) is made for the second.
         self.first: Channel | None = None
         self.first_index: i64 = 0

@@ -202,16 +202,59 @@ def test_a_token_set_by_its_own_worker_is_not_told_back_and_a_foreign_one_is() -
     told = Deliveries(broker)
     socket = connect(broker)
     broker.apply(0, 0, [(commands.SET_TOKEN, socket.id, b"own", 7)])
+    receive(broker, socket, b"1")
+    broker.deliver_lanes()
+    assert [event[0] for event in told.events()] == [events.MESSAGE]
+    broker.apply(1, 0, [(commands.SET_TOKEN, socket.id, b"foreign", 9)])
     broker.deliver_lanes()
     assert told.events() == []
-    broker.apply(1, 0, [(commands.SET_TOKEN, socket.id, b"foreign", 9)])
-    broker.set_token(socket.id, None)
+    receive(broker, socket, b"2")
+    receive(broker, socket, b"3")
     broker.deliver_lanes()
-    assert told.events() == [
-        (events.TOKEN, socket.id, b"foreign", 7),
-        (events.TOKEN, socket.id, None, 7),
-    ]
+    assert [event[:4] for event in told.events() if event[0] == events.TOKEN] == [(events.TOKEN, socket.id, b"foreign", 7)]
     assert told.events(1) == []
+
+
+def test_a_flood_of_foreign_tokens_is_one_event_before_the_next_message() -> None:
+    broker = a_broker(inline=False)
+    told = Deliveries(broker)
+    socket = connect(broker)
+    for number in range(1000):
+        broker.set_token(socket.id, b"%d" % number)
+    broker.deliver_lanes()
+    assert told.events() == []
+    receive(broker, socket, b"x")
+    broker.deliver_lanes()
+    assert [event[:3] for event in told.events()] == [
+        (events.TOKEN, socket.id, b"999"),
+        (events.MESSAGE, socket.id, b"x"),
+    ]
+
+
+def test_an_own_token_after_a_foreign_one_needs_no_telling() -> None:
+    broker = a_broker(inline=False)
+    told = Deliveries(broker)
+    socket = connect(broker)
+    broker.set_token(socket.id, b"foreign")
+    broker.apply(0, 0, [(commands.SET_TOKEN, socket.id, b"own", 3)])
+    receive(broker, socket, b"x")
+    broker.deliver_lanes()
+    assert [event[0] for event in told.events()] == [events.MESSAGE]
+
+
+def test_a_waiting_message_brings_the_token_that_holds_when_it_moves_on() -> None:
+    cost = 1 + MESSAGE_OVERHEAD_BYTES
+    broker = a_broker(inline=False, credit_bytes=cost)
+    told = Deliveries(broker)
+    socket = connect(broker)
+    receive(broker, socket, b"1")
+    receive(broker, socket, b"2")
+    broker.set_token(socket.id, b"late")
+    broker.deliver_lanes()
+    told.events()
+    broker.apply(0, 0, [(commands.HANDLED, [(socket.id, cost)])])
+    broker.deliver_lanes()
+    assert [event[2] for event in told.events()] == [b"late", b"2"]
 
 
 def test_answers_leave_at_once_and_in_order() -> None:

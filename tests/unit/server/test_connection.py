@@ -357,7 +357,7 @@ def test_an_error_in_a_turn_does_not_stop_the_turns() -> None:
     bench.broker.deliver = explode
     other = bench.sockets.admit(1)
     assert other is not None
-    bench.broker.set_token(other.id, b"x")
+    bench.broker.receive(other, "x", 1)
     bench.broker.send(connection.id, "still here")
     with pytest.raises(ValueError):
         bench.loop.ready.pop(0)()
