@@ -371,7 +371,7 @@ class Broker:
             cost = size + MESSAGE_OVERHEAD_BYTES
             socket.unhandled += cost
             event = (events.MESSAGE, socket.id, data, int(cost))
-            if socket.inbox is None and (lane.in_flight + cost <= lane.credit_bytes or lane.in_flight == 0):
+            if socket.inbox is None and not lane.is_held and (lane.in_flight + cost <= lane.credit_bytes or lane.in_flight == 0):
                 lane.in_flight += cost
                 if socket.is_token_stale:
                     self._tell_token(socket)
@@ -425,6 +425,8 @@ class Broker:
 
     def _move_on(self, lane: Lane) -> None:
         """Spends credit on the waiting inboxes, one event of each socket in turn."""
+        if lane.is_held:
+            return
         waiting = lane.waiting
         while waiting and lane.in_flight < lane.credit_bytes:
             socket = waiting.popleft()
@@ -463,6 +465,30 @@ class Broker:
         left = list(lane.closing.values())
         lane.closing.clear()
         return left
+
+    def hold(self, index: int) -> None:
+        """Keeps the messages of a lane in their inboxes, so that its worker runs empty (`in_flight` falls to 0)."""
+        self.lanes[index].is_held = True
+
+    def unhold(self, index: int) -> None:
+        """Lets the messages go on to the same worker."""
+        lane = self.lanes[index]
+        lane.is_held = False
+        self._move_on(lane)
+
+    def exchange(self, index: int) -> None:
+        """Another worker has taken a lane over that was held and has run empty: its sockets stay as they are.
+
+        What the old worker still says is ignored from here on; the new one is told the tokens. O(sockets).
+        """
+        lane = self.lanes[index]
+        lane.generation += 1
+        lane.in_flight = 0
+        for socket in self.sockets.values():
+            if socket.lane is lane:
+                socket.token_seen = 0
+                socket.is_token_stale = socket.token is not None
+        self.unhold(index)
 
     def adopt_closes(self, index: int, closes: list[tuple[object, ...]]) -> None:
         """Gives the CLOSE events of a dead worker to this one; its own token cache knows nothing of them."""

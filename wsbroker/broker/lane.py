@@ -37,4 +37,6 @@ class Lane:
         self.closing: dict[int, tuple[object, ...]] = {}
         """CLOSE events whose handler has not run yet, by socket id."""
         self.is_listed = False
+        self.is_held = False
+        """Messages stay in their inboxes, whatever the credit: its worker is being exchanged."""
         self.socket_count: int = 0

@@ -317,3 +317,49 @@ def test_a_dead_worker_takes_its_sockets_with_it_and_leaves_its_closes() -> None
     broker.flush()
     assert other.received == []
     assert dying.writes[-1][2:4] == (1012).to_bytes(2, "big")
+
+
+def test_a_worker_is_exchanged_without_losing_or_repeating_a_message() -> None:
+    cost = 1 + MESSAGE_OVERHEAD_BYTES
+    broker = a_broker(inline=False)
+    told = Deliveries(broker)
+    socket, quiet = connect(broker), connect(broker)
+    broker.apply(0, 0, [(commands.SET_TOKEN, socket.id, b"token", 12)])
+    receive(broker, socket, b"1")
+    broker.deliver_lanes()
+    broker.hold(0)
+    receive(broker, socket, b"2")
+    broker.lost(quiet, 1006, "")
+    broker.deliver_lanes()
+    assert [event[:2] for event in told.events()] == [
+        (events.MESSAGE, socket.id),
+        (events.CLOSE, quiet.id),
+    ]
+    broker.apply(0, 0, [(commands.SEND, socket.id, "from the old"), (commands.HANDLED, [(socket.id, cost)])])
+    assert broker.lanes[0].in_flight == 0
+    broker.apply(0, 0, [(commands.CLOSED, quiet.id)])
+    broker.exchange(0)
+    assert broker.apply(0, 0, [(commands.SEND, socket.id, "too late")]) == []
+    broker.deliver_lanes()
+    assert [event[:3] for event in told.events()] == [
+        (events.TOKEN, socket.id, b"token"),
+        (events.MESSAGE, socket.id, b"2"),
+    ]
+    broker.apply(0, 1, [(commands.SEND, socket.id, "from the new"), (commands.HANDLED, [(socket.id, cost)])])
+    broker.flush()
+    assert socket.received == [b"from the old", b"from the new"]
+    assert broker.lanes[0].in_flight == 0 and socket.unhandled == 0
+
+
+def test_an_exchange_that_is_called_off_goes_on_with_the_old_worker() -> None:
+    broker = a_broker(inline=False)
+    told = Deliveries(broker)
+    socket = connect(broker)
+    broker.hold(0)
+    receive(broker, socket, b"1")
+    broker.deliver_lanes()
+    assert told.events() == []
+    broker.unhold(0)
+    broker.deliver_lanes()
+    assert [event[2] for event in told.events()] == [b"1"]
+    assert broker.lanes[0].generation == 0
