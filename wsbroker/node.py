@@ -2,7 +2,8 @@
 
 Start:  core → port of the main interpreter → workers (handlers imported) → listeners. So a handler that cannot be
 imported is reported before a port opens, and `handle_worker_start` can already call the API.
-Stop:   listeners → sockets (1001, in paced batches) → workers (close handlers run, `handle_worker_stop`) → port.
+Stop:   listeners → sockets (1001, in paced batches) and HTTP requests in flight → workers (close handlers run,
+        `handle_worker_stop`) → port.
 
 May import: everything. It is the only place where `front`, `pool` and `server` meet.
 """
@@ -104,9 +105,9 @@ class Node:
         if self._warner is not None:
             self._warner.cancel()
         self.front.stop_listening()
-        await self._close_sockets(deadline)
+        # Requests in flight need the workers to be answered; half of the time is theirs, the rest for the handlers' end.
+        await asyncio.gather(self._close_sockets(deadline), self.front.stop(timeout_s / 2))
         await self.pool.stop(max(0.0, deadline - time.monotonic()))
-        await self.front.stop(max(0.0, deadline - time.monotonic()))
         dropped = self.sockets.abort_all()
         if dropped:
             logger.info("connections dropped count=%d", dropped)

@@ -120,9 +120,11 @@ class HttpProtocol(RequestHandler):
         self._messages.extend(messages)
         self._upgraded = is_upgrade
         self._message_tail = tail
-        super().connection_made(self.wire)
-        if len(self._messages) >= self._max_msg_queue_size:
+        if len(messages) >= self._max_msg_queue_size or len(tail) >= READ_BUFFER_BYTES:
+            # Before its task starts, which is what resumes (and from Python 3.12 on runs at once).
+            self.transport = self.wire
             self._pause_reading_for_buffer()
+        super().connection_made(self.wire)
 
     # While it serves. -----------------------------------------------------------------------------------------------
 

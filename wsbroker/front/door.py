@@ -9,6 +9,7 @@
       ▼             ▼         ▼
     GONE (let go to the sockets, or lost: from everywhere)
 
+A connection too many is TURNED_AWAY instead: its first bytes are answered 503, whatever they are.
 FRESH is ours: bytes go to aiohttp's parser directly, so that the usual connection (one upgrade request in one segment)
 costs no task, no future and no timer. Everything else is served by aiohttp's own task (SERVING).
 """
@@ -24,7 +25,7 @@ from aiohttp.streams import StreamReader
 
 from wsbroker.front import aiohttp_private
 from wsbroker.front.aiohttp_private import HttpProtocol, Message
-from wsbroker.front.exchange import RAW_INTERNAL_ERROR, error_answer, response_of
+from wsbroker.front.exchange import RAW_INTERNAL_ERROR, RAW_OVERLOADED, error_answer, response_of
 from wsbroker.front.parts import Admitted
 from wsbroker.wire.http import HttpResponse
 
@@ -37,8 +38,9 @@ FRESH: Final = 0
 OPENING: Final = 1
 SERVING: Final = 2
 LEAVING: Final = 3
-GONE: Final = 4
-STATE_NAMES: Final = ("fresh", "opening", "serving", "leaving", "gone")
+TURNED_AWAY: Final = 4
+GONE: Final = 5
+STATE_NAMES: Final = ("fresh", "opening", "serving", "leaving", "turned away", "gone")
 
 END_OF_HEAD: Final = b"\r\n\r\n"
 MAX_EARLY_BYTES: Final = aiohttp_private.READ_BUFFER_BYTES
@@ -56,11 +58,13 @@ class Door(HttpProtocol):
     """
 
     __slots__ = (
+        "answers",
         "body",
         "body_bytes",
         "early",
         "front",
         "is_deaf",
+        "is_half_closed",
         "is_last",
         "lingers",
         "opening",
@@ -74,6 +78,8 @@ class Door(HttpProtocol):
         super().__init__(front.server, front.loop, front.config.keepalive_timeout, front.config.max_head_size)
         self.front: Front[Any] = front
         self.state = FRESH
+        self.answers = 0
+        """Requests that were answered, or are being answered."""
         self.unfinished_bytes = 0
         """Bytes of a head that is not complete yet; within a body, bytes since the body last grew."""
         self.body: StreamReader | None = None
@@ -88,6 +94,8 @@ class Door(HttpProtocol):
         """The answer to the first request, when that was decided before aiohttp served."""
         self.is_deaf = False
         """Whether what still comes is discarded: the framing is lost, or nothing may follow."""
+        self.is_half_closed = False
+        """Whether the peer has closed its side."""
         self.is_last = False
         """Whether the connection ends behind the requests that have been read."""
         self.lingers = False
@@ -125,6 +133,8 @@ class Door(HttpProtocol):
                 self._read_more(data)
             elif state == OPENING:
                 self._read_early(data)
+            elif state == TURNED_AWAY:
+                self._turn_away()
         except Exception:
             self.broken()
 
@@ -132,7 +142,7 @@ class Door(HttpProtocol):
         """The peer has closed its side. It may still read: what it has asked for completely is answered first."""
         if self.state != SERVING or self.is_idle or self.has_upgrade or self._awaits_body():
             return False
-        self.is_last = True
+        self.is_half_closed = self.is_last = True
         self.front.heads.add(self)  # ends it in case the last answer is being written already
         return True
 
@@ -324,7 +334,8 @@ class Door(HttpProtocol):
         else:
             if aiohttp_private.is_about_size(exc):
                 status = 431
-            log.warning("bad request remote=%s status=%d problem=%s", self.remote, status, type(exc).__name__)
+            problem = type(exc).__name__
+            self.front.complaints.warn("bad request remote=%s status=%d problem=%s", self.remote, status, problem)
         if request.writer.output_size > 0:
             raise ConnectionError("the answer had begun")
         aiohttp_private.answer_in_1_1(request)
@@ -348,6 +359,11 @@ class Door(HttpProtocol):
                 # It is closing: what is still unsent has `write_timeout` for each bit of progress.
                 self.front.watch_writing(self)
 
+    def _turn_away(self) -> None:
+        assert self.wire is not None
+        self.wire.write(RAW_OVERLOADED)
+        self.leave()
+
     def leave(self) -> None:
         """The last answer is written. Closing now would reset the connection under bytes that nobody has read, and the
         answer with it: half-close, and discard what comes until the peer is done or a time is over."""
@@ -355,10 +371,13 @@ class Door(HttpProtocol):
         wire = self.wire
         assert wire is not None
         self.end_serving()
-        try:
-            wire.write_eof()
-        except (OSError, RuntimeError):  # closing already
+        if self.is_half_closed:
             wire.close()
+        else:
+            try:
+                wire.write_eof()
+            except (OSError, RuntimeError):  # closing already
+                wire.close()
         self.front.left(self)
 
     def broken(self) -> None:

@@ -18,8 +18,9 @@ from wsbroker.config import Config
 from wsbroker.errors import HandshakeError
 from wsbroker.front import aiohttp_private, listening
 from wsbroker.front.aiohttp_private import NoAnswer
+from wsbroker.front.complaints import Complaints
 from wsbroker.front.deadlines import Deadlines
-from wsbroker.front.door import FRESH, LEAVING, SERVING, Door
+from wsbroker.front.door import FRESH, LEAVING, SERVING, TURNED_AWAY, Door
 from wsbroker.front.exchange import (
     RAW_OVERLOADED,
     error_answer,
@@ -36,13 +37,18 @@ from wsbroker.wire.http import HttpResponse
 log: Final = logging.getLogger(__name__)
 
 LINGER_S: Final = 2.0
-"""How long a connection that we end may go on sending, so that it gets to read our answer."""
+"""How long a connection that we end may go on sending, so that it gets to read our answer; and how long one too many
+may take to send its request, so that the answer comes behind it (some clients stumble over an earlier one)."""
 
 MAX_LINGERING: Final = 256
 """How many may do so at a time; the others are closed at once."""
 
 UNWIND_S: Final = 1.0
 """How long `stop` waits for what it has cancelled."""
+
+ANSWERS_IN_A_ROW: Final = 16
+"""Pipelined requests that one connection gets answered before the others have their turn (where a handler needs no
+await, aiohttp would go on until all that was read is answered: a read can hold 7,000 requests)."""
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -75,6 +81,7 @@ class Front(Generic[AdmittedT]):
         """Who must take what was written."""
         self.lingering: Final = Deadlines[Door](self.loop, LINGER_S, self._linger_late)
         """Who has been answered for the last time."""
+        self.complaints: Final = Complaints(log, self.loop.time)
         self.is_stopping = False
         self._limit: Final = config.connection_limit()
         self._openings = 0
@@ -136,7 +143,7 @@ class Front(Generic[AdmittedT]):
         if door.state == SERVING:
             if door.is_idle:
                 door.force_close()
-        elif door.state in (FRESH, LEAVING) and door.wire is not None:
+        elif door.state in (FRESH, LEAVING, TURNED_AWAY) and door.wire is not None:
             door.wire.close()
 
     async def _until_empty(self, timeout_s: float) -> None:
@@ -153,20 +160,16 @@ class Front(Generic[AdmittedT]):
         is_full = len(doors) - self._openings + self.sockets.count >= self._limit
         doors.add(door)
         if is_full or self.is_stopping:
-            assert door.wire is not None
-            log.warning("no room for another connection remote=%s limit=%d", door.remote, self._limit)
-            door.wire.write(RAW_OVERLOADED)
-            door.leave()
+            self.complaints.warn("no room for another connection remote=%s limit=%d", door.remote, self._limit)
+            door.state = TURNED_AWAY
+            self._linger(door)
         else:
             self.heads.add(door)
 
     def left(self, door: Door) -> None:
         """The last answer of a connection is written."""
         self.heads.remove(door)
-        if len(self.lingering) < MAX_LINGERING:
-            self.lingering.add(door)
-        else:
-            self._linger_late(door)
+        self._linger(door)
 
     def lost(self, door: Door) -> None:
         """A connection is gone."""
@@ -215,13 +218,22 @@ class Front(Generic[AdmittedT]):
             door.unsent_bytes = unsent
             self.writing.add(door)
         else:
-            log.warning("answer not taken remote=%s unsent_bytes=%d", door.remote, unsent)
+            self.complaints.warn("answer not taken remote=%s unsent_bytes=%d", door.remote, unsent)
             wire.abort()
 
+    def _linger(self, door: Door) -> None:
+        if len(self.lingering) < MAX_LINGERING or door in self.lingering:
+            self.lingering.add(door)
+        else:
+            self._linger_late(door)
+
     def _linger_late(self, door: Door) -> None:
-        if door.wire is not None:
-            door.wire.close()
-            if door.wire is not None and door.wire.get_write_buffer_size():
+        wire = door.wire
+        if wire is not None:
+            if door.state == TURNED_AWAY:
+                wire.write(RAW_OVERLOADED)
+            wire.close()
+            if wire.get_write_buffer_size():
                 self.watch_writing(door)
 
     # Upgrades. ------------------------------------------------------------------------------------------------------
@@ -350,6 +362,9 @@ class Front(Generic[AdmittedT]):
         """Answers one request (called by aiohttp, one after the other for each connection)."""
         door = request.protocol
         assert isinstance(door, Door)
+        door.answers += 1
+        if door.answers % ANSWERS_IN_A_ROW == 0:
+            await asyncio.sleep(0)
         try:
             return await self._answer(door, request)
         except Exception:

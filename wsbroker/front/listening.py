@@ -9,7 +9,7 @@ import os
 import socket
 import stat
 from collections.abc import Callable, Sequence
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 from wsbroker.addresses import Address, TcpAddress, UnixAddress, bind_failure
 
@@ -21,8 +21,9 @@ _SAME_PORT_TRIES: Final = 16
 
 _NO_SUCH_FAMILY: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 
-_Target: TypeAlias = tuple[int, tuple[str, int] | tuple[str, int, int, int]]
-"""Family and socket address."""
+_SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
+_Target: TypeAlias = tuple[int, _SocketAddress]
+"""A family and an address of it."""
 
 
 class Listener:
@@ -105,14 +106,16 @@ async def _bind_one(address: Address) -> Listener:
 async def _resolve(address: TcpAddress) -> list[_Target]:
     if not address.host:
         return [(socket.AF_INET, ("0.0.0.0", address.port)), (socket.AF_INET6, ("::", address.port, 0, 0))]
-    found = await asyncio.get_running_loop().getaddrinfo(
-        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
     targets: list[_Target] = []
-    for family, _, _, _, target in found:
-        if family in (socket.AF_INET, socket.AF_INET6) and (family, target) not in targets:
-            targets.append((family, target))  # type: ignore[arg-type]  # the two shapes of these two families
+    for target in await _look_up(address.host, address.port):
+        if target[0] in (socket.AF_INET, socket.AF_INET6) and target not in targets:
+            targets.append(target)
     return targets
+
+
+async def _look_up(host: str, port: int) -> list[_Target]:
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return [(family, cast("_SocketAddress", target)) for family, _, _, _, target in found]
 
 
 def _bind_all(targets: Sequence[_Target], port: int) -> list[socket.socket]:

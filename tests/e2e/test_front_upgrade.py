@@ -1,0 +1,430 @@
+"""Upgrades over the network: who becomes a socket, who is refused and how, and what arrives too early."""
+
+import asyncio
+import socket
+import struct
+from typing import Any
+
+import aiohttp
+import pytest
+import websockets
+
+from unit.front.front_kit import ACCEPT, LONG_S, Fronting, Peer, field, fronting, get, post, status, upgrade
+from wsbroker.front.door import MAX_EARLY_BYTES, Door
+from wsbroker.wire.http import HttpRequest, HttpResponse
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    return "asyncio", {"use_uvloop": request.param}
+
+
+async def opened(running: Fronting, data: bytes | None = None) -> Peer:
+    """A connection that has become a socket."""
+    peer = await running.connect()
+    await peer.send(upgrade() if data is None else data)
+    assert status(await peer.head()) == 101
+    return peer
+
+
+async def accepting(request: HttpRequest) -> HttpResponse | None:
+    return None
+
+
+async def test_an_upgrade_becomes_a_socket() -> None:
+    async with fronting() as running:
+        peer = await running.connect()
+        await peer.send(upgrade("/a?b"))
+        assert await peer.head() == (
+            b"HTTP/1.1 101 Switching Protocols\r\n"
+            b"Upgrade: websocket\r\n"
+            b"Connection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: " + ACCEPT.encode() + b"\r\n\r\n"
+        )
+        await peer.send(b"ping")
+        (connection,) = running.sockets.accepted
+        assert await connection.has_received(4) == b"ping"
+        assert running.sockets.lanes == [3]
+        assert connection.transport is not None
+        connection.transport.write(b"pong")
+        assert await peer.reader.readexactly(4) == b"pong"
+        assert running.front.doors == set()
+        assert len(running.front.heads) == 0
+        peer.close()
+        await connection.is_lost.wait()
+        assert running.sockets.discarded == []
+
+
+async def test_an_upgrade_that_comes_byte_by_byte_is_the_same() -> None:
+    async with fronting() as running:
+        peer = await running.connect()
+        for byte in upgrade():
+            await peer.send(bytes([byte]))
+            await asyncio.sleep(0)
+        assert status(await peer.head()) == 101
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ("Connection: keep-alive, Upgrade",),
+        ("connection: UPGRADE",),
+        ("Connection: keep-alive", "Connection: upgrade"),
+    ],
+)
+async def test_the_connection_field_may_list_more(fields: tuple[str, ...]) -> None:
+    async with fronting() as running:
+        await opened(running, upgrade("/", *fields, drop=("Connection",)))
+
+
+@pytest.mark.parametrize("value", ["WebSocket", "WEBSOCKET"])
+async def test_the_upgrade_field_compares_without_case(value: str) -> None:
+    async with fronting() as running:
+        await opened(running, upgrade("/", f"Upgrade: {value}", drop=("Upgrade",)))
+
+
+@pytest.mark.parametrize("is_asked", [False, True], ids=["no open handler", "open handler"])
+@pytest.mark.parametrize("before", [b"", get("/before")], ids=["first", "second"])
+async def test_bytes_sent_before_the_101_reach_the_socket_in_order(is_asked: bool, before: bytes) -> None:
+    async with fronting() as running:
+        gate = asyncio.Event()
+
+        async def wait(_: HttpRequest) -> HttpResponse | None:
+            await gate.wait()
+            return None
+
+        if is_asked:
+            running.pool.opener = wait
+        peer = await running.connect()
+        await peer.send(before + upgrade() + b"one")
+        if before:
+            await peer.answer()
+        await peer.send(b"two")
+        await asyncio.sleep(0.02)  # gives the second segment a chance to be read alone; nothing depends on it
+        gate.set()
+        assert status(await peer.head()) == 101
+        await peer.send(b"three")
+        assert await running.sockets.accepted[0].has_received(11) == b"onetwothree"
+
+
+def early_bytes(door: Door) -> int:
+    """What a connection keeps of the bytes behind its upgrade request."""
+    return len(door.early or b"") + len(door._message_tail)
+
+
+@pytest.mark.parametrize("before", [b"", get("/before")], ids=["first", "second"])
+async def test_a_flood_before_the_101_is_bounded_and_arrives_whole(before: bytes) -> None:
+    async with fronting() as running:
+        gate = asyncio.Event()
+
+        async def wait(_: HttpRequest) -> HttpResponse | None:
+            await gate.wait()
+            return None
+
+        running.pool.opener = wait
+        flood = bytes(range(256)) * 4 * 8192  # 8 MiB
+        peer = await running.connect()
+        await peer.send(before + upgrade())
+        if before:
+            await peer.answer()
+        peer.writer.write(flood)
+        (door,) = running.front.doors
+        wire = door.wire
+        assert wire is not None
+        async with asyncio.timeout(LONG_S):
+            while early_bytes(door) < MAX_EARLY_BYTES:
+                await asyncio.sleep(0.001)
+        assert not wire.is_reading()
+        assert early_bytes(door) <= MAX_EARLY_BYTES + 256 * 1024
+        gate.set()
+        assert status(await peer.head()) == 101
+        assert await running.sockets.accepted[0].has_received(len(flood)) == flood
+
+
+async def test_the_open_handler_sees_the_request() -> None:
+    async with fronting() as running:
+        running.pool.opener = accepting
+        await opened(running, upgrade("/chat?room=1", "Cookie: a=b", "X-Name: \xe4"))
+        (request,) = running.pool.requests
+        assert (request.method, request.path, request.remote, request.scheme) == (
+            "GET",
+            "/chat?room=1",
+            "127.0.0.1",
+            "http",
+        )
+        assert request.headers["cookie"] == "a=b"
+        assert request.headers["x-name"] == "ä"
+        assert running.pool.opened == [(1, 3)]
+
+
+@pytest.mark.parametrize("before", [b"", get("/before")], ids=["first", "second"])
+async def test_the_open_handlers_refusal_is_sent_as_it_is(before: bytes) -> None:
+    async with fronting() as running:
+
+        async def refuse(_: HttpRequest) -> HttpResponse | None:
+            return HttpResponse(
+                401, [("WWW-Authenticate", "Bearer"), ("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")], "no"
+            )
+
+        running.pool.opener = refuse
+        peer = await running.connect()
+        await peer.send(before + upgrade() + b"early")
+        if before:
+            await peer.answer()
+        head, body = await peer.answer()
+        assert (status(head), body) == (401, b"no")
+        assert field(head, "WWW-Authenticate") == "Bearer"
+        assert head.count(b"Set-Cookie: ") == 2
+        assert field(head, "Connection") == "close"
+        assert await peer.rest() == b""
+        assert len(running.sockets.discarded) == 1
+        assert running.sockets.accepted == []
+        assert running.sockets.count == 0
+
+
+@pytest.mark.parametrize("before", [b"", get("/before")], ids=["first", "second"])
+async def test_an_open_handler_that_cannot_be_asked_is_a_500(before: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async with fronting() as running:
+
+        async def fail(_: HttpRequest) -> HttpResponse | None:
+            raise RuntimeError("no worker")
+
+        running.pool.opener = fail
+        peer = await running.connect()
+        await peer.send(before + upgrade())
+        if before:
+            await peer.answer()
+        head, body = await peer.answer()
+        assert (status(head), body) == (500, b"500 Internal Server Error\n")
+        assert len(running.sockets.discarded) == 1
+        assert "remote=127.0.0.1" in caplog.text and "no worker" in caplog.text
+
+
+@pytest.mark.parametrize("is_reset", [False, True], ids=["closed", "reset"])
+@pytest.mark.parametrize("before", [b"", get("/before")], ids=["first", "second"])
+async def test_a_client_that_leaves_before_the_101_is_discarded_at_once(before: bytes, is_reset: bool) -> None:
+    async with fronting() as running:
+        asked, gate = asyncio.Event(), asyncio.Event()
+
+        async def wait(_: HttpRequest) -> HttpResponse | None:
+            asked.set()
+            await gate.wait()
+            return None
+
+        running.pool.opener = wait
+        peer = await running.connect()
+        await peer.send(before + upgrade())
+        if before:
+            await peer.answer()
+        await asked.wait()
+        assert running.sockets.count == 1
+        if is_reset:
+            raw = peer.writer.get_extra_info("socket")
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+        await running.sockets.until(lambda: len(running.sockets.discarded) == 1)
+        gate.set()  # the handler's late answer changes nothing
+        await running.until_empty()
+        await asyncio.sleep(0.01)
+        assert (running.sockets.count, len(running.sockets.discarded), running.sockets.accepted) == (0, 1, [])
+
+
+REFUSED: list[tuple[str, int, bytes]] = [
+    ("no key", 400, upgrade(drop=("Sec-WebSocket-Key",))),
+    ("short key", 400, upgrade("/", "Sec-WebSocket-Key: abc=", drop=("Sec-WebSocket-Key",))),
+    ("two keys", 400, upgrade("/", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")),
+    ("no version", 426, upgrade(drop=("Sec-WebSocket-Version",))),
+    ("version 8", 426, upgrade("/", "Sec-WebSocket-Version: 8", drop=("Sec-WebSocket-Version",))),
+    ("version 7", 426, upgrade("/", "Sec-WebSocket-Version: 7", drop=("Sec-WebSocket-Version",))),
+    ("no connection", 400, upgrade(drop=("Connection",))),
+    ("another upgrade too", 400, upgrade("/", "Upgrade: websocket, h2c", drop=("Upgrade",))),
+    ("http 1.0", 400, upgrade(version="1.0")),
+    ("post", 405, upgrade(method="POST")),
+    ("a body", 400, upgrade("/", "Content-Length: 3") + b"abc"),
+    ("a chunked body", 400, upgrade("/", "Transfer-Encoding: chunked") + b"0\r\n\r\n"),
+    ("another origin", 403, upgrade("/", "Origin: http://evil.example")),
+    ("host with a path", 400, upgrade("/", "Host: a/b", drop=("Host",))),
+]
+
+
+@pytest.mark.parametrize(
+    ("expected", "request_bytes"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED]
+)
+@pytest.mark.parametrize("before", [b"", get("/before")], ids=["first", "second"])
+async def test_what_is_no_proper_handshake_is_refused_and_closed(
+    expected: int, request_bytes: bytes, before: bytes
+) -> None:
+    async with fronting() as running:
+        peer = await running.connect()
+        await peer.send(before + request_bytes)
+        if before:
+            assert status((await peer.answer())[0]) == 200
+        head, body = await peer.answer()
+        assert status(head) == expected
+        assert body
+        assert "close" in (field(head, "Connection") or "") or head.startswith(b"HTTP/1.0 ")
+        assert (await peer.rest()) == b""
+        if expected == 426:
+            assert field(head, "Sec-WebSocket-Version") == "13"
+            assert (field(head, "Upgrade"), field(head, "Connection")) == ("websocket", "upgrade, close")
+        if expected == 405:
+            assert field(head, "Allow") == "GET"
+        assert running.sockets.lanes == []
+        assert running.pool.requests == ([] if not before else running.pool.requests[:1])
+
+
+async def test_nothing_behind_a_refused_upgrade_is_taken_for_a_request() -> None:
+    async with fronting() as running:
+        answer = await running.ask(upgrade(drop=("Sec-WebSocket-Key",)) + get("/smuggled"))
+        assert answer.count(b"HTTP/1.1 ") == 1
+        answer = await running.ask(get("/ok") + upgrade(drop=("Sec-WebSocket-Key",)) + get("/smuggled"))
+        assert answer.count(b"HTTP/1.1 ") == 2
+        assert [request.path for request in running.pool.requests] == ["/ok"]
+
+
+@pytest.mark.parametrize("before", [b"", get("/before")], ids=["first", "second"])
+async def test_too_many_sockets_are_answered_503(before: bytes) -> None:
+    async with fronting(limit=1) as running:
+        await opened(running)
+        peer = await running.connect()
+        await peer.send(before + upgrade())
+        if before:
+            await peer.answer()
+        head, _ = await peer.answer()
+        assert (status(head), field(head, "Retry-After")) == (503, "5")
+        assert await peer.rest() == b""
+        assert running.sockets.discarded == []
+
+
+async def test_an_upgrade_behind_many_requests_waits_for_its_turn() -> None:
+    async with fronting() as running:
+        peer = await running.connect()
+        await peer.send(b"".join(get(f"/{number}") for number in range(40)) + upgrade() + b"early")
+        for number in range(40):
+            assert (await peer.answer())[1] == b"GET /%d 0" % number
+        assert status(await peer.head()) == 101
+        assert await running.sockets.accepted[0].has_received(5) == b"early"
+
+
+async def test_an_upgrade_behind_a_large_answer_is_taken_over_writable() -> None:
+    async with fronting() as running:
+        large = HttpResponse(200, (), b"x" * 4_000_000)
+
+        async def answer(_: HttpRequest) -> HttpResponse:
+            return large
+
+        running.pool.handler = answer
+        peer = await running.connect()
+        await peer.send(get() + upgrade())
+        assert len((await peer.answer())[1]) == 4_000_000
+        assert status(await peer.head()) == 101
+        (connection,) = running.sockets.accepted
+        await peer.send(b"x")
+        await connection.has_received(1)
+
+
+async def test_other_upgrades_are_ignored() -> None:
+    h2c = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA")
+    async with fronting() as running:
+        peer = await running.connect()
+        for _ in range(3):
+            await peer.send(get("/a", *h2c))
+            head, body = await peer.answer()
+            assert (status(head), body) == (200, b"GET /a 0")
+            assert field(head, "Connection") is None
+
+
+@pytest.mark.parametrize("more", [get("/b"), b"GET /b HT"], ids=["whole", "part"])
+async def test_what_aiohttp_loses_behind_an_ignored_upgrade_ends_the_connection(more: bytes) -> None:
+    async with fronting() as running:
+        for first in (
+            get("/a", "Connection: Upgrade", "Upgrade: h2c"),
+            post(b"x", "/a", "Connection: Upgrade", "Upgrade: h2c"),
+        ):
+            answer = await running.ask(first + more)
+            assert answer.count(b"HTTP/1.1 200 OK") == 1
+            assert b"Connection: close" in answer
+    assert {request.path for request in running.pool.requests} == {"/a"}
+
+
+async def test_a_failure_at_the_hand_over_ends_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+    async with fronting() as running:
+        running.sockets.failure = RuntimeError("broken core")
+        assert await running.ask(upgrade()) == b""
+        assert "broken core" in caplog.text
+        assert running.sockets.count == 0
+
+
+async def test_a_failure_of_our_own_is_a_500_and_logged_with_the_address(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with fronting() as running:
+
+        def fail(lane_index: int) -> None:
+            raise RuntimeError("broken core")
+
+        monkeypatch.setattr(running.sockets, "admit", fail)
+        assert (await running.ask(upgrade())).startswith(b"HTTP/1.1 500 ")
+        assert (await running.ask(get() + upgrade())).count(b"HTTP/1.1 500 ") == 1
+        assert caplog.text.count("remote=127.0.0.1") == 2
+
+
+async def test_foreign_clients_open_sockets() -> None:
+    async with fronting(subprotocols=("b", "a")) as running:
+        url = f"ws://127.0.0.1:{running.port}/x"
+        async with aiohttp.ClientSession() as session:
+            ws = await session.ws_connect(
+                url, protocols=("a", "b"), headers={"Origin": f"http://127.0.0.1:{running.port}"}
+            )
+            assert ws.protocol == "a"
+            connection = running.sockets.accepted[-1]
+            assert connection.transport is not None
+            connection.transport.write(b"\x81\x02hi")
+            message = await ws.receive_str()
+            assert message == "hi"
+            connection.transport.close()
+            await ws.close()
+        connecting = websockets.connect(url, subprotocols=[websockets.Subprotocol("b")])
+        async with asyncio.timeout(LONG_S):
+            client = await connecting
+        assert client.subprotocol == "b"
+        connection = running.sockets.accepted[-1]
+        assert connection.transport is not None
+        connection.transport.write(b"\x81\x02yo")
+        assert await client.recv() == "yo"
+        connection.transport.close()
+        await client.close()
+
+
+async def test_foreign_clients_see_a_refusal() -> None:
+    async with fronting() as running:
+
+        async def refuse(_: HttpRequest) -> HttpResponse | None:
+            return HttpResponse(403, (), "not you")
+
+        running.pool.opener = refuse
+        url = f"ws://127.0.0.1:{running.port}/"
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(aiohttp.WSServerHandshakeError) as seen:
+                await session.ws_connect(url)
+            assert seen.value.status == 403
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            await websockets.connect(url)
+        assert (refused.value.response.status_code, refused.value.response.body) == (403, b"not you")
+
+
+async def test_many_clients_at_once_all_get_their_socket() -> None:
+    async with fronting() as running:
+        running.pool.opener = accepting
+
+        async def one(number: int) -> Any:
+            peer = await running.connect()
+            await peer.send(upgrade(f"/{number}") + b"%04d" % number)
+            return status(await peer.head())
+
+        assert set(await asyncio.gather(*(one(number) for number in range(200)))) == {101}
+        received = {await connection.has_received(4) for connection in running.sockets.accepted}
+        assert received == {b"%04d" % number for number in range(200)}
+        assert running.front.doors == set()
