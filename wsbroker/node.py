@@ -31,6 +31,8 @@ CLOSE_BATCH: Final = 500
 """Sockets closed at once during a shutdown; between batches the loop flushes, and clients spread their reconnects."""
 CLOSE_PAUSE_S: Final = 0.05
 POLL_S: Final = 0.02
+FAILED_START_STOP_S: Final = 5.0
+"""How long workers that have started may take to stop, when an address cannot be bound."""
 WARN_EVERY_S: Final = 1.0
 POLICIES: Final = {"disconnect": DISCONNECT, "drop_new": DROP_NEW, "drop_old": DROP_OLD}
 
@@ -73,7 +75,7 @@ class Node:
             self._wire_inline()
             self.addresses = await self.front.listen(addresses)
         except BaseException:
-            await self.close(0)
+            await self.close(FAILED_START_STOP_S)
             raise
         self.sockets.tick()
         self._warn()
@@ -182,6 +184,7 @@ def _socket_settings(config: Config) -> SocketSettings:
         max_message_size=config.max_message_size,
         read_budget_bytes=config.read_budget_bytes,
         read_budget_frames=config.read_budget_frames,
+        flush_interval=config.flush_interval,
         ping_interval=config.ping_interval,
         pong_timeout=config.pong_timeout,
         write_timeout=config.write_timeout,

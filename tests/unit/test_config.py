@@ -58,6 +58,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "compression": "off",
         "read_budget_bytes": "256KiB",
         "read_budget_frames": "256",
+        "flush_interval": "0s",
         "max_connections": "auto",
         "allowed_origins": "same-host",
         "subprotocols": "none",

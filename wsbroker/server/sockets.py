@@ -30,7 +30,8 @@ TICKS_PER_DEADLINE: Final = 8
 
 @final
 class Settings:
-    """What connections go by. Sizes in bytes, durations in seconds; a `ping_interval` of 0 sends no pings."""
+    """What connections go by. Sizes in bytes, durations in seconds; a `ping_interval` of 0 sends no pings,
+    a `flush_interval` of 0 flushes once per turn."""
 
     def __init__(
         self,
@@ -38,6 +39,7 @@ class Settings:
         max_message_size: int = 64 * 1024,
         read_budget_bytes: int = 256 * 1024,
         read_budget_frames: int = 256,
+        flush_interval: float = 0.0,
         ping_interval: float = 25.0,
         pong_timeout: float = 10.0,
         write_timeout: float = 10.0,
@@ -47,6 +49,7 @@ class Settings:
         self.max_message_size: Final = max_message_size
         self.read_budget_bytes: Final = read_budget_bytes
         self.read_budget_frames: Final = read_budget_frames
+        self.flush_interval: Final = flush_interval
         self.ping_interval: Final = ping_interval
         self.pong_timeout: Final = pong_timeout
         self.write_timeout: Final = write_timeout
@@ -74,6 +77,9 @@ class Sockets(Waker):
         self.write_ticks: i64 = ceil(settings.write_timeout / self.tick_s)
         self.close_ticks: i64 = ceil(settings.close_timeout / self.tick_s)
         self.idle_ticks: i64 = ceil(3600 / self.tick_s)
+        self.flush_interval_s: Final = settings.flush_interval
+        self.is_flush_due = False
+        """A flush is timed, `flush_interval` after the first frame since the last one."""
         self.count: int = 0
         """Connections from `admit` until they are lost or discarded, closing ones included."""
         self.turn: i64 = 0
@@ -153,11 +159,19 @@ class Sockets(Waker):
         if inline is not None:
             inline.run()
         self.broker.deliver_lanes()
+        if self.flush_interval_s <= 0:
+            self.broker.flush()
+        elif not self.is_flush_due and self.broker.outgoing.frames:
+            self.is_flush_due = True
+            self.loop.call_later(self.flush_interval_s, self._flush_timed)
+
+    def _flush_timed(self) -> None:
+        self.is_flush_due = False
         self.broker.flush()
 
     def _is_dirty(self) -> bool:
         broker = self.broker
-        if self.unread or broker.dirty_lanes or broker.outgoing.frames:
+        if self.unread or broker.dirty_lanes or (broker.outgoing.frames and not self.is_flush_due):
             return True
         inline = self.inline
         return inline is not None and len(inline.lane.sockets) > 0

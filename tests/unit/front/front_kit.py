@@ -122,6 +122,7 @@ class FakePool:
         self.handler: Callable[[HttpRequest], Awaitable[HttpResponse]] = describe
         self.requests: list[HttpRequest] = []
         self.opened: list[tuple[int, int]] = []
+        self.forgotten: list[tuple[int, int]] = []
 
     @property
     def has_open_handler(self) -> bool:
@@ -134,7 +135,17 @@ class FakePool:
         assert self.opener is not None
         self.opened.append((socket_id, lane_index))
         self.requests.append(request)
-        return await self.opener(request)
+        is_accepted = False
+        try:
+            answer = await self.opener(request)
+            is_accepted = answer is None
+            return answer
+        finally:
+            if not is_accepted:  # as the pool does
+                self.forget(socket_id, lane_index)
+
+    def forget(self, socket_id: int, lane_index: int) -> None:
+        self.forgotten.append((socket_id, lane_index))
 
     async def http(self, request: HttpRequest) -> HttpResponse:
         self.requests.append(request)

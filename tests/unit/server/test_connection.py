@@ -363,3 +363,22 @@ def test_an_error_in_a_turn_does_not_stop_the_turns() -> None:
         bench.loop.ready.pop(0)()
     bench.loop.run()
     assert frames_of(transport.written[len(HEAD) :]) == [(1, b"still here")]
+
+
+def test_a_flush_interval_gathers_turns_and_keeps_their_order() -> None:
+    bench = Bench(Settings(flush_interval=0.005))
+    connection, transport = bench.connect()
+    bench.broker.subscribe(connection.id, b"c")
+    for number in range(5):
+        bench.broker.publish(b"c", f"c{number}", ())
+        bench.broker.send(connection.id, f"d{number}")
+        bench.loop.run()
+    assert transport.frames == []
+    ((delay, flush),) = bench.loop.later
+    assert delay == 0.005
+    flush()
+    assert [payload for _, payload in transport.frames] == [b"%s%d" % (kind, n) for n in range(5) for kind in (b"c", b"d")]
+    assert transport.writes == 2  # the 101 and all of it
+    bench.broker.send(connection.id, "next")
+    bench.loop.run()
+    assert len(bench.loop.later) == 2

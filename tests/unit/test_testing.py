@@ -1,0 +1,170 @@
+"""The kit for application authors."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+import wsbroker
+from unit.worker.scripted import handlers
+from wsbroker.testing import TestBroker
+
+
+class Chat(wsbroker.Worker):
+    """A small application with every handler."""
+
+    def __init__(self) -> None:
+        self.log: list[object] = []
+
+    def handle_worker_start(self, arg: str | None, /) -> None:
+        self.log.append(("start", arg))
+
+    def handle_worker_stop(self) -> None:
+        self.log.append("stop")
+
+    def handle_socket_open(
+        self, request: wsbroker.HttpRequest, socket_id: wsbroker.SocketId, /
+    ) -> bool | wsbroker.HttpResponse | None:
+        if request.pathname == "/private":
+            return False
+        if request.headers.get("x-key") == "bad":
+            return wsbroker.HttpResponse(401)
+        wsbroker.subscribe(socket_id, "all")
+        wsbroker.send(socket_id, "welcome")
+        return None
+
+    async def handle_socket_message(
+        self, data: str | bytes, socket_id: wsbroker.SocketId, token: bytes | None, /
+    ) -> None:
+        await asyncio.sleep(0)
+        if data == "leave":
+            wsbroker.close(socket_id, 4000, "left")
+        elif data == "raise":
+            raise LookupError("lost")
+        else:
+            wsbroker.set_token(socket_id, data)
+            wsbroker.send_to_channel("all", f"{token!r} {data!r}", exclude=(socket_id,))
+
+    def handle_socket_close(self, socket_id: wsbroker.SocketId, token: bytes | None, code: int, reason: str, /) -> None:
+        self.log.append((socket_id, token, code, reason))
+        wsbroker.send_to_channel("all", f"{socket_id} left")
+
+    def handle_http_request(self, request: wsbroker.HttpRequest, /) -> dict[str, object]:
+        return {"method": request.method, "path": request.path, "body": request.text()}
+
+
+def test_an_application_runs_without_a_socket() -> None:
+    chat = Chat()
+    with TestBroker(chat, worker_arg="x") as broker:
+        ann, bob = broker.connect(), broker.connect("/?y", {"X-Key": "good"})
+        assert ann.take() == bob.take() == ["welcome"]
+        ann.send("one")
+        ann.send(b"two")
+        assert bob.take() == ["None 'one'", "b'one' b'two'"] and ann.received == []
+        assert (ann.token, ann.subscriptions) == (b"two", [b"all"])
+        assert wsbroker.subscribers("all") == [ann.id, bob.id]
+        ann.send("leave")
+        assert (ann.is_open, ann.close_code, ann.close_reason) == (False, 4000, "left")
+        assert bob.take() == ["1 left"] and wsbroker.subscribers("all") == [bob.id]
+        ann.send("nobody hears this")
+        bob.close(1001, "going")
+        bob.close()
+        assert broker.sockets == {} and wsbroker.channels() == []
+        response = broker.http("POST", "/x?y", {"A": "b"}, "é")
+        assert response == wsbroker.HttpResponse.json({"method": "POST", "path": "/x?y", "body": "é"})
+    assert chat.log == [("start", "x"), (1, b"two", 4000, "left"), (2, None, 1001, "going"), "stop"]
+    assert broker.commands[:3] == [
+        ("subscribe", 1, b"all"),
+        ("send", 1, "welcome"),
+        ("subscribe", 2, b"all"),
+    ]
+    with pytest.raises(wsbroker.CommandError):
+        wsbroker.channels()
+
+
+def test_a_refused_socket_has_a_response_and_leaves_nothing_behind() -> None:
+    broker = TestBroker(Chat)
+    refused = broker.connect("/private")
+    assert not refused.is_open and refused.response is not None and refused.response.status == 403
+    refused = broker.connect(headers={"x-key": "bad"})
+    assert refused.response is not None and refused.response.status == 401 and refused.close_code is None
+    assert broker.sockets == {} and broker.channels() == []
+    assert repr(refused) == "<TestSocket 2, refused>"
+
+
+def test_what_a_handler_raises_reaches_the_test_or_closes_the_socket() -> None:
+    with TestBroker(Chat) as broker:
+        socket = broker.connect()
+        with pytest.raises(LookupError, match="lost"):
+            socket.send("raise")
+        assert socket.close_code == 1011
+    with TestBroker(Chat, raise_errors=False) as broker:
+        socket = broker.connect()
+        socket.send("raise")
+        assert (socket.close_code, socket.close_reason) == (1011, "handler error")
+
+
+def test_a_wrong_return_is_an_error_of_the_test_or_a_500() -> None:
+    wrong = handlers(open=lambda: 3, http=lambda: [1])
+    with pytest.raises(wsbroker.HandlerError, match="it may return"):
+        TestBroker(wrong).connect()
+    with pytest.raises(wsbroker.HandlerError, match="it may return"):
+        TestBroker(wrong).http("GET")
+    quiet = TestBroker(wrong, raise_errors=False)
+    response = quiet.connect().response
+    assert response is not None and response.status == 500 and quiet.http("GET").status == 500
+
+
+def test_the_test_itself_may_call_the_api() -> None:
+    closed: list[int] = []
+    with TestBroker(handlers(close=lambda socket_id: closed.append(socket_id))) as broker:
+        one, two = broker.connect(), broker.connect()
+        assert wsbroker.subscribe(one.id, "a") and not wsbroker.subscribe(one.id, "a")
+        wsbroker.subscribe_nowait(one.id, "b")
+        wsbroker.copy_subscriptions(one.id, two.id)
+        assert wsbroker.subscriptions(two.id) == [b"a", b"b"] and wsbroker.subscriber_count("b") == 2
+        assert wsbroker.unsubscribe(two.id, "a") and not wsbroker.unsubscribe(two.id, "a")
+        wsbroker.unsubscribe_nowait(two.id, "b")
+        assert wsbroker.channels() == [b"a", b"b"] and wsbroker.queued_bytes(one.id) == 0
+        wsbroker.send_to_channel("a", "hi")
+        wsbroker.send(99, "nobody")
+        wsbroker.close(one.id)
+        assert closed == [1] and not wsbroker.is_open(one.id) and wsbroker.is_open(two.id)
+        assert not wsbroker.subscribe(one.id, "a") and one.received == ["hi"]
+        assert broker.http("GET").status == 503
+
+
+def test_it_works_inside_a_running_loop_and_its_handlers_share_one() -> None:
+    loops: set[object] = set()
+
+    async def handle(data: str, socket_id: int) -> None:
+        loops.add(asyncio.get_running_loop())
+        wsbroker.send(socket_id, data)
+
+    async def test() -> None:
+        with TestBroker(handlers(message=handle)) as broker:
+            socket = broker.connect()
+            socket.send("a")
+            socket.send("b")
+            assert socket.received == ["a", "b"]
+
+    asyncio.run(test())
+    assert len(loops) == 1
+
+
+def test_an_async_handler_that_hangs_is_a_timeout() -> None:
+    async def handle() -> None:
+        await asyncio.Event().wait()
+
+    with TestBroker(handlers(message=handle), timeout_s=0.05) as broker, pytest.raises(TimeoutError):
+        broker.connect().send("x")
+
+
+def test_a_broken_start_handler_leaves_no_broker_behind() -> None:
+    def start() -> None:
+        raise OSError("no database")
+
+    with pytest.raises(OSError, match="no database"), TestBroker(SimpleNamespace(handle_worker_start=start)):
+        pass
+    with pytest.raises(wsbroker.CommandError):
+        wsbroker.channels()

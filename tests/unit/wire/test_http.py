@@ -1,0 +1,205 @@
+"""Requests, responses, headers, and what handlers may return."""
+
+import json
+from enum import StrEnum
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+
+from wsbroker.errors import HandlerError
+from wsbroker.wire.framing import Unpacker, pack
+from wsbroker.wire.http import Headers, HttpRequest, HttpResponse, open_verdict, to_response
+
+
+class Name(StrEnum):
+    HOST = "Host"
+    VALUE = "example.org"
+
+
+# Headers. -------------------------------------------------------------------------------------------------------------
+
+
+def test_headers_compare_names_without_case_and_keep_order_and_repetitions() -> None:
+    headers = Headers([("Set-Cookie", "a=1"), ("X-One", "1"), ("set-cookie", "b=2")])
+    assert headers["SET-COOKIE"] == "a=1"
+    assert headers.get_all("set-Cookie") == ["a=1", "b=2"] and headers.get_all("none") == []
+    assert "x-one" in headers and "x-two" not in headers
+    assert list(headers) == ["Set-Cookie", "X-One"] and len(headers) == 2
+    assert headers.pairs == (("Set-Cookie", "a=1"), ("X-One", "1"), ("set-cookie", "b=2"))
+    assert headers.get("nothing") is None
+    with pytest.raises(KeyError):
+        headers["nothing"]
+
+
+def test_headers_are_equal_when_their_names_and_values_are() -> None:
+    assert Headers({"A": "1", "B": "2"}) == Headers([("b", "2"), ("a", "1")]) == {"a": "1", "B": "2"}
+    assert Headers({"A": "1"}) != Headers([("A", "1"), ("A", "1")])
+    assert Headers({"A": "1"}) != {"A": 1} and Headers() != {3: 4} and Headers() != 3
+    assert repr(Headers({"A": "1"})) == "Headers([('A', '1')])"
+
+
+# Requests. ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "url", "pathname", "search", "query"),
+    [
+        ("/", "http://example.org:80/", "/", "", ""),
+        ("/a%20b?c=d&e", "http://example.org:80/a%20b?c=d&e", "/a%20b", "?c=d&e", "c=d&e"),
+        ("/a?", "http://example.org:80/a?", "/a", "", ""),
+        ("/a?b?c", "http://example.org:80/a?b?c", "/a", "?b?c", "b?c"),
+        ("/?x=http://y/z", "http://example.org:80/?x=http://y/z", "/", "?x=http://y/z", "x=http://y/z"),
+        ("*", "http://example.org:80", "*", "", ""),
+        ("http://else.org/a?b", "http://else.org/a?b", "/a", "?b", "b"),
+        ("http://else.org?b", "http://else.org?b", "/", "?b", "b"),
+    ],
+)
+def test_a_request_says_its_url_in_parts(path: str, url: str, pathname: str, search: str, query: str) -> None:
+    request = HttpRequest("GET", path, {"Host": "example.org:80"})
+    assert (request.path, request.url, request.pathname) == (path, url, pathname)
+    assert (request.search, request.query) == (search, query)
+
+
+def test_a_request_without_a_host_header_is_to_localhost_unless_it_is_told() -> None:
+    assert HttpRequest("GET", "/").url == "http://localhost/"
+    assert HttpRequest("GET", "/", {"Host": "a"}, scheme="https", host="b").url == "https://b/"
+
+
+def test_the_body_is_read_as_text_in_its_charset_and_as_json() -> None:
+    assert HttpRequest("POST", "/", body="é".encode()).text() == "é"
+    latin = HttpRequest("POST", "/", {"Content-Type": 'text/plain; Charset="latin-1"'}, b"\xe9")
+    assert latin.text() == "é"
+    assert HttpRequest("POST", "/", body=b'{"a": [1]}').json() == {"a": [1]}
+    with pytest.raises(ValueError):
+        HttpRequest("POST", "/", body=b"\xff").text()
+    with pytest.raises(ValueError, match="charset 'nonsense' is unknown"):
+        HttpRequest("POST", "/", {"Content-Type": "text/plain; charset=nonsense"}, b"x").text()
+    with pytest.raises(json.JSONDecodeError):
+        HttpRequest("POST", "/", body=b"{").json()
+
+
+def test_a_request_crosses_the_wire_even_with_subclasses_of_str_in_it() -> None:
+    request = HttpRequest("GET", "/x?y", [(Name.HOST, Name.VALUE), ("A", "1"), ("a", "2")], b"b", remote="::1")
+    [batch] = Unpacker().feed(pack([(1, request.fields())]))
+    fields = batch[0][1]
+    assert isinstance(fields, tuple)
+    copy = HttpRequest.from_fields(fields)
+    assert copy.headers.pairs == (("Host", "example.org"), ("A", "1"), ("a", "2"))
+    assert (copy.method, copy.path, copy.body, copy.remote, copy.scheme) == ("GET", "/x?y", b"b", "::1", "http")
+    assert copy.url == request.url == "http://example.org/x?y"
+    assert copy.fields() == request.fields()
+    assert repr(copy) == "<HttpRequest GET /x>"
+
+
+# Responses. -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_response_encodes_text_and_says_so_unless_it_is_told() -> None:
+    response = HttpResponse(200, {}, "é")
+    assert response.body == "é".encode()
+    assert response.headers["content-type"] == "text/plain; charset=utf-8"
+    assert HttpResponse(200, {"content-type": "text/html"}, "x").headers.pairs == (("content-type", "text/html"),)
+    assert HttpResponse(body=b"x").headers.pairs == () == HttpResponse().headers.pairs
+    assert HttpResponse(body=bytearray(b"x")).body == b"x"  # type: ignore[arg-type]
+    assert HttpResponse(HTTPStatus.NOT_FOUND).status == 404
+    assert type(HttpResponse(HTTPStatus.NOT_FOUND).status) is int
+    cookies = HttpResponse(200, [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")])
+    assert cookies.headers.get_all("set-cookie") == ["a=1", "b=2"]
+    assert repr(HttpResponse(404, {}, "no")) == "<HttpResponse 404, 2 bytes>"
+
+
+def test_a_json_response() -> None:
+    response = HttpResponse.json({"a": "é", "b": [1, None]}, status=201)
+    assert response.status == 201 and response.body == '{"a":"é","b":[1,null]}'.encode()
+    assert response.headers.pairs == (("Content-Type", "application/json"),)
+    problem = HttpResponse.json([], 400, {"Content-Type": "application/problem+json"})
+    assert problem.headers.pairs == (("Content-Type", "application/problem+json"),)
+    with pytest.raises(TypeError):
+        HttpResponse.json({"a": object()})
+    with pytest.raises(ValueError):
+        HttpResponse.json(float("nan"))
+
+
+@pytest.mark.parametrize("status", [101, 199, 600, 0, -1])
+def test_a_status_out_of_range_is_refused(status: int) -> None:
+    with pytest.raises(ValueError, match=f"200 to 599, not {status}"):
+        HttpResponse(status)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("", "x"),
+        ("a b", "x"),
+        ("a:", "x"),
+        ("ä", "x"),
+        ("a\r\nb", "x"),
+        ("A", "x\r\nSet-Cookie: y"),
+        ("A", "x\ny"),
+        ("A", "x\0"),
+        ("Transfer-Encoding", "chunked"),
+        ("Content-Length", "3"),
+    ],
+)
+def test_headers_that_would_break_the_response_are_refused(name: str, value: str) -> None:
+    with pytest.raises(ValueError):
+        HttpResponse(200, {name: value})
+    with pytest.raises(ValueError):
+        HttpResponse.json({}, 200, [(name, value)])
+
+
+def test_what_else_is_refused() -> None:
+    make: Any = HttpResponse
+    for status in ("200", True, None, 200.0):
+        with pytest.raises(TypeError, match="status of a response is an int"):
+            make(status)
+    for headers in ("A: b", [("a",)], [3], {"a": 1}, {1: "a"}, 3):
+        with pytest.raises(TypeError, match="header"):
+            make(200, headers)
+    with pytest.raises(TypeError, match="body of a response is str or bytes, not int"):
+        make(200, {}, 3)
+    with pytest.raises(ValueError, match="has no body"):
+        HttpResponse(204, {}, "x")
+    assert HttpResponse(204).body == b"" and HttpResponse(200, {"Content-Length": "1"}, "x").status == 200
+
+
+def test_responses_are_equal_when_all_of_them_is() -> None:
+    assert HttpResponse(200, {"A": "1"}, "x") == HttpResponse(200, {"a": "1"}, "x")
+    assert HttpResponse(200) != HttpResponse(201) and HttpResponse(200) != 200
+
+
+# What handlers return. ------------------------------------------------------------------------------------------------
+
+
+def test_what_an_http_handler_may_return() -> None:
+    ready = HttpResponse(404)
+    assert to_response(ready) is ready
+    assert to_response(None) == HttpResponse(200, {"Content-Type": "text/plain; charset=utf-8"}, b"OK")
+    assert to_response("é").body == "é".encode()
+    assert to_response(b"\0") == HttpResponse(200, {}, b"\0")
+    assert to_response({"a": 1}) == HttpResponse(200, {"Content-Type": "application/json"}, b'{"a":1}')
+
+
+@pytest.mark.parametrize("returned", [[1], 3, True, object(), ("a", 1), bytearray(b"x")])
+def test_anything_else_is_answered_with_the_list_of_what_it_may_return(returned: object) -> None:
+    with pytest.raises(HandlerError, match=r"it may return HttpResponse, str, bytes, dict \(sent as JSON\) or None"):
+        to_response(returned)
+
+
+@pytest.mark.parametrize("returned", ["\ud800", {"a": object()}, {"a": float("nan")}])
+def test_a_value_that_cannot_be_sent_is_the_handlers_error(returned: object) -> None:
+    with pytest.raises(HandlerError, match="handle_http_request returned"):
+        to_response(returned)
+
+
+def test_what_an_open_handler_may_return() -> None:
+    ready = HttpResponse(200)
+    assert open_verdict(None) is None and open_verdict(True) is None
+    assert open_verdict(ready) is ready
+    refused = open_verdict(False)
+    assert refused is not None and (refused.status, refused.body) == (403, b"Forbidden")
+    wrong: list[object] = [1, 0, "yes", {}]
+    for returned in wrong:
+        with pytest.raises(HandlerError, match=r"True or None \(accept\), False \(403\) or an HttpResponse"):
+            open_verdict(returned)
