@@ -1,0 +1,16 @@
+"""The application that is measured, on the public API: ``S channel``, ``P channel payload``, ``E payload``."""
+
+from wsbroker import send, send_to_channel, subscribe
+
+
+def handle_socket_message(data: str, socket_id: int) -> None:
+    """Subscribes and says so with ``K``, publishes, or echoes."""
+    kind = data[0]
+    if kind == "P":
+        _, channel, payload = data.split(" ", 2)
+        send_to_channel(channel, payload)
+    elif kind == "E":
+        send(socket_id, data[2:])
+    elif kind == "S":
+        subscribe(socket_id, data[2:])
+        send(socket_id, "K")

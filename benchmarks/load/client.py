@@ -1,0 +1,201 @@
+"""A connection of the load: opened without blocking, then told what to do with its bytes."""
+
+import errno
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from benchmarks.load.loop import Loop
+from benchmarks.load.stream import CLOSE, PING, PONG, TEXT, frames, masked
+
+BUFFER: Final = bytearray(128 * 1024)
+"""Where every read goes: one is looked at before the next comes."""
+VIEW: Final = memoryview(BUFFER)
+
+KEY: Final = b"dGhlIHNhbXBsZSBub25jZQ=="
+ACCEPT: Final = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+"""The key of RFC 6455 section 1.3 and what it must be answered with."""
+
+OPENING_AT_ONCE: Final = 64
+STUCK_S: Final = 20.0
+_IN_PROGRESS: Final = {errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAGAIN}
+_IP_BIND_ADDRESS_NO_PORT: Final = 24
+_CLOSE_1000: Final = masked(CLOSE, b"\x03\xe8")
+_LINGER_0: Final = b"\x01\x00\x00\x00\x00\x00\x00\x00"
+
+
+class LoadError(Exception):
+    """The load cannot go on; the text says why."""
+
+
+class Client:
+    """One connection.
+
+    Args:
+        index: its number, which also picks its source address.
+        greeting: a text message to send at once; it counts as open when an answer to it has come.
+    """
+
+    def __init__(self, loop: Loop, port: int, index: int, greeting: bytes | None = None) -> None:
+        self.loop = loop
+        self.index = index
+        self.is_open = False
+        self.has_ended = False
+        self.close_code: int | None = None
+        self.on_open: Callable[[Client], None] = _nothing
+        self.on_end: Callable[[Client], None] = _nothing
+        self.on_bytes: Callable[[int], None] = self._idle
+        """Takes the number of bytes that have been read into BUFFER."""
+        self.socket = _connecting(port, index)
+        self.fd = self.socket.fileno()
+        self._greeting = greeting
+        self._rest = b""
+        self._has_head = False
+        self._backlog = b""
+        self._recv_into = self.socket.recv_into
+        loop.watch(self.fd, self._readable)
+        self._backlog = (
+            b"GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: %b\r\nSec-WebSocket-Version: 13\r\n\r\n" % (port, KEY)
+        )
+        loop.watch_writes(self.fd, self._writable)
+
+    def send(self, data: bytes) -> None:
+        """Sends it all, now or as soon as there is room."""
+        if self._backlog:
+            self._backlog += data
+            return
+        try:
+            sent = self.socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.end()
+            return
+        if sent < len(data):
+            self._backlog = data[sent:]
+            self.loop.watch_writes(self.fd, self._writable)
+
+    def close(self) -> None:
+        """Begins a closing handshake; the server ends the connection."""
+        self.send(_CLOSE_1000)
+
+    def end(self) -> None:
+        """Lets go of the connection at once."""
+        if self.has_ended:
+            return
+        self.has_ended = True
+        self.is_open = False
+        self.loop.forget(self.fd)
+        self.socket.close()
+        self.on_end(self)
+
+    def reset(self) -> None:
+        """Ends it without leaving a port behind that cannot be used for a minute."""
+        if not self.has_ended:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_0)
+            self.end()
+
+    def control(self, first: int, payload: bytes) -> None:
+        """Answers a ping, notes a close."""
+        if first & 15 == PING:
+            self.send(masked(PONG, payload))
+        elif first & 15 == CLOSE:
+            self.close_code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else 1005
+
+    def _readable(self) -> None:
+        try:
+            size = self._recv_into(BUFFER)
+        except BlockingIOError:
+            return
+        except OSError:
+            size = 0
+        if size:
+            self.on_bytes(size)
+        else:
+            self.end()
+
+    def _writable(self) -> None:
+        data, self._backlog = self._backlog, b""
+        self.loop.watch_writes(self.fd, None)
+        self.send(data)
+
+    def _idle(self, size: int) -> None:
+        """Until a scenario takes over: the answer to the upgrade, that to the greeting, control frames."""
+        data = self._rest + VIEW[:size]
+        if not self._has_head:
+            head, separator, data = data.partition(b"\r\n\r\n")
+            if not separator:
+                self._rest = head
+                return
+            if b" 101 " not in head[:14] or ACCEPT not in head:
+                raise LoadError(f"the server refused an upgrade: {bytes(head[:80])!r}")
+            self._has_head = True
+            if self._greeting is None:
+                self._opened()
+            else:
+                self.send(masked(TEXT, self._greeting))
+        done = 0
+        for first, start, done in frames(data):
+            if first & 8:
+                self.control(first, data[start:done])
+            elif not self.is_open:
+                self._opened()
+        self._rest = data[done:]
+
+    def _opened(self) -> None:
+        self.is_open = True
+        self.on_open(self)
+
+
+def _nothing(client: Client) -> None:
+    """What nobody waits for."""
+
+
+def _connecting(port: int, index: int) -> socket.socket:
+    """A socket on its way. On Linux it comes from one of many loopback addresses: each has its own 28,000 ports."""
+    found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        found.setblocking(False)
+        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sys.platform == "linux":
+            found.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+            found.bind((f"127.0.0.{2 + index % 250}", 0))
+        problem = found.connect_ex(("127.0.0.1", port))
+        if problem not in _IN_PROGRESS and problem:
+            raise OSError(problem, errno.errorcode.get(problem, str(problem)))
+    except OSError as error:
+        found.close()
+        raise LoadError(f"cannot connect to the server: {error}") from error
+    return found
+
+
+def open_all(
+    loop: Loop, port: int, greetings: Iterable[bytes | None], now_s: Callable[[], float], progress: Callable[[int], None]
+) -> list[Client]:
+    """Opens a connection for each greeting, a few at a time, and returns them in that order."""
+    waiting = deque(enumerate(greetings))
+    clients: list[Client] = []
+    opened = 0
+    news_s = now_s()
+
+    def note(client: Client) -> None:
+        nonlocal opened, news_s
+        opened += 1
+        news_s = now_s()
+
+    while waiting or opened < len(clients):
+        while waiting and len(clients) - opened < OPENING_AT_ONCE:
+            index, greeting = waiting.popleft()
+            client = Client(loop, port, index, greeting)
+            client.on_open = note
+            clients.append(client)
+        loop.turn(0.5)
+        progress(opened)
+        if any(client.has_ended for client in clients[-OPENING_AT_ONCE:]):
+            raise LoadError(f"the server ended a connection while {opened} were open")
+        if now_s() - news_s > STUCK_S:
+            raise LoadError(f"the server opens no more connections: {opened} are open")
+    return clients

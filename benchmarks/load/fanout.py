@@ -1,0 +1,185 @@
+"""Fan-out: publishers, subscribers, and a number of publications that are always on the way to everybody.
+
+Each publisher has channels of its own, so that what comes on a channel has one order, and all its subscribers get the
+same bytes. A publication is on the way until the last subscriber of its channel has it.
+"""
+
+import time
+from functools import partial
+
+from benchmarks.load.client import Client
+from benchmarks.load.receiver import Receiver
+from benchmarks.load.row import Row, middle
+from benchmarks.load.stage import Stage, is_probe
+from benchmarks.load.stream import Stream
+
+
+class Channel:
+    """A channel: what was published on it, and how far its subscribers are."""
+
+    def __init__(self, stage: Stage, number: int, in_flight: int, publisher: "Publisher") -> None:
+        job = stage.job
+        self.name = b"c%d" % number
+        self.stream = Stream(b"P %b " % self.name, number, job.size, in_flight)
+        self.sent = 0
+        self._stage = stage
+        self._publisher = publisher
+        self._at: dict[int, int] = {}
+        """How many subscribers have got this many publications."""
+        self._low = 0
+        self._sent_ns: dict[int, int] = {}
+
+    def add(self, receiver: Receiver) -> None:
+        """One more subscriber; before anything is published."""
+        self._at[0] = self._at.get(0, 0) + 1
+        receiver.client.on_end = partial(self._ended, receiver)
+
+    def remove(self, receiver: Receiver) -> None:
+        """Waits for this subscriber no more."""
+        self._leave(receiver.count)
+
+    def publish(self, count: int, now_ns: int) -> bytes:
+        """The frames of the next publications."""
+        first = self.sent
+        self.sent += count
+        for number in range(first, self.sent):
+            self._sent_ns[number] = now_ns
+        return self.stream.outgoing(first, count)
+
+    def advanced(self, before: int, after: int) -> None:
+        """A subscriber has got more."""
+        self._stage.count += after - before
+        self._at[after] = self._at.get(after, 0) + 1
+        self._leave(before)
+
+    def advanced_on_probe(self, before: int, after: int) -> None:
+        """The same, with the latency of each."""
+        now_ns = time.monotonic_ns()
+        for number in range(before, after):
+            self._stage.histogram.add(now_ns - self._sent_ns.get(number, now_ns))
+        self.advanced(before, after)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether everybody has got everything."""
+        return self._low >= self.sent
+
+    def _leave(self, place: int) -> None:
+        at = self._at
+        left = at[place] - 1
+        if left:
+            at[place] = left
+            return
+        del at[place]
+        if place == self._low:
+            low = place + 1 if at else self.sent
+            while at and low not in at:
+                low += 1
+            for number in range(place, low):
+                self._sent_ns.pop(number, None)
+            self._low = low
+            self._publisher.on_way -= low - place
+
+    def _ended(self, receiver: Receiver, client: Client) -> None:
+        self._stage.ended += 1
+        self._leave(receiver.count)
+
+
+class Publisher:
+    """A connection that publishes on its channels in turn."""
+
+    def __init__(self) -> None:
+        self.client: Client | None = None
+        self.channels: list[Channel] = []
+        self.on_way = 0
+        self._next = 0
+
+    def publish(self, count: int) -> None:
+        """Publishes this many."""
+        if self.client is None:
+            return
+        self.on_way += count
+        now_ns = time.monotonic_ns()
+        if len(self.channels) == 1:
+            self.client.send(self.channels[0].publish(count, now_ns))
+            return
+        pieces = []
+        for _ in range(count):
+            pieces.append(self.channels[self._next].publish(1, now_ns))
+            self._next = (self._next + 1) % len(self.channels)
+        self.client.send(b"".join(pieces))
+
+
+class Fanout:
+    """All of it, opened."""
+
+    def __init__(self, stage: Stage) -> None:
+        job = stage.job
+        self.stage = stage
+        self.is_publishing = True
+        self.receivers: list[Receiver] = []
+        self.publishers = [Publisher() for _ in range(job.publishers)]
+        # With a rate, what is on the way has no bound of its own: a second's worth is one.
+        in_flight = max(job.in_flight, int(job.rate))
+        self.channels: list[Channel] = []
+        for number in range(job.channels):
+            publisher = self.publishers[number % job.publishers]
+            self.channels.append(Channel(stage, number, in_flight, publisher))
+            publisher.channels.append(self.channels[-1])
+
+        self.before = stage.meter.read()
+        names = [self.channels[index % job.channels].name for index in range(job.connections)]
+        for index, client in enumerate(stage.open([b"S " + name for name in names], job.connections)):
+            channel = self.channels[index % job.channels]
+            advanced = channel.advanced_on_probe if is_probe(index, job.connections) else channel.advanced
+            receiver = Receiver(client, channel.stream, advanced)
+            channel.add(receiver)
+            self.receivers.append(receiver)
+        self.after = stage.meter.read()
+        for publisher, client in zip(self.publishers, stage.open([None] * job.publishers, job.publishers), strict=True):
+            publisher.client = client
+        self._due = 0.0
+        self._due_s = time.monotonic()
+        self._turn_of = 0
+
+    def turn(self, timeout_s: float) -> None:
+        """Sends what may be sent, then takes what has come."""
+        job = self.stage.job
+        if job.rate:
+            self._publish_what_is_due()
+            timeout_s = min(timeout_s, 1 / job.rate)
+        elif self.is_publishing:
+            for publisher in self.publishers:
+                if publisher.on_way < job.in_flight:
+                    publisher.publish(job.in_flight - publisher.on_way)
+        self.stage.loop.turn(timeout_s)
+
+    def _publish_what_is_due(self) -> None:
+        now_s = time.monotonic()
+        if self.is_publishing:
+            self._due += (now_s - self._due_s) * self.stage.job.rate
+        self._due_s = now_s
+        while self._due >= 1:
+            self._due -= 1
+            self.publishers[self._turn_of].publish(1)
+            self._turn_of = (self._turn_of + 1) % len(self.publishers)
+
+    def finish(self, row: Row) -> Row:
+        """Stops publishing, waits for what is on the way, and adds what went wrong."""
+        self.is_publishing = False
+        self.stage.drain(self.turn, lambda: all(channel.is_quiet for channel in self.channels))
+        for index, receiver in enumerate(self.receivers):
+            receiver.add_problems(row, self.channels[index % len(self.channels)].sent)
+        row.rss_per_connection = (self.after.rss_bytes - self.before.rss_bytes) / len(self.receivers)
+        for publisher in self.publishers:
+            if publisher.client is not None:
+                publisher.client.reset()
+        for receiver in self.receivers:
+            receiver.client.reset()
+        return row
+
+
+def run(stage: Stage) -> Row:
+    """Measures fan-out."""
+    fanout = Fanout(stage)
+    return fanout.finish(middle(stage.measure(fanout.turn)))

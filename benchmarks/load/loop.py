@@ -1,0 +1,70 @@
+"""Waits until sockets are ready and calls what was registered for them; epoll where there is one, else poll."""
+
+import select
+from collections.abc import Callable
+from typing import Final
+
+READ: Final = 1
+WRITE: Final = 4
+EVENTS_AT_ONCE: Final = 1024
+
+
+class Loop:
+    """A bare event loop: an event costs a dictionary look-up and a call."""
+
+    def __init__(self) -> None:
+        self._readers: dict[int, Callable[[], None]] = {}
+        self._writers: dict[int, Callable[[], None]] = {}
+        # Both have the same bits for reading and writing.
+        if hasattr(select, "epoll"):
+            epoll = select.epoll()
+            self._selector: select.epoll | select.poll = epoll
+            self._wait: Callable[[float], list[tuple[int, int]]] = lambda s: epoll.poll(max(s, 0.0), EVENTS_AT_ONCE)
+        else:
+            poll = select.poll()
+            self._selector = poll
+            self._wait = lambda s: poll.poll(max(s, 0.0) * 1000)
+
+    def watch(self, fd: int, reader: Callable[[], None]) -> None:
+        """Calls `reader` whenever there is something to read, an end or an error among it."""
+        self._readers[fd] = reader
+        self._selector.register(fd, READ)
+
+    def watch_reads(self, fd: int, reader: Callable[[], None]) -> None:
+        """Replaces the reader."""
+        self._readers[fd] = reader
+
+    def watch_writes(self, fd: int, writer: Callable[[], None] | None) -> None:
+        """Calls `writer` as long as there is room to write; None ends that."""
+        if writer is not None:
+            self._writers[fd] = writer
+        else:
+            self._writers.pop(fd, None)
+        self._selector.modify(fd, READ | (WRITE if writer is not None else 0))
+
+    def pause(self, fd: int) -> None:
+        """Hears nothing more of it."""
+        self._selector.unregister(fd)
+
+    def forget(self, fd: int) -> None:
+        """To be called before it is closed."""
+        if self._readers.pop(fd, None) is not None:
+            self._writers.pop(fd, None)
+            try:
+                self._selector.unregister(fd)
+            except (KeyError, OSError):  # paused
+                return
+
+    def turn(self, timeout_s: float) -> None:
+        """Waits at most this long, and calls for all that is ready."""
+        readers = self._readers
+        for fd, mask in self._wait(timeout_s):
+            if mask != READ:
+                writer = self._writers.get(fd)
+                if writer is not None:
+                    writer()
+                if mask == WRITE:
+                    continue
+            reader = readers.get(fd)
+            if reader is not None:
+                reader()

@@ -1,0 +1,85 @@
+"""CPU and memory of a process with all its threads and children: from /proc, or psutil where there is none."""
+
+import os
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Final
+
+PROC: Final = Path("/proc")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a process has used so far.
+
+    Args:
+        cpu_ns: on a core.
+        waited_ns: ready to run, without a core; 0 where nobody tells.
+        rss_bytes: in memory now.
+    """
+
+    cpu_ns: int
+    waited_ns: int
+    rss_bytes: int
+
+
+class Meter:
+    """Reads the usage of a process. Cost: some 20 µs and 20 µs for each thread."""
+
+    def __init__(self, pid: int, proc: Path = PROC) -> None:
+        self._pid = pid
+        self._proc = proc
+        # Some kernels are built without the list of children; without /proc there is neither.
+        self._has_proc = (proc / str(pid) / "task" / str(pid) / "children").exists()
+
+    def read(self) -> Usage:
+        """Returns what the process and its children have used until now; zeros for those that have ended."""
+        return self._read_proc() if self._has_proc else self._read_psutil()
+
+    def _read_proc(self) -> Usage:
+        cpu_ns = waited_ns = rss_bytes = 0
+        for pid in self._family():
+            folder = self._proc / str(pid)
+            for thread in _names(folder / "task"):
+                ran, waited, *_ = _read(folder / "task" / thread / "schedstat").split() or ("0", "0")
+                cpu_ns += int(ran)
+                waited_ns += int(waited)
+            resident = (_read(folder / "statm").split() + ["0", "0"])[1]
+            rss_bytes += int(resident) * os.sysconf("SC_PAGE_SIZE")
+        return Usage(cpu_ns, waited_ns, rss_bytes)
+
+    def _family(self) -> list[int]:
+        """The process and all that descend from it."""
+        found = [self._pid]
+        for pid in found:
+            for thread in _names(self._proc / str(pid) / "task"):
+                found += map(int, _read(self._proc / str(pid) / "task" / thread / "children").split())
+        return found
+
+    def _read_psutil(self) -> Usage:
+        try:
+            psutil = import_module("psutil")
+        except ImportError:
+            raise SystemExit("there is no /proc here: pip install psutil, which reads CPU and memory instead") from None
+        cpu_s = rss_bytes = 0.0
+        process = psutil.Process(self._pid)
+        for each in [process, *process.children(recursive=True)]:
+            times = each.cpu_times()
+            cpu_s += times.user + times.system
+            rss_bytes += each.memory_info().rss
+        return Usage(int(cpu_s * 1e9), 0, int(rss_bytes))
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii")
+    except OSError:
+        return ""

@@ -1,0 +1,89 @@
+"""A connection on which a stream comes back: every read is compared with what must come at that place."""
+
+from collections.abc import Callable
+
+from benchmarks.load.client import BUFFER, VIEW, Client
+from benchmarks.load.row import Row
+from benchmarks.load.stream import Order, Stream, frames
+
+
+class Receiver:
+    """What has come on a connection.
+
+    Args:
+        advanced: called with how many messages had come before, and how many now.
+    """
+
+    def __init__(self, client: Client, stream: Stream, advanced: Callable[[int, int], None]) -> None:
+        self.client = client
+        self.count = 0
+        """How many messages have come, or were passed over."""
+        self.mangled = 0
+        self._stream = stream
+        self._in_size = stream.in_size
+        self._in_cycle = stream.in_cycle
+        self._expected = stream.expected
+        self._advanced = advanced
+        self._received = 0
+        self._rest = b""
+        self._order: Order | None = None
+        client.on_bytes = self._take
+
+    def add_problems(self, row: Row, sent: int) -> None:
+        """Adds what went wrong to a row, once all that was sent should have come."""
+        row.mangled += self.mangled
+        if not self.client.has_ended:
+            row.lost += max(sent - self.count, 0)
+        if self._order is not None:
+            row.lost += self._order.lost
+            row.doubled += self._order.doubled
+            row.reordered += self._order.reordered
+
+    def _take(self, size: int) -> None:
+        received = self._received
+        place = received % self._in_cycle
+        if size <= self._in_cycle and self._expected.startswith(VIEW[:size], place):
+            self._received = received = received + size
+            before = self.count
+            count = received // self._in_size
+            if count != before:
+                self.count = count
+                self._advanced(before, count)
+        elif size > self._in_cycle and self._stream.matches(VIEW[:size], received):
+            self._received = received + size
+            before, self.count = self.count, self._received // self._in_size
+            self._advanced(before, self.count)
+        else:
+            start = self.count % self._stream.cycle * self._in_size
+            self._rest = self._expected[start : start + received - self.count * self._in_size]
+            self.client.on_bytes = self._scan
+            self._scan(size)
+
+    def _scan(self, size: int) -> None:
+        """Looks at every frame: something came that was not due, perhaps only a ping."""
+        data = self._rest + BUFFER[:size]
+        stream, done = self._stream, 0
+        if self._order is None:
+            self._order = Order(stream.cycle)
+        order = self._order
+        order.due = self.count
+        for first, start, done in frames(data):
+            payload = data[start:done]
+            if first & 8:
+                self.client.control(first, payload)
+                continue
+            number = stream.number_of(payload)
+            if number is None or not stream.matches(memoryview(b"")[:0], 0):
+                self.mangled += 1
+                continue
+            place = (number + 1) * self._in_size
+            if not stream.expected[:place].endswith(payload) or first != 0x81:
+                self.mangled += 1
+            order.saw(number)
+        self._rest = data[done:]
+        before, self.count = self.count, order.due
+        if order.due != before:
+            self._advanced(before, order.due)
+        if stream.matches(memoryview(self._rest), self.count * self._in_size) and len(self._rest) < self._in_size:
+            self._received = self.count * self._in_size + len(self._rest)
+            self.client.on_bytes = self._take

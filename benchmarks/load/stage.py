@@ -1,0 +1,118 @@
+"""What every scenario works on: the job, the loop, the server's meter, and the clock."""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from benchmarks.load.client import Client, open_all
+from benchmarks.load.job import Job
+from benchmarks.load.loop import Loop
+from benchmarks.load.meter import Meter
+from benchmarks.load.row import Row
+from wsbroker.bench.latency import Histogram
+
+NEWS_S: Final = 0.1
+DRAIN_S: Final = 5.0
+STILL_S: Final = 1.0
+"""Nothing more is expected once nothing has come for this long."""
+PROBES: Final = 50
+
+Progress = Callable[[str, float, float], None]
+"""Takes the phase, how far it is, and how far it goes."""
+
+
+class Stage:
+    """Where a scenario runs.
+
+    Args:
+        port: the server's, on 127.0.0.1.
+        meter: of the server's process.
+    """
+
+    def __init__(self, job: Job, port: int, meter: Meter, progress: Progress) -> None:
+        self.job = job
+        self.port = port
+        self.meter = meter
+        self.loop = Loop()
+        self.histogram = Histogram()
+        """Of the run that is being measured."""
+        self.count = 0
+        """Deliveries, echoes or connections so far."""
+        self.ended = 0
+        """Connections that the server ended."""
+        self.rss_peak = 0
+        self._progress = progress
+        self._news_s = 0.0
+
+    def open(self, greetings: Iterable[bytes | None], total: int) -> list[Client]:
+        """Opens connections; from then on one that ends is counted."""
+        clients = open_all(self.loop, self.port, greetings, time.monotonic, lambda done: self._tell("open", done, total))
+        for client in clients:
+            client.on_open = _nothing
+            client.on_end = self._note_end
+        return clients
+
+    def run_for(self, seconds: float, turn: Callable[[float], None], phase: str) -> None:
+        """Calls `turn` with the time that is left until there is none."""
+        start_s = time.monotonic()
+        while (passed_s := time.monotonic() - start_s) < seconds:
+            turn(min(seconds - passed_s, NEWS_S))
+            self._tell(phase, passed_s, seconds)
+
+    def measure(self, turn: Callable[[float], None]) -> list[Row]:
+        """Warms up, then measures as often as the job says."""
+        job = self.job
+        if job.warmup_s:
+            self.run_for(job.warmup_s, turn, "warm up")
+        return [self.measure_once(turn, f"run {number + 1} of {job.runs}") for number in range(job.runs)]
+
+    def measure_once(self, turn: Callable[[float], None], phase: str) -> Row:
+        """Measures for the job's seconds."""
+        self.histogram = Histogram()
+        self.rss_peak = 0
+        count, ended, load_s, before, start_s = (
+            *(self.count, self.ended, time.process_time()),
+            *(self.meter.read(), time.monotonic()),
+        )
+        self.run_for(self.job.seconds, turn, phase)
+        took_s, after = time.monotonic() - start_s, self.meter.read()
+        load_s = time.process_time() - load_s
+        count = self.count - count
+        return Row(
+            rate=count / took_s,
+            cpu_us=(after.cpu_ns - before.cpu_ns) / 1000 / max(count, 1),
+            latency_us=self.histogram.summary_us(),
+            server_percent=(after.cpu_ns - before.cpu_ns) / 1e7 / took_s,
+            load_percent=load_s * 100 / took_s,
+            waited_percent=(after.waited_ns - before.waited_ns) / 1e7 / took_s,
+            rss_peak=float(max(self.rss_peak, after.rss_bytes)),
+            ended=self.ended - ended,
+        )
+
+    def drain(self, turn: Callable[[float], None], is_done: Callable[[], bool]) -> None:
+        """Goes on until it is done, or nothing has happened for a while."""
+        end_s = time.monotonic() + DRAIN_S
+        last, last_s = self.count, time.monotonic()
+        while not is_done() and (now_s := time.monotonic()) < end_s and now_s - last_s < STILL_S:
+            turn(0.05)
+            if self.count != last:
+                last, last_s = self.count, time.monotonic()
+
+    def _note_end(self, client: Client) -> None:
+        self.ended += 1
+
+    def _tell(self, phase: str, done: float, total: float) -> None:
+        now_s = time.monotonic()
+        if now_s - self._news_s > NEWS_S:
+            self._news_s = now_s
+            self.rss_peak = max(self.rss_peak, self.meter.read().rss_bytes)
+            self._progress(phase, done, total)
+
+
+def _nothing(client: Client) -> None:
+    """It is open already."""
+
+
+def is_probe(index: int, count: int) -> bool:
+    """Whether the latency of each message is taken on this connection: some PROBES of them, evenly spread."""
+    return index % max(count // PROBES, 1) == 0

@@ -1,0 +1,36 @@
+"""Stall: some subscribers stop reading. What that does to the others, and to the server's memory.
+
+Measured twice at the same rate: first everybody reads, then some do not. Here the latency of the first part stands
+beside that of the second, and the memory of both.
+"""
+
+from benchmarks.load.fanout import Fanout
+from benchmarks.load.row import Row
+from benchmarks.load.stage import Stage
+
+
+def run(stage: Stage) -> Row:
+    """Measures both parts; the row is the second one, `extra` tells of the first."""
+    job = stage.job
+    fanout = Fanout(stage)
+    stage.run_for(job.warmup_s, fanout.turn, "warm up")
+    before = stage.measure_once(fanout.turn, "all are reading")
+
+    count = max(job.connections * job.stalled // 100, 1)
+    stalled = set(range(1, job.connections, job.connections // count))  # next to the probes, which go on
+    for index in stalled:
+        receiver = fanout.receivers[index]
+        stage.loop.pause(receiver.client.fd)
+        receiver.client.on_end = lambda client: None
+        fanout.channels[index % job.channels].remove(receiver)
+    row = stage.measure_once(fanout.turn, f"{len(stalled)} have stopped reading")
+
+    row.extra = {
+        **{f"{name}_before": value for name, value in before.latency_us.items()},
+        "rss_before": before.rss_peak,
+        "stalled": float(len(stalled)),
+    }
+    for index in stalled:
+        fanout.receivers[index].client.reset()
+    fanout.receivers = [receiver for index, receiver in enumerate(fanout.receivers) if index not in stalled]
+    return fanout.finish(row)

@@ -1,0 +1,143 @@
+"""What is sent and what must come back, as bytes made once: both repeat after a number of messages.
+
+Every payload begins with its channel and its number, so that no message looks like the one before it, or like one of
+another channel. Numbers begin again after `Stream.cycle` messages, more than can be on the way, and so do the bytes:
+what must come at a place is a slice, and a read is checked with one comparison.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+MASK: Final = b"\x9d\x2b\x71\xe6"
+"""The same for all frames, which are made once; servers unmask it like any other."""
+
+TEXT: Final = 1
+CLOSE: Final = 8
+PING: Final = 9
+PONG: Final = 10
+
+
+def masked(opcode: int, payload: bytes) -> bytes:
+    """A frame from the client."""
+    size = len(payload)
+    if size < 126:
+        head = bytes([0x80 | opcode, 0x80 | size])
+    elif size < 65536:
+        head = bytes([0x80 | opcode, 0xFE]) + size.to_bytes(2, "big")
+    else:
+        head = bytes([0x80 | opcode, 0xFF]) + size.to_bytes(8, "big")
+    mask = (MASK * (size // 4 + 1))[:size]
+    return head + MASK + (int.from_bytes(payload, "big") ^ int.from_bytes(mask, "big")).to_bytes(size, "big")
+
+
+def unmasked(opcode: int, payload: bytes) -> bytes:
+    """A frame from the server, as short as it can be."""
+    size = len(payload)
+    if size < 126:
+        return bytes([0x80 | opcode, size]) + payload
+    if size < 65536:
+        return bytes([0x80 | opcode, 126]) + size.to_bytes(2, "big") + payload
+    return bytes([0x80 | opcode, 127]) + size.to_bytes(8, "big") + payload
+
+
+def frames(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(first byte, start of the payload, end of the frame) of every whole frame from a server."""
+    at, end = 0, len(data)
+    while end - at >= 2:
+        size, start = data[at + 1] & 0x7F, at + 2
+        if size == 126:
+            size, start = int.from_bytes(data[start : start + 2], "big"), start + 2
+        elif size == 127:
+            size, start = int.from_bytes(data[start : start + 8], "big"), start + 8
+        if start + size > end or start > end:
+            return
+        yield data[at], start, start + size
+        at = start + size
+
+
+class Stream:
+    """The messages of one channel.
+
+    Args:
+        prefix: what stands before the payload on its way to the server: ``"P channel "``.
+        channel: its number.
+        size: bytes of a payload.
+        in_flight: how many may be on the way at most.
+    """
+
+    def __init__(self, prefix: bytes, channel: int, size: int, in_flight: int) -> None:
+        self.cycle = 16
+        while self.cycle < 4 * in_flight:
+            self.cycle *= 2
+        payloads = [self._payload(channel, number, size) for number in range(self.cycle)]
+        outgoing = [masked(TEXT, prefix + payload) for payload in payloads]
+        self.out_size = len(outgoing[0])
+        self.in_size = len(unmasked(TEXT, payloads[0]))
+        self.in_cycle = self.in_size * self.cycle
+        # Twice, so that what begins in the first half needs no second comparison.
+        self.expected = b"".join([unmasked(TEXT, payload) for payload in payloads] * 2)
+        self._outgoing = b"".join(outgoing * 2)
+        self._channel = b"%06d." % channel
+
+    @staticmethod
+    def _payload(channel: int, number: int, size: int) -> bytes:
+        return (b"%06d.%04d." % (channel, number)).ljust(size, b"x")[:size]
+
+    def outgoing(self, number: int, count: int) -> bytes:
+        """The frames of `count` messages from this one on, as one piece."""
+        pieces = []
+        while count > 0:
+            first = number % self.cycle
+            now = min(count, self.cycle)
+            pieces.append(self._outgoing[first * self.out_size : (first + now) * self.out_size])
+            number += now
+            count -= now
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def matches(self, data: memoryview, position: int) -> bool:
+        """Whether these bytes are what comes at this byte of the stream."""
+        at, size = 0, len(data)
+        while at < size:
+            piece = min(size - at, self.in_cycle)
+            if not self.expected.startswith(data[at : at + piece], (position + at) % self.in_cycle):
+                return False
+            at += piece
+        return True
+
+    def number_of(self, payload: bytes) -> int | None:
+        """The number in a payload; None if it is none of this channel's."""
+        if payload[:7] != self._channel or not payload[7:11].isdigit():
+            return None
+        number = int(payload[7:11])
+        return number if number < self.cycle else None
+
+
+class Order:
+    """What went wrong on a connection, told by the numbers of its messages."""
+
+    def __init__(self, cycle: int) -> None:
+        self.due = 0
+        """How many messages came, or were passed over."""
+        self.doubled = 0
+        self.reordered = 0
+        self._cycle = cycle
+        self._missing: set[int] = set()
+
+    @property
+    def lost(self) -> int:
+        """Messages that were passed over and have not come since."""
+        return len(self._missing)
+
+    def saw(self, number: int) -> None:
+        """Takes the next number, which has been cut to the cycle."""
+        ahead = (number - self.due) % self._cycle
+        if ahead < self._cycle // 2:
+            self._missing.update(range(self.due, self.due + ahead))
+            self.due += ahead + 1
+            return
+        late = self.due + ahead - self._cycle
+        if late in self._missing:
+            self._missing.discard(late)
+            self.reordered += 1
+        else:
+            self.doubled += 1

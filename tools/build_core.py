@@ -1,0 +1,129 @@
+"""The build hook: compiles the core with mypyc while hatchling makes a wheel.
+
+Why not hatch-mypyc 0.16, which was tried first: it writes the extensions and their shared library beside the sources
+and leaves them there, where a stale one silently wins over an edited `.py`; it moves `pyproject.toml` away during the
+build, so nothing else may read the tree (two builds, a type check) at that time; and a failed compile, or a machine
+without a compiler, is always an error, because a hook in `pyproject.toml` cannot give way to a pure build. What is
+needed is little: one `mypycify` call in a folder of its own, and one decision.
+
+    WSBROKER_PURE=1               no compile: a pure wheel (`py3-none-any`), the same behaviour, slower
+    no C compiler                 a pure wheel, with a warning
+    the compile fails             a pure wheel, with a warning and the compiler's words
+    WSBROKER_REQUIRE_COMPILED=1   instead of the two warnings: an error
+
+pip hides the output of a build that succeeds, so a pure wheel also carries its reason in `wsbroker/interpreted.txt`;
+`wsbroker.build` reads it. An editable install is always interpreted: it runs the sources as they are.
+
+Run as a script (`python tools/build_core.py FOLDER`), this file is the compile itself: in a process of its own, because
+mypyc prints its errors and leaves with `sys.exit`, and because it patches setuptools.
+"""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+COMPILED_PACKAGES: Final = ("wsbroker/websocket", "wsbroker/broker", "wsbroker/server")
+GROUP: Final = "wsbroker._core"
+"""Gives mypyc's shared library its name and place: ``wsbroker/_core__mypyc.*.so``."""
+
+
+def core_sources(root: Path) -> list[str]:
+    """Returns what is compiled, relative to `root`: every module of the compiled packages but `__init__`.
+
+    An `__init__` there says what the package is for and holds no code; a house test sees to that.
+    """
+    found = (path for package in COMPILED_PACKAGES for path in (root / package).rglob("*.py"))
+    return sorted(path.relative_to(root).as_posix() for path in found if path.name != "__init__.py")
+
+
+class CoreBuildHook(BuildHookInterface[Any]):
+    """Adds the compiled core to a wheel, or the reason why it is not there."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Called by hatchling before it collects the files of the wheel."""
+        if version == "editable":
+            return
+        self._folder = TemporaryDirectory(prefix="wsbroker-core-")
+        folder = Path(self._folder.name)
+        if os.environ.get("WSBROKER_PURE", "0") not in ("", "0"):
+            problem = "WSBROKER_PURE was set when it was built"
+        else:
+            problem = missing_toolchain() or self._compile(folder / "lib")
+            if problem and os.environ.get("WSBROKER_REQUIRE_COMPILED", "0") not in ("", "0"):
+                raise SystemExit(f"error: the core was not compiled, and WSBROKER_REQUIRE_COMPILED is set: {problem}")
+        if problem:
+            for line in ("", "*" * 79, f"The core is NOT compiled: {problem}.", "It works, and is slower.", "*" * 79):
+                self.app.display_warning(line)
+            (folder / "interpreted.txt").write_text(problem + "\n", encoding="utf-8")
+            build_data["force_include"][str(folder / "interpreted.txt")] = "wsbroker/interpreted.txt"
+        else:
+            build_data["pure_python"] = False
+            build_data["infer_tag"] = True
+            for path in (folder / "lib").rglob(f"*{sysconfig.get_config_var('EXT_SUFFIX')}"):
+                build_data["force_include"][str(path)] = path.relative_to(folder / "lib").as_posix()
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        """Called by hatchling when the wheel is written."""
+        if version != "editable":
+            self._folder.cleanup()
+
+    def _compile(self, target: Path) -> str:
+        """Compiles the core into `target`; returns what went wrong, or ""."""
+        command = [sys.executable, "-P", __file__, str(target)]
+        done = subprocess.run(command, cwd=self.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode == 0:
+            return ""
+        self.app.display_warning(done.stdout)
+        errors = [line for line in done.stdout.splitlines() if "error" in line] or done.stdout.splitlines()[-1:]
+        return f"its compile failed ({errors[0] if errors else f'exit code {done.returncode}'})"
+
+
+def missing_toolchain() -> str:
+    """Returns which part of a C tool chain this machine lacks, or "" (Windows: setuptools looks for one itself)."""
+    if sys.platform == "win32":
+        return ""
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
+    if shutil.which(compiler) is None:
+        return f"there was no C compiler ({compiler}) when it was built"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "Python's C headers (Python.h) were not there when it was built"
+    return ""
+
+
+def compile_core(target: Path) -> None:
+    """Compiles the core of the tree in the working directory; the extensions are put below `target`."""
+    from setuptools import Distribution  # before mypyc: it looks whether setuptools is there
+    from setuptools.command.build_ext import build_ext
+
+    from mypyc.build import mypycify  # isort: skip
+
+    with TemporaryDirectory(prefix="wsbroker-mypyc-") as folder:
+        # No configuration file: what is compiled does not depend on how the tree is linted. `silent`: the core may see
+        # types of interpreted modules, and what those import need not be installed here.
+        options = ["--strict", "--config-file=", "--follow-imports=silent", f"--cache-dir={folder}/cache"]
+        extensions = mypycify(
+            [*options, *core_sources(Path.cwd())],
+            opt_level="3",
+            debug_level="0",
+            group_name=GROUP,
+            target_dir=f"{folder}/c",
+        )
+        for extension in extensions:
+            extension.extra_compile_args.append("-Wno-error")  # mypyc sets -Werror: no reason to fail on a new compiler
+        command = build_ext(Distribution({"ext_modules": extensions}))
+        command.build_lib = str(target)
+        command.build_temp = f"{folder}/o"
+        command.ensure_finalized()
+        command.run()
+
+
+if __name__ == "__main__":
+    compile_core(Path(sys.argv[1]))

@@ -1,0 +1,130 @@
+"""The one door for developers: everything that must hold before a change is handed in.
+
+    python tools/check.py               format, lint, types, docs, and the tests on the sources (import law and all)
+    python tools/check.py --compiled    and the tests once more, against a compiled build in a folder of its own
+    python tools/check.py --fast        the same, for what git says was touched
+    python tools/check.py --static      nothing that runs the broker
+
+It runs in the environment of the Python that runs it: ``pip install -e '.[dev,test]'``. Exits with the number of steps
+that failed.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final, NamedTuple
+
+ROOT: Final = Path(__file__).parent.parent
+PYTEST: Final = "import sys; del sys.path[0]; import pytest; sys.exit(pytest.main())"
+"""pytest without the working directory on its path, where `./wsbroker` would hide the package that is to be tested."""
+
+
+class Step(NamedTuple):
+    """One command: what it is called, its arguments for this Python, what it adds to the environment."""
+
+    name: str
+    arguments: list[str]
+    environment: dict[str, str]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Check the tree.")
+    parser.add_argument("--fast", action="store_true", help="only what git says was touched")
+    parser.add_argument("--static", action="store_true", help="nothing that runs the broker")
+    parser.add_argument("--compiled", action="store_true", help="test a compiled build too")
+    options = parser.parse_args()
+    touched = touched_files() if options.fast else None
+    failed = run_together(static_steps(touched))
+    if not options.static:
+        tests = ["tests"] if touched is None else tests_of(touched)
+        failed += run_together([suite("tests, interpreted", tests, ROOT, "WSBROKER_REQUIRE_INTERPRETED")])
+        if options.compiled:
+            with tempfile.TemporaryDirectory(prefix="wsbroker-build-") as folder:
+                build_failed = run_together([build(folder)])
+                failed += build_failed
+                if not build_failed:
+                    step = suite("tests, compiled", tests, Path(folder), "WSBROKER_REQUIRE_COMPILED")
+                    failed += run_together([step])
+    print(f"\n{failed} failed" if failed else "\nall is well")
+    return failed
+
+
+def static_steps(touched: list[Path] | None) -> list[Step]:
+    """What reads the sources; mypy always reads all of them, because it remembers what it has seen."""
+    files = ["."] if touched is None else [str(path) for path in touched if path.suffix in (".py", ".pyi")]
+    steps = [Step("types", ["-m", "mypy"], {}), Step("docs", ["tools/api_reference.py", "--check"], {})]
+    if files:
+        steps.insert(0, Step("format", ["-m", "ruff", "format", "--check", *files], {}))
+        steps.insert(1, Step("lint", ["-m", "ruff", "check", *files], {}))
+    return steps
+
+
+def suite(name: str, tests: list[str], package_folder: Path, requirement: str) -> Step:
+    """The tests against the `wsbroker` in this folder."""
+    return Step(name, ["-c", PYTEST, "-q", *tests], {"PYTHONPATH": str(package_folder), requirement: "1"})
+
+
+def build(folder: str) -> Step:
+    """Builds and installs the package into a folder; with the compiler of this environment, if there is one."""
+    isolation = ["--no-build-isolation"] if find_spec("hatchling") and find_spec("mypyc") else []
+    arguments = ["-m", "pip", "install", "--quiet", "--no-deps", *isolation, "--target", folder, str(ROOT)]
+    return Step("build", arguments, {"WSBROKER_REQUIRE_COMPILED": "1"})
+
+
+def touched_files() -> list[Path]:
+    """Returns the files that differ from the last commit and still exist."""
+    listings = (["diff", "--name-only", "HEAD"], ["ls-files", "--others", "--exclude-standard"])
+    names: set[str] = set()
+    for arguments in listings:
+        names.update(subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.splitlines())
+    return sorted(Path(name) for name in names if (ROOT / name).exists())
+
+
+def tests_of(touched: list[Path]) -> list[str]:
+    """Returns the tests to run for these files: those touched, the unit tests of touched rooms, the house tests."""
+    return sorted({"tests/house", *_tests_of(touched)})
+
+
+def _tests_of(touched: list[Path]) -> Iterator[str]:
+    for path in touched:
+        first, *rest = path.parts
+        if first == "tests" and path.name.startswith("test_"):
+            yield str(path)
+        if first == "wsbroker" and rest:
+            mirror = Path("tests", "unit", rest[0] if len(rest) > 1 else f"test_{rest[0]}")
+            if (ROOT / mirror).exists():
+                yield str(mirror)
+
+
+def run_together(steps: list[Step]) -> int:
+    """Runs the steps side by side; prints what failed, and how long each took. Returns how many failed."""
+    started_s = time.perf_counter()
+    running = []
+    for step in steps:
+        output = tempfile.TemporaryFile("w+")
+        environment = os.environ | step.environment
+        process = subprocess.Popen(
+            [sys.executable, *step.arguments], cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+        running.append((step, process, output))
+    failed = 0
+    for step, process, output in running:
+        code = process.wait()
+        output.seek(0)
+        lines = output.read().splitlines()
+        output.close()
+        failed += code != 0
+        print(f"{'ok  ' if code == 0 else 'FAIL'} {step.name} ({time.perf_counter() - started_s:.1f} s)", flush=True)
+        for line in lines if code else lines[-1:]:
+            print(f"     {line}", flush=True)
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
