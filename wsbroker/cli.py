@@ -49,10 +49,13 @@ logger = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code; `argv` is without the program's name."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["bench"]:  # an application of this name is reached as ./bench.py
+        from wsbroker.bench.command import main as bench
+
+        return bench(arguments[1:])
     try:
-        parsed = _command().main(
-            args=list(sys.argv[1:] if argv is None else argv), prog_name="wsbroker", standalone_mode=False
-        )
+        parsed = _command().main(args=arguments, prog_name="wsbroker", standalone_mode=False)
         if isinstance(parsed, int):  # --help and --version
             return parsed
         return _serve(_plan(cast("dict[str, object]", parsed), os.environ))
@@ -356,7 +359,7 @@ _METAVARS: Final = {
 _LISTS: Final = {"allowed_origins": "ORIGINS"}
 _INTRO: Final = (
     "Serves WebSocket and HTTP on one port. APP is a module, module:object, or a file such as ./chat.py, with the "
-    "handlers; without APP it is a ready-made publish/subscribe server."
+    "handlers; without APP it is a ready-made publish/subscribe server. `wsbroker bench URL` measures a running one."
 )
 _NOTES: Final = (
     "Defaults stand in brackets. SIZE is 65536, 64KiB, 1MiB or 1MB; TIME is 10, 10s, 500ms or 1m; NAMES are separated "

@@ -229,6 +229,7 @@ async def test_a_client_that_leaves_before_the_101_is_discarded_at_once(before: 
         await running.until_empty()
         await asyncio.sleep(0.01)
         assert (running.sockets.count, len(running.sockets.discarded), running.sockets.accepted) == (0, 1, [])
+        assert running.pool.forgotten == running.pool.opened
 
 
 REFUSED: list[tuple[str, int, bytes]] = [

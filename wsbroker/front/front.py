@@ -316,7 +316,10 @@ class Front(Generic[AdmittedT]):
     ) -> HttpResponse | None:
         """Runs the open handler."""
         try:
-            return await self.pool.open(connection.id, lane_index, request_of(message, door.remote, b""))
+            answer = await self.pool.open(connection.id, lane_index, request_of(message, door.remote, b""))
+            if answer is None and not self._is_still_there(door, connection):
+                self.pool.forget(connection.id, lane_index)
+            return answer
         except Exception:
             log.exception("cannot ask the open handler socket=%d remote=%s", connection.id, door.remote)
             return error_answer(500)

@@ -55,6 +55,10 @@ class PoolLike(Protocol):
         """Runs the open handler; None accepts, a response refuses."""
         ...
 
+    def forget(self, socket_id: int, lane_index: int) -> None:
+        """A socket that `open` accepted was gone before its 101: what its handler left with the worker is dropped."""
+        ...
+
     async def http(self, request: HttpRequest) -> HttpResponse:
         """Runs the handler of plain HTTP requests."""
         ...

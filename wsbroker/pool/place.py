@@ -170,7 +170,7 @@ class Place:
                 await self.start()
             except Exception as error:
                 text = str(error) if isinstance(error, WSBrokerError) else repr(error)
-                logger.error("replacement failed worker=%s reason=%r", self.name, text)
+                logger.error("replacement failed worker=%s reason=%r", self.name, text, exc_info=error.__cause__)
                 next_delay_s = self._restarts.died(loop.time(), 0.0)
                 if next_delay_s is None:
                     self._give_up(text)

@@ -373,11 +373,12 @@ class WireWorker:
             self._started.set_result(list(cast(list[str], command[1])))
         elif kind == commands.START_FAILED:
             _, text, detail = cast(tuple[int, str, str], command)
-            if detail:
-                logger.error("worker cannot start worker=%s\n%s", self.name, detail)
             # A handler that fails (its database is down) is no wrong setting; the text begins with its name then.
             error_type = WorkerError if text.startswith(START_HANDLER) else ConfigError
-            self._started.set_result(error_type(text))
+            failure = error_type(text)
+            if detail:  # the traceback there; whoever shows this error decides whether to show it too
+                failure.__cause__ = WorkerError(f"in worker {self.name}:\n{detail}")
+            self._started.set_result(failure)
         elif kind == commands.STOPPED:
             self._over.set()
         else:

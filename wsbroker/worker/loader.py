@@ -120,7 +120,8 @@ def _resolve(spec: object) -> tuple[object, str]:
     """The object a spec means, and what to call it in messages."""
     if isinstance(spec, str):
         module_name, colon, path = spec.partition(":")
-        if not module_name or (colon and not path) or module_name.endswith(".py") or "/" in module_name:
+        is_no_name = not module_name or module_name.startswith(".") or module_name.endswith(".py") or "/" in module_name
+        if is_no_name or (colon and not path):
             raise ConfigError(f"not a worker: {spec!r}; give 'package.module' or 'package.module:object'")
         target: object = _import(module_name)
         done = module_name

@@ -182,7 +182,8 @@ class LoopRuntime(WireRuntime):
             self.handle(waiting.popleft())
             if socket_id in queues:
                 queues[socket_id] = waiting or None
-                return
+                break
+        self._arm()
 
     def hung(self, call: Call) -> None:
         """Said to the broker, which gives the worker up."""

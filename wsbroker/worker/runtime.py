@@ -102,7 +102,7 @@ class Runtime(Calls):
     # Messages and closes. ---------------------------------------------------------------------------------------
 
     def begin_result(self, socket_id: int, result: object) -> None:
-        """The message handler returned something; `release` is called when it has ended, perhaps before this returns."""
+        """The message handler returned something; `release` is called when it has ended, perhaps before we return."""
         call = Call(MESSAGE, socket_id, self._limit_s)
         if is_awaitable(result):
             self._runs().start(call, self._limit_s, cast(Awaitable[object], result))
@@ -118,7 +118,7 @@ class Runtime(Calls):
         """The message handler took longer than it may; it has ended."""
         self._report.slow(MESSAGE, socket_id, seconds)
 
-    def message_unhandled(self, socket_id: int) -> None:
+    def message_missing(self, socket_id: int) -> None:
         """A message came and the application has no message handler."""
         self._report.no_message_handler()
 

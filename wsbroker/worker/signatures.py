@@ -39,8 +39,8 @@ def arity_of(name: str, handler: Callable[..., object], where: str) -> int:
     for parameter in signature.parameters.values():
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             if parameter.name in documented and documented.index(parameter.name) != taken:
-                place, given = documented.index(parameter.name) + 1, taken + 1
-                raise refuse(f"{parameter.name!r} stands in place {given} and is given in place {place}")
+                given = documented.index(parameter.name) + 1
+                raise refuse(f"{parameter.name!r} stands in place {taken + 1} and is given in place {given}")
             taken += 1
             if parameter.default is inspect.Parameter.empty:
                 required += 1

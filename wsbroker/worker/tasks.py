@@ -72,15 +72,18 @@ class Run(Coroutine[object, object, None]):
     one costs; and SystemExit, which a task would throw out of the loop, stays inside.
     """
 
-    __slots__ = ("_coroutine", "_tasks", "call", "is_ended", "is_late", "task")
+    __slots__ = ("_coroutine", "_tasks", "call", "is_ended", "is_late", "is_unwanted", "task")
 
     def __init__(self, tasks: "Tasks", call: Call, coroutine: Coroutine[object, object, object]) -> None:
         self._tasks = tasks
         self._coroutine = coroutine
         self.call = call
         self.task: Task[None] | None = None
-        self.is_late = False
         self.is_ended = False
+        self.is_late = False
+        """Its time is over: that was reported, and it was cancelled."""
+        self.is_unwanted = False
+        """It was cancelled because nobody waits for it."""
 
     @property
     def position(self) -> str:
@@ -196,11 +199,7 @@ class Tasks:
         self._late = _Deadlines(loop, hang_s, self._hung)
         self._runs: dict[Run, _Deadlines] = {}
         self._idle: Future[None] | None = None
-        if sys.version_info >= (3, 12):
-            # The first step runs at once: a handler that does not wait costs no turn of the loop.
-            self._task: Callable[[Run], Task[None]] = lambda run: Task(run, loop=loop, eager_start=True)
-        else:
-            self._task = lambda run: Task(run, loop=loop)
+        self._make_task = Task
 
     @property
     def count(self) -> int:
@@ -216,14 +215,19 @@ class Tasks:
         deadlines = self._deadlines[limit_s]
         self._runs[run] = deadlines
         deadlines.add(run)
-        task = self._task(run)
+        if sys.version_info >= (3, 12):
+            # The first step runs at once: a handler that does not wait costs no turn of the loop.
+            task = self._make_task(run, loop=self._loop, eager_start=True)
+        else:
+            task = self._make_task(run, loop=self._loop)
         if not run.is_ended:
             run.task = task
         return run
 
     def cancel(self, run: Run) -> None:
-        """Cancels a call that nobody waits for any more."""
+        """Cancels a call that nobody waits for any more: how it ends is not reported."""
         if run.task is not None and not run.is_ended:
+            run.is_unwanted = True
             run.task.cancel()
 
     def cancel_all(self) -> None:
@@ -260,6 +264,8 @@ class Tasks:
         call = run.call
         if run.is_late:
             self._late.discard(run)
+        elif run.is_unwanted:
+            pass
         elif error is None:
             self._owner.succeeded(call, returned)
         elif isinstance(error, HandlerTimeout):

@@ -56,15 +56,16 @@ class WirePort(Port):
         "_asking",
         "_answers",
         "_backlog",
+        "_call_ids",
         "_changed",
         "_commands",
         "_handled",
         "_has_more",
         "_holder",
         "_is_reading",
-        "_numbers",
         "_room",
         "_thread_id",
+        "_token_numbers",
         "_unpacker",
         "_watch",
         "_wire",
@@ -100,7 +101,8 @@ class WirePort(Port):
         self._answers: dict[int, object] = {}
         self._asking = 0
         self._is_reading = False
-        self._numbers = count(1)
+        self._call_ids = count(1)
+        self._token_numbers = count(1)
         self.is_ended = False
         """The other end is gone, or the worker has ended."""
         self.arm: Callable[[], None] | None = None
@@ -193,7 +195,7 @@ class WirePort(Port):
         """Caches the change, and numbers it, if the end of a handler of this socket is still to come."""
         number = 0
         if self.is_handling(socket_id):
-            number = next(self._numbers)
+            number = next(self._token_numbers)
             self.own_tokens[socket_id] = number
             self._cache(socket_id, token)
         return commands.SET_TOKEN, socket_id, token, number
@@ -319,7 +321,7 @@ class WirePort(Port):
     def _ask(self, question: int, *arguments: object) -> object:
         me = get_ident()
         is_own = me == self._thread_id
-        call_id = next(self._numbers)
+        call_id = next(self._call_ids)
         ask = (commands.ASK, call_id, question, *arguments)
         if self.is_ended and not is_own:
             return _forward(ask)

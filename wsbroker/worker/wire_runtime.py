@@ -105,6 +105,7 @@ class WireRuntime(Calls):
 
     def stopped(self) -> None:
         """Says that nothing more comes."""
+        self._port.flush()
         self._port.tell((commands.STOPPED,))
         self._port.flush()
 

@@ -1,0 +1,52 @@
+"""Evaluates what a test tells an application of its to do. Light, and at home in any interpreter."""
+
+import enum
+from collections.abc import Mapping
+
+import wsbroker
+
+
+class Colour(enum.StrEnum):
+    """Text that is not exactly `str`."""
+
+    RED = "red"
+
+
+class Text(str):
+    """Likewise."""
+
+
+class Blob(bytes):
+    """Bytes that are not exactly `bytes`."""
+
+
+class One(enum.IntEnum):
+    """Numbers that are not exactly `int`."""
+
+    ONE = 1
+    GOING_AWAY = 1001
+    OWN = 4000
+
+
+_NAMES = {
+    "enum": enum,
+    "wsbroker": wsbroker,
+    "Colour": Colour,
+    "Text": Text,
+    "Blob": Blob,
+    "One": One,
+    **{name: getattr(wsbroker, name) for name in wsbroker.__all__ if name in vars(wsbroker)},
+}
+
+
+def verdict(expression: str, around: Mapping[str, object], **names: object) -> object:
+    """Returns the value of an expression in which the API, the module `around` and `names` are known."""
+    return eval(expression, {**around, **_NAMES, **names})
+
+
+def evaluated(expression: str, around: Mapping[str, object], **names: object) -> str:
+    """Returns the value as text that `ast.literal_eval` reads; of an exception its type and text behind a ``!``."""
+    try:
+        return repr(verdict(expression, {**around, "evaluated": evaluated}, **names))
+    except Exception as error:
+        return f"!{type(error).__name__}: {error}"

@@ -1,0 +1,79 @@
+"""The puppet with handlers that are all ``async def``."""
+
+import asyncio
+import contextvars
+from urllib.parse import unquote
+
+import wsbroker
+from e2e.contract.apps.acting import evaluated, verdict
+from wsbroker import HttpRequest, SocketId
+
+closing: dict[int, str] = {}
+gates: dict[str, asyncio.Event] = {}
+asked_by: contextvars.ContextVar[int] = contextvars.ContextVar("asked_by", default=0)
+
+
+def gate(name: str) -> asyncio.Event:
+    """An event that handlers wait for and open."""
+    return gates.setdefault(name, asyncio.Event())
+
+
+async def handle_worker_start(arg: str | None) -> None:
+    await asyncio.sleep(0)
+
+
+async def handle_socket_open(request: HttpRequest, socket_id: SocketId) -> object:
+    await asyncio.sleep(0)
+    _, _, expression = request.query.partition("do=")
+    value = verdict(unquote(expression), globals(), me=socket_id, request=request) if expression else None
+    return await value if asyncio.iscoroutine(value) else value
+
+
+async def handle_socket_message(data: str | bytes, socket_id: SocketId, token: bytes | None) -> None:
+    if isinstance(data, bytes):
+        wsbroker.send(socket_id, data)
+        return
+    place, _, expression = data.partition(" ")
+    asked_by.set(socket_id)
+
+    def act() -> str:
+        return evaluated(expression, globals(), me=socket_id, token=token)
+
+    if place == "to_thread":
+        answer = await asyncio.to_thread(act)
+    elif place == "executor":
+        answer = await asyncio.get_running_loop().run_in_executor(None, act)
+    elif place == "await":
+        answer = repr(await verdict(expression, globals(), me=socket_id, token=token))  # type: ignore[misc]
+    elif place == "raise":
+        await asyncio.sleep(0)
+        raise LookupError("as told")
+    else:
+        await asyncio.sleep(0)
+        answer = act()
+    if place != "tell":
+        wsbroker.send(socket_id, answer)
+
+
+async def handle_socket_close(socket_id: SocketId, token: bytes | None, code: int, reason: str) -> None:
+    await asyncio.sleep(0)
+    names = {"me": socket_id, "token": token, "code": code, "reason": reason}
+    wsbroker.send_to_channel("closes", repr((socket_id, token, code, reason)))
+    expression = closing.pop(socket_id, "")
+    if expression:
+        evaluated(expression, globals(), **names)
+
+
+async def handle_http_request(request: HttpRequest) -> object:
+    await asyncio.sleep(0)
+    if request.method != "POST":
+        _, _, expression = request.query.partition("do=")
+        value = verdict(unquote(expression), globals(), request=request) if expression else None
+        return await value if asyncio.iscoroutine(value) else value
+    return evaluated(request.text(), globals(), request=request)
+
+
+async def slept(seconds: float) -> str:
+    """What an expression can wait for."""
+    await asyncio.sleep(seconds)
+    return "slept"

@@ -1,0 +1,7 @@
+"""The smallest application: a message comes back."""
+
+import wsbroker
+
+
+def handle_socket_message(data: str | bytes, socket_id: int) -> None:
+    wsbroker.send(socket_id, data)

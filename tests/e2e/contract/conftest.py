@@ -1,0 +1,67 @@
+"""What every test of the contract is given."""
+
+from collections.abc import Iterator
+from typing import cast
+
+import aiohttp
+import pytest
+
+from e2e.contract_kit import CLIENTS, KINDS, Clients, Log, LoopThread, Servers, recorded, until
+from wsbroker.config import WorkerKind
+
+
+@pytest.fixture(params=KINDS, scope="module")
+def kind(request: pytest.FixtureRequest) -> WorkerKind:
+    """Where handlers run."""
+    return cast(WorkerKind, request.param)
+
+
+@pytest.fixture(params=CLIENTS)
+def client(request: pytest.FixtureRequest) -> str:
+    """Which client connects, unless the test says which."""
+    return cast(str, request.param)
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Servers]:
+    """The one server that runs."""
+    servers = Servers()
+    yield servers
+    servers.stop()
+
+
+@pytest.fixture(scope="module")
+def client_thread() -> Iterator[tuple[LoopThread, aiohttp.ClientSession]]:
+    """Where aiohttp's clients run."""
+    thread = LoopThread("clients")
+
+    async def session() -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+
+    made = thread.run(session())
+    yield thread, made
+    thread.run(made.close())
+    thread.end()
+
+
+@pytest.fixture
+def clients(
+    request: pytest.FixtureRequest, servers: Servers, client_thread: tuple[LoopThread, aiohttp.ClientSession]
+) -> Iterator[Clients]:
+    """The clients of a test. Behind it the broker is empty, or something was not cleaned up."""
+    default = request.getfixturevalue("client") if "client" in request.fixturenames else "websockets"
+    clients = Clients(*client_thread, default)
+    yield clients
+    clients.end()
+    running = servers.current
+    if running is not None and running.server.is_running:
+        until(lambda: running.count("connections") == 0, "a connection is left")
+        assert (running.count("sockets"), running.count("channels")) == (0, 0)
+
+
+@pytest.fixture(autouse=True)
+def log() -> Iterator[Log]:
+    """What is logged in this process: no error that the test does not name, and no secret."""
+    with recorded() as log:
+        yield log
+        log.check()

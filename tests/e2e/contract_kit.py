@@ -1,0 +1,665 @@
+"""What the contract's tests share: running servers, foreign clients behind one blocking face, and a bare connection.
+
+Nothing here waits for a time: it waits for what must come, PATIENCE_S at most.
+
+    running = servers.get("puppet", kind)        the same server for all tests that ask for the same
+    ann = clients.connect(running, "aiohttp")    closed when the test ends; then the broker must be empty
+    ann.ask("subscribe(me, 'news')")             has the puppet's message handler evaluate this; returns the value
+
+An application of the tests never shows its state but over the wire, so that it may run anywhere.
+"""
+
+import ast
+import asyncio
+import contextlib
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, Literal, Protocol, TypeVar, cast
+from urllib.parse import quote
+
+import aiohttp
+import websockets
+import websockets.sync.client
+from websockets.frames import Frame, Opcode
+
+import wsbroker
+from wsbroker.addresses import TcpAddress
+from wsbroker.config import Settings, WorkerKind
+
+KINDS: Final[tuple[WorkerKind, ...]] = ("inline", "thread")
+"""The kinds of worker that every test here runs with."""
+
+CLIENTS: Final = ("websockets", "aiohttp")
+"""The clients that we did not write."""
+
+PATIENCE_S: Final = 20.0
+APPS: Final = "e2e.contract.apps."
+LOST: Final = 1006
+SECRET: Final = "hidden-from-the-log"
+"""Stands in everything that must not be logged; see `Log`."""
+
+How = Literal["start", "serve"]
+_T = TypeVar("_T")
+
+
+# Loops and threads. ---------------------------------------------------------------------------------------------------
+
+
+class LoopThread:
+    """An event loop in a thread of its own."""
+
+    def __init__(self, name: str) -> None:
+        self.loop: asyncio.AbstractEventLoop
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), name=name)
+        self._thread.start()
+        assert self._ready.wait(PATIENCE_S)
+
+    async def _main(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._leave = asyncio.Event()
+        self._ready.set()
+        await self._leave.wait()
+
+    def run(self, work: Coroutine[object, object, _T]) -> _T:
+        """Runs a coroutine there and waits for it."""
+        return asyncio.run_coroutine_threadsafe(_in_time(work), self.loop).result()
+
+    def end(self) -> None:
+        """Ends the loop and the thread."""
+        self.loop.call_soon_threadsafe(self._leave.set)
+        self._thread.join(PATIENCE_S)
+        assert not self._thread.is_alive()
+
+
+async def _in_time(work: Coroutine[object, object, _T]) -> _T:
+    async with asyncio.timeout(PATIENCE_S):
+        return await work
+
+
+def in_a_thread(function: Callable[[], _T]) -> _T:
+    """Runs a function in a thread of its own and waits for it."""
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(function).result(PATIENCE_S)
+
+
+def until(claim: Callable[[], bool], what: str = "") -> None:
+    """Waits until something becomes true that nobody tells us of."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not claim():
+        assert time.monotonic() < deadline, what or "it did not become true"
+        time.sleep(0.001)
+
+
+# Servers. -------------------------------------------------------------------------------------------------------------
+
+
+class Running:
+    """A running server.
+
+    Args:
+        worker: as for `wsbroker.start`.
+        kind: of its workers.
+        how: with ``start``, or with ``serve`` in an event loop of the test's.
+        settings: all others.
+    """
+
+    def __init__(self, worker: object, kind: WorkerKind, how: How, settings: Settings) -> None:
+        settings = {"worker_kind": kind, "shutdown_timeout": 10.0, **settings}
+        self.kind = kind
+        self.thread: LoopThread | None = None
+        self._serving: contextlib.AbstractAsyncContextManager[wsbroker.Server] | None = None
+        if how == "start":
+            self.server = wsbroker.start("127.0.0.1:0", worker=worker, handle_signals=False, **settings)
+        else:
+            self.thread = LoopThread("serving")
+            try:
+                self._serving = wsbroker.serve("127.0.0.1:0", worker=worker, **settings)
+                self.server = self.thread.run(_entered(self._serving))
+            except BaseException:
+                self.thread.end()
+                raise
+        address = self.server.addresses[0]
+        assert isinstance(address, TcpAddress)
+        self.port = address.port
+
+    @property
+    def authority(self) -> str:
+        """``127.0.0.1:PORT``"""
+        return f"127.0.0.1:{self.port}"
+
+    def count(self, name: str) -> int:
+        """One of its statistics."""
+        return cast(int, self.server.statistics()[name])
+
+    def stop(self) -> None:
+        """Stops it, and waits for that."""
+        if self.thread is not None and self._serving is not None:
+            self.thread.run(_left(self._serving))
+            self.thread.end()
+        else:
+            self.server.stop()
+
+
+async def _entered(context: contextlib.AbstractAsyncContextManager[_T]) -> _T:
+    return await context.__aenter__()
+
+
+async def _left(context: contextlib.AbstractAsyncContextManager[object]) -> None:
+    await context.__aexit__(None, None, None)
+
+
+class Servers:
+    """The one server that runs; it goes on from test to test, until one asks for another."""
+
+    def __init__(self) -> None:
+        self._current: Running | None = None
+        self._wanted: object = None
+
+    def get(self, app: str, kind: WorkerKind, how: How = "start", **settings: object) -> Running:
+        """Returns a server for one of the applications in `contract/apps`, with these settings and no others."""
+        wanted = (app, kind, how, sorted(settings.items()))
+        if self._current is None or self._wanted != wanted or not self._current.server.is_running:
+            self.stop()
+            self._current = Running(APPS + app, kind, how, cast(Settings, settings))
+            self._wanted = wanted
+        return self._current
+
+    def of(self, worker: object, kind: WorkerKind, **settings: object) -> Running:
+        """Returns a new server for this test only, for any worker."""
+        self.stop()
+        self._current = Running(worker, kind, "start", cast(Settings, settings))
+        self._wanted = object()
+        return self._current
+
+    @property
+    def current(self) -> Running | None:
+        """What runs now."""
+        return self._current
+
+    def stop(self) -> None:
+        """Stops what runs."""
+        current, self._current = self._current, None
+        if current is not None:
+            current.stop()
+
+
+# Clients. -------------------------------------------------------------------------------------------------------------
+
+
+class Closed(Exception):
+    """The server has closed.
+
+    Args:
+        code: what the client saw; LOST if there was no Close frame.
+        reason: likewise.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"{code} {reason}")
+        self.code = code
+        self.reason = reason
+
+
+class Refused(Exception):
+    """The server has answered the upgrade with something else than 101."""
+
+    def __init__(self, status: int, headers: dict[str, str], body: str | None) -> None:
+        super().__init__(f"{status}")
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+
+class Link(Protocol):
+    """What is different from client to client."""
+
+    def send(self, data: str | bytes) -> None: ...
+
+    def receive(self) -> str | bytes:
+        """Raises Closed."""
+
+    def close(self, code: int, reason: str) -> None: ...
+
+    def abort(self) -> None:
+        """Ends the connection without a Close frame."""
+
+    def end(self) -> None:
+        """Lets go of what is left of it."""
+
+
+class Client:
+    """A WebSocket client, blocking."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._id = 0
+
+    @property
+    def id(self) -> int:
+        """Its socket's id; the puppet is asked for it."""
+        if not self._id:
+            found = self.ask("me")
+            assert isinstance(found, int)
+            self._id = found
+        return self._id
+
+    def send(self, data: str | bytes) -> None:
+        """Sends a message."""
+        self._link.send(data)
+
+    def receive(self) -> str | bytes:
+        """Returns the next message; raises Closed when there is none any more."""
+        return self._link.receive()
+
+    def receives(self, *messages: str | bytes) -> None:
+        """The next messages must be these."""
+        for message in messages:
+            heard = self.receive()
+            assert heard == message, (heard, message)
+
+    def ask(self, expression: str, where: str = "here") -> object:
+        """Has the puppet evaluate an expression in the message handler of this socket; returns the answer's value."""
+        self.send(f"{where} {expression}")
+        return self.answer()
+
+    def answer(self) -> object:
+        """Returns the value of the next message, which is the puppet's answer; a text with ``!`` for an exception."""
+        heard = self.receive()
+        assert isinstance(heard, str), heard
+        return value_of(heard)
+
+    def tell(self, expression: str) -> None:
+        """Has it evaluated without an answer."""
+        self.send(f"tell {expression}")
+
+    def hears_nothing_else(self) -> None:
+        """Nothing was sent to it behind what it has received: else that came before the answer to a question."""
+        assert self.ask("'fence'") == "fence"
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Closes with a handshake."""
+        self._link.close(code, reason)
+
+    def abort(self) -> None:
+        """Ends the connection without a Close frame."""
+        self._link.abort()
+
+    def closed_with(self) -> tuple[int, str]:
+        """Waits for the server's Close, with nothing before it; returns code and reason."""
+        try:
+            heard = self.receive()
+        except Closed as closed:
+            return closed.code, closed.reason
+        raise AssertionError(f"it is not closed: {heard!r}")
+
+    def is_closed_after(self) -> tuple[list[str | bytes], int, str]:
+        """Returns what it receives until the server closes, and code and reason."""
+        heard: list[str | bytes] = []
+        while True:
+            try:
+                heard.append(self.receive())
+            except Closed as closed:
+                return heard, closed.code, closed.reason
+
+    def end(self) -> None:
+        """Lets go of what is left of it."""
+        self._link.end()
+
+
+def value_of(text: str) -> object:
+    """The value that the puppet has written; a text with ``!`` if it was an exception."""
+    return text if text.startswith("!") else ast.literal_eval(text)
+
+
+class _WebsocketsLink:
+    def __init__(self, url: str, headers: dict[str, str], subprotocols: list[str] | None) -> None:
+        try:
+            self._context = websockets.sync.client.connect(
+                url,
+                additional_headers=headers,
+                subprotocols=[websockets.Subprotocol(name) for name in subprotocols] if subprotocols else None,
+                compression=None,
+                proxy=None,
+                max_size=None,
+                ping_interval=None,
+                open_timeout=PATIENCE_S,
+                close_timeout=PATIENCE_S,
+            )
+            self._connection = self._context.__enter__()
+        except websockets.InvalidStatus as refusal:
+            answer = refusal.response
+            body = bytes(answer.body or b"").decode()
+            raise Refused(answer.status_code, dict(answer.headers.raw_items()), body) from None
+
+    @property
+    def subprotocol(self) -> str | None:
+        return self._connection.subprotocol
+
+    def send(self, data: str | bytes) -> None:
+        self._connection.send(data)
+
+    def receive(self) -> str | bytes:
+        try:
+            return self._connection.recv(PATIENCE_S)
+        except websockets.ConnectionClosed as closed:
+            if closed.rcvd is None:
+                raise Closed(LOST, "") from None
+            raise Closed(closed.rcvd.code, closed.rcvd.reason) from None
+
+    def close(self, code: int, reason: str) -> None:
+        self._connection.close(code, reason)
+
+    def abort(self) -> None:
+        self._connection.close_socket()
+
+    def end(self) -> None:
+        self._connection.close()
+
+
+class _AiohttpLink:
+    def __init__(
+        self,
+        thread: LoopThread,
+        session: aiohttp.ClientSession,
+        url: str,
+        headers: dict[str, str],
+        subprotocols: list[str] | None,
+    ) -> None:
+        self._thread = thread
+        try:
+            self._connection = thread.run(self._connect(session, url, headers, subprotocols))
+        except aiohttp.WSServerHandshakeError as refusal:
+            raise Refused(refusal.status, dict(refusal.headers or {}), None) from None
+
+    @staticmethod
+    async def _connect(
+        session: aiohttp.ClientSession, url: str, headers: dict[str, str], subprotocols: list[str] | None
+    ) -> aiohttp.ClientWebSocketResponse:
+        return await session.ws_connect(url, headers=headers, protocols=subprotocols or (), max_msg_size=0)
+
+    def send(self, data: str | bytes) -> None:
+        if isinstance(data, str):
+            self._thread.run(self._connection.send_str(data))
+        else:
+            self._thread.run(self._connection.send_bytes(data))
+
+    def receive(self) -> str | bytes:
+        message = self._thread.run(self._connection.receive())
+        if message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
+            return cast("str | bytes", message.data)
+        if message.type is aiohttp.WSMsgType.CLOSE:
+            raise Closed(message.data, message.extra or "")
+        raise Closed(LOST, "")
+
+    def close(self, code: int, reason: str) -> None:
+        self._thread.run(self._connection.close(code=code, message=reason.encode()))
+
+    def abort(self) -> None:
+        self._thread.run(self._abort())
+
+    async def _abort(self) -> None:
+        transport = self._connection.get_extra_info("socket")
+        transport.shutdown(socket.SHUT_RDWR)
+
+    def end(self) -> None:
+        self._thread.run(self._connection.close())
+
+
+class Answer:
+    """What came for a plain HTTP request."""
+
+    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    @property
+    def text(self) -> str:
+        """The body as text."""
+        return self.body.decode()
+
+    def __repr__(self) -> str:
+        return f"<Answer {self.status} {self.body!r}>"
+
+
+class Clients:
+    """Makes the clients of one test."""
+
+    def __init__(self, thread: LoopThread, session: aiohttp.ClientSession, default: str) -> None:
+        self.default = default
+        self._thread = thread
+        self._session = session
+        self._made: list[Client | Peer] = []
+
+    def connect(
+        self,
+        running: Running,
+        client: str = "",
+        path: str = "/",
+        *,
+        headers: dict[str, str] | None = None,
+        subprotocols: list[str] | None = None,
+    ) -> Client:
+        """Opens a WebSocket; raises Refused."""
+        url = f"ws://{running.authority}{path}"
+        link: Link
+        if (client or self.default) == "websockets":
+            link = _WebsocketsLink(url, headers or {}, subprotocols)
+        else:
+            link = _AiohttpLink(self._thread, self._session, url, headers or {}, subprotocols)
+        return self._keep(Client(link))
+
+    def opens(self, running: Running, expression: str, client: str = "", **headers: str) -> Client:
+        """Opens a WebSocket with what the puppet's open handler is to do and return."""
+        return self.connect(running, client, f"/?do={quote(expression, safe='')}", headers=headers)
+
+    def peer(self, running: Running | tuple[str, int] | str) -> "Peer":
+        """A bare connection: to a server, to an address, or to a Unix socket's path."""
+        return self._keep(Peer(("127.0.0.1", running.port) if isinstance(running, Running) else running))
+
+    def http(self, running: Running, method: str = "GET", path: str = "/", **arguments: object) -> Answer:
+        """Makes a plain HTTP request with aiohttp's client."""
+        return self._thread.run(self._http(method, f"http://{running.authority}{path}", arguments))
+
+    async def _http(self, method: str, url: str, arguments: dict[str, object]) -> Answer:
+        arguments.setdefault("allow_redirects", False)
+        async with self._session.request(method, url, **arguments) as answer:  # type: ignore[arg-type]
+            return Answer(answer.status, dict(answer.headers), await answer.read())
+
+    def _keep(self, made: "_Made") -> "_Made":
+        self._made.append(made)
+        return made
+
+    def end(self) -> None:
+        """Closes all of them."""
+        for made in self._made:
+            with contextlib.suppress(Exception):
+                made.end()
+
+
+class Peer:
+    """A client's end of a connection that says nothing but what the test says."""
+
+    def __init__(self, address: tuple[str, int] | str) -> None:
+        if isinstance(address, str):
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.settimeout(PATIENCE_S)
+            self.socket.connect(address)
+        else:
+            self.socket = socket.create_connection(address, PATIENCE_S)
+        self._read = bytearray()
+
+    def send(self, *parts: bytes) -> None:
+        """Sends bytes, in one segment as long as they fit."""
+        self.socket.sendall(b"".join(parts))
+
+    def receive(self) -> bytes:
+        """Returns what comes next; b"" at the end. A reset counts as an end."""
+        try:
+            return self.socket.recv(65536)
+        except ConnectionError:
+            return b""
+
+    def _need(self, size: int) -> None:
+        while len(self._read) < size:
+            part = self.receive()
+            assert part, f"closed in the middle: {bytes(self._read)!r}"
+            self._read += part
+
+    def _take(self, size: int) -> bytes:
+        self._need(size)
+        taken = bytes(self._read[:size])
+        del self._read[:size]
+        return taken
+
+    def head(self) -> bytes:
+        """Returns the next response head."""
+        while b"\r\n\r\n" not in self._read:
+            self._need(len(self._read) + 1)
+        return self._take(self._read.index(b"\r\n\r\n") + 4)
+
+    def answer(self) -> Answer:
+        """Returns the next response, which says how long it is."""
+        head = self.head()
+        headers = fields_of(head)
+        return Answer(int(head.split(b" ", 2)[1]), headers, self._take(int(headers.get("content-length", "0"))))
+
+    def upgrade(self, *more: bytes, path: str = "/") -> None:
+        """Becomes a WebSocket; `more` is sent in the same segment."""
+        self.send(upgrade(path), *more)
+        head = self.head()
+        assert head.startswith(b"HTTP/1.1 101 "), head
+
+    def frame(self) -> tuple[int, bytes]:
+        """Returns opcode and payload of the next frame of a server."""
+        first, size = self._take(2)
+        assert first & 0x70 == 0 and first & 0x80 and size < 128
+        if size == 126:
+            size = int.from_bytes(self._take(2), "big")
+        elif size == 127:
+            size = int.from_bytes(self._take(8), "big")
+        return first & 15, self._take(size)
+
+    def text(self) -> str:
+        """Returns the next message, a text."""
+        opcode, payload = self.frame()
+        assert opcode == Opcode.TEXT, (opcode, payload)
+        return payload.decode()
+
+    def close_frame(self) -> tuple[int, str]:
+        """Returns code and reason of the next frame, a Close."""
+        opcode, payload = self.frame()
+        assert opcode == Opcode.CLOSE, (opcode, payload)
+        return int.from_bytes(payload[:2], "big"), payload[2:].decode()
+
+    def rest(self) -> bytes:
+        """Returns everything until the server ends the connection."""
+        while part := self.receive():
+            self._read += part
+        return self._take(len(self._read))
+
+    def reset(self) -> None:
+        """Ends the connection as a machine does that has crashed."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        self.socket.close()
+
+    def end(self) -> None:
+        """Closes the connection."""
+        self.socket.close()
+
+
+_Made = TypeVar("_Made", Client, Peer)
+
+KEY: Final = "dGhlIHNhbXBsZSBub25jZQ=="
+
+
+def upgrade(path: str = "/", *more: str, drop: tuple[str, ...] = (), first: str = "") -> bytes:
+    """Returns an upgrade request; `more` are further header lines, `drop` names fields to leave out."""
+    lines = [
+        "Host: 127.0.0.1",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Key: {KEY}",
+        "Sec-WebSocket-Version: 13",
+    ]
+    kept = [line for line in lines if line.split(":")[0] not in drop]
+    return "\r\n".join([first or f"GET {path} HTTP/1.1", *kept, *more, "", ""]).encode("latin-1")
+
+
+def request(method: str, path: str = "/", *more: str, body: bytes = b"") -> bytes:
+    """Returns a plain request, with its length if it has a body."""
+    length = [f"Content-Length: {len(body)}"] if body else []
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", *length, *more, "", ""]).encode() + body
+
+
+def frame(opcode: int, payload: bytes, fin: bool = True) -> bytes:
+    """Returns a client's frame, masked."""
+    return Frame(Opcode(opcode), payload, fin).serialize(mask=True)
+
+
+def text(message: str) -> bytes:
+    """Returns a text message as a client sends it."""
+    return frame(1, message.encode())
+
+
+def close_frame(code: int, reason: str = "") -> bytes:
+    """Returns a client's Close."""
+    return frame(8, code.to_bytes(2, "big") + reason.encode())
+
+
+def fields_of(head: bytes) -> dict[str, str]:
+    """The fields of a response head, names in lower case."""
+    lines = head.decode("latin-1").split("\r\n")[1:]
+    return {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
+
+
+# Logs. ----------------------------------------------------------------------------------------------------------------
+
+
+class Log(logging.Handler):
+    """Everything that is logged in this process. A test names the errors that it causes; another one fails it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+        self._lines: list[tuple[int, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keeps it."""
+        self._lines.append((record.levelno, self.format(record)))
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return "\n".join([line for _, line in self._lines])
+
+    def forgives(self, *texts: str) -> None:
+        """Errors with one of these texts are what the test has asked for."""
+        self._lines = [(0 if any(text in line for text in texts) else level, line) for level, line in self._lines]
+
+    def check(self) -> None:
+        """No error that was not forgiven, and nothing that must stay hidden."""
+        assert SECRET not in self.text
+        errors = [line for level, line in self._lines if level >= logging.ERROR]
+        assert errors == []
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[Log]:
+    """Records what is logged meanwhile."""
+    log = Log()
+    loggers = [logging.getLogger(name) for name in ("wsbroker", "asyncio", "aiohttp")]
+    loggers[0].setLevel(logging.DEBUG)
+    for logger in loggers:
+        logger.addHandler(log)
+    try:
+        yield log
+    finally:
+        loggers[0].setLevel(logging.NOTSET)
+        for logger in loggers:
+            logger.removeHandler(log)

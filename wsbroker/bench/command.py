@@ -1,0 +1,136 @@
+"""The command ``wsbroker bench``: its arguments, its table, its exit code."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Final, cast
+
+import click
+
+from wsbroker.bench.link import BenchError, Target
+from wsbroker.bench.scenarios import DEFAULT_CONNECTIONS, SCENARIOS, Plan, Result, Scenario, measure
+from wsbroker.config import raise_fd_limit
+
+BUSY_PERCENT: Final = 85.0
+"""With more of a core used by this client, the numbers say more about it than about the broker."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs ``wsbroker bench`` with these arguments and returns the exit code."""
+    try:
+        parsed = _command.main(args=list(argv), prog_name="wsbroker bench", standalone_mode=False)
+        if isinstance(parsed, int):  # --help
+            return parsed
+        plan, json_file = cast("tuple[Plan, str | None]", parsed)
+        raise_fd_limit()
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            result = runner.run(measure(plan))
+        plan.report("")
+        if json_file != "-":
+            click.echo(table(result))
+        if json_file is not None:
+            _write_json(json_file, result)
+    except click.ClickException as error:
+        return _fail(2, error.format_message())
+    except BenchError as error:
+        return _fail(1, str(error))
+    except (KeyboardInterrupt, click.Abort):
+        return 130
+    return 1 if result.wrong else 0
+
+
+def _fail(code: int, text: str) -> int:
+    _show("")
+    click.echo(f"wsbroker bench: error: {text}", err=True)
+    return code
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def table(result: Result) -> str:
+    """The result for a person."""
+    what = {"rtt": "round trips", "fanout": "deliveries", "storm": "connections"}[result.scenario]
+    latency = "   ".join(f"{name} {_duration(value)}" for name, value in result.latency_us.items())
+    lines = [
+        f"{result.scenario}   {result.url}   {result.connections} connections, {result.seconds:.1f} s",
+        f"{what:12} {result.count:>10,}   {result.per_second:,.0f} per second",
+        f"{'latency':12} {latency}",
+        f"{'wrong':12} {result.wrong:>10,}{f'   {result.first_problem}' if result.first_problem else ''}",
+        f"{'this client':12} {result.client_cpu_percent:>9.0f} % of a core",
+    ]
+    if result.client_cpu_percent > BUSY_PERCENT:
+        lines.append("This client had no time left: the broker can do more than these numbers say.")
+    return "\n".join(lines)
+
+
+def _duration(us: float) -> str:
+    return f"{us / 1000:.2f} ms" if us < 10_000 else f"{us / 1000:.0f} ms"
+
+
+def _write_json(file: str, result: Result) -> None:
+    text = json.dumps(asdict(result), indent=2)
+    if file == "-":
+        click.echo(text)
+        return
+    try:
+        with open(file, "w", encoding="utf-8") as out:
+            out.write(text + "\n")
+    except OSError as error:
+        raise BenchError(f"cannot write {file!r}: {error.strerror}") from error
+
+
+def _show(line: str) -> None:
+    """Puts one line on a terminal, over the one before."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{line}")
+        sys.stderr.flush()
+
+
+def _take(
+    url: str,
+    scenario: Scenario,
+    connections: int | None,
+    seconds: float,
+    in_flight: int,
+    size: int,
+    secret: str | None,
+    json_file: str | None,
+) -> tuple[Plan, str | None]:
+    """What click calls."""
+    try:
+        target = Target.of(url, secret or None)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    count = DEFAULT_CONNECTIONS[scenario] if connections is None else connections
+    if scenario == "fanout" and count < 2:
+        raise click.UsageError("fanout needs 2 connections or more: a publisher and a subscriber")
+    return Plan(target, scenario, count, seconds, in_flight, size, _show), json_file
+
+
+_command: Final = click.Command(
+    "bench",
+    callback=_take,
+    help="Measures a running broker with the built-in publish/subscribe application. rtt: ping and pong; fanout: "
+    "one publisher, all others subscribed; storm: connect, subscribe, close, and again.",
+    params=[
+        click.Argument(["url"]),
+        click.Argument(["scenario"], type=click.Choice(SCENARIOS), default="rtt", required=False),
+        click.Option(
+            ["--connections"], type=click.IntRange(1, 20_000), help="at a time  [rtt 10, fanout 100, storm 50]"
+        ),
+        click.Option(["--seconds"], type=click.FloatRange(0.1, 600), default=5.0, help="how long  [5]"),
+        click.Option(["--in-flight"], type=click.IntRange(1, 4096), default=16, help="fanout: on the way  [16]"),
+        click.Option(["--size"], type=click.IntRange(12, 60_000), default=64, help="fanout: bytes of data  [64]"),
+        click.Option(["--secret"], envvar="WSBROKER_SECRET", help="the broker's secret, or WSBROKER_SECRET"),
+        click.Option(["--json", "json_file"], metavar="FILE", help="write the result there too; - for stdout"),
+    ],
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)

@@ -1,0 +1,397 @@
+"""A kit for testing handlers: a broker in memory, with the same meaning and without sockets, ports or workers.
+
+```python
+from wsbroker.testing import TestBroker
+
+def test_everybody_in_the_room_gets_the_message():
+    with TestBroker("chat") as broker:
+        ann, bob = broker.connect(), broker.connect()
+        ann.send('{"type": "join", "room": "tea"}')
+        bob.send('{"type": "join", "room": "tea"}')
+        ann.send('{"type": "message", "text": "hi"}')
+        assert bob.received[-1] == '{"type": "message", "text": "hi"}'
+        assert broker.http("GET", "/").status == 200
+```
+
+Each call runs the handler to its end, `async def` ones too, and what it asked for has happened when the call returns.
+What a handler raises reaches the test. API calls of the test itself go to this broker too. Needs no compiled module.
+
+May import: `worker`, `wire`, `types`, `errors`, standard library.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
+
+from wsbroker.types import SocketId
+from wsbroker.wire.http import HeaderItems, Headers, HttpRequest, HttpResponse, open_verdict, to_response
+from wsbroker.worker import port as ports
+from wsbroker.worker.arguments import data_of
+from wsbroker.worker.calls import no_http_handler
+from wsbroker.worker.loader import Handler, load
+from wsbroker.worker.port import Port
+from wsbroker.worker.tasks import is_awaitable
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+    from threading import Thread
+    from types import TracebackType
+
+__all__ = ["Command", "TestBroker", "TestSocket"]
+
+Command: TypeAlias = tuple[object, ...]
+"""A call of the API: its name and its arguments, as the broker got them (channels and tokens are ``bytes``)."""
+
+NO_STATUS: Final = 1005
+INTERNAL_ERROR: Final = 1011
+
+
+class TestSocket:
+    """A client's end of a socket; made by `TestBroker.connect`."""
+
+    __test__ = False  # the name is no reason for pytest to collect it
+
+    def __init__(self, broker: "TestBroker", socket_id: int) -> None:
+        self.id: Final = SocketId(socket_id)
+        """The socket's id."""
+        self.received: list[str | bytes] = []
+        """What was sent to it, the oldest first. A test may clear it."""
+        self.token: bytes | None = None
+        """Its token."""
+        self.subscriptions: list[bytes] = []
+        """Its channels, in the order in which it was subscribed."""
+        self.response: HttpResponse | None = None
+        """What it was refused with; None if it was accepted."""
+        self.is_open = True
+        """Whether it is still there."""
+        self.close_code: int | None = None
+        """The code it was closed with; None while it is open."""
+        self.close_reason = ""
+        """The reason it was closed with."""
+        self._broker = broker
+
+    def send(self, data: str | bytes) -> None:
+        """Sends a message and runs the message handler; raises what that raises. A closed socket sends nothing."""
+        self._broker._message(self, data_of(data))
+
+    def take(self) -> list[str | bytes]:
+        """Returns what was received and was not taken yet."""
+        taken, self.received = self.received, []
+        return taken
+
+    def close(self, code: int = NO_STATUS, reason: str = "") -> None:
+        """Closes it from the client's side and runs the close handler."""
+        self._broker._close(self, code, reason)
+        self._broker._run_closes()
+
+    def __repr__(self) -> str:
+        state = "open" if self.is_open else "refused" if self.response else f"closed {self.close_code}"
+        return f"<TestSocket {self.id}, {state}>"
+
+
+class TestBroker(Port):
+    """A broker in memory.
+
+    As a context manager it also runs `handle_worker_start` and `handle_worker_stop`, and API calls of the test itself
+    (and of threads) go to it. Without, only calls of handlers do.
+
+    Args:
+        spec: the handlers: what `register_worker` takes. A module, a class or an object is the usual thing in a test.
+        worker_arg: what `handle_worker_start` is given.
+        raise_errors: whether a test gets what a handler raises. If not, its socket is closed with 1011 as by the real
+            broker, or the answer is 500.
+        timeout_s: how long an async handler may take.
+
+    Raises:
+        ConfigError: the spec cannot work.
+    """
+
+    __test__ = False
+
+    def __init__(
+        self, spec: object, *, worker_arg: str | None = None, raise_errors: bool = True, timeout_s: float = 5.0
+    ) -> None:
+        self.commands: list[Command] = []
+        """Every call of the API that changes something, in order."""
+        self.sockets: dict[int, TestSocket] = {}
+        """The open sockets by their ids."""
+        self._handlers = load(spec)
+        self._worker_arg = worker_arg
+        self._raise_errors = raise_errors
+        self._timeout_s = timeout_s
+        self._channels: dict[bytes, dict[int, TestSocket]] = {}
+        self._last_id = 0
+        self._closes: list[TestSocket] = []
+        self._before: Port | None = None
+        self._loop: AbstractEventLoop | None = None
+        self._thread: Thread | None = None
+
+    # What a test does. ------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> "TestBroker":
+        self._before = ports.get_default()
+        ports.set_default(self)
+        try:
+            if self._handlers.worker_start is not None:
+                self._run(self._handlers.worker_start, self._worker_arg)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
+    ) -> None:
+        try:
+            if self._handlers.worker_stop is not None:
+                self._run(self._handlers.worker_stop)
+        finally:
+            ports.set_default(self._before)
+            self._end_loop()
+
+    def connect(self, path: str = "/", headers: HeaderItems = (), *, remote: str = "127.0.0.1") -> TestSocket:
+        """Opens a socket and runs the open handler.
+
+        Args:
+            path: of the upgrade request, with its query.
+            headers: of the upgrade request, beside those of the upgrade itself.
+            remote: the client's address.
+
+        Returns:
+            the socket; if the handler refused it, it is not open and has a `response`.
+        """
+        self._last_id += 1
+        socket = TestSocket(self, self._last_id)
+        self.sockets[socket.id] = socket
+        request = HttpRequest("GET", path, _with_upgrade(headers), remote=remote)
+        if self._handlers.open is not None:
+            response: HttpResponse | None = HttpResponse(500, (), "Internal Server Error")
+            with self._reporting():
+                response = open_verdict(self._run(self._handlers.open, request, socket.id))
+            if response is not None:
+                self._leave(socket)
+                socket.response = response
+                self._closes = [each for each in self._closes if each is not socket]
+        self._run_closes()
+        return socket
+
+    def http(
+        self,
+        method: str,
+        path: str = "/",
+        headers: HeaderItems = (),
+        body: str | bytes = b"",
+        *,
+        remote: str = "127.0.0.1",
+    ) -> HttpResponse:
+        """Sends an HTTP request and runs the HTTP handler.
+
+        Args:
+            method: ``"GET"``, ``"POST"``, …
+            path: with its query.
+            headers: of the request.
+            body: ``str`` is sent as UTF-8.
+            remote: the client's address.
+        """
+        if self._handlers.http is None:
+            return no_http_handler()
+        content = body.encode() if isinstance(body, str) else body
+        request = HttpRequest(method, path, Headers(headers), content, remote=remote)
+        response = HttpResponse(500, (), "Internal Server Error")
+        with self._reporting():
+            response = to_response(self._run(self._handlers.http, request))
+        self._run_closes()
+        return response
+
+    # What sockets do. -------------------------------------------------------------------------------------------
+
+    def _message(self, socket: TestSocket, data: str | bytes) -> None:
+        if socket.is_open and self._handlers.message is not None:
+            try:
+                self._run(self._handlers.message, data, socket.id, socket.token)
+            except Exception:
+                self._close(socket, INTERNAL_ERROR, "handler error")
+                self._run_closes()
+                if self._raise_errors:
+                    raise
+        self._run_closes()
+
+    def _close(self, socket: TestSocket, code: int, reason: str) -> None:
+        if socket.is_open:
+            self._leave(socket)
+            socket.close_code = code
+            socket.close_reason = reason
+            self._closes.append(socket)
+
+    def _leave(self, socket: TestSocket) -> None:
+        socket.is_open = False
+        del self.sockets[socket.id]
+        for name in list(socket.subscriptions):
+            self._remove(socket, name)
+
+    def _run_closes(self) -> None:
+        """Runs the close handlers of sockets that are gone, after the handler that closed them."""
+        while self._closes:
+            socket = self._closes.pop(0)
+            if self._handlers.close is not None:
+                with self._reporting():
+                    self._run(self._handlers.close, socket.id, socket.token, socket.close_code, socket.close_reason)
+
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Lets what a handler raises reach the test, or not."""
+        try:
+            yield
+        except Exception:
+            if self._raise_errors:
+                raise
+
+    # Running handlers. ------------------------------------------------------------------------------------------
+
+    def _run(self, handler: Handler, *arguments: object) -> object:
+        token = ports.current.set(self)
+        try:
+            returned = handler(*arguments)
+            return self._await(returned) if is_awaitable(returned) else returned
+        finally:
+            ports.current.reset(token)
+
+    def _await(self, awaitable: object) -> object:
+        """Waits for an async handler. One loop runs them all, in a thread, so that a test may have one of its own."""
+        import asyncio
+
+        async def wait() -> object:
+            return await asyncio.wait_for(cast("asyncio.Future[object]", awaitable), self._timeout_s)
+
+        loop = self._loop
+        if loop is None:
+            from threading import Thread
+
+            loop = self._loop = asyncio.new_event_loop()
+            self._thread = Thread(target=loop.run_forever, name="TestBroker", daemon=True)
+            self._thread.start()
+        return asyncio.run_coroutine_threadsafe(wait(), loop).result()
+
+    def _end_loop(self) -> None:
+        loop, self._loop = self._loop, None
+        if loop is not None and self._thread is not None:
+            loop.call_soon_threadsafe(loop.stop)
+            self._thread.join()
+            loop.close()
+
+    # What handlers ask (see `Port`). ----------------------------------------------------------------------------
+
+    def send(self, socket_id: int, data: str | bytes) -> None:
+        """Sends to one socket."""
+        self.commands.append(("send", socket_id, data))
+        socket = self.sockets.get(socket_id)
+        if socket is not None:
+            socket.received.append(data)
+
+    def send_to_channel(self, channel: bytes, data: str | bytes, exclude: tuple[int, ...]) -> None:
+        """Sends to the subscribers of a channel."""
+        self.commands.append(("send_to_channel", channel, data, exclude))
+        for socket_id, socket in self._channels.get(channel, {}).items():
+            if socket_id not in exclude:
+                socket.received.append(data)
+
+    def subscribe(self, socket_id: int, channel: bytes) -> bool:
+        """Subscribes; True if that changed something."""
+        self.commands.append(("subscribe", socket_id, channel))
+        return self._add(socket_id, channel)
+
+    def unsubscribe(self, socket_id: int, channel: bytes) -> bool:
+        """Unsubscribes; True if that changed something."""
+        self.commands.append(("unsubscribe", socket_id, channel))
+        socket = self.sockets.get(socket_id)
+        if socket is None or channel not in socket.subscriptions:
+            return False
+        self._remove(socket, channel)
+        return True
+
+    def subscribe_nowait(self, socket_id: int, channel: bytes) -> None:
+        """Subscribes, one way."""
+        self.subscribe(socket_id, channel)
+
+    def unsubscribe_nowait(self, socket_id: int, channel: bytes) -> None:
+        """Unsubscribes, one way."""
+        self.unsubscribe(socket_id, channel)
+
+    def set_token(self, socket_id: int, token: bytes | None) -> None:
+        """Sets the token of a socket."""
+        self.commands.append(("set_token", socket_id, token))
+        socket = self.sockets.get(socket_id)
+        if socket is not None:
+            socket.token = token
+
+    def copy_subscriptions(self, source_id: int, target_id: int) -> None:
+        """Subscribes the target to what the source is subscribed to."""
+        self.commands.append(("copy_subscriptions", source_id, target_id))
+        source = self.sockets.get(source_id)
+        if source is not None:
+            for channel in list(source.subscriptions):
+                self._add(target_id, channel)
+
+    def close(self, socket_id: int, code: int, reason: str) -> None:
+        """Closes a socket; its close handler runs after the handler that asked for it."""
+        self.commands.append(("close", socket_id, code, reason))
+        socket = self.sockets.get(socket_id)
+        if socket is not None:
+            self._close(socket, code, reason)
+            if ports.current.get() is not self:  # the test itself asked: nobody else runs it
+                self._run_closes()
+
+    def subscriber_count(self, channel: bytes) -> int:
+        """How many sockets are subscribed to a channel."""
+        return len(self._channels.get(channel, ()))
+
+    def subscribers(self, channel: bytes) -> list[int]:
+        """Their ids in subscription order."""
+        return list(self._channels.get(channel, ()))
+
+    def subscriptions(self, socket_id: int) -> list[bytes]:
+        """What a socket is subscribed to."""
+        socket = self.sockets.get(socket_id)
+        return [] if socket is None else list(socket.subscriptions)
+
+    def channels(self) -> list[bytes]:
+        """The channels that have a subscriber."""
+        return list(self._channels)
+
+    def is_open(self, socket_id: int) -> bool:
+        """Whether a socket is open."""
+        return socket_id in self.sockets
+
+    def queued_bytes(self, socket_id: int) -> int:
+        """Nothing ever waits here."""
+        return 0
+
+    def _add(self, socket_id: int, channel: bytes) -> bool:
+        socket = self.sockets.get(socket_id)
+        if socket is None or channel in socket.subscriptions:
+            return False
+        socket.subscriptions.append(channel)
+        self._channels.setdefault(channel, {})[socket_id] = socket
+        return True
+
+    def _remove(self, socket: TestSocket, channel: bytes) -> None:
+        socket.subscriptions.remove(channel)
+        members = self._channels[channel]
+        del members[socket.id]
+        if not members:
+            del self._channels[channel]
+
+
+def _with_upgrade(headers: HeaderItems) -> Headers:
+    pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
+    names = {name.lower() for name, _ in pairs}
+    for name, value in (
+        ("Host", "localhost"),
+        ("Upgrade", "websocket"),
+        ("Connection", "Upgrade"),
+        ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ):
+        if name.lower() not in names:
+            pairs.append((name, value))
+    return Headers(pairs)
