@@ -120,6 +120,27 @@ class Broker:
         self.outgoing.send(socket, encode_close(code, reason))
         self.wake()
 
+    def end(self, socket: Socket, code: int, reason: str, told_code: int, told_reason: str) -> None:
+        """The peer has closed, or broke the protocol: closes once the messages read before have been handled, so that
+        the answers to them still go out. Arguments as for `close_socket`."""
+        if socket.state >= CLOSING:
+            return
+        socket.ending = (code, reason, told_code, told_reason)
+        lane = socket.lane
+        if lane.is_inline:
+            lane.sockets.append(socket)
+            lane.data.append(())
+            self._list(lane)
+        elif socket.unhandled == 0:
+            self.handled_all(socket)
+
+    def handled_all(self, socket: Socket) -> None:
+        """No message of this socket waits any more: if it is ending, it ends now."""
+        ending = socket.ending
+        if ending is not None:
+            socket.ending = None
+            self.close_socket(socket, ending[0], ending[1], ending[2], ending[3])
+
     def give_up(self, socket: Socket, code: int, reason: str) -> None:
         """Closes a slow consumer: what waits for it is dropped, a Close frame takes its place."""
         if socket.state >= CLOSING:
@@ -148,6 +169,9 @@ class Broker:
             return
         if socket.state < CLOSING:
             self._leave(socket)
+            ending = socket.ending
+            if ending is not None:
+                code, reason = ending[2], ending[3]
             self._tell_closed(socket, code, reason)
         self._forget(socket)
 
@@ -422,6 +446,8 @@ class Broker:
         socket.unhandled -= cost
         if socket.is_reading_paused and socket.unhandled * 2 <= self.limits.inbox_bytes:
             socket.resume_reading()
+        if socket.ending is not None and socket.unhandled <= 0 and not socket.lane.is_inline:
+            self.handled_all(socket)
 
     def _move_on(self, lane: Lane) -> None:
         """Spends credit on the waiting inboxes, one event of each socket in turn."""

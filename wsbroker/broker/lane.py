@@ -31,7 +31,7 @@ class Lane:
         self.sockets: list[Socket] = []
         """This turn's batch (inline): whose message `data` holds at the same index."""
         self.data: list[object] = []
-        """str or bytes; a tuple is a CLOSE event."""
+        """str or bytes; a tuple is a CLOSE event, an empty one where an ending socket's messages end (`Broker.end`)."""
         self.waiting: deque[Socket] = deque()
         """Sockets with events in their inbox, in turn."""
         self.closing: dict[int, tuple[object, ...]] = {}

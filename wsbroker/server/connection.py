@@ -147,10 +147,10 @@ class Connection(Socket):
                 broker.send_frame(self, pong)
         elif kind == CLOSE:
             self.is_peer_closed = True
-            broker.close_socket(self, decoder.code, "", decoder.code, decoder.reason)
+            broker.end(self, decoder.code, "", decoder.code, decoder.reason)
         elif kind == FAILED:
             self.is_failed = True
-            broker.close_socket(self, decoder.code, decoder.reason, decoder.code, decoder.reason)
+            broker.end(self, decoder.code, decoder.reason, decoder.code, decoder.reason)
 
     def _read_closing(self, kind: int) -> None:
         """Our Close is on its way: only the peer's matters now (RFC 6455 section 5.5.1)."""
@@ -287,7 +287,7 @@ class Connection(Socket):
     def _ping_wait(self, now: i64) -> i64:
         """Ticks until this peer is looked at again; 0 when it is dead. Sends the ping that is due."""
         owner = self.owner
-        if self.is_reading_paused:  # its pong may be there, unread
+        if self.is_reading_paused or self.ending is not None:  # its pong may be there, unread; or will never be
             self.heard = now
             self.since = now
         if self.is_awaiting_pong:

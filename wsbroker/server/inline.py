@@ -99,7 +99,10 @@ class InlineRunner:
 
     def _handle(self, socket: Socket, data: object) -> None:
         if isinstance(data, tuple):
-            self._handle_close(socket, data)
+            if data:
+                self._handle_close(socket, data)
+            else:
+                self.broker.handled_all(socket)
             return
         handler = self.handler
         if handler is None:

@@ -363,3 +363,27 @@ def test_an_exchange_that_is_called_off_goes_on_with_the_old_worker() -> None:
     broker.deliver_lanes()
     assert [event[2] for event in told.events()] == [b"1"]
     assert broker.lanes[0].generation == 0
+
+
+def test_a_socket_that_ends_waits_for_the_worker_to_handle_its_messages() -> None:
+    cost = 1 + MESSAGE_OVERHEAD_BYTES
+    broker = a_broker(inline=False)
+    told = Deliveries(broker)
+    socket = connect(broker)
+    receive(broker, socket, b"1")
+    broker.end(socket, 4000, "", 4000, "bye")
+    broker.deliver_lanes()
+    broker.flush()
+    assert socket.received == [] and broker.is_open(socket.id)
+    broker.apply(0, 0, [(commands.SEND, socket.id, "answer"), (commands.HANDLED, [(socket.id, cost)])])
+    broker.deliver_lanes()
+    broker.flush()
+    assert socket.received == [b"answer", b"close"]
+    assert told.events()[-1] == (events.CLOSE, socket.id, None, 0, 4000, "bye")
+
+
+def test_a_socket_that_ends_with_nothing_to_handle_ends_at_once() -> None:
+    broker = a_broker(inline=False)
+    socket = connect(broker)
+    broker.end(socket, 1005, "", 1005, "")
+    assert not broker.is_open(socket.id)

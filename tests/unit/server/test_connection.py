@@ -382,3 +382,38 @@ def test_a_flush_interval_gathers_turns_and_keeps_their_order() -> None:
     bench.broker.send(connection.id, "next")
     bench.loop.run()
     assert len(bench.loop.later) == 2
+
+
+@pytest.mark.parametrize("end", [close_frame(1000), client_frame(3, b"")])
+def test_the_answers_to_messages_before_the_end_still_go_out(end: bytes) -> None:
+    bench = Bench(handler=lambda data, socket_id, token: bench.broker.send(socket_id, data))
+    connection, transport = bench.connect()
+    connection.data_received(text("1") + text("2") + end)
+    bench.loop.run()
+    assert [opcode for opcode, _ in transport.frames] == [1, 1, 8]
+    assert bench.closes[0][2] == (1000 if end == close_frame(1000) else 1002)
+
+
+def test_a_peer_that_vanishes_behind_its_close_is_told_with_its_code() -> None:
+    bench = Bench(handler=lambda data, socket_id, token: data)
+    connection, _ = bench.connect()
+    connection.data_received(text("slow") + close_frame(4007, "enough"))
+    bench.loop.run()
+    assert connection.id in bench.broker.sockets
+    connection.connection_lost(None)
+    bench.runner.release(connection.id)
+    bench.loop.run()
+    assert bench.closes == [(connection.id, None, 4007, "enough")]
+    assert not bench.runner.busy
+
+
+def test_a_peer_that_waits_for_our_close_is_not_pinged_to_death() -> None:
+    bench = Bench(Settings(ping_interval=1, pong_timeout=1), handler=lambda data, socket_id, token: data)
+    connection, transport = bench.connect()
+    connection.data_received(text("slow") + close_frame(1000))
+    bench.loop.run()
+    bench.tick(20)
+    assert not transport.is_aborted
+    bench.runner.release(connection.id)
+    bench.loop.run()
+    assert transport.close_code == 1000

@@ -68,6 +68,7 @@ def test_the_close_handler_waits_for_the_messages_before_it() -> None:
     bench.runner.release(connection.id)
     assert bench.closes == []
     bench.runner.release(connection.id)
+    bench.loop.run()
     assert [close[2] for close in bench.closes] == [1000]
     assert bench.runner.busy == {}
 
