@@ -249,11 +249,11 @@ def start(
 ) -> Server:
     """Starts a server in a thread of its own and returns once it listens.
 
-    The thread is not a daemon, so a script that ends with ``start(…)`` stays alive until SIGINT, SIGTERM or `Server.stop`.
+    The thread is not a daemon: a script that ends with ``start(…)`` stays alive until SIGINT, SIGTERM or `Server.stop`.
 
     Args:
-        bind: where to listen, one address or several: ``"127.0.0.1:3000"``, ``":3000"`` (all interfaces), ``"[::1]:3000"``,
-            ``"unix:/path"``; port 0 takes a free one, see `Server.addresses`.
+        bind: where to listen, one address or several: ``"127.0.0.1:3000"``, ``":3000"`` (all interfaces),
+            ``"[::1]:3000"``, ``"unix:/path"``; port 0 takes a free one, see `Server.addresses`.
         worker: the handlers, as for `register_worker`, which need not be called then.
         config: all settings as one object, instead of `settings`.
         handle_signals: called from the main thread, SIGINT and SIGTERM stop the server if nobody else handles them.
@@ -315,8 +315,8 @@ def run(
 ) -> None:
     """Serves until SIGINT, SIGTERM or `Server.stop`, in the calling thread; for programs that do nothing else.
 
-    It changes the process: signal handlers, garbage collector (`gc.freeze` after the start), limit of open files, switch
-    interval; a second signal ends the process at once with status 128 + its number.
+    It changes the process: signal handlers, garbage collector (`gc.freeze` after the start), limit of open files,
+    switch interval; a second signal ends the process at once with status 128 + its number.
 
     Args:
         bind: see `start`.
@@ -325,7 +325,7 @@ def run(
         **settings: any field of `Config`.
 
     Raises:
-        RuntimeError, ConfigError, WorkerError, OSError: as `start`. WorkerError also later, if the workers fail for good.
+        RuntimeError, ConfigError, WorkerError, OSError: as `start`. WorkerError also later: the workers failed for good.
     """
     from wsbroker.config import raise_fd_limit
 
@@ -361,8 +361,8 @@ def serve(
 ) -> AbstractAsyncContextManager[Server]:
     """Serves inside a program's own event loop: ``async with serve(…) as server``.
 
-    It takes no signals and changes nothing of the process but the switch interval, which it restores. Leaving the block stops the
-    server; `await server.wait_closed()` waits for a stop asked for elsewhere.
+    It takes no signals and changes nothing of the process but the switch interval, which it restores. Leaving the block
+    stops the server; `await server.wait_closed()` waits for a stop asked for elsewhere.
 
     Args:
         bind: see `start`.

@@ -102,12 +102,12 @@ class Node:
         self.sockets.inline = runner
 
     async def close(self, timeout_s: float) -> None:
-        """Stops everything; after `timeout_s` whatever is left is dropped. Never raises for a stuck handler or client."""
+        """Stops everything; after `timeout_s` what is left is dropped. Never raises for a stuck handler or client."""
         deadline = time.monotonic() + timeout_s
         if self._warner is not None:
             self._warner.cancel()
         self.front.stop_listening()
-        # Requests in flight need the workers to be answered; half of the time is theirs, the rest for the handlers' end.
+        # Requests in flight need the workers; half of the time is theirs, the rest is for the handlers' end.
         await asyncio.gather(self._close_sockets(deadline), self.front.stop(timeout_s / 2))
         await self.pool.stop(max(0.0, deadline - time.monotonic()))
         dropped = self.sockets.abort_all()

@@ -10,6 +10,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+
 from e2e.serving import serving
 
 KOSOKU = Path(sysconfig.get_path("scripts")) / "kosoku"

@@ -9,10 +9,10 @@ ORDER_PROGRAMS in the environment says how many programs (CI: 12,000 once; every
 import os
 from dataclasses import dataclass, field
 
-from broker_kit import RecordingSocket, a_broker, connect
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from broker_kit import RecordingSocket, a_broker, connect
 from wsbroker.broker.broker import Broker
 
 SOCKETS = 6
@@ -151,4 +151,6 @@ def test_every_socket_receives_what_a_sequential_broker_would_have_sent(program:
     for number, members in enumerate(model.members):
         assert sorted(broker.subscribers(b"c%d" % number)) == sorted(sockets[index].id for index in members)
         assert broker.subscriber_count(b"c%d" % number) == len(members)
-    assert sorted(broker.channels()) == sorted(b"c%d" % number for number, members in enumerate(model.members) if members)
+    assert sorted(broker.channels()) == sorted(
+        b"c%d" % number for number, members in enumerate(model.members) if members
+    )

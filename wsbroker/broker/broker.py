@@ -395,7 +395,11 @@ class Broker:
             cost = size + MESSAGE_OVERHEAD_BYTES
             socket.unhandled += cost
             event = (events.MESSAGE, socket.id, data, int(cost))
-            if socket.inbox is None and not lane.is_held and (lane.in_flight + cost <= lane.credit_bytes or lane.in_flight == 0):
+            if (
+                socket.inbox is None
+                and not lane.is_held
+                and (lane.in_flight + cost <= lane.credit_bytes or lane.in_flight == 0)
+            ):
                 lane.in_flight += cost
                 if socket.is_token_stale:
                     self._tell_token(socket)
@@ -526,9 +530,7 @@ class Broker:
 
     # Commands. --------------------------------------------------------------------------------------------------
 
-    def apply(
-        self, lane_index: int, generation: int, batch: list[tuple[object, ...]]
-    ) -> list[tuple[object, ...]]:
+    def apply(self, lane_index: int, generation: int, batch: list[tuple[object, ...]]) -> list[tuple[object, ...]]:
         """Applies a batch in order.
 
         Args:
@@ -548,7 +550,8 @@ class Broker:
         for command in batch:
             try:
                 self._apply_one(lane, command, answers, rest)
-            except (TypeError, ValueError):  # the calls normalise, so only a defect of ours gets here: not the batch's end
+            except (TypeError, ValueError):
+                # The calls normalise, so only a defect of ours gets here; it must not take the batch with it.
                 self.counters.commands_refused += 1
         if answers:
             if lane is None:

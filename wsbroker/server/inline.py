@@ -39,7 +39,7 @@ class InlineRunner:
         begin_result: ``(socket_id, result)``: takes what a handler returned; calls `release` once it is done.
         failed: ``(socket_id, exception)``: a handler raised.
         slow: ``(socket_id, seconds)``: a sync handler held the loop for longer than `handler_timeout_s`.
-        begin_close: ``(socket_id, token, code, reason) -> bool``: True: the close handler has ended; False: `release` follows.
+        begin_close: ``(socket_id, token, code, reason)``: True: the close handler has ended; False: `release` follows.
         unhandled: called for a message when there is no handler.
     """
 

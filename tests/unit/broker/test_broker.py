@@ -1,7 +1,6 @@
 """The broker's registries, close events, tokens, lanes and commands."""
 
 from broker_kit import CountingWaker, RecordingSocket, a_broker, connect
-
 from wsbroker.broker.broker import Broker
 from wsbroker.broker.limits import MESSAGE_OVERHEAD_BYTES, Limits
 from wsbroker.wire import commands, events
@@ -211,7 +210,9 @@ def test_a_token_set_by_its_own_worker_is_not_told_back_and_a_foreign_one_is() -
     receive(broker, socket, b"2")
     receive(broker, socket, b"3")
     broker.deliver_lanes()
-    assert [event[:4] for event in told.events() if event[0] == events.TOKEN] == [(events.TOKEN, socket.id, b"foreign", 7)]
+    assert [event[:4] for event in told.events() if event[0] == events.TOKEN] == [
+        (events.TOKEN, socket.id, b"foreign", 7)
+    ]
     assert told.events(1) == []
 
 

@@ -1,8 +1,8 @@
 """What leaves: one write per socket and turn, caps, and the slow consumer policies. (Order: tests/property/test_order.py)"""
 
 import pytest
-from broker_kit import a_broker, connect
 
+from broker_kit import a_broker, connect
 from wsbroker.broker.limits import BATCH_BYTES, DISCONNECT, DROP_NEW, DROP_OLD, TURN_BYTES, Limits
 
 

@@ -3,7 +3,6 @@
 import sys
 
 from broker_kit import a_broker
-
 from wsbroker.broker.socket import Socket
 from wsbroker.build import core_kind
 

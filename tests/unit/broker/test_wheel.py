@@ -1,9 +1,9 @@
 """The timer wheel against a plain dict of deadlines."""
 
-from broker_kit import RecordingSocket, a_broker, connect
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker_kit import RecordingSocket, a_broker, connect
 from wsbroker.broker.socket import NOWHERE
 from wsbroker.broker.wheel import SLOTS, Wheel
 

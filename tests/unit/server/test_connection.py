@@ -3,9 +3,9 @@
 import sys
 
 import pytest
+
 from broker_kit import frames_of
 from server_kit import HEAD, Bench, client_frame, close_frame, text
-
 from wsbroker.broker.limits import DROP_OLD, Limits
 from wsbroker.build import core_kind
 from wsbroker.server.sockets import Settings
@@ -105,8 +105,12 @@ def test_a_peer_that_does_not_answer_our_close_is_cut_after_close_timeout() -> N
 
 
 def test_messages_behind_a_close_by_the_handler_are_dropped() -> None:
-    bench = Bench(handler=lambda data, socket_id, token: seen.append(data) or bench.broker.close(socket_id, 1000, ""))
+    def handler(data: object, socket_id: int, token: object) -> None:
+        seen.append(data)
+        bench.broker.close(socket_id, 1000, "")
+
     seen: list[object] = []
+    bench = Bench(handler=handler)
     connection, _ = bench.connect()
     connection.data_received(text("quit") + text("more"))
     bench.loop.run()
@@ -377,7 +381,9 @@ def test_a_flush_interval_gathers_turns_and_keeps_their_order() -> None:
     ((delay, flush),) = bench.loop.later
     assert delay == 0.005
     flush()
-    assert [payload for _, payload in transport.frames] == [b"%s%d" % (kind, n) for n in range(5) for kind in (b"c", b"d")]
+    assert [payload for _, payload in transport.frames] == [
+        b"%s%d" % (kind, n) for n in range(5) for kind in (b"c", b"d")
+    ]
     assert transport.writes == 2  # the 101 and all of it
     bench.broker.send(connection.id, "next")
     bench.loop.run()

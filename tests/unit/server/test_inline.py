@@ -1,8 +1,8 @@
 """Inline handlers: arity, errors, async results in order, closes behind messages."""
 
 import pytest
-from server_kit import Bench, close_frame, text
 
+from server_kit import Bench, close_frame, text
 from wsbroker.server.inline import InlineRunner
 
 
