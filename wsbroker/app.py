@@ -325,7 +325,7 @@ def run(
         **settings: any field of `Config`.
 
     Raises:
-        RuntimeError, ConfigError, WorkerError, OSError: as `start`. WorkerError also later: the workers failed for good.
+        RuntimeError, ConfigError, WorkerError, OSError: as `start`. WorkerError also later, if the workers fail.
     """
     from wsbroker.config import raise_fd_limit
 

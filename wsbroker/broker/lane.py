@@ -1,7 +1,7 @@
 """A lane: the way from the core to one worker, with its credit.
 
-Events of a turn gather in `events` and leave as one batch. Messages spend credit, which comes back with HANDLED; without
-credit they stay in the inbox of their socket, and the sockets take turns (`waiting`) when credit returns.
+Events of a turn gather in `events` and leave as one batch. Messages spend credit, which comes back with HANDLED;
+without credit they stay in the inbox of their socket, and the sockets take turns (`waiting`) when credit returns.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class Socket:
         self.direct_bytes: i64 = 0
         self.ranges: dict[Channel, list[int]] | None = None
         self.ending: tuple[int, str, int, str] | None = None
-        """the peer has closed or broke the protocol: code and reason to send and to tell, once its messages are handled"""
+        """the peer has closed or broke the protocol: code and reason to send, and to tell, behind its messages"""
         # Inbox: messages read whose handler is not yet free.
         self.unhandled: i64 = 0
         self.inbox: deque[tuple[object, ...]] | None = None

@@ -17,7 +17,7 @@ SLOTS: Final = 512
 
 @final
 class Wheel:
-    """Deadlines in ticks. A deadline further away than the wheel is long comes out early: whoever gets it looks again."""
+    """Deadlines in ticks. One further away than the wheel is long comes out early: whoever gets it looks again."""
 
     def __init__(self) -> None:
         self.now: i64 = 0

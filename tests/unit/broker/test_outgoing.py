@@ -1,4 +1,4 @@
-"""What leaves: one write per socket and turn, caps, and the slow consumer policies. (Order: tests/property/test_order.py)"""
+"""What leaves: one write per socket and turn, caps, slow consumer policies. (Order: tests/property/test_order.py)"""
 
 import pytest
 
