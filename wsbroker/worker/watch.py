@@ -5,11 +5,13 @@ must never hit our own code, in which a half-done write to the wire would break 
 
 * A handler runs between `armed = call` and `armed = None`, each one attribute store on the worker's thread.
 * The helper announces first (`interrupting = call`) and looks then whether `armed` is still this call. The worker
-  lowers `armed` first and looks then at `interrupting`. So at least one of them sees the other (Dekker's way, which
-  needs no lock in the usual case): either the helper finds the handler ended and does nothing, or the worker finds the
-  announcement, waits until the helper is done (`_lock`), and takes back an exception that was not raised yet.
-* There is at most one interruption per call, so once one was caught or taken back, no other can come.
-* What a handler calls of ours (a flush, a question to the broker) runs shielded, in the same way.
+  lowers `armed` first and looks then whether `interrupting` is its call. So at least one of them sees the other
+  (Dekker's way, which needs no lock in the usual case): either the helper finds nothing armed and raises nothing, or
+  the worker finds the announcement, waits until the helper is done (`_lock`), takes back an exception that was not
+  raised yet, and raises one itself.
+* What a handler calls of ours (a flush, a question to the broker) runs shielded, in the same way: an announcement that
+  finds it there is raised where it ends, and again where the next one begins if the handler caught it.
+* The helper raises at most once per call, so once that was taken back no other can come.
 
 A handler that runs C code is interrupted when it returns from there; one that catches everything and goes on is not.
 Both are hung after a while, which is for the broker to deal with.
@@ -19,15 +21,12 @@ import sys
 from collections.abc import Callable
 from threading import Lock, get_ident
 from time import monotonic
-from typing import Final, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 _Returned = TypeVar("_Returned")
 
 Running: TypeAlias = tuple[float, float, str, int]
 """A call that is running: its deadline, its start (both of `monotonic`), the handler's name, the socket's id."""
-
-RETRY_S: Final = 0.02
-"""How soon the helper looks again at a handler that is overdue and shielded."""
 
 
 class HandlerTimeout(BaseException):
@@ -45,11 +44,10 @@ class Watch:
     """
 
     __slots__ = (
-        "_fired",
-        "_fired_at",
         "_hang_s",
         "_hung",
         "_interrupted",
+        "_interrupted_at",
         "_lock",
         "_look_s",
         "_reported",
@@ -73,15 +71,14 @@ class Watch:
         self._hung = hung
         self._lock = Lock()
         self._raise, self._take_back = _interrupter(get_ident())
-        self._fired: Running | None = None
-        self._fired_at = 0.0
+        self._interrupted_at = 0.0
         self._reported: Running | None = None
         self.running: Running | None = None
         """The call whose time is running; written by the worker's thread."""
         self.armed: Running | None = None
         """The same while it may be interrupted."""
         self.interrupting: Running | None = None
-        """The call that the helper is about to interrupt, or has."""
+        """The call that the helper is about to interrupt, or has; the last one there was."""
 
     # On the worker's thread. ------------------------------------------------------------------------------------
 
@@ -100,19 +97,21 @@ class Watch:
             HandlerTimeout: it took too long, whether it let itself be interrupted or ended just then.
             BaseException: what it raised.
         """
-        self.armed = self.running = (deadline, start, handler, socket_id)
+        call = (deadline, start, handler, socket_id)
+        self.armed = self.running = call
         try:
             try:
                 return function(*args)
             finally:
                 self.armed = None
-                if self.interrupting is not None:
+                if self.interrupting is call:
                     self._settle()
                 self.running = None
         except HandlerTimeout:
             # Raised by the handler's own code, by `_settle`, or between the two.
             self.armed = None
-            self._settle()
+            if self.interrupting is call:
+                self._settle()
             self.running = None
             raise
 
@@ -125,26 +124,31 @@ class Watch:
         armed = self.armed
         if armed is not None:
             self.armed = None
-            if self.interrupting is not None:
+            if self.interrupting is armed:
                 self._settle()
         return armed
 
     def unshield(self, armed: Running | None) -> None:
-        """Ends it."""
-        self.armed = armed
+        """Ends it.
+
+        Raises:
+            HandlerTimeout: the interruption came meanwhile.
+        """
+        if armed is not None:
+            self.armed = armed
+            if self.interrupting is armed:
+                self.armed = None
+                self._settle()
 
     def _settle(self) -> None:
         """Waits until the helper is done with us and takes back what has not been raised yet.
 
         Raises:
-            HandlerTimeout: we were interrupted, and that is not being raised already.
+            HandlerTimeout: we were interrupted; not if that is being raised already.
         """
         with self._lock:
-            fired = self.interrupting is not None
-            if fired:
-                self._take_back()
-            self.interrupting = None
-        if fired and not isinstance(sys.exception(), HandlerTimeout):
+            self._take_back()
+        if not isinstance(sys.exception(), HandlerTimeout):
             raise HandlerTimeout
 
     # On the helper's thread. ------------------------------------------------------------------------------------
@@ -164,39 +168,28 @@ class Watch:
         now = monotonic()
         if now < deadline:
             return look_s if look_s is None else min(look_s, deadline - now)
-        if call is not self._fired:
-            if self._fire(call):
-                self._fired_at = now
-                self._interrupted(handler, socket_id, now - start)
-            elif now < deadline + self._hang_s:
-                return RETRY_S
-            else:
-                self._fired = call
-                self._fired_at = deadline
-        left = self._fired_at + self._hang_s - now
+        if call is not self.interrupting:
+            self._interrupted_at = now
+            with self._lock:
+                self.interrupting = call
+                if self.armed is call:
+                    self._raise()
+            self._interrupted(handler, socket_id, now - start)
+        left = self._interrupted_at + self._hang_s - now
         if left > 0:
-            return left
+            return left if look_s is None else min(look_s, left)  # it may end before, and others begin
         if call is not self._reported:
             self._reported = call
             self._hung(handler, socket_id, now - start)
         return look_s
 
-    def _fire(self, call: Running) -> bool:
-        with self._lock:
-            self.interrupting = call
-            if self.armed is not call or not self._raise():
-                self.interrupting = None
-                return False
-            self._fired = call
-            return True
 
-
-def _interrupter(thread_id: int) -> tuple[Callable[[], bool], Callable[[], None]]:
-    """Two functions: one raises `HandlerTimeout` in that thread and says whether it could, one takes it back."""
+def _interrupter(thread_id: int) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Two functions: one raises `HandlerTimeout` in that thread, one takes it back if that has not happened yet."""
     try:
         from ctypes import c_ulong, py_object, pythonapi
-    except ImportError:  # a build without them: nothing is interrupted, only reported
-        return lambda: False, lambda: None
+    except ImportError:  # a build without them: handlers are interrupted only where they call the API
+        return lambda: None, lambda: None
     set_async_exc = pythonapi.PyThreadState_SetAsyncExc
     thread, error = c_ulong(thread_id), py_object(HandlerTimeout)
-    return lambda: set_async_exc(thread, error) == 1, lambda: set_async_exc(thread, None) and None
+    return lambda: set_async_exc(thread, error), lambda: set_async_exc(thread, None)

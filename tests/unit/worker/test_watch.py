@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from wsbroker.worker import watch as watching
-from wsbroker.worker.watch import RETRY_S, HandlerTimeout, Watch
+from wsbroker.worker.watch import HandlerTimeout, Watch
 
 FUTURE = 1e12
 
@@ -40,7 +40,7 @@ class Watched:
 
     def check_idle(self) -> None:
         """Nothing of a call is left, and nothing more comes out of the blue."""
-        assert self.watch.running is self.watch.armed is self.watch.interrupting is None
+        assert self.watch.running is self.watch.armed is None
         for _ in range(1000):
             pass
 
@@ -88,6 +88,13 @@ def test_an_overdue_handler_is_interrupted_once() -> None:
     watched.check_idle()
 
 
+def test_after_an_interruption_the_helper_does_not_sleep_through_the_next_calls() -> None:
+    watched = Watched(look_s=5.0, hang_s=100.0)
+    with pytest.raises(HandlerTimeout):
+        watched.call(watched.look)
+    assert watched.looks == [5.0]
+
+
 def test_a_handler_that_swallows_it_has_still_timed_out() -> None:
     watched = Watched()
 
@@ -108,7 +115,7 @@ def test_an_interruption_that_comes_too_late_is_taken_back_and_counts(
     ends: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken_back: list[bool] = []
-    monkeypatch.setattr(watching, "_interrupter", lambda thread_id: (lambda: True, lambda: taken_back.append(True)))
+    monkeypatch.setattr(watching, "_interrupter", lambda thread_id: (lambda: None, lambda: taken_back.append(True)))
     watched = Watched()
 
     def handler() -> None:
@@ -122,7 +129,7 @@ def test_an_interruption_that_comes_too_late_is_taken_back_and_counts(
     watched.check_idle()
 
 
-def test_a_shielded_stretch_is_not_interrupted_but_right_after_it() -> None:
+def test_a_shielded_stretch_is_not_interrupted_but_its_end_is() -> None:
     watched = Watched()
     order: list[str] = []
 
@@ -131,17 +138,28 @@ def test_a_shielded_stretch_is_not_interrupted_but_right_after_it() -> None:
         watched.look()
         order.append("shielded")
         watched.watch.unshield(armed)
-        watched.look()
         order.append("not reached")
 
     with pytest.raises(HandlerTimeout):
         watched.call(handler)
-    assert order == ["shielded"] and watched.looks[0] == RETRY_S
+    assert order == ["shielded"] and watched.interrupted == [("handler", 7)]
+    watched.check_idle()
+
+
+def test_an_announcement_that_finds_its_call_ended_does_not_hit_the_next_one() -> None:
+    watched = Watched()
+    ended = []
+    with pytest.raises(HandlerTimeout):
+        watched.call(watched.look)
+    watched.watch.interrupting = (0.0, 0.0, "handler", 6)  # of a call that had looked already
+    assert watched.call(lambda: ended.append(1), FUTURE) is None and ended == [1]
+    armed = watched.watch.shield()
+    watched.watch.unshield(armed)
     watched.check_idle()
 
 
 def test_a_shield_that_begins_after_the_interruption_raises_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "_interrupter", lambda thread_id: (lambda: True, lambda: None))
+    monkeypatch.setattr(watching, "_interrupter", lambda thread_id: (lambda: None, lambda: None))
     watched = Watched()
     order: list[str] = []
 
@@ -171,14 +189,18 @@ def test_a_handler_that_does_not_end_is_reported_as_hung_once() -> None:
     assert watched.interrupted == watched.hung == [("handler", 7)]
 
 
-def test_where_nothing_can_be_interrupted_a_handler_is_only_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "_interrupter", lambda thread_id: (lambda: False, lambda: None))
+def test_where_nothing_can_be_raised_in_a_handler_it_has_timed_out_when_it_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watching, "_interrupter", lambda thread_id: (lambda: None, lambda: None))
     watched = Watched(hang_s=0.0)
+    ended: list[str] = []
 
-    def handler() -> str:
+    def handler() -> None:
         watched.look()
-        return "done"
+        ended.append("ended")
 
-    assert watched.call(handler) == "done"
-    assert watched.interrupted == [] and watched.hung == [("handler", 7)]
+    with pytest.raises(HandlerTimeout):
+        watched.call(handler)
+    assert ended == ["ended"] and watched.interrupted == watched.hung == [("handler", 7)]
     watched.check_idle()

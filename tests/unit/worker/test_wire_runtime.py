@@ -616,6 +616,19 @@ def test_a_handler_that_waits_for_an_answer_is_interrupted_after_it_and_the_wire
         assert broker.until_handled(2)[-2:] == [(commands.FAILED, 1), (commands.SEND, 2, "fine")]
 
 
+def test_a_handler_that_asks_for_ever_is_interrupted() -> None:
+    def handle(data: str, socket_id: int) -> None:
+        while True:
+            wsbroker.is_open(socket_id)
+
+    with ScriptedBroker(handlers(message=handle), handler_timeout=0.1) as broker:
+        broker.tell(message(1, ""))
+        while (command := broker.next())[0] == commands.ASK:
+            broker.answer(command, True)
+        broker.until_handled(1)
+        assert (commands.FAILED, 1) in broker.seen
+
+
 def test_interruptions_that_race_with_the_end_of_handlers_never_hit_the_worker_itself() -> None:
     """Handlers that end around their deadline, again and again: each is acknowledged once, whatever hit it."""
     count = 150
