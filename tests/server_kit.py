@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import cast
 
 from broker_kit import frames_of
-
 from wsbroker.broker.limits import Limits
 from wsbroker.server.connection import Connection
 from wsbroker.server.inline import InlineRunner

@@ -68,6 +68,8 @@ else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
         from importlib import import_module
 
+        if _ports.is_worker and where == "wsbroker.app":
+            where = "wsbroker.worker.absent"
         found = getattr(import_module(where), real_name)
         globals()[name] = found
         return found

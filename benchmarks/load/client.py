@@ -54,7 +54,7 @@ class Client:
         self._rest = b""
         self._has_head = False
         self._backlog = b""
-        self._recv_into = self.socket.recv_into
+        self._recv_into: Callable[[bytearray], int] = self.socket.recv_into
         loop.watch(self.fd, self._readable)
         self._backlog = (
             b"GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -106,16 +106,20 @@ class Client:
             self.close_code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else 1005
 
     def _readable(self) -> None:
-        try:
-            size = self._recv_into(BUFFER)
-        except BlockingIOError:
-            return
-        except OSError:
-            size = 0
-        if size:
-            self.on_bytes(size)
-        else:
-            self.end()
+        recv_into = self._recv_into
+        size = len(BUFFER)
+        while size == len(BUFFER):  # less than a full one: that was all there is
+            try:
+                size = recv_into(BUFFER)
+            except BlockingIOError:
+                return
+            except OSError:
+                size = 0
+            if not size:
+                self.end()
+                return
+            on_bytes = self.on_bytes  # a name first: calling an attribute that is no method is not optimised in 3.11
+            on_bytes(size)
 
     def _writable(self) -> None:
         data, self._backlog = self._backlog, b""
@@ -173,7 +177,11 @@ def _connecting(port: int, index: int) -> socket.socket:
 
 
 def open_all(
-    loop: Loop, port: int, greetings: Iterable[bytes | None], now_s: Callable[[], float], progress: Callable[[int], None]
+    loop: Loop,
+    port: int,
+    greetings: Iterable[bytes | None],
+    now_s: Callable[[], float],
+    progress: Callable[[int], None],
 ) -> list[Client]:
     """Opens a connection for each greeting, a few at a time, and returns them in that order."""
     waiting = deque(enumerate(greetings))

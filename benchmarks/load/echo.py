@@ -48,9 +48,7 @@ def run(stage: Stage) -> Row:
     before = stage.meter.read()
     clients = stage.open([None] * job.connections, job.connections)
     after = stage.meter.read()
-    echoers = [
-        Echoer(stage, client, stream, is_probe(index, job.connections)) for index, client in enumerate(clients)
-    ]
+    echoers = [Echoer(stage, client, stream, is_probe(index, job.connections)) for index, client in enumerate(clients)]
     for echoer in echoers:
         echoer.send(job.in_flight)
     row = middle(stage.measure(stage.loop.turn))

@@ -49,8 +49,16 @@ class Channel:
     def advanced(self, before: int, after: int) -> None:
         """A subscriber has got more."""
         self._stage.count += after - before
-        self._at[after] = self._at.get(after, 0) + 1
-        self._leave(before)
+        at = self._at
+        try:
+            at[after] += 1
+        except KeyError:
+            at[after] = 1
+        left = at[before] - 1
+        if left:
+            at[before] = left
+        else:
+            self._emptied(before)
 
     def advanced_on_probe(self, before: int, after: int) -> None:
         """The same, with the latency of each."""
@@ -65,11 +73,13 @@ class Channel:
         return self._low >= self.sent
 
     def _leave(self, place: int) -> None:
+        self._at[place] -= 1
+        if not self._at[place]:
+            self._emptied(place)
+
+    def _emptied(self, place: int) -> None:
+        """Nobody is here any more; if it was the slowest, some publications have come to everybody."""
         at = self._at
-        left = at[place] - 1
-        if left:
-            at[place] = left
-            return
         del at[place]
         if place == self._low:
             low = place + 1 if at else self.sent

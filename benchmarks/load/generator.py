@@ -35,7 +35,9 @@ def main(order: str) -> int:
         os.sched_setaffinity(0, {core})
     job = Job.from_dict(asked["job"])
     gc.disable()  # nothing here is a cycle, and a collection over 10,000 connections would be a pause
-    stage = Stage(job, asked["port"], Meter(asked["pid"]), lambda *news: _say(phase=news[0], done=news[1], total=news[2]))
+    stage = Stage(
+        job, asked["port"], Meter(asked["pid"]), lambda *news: _say(phase=news[0], done=news[1], total=news[2])
+    )
     try:
         row = RUNS[job.scenario](stage)
     except LoadError as error:

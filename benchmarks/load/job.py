@@ -100,7 +100,7 @@ PRESETS: Final[dict[Scenario, tuple[Job, ...]]] = {
     ),
     "echo": (Job("echo", connections=100, in_flight=16), Job("echo", connections=1, in_flight=1)),
     "storm": (Job("storm", connections=64),),
-    "stall": (Job("stall", connections=200, rate=1000.0, size=1024, seconds=3.0, runs=1),),
+    "stall": (Job("stall", connections=100, rate=1000.0, size=4096, seconds=4.0, runs=1),),
     "idle": (Job("idle", connections=10_000, channels=100, rate=1000.0, runs=1),),
 }
 """What runs without further settings: the loads for which the design names a budget."""

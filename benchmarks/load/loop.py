@@ -7,6 +7,10 @@ from typing import Final
 READ: Final = 1
 WRITE: Final = 4
 EVENTS_AT_ONCE: Final = 1024
+EDGE: Final = getattr(select, "EPOLLET", 0)
+"""Told once per arrival, where that can be: epoll need not look again at what has been read, 0.3 µs an event."""
+HANG_UP: Final = getattr(select, "EPOLLRDHUP", 0)
+LISTEN: Final = READ | EDGE | HANG_UP
 
 
 class Loop:
@@ -26,13 +30,9 @@ class Loop:
             self._wait = lambda s: poll.poll(max(s, 0.0) * 1000)
 
     def watch(self, fd: int, reader: Callable[[], None]) -> None:
-        """Calls `reader` whenever there is something to read, an end or an error among it."""
+        """Calls `reader` when something to read has come, an end or an error among it: it must take all there is."""
         self._readers[fd] = reader
-        self._selector.register(fd, READ)
-
-    def watch_reads(self, fd: int, reader: Callable[[], None]) -> None:
-        """Replaces the reader."""
-        self._readers[fd] = reader
+        self._selector.register(fd, LISTEN)
 
     def watch_writes(self, fd: int, writer: Callable[[], None] | None) -> None:
         """Calls `writer` as long as there is room to write; None ends that."""
@@ -40,11 +40,15 @@ class Loop:
             self._writers[fd] = writer
         else:
             self._writers.pop(fd, None)
-        self._selector.modify(fd, READ | (WRITE if writer is not None else 0))
+        self._selector.modify(fd, LISTEN | (WRITE if writer is not None else 0))
 
     def pause(self, fd: int) -> None:
-        """Hears nothing more of it."""
+        """Hears nothing more of it until `resume`."""
         self._selector.unregister(fd)
+
+    def resume(self, fd: int) -> None:
+        """Hears of it again, at once if something is there."""
+        self._selector.register(fd, LISTEN)
 
     def forget(self, fd: int) -> None:
         """To be called before it is closed."""
@@ -68,3 +72,5 @@ class Loop:
             reader = readers.get(fd)
             if reader is not None:
                 reader()
+                if mask & ~(READ | WRITE) and fd in readers:
+                    reader()  # the end came with the last bytes, and is not told again

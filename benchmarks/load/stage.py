@@ -46,7 +46,9 @@ class Stage:
 
     def open(self, greetings: Iterable[bytes | None], total: int) -> list[Client]:
         """Opens connections; from then on one that ends is counted."""
-        clients = open_all(self.loop, self.port, greetings, time.monotonic, lambda done: self._tell("open", done, total))
+        clients = open_all(
+            self.loop, self.port, greetings, time.monotonic, lambda done: self._tell("open", done, total)
+        )
         for client in clients:
             client.on_open = _nothing
             client.on_end = self._note_end

@@ -4,6 +4,7 @@ Measured twice at the same rate: first everybody reads, then some do not. Here t
 beside that of the second, and the memory of both.
 """
 
+from benchmarks.load.client import Client
 from benchmarks.load.fanout import Fanout
 from benchmarks.load.row import Row
 from benchmarks.load.stage import Stage
@@ -22,6 +23,7 @@ def run(stage: Stage) -> Row:
         receiver = fanout.receivers[index]
         stage.loop.pause(receiver.client.fd)
         receiver.client.on_end = lambda client: None
+        receiver.detach()
         fanout.channels[index % job.channels].remove(receiver)
     row = stage.measure_once(fanout.turn, f"{len(stalled)} have stopped reading")
 
@@ -30,7 +32,23 @@ def run(stage: Stage) -> Row:
         "rss_before": before.rss_peak,
         "stalled": float(len(stalled)),
     }
-    for index in stalled:
-        fanout.receivers[index].client.reset()
+    fanout.is_publishing = False
+    fanout.stage.drain(fanout.turn, lambda: all(channel.is_quiet for channel in fanout.channels))
+    row.extra["cut_off"] = float(_cut_off(stage, [fanout.receivers[index].client for index in stalled]))
     fanout.receivers = [receiver for index, receiver in enumerate(fanout.receivers) if index not in stalled]
     return fanout.finish(row)
+
+
+def _cut_off(stage: Stage, clients: list[Client]) -> int:
+    """Reads all that still waits for those who had stopped; returns how many find that the server has closed them."""
+    for client in clients:
+        stage.loop.resume(client.fd)
+    stage.drain(stage.loop.turn, lambda: all(_is_closed(client) for client in clients))
+    found = sum(_is_closed(client) for client in clients)
+    for client in clients:
+        client.reset()
+    return found
+
+
+def _is_closed(client: Client) -> bool:
+    return client.has_ended or client.close_code is not None

@@ -104,6 +104,11 @@ class Stream:
             at += piece
         return True
 
+    def frame(self, number: int) -> bytes:
+        """The frame of one message, as it must come."""
+        start = number % self.cycle * self.in_size
+        return self.expected[start : start + self.in_size]
+
     def number_of(self, payload: bytes) -> int | None:
         """The number in a payload; None if it is none of this channel's."""
         if payload[:7] != self._channel or not payload[7:11].isdigit():

@@ -12,6 +12,7 @@ An application of the tests never shows its state but over the wire, so that it 
 import ast
 import asyncio
 import contextlib
+import itertools
 import logging
 import socket
 import threading
@@ -95,6 +96,14 @@ def until(claim: Callable[[], bool], what: str = "") -> None:
         time.sleep(0.001)
 
 
+_numbers: Final = itertools.count(1)
+
+
+def fresh(what: str) -> str:
+    """A name that no test has used before."""
+    return f"{what} {next(_numbers)}"
+
+
 # Servers. -------------------------------------------------------------------------------------------------------------
 
 
@@ -109,8 +118,9 @@ class Running:
     """
 
     def __init__(self, worker: object, kind: WorkerKind, how: How, settings: Settings) -> None:
-        settings = {"worker_kind": kind, "shutdown_timeout": 10.0, **settings}
+        settings = {"worker_kind": kind, "shutdown_timeout": 10.0, "handler_timeout": PATIENCE_S, **settings}
         self.kind = kind
+        self.has_puppet = worker in (f"{APPS}puppet", f"{APPS}async_puppet")
         self.thread: LoopThread | None = None
         self._serving: contextlib.AbstractAsyncContextManager[wsbroker.Server] | None = None
         if how == "start":
@@ -241,7 +251,7 @@ class Client:
 
     @property
     def id(self) -> int:
-        """Its socket's id; the puppet is asked for it."""
+        """Its socket's id. The puppet is asked for it when it opens, and only now if it opened with something to do."""
         if not self._id:
             found = self.ask("me")
             assert isinstance(found, int)
@@ -452,7 +462,10 @@ class Clients:
             link = _WebsocketsLink(url, headers or {}, subprotocols)
         else:
             link = _AiohttpLink(self._thread, self._session, url, headers or {}, subprotocols)
-        return self._keep(Client(link))
+        made = self._keep(Client(link))
+        if running.has_puppet and "?" not in path:
+            assert made.id
+        return made
 
     def opens(self, running: Running, expression: str, client: str = "", **headers: str) -> Client:
         """Opens a WebSocket with what the puppet's open handler is to do and return."""
@@ -511,7 +524,8 @@ class Peer:
             assert part, f"closed in the middle: {bytes(self._read)!r}"
             self._read += part
 
-    def _take(self, size: int) -> bytes:
+    def take(self, size: int) -> bytes:
+        """Returns so many bytes."""
         self._need(size)
         taken = bytes(self._read[:size])
         del self._read[:size]
@@ -521,13 +535,13 @@ class Peer:
         """Returns the next response head."""
         while b"\r\n\r\n" not in self._read:
             self._need(len(self._read) + 1)
-        return self._take(self._read.index(b"\r\n\r\n") + 4)
+        return self.take(self._read.index(b"\r\n\r\n") + 4)
 
     def answer(self) -> Answer:
         """Returns the next response, which says how long it is."""
         head = self.head()
         headers = fields_of(head)
-        return Answer(int(head.split(b" ", 2)[1]), headers, self._take(int(headers.get("content-length", "0"))))
+        return Answer(int(head.split(b" ", 2)[1]), headers, self.take(int(headers.get("content-length", "0"))))
 
     def upgrade(self, *more: bytes, path: str = "/") -> None:
         """Becomes a WebSocket; `more` is sent in the same segment."""
@@ -537,13 +551,13 @@ class Peer:
 
     def frame(self) -> tuple[int, bytes]:
         """Returns opcode and payload of the next frame of a server."""
-        first, size = self._take(2)
+        first, size = self.take(2)
         assert first & 0x70 == 0 and first & 0x80 and size < 128
         if size == 126:
-            size = int.from_bytes(self._take(2), "big")
+            size = int.from_bytes(self.take(2), "big")
         elif size == 127:
-            size = int.from_bytes(self._take(8), "big")
-        return first & 15, self._take(size)
+            size = int.from_bytes(self.take(8), "big")
+        return first & 15, self.take(size)
 
     def text(self) -> str:
         """Returns the next message, a text."""
@@ -561,7 +575,7 @@ class Peer:
         """Returns everything until the server ends the connection."""
         while part := self.receive():
             self._read += part
-        return self._take(len(self._read))
+        return self.take(len(self._read))
 
     def reset(self) -> None:
         """Ends the connection as a machine does that has crashed."""

@@ -12,9 +12,11 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Final, final
 
-from wsbroker.errors import WorkerError
+from wsbroker.errors import ConfigError, WorkerError, WSBrokerError
+
+START_HANDLER: Final = "handle_worker_start"
 
 logger = logging.getLogger(__name__)
 
@@ -26,15 +28,22 @@ class Work:
     sys_path: list[str]
     spec: object
     options: Mapping[str, object]
+    shutdown_timeout_s: float = 30.0
+    """How long a worker may stay when the server is gone."""
 
 
 class Carrier(ABC):
     """One worker's carrier; used for one start.
 
+    Class attributes:
+        fate: what becomes of a stuck one, for the log.
+
     Args:
         name: of the thread and in the log.
         work: what to run.
     """
+
+    fate = "left behind"
 
     def __init__(self, name: str, work: Work) -> None:
         self.name = name
@@ -49,8 +58,19 @@ class Carrier(ABC):
     def carry(self, wire: socket.socket, control: socket.socket) -> None:
         """Runs the worker to its end on these ends of its streams. In the carrier's thread."""
 
-    def kill(self) -> None:  # noqa: B027 (most kinds cannot)
-        """Ends a stuck worker by force, where the kind can do that; elsewhere it is left behind."""
+    def kill(self) -> bool:
+        """Ends a stuck worker by force, where the kind can do that; False: it is left behind."""
+        return False
+
+    def start_error(self, text: str, detail: str) -> WSBrokerError:
+        """Returns what a start fails with that the worker has called off.
+
+        Args:
+            text: what it says to the user.
+            detail: a traceback, or "".
+        """
+        # A handler that fails (its database is down) is no wrong setting; the text begins with its name then.
+        return WorkerError(text) if text.startswith(START_HANDLER) else ConfigError(text)
 
     @final
     def launch(self) -> tuple[socket.socket, socket.socket]:

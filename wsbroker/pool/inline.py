@@ -10,6 +10,7 @@ from typing import Final
 
 from wsbroker.config import Config
 from wsbroker.errors import ConfigError, WorkerError
+from wsbroker.pool.slow_start import SlowStart
 from wsbroker.wire.http import HttpRequest, HttpResponse
 from wsbroker.worker.loader import Handlers, load
 from wsbroker.worker.options import Options
@@ -63,7 +64,8 @@ class InlineWorker:
         handlers = load(self._spec)
         runtime = Runtime(handlers, self._port, self._options)
         try:
-            await runtime.start()
+            with SlowStart(NAME):
+                await runtime.start()
         except ConfigError:
             raise
         except (Exception, SystemExit) as error:

@@ -1,33 +1,98 @@
 """Which kind of worker runs a spec, and why. All that differs between the kinds that have a wire is their carrier."""
 
+import sys
+import sysconfig
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
-from wsbroker.config import WorkerKind
+from wsbroker.config import Config, WorkerKind, cpu_count
 from wsbroker.errors import ConfigError
+from wsbroker.pool import interpreters
 from wsbroker.pool.carrier import Carrier, Work
+from wsbroker.pool.interpreter_worker import InterpreterCarrier
+from wsbroker.pool.process_worker import ProcessCarrier
+from wsbroker.pool.specs import name_of, why_unnamed
 from wsbroker.pool.thread_worker import ThreadCarrier
 
-CARRIERS: Final[dict[WorkerKind, Callable[[str, Work], Carrier]]] = {"thread": ThreadCarrier}
+CARRIERS: Final[dict[WorkerKind, Callable[[str, Work], Carrier]]] = {
+    "thread": ThreadCarrier,
+    "interpreter": InterpreterCarrier,
+    "process": ProcessCarrier,
+}
 """The kinds that speak over a wire; `inline` has none."""
 
+ELSEWHERE: Final = ("interpreter", "process")
+"""The kinds whose workers import the handlers themselves, so that they need a name for them."""
 
-def choose_kind(kind: WorkerKind, spec: object) -> tuple[WorkerKind, str]:
-    """Resolves `auto` and refuses what cannot work.
 
-    Returns:
-        the kind, and the reason for the log.
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What the choice depends on beside the settings: tests make their own."""
+
+    python: str
+    """``"3.13"``"""
+    has_interpreters: bool
+    """Whether there are subinterpreters with a lock of their own."""
+    is_free_threaded: bool
+    """Whether threads run Python code at the same time, now."""
+    cpus: int
+
+
+def this_host() -> Host:
+    """Returns the facts about the running interpreter."""
+    return Host("{}.{}".format(*sys.version_info[:2]), interpreters.are_available(), is_free_threaded(), cpu_count())
+
+
+def is_free_threaded() -> bool:
+    """Whether the interpreter lock is off: the import of an extension module may have switched it on."""
+    is_gil_enabled = getattr(sys, "_is_gil_enabled", None)
+    return bool(sysconfig.get_config_var("Py_GIL_DISABLED")) and is_gil_enabled is not None and not is_gil_enabled()
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A kind of worker, and what follows from it."""
+
+    kind: WorkerKind
+    count: int
+    spec: object
+    """As the workers get it: a name where they import it themselves."""
+    reason: str
+    """For the log."""
+    may_move: bool = False
+    """To `process`, all of them, if a module refuses to be loaded."""
+    needs_free_threads: bool = False
+    """The choice was wrong if the handlers' modules switch the interpreter lock on."""
+
+
+def choose(config: Config, spec: object, host: Host) -> Choice:
+    """Resolves `auto` and the number of workers, and refuses what cannot work.
 
     Raises:
-        ConfigError: this kind is not available.
+        ConfigError: this kind cannot run this spec, or not here.
     """
-    if kind == "auto":
-        if isinstance(spec, str):
-            return "thread", "auto takes thread"
-        return "thread", (
-            "auto takes thread: a live object exists in this interpreter only; "
-            "register its name ('pkg.mod:obj') instead to use all cores"
-        )
-    if kind == "inline" or kind in CARRIERS:
-        return kind, "as configured"
-    raise ConfigError(f"worker kind {kind!r} is not available in this version; use thread or inline")
+    kind = config.worker_kind
+    name = name_of(spec)
+    if kind != "auto":
+        if kind in ELSEWHERE and name is None:
+            raise ConfigError(f"worker kind {kind!r} cannot run this worker: {why_unnamed(spec)}")
+        if kind == "interpreter" and not host.has_interpreters:
+            raise ConfigError(
+                f"worker kind 'interpreter' needs CPython 3.13 or later, and this is {host.python}: use 'process'"
+            )
+        return Choice(kind, config.workers_for(kind), name if kind in ELSEWHERE else spec, "as configured")
+    if host.is_free_threaded:
+        count = host.cpus if config.workers is None else config.workers
+        reason = "auto takes thread: this Python has no lock that keeps threads apart"
+        return Choice("thread", count, spec, reason, needs_free_threads=True)  # not tested: no such build was at hand
+    if name is None:
+        return Choice("thread", config.workers_for("thread"), spec, f"auto takes thread: {why_unnamed(spec)}")
+    if host.has_interpreters:
+        reason = f"auto takes interpreter: Python {host.python} has them"
+        return Choice("interpreter", config.workers_for("interpreter"), name, reason, may_move=True)
+    count = host.cpus if config.workers is None else config.workers
+    if count > 1:
+        reason = f"auto takes process: Python {host.python} has no subinterpreters with a lock of their own"
+        return Choice("process", count, name, reason)
+    return Choice("thread", 1, spec, "auto takes thread: one worker needs no other interpreter")

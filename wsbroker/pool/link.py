@@ -4,11 +4,14 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from wsbroker.wire.framing import Unpacker, pack
 
 logger = logging.getLogger(__name__)
+
+ENDED: Final = "it ended by itself"
+"""Why a link was lost, if all that is known is that the other end is closed."""
 
 Batch = list[tuple[object, ...]]
 
@@ -93,7 +96,7 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The other end is gone."""
-        self._lose("it ended by itself" if exc is None else f"its wire broke: {exc}")
+        self._lose(ENDED if exc is None else f"{ENDED}: {exc}")
 
     def pause_writing(self) -> None:
         """The transport's buffer is over its high mark."""

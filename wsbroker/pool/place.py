@@ -151,15 +151,23 @@ class Place:
         assert worker is not None
         now = asyncio.get_running_loop().time()
         closes = self._core.lane_lost(self.index, WORKER_RESTART)
-        logger.error("worker lost worker=%s reason=%r close_handlers_left=%d", self.name, reason, len(closes))
         self._owner.closes_left(self, closes)
+        mourning = self._mourn(worker, reason, len(closes), now)
+        self._replacing = self._tasks.spawn(mourning, f"{self.name} replacement")
+
+    async def _mourn(self, worker: WireWorker, reason: str, closes_left: int, died_at: float) -> None:
+        """Says why it was lost, which takes a moment to know, and replaces it."""
+        try:
+            reason = await worker.why_lost(reason)
+        finally:
+            logger.error("worker lost worker=%s reason=%r close_handlers_left=%d", self.name, reason, closes_left)
         if self._is_stopping:
             return
-        delay_s = self._restarts.died(now, now - worker.started_at)
+        delay_s = self._restarts.died(died_at, died_at - worker.started_at)
         if delay_s is None:
             self._give_up(reason)
         else:
-            self._replacing = self._tasks.spawn(self._replace(delay_s), f"{self.name} replacement")
+            await self._replace(delay_s)
 
     async def _replace(self, delay_s: float) -> None:
         loop = asyncio.get_running_loop()

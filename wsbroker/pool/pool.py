@@ -12,7 +12,8 @@ from wsbroker.pool.carrier import Carrier, Work
 from wsbroker.pool.closes import LeftCloses
 from wsbroker.pool.core import Core, LaneView
 from wsbroker.pool.inline import InlineWorker
-from wsbroker.pool.kinds import CARRIERS, choose_kind
+from wsbroker.pool.interpreter_worker import ModuleRefused
+from wsbroker.pool.kinds import CARRIERS, choose, is_free_threaded, this_host
 from wsbroker.pool.link import Batch
 from wsbroker.pool.local_port import LocalPort
 from wsbroker.pool.place import Owner, Place, WorkerStatistics, idle_statistics
@@ -57,17 +58,22 @@ class Pool(Owner):
         on_fatal: Callable[[Exception], None],
         carrier_for: Callable[[str, Work], Carrier] | None = None,
     ) -> None:
-        kind, reason = choose_kind(config.worker_kind, spec)
-        self.kind: Final[WorkerKind] = kind
-        self.size: Final = config.workers_for(self.kind)
-        logger.info("workers kind=%s count=%d reason=%r", self.kind, self.size, reason)
+        choice = choose(config, spec, this_host())
+        self.kind: WorkerKind = choice.kind
+        """Where handlers run. With `auto` it may change while they start."""
+        self.size: Final = choice.count
+        logger.info("workers kind=%s count=%d reason=%r", self.kind, self.size, choice.reason)
         self._config = config
+        self._core = core
+        self._choice = choice
+        self._carrier_for = carrier_for
         self._on_fatal = on_fatal
         self._tasks = Tasks()
         self._timer: asyncio.TimerHandle | None = None
         self._next = 0
         self._is_stopping = False
         self._has_failed = False
+        self._has_stopped = False
         self.handlers_found: frozenset[str] = frozenset()
         """Names of the handlers that the spec has; known after `start`."""
         self.has_open_handler = True
@@ -78,17 +84,22 @@ class Pool(Owner):
         self.lanes: Final[Sequence[LaneView]] = [
             core.add_lane(index, config.mailbox_bytes, is_inline) for index in range(self.size)
         ]
-        options = worker_options(config)
-        self.inline: Final = InlineWorker(config, spec, port, Options.from_plain(options)) if is_inline else None
+        options = Options.from_plain(worker_options(config))
+        self.inline: Final = InlineWorker(config, spec, port, options) if is_inline else None
         self._places: list[Place] = []
         self._closes = LeftCloses(core, self._places)
         if not is_inline:
-            make = carrier_for or CARRIERS[self.kind]
-            work = Work(list(sys.path), spec, options)
-            self._places += [
-                Place(index, lane, lambda name: make(name, work), core, config, self._tasks, self)
-                for index, lane in enumerate(self.lanes)
-            ]
+            self._make_places()
+
+    def _make_places(self) -> None:
+        """One for each lane, for workers of this kind."""
+        config = self._config
+        make = self._carrier_for or CARRIERS[self.kind]
+        work = Work(list(sys.path), self._choice.spec, worker_options(config), config.shutdown_timeout)
+        self._places[:] = [
+            Place(index, lane, lambda name: make(name, work), self._core, config, self._tasks, self)
+            for index, lane in enumerate(self.lanes)
+        ]
 
     # Start and stop. --------------------------------------------------------------------------------------------
 
@@ -102,16 +113,38 @@ class Pool(Owner):
         if self.inline is not None:
             names = await self.inline.start()
         else:
-            names = await self._start_places()
+            names = await self._start_places_or_move()
         self.handlers_found = frozenset(names)
         self.has_http_handler = "handle_http_request" in self.handlers_found
         self._has_open = "handle_socket_open" in self.handlers_found
         self._look_at_opens()
         if self._places:
             self._arm()
+        if self._choice.needs_free_threads and not is_free_threaded():
+            logger.warning(
+                "a module that the handlers import has switched the interpreter lock on again: threads do not run at "
+                "the same time, set worker_kind=process to use all cores"
+            )
+
+    async def _start_places_or_move(self) -> list[str]:
+        try:
+            try:
+                return await self._start_places()
+            except ModuleRefused as refused:
+                if not self._choice.may_move:
+                    raise
+                logger.warning("all workers move to processes: %s", refused)
+                self.kind = "process"
+                self._make_places()
+                return await self._start_places()
+        except BaseException:
+            await self.stop(FAILED_START_STOP_S)
+            raise
 
     async def _start_places(self) -> list[str]:
-        starts = [asyncio.ensure_future(place.start()) for place in self._places]
+        """Starts all of them; none is left if one fails."""
+        places = list(self._places)
+        starts = [asyncio.ensure_future(place.start()) for place in places]
         try:
             await asyncio.wait(starts, return_when=asyncio.FIRST_EXCEPTION)
             return [start.result() for start in starts if start.done()][-1]
@@ -119,8 +152,16 @@ class Pool(Owner):
             for start in starts:
                 start.cancel()
             await asyncio.gather(*starts, return_exceptions=True)
-            await self.stop(FAILED_START_STOP_S)
+            await self._stop_places(FAILED_START_STOP_S)
             raise
+
+    async def _stop_places(self, timeout_s: float) -> int:
+        """Ends every worker; returns how many were left behind."""
+        results = await asyncio.gather(*(place.stop(timeout_s) for place in self._places), return_exceptions=True)
+        for place, result in zip(self._places, results, strict=True):
+            if isinstance(result, BaseException):
+                logger.error("worker could not be stopped worker=%s", place.name, exc_info=result)
+        return sum(result is not True for result in results)
 
     def _look_at_opens(self) -> None:
         all_run = all(place.is_running for place in self._places) and not self._is_stopping
@@ -132,6 +173,8 @@ class Pool(Owner):
         Args:
             timeout_s: how long all of it may take.
         """
+        if self._has_stopped:
+            return
         self._is_stopping = True
         self._look_at_opens()
         loop = asyncio.get_running_loop()
@@ -141,17 +184,13 @@ class Pool(Owner):
         for place in self._places:
             await place.stop_replacing()
         await self._drain(loop.time() + timeout_s * DRAIN_SHARE)
-        left_s = max(0.0, deadline - loop.time())
-        results = await asyncio.gather(*(place.stop(left_s) for place in self._places), return_exceptions=True)
-        for place, result in zip(self._places, results, strict=True):
-            if isinstance(result, BaseException):
-                logger.error("worker could not be stopped worker=%s", place.name, exc_info=result)
+        left_behind = await self._stop_places(max(0.0, deadline - loop.time()))
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         await self._tasks.finish()
         self._closes.give_up()
-        left_behind = sum(result is not True for result in results)
+        self._has_stopped = True
         logger.info("workers stopped count=%d left_behind=%d", self.size, left_behind)
 
     async def _drain(self, deadline: float) -> None:

@@ -10,10 +10,12 @@ from typing import Final, cast
 import anyio
 
 from wsbroker.config import Config
-from wsbroker.errors import ConfigError, WorkerError
+from wsbroker.errors import WorkerError
 from wsbroker.pool.carrier import Carrier
 from wsbroker.pool.core import Core
-from wsbroker.pool.link import Batch, Link, connect
+from wsbroker.pool.link import ENDED, Batch, Link, connect
+from wsbroker.pool.records import replay
+from wsbroker.pool.slow_start import SlowStart
 from wsbroker.pool.tasks import Tasks
 from wsbroker.wire import commands, control, events
 from wsbroker.wire.commands import Command
@@ -25,10 +27,11 @@ MERGE_EVENTS: Final = 256
 """Batches that wait together leave as one write, of about this many events: one `marshal` and one wake-up."""
 HANDLED: Final = "handled"
 """Statistic: messages whose handlers have ended."""
-START_HANDLER: Final = "handle_worker_start"
 PROBE_INTERVAL_S: Final = 1.0
 OUTCOME_WAIT_S: Final = 1.0
-"""How long a worker that ended while starting may take to say why."""
+"""How long a worker whose wire has ended may take to end itself and so say why; then it is killed, if it can be."""
+KILL_WAIT_S: Final = 1.0
+"""How long a worker that was killed may take to be gone."""
 
 
 class State(Enum):
@@ -136,24 +139,28 @@ class WireWorker:
                 raise
             await connect(control_end, self._control)
             self._pump_task = self._tasks.spawn(self._pump(), f"{self.name} mailbox")
-            outcome = await self._started
+            with SlowStart(self.name):
+                outcome = await self._started
             if isinstance(outcome, Exception):
                 if isinstance(outcome, _EndedEarly):
-                    outcome = await self._why_ended_early(outcome)
+                    reason = await self.why_lost(str(outcome))
+                    outcome = WorkerError(f"worker {self.name} ended before it had started: {reason}")
                 raise outcome
         except BaseException:
             self._end()
             raise
         return outcome
 
-    async def _why_ended_early(self, early: "_EndedEarly") -> WorkerError:
-        try:
-            async with asyncio.timeout(OUTCOME_WAIT_S):
-                await self._carrier.wait_ended()
-        except TimeoutError:
-            pass
-        reason = self._carrier.outcome or str(early)
-        return WorkerError(f"worker {self.name} ended before it had started: {reason}")
+    async def why_lost(self, reason: str) -> str:
+        """Waits a moment for its end, if that is what was noticed, and ends what is left of it by force.
+
+        Returns:
+            how its carrier has ended, if that says more than `reason`.
+        """
+        if reason.startswith(ENDED):
+            await self._has_ended_by(self._loop.time() + OUTCOME_WAIT_S)
+        self._carrier.kill()
+        return self._carrier.outcome or reason
 
     async def stop(self, timeout_s: float) -> bool:
         """Lets it finish what came before, run `handle_worker_stop` and end; what is stuck is left behind.
@@ -162,7 +169,8 @@ class WireWorker:
             whether nothing of it runs any more.
         """
         deadline = self._loop.time() + timeout_s
-        if self.state is State.RUNNING:
+        was_running = self.state is State.RUNNING
+        if was_running:
             self.state = State.STOPPING
             self.post([(events.STOP,)])
             try:
@@ -170,18 +178,27 @@ class WireWorker:
                     await self._over.wait()
             except TimeoutError:
                 level = logging.ERROR if timeout_s > 0 else logging.INFO
-                text = "worker did not stop in time, left behind worker=%s timeout_s=%g"
-                logger.log(level, text, self.name, timeout_s)
+                text = "worker did not stop in time, %s worker=%s timeout_s=%g"
+                logger.log(level, text, self._carrier.fate, self.name, timeout_s)
         is_over = self._over.is_set()
         self._end()
-        if not is_over:
-            self._carrier.kill()
+        if is_over:
+            has_ended = await self._has_ended_by(deadline)
+            if not has_ended:
+                text = "worker stopped and did not end, %s worker=%s timeout_s=%g"
+                logger.error(text, self._carrier.fate, self.name, timeout_s)
+        else:
+            # One that did not come to its start may be about to end: it has said why, or has nobody to talk to.
+            has_ended = not was_running and await self._has_ended_by(min(deadline, self._loop.time() + OUTCOME_WAIT_S))
+        if not has_ended and self._carrier.kill():
+            deadline = max(deadline, self._loop.time() + KILL_WAIT_S)
+        return has_ended or await self._has_ended_by(deadline)
+
+    async def _has_ended_by(self, deadline: float) -> bool:
         try:
             async with asyncio.timeout_at(deadline):
                 await self._carrier.wait_ended()
         except TimeoutError:
-            if is_over:
-                logger.error("worker stopped and did not end worker=%s timeout_s=%g", self.name, timeout_s)
             return False
         return True
 
@@ -373,14 +390,14 @@ class WireWorker:
             self._started.set_result(list(cast(list[str], command[1])))
         elif kind == commands.START_FAILED:
             _, text, detail = cast(tuple[int, str, str], command)
-            # A handler that fails (its database is down) is no wrong setting; the text begins with its name then.
-            error_type = WorkerError if text.startswith(START_HANDLER) else ConfigError
-            failure = error_type(text)
+            failure = self._carrier.start_error(text, detail)
             if detail:  # the traceback there; whoever shows this error decides whether to show it too
                 failure.__cause__ = WorkerError(f"in worker {self.name}:\n{detail}")
             self._started.set_result(failure)
         elif kind == commands.STOPPED:
             self._over.set()
+        elif kind == commands.LOG:
+            replay(self.name, command)
         else:
             logger.error("command not understood worker=%s kind=%r", self.name, kind)
 

@@ -1,6 +1,8 @@
 """The helper thread of a worker: answers probes and keeps the watch, while a handler is busy."""
 
+from collections.abc import Callable
 from threading import Lock, Thread
+from time import sleep
 from typing import TYPE_CHECKING, Final
 
 from wsbroker.wire import control as messages
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
 
 READ_BYTES: Final = 4096
 SHORTEST_WAIT_S: Final = 0.001
+LONGEST_WAIT_S: Final = 0.1
 
 
 class Helper:
@@ -20,13 +23,15 @@ class Helper:
     Args:
         control: the stream; it belongs to the helper until `stop` returns.
         name: of the worker.
+        on_alone: called in the thread when the broker is gone and the worker still runs.
     """
 
-    __slots__ = ("_control", "_is_stopped", "_lock", "_thread", "_name")
+    __slots__ = ("_control", "_is_stopped", "_lock", "_name", "_on_alone", "_thread")
 
-    def __init__(self, control: "socket", name: str) -> None:
+    def __init__(self, control: "socket", name: str, on_alone: Callable[[], None] | None = None) -> None:
         self._control = control
         self._name = name
+        self._on_alone = on_alone
         self._lock = Lock()
         self._is_stopped = False
         self._thread: Thread | None = None
@@ -70,6 +75,13 @@ class Helper:
             pass  # nobody is there, or has read for long: the broker notices by the probes that stay unanswered
 
     def _run(self, watch: Watch) -> None:
+        self._serve(watch)
+        if self._on_alone is not None and not self._is_stopped:
+            self._on_alone()
+            while not self._is_stopped:  # the limits of handlers hold to the end
+                sleep(min(watch.look() or LONGEST_WAIT_S, LONGEST_WAIT_S))
+
+    def _serve(self, watch: Watch) -> None:
         unpacker = Unpacker()
         control = self._control
         while not self._is_stopped:

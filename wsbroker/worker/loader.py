@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 
 Handler = Callable[..., object]
 
+_REFUSALS: Final = (
+    "does not support loading in subinterpreters",
+    "do not yet support subinterpreters",
+    "can only be loaded into one interpreter per process",
+)
+"""What ImportErrors of extension modules say: CPython's own check, PyO3's, Cython's."""
+_LONGEST_REFUSAL: Final = 200
+
 _CLOSE_MATCH: Final = 0.72
 """How alike two names are (difflib's ratio) for one to be a misspelling of the other: "handle_message" passes."""
 
@@ -222,8 +230,52 @@ def _places(missing: str) -> list[str]:
 
 def _import_failed(name: str, error: BaseException) -> str:
     chain = " → ".join(_import_chain(error))
-    origin = f" (imported by {chain})" if chain else ""
+    refusal = refusal_of(error)
+    if refusal:
+        origin = f" (imported by {chain})" if chain else ""
+        return f"cannot import {name!r}: {refusal}{origin}"
+    origin = f" (imported by {chain}{_place(error)})" if chain else ""
     return f"cannot import {name!r}: {_shown_error(error)}{origin}"
+
+
+def refusal_of(error: BaseException | None) -> str:
+    """Returns what an extension module said that cannot be loaded in a subinterpreter; "" if that was not the cause.
+
+    The error itself may be a wordy one that a package has made of it (numpy does).
+    """
+    while error is not None:
+        text = " ".join(str(error).split())
+        if isinstance(error, ImportError) and is_refusal(text):
+            return text if len(text) <= _LONGEST_REFUSAL else _shortened(text)
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def is_refusal(text: str) -> bool:
+    """Whether this is said by an extension module that cannot be loaded in a subinterpreter."""
+    return any(words in text for words in _REFUSALS)
+
+
+def _shortened(text: str) -> str:
+    """The sentence around the words that matter."""
+    at = min(text.find(words) for words in _REFUSALS if words in text)
+    return "…" + text[max(0, at - 60) : at + 60].strip()
+
+
+def _place(error: BaseException) -> str:
+    """``", at app.py line 12"``: the innermost line of the application's own."""
+    import sys
+
+    where = ""
+    trace = error.__traceback__
+    while trace is not None:
+        path = trace.tb_frame.f_code.co_filename
+        is_ours = trace.tb_frame.f_globals.get("__package__") == __package__
+        is_installed = path.startswith((sys.prefix, sys.base_prefix, "<"))
+        if not is_ours and not is_installed:
+            where = f", at {path.replace(chr(92), '/').rpartition('/')[2]} line {trace.tb_lineno}"
+        trace = trace.tb_next
+    return where
 
 
 def _import_chain(error: BaseException) -> list[str]:

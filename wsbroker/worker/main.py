@@ -1,7 +1,7 @@
 """A worker from its start to its end: the same for every kind that has a wire."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from threading import current_thread
 from typing import TYPE_CHECKING, Final
 
@@ -26,7 +26,12 @@ deadline, and nobody wakes the helper for it."""
 
 
 def worker_main(
-    wire: "socket", control: "socket", sys_path: list[str], spec: object, options: Mapping[str, object]
+    wire: "socket",
+    control: "socket",
+    sys_path: list[str],
+    spec: object,
+    options: Mapping[str, object],
+    on_alone: Callable[[], None] | None = None,
 ) -> None:
     """Runs a worker in this thread, until it is told to stop or the other end of its wire is gone.
 
@@ -36,19 +41,24 @@ def worker_main(
         sys_path: where modules are imported from; what is missing in this interpreter's is added.
         spec: of the handlers, as for `load`.
         options: the arguments of `Options`.
+        on_alone: called in the helper's thread if the broker goes away before the worker has ended.
     """
     how = Options.from_plain(options)
     name = how.name or current_thread().name
     wire.settimeout(None)
-    helper = Helper(control, name)
+    helper = Helper(control, name, on_alone)
     limits_s = (how.handler_timeout, how.http_timeout)
     watch = Watch(min(limits_s) / LOOKS_PER_LIMIT, how.worker_hang_timeout, helper.interrupted, helper.hung)
     port = WirePort(wire, watch)
     token = ports.current.set(port)
     try:
         if how.owns_interpreter:
+            current_thread().name = name
             ports.set_default(port)
-            _set_up_logging(how.log_level)
+            ports.is_worker = True
+            from wsbroker.worker.logs import set_up
+
+            set_up(how.log_levels, port, name)
         _extend_path(sys_path)
         helper.start(watch)
         _run(spec, how, name, port, watch, helper, wire)
@@ -104,10 +114,3 @@ def _extend_path(sys_path: list[str]) -> None:
         for index, place in enumerate(sys_path):
             if place not in sys.path:
                 sys.path.insert(index, place)
-
-
-def _set_up_logging(level: str) -> None:
-    if level:
-        from logging import basicConfig
-
-        basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")

@@ -15,14 +15,14 @@ class Options:
         on_handler_error: what happens to the socket of a handler that raised or took too long.
         worker_arg: what `handle_worker_start` is given.
         owns_interpreter: whether all code of this interpreter belongs to the worker (every wire kind but `thread`):
-            then its port is that of all threads, and `log_level` is set up here.
-        log_level: a name of `logging`, such as ``"INFO"``; ``""``: logging is not set up.
+            then its port is that of all threads, and what is logged goes to the broker.
+        log_levels: there, the levels by the logger's name; see `logs`.
     """
 
     __slots__ = (
         "handler_timeout",
         "http_timeout",
-        "log_level",
+        "log_levels",
         "name",
         "on_handler_error",
         "owns_interpreter",
@@ -40,7 +40,7 @@ class Options:
         on_handler_error: Literal["close", "log"] = "close",
         worker_arg: str | None = None,
         owns_interpreter: bool = False,
-        log_level: str = "",
+        log_levels: "Mapping[str, int] | None" = None,
     ) -> None:
         self.name = name
         self.handler_timeout = handler_timeout or float("inf")
@@ -49,7 +49,7 @@ class Options:
         self.on_handler_error = on_handler_error
         self.worker_arg = worker_arg
         self.owns_interpreter = owns_interpreter
-        self.log_level = log_level
+        self.log_levels = log_levels or {}
 
     @classmethod
     def from_plain(cls, plain: "Mapping[str, object]") -> "Options":

@@ -87,6 +87,9 @@ current: Final[ContextVar[Port | None]] = ContextVar("wsbroker.port", default=No
 default: Port | None = None
 """The port of everybody else in this interpreter; set with `set_default`."""
 
+is_worker = False
+"""Whether this whole interpreter belongs to a worker: then there is no server to start here."""
+
 _get_current: Final = current.get
 
 

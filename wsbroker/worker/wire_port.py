@@ -284,6 +284,19 @@ class WirePort(Port):
             raise ValueError(f"a message of {len(command[2])} is more than a worker can send at once ({MAX_DATA})")
         self._write_out([command])
 
+    def log(self, record: "Command") -> bool:
+        """Sends a log record at once, on any thread, also from a finaliser; False: the broker is gone."""
+        if self.is_ended:
+            return False
+        is_own = get_ident() == self._thread_id
+        armed = self._watch.shield() if is_own else None
+        try:
+            self._write_out([record])
+        finally:
+            if is_own:
+                self._watch.unshield(armed)
+        return not self.is_ended
+
     # Questions. -------------------------------------------------------------------------------------------------
 
     def subscribe(self, socket_id: int, channel: bytes) -> bool:

@@ -4,14 +4,13 @@ The two sockets that are spoken about belong to two different clients that we di
 """
 
 import asyncio
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
 
 from e2e.contract.apps.acting import evaluated
-from e2e.contract_kit import Client, Clients, How, Running, Servers, in_a_thread, value_of
+from e2e.contract_kit import Client, Clients, How, Running, Servers, fresh, in_a_thread, value_of
 from wsbroker.config import WorkerKind
 
 Do = Callable[[str], object]
@@ -127,15 +126,9 @@ def nobody() -> int:
 
 
 @pytest.fixture
-def name(names: Iterator[str]) -> str:
+def name() -> str:
     """A channel of this test only."""
-    return next(names)
-
-
-@pytest.fixture(scope="module")
-def names() -> Iterator[str]:
-    """Names of channels."""
-    return (f"channel {number}" for number in itertools.count(1))
+    return fresh("channel")
 
 
 def test_send_sends_text_as_text_and_bytes_as_binary_and_returns_none(do: Do, a: Client, b: Client) -> None:

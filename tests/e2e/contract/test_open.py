@@ -3,7 +3,7 @@
 import pytest
 from websockets.frames import Opcode
 
-from e2e.contract_kit import Client, Clients, Log, Refused, Running, Servers, request, text, until, upgrade
+from e2e.contract_kit import Client, Clients, Log, Refused, Running, Servers, fresh, request, text, until, upgrade
 from wsbroker.config import WorkerKind
 
 PUPPETS = ["puppet", "async_puppet"]
@@ -176,14 +176,14 @@ def test_a_client_that_leaves_while_it_is_opening_was_never_there(
     watcher = clients.connect(running)
     watcher.ask("subscribe(me, 'closes')")
     for leave in ("end", "reset"):
-        peer = clients.peer(running)
-        told = f"[send({watcher.id},repr(me)),subscribe(me,'gone'),send(me,'x')]and(gate('{leave}').wait())"
+        peer, gate = clients.peer(running), fresh("gate").replace(" ", "-")
+        told = f"[send({watcher.id},repr(me)),subscribe(me,'gone'),send(me,'x')]and(gate('{gate}').wait())"
         peer.send(upgrade(f"/?do={told}"))
         socket_id = watcher.answer()
         assert watcher.ask(f"(is_open({socket_id}), subscribers('gone') == [{socket_id}])") == (True, True)
         getattr(peer, leave)()
         until(lambda: watcher.ask(f"is_open({socket_id})") is False)
-        assert watcher.ask(f"(gate('{leave}').set(), subscribers('gone'))") == (None, [])
+        assert watcher.ask(f"(gate('{gate}').set(), subscribers('gone'))") == (None, [])
         until(lambda: running.count("connections") == 1)
     watcher.hears_nothing_else()
 

@@ -8,13 +8,15 @@ import wsbroker
 from e2e.contract.apps.acting import evaluated, verdict
 from wsbroker import HttpRequest, SocketId
 
+state: dict[str, object] = {}
+"""What a test wants to be remembered."""
 closing: dict[int, str] = {}
-gates: dict[str, asyncio.Event] = {}
+gates: dict[object, asyncio.Event] = {}
 asked_by: contextvars.ContextVar[int] = contextvars.ContextVar("asked_by", default=0)
 
 
-def gate(name: str) -> asyncio.Event:
-    """An event that handlers wait for and open."""
+def gate(name: object) -> asyncio.Event:
+    """An event that handlers wait for and open; it stays open, so each test names its own."""
     return gates.setdefault(name, asyncio.Event())
 
 

@@ -11,6 +11,8 @@ import wsbroker
 from e2e.contract.apps.acting import evaluated, verdict
 from wsbroker import HttpRequest, SocketId
 
+state: dict[str, object] = {}
+"""What a test wants to be remembered."""
 closing: dict[int, str] = {}
 """What the close handler of a socket is to do."""
 started: list[str | None] = []
