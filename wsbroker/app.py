@@ -13,13 +13,15 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Final, Unpack
 
 from wsbroker.addresses import Address, parse_addresses
 from wsbroker.config import Config, Settings
-from wsbroker.errors import CommandError, ConfigError
+from wsbroker.errors import CommandError, ConfigError, WSBrokerError
 from wsbroker.node import Node
+from wsbroker.reload import check_available, folders_of, watch
 from wsbroker.worker import port
 
 logger = logging.getLogger(__name__)
@@ -29,6 +31,7 @@ SWITCH_INTERVAL_S: Final = 0.0002
 default of 5 ms a busy loop starves them for seconds."""
 
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+SIGHUP: Final[signal.Signals | None] = getattr(signal, "SIGHUP", None)
 
 
 class WorkerHandle:
@@ -95,10 +98,15 @@ class Server:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
         self._stop_asked: asyncio.Event | None = None
+        self._is_stop_asked = False  # perhaps before there is a loop, or the event
         self._stop_timeout_s = config.shutdown_timeout
         self._stopped = threading.Event()
         self._stopped_async: asyncio.Event | None = None
         self._failure: BaseException | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._watched: list[Path] = []
+        self.wants_restart = False
+        """Set when `--reload` has stopped it in order to start the process anew."""
         self._addresses: list[Address] = []
 
     @property
@@ -156,6 +164,30 @@ class Server:
         if self._failure is not None:
             raise self._failure
 
+    def reload(self, timeout_s: float | None = None) -> None:
+        """Exchanges the workers for new ones with the code as it is now: no socket closes, no message is lost or repeated.
+
+        Only for workers of kind `interpreter` and `process`, which have modules of their own. If the new code cannot
+        be loaded, the old workers stay. On the event loop's thread, or in a handler, it asks for that and returns at
+        once; the log says how it ended.
+
+        Args:
+            timeout_s: how long to wait for the end, in seconds; None: as long as it takes.
+
+        Raises:
+            ConfigError: the kind of worker does not allow it, or the new code cannot be loaded.
+            WorkerError: a new worker could not be started, or an old one did not come to the end of its handlers.
+            TimeoutError: it goes on, but `timeout_s` is over.
+            RuntimeError: the server has stopped.
+        """
+        loop, node = self._loop, self._node
+        if loop is None or node is None or self._stopped.is_set():
+            raise CommandError("the server has stopped: there are no workers to exchange")
+        if threading.get_ident() == self._loop_thread or port.current.get() is not None:
+            self._ask_to_reload()
+        else:
+            asyncio.run_coroutine_threadsafe(node.reload(), loop).result(timeout_s)
+
     def statistics(self) -> dict[str, object]:
         """Counters and sizes of the core, and under ``"workers"`` a list with those of each worker. Safe on any thread.
 
@@ -168,6 +200,12 @@ class Server:
         if threading.get_ident() == self._loop_thread:
             return _statistics(node)
         return asyncio.run_coroutine_threadsafe(_statistics_of(node), loop).result(10)
+
+    def _watch_files(self) -> None:
+        if isinstance(self._spec, str):
+            self._watched = folders_of(self._spec)
+        else:
+            logger.warning("nothing is watched: reload needs an application named by a text such as 'pkg.mod'")
 
     def __enter__(self) -> "Server":
         return self
@@ -189,16 +227,29 @@ class Server:
         self._loop_thread = threading.get_ident()
         self._stop_asked = asyncio.Event()
         self._stopped_async = asyncio.Event()
+        if self._is_stop_asked:
+            self._stop_asked.set()
         try:
-            self._node = Node(self._config, self._spec, self._fail)
-            await self._node.open(addresses)
-            self._addresses = self._node.addresses
-            logger.info("serving on %s", ", ".join(str(address) for address in self._addresses))
-            on_open()
-            await self._stop_asked.wait()
-            logger.info("stopping")
-            await self._node.close(self._stop_timeout_s)
-            logger.info("stopped")
+            node = self._node = Node(self._config, self._spec, self._fail)
+            if not await _opened(node, addresses, self._stop_asked):
+                if self._failure is not None:
+                    raise self._failure
+                logger.info("stopped before it had started")
+                return
+            try:
+                self._addresses = node.addresses
+                logger.info("serving on %s", ", ".join(str(address) for address in self._addresses))
+                on_open()
+                if self._watched:
+                    self._tasks.add(
+                        self._loop.create_task(watch(self._watched, self._on_change), name="wsbroker watch")
+                    )
+                await self._stop_asked.wait()
+            finally:  # its task may be cancelled too
+                logger.info("stopping")
+                await self._end_tasks()
+                await node.close(self._stop_timeout_s)
+                logger.info("stopped")
         finally:
             self._end()
 
@@ -218,17 +269,78 @@ class Server:
         self._failure = error
         self._ask_to_stop(None)
 
+    def _ask_to_reload(self) -> None:
+        """From any thread, and from signal handlers."""
+        if self._loop is not None and not self._stopped.is_set():
+            self._loop.call_soon_threadsafe(self._begin_reload)
+
+    def _begin_reload(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._reload_and_log(), name="wsbroker reload")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _reload_and_log(self) -> None:
+        node = self._node
+        if node is None:
+            return
+        try:
+            await node.reload()
+        except WSBrokerError as error:
+            logger.error("not reloaded, the running workers stay: %s", error)
+            logger.debug("why it was not reloaded", exc_info=error)
+        except Exception:
+            logger.exception("not reloaded, the running workers stay")
+        else:
+            logger.info("reloaded")
+
+    async def _on_change(self) -> None:
+        """Files have changed: exchange the workers, or, where they share our modules, restart the process."""
+        node = self._node
+        if node is None:
+            return
+        if node.pool.kind in ("interpreter", "process"):
+            await self._reload_and_log()
+        else:
+            logger.info("restarting: workers of kind %s share the server's modules", node.pool.kind)
+            self.wants_restart = True
+            self._ask_to_stop(None)
+
+    async def _end_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
     def _ask_to_stop(self, timeout_s: float | None) -> None:
         """From any thread, and from signal handlers."""
-        loop, asked = self._loop, self._stop_asked
         if timeout_s is not None:
             self._stop_timeout_s = timeout_s
+        self._is_stop_asked = True
+        loop, asked = self._loop, self._stop_asked
         if loop is None or asked is None or self._stopped.is_set():
             return
         try:
             loop.call_soon_threadsafe(asked.set)
         except RuntimeError:
             logger.debug("the loop has ended already")
+
+
+async def _opened(node: Node, addresses: Sequence[Address], stop_asked: asyncio.Event) -> bool:
+    """Opens the node; False if a stop was asked for first: a worker that does not come up keeps nobody waiting."""
+    if stop_asked.is_set():
+        return False
+    opening = asyncio.ensure_future(node.open(addresses))
+    asked = asyncio.ensure_future(stop_asked.wait())
+    try:
+        await asyncio.wait((opening, asked), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        asked.cancel()
+        if not opening.done():
+            opening.cancel()
+            await asyncio.wait((opening,))
+    if opening.cancelled():
+        return False
+    opening.result()
+    return True
 
 
 async def _statistics_of(node: Node) -> dict[str, object]:
@@ -284,11 +396,14 @@ def start(
     takes_signals = handle_signals and threading.current_thread() is threading.main_thread()
     interval = _set_switch_interval()
     thread = threading.Thread(target=main, name="wsbroker", daemon=False)
-    thread.start()
     try:
+        thread.start()
         opened.wait()
-    except BaseException:  # KeyboardInterrupt while starting
+    except BaseException:  # KeyboardInterrupt while starting, or there is no room for another thread
         server._ask_to_stop(0)
+        if thread.ident is None:
+            server._end()
+        _restore_switch_interval(interval)
         raise
     if failures:
         thread.join()
@@ -311,6 +426,7 @@ def run(
     *,
     worker: object = None,
     config: Config | None = None,
+    reload: bool = False,
     **settings: Unpack[Settings],
 ) -> None:
     """Serves until SIGINT, SIGTERM or `Server.stop`, in the calling thread; for programs that do nothing else.
@@ -322,6 +438,8 @@ def run(
         bind: see `start`.
         worker: see `start`.
         config: see `start`.
+        reload: exchange the workers when the application's files change (kinds `interpreter` and `process`), or
+            restart the process (the others); for development. SIGHUP exchanges them at any time.
         **settings: any field of `Config`.
 
     Raises:
@@ -329,8 +447,13 @@ def run(
     """
     from wsbroker.config import raise_fd_limit
 
+    _refuse_inside_a_loop()
+    if reload:
+        check_available()
     raise_fd_limit()
     server, addresses = _prepare(bind, worker, config, settings)
+    if reload:
+        server._watch_files()
     interval = _set_switch_interval()
     is_main = threading.current_thread() is threading.main_thread()
     signals = _take_signals(server, _second_signal_exits, always=True) if is_main else None
@@ -344,6 +467,19 @@ def run(
             signals.restore()
     if server._failure is not None:
         raise server._failure
+    if server.wants_restart:
+        logging.shutdown()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _refuse_inside_a_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise CommandError(
+        "run() would block the event loop that runs in this thread: use 'async with wsbroker.serve(…)' in its place"
+    )
 
 
 def _freeze() -> None:
@@ -477,6 +613,9 @@ class _Signals:
             self.restore()
             signal.raise_signal(number)
             return
+        if number == SIGHUP:
+            self.server._ask_to_reload()
+            return
         self.count += 1
         if self.count == 1:
             self.server._ask_to_stop(None)
@@ -493,7 +632,7 @@ class _Signals:
 def _take_signals(server: Server, on_second: Callable[[_Signals, int], None], *, always: bool = False) -> _Signals:
     """Takes SIGINT and SIGTERM, those at their defaults or all."""
     signals = _Signals(server, on_second)
-    for number in STOP_SIGNALS:
+    for number in (*STOP_SIGNALS, SIGHUP) if always and SIGHUP is not None else STOP_SIGNALS:
         handler = signal.getsignal(number)
         if always or handler in (signal.SIG_DFL, signal.default_int_handler) or isinstance(handler, _Signals):
             signals.before[number] = signal.SIG_DFL if isinstance(handler, _Signals) else handler

@@ -109,6 +109,7 @@ class Plan:
         addresses: the same, read.
         config: all settings.
         warnings: to be logged before the start.
+        reload: whether to exchange the workers when files change.
     """
 
     app: str | None
@@ -116,6 +117,7 @@ class Plan:
     addresses: list[Address]
     config: Config
     warnings: tuple[str, ...]
+    reload: bool = False
 
 
 def _plan(flags: Mapping[str, object], environment: Mapping[str, str]) -> Plan:
@@ -150,7 +152,7 @@ def _plan(flags: Mapping[str, object], environment: Mapping[str, str]) -> Plan:
     if app is None and secret is None:
         warnings += _open_to_all(addresses)
     _log_sources(found, values)
-    return Plan(app, bind, addresses, config, tuple(warnings))
+    return Plan(app, bind, addresses, config, tuple(warnings), bool(flags["reload"]))
 
 
 def _log_sources(found: sources.Layer, values: Mapping[str, object]) -> None:
@@ -163,7 +165,7 @@ def _log_sources(found: sources.Layer, values: Mapping[str, object]) -> None:
 
 
 def _given(flags: Mapping[str, object]) -> dict[str, object]:
-    return {name: value for name, value in flags.items() if name != "config"}
+    return {name: value for name, value in flags.items() if name not in ("config", "reload")}
 
 
 def _app(found: sources.Layer) -> str | None:
@@ -260,7 +262,7 @@ def _serve(plan: Plan) -> int:
     from wsbroker.app import run
 
     try:
-        run(plan.bind, config=plan.config, worker=worker)
+        run(plan.bind, config=plan.config, worker=worker, reload=plan.reload)
     except OSError as error:
         text = failure_text(error, plan.addresses)
         if text is None:
@@ -422,7 +424,12 @@ def _command() -> click.Command:
     ]
     for group in GROUPS:
         options += [_option(setting) for setting in SETTINGS.values() if setting.group == group]
-    options.append(
+    options += [
+        click.Option(
+            ["--reload"],
+            is_flag=True,
+            help="exchange the workers when files of APP change; kinds inline and thread restart the process",
+        ),
         click.Option(
             ["--version"],
             is_flag=True,
@@ -430,8 +437,8 @@ def _command() -> click.Command:
             is_eager=True,
             callback=_show_version,
             help="show the version and whether the core is compiled",
-        )
-    )
+        ),
+    ]
     return _Command(
         "wsbroker",
         params=options,

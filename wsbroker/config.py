@@ -592,6 +592,21 @@ def _refuse_contradictions(values: Mapping[str, object], named: Mapping[str, str
             f"{named['workers']} is {workers}, but {named['worker_kind']} is inline, and handlers in the event loop "
             "have one worker: leave the number out, or choose another kind"
         )
+    interval = _seconds_of(values, "flush_interval")
+    for deadline in ("pong_timeout", "close_timeout"):
+        if interval and interval >= _seconds_of(values, deadline):
+            shown = SETTINGS[deadline].show(_seconds_of(values, deadline))
+            raise ConfigError(
+                f"{named['flush_interval']} is {SETTINGS['flush_interval'].show(interval)}, but {named[deadline]} is "
+                f"{shown}: pings and closes wait in the flush interval too, so no peer could answer in time; "
+                "some milliseconds are usual"
+            )
+
+
+def _seconds_of(values: Mapping[str, object], name: str) -> float:
+    value = values.get(name, SETTINGS[name].default)
+    assert isinstance(value, (int, float))
+    return float(value)
 
 
 def worker_count(kind: WorkerKind) -> int:

@@ -101,12 +101,17 @@ class Node:
         runtime.release = runner.release
         self.sockets.inline = runner
 
+    async def reload(self) -> None:
+        """Exchanges the workers for new ones with the code as it is now; raises as `Pool.reload`."""
+        await self.pool.reload()
+
     async def close(self, timeout_s: float) -> None:
         """Stops everything; after `timeout_s` what is left is dropped. Never raises for a stuck handler or client."""
         deadline = time.monotonic() + timeout_s
         if self._warner is not None:
             self._warner.cancel()
         self.front.stop_listening()
+        self.sockets.stop()
         # Requests in flight need the workers; half of the time is theirs, the rest is for the handlers' end.
         await asyncio.gather(self._close_sockets(deadline), self.front.stop(timeout_s / 2))
         await self.pool.stop(max(0.0, deadline - time.monotonic()))
@@ -162,6 +167,7 @@ class Node:
             "frames_dropped": counters.frames_dropped,
             "slow_consumers": counters.slow_consumers,
             "subscriptions_refused": counters.subscriptions_refused,
+            "commands_refused": counters.commands_refused,
             "inboxes_full": counters.inboxes_full,
             "mailboxes_full": counters.mailboxes_full,
             "timers": int(self.sockets.wheel.count),

@@ -60,4 +60,5 @@ def run(stage: Stage) -> Row:
         echoer.receiver.add_problems(row, echoer.sent)
         echoer.receiver.client.reset()
     row.rss_per_connection = (after.rss_bytes - before.rss_bytes) / job.connections
+    row.ended = stage.ended
     return row

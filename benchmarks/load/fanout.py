@@ -180,6 +180,7 @@ class Fanout:
         self.stage.drain(self.turn, lambda: all(channel.is_quiet for channel in self.channels))
         for index, receiver in enumerate(self.receivers):
             receiver.add_problems(row, self.channels[index % len(self.channels)].sent)
+        row.ended = self.stage.ended
         row.rss_per_connection = (self.after.rss_bytes - self.before.rss_bytes) / len(self.receivers)
         for publisher in self.publishers:
             if publisher.client is not None:

@@ -40,7 +40,7 @@ def run(stage: Stage) -> Row:
     names = [b"S c%d" % (index % job.channels) for index in range(job.connections)]
     clients = stage.open(names, job.connections)
     took_s, opened = time.monotonic() - start_s, stage.meter.read()
-    stage.run_for(SETTLE_S, stage.loop.turn, "settle")
+    stage.run_for(min(SETTLE_S, job.seconds), stage.loop.turn, "settle")
     settled = stage.meter.read()
 
     row = Row(rss_peak=settled.rss_bytes)

@@ -103,4 +103,4 @@ PRESETS: Final[dict[Scenario, tuple[Job, ...]]] = {
     "stall": (Job("stall", connections=100, rate=1000.0, size=4096, seconds=4.0, runs=1),),
     "idle": (Job("idle", connections=10_000, channels=100, rate=1000.0, runs=1),),
 }
-"""What runs without further settings: the loads for which the design names a budget."""
+"""What runs without further settings: the loads that the project has budgets for."""

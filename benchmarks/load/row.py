@@ -54,6 +54,8 @@ class Row:
     def warnings(self) -> list[str]:
         """Why not to trust it, as sentences."""
         found = []
+        if not self.rate:
+            found.append("nothing came back while it was measured")
         if self.load_percent > SATURATED_PERCENT:
             found.append(f"the load used {self.load_percent:.0f} % of its core: rate and latency are the load's")
         if self.waited_percent > WAITED_PERCENT:

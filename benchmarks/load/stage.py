@@ -72,10 +72,7 @@ class Stage:
         """Measures for the job's seconds."""
         self.histogram = Histogram()
         self.rss_peak = 0
-        count, ended, load_s, before, start_s = (
-            *(self.count, self.ended, time.process_time()),
-            *(self.meter.read(), time.monotonic()),
-        )
+        count, load_s, before, start_s = self.count, time.process_time(), self.meter.read(), time.monotonic()
         self.run_for(self.job.seconds, turn, phase)
         took_s, after = time.monotonic() - start_s, self.meter.read()
         load_s = time.process_time() - load_s
@@ -88,7 +85,6 @@ class Stage:
             load_percent=load_s * 100 / took_s,
             waited_percent=(after.waited_ns - before.waited_ns) / 1e7 / took_s,
             rss_peak=float(max(self.rss_peak, after.rss_bytes)),
-            ended=self.ended - ended,
         )
 
     def drain(self, turn: Callable[[float], None], is_done: Callable[[], bool]) -> None:

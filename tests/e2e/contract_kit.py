@@ -421,7 +421,7 @@ class _AiohttpLink:
 
 
 class Answer:
-    """What came for a plain HTTP request."""
+    """What came for a plain HTTP request; the headers' names are in lower case."""
 
     def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.status = status
@@ -469,7 +469,7 @@ class Clients:
 
     def opens(self, running: Running, expression: str, client: str = "", **headers: str) -> Client:
         """Opens a WebSocket with what the puppet's open handler is to do and return."""
-        return self.connect(running, client, f"/?do={quote(expression, safe='')}", headers=headers)
+        return self.connect(running, client, doing(expression), headers=headers)
 
     def peer(self, running: Running | tuple[str, int] | str) -> "Peer":
         """A bare connection: to a server, to an address, or to a Unix socket's path."""
@@ -482,7 +482,8 @@ class Clients:
     async def _http(self, method: str, url: str, arguments: dict[str, object]) -> Answer:
         arguments.setdefault("allow_redirects", False)
         async with self._session.request(method, url, **arguments) as answer:  # type: ignore[arg-type]
-            return Answer(answer.status, dict(answer.headers), await answer.read())
+            headers = {name.lower(): value for name, value in answer.headers.items()}
+            return Answer(answer.status, headers, await answer.read())
 
     def _keep(self, made: "_Made") -> "_Made":
         self._made.append(made)
@@ -588,6 +589,12 @@ class Peer:
 
 
 _Made = TypeVar("_Made", Client, Peer)
+
+
+def doing(expression: str) -> str:
+    """The path with which the puppet's open and HTTP handlers evaluate an expression, and return its value."""
+    return f"/?do={quote(expression, safe='')}"
+
 
 KEY: Final = "dGhlIHNhbXBsZSBub25jZQ=="
 

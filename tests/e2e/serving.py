@@ -32,11 +32,19 @@ class ServerProcess:
         arguments: what stands behind ``python -m wsbroker``.
         environment: added to the environment of the test.
         folder: the working directory; the test's own if None.
+        script: a program to run instead of the module.
     """
 
-    def __init__(self, arguments: tuple[str, ...], environment: Mapping[str, str], folder: Path | None) -> None:
+    def __init__(
+        self,
+        arguments: tuple[str, ...],
+        environment: Mapping[str, str],
+        folder: Path | None = None,
+        script: Path | None = None,
+    ) -> None:
         # -P: the package under test is the installed one, whatever lies in the working directory.
-        self.command = [sys.executable, "-P", "-m", "wsbroker", *arguments]
+        program = ["-m", "wsbroker"] if script is None else [str(script)]
+        self.command = [sys.executable, "-P", *program, *arguments]
         self.process = subprocess.Popen(
             self.command,
             cwd=folder,

@@ -814,7 +814,7 @@ def test_log_lines_of_a_life_are_few(live: Callable[..., House], caplog: pytest.
     live(work)
     assert "secret" not in caplog.text
     lines = [record.message for record in caplog.records if record.name.startswith("wsbroker.pool")]
-    assert lines[0] == "workers kind=thread count=1 reason='auto takes thread'"
+    assert lines[0] == "workers kind=thread count=1 reason='as configured'"
     assert lines[1] == "worker started worker=worker-0 generation=0 handlers="
     assert len(lines) == 3
 

@@ -106,7 +106,7 @@ def test_every_setting_has_a_flag(run: Run, name: str) -> None:
     flag = sources.flag_of(name)
     argv = {
         "size": [flag, "64KiB"],
-        "seconds": [flag, "7s"],
+        "seconds": [flag, "3s"],
         "count": [flag, "7"],
         "choice": [flag, setting.choices[-1] if setting.choices else ""],
         "switch": [flag.replace("--", "--no-")],
@@ -115,7 +115,7 @@ def test_every_setting_has_a_flag(run: Run, name: str) -> None:
     }[setting.kind]
     value = {
         "size": 65536,
-        "seconds": 7.0,
+        "seconds": 3.0,
         "count": 7,
         "choice": argv[-1],
         "switch": False,

@@ -263,6 +263,15 @@ def test_more_than_one_inline_worker_is_refused() -> None:
     assert Config(workers=1, worker_kind="inline").workers == 1
 
 
+@pytest.mark.parametrize("deadline", ["pong_timeout", "close_timeout"])
+def test_a_flush_interval_that_no_answer_could_beat_is_refused(deadline: str) -> None:
+    assert refusal(flush_interval=2, **{deadline: 2}) == (
+        f"flush_interval is 2s, but {deadline} is 2s: pings and closes wait in the flush interval too, so no peer "
+        "could answer in time; some milliseconds are usual"
+    )
+    assert make({"flush_interval": 2, deadline: 3}).flush_interval == 2
+
+
 def test_what_is_odd_but_works_is_allowed() -> None:
     Config(inbox_bytes=1, max_queue_bytes=1, mailbox_bytes=1, max_message_size=1 << 20)
     Config(pong_timeout=60, ping_interval=1)

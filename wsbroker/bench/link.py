@@ -128,22 +128,23 @@ class Link(asyncio.Protocol):
             raise BenchError(f"the broker closed the connection{self.why}")
         return message
 
-    async def ask(self, **request: object) -> Fields:
-        """Sends a request of the built-in protocol and returns its answer."""
+    async def ask(self, expected: str, **request: object) -> Fields:
+        """Sends a request of the built-in protocol and returns its answer, whose type must be the expected one."""
         self.send(json.dumps(request))
         answer = await self.receive()
         try:
             fields = json.loads(answer)
         except ValueError:
             fields = None
-        if not isinstance(fields, dict) or "type" not in fields:
+        kind = fields.get("type") if isinstance(fields, dict) else None
+        if kind == "error":
+            hint = "; use --secret" if fields.get("error") == "auth_required" else ""
+            raise BenchError(f"{self._target} refused {request['type']!r}: {fields.get('message')}{hint}")
+        if kind != expected:
             raise BenchError(
                 f"{self._target} answered {request['type']!r} with {answer[:60]!r}: it does not speak the protocol of "
                 "the built-in application, which is what can be measured (start one with: wsbroker --bind :3000)"
             )
-        if fields["type"] == "error":
-            hint = "; use --secret" if fields.get("error") == "auth_required" else ""
-            raise BenchError(f"{self._target} refused {request['type']!r}: {fields.get('message')}{hint}")
         return cast(Fields, fields)
 
     async def close(self) -> None:

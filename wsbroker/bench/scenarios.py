@@ -74,7 +74,7 @@ async def measure(plan: Plan) -> Result:
     """
     result = Result(plan.scenario, str(plan.target), plan.connections)
     first = await connect(plan.target)
-    await first.ask(type="ping")
+    await first.ask("pong", type="ping")
     if plan.scenario == "storm":
         await first.close()
         await _storm(plan, result)
@@ -168,7 +168,7 @@ async def _fanout(plan: Plan, result: Result, links: list[Link]) -> None:
     publisher, *subscribers = links
     channel = f"wsbroker-bench-{os.urandom(8).hex()}"
     for link in subscribers:
-        await link.ask(type="subscribe", channel=channel)
+        await link.ask("subscribed", type="subscribe", channel=channel)
     publications = Publications(publisher, channel, plan.size, plan.in_flight, len(subscribers))
     for link in subscribers:
         link.on_message = Listener(publications).take
@@ -273,7 +273,7 @@ async def _storm(plan: Plan, result: Result) -> None:
                 link = await connect(plan.target)
                 try:
                     async with asyncio.timeout(OPEN_TIMEOUT_S):
-                        await link.ask(type="subscribe", channel=f"wsbroker-bench-{os.urandom(4).hex()}")
+                        await link.ask("subscribed", type="subscribe", channel=f"wsbroker-bench-{os.urandom(4).hex()}")
                 finally:
                     await link.close()
             except (BenchError, TimeoutError) as error:

@@ -117,6 +117,7 @@ class Broker:
         self._leave(socket)
         socket.state = CLOSING
         self._tell_closed(socket, told_code, told_reason)
+        socket.closing()
         self.outgoing.send(socket, encode_close(code, reason))
         self.wake()
 
@@ -149,10 +150,7 @@ class Broker:
         self._leave(socket)
         socket.state = CLOSING
         self._tell_closed(socket, code, reason)
-        frame = encode_close(code, reason)
-        socket.outbox = deque([frame])
-        socket.outbox_bytes = len(frame)
-        socket.overflowed()
+        self._leave_waiting(socket, encode_close(code, reason))
 
     def give_up_overflowing(self) -> None:
         """Acts on the verdicts of a flush."""
@@ -161,7 +159,21 @@ class Broker:
             found = outgoing.overflowing
             outgoing.overflowing = []
             for socket in found:
-                self.give_up(socket, 1013, "slow consumer")
+                outbox = socket.outbox
+                if socket.state == CLOSING and outbox and len(outbox) > 1:
+                    # Closed by somebody else after it had missed something: that Close is the last frame, and stays.
+                    self.counters.slow_consumers += 1
+                    self._leave_waiting(socket, outbox[-1])
+                else:
+                    self.give_up(socket, 1013, "slow consumer")
+
+    def _leave_waiting(self, socket: Socket, frame: bytes) -> None:
+        """Drops what waits for a socket but for this Close frame."""
+        socket.outbox = deque([frame])
+        socket.outbox_bytes = len(frame)
+        socket.overflowed()
+        if not socket.is_blocked:  # it has taken everything since the verdict: nobody else would drain it
+            self.outgoing.drain(socket)
 
     def lost(self, socket: Socket, code: int, reason: str) -> None:
         """The connection is gone; a socket that was still in the tables is closed with this code."""
@@ -202,10 +214,10 @@ class Broker:
             lane.sockets.append(socket)
             lane.data.append(event)
         else:
-            lane.closing[socket.id] = event
-            if socket.inbox:
-                socket.inbox.append(event)
+            if socket.inbox or lane.is_held:
+                self._hold_event(socket, event)
             else:
+                lane.closing[socket.id] = event
                 lane.events.append(event)
         self._list(lane)
 
@@ -287,9 +299,9 @@ class Broker:
         excluded: list[Socket] | None = None
         if exclude:
             excluded = []
-            for socket_id in exclude:
+            for socket_id in exclude if len(exclude) == 1 else set(exclude):
                 socket = self.sockets.get(socket_id)
-                if socket is not None and socket not in excluded:
+                if socket is not None:
                     excluded.append(socket)
         self.outgoing.publish(channel, frame, excluded)
         if not self.is_awake:
@@ -309,8 +321,9 @@ class Broker:
             self.give_up_overflowing()
         if outgoing.emptied:
             for channel in outgoing.emptied:
-                if channel.count == 0 and channel.index == NOWHERE:
-                    self.table.pop(channel.name, None)
+                # After a flush in the middle of the turn another channel may have the name already.
+                if channel.count == 0 and channel.index == NOWHERE and self.table.get(channel.name) is channel:
+                    self.table.pop(channel.name)
             outgoing.emptied = []
 
     # Tokens and questions. --------------------------------------------------------------------------------------
@@ -405,7 +418,8 @@ class Broker:
                     self._tell_token(socket)
                 lane.events.append(event)
             else:
-                self.counters.mailboxes_full += 1
+                if not lane.is_held:
+                    self.counters.mailboxes_full += 1
                 self._hold_event(socket, event)
         if not lane.is_listed:
             self._list(lane)
@@ -469,6 +483,8 @@ class Broker:
                 lane.in_flight += cast(int, event[3])
                 if socket.is_token_stale:
                     self._tell_token(socket)
+            else:
+                lane.closing[socket.id] = event
             lane.events.append(event)
             if inbox:
                 waiting.append(socket)
@@ -487,12 +503,15 @@ class Broker:
         for socket in list(self.sockets.values()):
             if socket.lane is lane:
                 self.close_socket(socket, code, reason, code, reason)
+        left = list(lane.closing.values())
         for waiting in lane.waiting:
+            inbox = waiting.inbox
+            if inbox and inbox[-1][0] == events.CLOSE:
+                left.append(inbox[-1])
             waiting.inbox = None
         lane.waiting.clear()
         lane.events = []
         lane.in_flight = 0
-        left = list(lane.closing.values())
         lane.closing.clear()
         return left
 

@@ -133,12 +133,14 @@ class Outgoing:
         channels = self.channels
         sockets = self.sockets
         self.turn += 1
-        if len(channels) == 1 and not sockets:
-            self._fan_out(channels[0])
-        else:
-            self._flush_mixed(channels, sockets)
-        self._start_turn(channels, sockets)
-        self.is_flushing = False
+        try:
+            if len(channels) == 1 and not sockets:
+                self._fan_out(channels[0])
+            else:
+                self._flush_mixed(channels, sockets)
+        finally:  # whatever went wrong (no memory), the turns after this one leave
+            self._start_turn(channels, sockets)
+            self.is_flushing = False
 
     def _start_turn(self, channels: list[Channel], sockets: list[Socket]) -> None:
         for channel in channels:
@@ -306,6 +308,10 @@ class Outgoing:
                 outbox.append(frame)
                 socket.outbox_bytes += len(frame)
             elif self.limits.slow_consumer == DISCONNECT:
+                if socket.state == CLOSING:  # the last of the frames is its Close, which is never dropped
+                    close = frames[-1]
+                    outbox.append(close)
+                    socket.outbox_bytes += len(close)
                 self.overflowing.append(socket)
                 return
             else:
@@ -320,11 +326,17 @@ class Outgoing:
         if waiting == 0 or waiting + size <= limit or _is_control(frame):
             return True
         if self.limits.slow_consumer == DROP_OLD:
+            kept: list[bytes] = []
             while outbox and waiting + size > limit:
-                gone: i64 = len(outbox.popleft())
+                oldest = outbox.popleft()
+                if _is_control(oldest):
+                    kept.append(oldest)
+                    continue
+                gone: i64 = len(oldest)
                 socket.outbox_bytes -= gone
                 waiting -= gone
                 self.counters.frames_dropped += 1
+            outbox.extendleft(reversed(kept))
             return waiting == 0 or waiting + size <= limit
         return False
 

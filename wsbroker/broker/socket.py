@@ -92,13 +92,15 @@ class Socket:
 
     def place(self, channel: Channel, index: i64) -> None:
         """Remembers the index of this socket in the channel's member list."""
+        more = self.more
         if self.first is channel:
             self.first_index = index
+        elif more is not None and channel in more:  # it moves within the list: it may be there only once
+            more[channel] = int(index)
         elif self.first is None:
             self.first = channel
             self.first_index = index
         else:
-            more = self.more
             if more is None:
                 more = {}
                 self.more = more
@@ -127,6 +129,15 @@ class Socket:
             if not more:
                 self.more = None
 
+    def put_first(self, data: bytes) -> None:
+        """Puts bytes in front of everything that waits: the 101 that all of it has waited for."""
+        outbox = self.outbox
+        if outbox is None:
+            outbox = deque()
+            self.outbox = outbox
+        outbox.appendleft(data)
+        self.outbox_bytes += len(data)
+
     # What the connection fills in.
 
     def write(self, data: bytes) -> None:
@@ -145,6 +156,9 @@ class Socket:
 
     def resume_reading(self) -> None:
         """There is room in the inbox again."""
+
+    def closing(self) -> None:
+        """A Close frame was queued behind everything sent before it: time is running for all of that to leave."""
 
     def overflowed(self) -> None:
         """The slow consumer policy gave this socket up: a Close frame waits in its outbox, time is running."""

@@ -64,5 +64,17 @@ class Core(Calls, Protocol):
         """Closes all sockets of a dead worker; returns the CLOSE events whose handler has not run."""
         ...
 
+    def hold(self, index: int, /) -> None:
+        """Keeps the messages and closes of a lane with their sockets, so that its worker runs empty."""
+        ...
+
+    def unhold(self, index: int, /) -> None:
+        """Lets them go on."""
+        ...
+
+    def exchange(self, index: int, /) -> None:
+        """Another worker has taken over a lane that was held: the generation grows, the sockets stay."""
+        ...
+
     def adopt_closes(self, index: int, closes: list[Event], /) -> None:
         """Gives CLOSE events of a dead worker to another one: they are posted to it at the end of this turn."""

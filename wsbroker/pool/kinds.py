@@ -81,18 +81,24 @@ def choose(config: Config, spec: object, host: Host) -> Choice:
             raise ConfigError(
                 f"worker kind 'interpreter' needs CPython 3.13 or later, and this is {host.python}: use 'process'"
             )
-        return Choice(kind, config.workers_for(kind), name if kind in ELSEWHERE else spec, "as configured")
+        return Choice(kind, _count(config, kind, host), name if kind in ELSEWHERE else spec, "as configured")
     if host.is_free_threaded:
-        count = host.cpus if config.workers is None else config.workers
+        count = _count(config, "process", host)  # threads are as good as processes there
         reason = "auto takes thread: this Python has no lock that keeps threads apart"
         return Choice("thread", count, spec, reason, needs_free_threads=True)  # not tested: no such build was at hand
     if name is None:
-        return Choice("thread", config.workers_for("thread"), spec, f"auto takes thread: {why_unnamed(spec)}")
+        return Choice("thread", _count(config, "thread", host), spec, f"auto takes thread: {why_unnamed(spec)}")
     if host.has_interpreters:
-        reason = f"auto takes interpreter: Python {host.python} has them"
-        return Choice("interpreter", config.workers_for("interpreter"), name, reason, may_move=True)
-    count = host.cpus if config.workers is None else config.workers
+        reason = f"auto takes interpreter: Python {host.python} has them, and they use all cores"
+        return Choice("interpreter", _count(config, "interpreter", host), name, reason, may_move=True)
+    count = _count(config, "process", host)
     if count > 1:
         reason = f"auto takes process: Python {host.python} has no subinterpreters with a lock of their own"
         return Choice("process", count, name, reason)
     return Choice("thread", 1, spec, "auto takes thread: one worker needs no other interpreter")
+
+
+def _count(config: Config, kind: WorkerKind, host: Host) -> int:
+    if config.workers is not None:
+        return config.workers
+    return host.cpus if kind in ELSEWHERE else 1

@@ -10,6 +10,7 @@ from wsbroker.config import Config
 from wsbroker.errors import WorkerError, WSBrokerError
 from wsbroker.pool.carrier import Carrier
 from wsbroker.pool.core import Core, LaneView
+from wsbroker.pool.link import ENDED
 from wsbroker.pool.restarts import MAX_DEATHS, WINDOW_S, Restarts
 from wsbroker.pool.tasks import Tasks
 from wsbroker.pool.wire_worker import HANDLED, State, WireWorker
@@ -17,6 +18,8 @@ from wsbroker.wire.events import Event
 
 logger = logging.getLogger(__name__)
 
+EXCHANGE_POLL_S: Final = 0.005
+CALL_OFF_S: Final = 5.0
 WORKER_RESTART: Final = 1012
 """The close code of sockets whose worker was lost: the client should reconnect."""
 
@@ -108,16 +111,20 @@ class Place:
         self._owner = owner
         self._counts: dict[str, int] = {}
         self._restarts = Restarts()
+        self._asking: asyncio.Task[None] | None = None
         self._replacing: asyncio.Task[None] | None = None
         self._is_stopping = False
+        self._standby: WireWorker | None = None
+        """The worker that is to take over (see `exchange`)."""
+        self.exchanging: asyncio.Event | None = None
+        """While the worker is being exchanged: set at the end of it."""
 
     @property
     def is_running(self) -> bool:
         """Whether its worker takes sockets and requests."""
-        return self.worker is not None and self.worker.state is State.RUNNING
+        return self.worker is not None and self.worker.state is State.RUNNING and self.exchanging is None
 
-    async def start(self) -> list[str]:
-        """Starts a worker here; returns the names of its handlers. Raises what `WireWorker.start` does."""
+    def _new_worker(self) -> WireWorker:
         worker = WireWorker(
             self._carrier_for(self.name),
             self.index,
@@ -126,8 +133,13 @@ class Place:
             self._config,
             self._tasks,
             self._counts,
-            self._worker_lost,
+            lambda reason: self._worker_lost(worker, reason),
         )
+        return worker
+
+    async def start(self) -> list[str]:
+        """Starts a worker here; returns the names of its handlers. Raises what `WireWorker.start` does."""
+        worker = self._new_worker()
         self.worker = worker
         names = await worker.start()
         generation = self.lane.generation
@@ -137,6 +149,8 @@ class Place:
     async def stop_replacing(self) -> None:
         """From here on a lost worker is not replaced."""
         self._is_stopping = True
+        if self._asking is not None:
+            await asyncio.wait([self._asking])
         if self._replacing is not None:
             self._replacing.cancel()
             await asyncio.wait([self._replacing])
@@ -145,29 +159,100 @@ class Place:
         """Ends what is here, after `stop_replacing`; returns whether nothing of it runs any more."""
         return self.worker is None or await self.worker.stop(timeout_s)
 
-    def _worker_lost(self, reason: str) -> None:
+    # Exchange. --------------------------------------------------------------------------------------------------
+
+    async def prepare(self) -> list[str]:
+        """Starts a worker beside the one that runs; returns its handlers' names. Raises what `WireWorker.start` does."""
+        worker = self._new_worker()
+        worker.stand_by()
+        self._standby = worker
+        try:
+            return await worker.start()
+        except BaseException:
+            self._standby = None
+            raise
+
+    async def call_off(self) -> None:
+        """Ends the worker that stands by, if one does."""
+        standby, self._standby = self._standby, None
+        if standby is not None:
+            await standby.stop(CALL_OFF_S)
+
+    async def exchange(self, limit_s: float) -> None:
+        """Lets the worker that stands by take over; sockets, subscriptions and tokens stay where they are.
+
+        Messages wait with their sockets until the old worker has handled what it has, and has run `handle_worker_stop`.
+
+        Args:
+            limit_s: how long each of the two may take.
+
+        Raises:
+            WorkerError: the old worker did not run empty, or the new one is gone; the old one goes on.
+        """
+        new, old = self._standby, self.worker
+        assert new is not None and old is not None
+        self.exchanging = asyncio.Event()
+        self._core.hold(self.index)
+        try:
+            await self._run_empty(old, limit_s)
+            if new.state is not State.RUNNING:
+                raise WorkerError(f"the new worker of {self.name} was lost before it could take over")
+            if old.state is State.RUNNING:
+                await old.stop(limit_s)
+            self._standby = None
+            self.worker = new
+            self._core.exchange(self.index)
+            new.take_over(self.lane.generation)
+        except BaseException:
+            self._core.unhold(self.index)
+            if old.state is State.ENDED and not self._is_stopping:  # both are gone
+                self._replacing = self._tasks.spawn(self._replace(0.0), f"{self.name} replacement")
+            raise
+        finally:
+            self.exchanging.set()
+            self.exchanging = None
+        logger.info("worker exchanged worker=%s generation=%d", self.name, self.lane.generation)
+        self._owner.place_runs(self)
+
+    async def _run_empty(self, old: WireWorker, limit_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + limit_s
+        lane = self.lane
+        while old.state is State.RUNNING and (lane.in_flight or lane.closing or old.opens_in_flight):
+            if loop.time() > deadline:
+                raise WorkerError(f"{self.name} has not come to the end of its handlers within {limit_s:g} s")
+            await asyncio.sleep(EXCHANGE_POLL_S)
+
+    # Loss. ------------------------------------------------------------------------------------------------------
+
+    def _worker_lost(self, worker: WireWorker, reason: str) -> None:
         """The worker ended by itself, or was given up."""
-        worker = self.worker
-        assert worker is not None
+        if worker is not self.worker:
+            logger.error("worker lost before it took over worker=%s reason=%r", self.name, reason)
+            return
         now = asyncio.get_running_loop().time()
         closes = self._core.lane_lost(self.index, WORKER_RESTART)
         self._owner.closes_left(self, closes)
-        mourning = self._mourn(worker, reason, len(closes), now)
-        self._replacing = self._tasks.spawn(mourning, f"{self.name} replacement")
+        if reason.startswith(ENDED):
+            asking = self._ask_why(worker, reason, len(closes), now)
+            self._asking = self._tasks.spawn(asking, f"{self.name} loss")
+        else:
+            self._go_on(worker, reason, len(closes), now)
 
-    async def _mourn(self, worker: WireWorker, reason: str, closes_left: int, died_at: float) -> None:
-        """Says why it was lost, which takes a moment to know, and replaces it."""
-        try:
-            reason = await worker.why_lost(reason)
-        finally:
-            logger.error("worker lost worker=%s reason=%r close_handlers_left=%d", self.name, reason, closes_left)
-        if self._is_stopping:
-            return
+    async def _ask_why(self, worker: WireWorker, reason: str, closes_left: int, died_at: float) -> None:
+        """Its sockets are closed already; why it ended takes a moment to know."""
+        self._go_on(worker, await worker.why_lost(reason), closes_left, died_at)
+
+    def _go_on(self, worker: WireWorker, reason: str, closes_left: int, died_at: float) -> None:
+        """Says that it was lost, and has it replaced."""
+        logger.error("worker lost worker=%s reason=%r close_handlers_left=%d", self.name, reason, closes_left)
+        if self._is_stopping or self.exchanging is not None or worker is not self.worker:
+            return  # nobody is to come, or somebody has
         delay_s = self._restarts.died(died_at, died_at - worker.started_at)
         if delay_s is None:
             self._give_up(reason)
         else:
-            await self._replace(delay_s)
+            self._replacing = self._tasks.spawn(self._replace(delay_s), f"{self.name} replacement")
 
     async def _replace(self, delay_s: float) -> None:
         loop = asyncio.get_running_loop()

@@ -3,17 +3,18 @@
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Final
 
 from wsbroker.config import Config, WorkerKind
+from wsbroker.errors import ConfigError, WorkerError
 from wsbroker.pool.carrier import Carrier, Work
 from wsbroker.pool.closes import LeftCloses
 from wsbroker.pool.core import Core, LaneView
 from wsbroker.pool.inline import InlineWorker
 from wsbroker.pool.interpreter_worker import ModuleRefused
-from wsbroker.pool.kinds import CARRIERS, choose, is_free_threaded, this_host
+from wsbroker.pool.kinds import CARRIERS, ELSEWHERE, choose, is_free_threaded, this_host
 from wsbroker.pool.link import Batch
 from wsbroker.pool.local_port import LocalPort
 from wsbroker.pool.place import Owner, Place, WorkerStatistics, idle_statistics
@@ -74,6 +75,7 @@ class Pool(Owner):
         self._is_stopping = False
         self._has_failed = False
         self._has_stopped = False
+        self._is_reloading = False
         self.handlers_found: frozenset[str] = frozenset()
         """Names of the handlers that the spec has; known after `start`."""
         self.has_open_handler = True
@@ -114,10 +116,7 @@ class Pool(Owner):
             names = await self.inline.start()
         else:
             names = await self._start_places_or_move()
-        self.handlers_found = frozenset(names)
-        self.has_http_handler = "handle_http_request" in self.handlers_found
-        self._has_open = "handle_socket_open" in self.handlers_found
-        self._look_at_opens()
+        self._find_handlers(names)
         if self._places:
             self._arm()
         if self._choice.needs_free_threads and not is_free_threaded():
@@ -193,6 +192,54 @@ class Pool(Owner):
         self._has_stopped = True
         logger.info("workers stopped count=%d left_behind=%d", self.size, left_behind)
 
+    async def reload(self) -> None:
+        """Puts workers with the code as it is now in the place of those that run; no socket notices.
+
+        All new ones are started first; if one cannot be, the old ones stay. Then one place after the other is exchanged.
+
+        Raises:
+            ConfigError: this kind of worker shares its modules with the server, or the new code cannot work.
+            WorkerError: a new worker could not be started, or an old one did not come to an end.
+        """
+        if self.kind not in ELSEWHERE:
+            raise ConfigError(
+                f"workers of kind {self.kind} share the server's modules, so their code cannot be exchanged: "
+                "use worker_kind interpreter or process, or restart the server"
+            )
+        if self._is_reloading or self._is_stopping:
+            raise WorkerError("the workers are being exchanged or stopped already")
+        self._is_reloading = True
+        try:
+            await self._exchange_all()
+        finally:
+            self._is_reloading = False
+            self._look_at_opens()
+
+    async def _exchange_all(self) -> None:
+        places = [place for place in self._places if place.is_running]
+        if not places:
+            raise WorkerError("no worker runs that could be exchanged")
+        limit_s = self._config.handler_timeout + self._config.worker_hang_timeout
+        try:
+            async with asyncio.TaskGroup() as group:
+                starts = [group.create_task(place.prepare()) for place in places]
+            names = starts[0].result()
+            self._find_handlers([*names, *self.handlers_found])  # while both versions run: either's
+            for place in places:
+                await place.exchange(limit_s)
+            self._find_handlers(names)
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        finally:
+            for place in places:
+                await place.call_off()
+
+    def _find_handlers(self, names: Iterable[str]) -> None:
+        self.handlers_found = frozenset(names)
+        self.has_http_handler = "handle_http_request" in self.handlers_found
+        self._has_open = "handle_socket_open" in self.handlers_found
+        self._look_at_opens()
+
     async def _drain(self, deadline: float) -> None:
         """Waits until all close handlers have run.
 
@@ -253,6 +300,8 @@ class Pool(Owner):
         if self.inline is not None:
             return unavailable() if self._is_stopping else await self.inline.open(socket_id, request)
         place = self._places[lane_index]
+        if place.exchanging is not None:
+            await place.exchanging.wait()
         worker = place.worker
         if self._is_stopping or worker is None or not place.is_running:
             return unavailable()
@@ -277,6 +326,8 @@ class Pool(Owner):
         if self.inline is not None:
             return unavailable() if self._is_stopping else await self.inline.http(request)
         size_bytes = size_of(request)
+        if self._is_reloading and not any(place.is_running for place in self._places):
+            await self._wait_exchanged()
         best: Place | None = None
         fewest = 0
         for place in self._places:
@@ -290,6 +341,12 @@ class Pool(Owner):
         if best is None or best.worker is None:
             return unavailable()
         return await best.worker.http(request.fields(), size_bytes)
+
+    async def _wait_exchanged(self) -> None:
+        """The only worker is being exchanged: its successor will answer."""
+        for place in self._places:
+            if place.exchanging is not None:
+                await place.exchanging.wait()
 
     def statistics(self) -> list[WorkerStatistics]:
         """One entry for each worker."""

@@ -34,6 +34,10 @@ KILL_WAIT_S: Final = 1.0
 """How long a worker that was killed may take to be gone."""
 
 
+NO_LANE: Final = -1
+"""The lane of commands that are not a worker's."""
+
+
 class State(Enum):
     """Where a worker is in its life."""
 
@@ -93,6 +97,9 @@ class WireWorker:
         self._probe_number = 0
         self._probes_missed = 0
         self._is_probe_out = False
+        self._is_standby = False
+        self._is_given_up = False
+        self._lost_while_stopping = ""
 
     @property
     def requests_in_flight(self) -> int:
@@ -152,14 +159,13 @@ class WireWorker:
         return outcome
 
     async def why_lost(self, reason: str) -> str:
-        """Waits a moment for its end, if that is what was noticed, and ends what is left of it by force.
+        """Waits a moment for its end, of which its wire's end is the first sign, and ends by force what still runs.
 
         Returns:
             how its carrier has ended, if that says more than `reason`.
         """
-        if reason.startswith(ENDED):
-            await self._has_ended_by(self._loop.time() + OUTCOME_WAIT_S)
-        self._carrier.kill()
+        if not await self._has_ended_by(self._loop.time() + OUTCOME_WAIT_S):
+            self._carrier.kill()
         return self._carrier.outcome or reason
 
     async def stop(self, timeout_s: float) -> bool:
@@ -182,17 +188,24 @@ class WireWorker:
                 logger.log(level, text, self._carrier.fate, self.name, timeout_s)
         is_over = self._over.is_set()
         self._end()
-        if is_over:
+        if self._is_given_up or (was_running and not is_over):
+            has_ended = False
+            deadline = self._loop.time()
+        elif is_over:
             has_ended = await self._has_ended_by(deadline)
             if not has_ended:
                 text = "worker stopped and did not end, %s worker=%s timeout_s=%g"
                 logger.error(text, self._carrier.fate, self.name, timeout_s)
         else:
-            # One that did not come to its start may be about to end: it has said why, or has nobody to talk to.
-            has_ended = not was_running and await self._has_ended_by(min(deadline, self._loop.time() + OUTCOME_WAIT_S))
+            # It did not come to its start and is about to end: it has said why, or learns that nobody is there.
+            has_ended = await self._has_ended_by(min(deadline, self._loop.time() + OUTCOME_WAIT_S))
         if not has_ended and self._carrier.kill():
             deadline = max(deadline, self._loop.time() + KILL_WAIT_S)
-        return has_ended or await self._has_ended_by(deadline)
+        has_ended = has_ended or await self._has_ended_by(deadline)
+        if self._lost_while_stopping:
+            reason = self._carrier.outcome or self._lost_while_stopping
+            logger.error("worker lost while stopping worker=%s reason=%r", self.name, reason)
+        return has_ended
 
     async def _has_ended_by(self, deadline: float) -> bool:
         try:
@@ -204,21 +217,22 @@ class WireWorker:
 
     def abandon(self, reason: str) -> None:
         """Gives it up: what it still says is ignored, what it was asked is answered here."""
-        if self.state is State.ENDED:
-            return
-        self._carrier.kill()
-        self._lost(reason)
+        if self.state is not State.ENDED:
+            self._lost(reason)
 
     def _lost(self, reason: str) -> None:
         """The wire is gone, or the worker was given up."""
         state = self.state
+        if not reason.startswith(ENDED):
+            self._is_given_up = True
+            self._carrier.kill()
         if state is State.STARTING:
             if not self._started.done():
                 self._started.set_result(_EndedEarly(reason))
             self._end()
         elif state is State.STOPPING:
             if not self._over.is_set():
-                logger.error("worker lost while stopping worker=%s reason=%r", self.name, reason)
+                self._lost_while_stopping = reason
                 self._end()
                 self._over.set()
         elif state is State.RUNNING:
@@ -355,7 +369,29 @@ class WireWorker:
 
     # From the worker. -------------------------------------------------------------------------------------------
 
+    def stand_by(self) -> None:
+        """Before `start`: it is to take a lane over from another worker, and until then does not speak for it."""
+        self._is_standby = True
+
+    def take_over(self, generation: int) -> None:
+        """From here on it speaks for the lane."""
+        self._generation = generation
+        self._is_standby = False
+
+    def _take_standby(self, batch: Batch) -> None:
+        """What a worker says before it takes over: its start, and the calls of `handle_worker_start`."""
+        rest = self._apply(NO_LANE, 0, batch)
+        answers = [item for item in rest if item[0] == events.ANSWER]
+        if answers:
+            self._write(answers)
+        for command in rest:
+            if command[0] != events.ANSWER:
+                self._take(command)
+
     def _take_batch(self, batch: Batch) -> None:
+        if self._is_standby:
+            self._take_standby(batch)
+            return
         for command in batch[-2:]:  # it is the last one, but for a question or a command of another thread
             if command[0] == commands.HANDLED:
                 self._count(HANDLED, len(cast(list[tuple[int, int]], command[1])))
@@ -384,6 +420,8 @@ class WireWorker:
         elif kind == commands.COUNTED:
             _, name, amount = cast(tuple[int, str, int], command)
             self._count(name, amount)
+        elif kind in (commands.STARTED, commands.START_FAILED) and self._started.done():
+            logger.debug("start was called off already worker=%s", self.name)
         elif kind == commands.STARTED:
             self.state = State.RUNNING
             self.started_at = self._loop.time()

@@ -35,7 +35,7 @@ class Connection(Socket):
         self.heard: i64 = 0
         """Tick at which the peer was last heard, or its pong deadline last suspended."""
         self.since: i64 = 0
-        """Tick since which the transport has made no progress, or the Close frame is out."""
+        """Tick since which the transport has made no progress, a pong is awaited, or our Close waits or is out."""
         self.low_bytes: i64 = 0
         """What the transport's buffer had shrunk to then."""
         self.read_turn: i64 = 0
@@ -224,6 +224,11 @@ class Connection(Socket):
             # Closing now would reset the connection under unread bytes, and the Close frame with it: half-close, and
             # read on (discarding) until the peer is done or close_timeout has passed.
             transport.write_eof()
+
+    def closing(self) -> None:
+        """Our Close waits behind what was sent before it: `close_timeout` for all of it to leave."""
+        if self.transport is not None:
+            self._wait_for_close()
 
     def overflowed(self) -> None:
         """Given up as a slow consumer; the Close frame waits in the outbox."""

@@ -108,7 +108,8 @@ class Sockets(Waker):
         """
         connection.transport = transport
         transport.set_protocol(cast(asyncio.BaseProtocol, connection))
-        transport.write(head)
+        # In front of what waits: the transport may be full with it, and what is behind it has to wait then.
+        connection.put_first(head)
         connection.heard = self.wheel.now
         self.wheel.schedule(connection, self.ping_ticks if self.ping_ticks > 0 else self.idle_ticks)
         self.broker.opened(connection)
@@ -161,9 +162,12 @@ class Sockets(Waker):
         self.broker.deliver_lanes()
         if self.flush_interval_s <= 0:
             self.broker.flush()
-        elif not self.is_flush_due and self.broker.outgoing.frames:
-            self.is_flush_due = True
-            self.loop.call_later(self.flush_interval_s, self._flush_timed)
+        elif self.broker.outgoing.frames:
+            if not self.is_flush_due:
+                self.is_flush_due = True
+                self.loop.call_later(self.flush_interval_s, self._flush_timed)
+        else:  # caps have flushed it all: what they found is acted on
+            self.broker.flush()
 
     def _flush_timed(self) -> None:
         self.is_flush_due = False
@@ -199,6 +203,10 @@ class Sockets(Waker):
         for socket in chosen:
             broker.close_socket(socket, code, reason, code, reason)
         return len(broker.sockets)
+
+    def stop(self) -> None:
+        """Admits nobody from here on; the clock stops with the last connection."""
+        self.is_stopped = True
 
     def abort_all(self) -> int:
         """Drops every connection that is still there; returns how many."""

@@ -63,5 +63,5 @@ STOPPED: Final = 36
 COUNTED: Final = 37
 """``(COUNTED, name, amount)``: adds to a statistic of this worker."""
 LOG: Final = 38
-"""``(LOG, level, logger, message, exception, stack, time_ns, path, line, function, thread, process)``: a log record of a
-worker that has an interpreter of its own; numbers are `int`, the others `str`, ``""`` if there is none."""
+"""``(LOG, level, logger, message, exception, stack, time_ns, path, line, function, thread, process)``: a log record of
+a worker that has an interpreter of its own; numbers are `int`, the others `str`, ``""`` if there is none."""

@@ -332,20 +332,19 @@ def test_a_worker_is_exchanged_without_losing_or_repeating_a_message() -> None:
     receive(broker, socket, b"2")
     broker.lost(quiet, 1006, "")
     broker.deliver_lanes()
-    assert [event[:2] for event in told.events()] == [
-        (events.MESSAGE, socket.id),
-        (events.CLOSE, quiet.id),
-    ]
+    assert [event[:2] for event in told.events()] == [(events.MESSAGE, socket.id)]
     broker.apply(0, 0, [(commands.SEND, socket.id, "from the old"), (commands.HANDLED, [(socket.id, cost)])])
     assert broker.lanes[0].in_flight == 0
-    broker.apply(0, 0, [(commands.CLOSED, quiet.id)])
+    assert not broker.lanes[0].closing
     broker.exchange(0)
     assert broker.apply(0, 0, [(commands.SEND, socket.id, "too late")]) == []
     broker.deliver_lanes()
     assert [event[:3] for event in told.events()] == [
         (events.TOKEN, socket.id, b"token"),
         (events.MESSAGE, socket.id, b"2"),
+        (events.CLOSE, quiet.id, None),
     ]
+    assert list(broker.lanes[0].closing) == [quiet.id]
     broker.apply(0, 1, [(commands.SEND, socket.id, "from the new"), (commands.HANDLED, [(socket.id, cost)])])
     broker.flush()
     assert socket.received == [b"from the old", b"from the new"]
@@ -388,3 +387,16 @@ def test_a_socket_that_ends_with_nothing_to_handle_ends_at_once() -> None:
     socket = connect(broker)
     broker.end(socket, 1005, "", 1005, "")
     assert not broker.is_open(socket.id)
+
+
+def test_a_worker_that_dies_while_its_lane_is_held_leaves_the_held_closes_too() -> None:
+    broker = a_broker(inline=False)
+    Deliveries(broker)
+    waiting, quiet = connect(broker), connect(broker)
+    broker.hold(0)
+    receive(broker, waiting, b"1")
+    broker.lost(waiting, 1006, "")
+    broker.lost(quiet, 1001, "")
+    left = broker.lane_lost(0, 1012)
+    assert sorted((event[1], event[4]) for event in left) == [(waiting.id, 1006), (quiet.id, 1001)]
+    assert not broker.lanes[0].waiting

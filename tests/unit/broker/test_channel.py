@@ -2,6 +2,7 @@
 
 from broker_kit import a_broker, connect
 from wsbroker.broker.channel import MIN_HOLES
+from wsbroker.broker.limits import BATCH_BYTES
 
 
 def test_members_are_listed_in_subscription_order() -> None:
@@ -55,3 +56,36 @@ def test_a_socket_finds_its_place_in_one_and_in_many_channels() -> None:
     assert sorted(broker.subscriptions(socket.id)) == names
     broker.close(socket.id, 1000, "")
     assert broker.table == {}
+
+
+def test_closing_holes_does_not_confuse_a_socket_that_gave_up_an_older_subscription() -> None:
+    broker = a_broker()
+    sockets = [connect(broker) for _ in range(3 * MIN_HOLES)]
+    moved = sockets[0]
+    broker.subscribe(moved.id, b"older")
+    for socket in sockets[1:] + [moved]:
+        broker.subscribe(socket.id, b"c")
+    broker.unsubscribe(moved.id, b"older")
+    for socket in sockets[1:-1]:
+        broker.unsubscribe(socket.id, b"c")
+    assert broker.subscriptions(moved.id) == [b"c"]
+    assert broker.unsubscribe(moved.id, b"c")
+    assert not broker.unsubscribe(moved.id, b"c")
+    assert broker.subscribers(b"c") == [sockets[-1].id]
+
+
+def test_a_channel_that_came_back_outlives_the_one_that_was_emptied_in_the_same_turn() -> None:
+    broker = a_broker()
+    socket = connect(broker)
+    broker.subscribe(socket.id, b"c")
+    broker.publish(b"c", "last words", ())
+    broker.unsubscribe(socket.id, b"c")
+    broker.send(socket.id, b"x" * BATCH_BYTES)  # flushes in the middle of the turn
+    broker.subscribe(socket.id, b"c")
+    broker.unsubscribe(socket.id, b"c")
+    broker.subscribe(socket.id, b"c")
+    broker.flush()
+    assert broker.subscribers(b"c") == [socket.id]
+    broker.publish(b"c", "back", ())
+    broker.flush()
+    assert socket.received[-1] == b"back"

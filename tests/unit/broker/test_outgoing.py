@@ -2,8 +2,17 @@
 
 import pytest
 
-from broker_kit import a_broker, connect
+from broker_kit import RecordingSocket, a_broker, connect, frames_of
 from wsbroker.broker.limits import BATCH_BYTES, DISCONNECT, DROP_NEW, DROP_OLD, TURN_BYTES, Limits
+
+PONG = b"\x8a\x05alive"
+
+
+class BrokenSocket(RecordingSocket):
+    """One whose transport fails."""
+
+    def write(self, data: bytes) -> None:
+        raise MemoryError
 
 
 def test_a_turn_is_one_write_per_socket() -> None:
@@ -172,6 +181,62 @@ def test_a_close_frame_is_never_dropped(policy: int) -> None:
     broker.outgoing.drain(socket)
     assert socket.received[-1] == b"close"
     assert socket.finishes == 1
+
+
+def test_a_slow_consumer_that_is_closed_in_the_same_turn_gets_that_close_and_nothing_before_it() -> None:
+    broker = a_broker(Limits(max_queue_bytes=100))
+    socket = connect(broker)
+    socket.is_blocked = True
+    for _ in range(3):
+        broker.send(socket.id, "x" * 60)
+    broker.close(socket.id, 4000, "bye")
+    broker.flush()
+    assert socket.overflows == 1
+    assert broker.counters.slow_consumers == 1
+    broker.outgoing.drain(socket)
+    assert socket.received == [b"close"]
+    assert socket.writes[-1][2:4] == (4000).to_bytes(2, "big")
+    assert socket.finishes == 1
+
+
+def test_a_slow_consumer_that_takes_more_before_the_verdict_is_still_told() -> None:
+    broker = a_broker(Limits(max_queue_bytes=100))
+    socket = connect(broker)
+    socket.is_blocked = True
+    for _ in range(2):
+        broker.send(socket.id, "x" * BATCH_BYTES)  # each is flushed at once, in the middle of the turn
+    broker.outgoing.drain(socket)
+    broker.flush()
+    assert not broker.is_open(socket.id)
+    assert socket.received[-1] == b"close"
+    assert socket.finishes == 1
+
+
+def test_drop_old_drops_no_control_frames() -> None:
+    broker = a_broker(Limits(max_queue_bytes=100, slow_consumer=DROP_OLD))
+    socket = connect(broker)
+    socket.is_blocked = True
+    broker.send(socket.id, "x" * 45)
+    broker.send_frame(socket, PONG)
+    for number in range(5):
+        broker.send(socket.id, f"{number}" * 45)
+        broker.flush()
+    broker.outgoing.drain(socket)
+    assert [frame for frame in frames_of(b"".join(socket.writes)) if frame[0] == 10] == [(10, b"alive")]
+    assert [payload[:1] for payload in socket.received] == [b"a", b"4"]
+
+
+def test_a_write_that_fails_does_not_keep_later_turns_from_leaving() -> None:
+    broker = a_broker()
+    broken, other = BrokenSocket(broker.next_id(), broker.lanes[0]), connect(broker)
+    broker.register(broken)
+    broker.opened(broken)
+    broker.send(broken.id, "x")
+    with pytest.raises(MemoryError):
+        broker.flush()
+    broker.send(other.id, "y")
+    broker.flush()
+    assert other.received == [b"y"]
 
 
 def test_what_the_transport_still_holds_counts_too() -> None:

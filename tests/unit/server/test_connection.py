@@ -1,12 +1,14 @@
 """Connections: the close handshake both ways, pings, limits of reading and writing, time."""
 
+import asyncio
 import sys
+from typing import cast
 
 import pytest
 
 from broker_kit import frames_of
-from server_kit import HEAD, Bench, client_frame, close_frame, text
-from wsbroker.broker.limits import DROP_OLD, Limits
+from server_kit import HEAD, Bench, PaperTransport, client_frame, close_frame, text
+from wsbroker.broker.limits import BATCH_BYTES, DROP_OLD, Limits
 from wsbroker.build import core_kind
 from wsbroker.server.sockets import Settings
 
@@ -423,3 +425,83 @@ def test_a_peer_that_waits_for_our_close_is_not_pinged_to_death() -> None:
     bench.runner.release(connection.id)
     bench.loop.run()
     assert transport.close_code == 1000
+
+
+def test_a_peer_that_still_takes_what_was_sent_has_close_timeout_for_it_from_our_close_on() -> None:
+    bench = Bench(Settings(write_timeout=10, close_timeout=5))
+    connection, transport = bench.connect()
+    transport.is_full = True
+    bench.broker.send(connection.id, "x")
+    bench.broker.send(connection.id, "y")
+    bench.loop.run()
+    bench.broker.send(connection.id, "held")
+    bench.loop.run()
+    bench.tick(9)
+    bench.broker.close(connection.id, 1000, "")
+    bench.loop.run()
+    bench.tick(4)
+    assert not transport.is_aborted
+    transport.drain()
+    assert transport.close_code == 1000
+    bench.tick(4)
+    assert not transport.is_aborted
+    bench.tick(2)
+    assert transport.is_aborted
+
+
+def test_a_close_that_has_not_left_yet_is_not_cut_by_an_old_timer() -> None:
+    bench = Bench(Settings(flush_interval=1, ping_interval=25))
+    connection, transport = bench.connect()
+    bench.tick(24.75)
+    bench.broker.close(connection.id, 1000, "")
+    bench.tick(0.5)
+    assert not transport.is_aborted
+
+
+def test_a_socket_closed_before_the_101_leaves_no_timer_when_it_is_refused() -> None:
+    bench = Bench()
+    connection = bench.sockets.admit(0)
+    assert connection is not None
+    bench.broker.close(connection.id, 1000, "")
+    bench.loop.run()
+    bench.sockets.discard(connection)
+    assert bench.sockets.wheel.count == 0 and bench.sockets.count == 0
+
+
+def test_a_transport_that_is_full_with_the_101_is_not_written_to_until_it_has_room() -> None:
+    bench = Bench()
+    connection = bench.sockets.admit(0)
+    assert connection is not None
+    transport = PaperTransport()
+    transport.is_full = True
+    bench.sockets.accept(connection, cast(asyncio.Transport, transport), HEAD, b"")
+    bench.broker.send(connection.id, "later")
+    bench.loop.run()
+    assert transport.written == HEAD
+    assert bench.broker.queued_bytes(connection.id) == len(HEAD) + 7
+    transport.drain()
+    assert transport.frames == [(1, b"later")]
+
+
+def test_a_slow_consumer_is_closed_even_if_nothing_waits_for_the_timed_flush() -> None:
+    bench = Bench(Settings(flush_interval=0.005), Limits(max_queue_bytes=1000))
+    connection, transport = bench.connect()
+    transport.is_full = True
+    for _ in range(3):
+        bench.broker.send(connection.id, "x" * BATCH_BYTES)  # each is flushed at once, in the middle of the turn
+    bench.loop.run()
+    for _, flush in bench.loop.later:
+        flush()
+    assert not bench.broker.is_open(connection.id)
+
+
+def test_the_clock_of_a_stopped_server_ends_with_its_last_connection() -> None:
+    bench = Bench()
+    connection, _ = bench.connect()
+    bench.sockets.stop()
+    assert bench.sockets.admit(0) is None
+    bench.sockets.tick()
+    assert len(bench.loop.later) == 1
+    connection.connection_lost(None)
+    bench.sockets.tick()
+    assert len(bench.loop.later) == 1

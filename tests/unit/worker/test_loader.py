@@ -306,7 +306,7 @@ def test_an_import_error_keeps_its_cause_and_says_through_which_modules_it_came(
         load("some_app")
     assert str(caught.value) == (
         "cannot import 'some_app': ModuleNotFoundError: No module named 'redis_of_nowhere' "
-        "(imported by some_app → some_app.db)"
+        "(imported by some_app → some_app.db, at db.py line 1)"
     )
     assert isinstance(caught.value.__cause__, ModuleNotFoundError)
 
@@ -315,8 +315,8 @@ def test_an_import_error_keeps_its_cause_and_says_through_which_modules_it_came(
     ("text", "said"),
     [
         ("def f(:", "SyntaxError: invalid syntax (some_app.py, line 1)"),
-        ("import sys\nsys.exit('no licence')", "SystemExit: no licence (imported by some_app)"),
-        ("1/0", "ZeroDivisionError: division by zero (imported by some_app)"),
+        ("import sys\nsys.exit('no licence')", "SystemExit: no licence (imported by some_app, at some_app.py line 2)"),
+        ("1/0", "ZeroDivisionError: division by zero (imported by some_app, at some_app.py line 1)"),
     ],
 )
 def test_a_module_that_fails_to_import(package: Write, text: str, said: str) -> None:

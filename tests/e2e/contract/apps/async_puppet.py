@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+from collections.abc import Callable
 from urllib.parse import unquote
 
 import wsbroker
@@ -79,3 +80,26 @@ async def slept(seconds: float) -> str:
     """What an expression can wait for."""
     await asyncio.sleep(seconds)
     return "slept"
+
+
+async def waited(event: asyncio.Event, then: Callable[[], object]) -> object:
+    """The value of something when the event has come."""
+    await event.wait()
+    return then()
+
+
+async def cleaned(event: asyncio.Event, finally_: Callable[[], object]) -> None:
+    """Waits, and cleans up when it is cancelled."""
+    try:
+        await event.wait()
+    finally:
+        finally_()
+
+
+async def stubborn(event: asyncio.Event, then: Callable[[], object]) -> None:
+    """Waits, and goes on when it is cancelled."""
+    try:
+        await event.wait()
+    except asyncio.CancelledError:
+        await asyncio.sleep(0)
+        then()

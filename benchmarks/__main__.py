@@ -1,0 +1,24 @@
+"""``python -m benchmarks``: what needs processes of its own. The small ones run with ``pytest benchmarks``."""
+
+import sys
+from importlib import import_module
+from typing import Final
+
+COMMANDS: Final = {
+    "load": ("benchmarks.load.command", "a server under load: fan-out, echo, storm, stall, idle"),
+    "compare": ("benchmarks.compare.command", "the same load on other servers, pair by pair"),
+    "soak": ("benchmarks.soak", "a long mixed load that looks for leaks"),
+}
+
+
+def main(argv: list[str]) -> int:
+    """Hands the arguments to the command that they begin with; returns its exit code."""
+    if not argv or argv[0] not in COMMANDS:
+        lines = [f"  {name:10} {text}" for name, (_, text) in COMMANDS.items()]
+        print("\n".join(["usage: python -m benchmarks COMMAND [OPTIONS]", "", *lines]), file=sys.stderr)
+        return 0 if argv[:1] in (["-h"], ["--help"]) else 2
+    return int(import_module(COMMANDS[argv[0]][0]).main(argv[1:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

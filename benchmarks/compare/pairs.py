@@ -1,0 +1,139 @@
+"""The measuring: WSBroker and a peer in turn, as often as asked for, and the medians of what came out."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from statistics import median
+from typing import Any, Final, cast
+
+from benchmarks.compare.servers import Contender
+from benchmarks.load.job import Job
+from benchmarks.load.progress import bar
+from benchmarks.load.row import Row, middle
+from benchmarks.load.run import run
+from benchmarks.load.server import Cores, ServerError
+
+LOADS: Final[dict[str, Job]] = {
+    "fanout-1": Job("fanout", in_flight=1, runs=1),
+    "fanout-16": Job("fanout", in_flight=16, runs=1),
+    "fanout-64": Job("fanout", in_flight=64, runs=1),
+    "fanout-1k": Job("fanout", in_flight=16, size=1024, runs=1),
+    "echo": Job("echo", connections=100, in_flight=16, runs=1),
+    "storm": Job("storm", connections=64, runs=1),
+    "idle": Job("idle", connections=2000, channels=100, runs=1, seconds=1.0),
+}
+DEFAULT_LOADS: Final = ("fanout-1", "fanout-16", "fanout-64", "echo", "idle")
+
+
+@dataclass(slots=True)
+class Cell:
+    """One server under one load.
+
+    Args:
+        row: the medians of its runs.
+        ratio: the median of its CPU beside WSBroker's of the same pair; for `idle` of its memory. None for WSBroker.
+    """
+
+    row: Row
+    ratio: float | None = None
+
+
+@dataclass(slots=True)
+class Entry:
+    """One server: what it is, what it was told, how it did; by the names of LOADS."""
+
+    name: str
+    title: str
+    version: str
+    language: str
+    note: str
+    cells: dict[str, Cell] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Comparison:
+    """All of it; `skipped` says why a peer is not in it, `problems` what else should be known."""
+
+    machine: dict[str, object]
+    pairs: int
+    seconds: float
+    loads: list[str]
+    entries: list[Entry] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Comparison":
+        """Back from JSON."""
+        entries = []
+        for entry in values["entries"]:
+            cells = {
+                load: Cell(Row.from_dict(cell["row"]), cast("float | None", cell["ratio"]))
+                for load, cell in entry["cells"].items()
+            }
+            entries.append(Entry(**{**entry, "cells": cells}))
+        return cls(**{**values, "entries": entries})
+
+
+def figure(load: str, row: Row) -> float:
+    """What is compared: memory per connection for `idle`, else CPU."""
+    return row.rss_per_connection if load == "idle" else row.cpu_us
+
+
+def compare(
+    us: Contender, peers: Sequence[Contender], loads: Sequence[str], pairs: int, seconds: float | None, pin: bool
+) -> Comparison:
+    """Runs every load: for each peer in turn WSBroker and then the peer, and all of that `pairs` times."""
+    used_s = seconds if seconds is not None else LOADS["fanout-16"].seconds
+    result = Comparison({}, pairs, used_s, list(loads))
+    result.entries = [_entry(us), *(_entry(peer) for peer in peers)]
+    cores = Cores.choose(pin)
+    others: list[Contender | None] = [*peers] or [None]
+    for load in loads:
+        job = LOADS[load] if seconds is None or load == "idle" else replace(LOADS[load], seconds=seconds)
+        rows: dict[str, list[Row]] = {each.name: [] for each in (us, *peers)}
+        ratios: dict[str, list[float]] = {peer.name: [] for peer in peers}
+        for number in range(pairs):
+            for peer in others:
+                label = f"{load}, pair {number + 1} of {pairs}"
+                ours = _measure(us, job, cores, label, result)
+                theirs = _measure(peer, job, cores, label, result) if peer is not None else None
+                if ours is not None:
+                    rows[us.name].append(ours)
+                if peer is not None and theirs is not None:
+                    rows[peer.name].append(theirs)
+                    if ours is not None and figure(load, ours) > 0:
+                        ratios[peer.name].append(figure(load, theirs) / figure(load, ours))
+        for entry in result.entries:
+            if rows[entry.name]:
+                found = ratios.get(entry.name)
+                entry.cells[load] = Cell(middle(rows[entry.name]), median(found) if found else None)
+    return result
+
+
+def _measure(who: Contender, job: Job, cores: Cores, label: str, result: Comparison) -> Row | None:
+    """One run; a run that failed is told and not counted."""
+    try:
+        with bar(f"{who.title}: {label}") as progress:
+            row = run(job, who.command, cores, progress)
+    except ServerError as error:
+        problem = f"{who.title}: {label}: {str(error)[:300]}"
+    else:
+        if row.rate and not row.wrong:
+            return row
+        wrong = f"lost {row.lost}, doubled {row.doubled}, out of order {row.reordered}, mangled {row.mangled}"
+        problem = f"{who.title}: {label}: not counted: {wrong if row.wrong else row.warnings[0]}"
+        if row.rate and row.ended == 0 and row.mangled == 0:
+            result.problems.append(problem.replace("not counted", "counted all the same"))
+            return row
+    print(problem, file=sys.stderr)
+    result.problems.append(problem)
+    return None
+
+
+def _entry(who: Contender) -> Entry:
+    return Entry(who.name, who.title, who.version, who.language, who.note)

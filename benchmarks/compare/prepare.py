@@ -1,0 +1,93 @@
+"""Installs the peers, and only them: into an environment and a folder of their own, never among ours."""
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from benchmarks.compare.servers import APPS, NODE, Contender, Peer, peer_command, python_of
+
+INSTALL_S: Final = 600.0
+
+
+def default_home() -> Path:
+    """Where the peers live unless another folder is named: in the user's cache, so that one installation lasts."""
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(cache) / "wsbroker-benchmarks"
+
+
+def prepare(peers: Sequence[Peer], home: Path) -> dict[str, str]:
+    """Installs them, each with what it needs; returns why, for those that could not be."""
+    problems: dict[str, str] = {}
+    home.mkdir(parents=True, exist_ok=True)
+    for peer in peers:
+        problem = _prepare_node(peer, home) if peer.language == NODE else _prepare_python(peer, home)
+        if problem:
+            problems[peer.name] = problem
+    return problems
+
+
+def contender(peer: Peer, home: Path) -> Contender | str:
+    """The peer as it is installed; or why it is not there."""
+    version = _node_version(peer, home) if peer.language == NODE else _python_version(peer, home)
+    if not version:
+        return "it is not installed: run with --prepare"
+    return Contender(peer.name, peer.title, version, peer.language, peer.note, peer_command(peer, home))
+
+
+def python_version(home: Path) -> str:
+    """The version of the Python that the peers run on; "" if there is none."""
+    file = home / "python" / "pyvenv.cfg"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    fields = {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)}
+    return fields.get("version", "")
+
+
+def _prepare_python(peer: Peer, home: Path) -> str:
+    if not python_of(home).exists():
+        problem = _run([sys.executable, "-m", "venv", str(home / "python")], home)
+        if problem:
+            return problem
+    return _run([str(python_of(home)), "-m", "pip", "install", "--quiet", "--upgrade", *peer.packages], home)
+
+
+def _prepare_node(peer: Peer, home: Path) -> str:
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        return "there is no node and npm here"
+    folder = home / "node"
+    folder.mkdir(exist_ok=True)
+    (folder / "package.json").write_text('{"private": true}\n', encoding="utf-8")
+    shutil.copyfile(APPS / peer.app, folder / peer.app)
+    return _run([npm, "install", "--silent", "--no-audit", "--no-fund", *peer.packages], folder)
+
+
+def _run(command: Sequence[str], folder: Path) -> str:
+    """Runs it; returns the end of what it said if it failed."""
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=INSTALL_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    said = (done.stderr or done.stdout).strip().splitlines()
+    return "" if done.returncode == 0 else (said or [f"exit code {done.returncode}"])[-1]
+
+
+def _python_version(peer: Peer, home: Path) -> str:
+    folders = [str(path) for path in (home / "python" / "lib").glob("python3*/site-packages")]
+    found = {dist.name.lower(): dist.version for dist in importlib.metadata.distributions(path=folders)}
+    if not all(name in found for name in peer.packages):
+        return ""
+    return " + ".join(found[name] for name in peer.packages if name in peer.title.lower())
+
+
+def _node_version(peer: Peer, home: Path) -> str:
+    package = home / "node" / "node_modules" / peer.packages[0] / "package.json"
+    if not package.exists() or shutil.which("node") is None:
+        return ""
+    shutil.copyfile(APPS / peer.app, home / "node" / peer.app)
+    return str(json.loads(package.read_text(encoding="utf-8"))["version"])

@@ -1,0 +1,116 @@
+"""The servers that are compared: what each needs, how it is started, what it was told to do."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from benchmarks.load.server import Command, our_command
+
+APPS: Final = Path(__file__).with_name("apps")
+PYTHON: Final = "python"
+NODE: Final = "node"
+OURS: Final = "wsbroker"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A server to compare with.
+
+    Args:
+        packages: what pip or npm installs for it.
+        note: what it was told to do.
+    """
+
+    name: str
+    title: str
+    language: str
+    app: str
+    packages: Sequence[str]
+    note: str
+
+
+PEERS: Final = (
+    Peer(
+        "socketify",
+        "socketify (uWebSockets)",
+        PYTHON,
+        "socketify_app.py",
+        ["socketify"],
+        "its own topics and `app.publish`, in C++; backpressure limit 1 MiB; idle time-out on, its own loop",
+    ),
+    Peer(
+        "picows",
+        "picows",
+        PYTHON,
+        "picows_app.py",
+        ["picows", "uvloop"],
+        "a callback for each frame, `transport.send` for each subscriber, bytes not decoded; uvloop",
+    ),
+    Peer(
+        "websockets",
+        "websockets",
+        PYTHON,
+        "websockets_app.py",
+        ["websockets", "uvloop"],
+        "`broadcast(…, text=True)` of bytes that are not decoded; uvloop; its pings every 20 s",
+    ),
+    Peer(
+        "aiohttp",
+        "aiohttp",
+        PYTHON,
+        "aiohttp_app.py",
+        ["aiohttp", "uvloop"],
+        "`send_frame` for each subscriber, encoded once; uvloop; no access log",
+    ),
+    Peer(
+        "starlette",
+        "uvicorn + Starlette",
+        PYTHON,
+        "starlette_app.py",
+        ["uvicorn", "starlette", "websockets", "httptools", "uvloop"],
+        "`send_text` for each subscriber; uvloop, httptools, `websockets-sansio`; no access log; its pings every 20 s",
+    ),
+    Peer(
+        "ws",
+        "ws (Node.js)",
+        NODE,
+        "ws_app.mjs",
+        ["ws"],
+        "`send` of one Buffer for each subscriber, as its README broadcasts; no list of clients",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A server that is there: how it is started, and which version it is."""
+
+    name: str
+    title: str
+    version: str
+    language: str
+    note: str
+    command: Command
+
+
+def us(python: str, version: Sequence[str]) -> Contender:
+    """WSBroker, with the application of `benchmarks/load/app.py` and an inline worker."""
+    number, core, *_ = [*version, "", ""]
+    note = f"the handler is a Python function, called inline; {core}; its pings every 25 s, its limits on"
+    command = our_command(python, ["--worker-kind", "inline"])
+    return Contender(OURS, "WSBroker", number.removeprefix("wsbroker "), PYTHON, note, command)
+
+
+def peer_command(peer: Peer, home: Path) -> Command:
+    """How a peer is started that `prepare` has installed in this folder."""
+    if peer.language == NODE:
+        # A module is looked for from the folder of the file that imports it: `prepare` has put it there.
+        return Command([shutil.which("node") or "node", str(home / "node" / peer.app), "{port}"])
+    return Command([str(python_of(home)), str(APPS / peer.app), "{port}"])
+
+
+def python_of(home: Path) -> Path:
+    """The Python of the peers' environment."""
+    return home / "python" / "bin" / "python"

@@ -1,0 +1,54 @@
+"""Runs a job: a server, the load in a process beside it, and what it says on the way."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+
+from benchmarks.load.job import Job
+from benchmarks.load.row import Row
+from benchmarks.load.server import CHECKOUT, Command, Cores, ServerError, serving
+
+Progress = Callable[[str, float, float], None]
+
+
+def run(job: Job, command: Command, cores: Cores, progress: Progress) -> Row:
+    """Starts the server, loads it, stops it.
+
+    Raises:
+        ServerError: the server did not start, ended, or refused what the load asked of it.
+    """
+    with serving(command, cores.server) as server:
+        order = {"job": job.as_dict(), "port": server.port, "pid": server.pid, "core": cores.load}
+        load = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.load.generator", json.dumps(order)],
+            cwd=CHECKOUT,
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            return _listen(load, progress)
+        finally:
+            load.kill()
+            load.communicate()
+
+
+def _listen(load: "subprocess.Popen[str]", progress: Progress) -> Row:
+    assert load.stdout is not None
+    for line in load.stdout:
+        said = json.loads(line)
+        if "row" in said:
+            return Row.from_dict(said["row"])
+        if "error" in said:
+            raise ServerError(said["error"])
+        progress(said["phase"], said["done"], said["total"])
+    raise ServerError(f"the load ended with {load.wait()}, without a result")
+
+
+def as_json(job: Job, row: Row) -> dict[str, object]:
+    """A row with what it was asked for."""
+    return {"name": job.name, "job": asdict(job), **row.as_dict()}

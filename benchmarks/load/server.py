@@ -1,0 +1,174 @@
+"""Servers to be measured: processes of their own, pinned to a core, stopped in the end."""
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+START_S: Final = 30.0
+STOP_S: Final = 10.0
+APP: Final = Path(__file__).with_name("app.py")
+CHECKOUT: Final = Path(__file__).parents[2]
+
+
+class ServerError(Exception):
+    """It did not start, or ended; the text says what it wrote."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cores:
+    """Where the server and the load run; None: wherever the system puts them."""
+
+    server: int | None
+    load: int | None
+
+    @classmethod
+    def choose(cls, is_pinned: bool = True) -> "Cores":
+        """The first core and the last, where there are two and the system lets one choose."""
+        if not is_pinned or not hasattr(os, "sched_getaffinity"):
+            return cls(None, None)
+        cores = sorted(os.sched_getaffinity(0))
+        return cls(cores[0], cores[-1]) if len(cores) > 1 else cls(None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """How a server is started; ``{port}`` in an argument is where it shall listen, on 127.0.0.1."""
+
+    arguments: Sequence[str]
+    folder: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return shlex.join(self.arguments)
+
+
+def our_command(python: str, settings: Sequence[str]) -> Command:
+    """WSBroker with the measured application; as it is installed there, else the sources of this checkout."""
+    environment = {} if is_installed(python) else {"PYTHONPATH": str(CHECKOUT)}
+    arguments = [python, "-P", "-m", "wsbroker", str(APP), "--bind", "127.0.0.1:{port}", "--log-level", "warning"]
+    return Command([*arguments, *settings], environment=environment)
+
+
+@cache
+def is_installed(python: str) -> bool:
+    """Whether this Python finds wsbroker without the help of the working directory."""
+    test = "import importlib.util, sys; sys.exit(importlib.util.find_spec('wsbroker') is None)"
+    return subprocess.run([python, "-P", "-c", test], capture_output=True).returncode == 0
+
+
+def our_version(python: str) -> list[str]:
+    """What ``wsbroker --version`` says: its version, whether the core is compiled, which Python."""
+    environment = dict(our_command(python, []).environment)
+    done = subprocess.run(
+        [python, "-P", "-m", "wsbroker", "--version"],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise ServerError(f"{python} cannot run wsbroker: {done.stderr.strip()[-500:]}")
+    return done.stdout.splitlines()
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def raise_fd_limit() -> int:
+    """Raises the limit of open files as far as it goes, for the servers too; returns it."""
+    if sys.platform == "win32":
+        return 8192
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 1_000_000 if hard == resource.RLIM_INFINITY else hard
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError):
+        wanted = soft
+    return int(wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that listens."""
+
+    pid: int
+    port: int
+
+
+@contextmanager
+def serving(command: Command, core: int | None) -> Iterator[Running]:
+    """Serves while the block runs.
+
+    Raises:
+        ServerError: it did not start, or ended before its time.
+    """
+    port = free_port()
+    arguments = [part.replace("{port}", str(port)) for part in command.arguments]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WSBROKER_")}
+    with tempfile.TemporaryFile() as log:
+        try:
+            process = subprocess.Popen(
+                arguments,
+                cwd=command.folder,
+                env={**environment, **command.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        except OSError as error:
+            raise ServerError(f"cannot run {command}: {error.strerror}") from error
+        try:
+            if core is not None:
+                os.sched_setaffinity(process.pid, {core})
+            _wait_until_it_listens(process, port, command, log.fileno())
+            yield Running(process.pid, port)
+            if process.poll() is not None:
+                raise ServerError(f"{command} ended while it was measured: {_tail(log.fileno())}")
+        finally:
+            _stop(process)
+
+
+def _wait_until_it_listens(process: "subprocess.Popen[bytes]", port: int, command: Command, log: int) -> None:
+    end_s = time.monotonic() + START_S
+    while time.monotonic() < end_s:
+        if process.poll() is not None:
+            raise ServerError(f"{command} ended with {process.returncode}: {_tail(log)}")
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            time.sleep(0.3)  # what it does after it began to listen, such as freezing its memory
+            return
+    raise ServerError(f"{command} does not listen after {START_S:g} s: {_tail(log)}")
+
+
+def _tail(log: int) -> str:
+    size = os.fstat(log).st_size
+    return os.pread(log, 2000, max(size - 2000, 0)).decode(errors="replace").strip() or "it wrote nothing"
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

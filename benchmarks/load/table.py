@@ -1,0 +1,57 @@
+"""Rows for a person."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from benchmarks.load.job import Job
+from benchmarks.load.row import Row
+
+HEADS: Final = (
+    *("scenario", "per second", "CPU µs", "spread", "p50 ms", "p90", "p99", "p99.9", "max"),
+    *("server %", "load %", "RSS/conn", "wrong"),
+)
+
+
+def cells(job: Job, row: Row) -> list[str]:
+    """One line of the table."""
+    latency = [f"{us / 1000:.2f}" for us in row.latency_us.values()] or ["", "", "", "", ""]
+    spread = f"{row.cpu_us_low:.2f}–{row.cpu_us_high:.2f}" if row.cpu_us_low else ""
+    memory = f"{row.rss_per_connection:,.0f} B" if row.rss_per_connection > 0 else ""
+    share = [f"{row.server_percent:.0f}", f"{row.load_percent:.0f}"] if row.server_percent else ["", ""]
+    return [job.name, f"{row.rate:,.0f}", f"{row.cpu_us:.2f}", spread, *latency, *share, memory, str(row.wrong)]
+
+
+def notes(job: Job, row: Row) -> list[str]:
+    """What the line does not say."""
+    found = [f"{job.name}: {warning}" for warning in row.warnings]
+    if row.wrong:
+        found.append(
+            f"{job.name}: lost {row.lost}, doubled {row.doubled}, out of order {row.reordered}, mangled {row.mangled}"
+        )
+    if row.ended:
+        found.append(f"{job.name}: the server ended {row.ended} connections")
+    if job.scenario == "stall" and row.extra:
+        found.append(
+            f"{job.name}: before {row.extra['stalled']:.0f} stopped reading, p50 {row.extra['p50_before'] / 1000:.2f} "
+            f"and p99 {row.extra['p99_before'] / 1000:.2f} ms; "
+            f"memory {row.extra['rss_before'] / 2**20:.1f} MiB before, {row.rss_peak / 2**20:.1f} MiB at most; "
+            f"the server ended {row.extra['cut_off']:.0f} of them"
+        )
+    return found
+
+
+def text_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as what is in them; the first one to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    return "\n".join(_line(row, widths) for row in (heads, ["─" * width for width in widths], *rows))
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    first, *others = zip(row, widths, strict=True)
+    return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]).rstrip()
+
+
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same in Markdown."""
+    marks = ["---", *("---:" for _ in heads[1:])]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (heads, marks, *rows))

@@ -1,0 +1,78 @@
+"""Long runs that must leave nothing behind, lose nothing and starve nobody.
+
+    python -m benchmarks.soak cycles  --kind inline|thread [--handlers sync|async] [--count 100000] [--warm-up 20000]
+    python -m benchmarks.soak order   --kind inline|thread [--count 1000] [--workers N]
+    python -m benchmarks.soak stall   [--count 64] [--size 16384] [--seconds 8]
+    python -m benchmarks.soak threads --kind inline|thread [--seconds 10]
+
+Each prints what it measured and what it checked, and exits with 1 if anything was wrong. The server runs in a process
+of its own; nothing leaves the loopback interface.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+if not __package__:  # run as a file: behind everything, so that an installed wsbroker stays the one that is measured
+    sys.path.append(str(Path(__file__).parent.parent))
+
+from benchmarks.soaking import cycles, order, stall, threads
+from benchmarks.soaking.report import Report
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the command line."""
+    root = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__.partition("\n")[0])
+    commands = root.add_subparsers(dest="scenario", required=True)
+    for name, text in {
+        "cycles": "sockets that come and go in every way, and leave nothing behind",
+        "order": "one history explains what 1,000 sockets on overlapping channels receive",
+        "stall": "a worker that stands still costs its own sockets time, and nobody else anything",
+        "threads": "threads that publish at full speed wait, and nobody starves",
+    }.items():
+        command = commands.add_parser(name, help=text)
+        if name == "stall":
+            continue
+        command.add_argument("--kind", choices=("inline", "thread"), default="inline", help="of worker")
+    cycling = commands.choices["cycles"]
+    cycling.add_argument("--handlers", choices=("sync", "async"), default="sync")
+    cycling.add_argument("--count", type=int, default=100_000, help="cycles, the warm-up included")
+    cycling.add_argument("--warm-up", type=int, default=20_000, help="cycles after which the memory is first looked at")
+    ordering = commands.choices["order"]
+    ordering.add_argument("--workers", type=int, default=1)
+    ordering.add_argument("--count", type=int, default=400, help="messages of each publisher")
+    stalling = commands.choices["stall"]
+    stalling.add_argument("--count", type=int, default=64, help="MiB that are pushed")
+    stalling.add_argument("--size", type=int, default=16 * 1024, help="of a message, in bytes")
+    stalling.add_argument("--seconds", type=float, default=8, help="that the worker stands still after that")
+    flooding = commands.choices["threads"]
+    flooding.add_argument("--count", type=int, default=1 << 40, help="messages of each thread, at most")
+    flooding.add_argument("--seconds", type=float, default=10)
+    flooding.add_argument("--command-bytes", type=int, default=16 << 20, help="the setting: of calls that may wait")
+    return root
+
+
+def main(arguments: Sequence[str] | None = None, say: Callable[[str], object] | None = None) -> int:
+    """Runs one scenario; returns the exit code.
+
+    Args:
+        arguments: of the command line; None: the process's.
+        say: where lines go; None: stdout.
+    """
+    options = parser().parse_args(arguments)
+    report = Report(options.scenario, say)
+    if options.scenario == "cycles":
+        cycles.run(report, options.kind, options.handlers, options.count, options.warm_up)
+    elif options.scenario == "order":
+        order.run(report, options.kind, options.workers, options.count)
+    elif options.scenario == "stall":
+        stall.run(report, options.count << 20, options.size, options.seconds)
+    elif options.scenario == "threads":
+        threads.run(report, options.kind, options.count, options.seconds, options.command_bytes)
+    report.say(f"{len(report.failures)} wrong" if report.failures else "all is right")
+    return 1 if report.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

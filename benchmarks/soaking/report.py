@@ -1,0 +1,54 @@
+"""What a run measured and whether it was right, printed while it goes on."""
+
+import sys
+import time
+from collections.abc import Callable
+
+
+class Report:
+    """Collects checks and figures.
+
+    Args:
+        title: of the run.
+        say: where lines go.
+    """
+
+    def __init__(self, title: str, say: Callable[[str], object] | None = None) -> None:
+        self.failures: list[str] = []
+        self._say = say or (lambda line: print(line, flush=True))
+        self._started_s = time.monotonic()
+        self.say(f"{title}: Python {sys.version.split()[0]}")
+
+    def say(self, text: str) -> None:
+        """Prints a line with the time since the start."""
+        self._say(f"{time.monotonic() - self._started_s:7.1f} s  {text}")
+
+    def figure(self, name: str, value: object) -> None:
+        """Prints something that was measured."""
+        self.say(f"      {name}: {value}")
+
+    def check(self, is_right: bool, what: str, found: object = "") -> None:
+        """Prints whether something that must be true is."""
+        line = f"{what}{f': {found}' if found != '' else ''}"
+        self.say(f"{'ok   ' if is_right else 'WRONG'} {line}")
+        if not is_right:
+            self.failures.append(line)
+
+    def equal(self, what: str, found: object, expected: object) -> None:
+        """`check` of an equation."""
+        self.check(found == expected, what, found if found == expected else f"{found!r}, expected {expected!r}")
+
+
+def mib(size_bytes: float) -> str:
+    """Bytes as text."""
+    return f"{size_bytes / (1 << 20):.1f} MiB"
+
+
+def spread(values: list[float], unit: str = "ms", scale: float = 1e3) -> str:
+    """Median, 99th percentile and worst of some durations in seconds, as text."""
+    if not values:
+        return "none"
+    ranked = sorted(value * scale for value in values)
+    p99 = ranked[min(len(ranked) - 1, len(ranked) * 99 // 100)]
+    median = ranked[len(ranked) // 2]
+    return f"median {median:.2f}, p99 {p99:.2f}, worst {ranked[-1]:.2f} {unit} ({len(ranked)} samples)"

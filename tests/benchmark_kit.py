@@ -1,0 +1,13 @@
+"""Makes `benchmarks` importable; import it before that.
+
+The checkout goes behind everything else on the path, so that an installed wsbroker stays the one that is tested. The
+processes that a run starts get this path too.
+"""
+
+import sys
+from pathlib import Path
+
+CHECKOUT = str(Path(__file__).parent.parent)
+
+if CHECKOUT not in sys.path:
+    sys.path.append(CHECKOUT)

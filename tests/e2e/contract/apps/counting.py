@@ -1,0 +1,12 @@
+"""Counts the requests that reach it."""
+
+import wsbroker
+
+counts = [0]
+
+
+def handle_http_request(request: wsbroker.HttpRequest) -> str | None:
+    if request.pathname == "/count":
+        return str(counts[0])
+    counts[0] += 1
+    return None

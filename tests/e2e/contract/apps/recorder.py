@@ -1,0 +1,109 @@
+"""Writes what happens to it into a file: the one way to show what comes when no socket is left."""
+
+import asyncio
+import threading
+
+import wsbroker
+
+
+class App:
+    """All handlers are plain."""
+
+    def __init__(self) -> None:
+        self._path: str | None = None
+
+    def handle_worker_start(self, arg: str | None) -> None:
+        self._path = arg
+        self._note(f"start {wsbroker.channels()}")
+
+    def handle_socket_message(self, data: str | bytes, socket_id: int) -> None:
+        wsbroker.send(socket_id, data)
+
+    def handle_socket_close(self, socket_id: int, token: bytes | None, code: int, reason: str) -> None:
+        assert not wsbroker.is_open(socket_id)
+        self._note(f"close {code} {reason}")
+
+    def handle_worker_stop(self) -> None:
+        self._note(f"stop {wsbroker.channels()}")
+
+    def _note(self, text: str) -> None:
+        if self._path is not None:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(text + "\n")
+
+
+class AsyncApp(App):
+    """All handlers are coroutines."""
+
+    async def handle_worker_start(self, arg: str | None) -> None:  # type: ignore[override]
+        await asyncio.sleep(0)
+        super().handle_worker_start(arg)
+
+    async def handle_socket_message(self, data: str | bytes, socket_id: int) -> None:  # type: ignore[override]
+        await asyncio.sleep(0)
+        super().handle_socket_message(data, socket_id)
+
+    async def handle_socket_close(  # type: ignore[override]
+        self, socket_id: int, token: bytes | None, code: int, reason: str
+    ) -> None:
+        await asyncio.sleep(0.01)
+        super().handle_socket_close(socket_id, token, code, reason)
+
+    async def handle_worker_stop(self) -> None:  # type: ignore[override]
+        await asyncio.sleep(0)
+        super().handle_worker_stop()
+
+
+app = App()
+
+
+class Outer:
+    """Holds an application."""
+
+    class Inner(App):
+        """Found by ``module:Outer.Inner``."""
+
+
+class Stuck:
+    """Waits for ever, and does not mind being cancelled."""
+
+    async def handle_socket_message(self, data: str, socket_id: int) -> None:
+        wsbroker.send(socket_id, "waiting")
+        await asyncio.Event().wait()
+
+
+server: wsbroker.Server | None = None
+returned: list[bool] = []
+
+
+class Stops:
+    """Stops the server from within."""
+
+    def handle_socket_open(self, request: wsbroker.HttpRequest) -> None:
+        if request.pathname == "/stop":
+            self._stop()
+
+    def handle_socket_message(self, data: str) -> object:
+        if data == "message":
+            self._stop()
+        elif data == "thread":
+            threading.Thread(target=self._stop).start()
+        elif data == "async message":
+            return self._stop_later()
+        return None
+
+    def handle_socket_close(self) -> None:
+        if not returned:
+            self._stop()
+
+    def handle_http_request(self, request: wsbroker.HttpRequest) -> None:
+        self._stop()
+
+    async def _stop_later(self) -> None:
+        await asyncio.sleep(0)
+        self._stop()
+
+    def _stop(self) -> None:
+        assert server is not None
+        returned.append(True)
+        server.stop()

@@ -1,0 +1,202 @@
+"""The upgrade request, byte by byte: who becomes a socket and who is answered what."""
+
+import pytest
+
+from e2e.contract_kit import KEY, Clients, Refused, Running, Servers, request, text, until, upgrade
+from wsbroker.config import WorkerKind
+
+
+@pytest.fixture(params=["puppet", "echo"], ids=["open handler", "no open handler"], scope="module")
+def app(request: pytest.FixtureRequest) -> str:
+    """An application is asked before the 101 or it is not."""
+    return str(request.param)
+
+
+@pytest.fixture
+def running(servers: Servers, kind: WorkerKind, app: str) -> Running:
+    """A server."""
+    return servers.get(app, kind)
+
+
+REFUSED = {
+    "no host": (upgrade(drop=("Host",)), 400, "the Host field is missing"),
+    "an empty host": (upgrade("/", "Host:", drop=("Host",)), 400, "the Host field does not name a host"),
+    "no upgrade to websocket": (upgrade("/", "Upgrade: h2c", drop=("Upgrade",)), None, ""),
+    "connection without upgrade": (
+        upgrade("/", "Connection: keep-alive", drop=("Connection",)),
+        400,
+        "the Connection field does not name upgrade",
+    ),
+    "no connection field": (upgrade(drop=("Connection",)), 400, "the Connection field does not name upgrade"),
+    "no version": (upgrade(drop=("Sec-WebSocket-Version",)), 426, "the Sec-WebSocket-Version field must be 13"),
+    "version 8": (
+        upgrade("/", "Sec-WebSocket-Version: 8", drop=("Sec-WebSocket-Version",)),
+        426,
+        "the Sec-WebSocket-Version field must be 13",
+    ),
+    "versions 8 and 13": (
+        upgrade("/", "Sec-WebSocket-Version: 8, 13", drop=("Sec-WebSocket-Version",)),
+        426,
+        "the Sec-WebSocket-Version field must be 13",
+    ),
+    "no key": (upgrade(drop=("Sec-WebSocket-Key",)), 400, "the Sec-WebSocket-Key field is missing"),
+    "two keys": (upgrade("/", f"Sec-WebSocket-Key: {KEY}"), 400, "the Sec-WebSocket-Key field is doubled"),
+    "a short key": (
+        upgrade("/", "Sec-WebSocket-Key: dGhl", drop=("Sec-WebSocket-Key",)),
+        400,
+        "the Sec-WebSocket-Key field is not 16 bytes in base64",
+    ),
+    "a key that is no base64": (
+        upgrade("/", f"Sec-WebSocket-Key: {KEY[:-3]}!==", drop=("Sec-WebSocket-Key",)),
+        400,
+        "the Sec-WebSocket-Key field is not 16 bytes in base64",
+    ),
+    "a post": (upgrade(first="POST / HTTP/1.1"), 405, "a WebSocket is opened with GET"),
+    "http 1.0": (upgrade(first="GET / HTTP/1.0"), 400, "a WebSocket needs HTTP/1.1"),
+    "a body": (upgrade("/", "Content-Length: 5") + b"hello", 400, "a request for a WebSocket has no body"),
+    "an empty chunked body": (
+        upgrade("/", "Transfer-Encoding: chunked") + b"0\r\n\r\n",
+        400,
+        "a request for a WebSocket has no body",
+    ),
+    "another host's page": (upgrade("/", "Origin: https://evil.example"), 403, "this origin is not allowed"),
+    "a page of nobody": (upgrade("/", "Origin: null"), 403, "this origin is not allowed"),
+    "two origins": (
+        upgrade("/", "Origin: http://127.0.0.1", "Origin: http://127.0.0.1"),
+        400,
+        "the Origin field is doubled",
+    ),
+}
+
+
+@pytest.mark.parametrize("before", [b"", request("GET")], ids=["first", "second"])
+@pytest.mark.parametrize(("data", "status", "body"), REFUSED.values(), ids=REFUSED)
+def test_an_upgrade_that_breaks_the_rules_is_refused_and_closed(
+    clients: Clients, running: Running, app: str, data: bytes, status: int | None, body: str, before: bytes
+) -> None:
+    peer = clients.peer(running)
+    plain = 200 if app == "puppet" else 503
+    if before:
+        peer.send(before)
+        assert peer.answer().status == plain
+    peer.send(data)
+    answer = peer.answer()
+    if status is None:  # an Upgrade to something that we do not speak is ignored (RFC 9110 section 7.8)
+        assert answer.status == plain
+        return
+    assert answer.status == status
+    # aiohttp's parser refuses some of them before we see them: no reason then.
+    assert answer.text in (f"{body}\n", f"{status} Bad Request\n")
+    if status == 426:
+        assert (answer.headers["upgrade"], answer.headers["sec-websocket-version"]) == ("websocket", "13")
+    if status == 405:
+        assert answer.headers["allow"] == "GET"
+    assert "close" in answer.headers.get("connection", "") or b"HTTP/1.0" in data
+    assert peer.rest() == b""
+
+
+ACCEPTED = {
+    "as Firefox says it": upgrade("/", "Connection: keep-alive, Upgrade", drop=("Connection",)),
+    "in capitals": upgrade("/", "Connection: UPGRADE", "Upgrade: WebSocket", drop=("Connection", "Upgrade")),
+    "in two fields": upgrade("/", "Connection: keep-alive", "Connection: upgrade", drop=("Connection",)),
+    "with an empty body": upgrade("/", "Content-Length: 0"),
+    "from its own page": upgrade("/", "Origin: http://127.0.0.1"),
+    "from its own page behind TLS": upgrade("/", "Origin: https://127.0.0.1"),
+    "with unknown extensions": upgrade("/", "Sec-WebSocket-Extensions: permessage-deflate, x-unknown; a=b"),
+    "with unknown subprotocols": upgrade("/", "Sec-WebSocket-Protocol: chat, superchat"),
+}
+
+
+@pytest.mark.parametrize("data", ACCEPTED.values(), ids=ACCEPTED)
+def test_an_upgrade_that_is_only_unusual_is_accepted(clients: Clients, running: Running, data: bytes) -> None:
+    peer = clients.peer(running)
+    peer.send(data, text("here 1"))
+    head = peer.head()
+    assert head.startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
+    assert b"Sec-WebSocket-Extensions" not in head and b"Sec-WebSocket-Protocol" not in head
+    assert peer.text() in ("1", "here 1")
+
+
+def test_an_upgrade_that_comes_byte_by_byte_is_the_same(clients: Clients, running: Running) -> None:
+    peer = clients.peer(running)
+    for byte in upgrade() + text("here 1"):
+        peer.send(bytes([byte]))
+    assert peer.head().startswith(b"HTTP/1.1 101 ")
+    assert peer.text() in ("1", "here 1")
+
+
+def test_the_clients_first_known_subprotocol_is_chosen(
+    servers: Servers, kind: WorkerKind, app: str, clients: Clients
+) -> None:
+    running = servers.get(app, kind, subprotocols=("one", "two"))
+    for offered, chosen in (("two, one", b"two"), ("zero, one", b"one"), ("zero", None), ("ONE", None)):
+        peer = clients.peer(running)
+        peer.send(upgrade("/", f"Sec-WebSocket-Protocol: {offered}"))
+        head = peer.head()
+        if chosen is None:
+            assert b"Sec-WebSocket-Protocol" not in head
+        else:
+            assert b"Sec-WebSocket-Protocol: " + chosen + b"\r\n" in head
+
+
+@pytest.mark.parametrize(
+    ("allowed", "origin", "is_let_in"),
+    [
+        (("https://example.com",), "https://example.com", True),
+        (("https://example.com",), "HTTPS://EXAMPLE.COM:443", True),
+        (("https://example.com",), "http://example.com", False),
+        (("https://example.com",), "https://example.com.evil.example", False),
+        (("https://example.com",), "http://127.0.0.1", False),
+        (("null",), "null", True),
+        (("*",), "https://anything.example", True),
+        ((), "http://127.0.0.1", False),
+    ],
+)
+def test_only_allowed_origins_connect(
+    servers: Servers, kind: WorkerKind, clients: Clients, allowed: tuple[str, ...], origin: str, is_let_in: bool
+) -> None:
+    running = servers.get("echo", kind, allowed_origins=allowed)
+    clients.connect(running)  # who names no origin is no browser
+    if is_let_in:
+        clients.connect(running, headers={"Origin": origin})
+    else:
+        with pytest.raises(Refused) as caught:
+            clients.connect(running, headers={"Origin": origin})
+        assert caught.value.status == 403
+
+
+def test_a_connection_too_many_is_a_503(servers: Servers, kind: WorkerKind, clients: Clients, client: str) -> None:
+    running = servers.get("echo", kind, max_connections=2)
+    first, _ = clients.connect(running), clients.connect(running)
+    with pytest.raises(Refused) as caught:
+        clients.connect(running)
+    assert caught.value.status == 503
+    peer = clients.peer(running)
+    peer.send(request("GET"))
+    answer = peer.answer()
+    assert (answer.status, answer.text) == (503, "this server has no room for another connection; try again later\n")
+    assert int(answer.headers["retry-after"]) > 0
+    assert peer.rest() == b""
+    peer.end()
+    first.close()
+    until(lambda: is_let_in(clients, running), "there is no room")
+
+
+def is_let_in(clients: Clients, running: Running) -> bool:
+    """Whether there is room: what was closed a moment ago may still be counted."""
+    try:
+        clients.connect(running)
+    except Refused:
+        return False
+    return True
+
+
+def test_who_sends_no_request_head_in_time_is_let_go(servers: Servers, kind: WorkerKind, clients: Clients) -> None:
+    running = servers.get("echo", kind, handshake_timeout=0.1)
+    for data in (b"", b"GET / HTTP/1.1\r\n", upgrade()[:-2]):
+        peer = clients.peer(running)
+        peer.send(data)
+        assert b"101" not in peer.rest()
+    ann = clients.connect(running)
+    ann.send("in time")
+    ann.receives("in time")

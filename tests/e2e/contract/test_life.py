@@ -1,0 +1,571 @@
+"""Starting and stopping inside a program: `start`, `serve`, `register_worker`, `Server`, and calls at the wrong time."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+import wsbroker
+from e2e.contract.apps import echo, recorder
+from e2e.contract_kit import APPS, PATIENCE_S, Clients, Log, Peer, Running, Servers, request, text, until
+from wsbroker.addresses import TcpAddress, UnixAddress
+from wsbroker.config import WorkerKind
+
+ECHO = APPS + "echo"
+NO_BROKER = (
+    "no broker is running here: call wsbroker.start(), run() or serve() first, or call this from a handler; "
+    "after stop() nobody is there to ask"
+)
+CALLS = [
+    "send(1, 'x')",
+    "send_to_channel('a', 'x')",
+    "subscribe(1, 'a')",
+    "unsubscribe(1, 'a')",
+    "subscribe_nowait(1, 'a')",
+    "unsubscribe_nowait(1, 'a')",
+    "set_token(1, 'x')",
+    "copy_subscriptions(1, 2)",
+    "close(1)",
+    "subscriber_count('a')",
+    "has_subscribers('a')",
+    "subscribers('a')",
+    "subscriptions(1)",
+    "channels()",
+    "is_open(1)",
+    "queued_bytes(1)",
+]
+
+
+@pytest.fixture
+def nothing_runs(servers: Servers) -> Iterator[None]:
+    """The test starts servers of its own, and stops them."""
+    servers.stop()
+    yield
+    assert wsbroker.Server  # and may leave none behind:
+    with pytest.raises(wsbroker.CommandError):
+        wsbroker.channels()
+
+
+def echoes(address: object) -> None:
+    """A socket at this address is answered."""
+    if isinstance(address, UnixAddress):
+        peer = Peer(address.path)
+    else:
+        assert isinstance(address, TcpAddress)
+        peer = Peer((address.host or "127.0.0.1", address.port))
+    peer.upgrade(text("hello"))
+    assert peer.text() == "hello"
+    peer.end()
+
+
+# At the wrong time. ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_call_without_a_running_server_is_a_runtime_error(nothing_runs: None, kind: WorkerKind, call: str) -> None:
+    def is_refused() -> None:
+        with pytest.raises(RuntimeError) as caught:
+            eval(f"wsbroker.{call}")
+        assert isinstance(caught.value, wsbroker.CommandError)
+        assert str(caught.value) == NO_BROKER
+
+    is_refused()
+    with wsbroker.start("127.0.0.1:0", worker=ECHO, worker_kind=kind):
+        eval(f"wsbroker.{call}")
+    is_refused()
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(is_refused).result()
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_in_a_signal_handler_one_may_tell_and_not_ask(servers: Servers, kind: WorkerKind, call: str) -> None:
+    servers.get("echo", kind)
+    outcome: list[object] = []
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        try:
+            outcome.append(eval(f"wsbroker.{call}"))
+        except RuntimeError as error:
+            outcome.append(error)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    is_one_way = CALLS.index(call) < 2 or call.startswith(("subscribe_n", "unsubscribe_n", "set_", "copy", "close"))
+    if is_one_way:
+        assert outcome == [None]
+    else:
+        (error,) = outcome
+        assert isinstance(error, wsbroker.CommandError)
+        assert str(error) == "a signal handler may not ask the broker: it could be waiting for what it interrupted"
+
+
+def test_a_second_start_is_a_runtime_error(nothing_runs: None, kind: WorkerKind) -> None:
+    with wsbroker.start("127.0.0.1:0", worker=ECHO, worker_kind=kind) as first:
+        with pytest.raises(RuntimeError) as caught:
+            wsbroker.start("127.0.0.1:0", worker=ECHO, worker_kind=kind)
+        assert str(caught.value) == (
+            f"a server runs in this process already: <Server running {first.addresses[0]}>; stop it first"
+        )
+        with pytest.raises(RuntimeError, match="^a server runs in this process already"):
+            wsbroker.run("127.0.0.1:0", worker=ECHO, worker_kind=kind)
+
+        async def serve() -> None:
+            async with wsbroker.serve("127.0.0.1:0", worker=ECHO, worker_kind=kind):
+                raise AssertionError("it served")
+
+        with pytest.raises(RuntimeError, match="^a server runs in this process already"):
+            asyncio.run(serve())
+        echoes(first.addresses[0])
+    assert repr(first) == f"<Server stopped {first.addresses[0]}>"
+
+
+def test_start_after_stop_is_fine(nothing_runs: None, kind: WorkerKind) -> None:
+    threads = threading.active_count()
+    for _ in range(5):
+        server = wsbroker.start("127.0.0.1:0", worker=ECHO, worker_kind=kind)
+        echoes(server.addresses[0])
+        assert server.is_running
+        server.stop()
+        server.stop()
+        assert not server.is_running
+        assert server.wait() is True
+    until(lambda: threading.active_count() <= threads, "a thread is left")
+
+
+# Addresses. -----------------------------------------------------------------------------------------------------------
+
+
+def test_several_addresses_are_served_at_once(nothing_runs: None, kind: WorkerKind, tmp_path: Path) -> None:
+    os.chdir(tmp_path)
+    bind = ["127.0.0.1:0", "unix:s.sock", "[::1]:0", "localhost:0"]
+    with wsbroker.start(bind, worker=ECHO, worker_kind=kind) as server:
+        first, second, third, fourth = server.addresses[:4]
+        assert isinstance(first, TcpAddress) and first.host == "127.0.0.1" and first.port > 0
+        assert str(first) == f"http://127.0.0.1:{first.port}"
+        assert second == UnixAddress("s.sock") and str(second) == "unix:s.sock"
+        assert isinstance(third, TcpAddress) and third.host == "::1" and str(third) == f"http://[::1]:{third.port}"
+        for address in (first, second, third):
+            echoes(address)
+        assert isinstance(fourth, TcpAddress)
+        peer = Peer(("127.0.0.1", fourth.port))
+        peer.send(request("GET"))
+        assert peer.answer().text == "No HTTP handler registered"
+        peer.end()
+    assert not (tmp_path / "s.sock").exists()
+    with pytest.raises(OSError):
+        socket.create_connection((first.host, first.port), 1)
+
+
+def test_all_interfaces_are_both_families(nothing_runs: None, kind: WorkerKind) -> None:
+    with wsbroker.start(":0", worker=ECHO, worker_kind=kind) as server:
+        (address,) = server.addresses
+        assert isinstance(address, TcpAddress)
+        echoes(TcpAddress("127.0.0.1", address.port))
+        echoes(TcpAddress("::1", address.port))
+        assert str(address) == f"http://*:{address.port}"
+
+
+def test_a_socket_file_that_a_dead_server_left_is_replaced(
+    nothing_runs: None, kind: WorkerKind, tmp_path: Path
+) -> None:
+    os.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind("s.sock")
+    with wsbroker.start("unix:s.sock", worker=ECHO, worker_kind=kind) as server:
+        echoes(server.addresses[0])
+
+
+def test_bind_errors_reach_the_caller_and_leave_nothing_behind(nothing_runs: None, kind: WorkerKind) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(OSError) as caught:
+            wsbroker.start(["127.0.0.1:0", f"127.0.0.1:{port}"], worker=ECHO, worker_kind=kind)
+        assert caught.value.strerror == (
+            f"cannot bind to http://127.0.0.1:{port}: port {port} is in use; "
+            "stop what listens there, or choose another port (0: any free one)"
+        )
+
+        async def serve() -> None:
+            async with wsbroker.serve(f"127.0.0.1:{port}", worker=ECHO, worker_kind=kind):
+                raise AssertionError("it served")
+
+        with pytest.raises(OSError, match=f"port {port} is in use"):
+            asyncio.run(serve())
+        with pytest.raises(OSError, match=f"port {port} is in use"):
+            wsbroker.run(f"127.0.0.1:{port}", worker=ECHO, worker_kind=kind)
+    with wsbroker.start(f"127.0.0.1:{port}", worker=ECHO, worker_kind=kind) as server:
+        echoes(server.addresses[0])
+
+
+@pytest.mark.parametrize(
+    ("bind", "error"),
+    [
+        ("nonsense", "cannot bind to 'nonsense': the port is missing; write "),
+        ([], "there is no address to listen on: write "),
+        (["127.0.0.1:1", "127.0.0.1:1"], "cannot bind to '127.0.0.1:1': it is named twice; once is enough"),
+    ],
+)
+def test_a_wrong_address_is_a_value_error(nothing_runs: None, bind: str | list[str], error: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        wsbroker.start(bind, worker=ECHO)
+    assert str(caught.value).startswith(error)
+
+
+# Settings. ------------------------------------------------------------------------------------------------------------
+
+
+def test_wrong_settings_are_errors_of_the_caller(nothing_runs: None) -> None:
+    with pytest.raises(wsbroker.ConfigError) as caught:
+        wsbroker.start("127.0.0.1:0", worker=ECHO, max_mesage_size=5)  # type: ignore[call-arg]
+    assert str(caught.value) == "there is no setting 'max_mesage_size'; did you mean 'max_message_size'?"
+    with pytest.raises(ValueError, match="^max_message_size is 0B, but must be from 1B to 1GiB$"):
+        wsbroker.start("127.0.0.1:0", worker=ECHO, max_message_size=0)
+    with pytest.raises(TypeError, match=r"^ping_interval must be a number \(seconds\), not str$"):
+        wsbroker.start("127.0.0.1:0", worker=ECHO, ping_interval="5")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="^workers is 2, but worker_kind is inline, and handlers in the event loop"):
+        wsbroker.start("127.0.0.1:0", worker=ECHO, worker_kind="inline", workers=2)
+    with pytest.raises(wsbroker.ConfigError) as caught:
+        wsbroker.start("127.0.0.1:0", worker=ECHO, config=wsbroker.Config(), workers=1)
+    assert str(caught.value) == "give 'config' or single settings (workers), not both"
+    with pytest.raises(TypeError, match=r"^an address must be a str such as '127.0.0.1:3000', not int$"):
+        wsbroker.start([3000], worker=ECHO)  # type: ignore[list-item]
+
+
+def test_a_config_is_the_same_as_single_settings(nothing_runs: None, kind: WorkerKind) -> None:
+    config = wsbroker.Config(worker_kind=kind, max_message_size=10)
+    with wsbroker.start("127.0.0.1:0", worker=ECHO, config=config) as server:
+        (address,) = server.addresses
+        assert isinstance(address, TcpAddress)
+        peer = Peer((address.host, address.port))
+        peer.upgrade(text("x" * 11))
+        assert peer.close_frame()[0] == 1009
+        peer.end()
+
+
+# Workers. -------------------------------------------------------------------------------------------------------------
+
+
+class Shouting:
+    """A class of the main program's."""
+
+    def handle_socket_message(self, data: str, socket_id: int) -> None:
+        wsbroker.send(socket_id, data.upper())
+
+
+class Typed(wsbroker.Worker):
+    """Derived from `Worker`, with one handler overridden."""
+
+    def handle_socket_message(self, data: str | bytes, socket_id: int, token: bytes | None, /) -> None:
+        wsbroker.send(socket_id, data)
+
+
+class Few:
+    """Takes fewer arguments than there are."""
+
+    def handle_worker_start(self) -> None: ...
+
+    def handle_socket_open(self) -> bool:
+        return True
+
+    def handle_socket_message(self, data: str) -> None:
+        wsbroker.send_to_channel("nobody", data)
+
+    def handle_socket_close(self) -> None: ...
+
+    def handle_http_request(self) -> str:
+        return "no arguments"
+
+
+SPECS = {
+    "a module's name": (ECHO, "hello"),
+    "an object's name": (APPS + "recorder:app", "hello"),
+    "a class's name": (APPS + "recorder:App", "hello"),
+    "a nested name": (APPS + "recorder:Outer.Inner", "hello"),
+    "a module": (echo, "hello"),
+    "a class": (Shouting, "HELLO"),
+    "a live object": (Shouting(), "HELLO"),
+    "a derived class": (Typed, "hello"),
+    "an object of a module": (recorder.app, "hello"),
+}
+
+
+@pytest.mark.parametrize(("spec", "answer"), SPECS.values(), ids=SPECS)
+@pytest.mark.parametrize("is_registered", [False, True], ids=["given", "registered"])
+def test_handlers_may_be_given_in_many_ways(
+    nothing_runs: None, kind: WorkerKind, spec: object, answer: str, is_registered: bool
+) -> None:
+    if kind not in ("inline", "thread") and not isinstance(spec, str):
+        pytest.skip("an object of this program exists in its interpreter only")
+    handle = wsbroker.register_worker(spec) if is_registered else None
+    try:
+        with wsbroker.start(
+            "127.0.0.1:0", worker_kind=kind, **({} if is_registered else {"worker": spec})
+        ) as server:
+            (address,) = server.addresses
+            assert isinstance(address, TcpAddress)
+            peer = Peer((address.host, address.port))
+            peer.upgrade(text("hello"))
+            assert peer.text() == answer
+            peer.end()
+    finally:
+        if handle is not None:
+            handle.unregister()
+
+
+def test_handlers_may_take_fewer_arguments(nothing_runs: None, kind: WorkerKind) -> None:
+    if kind not in ("inline", "thread"):
+        pytest.skip("an object of this program exists in its interpreter only")
+    with wsbroker.start("127.0.0.1:0", worker=Few(), worker_kind=kind) as server:
+        (address,) = server.addresses
+        assert isinstance(address, TcpAddress)
+        peer = Peer((address.host, address.port))
+        peer.send(request("POST", body=b"x"))
+        assert peer.answer().text == "no arguments"
+        peer.upgrade(text("hello"))
+        peer.send(b"\x88\x80\0\0\0\0")
+        assert peer.frame() == (8, b"")
+        peer.end()
+
+
+def test_one_worker_is_registered_and_a_different_one_is_a_value_error(nothing_runs: None) -> None:
+    handle = wsbroker.register_worker(ECHO)
+    try:
+        assert wsbroker.register_worker(ECHO) is handle
+        assert handle.spec == ECHO and isinstance(handle, wsbroker.WorkerHandle)
+        with pytest.raises(ValueError) as caught:
+            wsbroker.register_worker("another")
+        assert str(caught.value) == (
+            f"{ECHO!r} is registered already, and a server runs one worker (in as many instances as 'workers' says): "
+            "put the handlers of 'another' into one module, or unregister the first"
+        )
+    finally:
+        handle.unregister()
+    with pytest.raises(RuntimeError) as error:
+        wsbroker.start("127.0.0.1:0")
+    assert str(error.value) == "no worker is registered: call wsbroker.register_worker('pkg.mod') before start()"
+    for nothing in (None, 5, b"x", True):
+        with pytest.raises(TypeError):
+            wsbroker.register_worker(nothing)
+
+
+def test_auto_takes_a_thread_for_a_live_object_and_says_what_to_do(nothing_runs: None, log: Log) -> None:
+    with wsbroker.start("127.0.0.1:0", worker=Shouting()) as server:
+        echoes_upper = Peer((server.addresses[0].host, server.addresses[0].port))  # type: ignore[union-attr]
+        echoes_upper.upgrade(text("a"))
+        assert echoes_upper.text() == "A"
+        echoes_upper.end()
+    assert "workers kind=thread" in log.text
+    assert "register its name ('pkg.mod:obj') instead to use all cores" in log.text
+
+
+# Starting and stopping. -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    """A file into which the recorder writes what happens, for when no socket is left to tell it."""
+    return tmp_path / "record"
+
+
+@pytest.mark.parametrize("name", ["App", "AsyncApp"])
+def test_a_clean_stop_runs_every_close_handler_and_then_worker_stop(
+    nothing_runs: None, kind: WorkerKind, record: Path, name: str
+) -> None:
+    workers = 1 if kind == "inline" else 2
+    with wsbroker.start(
+        "127.0.0.1:0", worker=f"{APPS}recorder:{name}", worker_kind=kind, workers=workers, worker_arg=str(record)
+    ) as server:
+        (address,) = server.addresses
+        assert isinstance(address, TcpAddress)
+        peers = [Peer((address.host, address.port)) for _ in range(6)]
+        for peer in peers:
+            peer.upgrade(text("hello"))
+            assert peer.text() == "hello"
+        assert record.read_text().splitlines() == ["start []"] * workers
+        closing = threading.Thread(target=lambda: [answers_close(peer) for peer in peers])
+        closing.start()
+    closing.join(PATIENCE_S)
+    lines = record.read_text().splitlines()[workers:]
+    assert sorted(lines[: -workers if workers == 1 else None]) == sorted(
+        ["close 1001 server shutdown"] * 6 + ([] if workers == 1 else ["stop []"] * workers)
+    )
+    assert lines[-1] == "stop []"
+    assert len(lines) == 6 + workers
+
+
+def answers_close(peer: Peer) -> None:
+    """Completes the closing handshake that the server has begun."""
+    assert peer.close_frame() == (1001, "server shutdown")
+    peer.send(b"\x88\x82\0\0\0\0\x03\xe9")
+    assert peer.rest() == b""
+    peer.end()
+
+
+@pytest.mark.parametrize("place", ["message", "http", "open", "close", "async message", "thread"])
+def test_stop_in_a_handler_asks_and_returns(nothing_runs: None, kind: WorkerKind, place: str) -> None:
+    if kind not in ("inline", "thread"):
+        pytest.skip("the server is an object of this interpreter")
+    recorder.returned.clear()
+    server = wsbroker.start("127.0.0.1:0", worker=recorder.Stops(), worker_kind=kind, close_timeout=0.1)
+    recorder.server = server
+    (address,) = server.addresses
+    assert isinstance(address, TcpAddress)
+    peer = Peer((address.host, address.port))
+    if place == "http":
+        peer.send(request("GET", "/stop"))
+    elif place == "open":
+        peer.send(b"GET /stop HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n")
+        peer.send(b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n")
+    elif place == "close":
+        peer.upgrade(text("stop at close"), b"\x88\x80\0\0\0\0")
+    else:
+        peer.upgrade(text(place))
+    answering = threading.Thread(target=peer.rest)
+    answering.start()
+    assert server.wait(PATIENCE_S) is True
+    assert recorder.returned == [True]
+    peer.socket.shutdown(socket.SHUT_RDWR)
+    answering.join(PATIENCE_S)
+    peer.end()
+
+
+def test_stop_with_a_handler_that_never_ends_takes_no_longer_than_allowed(
+    nothing_runs: None, kind: WorkerKind, log: Log
+) -> None:
+    server = wsbroker.start("127.0.0.1:0", worker=APPS + "recorder:Stuck", worker_kind=kind, handler_timeout=60)
+    (address,) = server.addresses
+    assert isinstance(address, TcpAddress)
+    peer = Peer((address.host, address.port))
+    peer.upgrade(text("wait"))
+    assert peer.text() == "waiting"
+    server.stop(0.2)
+    assert not server.is_running
+    peer.rest()
+    peer.end()
+    log.forgives("did not stop in time", "did not end", "left behind")
+
+
+def test_stop_now_drops_everything(nothing_runs: None, kind: WorkerKind, log: Log) -> None:
+    server = wsbroker.start("127.0.0.1:0", worker=ECHO, worker_kind=kind)
+    (address,) = server.addresses
+    assert isinstance(address, TcpAddress)
+    peers = [Peer((address.host, address.port)) for _ in range(3)]
+    for peer in peers:
+        peer.upgrade(text("hello"))
+        assert peer.text() == "hello"
+    server.stop(0)
+    for peer in peers:
+        assert peer.rest() in (b"", b"\x88\x11\x03\xe9server shutdown")
+        peer.end()
+    with pytest.raises(ValueError, match=r"^timeout_s is -1; a stop takes 0 seconds or more$"):
+        server.stop(-1)
+    log.forgives("did not end")
+
+
+def test_wait_is_false_while_it_runs(nothing_runs: None, kind: WorkerKind) -> None:
+    with wsbroker.start("127.0.0.1:0", worker=ECHO, worker_kind=kind) as server:
+        assert server.wait(0.01) is False
+        assert server.wait(0) is False
+        with ThreadPoolExecutor(3) as executor:
+            waiting = [executor.submit(server.wait) for _ in range(2)] + [executor.submit(server.wait, PATIENCE_S)]
+            server.stop()
+            assert [one.result(PATIENCE_S) for one in waiting] == [True] * 3
+
+
+def test_serve_runs_in_the_programs_loop_and_stops_behind_the_block(
+    nothing_runs: None, kind: WorkerKind, tmp_path: Path
+) -> None:
+    async def main() -> wsbroker.Server:
+        signals = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        async with wsbroker.serve("127.0.0.1:0", worker=ECHO, worker_kind=kind) as server:
+            assert server.is_running
+            assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == signals
+            await asyncio.to_thread(echoes, server.addresses[0])
+            with pytest.raises(RuntimeError) as caught:
+                server.wait()
+            assert str(caught.value) == "wait() would block the event loop it waits for: use 'await server.wait_closed()'"
+            assert server.statistics()["sockets_opened"] == 1
+        assert not server.is_running
+        await server.wait_closed()
+        async with wsbroker.serve("127.0.0.1:0", worker=ECHO, worker_kind=kind) as again:
+            again.stop()  # on the loop: asks, and returns
+            await again.wait_closed()
+            assert not again.is_running
+        return server
+
+    interval = sys.getswitchinterval()
+    server = asyncio.run(main())
+    assert sys.getswitchinterval() == interval
+    with pytest.raises(RuntimeError, match="^the server has stopped: there are no statistics any more$"):
+        server.statistics()
+
+
+def test_an_exception_in_the_block_stops_the_server_and_goes_on(nothing_runs: None, kind: WorkerKind) -> None:
+    async def main() -> None:
+        async with wsbroker.serve("127.0.0.1:0", worker=ECHO, worker_kind=kind):
+            raise LookupError("in the block")
+
+    with pytest.raises(LookupError, match="in the block"):
+        asyncio.run(main())
+    with pytest.raises(LookupError, match="in the block"), wsbroker.start("127.0.0.1:0", worker=ECHO, worker_kind=kind):
+        raise LookupError("in the block")
+
+
+def test_a_cancelled_serve_stops_cleanly(nothing_runs: None, kind: WorkerKind) -> None:
+    async def main() -> None:
+        opened = asyncio.Event()
+
+        async def serve() -> None:
+            async with wsbroker.serve("127.0.0.1:0", worker=ECHO, worker_kind=kind):
+                opened.set()
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(serve())
+        await opened.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+
+
+def test_the_switch_interval_is_restored(nothing_runs: None, kind: WorkerKind) -> None:
+    interval = sys.getswitchinterval()
+    with wsbroker.start("127.0.0.1:0", worker=ECHO, worker_kind=kind) as server:
+        assert sys.getswitchinterval() <= interval
+    assert server.wait()
+    until(lambda: sys.getswitchinterval() == interval)
+
+
+def test_handlers_start_before_the_port_opens_and_may_call_everything(
+    nothing_runs: None, kind: WorkerKind, record: Path
+) -> None:
+    with wsbroker.start(
+        "127.0.0.1:0", worker=APPS + "recorder:App", worker_kind=kind, worker_arg=str(record)
+    ) as server:
+        assert record.read_text() == "start []\n"
+        echoes(server.addresses[0])
+
+
+def test_a_running_server_counts(servers: Servers, kind: WorkerKind, clients: Clients) -> None:
+    running: Running = servers.of(ECHO, kind)
+    ann = clients.connect(running)
+    for number in range(3):
+        ann.send(str(number))
+        ann.receives(str(number))
+    statistics = running.server.statistics()
+    found = {name: statistics[name] for name in ("sockets", "sockets_opened", "messages_received", "channels")}
+    assert found == {"sockets": 1, "sockets_opened": 1, "messages_received": 3, "channels": 0}
+    (worker,) = statistics["workers"]  # type: ignore[misc]
+    assert worker["state"] == "running"

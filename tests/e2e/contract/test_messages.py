@@ -1,0 +1,251 @@
+"""The message handler: what it is given, when it runs, and what happens when it fails."""
+
+import pytest
+from websockets.frames import Opcode
+
+from e2e.contract_kit import Client, Clients, Log, Running, Servers, frame, fresh, text
+from wsbroker.config import WorkerKind
+
+PUPPETS = ["puppet", "async_puppet"]
+
+
+@pytest.fixture(params=PUPPETS, scope="module")
+def app(request: pytest.FixtureRequest) -> str:
+    """The handlers are plain functions, or coroutines."""
+    return str(request.param)
+
+
+@pytest.fixture
+def running(servers: Servers, kind: WorkerKind, app: str) -> Running:
+    """A server with the puppet."""
+    return servers.get(app, kind)
+
+
+@pytest.fixture
+def ann(clients: Clients, client: str, running: Running) -> Client:
+    """A client, of both kinds."""
+    return clients.connect(running)
+
+
+# What it is given. ----------------------------------------------------------------------------------------------------
+
+
+def test_binary_messages_arrive_as_bytes_and_text_as_str(ann: Client) -> None:
+    for data in (b"", b"\x00", bytes(range(256)), b"here 1", b"x" * 65536):
+        ann.send(data)
+        assert ann.receive() == data
+    for data in ("", "a", "ü", "\0", "🙂" * 1000, "a" * 60_000):
+        assert ann.ask(f"{data!r}") == data
+    assert ann.ask("[type(one) for one in (me, token)] == [int, type(None)]") is True
+
+
+def test_a_message_in_many_frames_is_one_message(clients: Clients, running: Running) -> None:
+    peer = clients.peer(running)
+    whole = "here 'grüße 🙂'".encode()
+    parts = [frame(1, whole[:8], fin=False), *(frame(0, bytes([byte]), fin=False) for byte in whole[8:])]
+    peer.upgrade(*parts, frame(9, b"still there?"), frame(0, b""))
+    assert peer.frame() == (Opcode.PONG, b"still there?")
+    assert peer.text() == "'grüße 🙂'"
+
+
+def test_a_message_byte_by_byte_is_the_same(clients: Clients, running: Running) -> None:
+    peer = clients.peer(running)
+    peer.upgrade()
+    for byte in text("here 1") + frame(2, b"\xff") + frame(9, b""):
+        peer.send(bytes([byte]))
+    assert sorted([peer.frame(), peer.frame(), peer.frame()]) == [(1, b"1"), (2, b"\xff"), (10, b"")]
+
+
+def test_every_ping_is_answered_while_the_server_is_read_from(ann: Client, clients: Clients, running: Running) -> None:
+    peer = clients.peer(running)
+    peer.upgrade()
+    for number in range(20):
+        peer.send(frame(9, b"%d" % number))
+        assert peer.frame() == (Opcode.PONG, b"%d" % number)
+
+
+def test_messages_of_a_socket_are_handled_in_order_one_after_the_other(ann: Client) -> None:
+    ann.ask("state.update(seen=[])")
+    for number in range(500):
+        ann.tell(f"state['seen'].append({number})")
+    assert ann.ask("state['seen'] == list(range(500))") is True
+
+
+def test_a_thousand_messages_in_one_segment_come_in_order(clients: Clients, running: Running) -> None:
+    peer = clients.peer(running)
+    peer.upgrade(*(text(f"here {number}") for number in range(1000)))
+    assert [peer.text() for _ in range(1000)] == [str(number) for number in range(1000)]
+
+
+# Handlers that wait. --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def waiting(servers: Servers, kind: WorkerKind) -> Running:
+    """A server whose handlers can wait."""
+    return servers.get("async_puppet", kind)
+
+
+def test_the_next_message_of_a_socket_waits_and_other_sockets_go_on(clients: Clients, waiting: Running) -> None:
+    ann, bob = clients.connect(waiting, "websockets"), clients.connect(waiting, "aiohttp")
+    gate = repr(fresh("gate"))
+    ann.send(f"await gate({gate}).wait()")
+    ann.send("here 'second'")
+    ann.send(b"third")
+    # Bob's handlers run while Ann's waits.
+    for number in range(10):
+        assert bob.ask(str(number)) == number
+    assert bob.ask(f"send({ann.id}, 'not held back')") is None
+    ann.receives("not held back")
+    assert bob.ask(f"gate({gate}).set()") is None
+    assert [ann.answer(), ann.answer()] == [True, "second"]
+    ann.receives(b"third")
+
+
+def test_many_sockets_wait_at_the_same_time(clients: Clients, waiting: Running) -> None:
+    peers = [clients.peer(waiting) for _ in range(50)]
+    opener = clients.connect(waiting)
+    gate = repr(fresh("gate"))
+    for peer in peers:
+        peer.upgrade(text(f"tell send({opener.id}, 'waits')"), text(f"await gate({gate}).wait()"), text("here 2"))
+    opener.receives(*["waits"] * 50)
+    opener.ask(f"gate({gate}).set()")
+    for peer in peers:
+        assert [peer.text(), peer.text()] == ["True", "2"]
+
+
+def test_a_context_variable_that_a_handler_sets_is_its_own(clients: Clients, waiting: Running) -> None:
+    ann, bob = clients.connect(waiting), clients.connect(waiting)
+    assert ann.ask("asked_by.get()") == ann.id
+    assert bob.ask("asked_by.get()") == bob.id
+    before = "[asked_by.get() == me, [asked_by.set(-1), asked_by.get()][1]]"
+    assert [ann.ask(before), ann.ask(before)] == [[True, -1]] * 2
+
+
+def test_plain_and_async_handlers_mix(servers: Servers, kind: WorkerKind, clients: Clients, client: str) -> None:
+    """An async open and close handler beside a plain message handler that sometimes returns a coroutine."""
+    running = servers.get("mixed", kind)
+    watcher = clients.connect(running)
+    watcher.receives("opened")
+    watcher.send("watch")
+    watcher.receives("watching")
+    ann = clients.connect(running, client)
+    ann.receives("opened")
+    for number in range(20):
+        ann.send(f"plain {number}")
+        ann.send(f"later {number}")
+    ann.receives(*(f"{word} {number}" for number in range(20) for word in ("plain", "later")))
+    ann.close()
+    watcher.receives("opened", "closed")
+
+
+# Handlers that fail. --------------------------------------------------------------------------------------------------
+
+FAILED = "handler failed handler=handle_socket_message"
+
+
+def test_a_handler_that_raises_costs_its_socket(
+    ann: Client, clients: Clients, running: Running, log: Log
+) -> None:
+    watcher = clients.connect(running)
+    watcher.ask("subscribe(me, 'closes')")
+    socket_id = ann.id
+    errors = count_of(running, "handler_errors")
+    ann.tell("send(me, 'before')")
+    ann.send("raise")
+    ann.receives("before")
+    assert ann.closed_with() == (1011, "handler error")
+    assert watcher.answer() == (socket_id, None, 1011, "handler error")
+    watcher.hears_nothing_else()
+    assert count_of(running, "handler_errors") == errors + 1
+    if running.kind in ("inline", "thread"):
+        assert f"{FAILED} socket={socket_id}" in log.text and "LookupError: as told" in log.text
+    log.forgives(FAILED)
+
+
+def count_of(running: Running, name: str) -> int:
+    """What the workers have counted."""
+    workers = running.server.statistics()["workers"]
+    assert isinstance(workers, list)
+    return sum(worker["counts"].get(name, 0) for worker in workers)
+
+
+def test_messages_that_were_read_already_are_not_handled_after_a_failure(
+    clients: Clients, running: Running, log: Log
+) -> None:
+    watcher, peer = clients.connect(running), clients.peer(running)
+    never = text(f"tell send({watcher.id}, 'never')")
+    peer.upgrade(text("tell send(me, 'before')"), text("raise"), *[never] * 100)
+    assert peer.text() == "before"
+    assert peer.close_frame() == (1011, "handler error")
+    watcher.hears_nothing_else()
+    log.forgives(FAILED)
+
+
+def test_on_handler_error_log_keeps_the_socket(
+    servers: Servers, kind: WorkerKind, app: str, clients: Clients, client: str, log: Log
+) -> None:
+    running = servers.get(app, kind, on_handler_error="log")
+    errors = count_of(running, "handler_errors")
+    ann = clients.connect(running)
+    for _ in range(3):
+        ann.send("raise")
+    assert ann.ask("is_open(me)") is True
+    assert count_of(running, "handler_errors") == errors + 3
+    log.forgives(FAILED)
+
+
+@pytest.mark.parametrize("error", ["SystemExit(3)", "KeyboardInterrupt()", "GeneratorExit()", "BaseException('x')"])
+def test_nothing_that_a_handler_raises_ends_the_server(
+    servers: Servers, kind: WorkerKind, clients: Clients, log: Log, error: str
+) -> None:
+    running = servers.get("raising", kind)
+    for how in ("plain", "async"):
+        ann = clients.connect(running)
+        ann.send(f"{how} {error}")
+        assert ann.closed_with() == (1011, "handler error")
+    assert clients.http(running).text == "OK"
+    log.forgives(FAILED)
+
+
+def test_a_return_value_is_ignored_with_one_warning(
+    servers: Servers, kind: WorkerKind, clients: Clients, client: str, log: Log
+) -> None:
+    running = servers.of("e2e.contract.apps.answers", kind)
+    ann = clients.connect(running)
+    for number in range(3):
+        ann.send(str(number))
+        ann.receives(str(number))
+    if kind in ("inline", "thread"):
+        assert log.text.count("what a handler returned is ignored handler=handle_socket_message type=str") == 1
+
+
+def test_without_a_message_handler_messages_are_dropped(
+    servers: Servers, kind: WorkerKind, clients: Clients, client: str, log: Log
+) -> None:
+    running = servers.get("silent", kind)
+    ann = clients.connect(running, client, "/hello")
+    for number in range(5):
+        ann.send(str(number))
+    assert clients.http(running).text == "no messages"
+    ann.receives("from the open handler")
+    ann.close()
+    assert log.text.count("messages are dropped") <= 1
+
+
+# From the application's side. -----------------------------------------------------------------------------------------
+
+
+def test_a_message_to_oneself_is_answered_in_the_order_of_the_calls(ann: Client) -> None:
+    sizes = [0, 1, 125, 126, 65535, 65536, 200_000]
+    ann.tell(f"[send(me, 'x' * size) for size in {sizes}]")
+    ann.receives(*("x" * size for size in sizes))
+
+
+def test_a_frame_is_as_short_as_it_can_be(clients: Clients, running: Running) -> None:
+    """RFC 6455 section 5.2 has the minimal number of bytes for the length."""
+    peer = clients.peer(running)
+    for size, head in ((125, b"\x82\x7d"), (126, b"\x82\x7e\x00\x7e"), (65536, b"\x82\x7f" + (65536).to_bytes(8, "big"))):
+        peer = clients.peer(running)
+        peer.upgrade(frame(2, b"x" * size))
+        assert peer.take(len(head) + size) == head + b"x" * size

@@ -1,0 +1,294 @@
+"""Whole processes: `run` and the command line, signals, exit codes, scripts that end with `start`, and what is logged."""
+
+import http.client
+import os
+import re
+import signal
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from e2e.contract_kit import APPS, PATIENCE_S, SECRET, Peer, close_frame, frame, request, text, upgrade
+from e2e.serving import SERVING_ON, START_S, ServerProcess
+from wsbroker.config import WorkerKind
+
+BYE = (1001, "server shutdown")
+
+
+TESTS = Path(__file__).parent.parent.parent
+"""Where the applications are found."""
+
+
+@contextmanager
+def script(source: str, folder: Path) -> Iterator[ServerProcess]:
+    """Runs a program; its log goes where its output goes."""
+    path = folder / "script.py"
+    path.write_text("import logging; logging.basicConfig(level='INFO')\n" + textwrap.dedent(source), encoding="utf-8")
+    with process(script=path) as program:
+        yield program
+
+
+@contextmanager
+def command(*arguments: str) -> Iterator[ServerProcess]:
+    """Runs ``python -m wsbroker`` on a free port."""
+    with process("--bind=127.0.0.1:0", *arguments) as server:
+        yield server
+
+
+@contextmanager
+def process(*arguments: str, script: Path | None = None) -> Iterator[ServerProcess]:
+    """Runs a process until the block ends."""
+    path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(TESTS))))
+    started = ServerProcess(arguments, {"PYTHONWARNINGS": "error", "PYTHONPATH": path}, None, script)
+    try:
+        yield started
+    except BaseException:
+        started.end()
+        print(f"--- {' '.join(started.command)}\n{started.log}--- end of its log", file=sys.stderr)
+        raise
+    finally:
+        started.end()
+
+
+def connected(process: ServerProcess, *more: bytes, path: str = "/") -> Peer:
+    """A socket of this server."""
+    peer = Peer(("127.0.0.1", process.port))
+    peer.upgrade(*more, path=path)
+    return peer
+
+
+def ended(process: ServerProcess) -> int:
+    """Waits for its end; returns the exit code."""
+    code = process.process.wait(PATIENCE_S)
+    process.end()
+    return code
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_line_stops_cleanly_on_a_signal(kind: WorkerKind, number: signal.Signals) -> None:
+    with command(f"{APPS}echo", f"--worker-kind={kind}") as server:
+        peer = connected(server, text("hello"))
+        assert peer.text() == "hello"
+        server.process.send_signal(number)
+        assert peer.close_frame() == BYE
+        peer.send(close_frame(1001))
+        assert peer.rest() == b""
+        assert ended(server) == 0
+        assert "Traceback" not in server.log and " ERROR " not in server.log
+        peer.end()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_second_signal_ends_the_command_line_at_once(
+    kind: WorkerKind, number: signal.Signals, code: int
+) -> None:
+    """A handler that does not mind being cancelled would hold a clean stop for a minute."""
+    with command(f"{APPS}recorder:Stuck", f"--worker-kind={kind}", "--shutdown-timeout=60", "--handler-timeout=60") as server:
+        peer = connected(server, text("wait"))
+        assert peer.text() == "waiting"
+        server.process.send_signal(number)
+        assert peer.close_frame() == BYE
+        server.process.send_signal(number)
+        assert ended(server) == code
+        assert "second signal: exiting at once" in server.log
+        assert "Traceback" not in server.log
+        peer.end()
+
+
+def test_a_second_signal_ends_a_handler_that_blocks_the_loop() -> None:
+    with command(f"{APPS}puppet", "--worker-kind=inline", "--shutdown-timeout=60") as server:
+        peer = connected(server, text("here 1"), text("tell [send(me, 'x'), next(0 for one in iter(int, 1) if one)]"))
+        assert peer.text() == "1"
+        for _ in range(1000):
+            server.process.send_signal(signal.SIGTERM)
+            try:
+                server.process.wait(0.02)
+                break
+            except Exception:  # it still runs
+                continue
+        assert ended(server) == 143
+        peer.end()
+
+
+def test_run_returns_after_a_signal(kind: WorkerKind, tmp_path: Path) -> None:
+    source = f"""
+        import signal
+        import wsbroker
+        before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+        wsbroker.register_worker({APPS + "echo"!r})
+        wsbroker.run("127.0.0.1:0", worker_kind={kind!r})
+        assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+        print("behind run()")
+    """
+    with script(source, tmp_path) as program:
+        peer = connected(program, text("hello"))
+        assert peer.text() == "hello"
+        peer.end()
+        program.process.send_signal(signal.SIGINT)
+        assert ended(program) == 0
+        assert program.log.endswith("behind run()\n")
+        assert "Traceback" not in program.log
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_script_that_ends_with_start_stays_alive_until_a_signal(
+    kind: WorkerKind, tmp_path: Path, number: signal.Signals
+) -> None:
+    source = f"""
+        import wsbroker
+        print("before")
+        server = wsbroker.start("127.0.0.1:0", worker={APPS + "echo"!r}, worker_kind={kind!r})
+        print("the last line")
+    """
+    with script(source, tmp_path) as program:
+        program.wait_for_line(re.compile("the last line"), START_S)
+        peer = connected(program, text("hello"))
+        assert peer.text() == "hello"
+        program.process.send_signal(number)
+        assert peer.close_frame() == BYE
+        peer.send(close_frame(1001))
+        peer.end()
+        assert ended(program) == 0
+        assert "Traceback" not in program.log
+
+
+def test_a_program_that_waits_goes_on_when_the_server_has_stopped(tmp_path: Path) -> None:
+    source = f"""
+        import wsbroker
+        with wsbroker.start("127.0.0.1:0", worker={APPS + "echo"!r}) as server:
+            print(server.wait())
+        print("behind wait()", server)
+    """
+    with script(source, tmp_path) as program:
+        assert program.port
+        program.process.send_signal(signal.SIGTERM)
+        assert ended(program) == 0
+        assert re.search(r"^True\nbehind wait\(\) <Server stopped http://127.0.0.1:\d+>\n\Z", program.log, re.MULTILINE)
+
+
+def test_signals_that_a_program_handles_itself_stay_its_own(tmp_path: Path) -> None:
+    source = f"""
+        import signal, sys
+        import wsbroker
+        signal.signal(signal.SIGTERM, lambda number, frame: (print("mine"), server.stop()))
+        server = wsbroker.start("127.0.0.1:0", worker={APPS + "echo"!r})
+        server.wait()
+        print("done")
+    """
+    with script(source, tmp_path) as program:
+        assert program.port
+        program.process.send_signal(signal.SIGTERM)
+        assert ended(program) == 0
+        assert "mine\n" in program.log and program.log.endswith("done\n")
+
+
+def test_start_can_leave_signals_alone(tmp_path: Path) -> None:
+    source = f"""
+        import wsbroker
+        wsbroker.start("127.0.0.1:0", worker={APPS + "echo"!r}, handle_signals=False)
+    """
+    with script(source, tmp_path) as program:
+        assert program.port
+        program.process.send_signal(signal.SIGTERM)
+        assert ended(program) == -signal.SIGTERM
+
+
+def test_a_second_signal_after_start_is_the_default(tmp_path: Path) -> None:
+    source = f"""
+        import wsbroker
+        wsbroker.start("127.0.0.1:0", worker="{APPS}recorder:Stuck", shutdown_timeout=60, handler_timeout=60)
+    """
+    with script(source, tmp_path) as program:
+        peer = connected(program, text("wait"))
+        assert peer.text() == "waiting"
+        program.process.send_signal(signal.SIGTERM)
+        assert peer.close_frame() == BYE
+        program.process.send_signal(signal.SIGTERM)
+        assert ended(program) == -signal.SIGTERM
+        peer.end()
+
+
+def test_a_start_that_fails_in_a_program_is_an_exception_that_ends_it(tmp_path: Path) -> None:
+    source = """
+        import wsbroker
+        try:
+            wsbroker.start("127.0.0.1:0", worker="not_there")
+        except wsbroker.ConfigError as error:
+            print("caught:", error)
+        wsbroker.run("127.0.0.1:0", worker="not_there")
+    """
+    with script(source, tmp_path) as program:
+        assert ended(program) == 1
+        assert "caught: cannot import 'not_there': there is no module named 'not_there'; looked in " in program.log
+        assert program.log.splitlines()[-1].startswith("wsbroker.errors.ConfigError: cannot import 'not_there': ")
+
+
+def test_the_address_is_printed_with_its_real_port(tmp_path: Path) -> None:
+    path = tmp_path / "s.sock"
+    with command(f"{APPS}echo", f"--bind=unix:{path}", "--bind=[::1]:0") as server:
+        line = server.wait_for_line(SERVING_ON, START_S).string
+        match = re.search(r"serving on http://127\.0\.0\.1:(\d+), unix:(\S+), http://\[::1\]:(\d+)$", line.rstrip())
+        assert match is not None and match[2] == str(path)
+        for address in (("127.0.0.1", int(match[1])), str(path), ("::1", int(match[3]))):
+            peer = Peer(address)
+            peer.upgrade(text("hello"))
+            assert peer.text() == "hello"
+            peer.end()
+        assert server.stop() == 0
+        assert not path.exists()
+
+
+def test_nothing_that_a_peer_or_the_application_hides_is_logged(kind: WorkerKind) -> None:
+    """At the level that says most: no payload, no token, no body, no header, no argument of the worker."""
+    hidden = SECRET.encode()
+    with command(
+        f"{APPS}puppet",
+        f"--worker-kind={kind}",
+        f"--worker-arg={SECRET}",
+        "--log-level=debug",
+        "--max-message-size=200",
+        "--handler-timeout=60",
+    ) as server:
+        peer = connected(server, text(f"tell set_token(me, {SECRET!r})"), text("here token"), frame(2, hidden))
+        assert peer.text() == repr(hidden)
+        assert peer.frame() == (2, hidden)
+        peer.send(text(f"here send_to_channel({SECRET!r}, {SECRET!r})"), text(f"{SECRET} {SECRET}"), text("raise"))
+        assert peer.text() == "None"
+        assert peer.text().startswith("!")
+        assert peer.close_frame()[0] == 1011
+        peer.end()
+        for bad in (frame(1, hidden + b"\xff"), frame(2, hidden * 20), b"\xc1" + hidden, close_frame(4000, SECRET)):
+            peer = connected(server, bad)
+            peer.close_frame()
+            peer.end()
+        for data in (
+            request("GET", "/", f"Cookie: {SECRET}", f"Authorization: Bearer {SECRET}"),
+            request("POST", "/", body=f"{{}}[{SECRET!r}]".encode()),
+            b"GET / HTTP/1.1\r\nHost: x\r\n" + hidden + b"\r\n\r\n",
+            b"GET / HTTP/1.1\r\n" + hidden + b" : x\r\n\r\n",
+            upgrade("/", f"Origin: https://{SECRET}.example"),
+            upgrade("/", f"Sec-WebSocket-Protocol: {SECRET}", f"X: {SECRET}"),
+            upgrade("/?do=[]", f"Cookie: {SECRET}"),
+        ):
+            peer = Peer(("127.0.0.1", server.port))
+            peer.send(data)
+            peer.head()
+            peer.end()
+        assert server.stop() == 0
+        assert "handler failed handler=handle_socket_message" in server.log
+        assert "LookupError: as told" in server.log
+        assert "handle_socket_open returned a list; it may return True or None (accept)" in server.log
+        assert SECRET not in server.log
+
+
+def test_the_built_in_application_is_served_without_an_app() -> None:
+    with command() as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_S)
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().status == 200
+        connection.close()
+        assert server.stop() == 0

@@ -1,0 +1,156 @@
+"""Time limits of handlers: counted from the call, an async handler is cancelled, a plain one interrupted."""
+
+import pytest
+
+from e2e.contract_kit import Clients, Log, Refused, Running, Servers, doing, fresh, text
+from wsbroker.config import WorkerKind
+
+LIMIT_S = 0.2
+"""Much longer than every other handler here takes."""
+TOO_LONG = "handler took too long handler="
+SPIN = "next(0 for one in iter(int, 1) if one)"
+"""Runs for ever, in Python."""
+
+
+@pytest.fixture
+def asynchronous(servers: Servers, kind: WorkerKind) -> Running:
+    """A server with async handlers and little time."""
+    return servers.get("async_puppet", kind, handler_timeout=LIMIT_S)
+
+
+@pytest.fixture
+def plain(servers: Servers, kind: WorkerKind) -> Running:
+    """A server with plain handlers and little time."""
+    if kind == "inline":
+        pytest.skip("nothing can interrupt a plain handler in the event loop")
+    return servers.get("puppet", kind, handler_timeout=LIMIT_S)
+
+
+def test_an_async_handler_is_cancelled_and_its_socket_closed(
+    clients: Clients, client: str, asynchronous: Running, log: Log
+) -> None:
+    watcher, ann = clients.connect(asynchronous), clients.connect(asynchronous)
+    watcher.ask("subscribe(me, 'closes')")
+    ann.send(f"await cleaned(gate({fresh('gate')!r}), lambda: send({watcher.id}, 'cancelled'))")
+    assert ann.closed_with() == (1011, "handler error")
+    heard = {str(watcher.receive()), str(watcher.receive())}
+    assert heard == {"cancelled", repr((ann.id, None, 1011, "handler error"))}
+    watcher.hears_nothing_else()
+    log.forgives(TOO_LONG + "handle_socket_message")
+
+
+def test_messages_behind_it_are_not_handled(clients: Clients, asynchronous: Running, log: Log) -> None:
+    watcher, peer = clients.connect(asynchronous), clients.peer(asynchronous)
+    never = text(f"tell send({watcher.id}, 'never')")
+    peer.upgrade(text(f"await gate({fresh('gate')!r}).wait()"), never, never)
+    assert peer.close_frame() == (1011, "handler error")
+    watcher.hears_nothing_else()
+    log.forgives(TOO_LONG + "handle_socket_message")
+
+
+def test_an_open_handler_that_takes_too_long_is_a_504(
+    clients: Clients, client: str, asynchronous: Running, log: Log
+) -> None:
+    watcher = clients.connect(asynchronous)
+    gate = repr(fresh("gate"))
+    with pytest.raises(Refused) as caught:
+        told = f"send({watcher.id}, repr(me)), subscribe(me, 'gone'), send(me, 'never')"
+        clients.opens(asynchronous, f"[{told}] and gate({gate}).wait()")
+    assert caught.value.status == 504
+    assert caught.value.body in ("Gateway Timeout", None)
+    socket_id = watcher.answer()
+    assert watcher.ask(f"(is_open({socket_id}), subscribers('gone'))") == (False, [])
+    log.forgives(TOO_LONG + "handle_socket_open")
+
+
+def test_the_time_runs_from_the_call_and_not_while_a_message_waits(
+    servers: Servers, kind: WorkerKind, clients: Clients
+) -> None:
+    """Each takes a tenth of the limit, all together take longer than the limit."""
+    running = servers.get("async_puppet", kind, handler_timeout=0.5)
+    peer = clients.peer(running)
+    peer.upgrade(*[text("await slept(0.05)")] * 11)
+    assert [peer.text() for _ in range(11)] == ["'slept'"] * 11
+
+
+def test_a_handler_that_catches_its_cancellation_may_say_good_bye(
+    clients: Clients, asynchronous: Running, log: Log
+) -> None:
+    watcher, ann = clients.connect(asynchronous), clients.connect(asynchronous)
+    ann.send(f"await stubborn(gate({fresh('gate')!r}), lambda: send({watcher.id}, 'still here'))")
+    assert ann.closed_with() == (1011, "handler error")
+    watcher.receives("still here")
+    log.forgives(TOO_LONG + "handle_socket_message")
+
+
+def test_on_handler_error_log_keeps_the_socket(
+    servers: Servers, kind: WorkerKind, clients: Clients, log: Log
+) -> None:
+    running = servers.get("async_puppet", kind, handler_timeout=LIMIT_S, on_handler_error="log")
+    ann = clients.connect(running)
+    ann.send(f"await gate({fresh('gate')!r}).wait()")
+    assert ann.ask("is_open(me)") is True
+    log.forgives(TOO_LONG + "handle_socket_message")
+
+
+def test_a_plain_handler_is_interrupted_and_its_socket_closed(
+    clients: Clients, plain: Running, log: Log
+) -> None:
+    watcher, ann = clients.connect(plain), clients.connect(plain)
+    watcher.ask("subscribe(me, 'closes')")
+    ann.send(f"tell (send(me, 'before'), {SPIN})")
+    ann.receives("before")
+    assert ann.closed_with() == (1011, "handler error")
+    assert watcher.answer() == (ann.id, None, 1011, "handler error")
+    # The worker goes on.
+    assert watcher.ask("1") == 1
+    watcher.hears_nothing_else()
+    log.forgives(TOO_LONG + "handle_socket_message")
+
+
+def test_a_plain_open_handler_is_interrupted_too(clients: Clients, plain: Running, log: Log) -> None:
+    with pytest.raises(Refused) as caught:
+        clients.opens(plain, SPIN)
+    assert caught.value.status == 504
+    log.forgives(TOO_LONG + "handle_socket_open")
+
+
+def test_a_plain_step_of_an_async_handler_is_interrupted_too(
+    clients: Clients, client: str, asynchronous: Running, log: Log
+) -> None:
+    if asynchronous.kind == "inline":
+        pytest.skip("nothing can interrupt what blocks the event loop")
+    ann, bob = clients.connect(asynchronous), clients.connect(asynchronous)
+    ann.send(f"tell {SPIN}")
+    assert ann.closed_with() == (1011, "handler error")
+    assert bob.ask("1") == 1
+    log.forgives(TOO_LONG + "handle_socket_message")
+
+
+def test_a_close_handler_that_takes_too_long_is_interrupted(
+    clients: Clients, plain: Running, log: Log
+) -> None:
+    watcher, ann = clients.connect(plain), clients.connect(plain)
+    ann.ask(f"closing.update({{me: {f'[send({watcher.id}, 1 and str(me)), {SPIN}]'!r}}})")
+    ann.close()
+    watcher.receives(str(ann.id))
+    assert watcher.ask("1") == 1
+    log.forgives(TOO_LONG + "handle_socket_close")
+
+
+def test_inline_a_plain_handler_that_takes_too_long_is_only_logged(
+    servers: Servers, clients: Clients, kind: WorkerKind, log: Log
+) -> None:
+    if kind != "inline":
+        pytest.skip("elsewhere it is interrupted")
+    running = servers.get("puppet", kind, handler_timeout=0.02)
+    ann = clients.connect(running)
+    assert ann.ask("__import__('time').sleep(0.05)") is None
+    assert ann.ask("is_open(me)") is True
+    assert "handler took too long in the event loop, everybody waited handler=handle_socket_message" in log.text
+    log.forgives("handler took too long in the event loop")
+
+
+def test_http_has_a_time_limit_of_its_own(servers: Servers, kind: WorkerKind, clients: Clients) -> None:
+    running = servers.get("async_puppet", kind, handler_timeout=LIMIT_S)
+    assert clients.http(running, "GET", doing(f"slept({LIMIT_S * 2})")).text == "slept"

@@ -1,0 +1,113 @@
+"""The comparison's table and chart, and the choice of servers."""
+
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from benchmarks.compare import prepare
+from benchmarks.compare.command import _parser
+from benchmarks.compare.pairs import LOADS, Cell, Comparison, Entry
+from benchmarks.compare.report import BUSY, SATURATED, chart, notes, table
+from benchmarks.compare.servers import APPS, PEERS, Contender
+from benchmarks.load.row import Row
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def result() -> Comparison:
+    us = Entry("wsbroker", "WSBroker", "1.0", "python", "inline")
+    us.cells = {
+        "fanout-16": Cell(Row(rate=1, cpu_us=0.25, load_percent=99)),
+        "idle": Cell(Row(rss_per_connection=1500)),
+    }
+    slow = Entry("slow", "slow & sons", "2.1", "python", "as its manual says")
+    slow.cells = {"fanout-16": Cell(Row(rate=1, cpu_us=5.0), 20.0), "idle": Cell(Row(rss_per_connection=15000), 10.0)}
+    broken = Entry("broken", "broken", "3", "node", "nothing")
+    found = Comparison({"processor": "a processor", "cores": 2}, 3, 2.0, ["fanout-16", "idle"], [us, slow, broken])
+    found.skipped = {"absent": "there is no node"}
+    return found
+
+
+def test_the_table_has_the_figures_and_what_they_are_beside_ours() -> None:
+    lines = table(result()).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert lines[2] == f"| **WSBroker 1.0** | 0.25{SATURATED} | 1,500 |"
+    assert lines[3] == "| slow & sons 2.1 | 5.00 (20.0 ×) | 15,000 (10.0 ×) |"
+    assert lines[4] == "| broken 3 | – | – |"
+
+
+def test_the_best_of_the_first_load_stands_on_top() -> None:
+    found = result()
+    found.entries[1].cells["fanout-16"].row.cpu_us = 0.1
+    assert "slow & sons" in table(found).splitlines()[2]
+
+
+def test_the_notes_say_what_everybody_was_told_and_who_is_missing() -> None:
+    text = "\n".join(notes(result()))
+    assert "a processor, 2 cores" in text
+    assert "slow & sons: as its manual says." in text
+    assert "absent: not measured: there is no node" in text
+    assert SATURATED in text and BUSY not in text
+
+
+def test_the_chart_is_an_svg_with_a_bar_for_each_figure_the_shortest_on_top() -> None:
+    root = ET.fromstring(chart(result()))
+    bars = [(float(bar.get("y", "")), float(bar.get("width", ""))) for bar in root.iter(f"{SVG}rect")]
+    assert len(bars) == 4
+    assert bars == sorted(bars, key=lambda bar: bar[0])
+    assert bars[0][1] / bars[1][1] == pytest.approx(0.25 / 5, rel=0.01)
+    texts = [text.text for text in root.iter(f"{SVG}text")]
+    assert "slow & sons" in texts
+    assert max(y for y, _ in bars) < float(root.get("height", ""))
+    assert all(float(text.get("x", "")) < float(root.get("width", "")) for text in root.iter(f"{SVG}text"))
+
+
+def test_the_chart_can_be_read_in_light_and_dark() -> None:
+    style = ET.fromstring(chart(result())).find(f"{SVG}style")
+    assert style is not None and style.text is not None
+    light, separator, dark = style.text.partition("prefers-color-scheme: dark")
+    assert separator and "fill: #" in light and "fill: #" in dark
+
+
+def test_a_chart_may_leave_loads_out() -> None:
+    assert chart(result(), ["idle"]).count("<rect") == 2
+
+
+def test_a_comparison_survives_json() -> None:
+    found = result()
+    assert Comparison.from_dict(json.loads(json.dumps(found.as_dict()))) == found
+
+
+def test_every_peer_has_an_application_of_60_lines_at_most_and_a_note() -> None:
+    for peer in PEERS:
+        assert len((APPS / peer.app).read_text(encoding="utf-8").splitlines()) <= 60
+        assert peer.note and peer.packages
+    assert {path.name for path in APPS.glob("*_app.*")} == {peer.app for peer in PEERS}
+
+
+def test_a_peer_that_is_not_installed_is_told_and_not_started(tmp_path: Path) -> None:
+    for peer in PEERS:
+        assert prepare.contender(peer, tmp_path) == "it is not installed: run with --prepare"
+
+
+def test_an_installed_peer_is_found_with_its_version(tmp_path: Path) -> None:
+    packages = {"picows": "2.3.1", "uvloop": "0.23"}
+    for name, version in packages.items():
+        folder = tmp_path / "python" / "lib" / "python3.11" / "site-packages" / f"{name}-{version}.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8")
+    found = prepare.contender(next(peer for peer in PEERS if peer.name == "picows"), tmp_path)
+    assert isinstance(found, Contender)
+    assert found.version == "2.3.1"
+    assert str(tmp_path) in str(found.command)
+
+
+def test_only_known_peers_and_loads_can_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    parsed = _parser().parse_args(["--peers", "ws,picows", "--loads", "idle"])
+    assert (parsed.peers, parsed.loads) == (["ws", "picows"], ["idle"])
+    for argv in (["--peers", "nobody"], ["--loads", "nothing"], ["--pairs", "0"]):
+        with pytest.raises(SystemExit):
+            _parser().parse_args(argv)
+    assert f"'nothing' is none of {', '.join(LOADS)}" in capsys.readouterr().err

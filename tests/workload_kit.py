@@ -1,0 +1,216 @@
+"""Work for the core alone, without sockets or a loop: what the benchmarks of its parts time.
+
+`worlds` has this module twice in one process: on the core as it is installed, and on the same sources interpreted.
+"""
+
+import asyncio
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import SOURCE_SUFFIXES, FileFinder, ModuleSpec, SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Final, cast
+
+import wsbroker
+from wsbroker.broker.limits import Limits
+from wsbroker.build import core_kind
+from wsbroker.server.connection import Connection
+from wsbroker.server.inline import InlineRunner
+from wsbroker.server.sockets import Settings, Sockets
+from wsbroker.wire.framing import Unpacker, pack
+
+Batch = list[tuple[object, ...]]
+
+
+class StillLoop:
+    """A loop whose turns the benchmark takes."""
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """The next turn comes anyway."""
+
+
+class PaperTransport:
+    """Takes everything at once. `write` is a list's `append`: as cheap as a call out of compiled code can be."""
+
+    __slots__ = ("protocol", "write")
+
+    def __init__(self, written: list[bytes]) -> None:
+        self.write = written.append
+        self.protocol: Connection | None = None
+
+    def set_protocol(self, protocol: Connection) -> None:
+        """Part of a transport's face."""
+        self.protocol = protocol
+
+    def get_write_buffer_size(self) -> int:
+        """Nothing waits."""
+        return 0
+
+    def abort(self) -> None:
+        """Ends it."""
+
+
+class Work:
+    """A broker with connections that are subscribed, on transports of paper.
+
+    Args:
+        sockets: how many.
+        channels: how many there are; socket i begins with channel i modulo this.
+        subscriptions: how many each socket has.
+        is_inline: messages are echoed by a handler in the loop; else they go to a worker.
+    """
+
+    def __init__(self, sockets: int, channels: int = 1, subscriptions: int = 1, is_inline: bool = True) -> None:
+        loop = cast(asyncio.AbstractEventLoop, StillLoop())
+        limits = Limits(max_queue_bytes=1 << 40, inbox_bytes=1 << 40)
+        self.owner = Sockets(loop, limits, Settings(max_connections=1 << 40))
+        self.broker = self.owner.broker
+        self.lane = self.broker.add_lane(0, 1 << 40, is_inline)
+        if is_inline:
+            self.owner.inline = self._runner()
+        self.names = [b"c%d" % number for number in range(channels)]
+        self.connections: list[Connection] = []
+        self.batches: list[Batch] = []
+        self.writes = 0
+        """How many there were in the last turn."""
+        self.broker.deliver = self._deliver
+        self._written: list[bytes] = []
+        for index in range(sockets):
+            connection = self._connect()
+            self.connections.append(connection)
+            for number in range(subscriptions):
+                self.broker.subscribe(connection.id, self.names[(index + number) % channels])
+        self.turn()
+
+    def turn(self) -> None:
+        """What the loop does once it has read: handlers, batches, the flush."""
+        self.owner.run_turn()
+        self.writes = len(self._written)
+        self._written.clear()
+
+    def publish(self, count: int, payload: str) -> None:
+        """A turn: messages, one channel after the other."""
+        broker, names = self.broker, self.names
+        for number in range(count):
+            broker.publish(names[number % len(names)], payload, ())
+        self.turn()
+
+    def answer(self, payload: str) -> None:
+        """A turn: a message to each socket."""
+        for connection in self.connections:
+            self.broker.send(connection.id, payload)
+        self.turn()
+
+    def resubscribe(self) -> None:
+        """Every socket leaves its first channel and comes back."""
+        for index, connection in enumerate(self.connections):
+            name = self.names[index % len(self.names)]
+            self.broker.unsubscribe(connection.id, name)
+            self.broker.subscribe(connection.id, name)
+
+    def come_and_go(self, count: int) -> None:
+        """Sockets that open, subscribe and are gone; without close handlers."""
+        for _ in range(count):
+            connection = self._connect()
+            self.broker.subscribe(connection.id, self.names[0])
+            connection.connection_lost(None)
+        self.lane.sockets.clear()
+        self.lane.data.clear()
+        self._written.clear()
+
+    def receive(self, frames: bytes) -> None:
+        """A turn: these bytes from each socket."""
+        for connection in self.connections:
+            connection.data_received(frames)
+        self.turn()
+
+    def cross(self, frames: bytes, commands: Batch) -> None:
+        """There and back over a wire: what each socket sends, a batch of commands from the worker, and the flush."""
+        self.receive(frames)
+        unpacker = Unpacker()
+        for batch in self.batches:
+            unpacker.feed(pack(batch))
+        self.batches.clear()
+        for answers in unpacker.feed(pack(commands)):
+            self.apply(answers)
+
+    def apply(self, commands: Batch) -> None:
+        """A batch from a worker, and the flush."""
+        self.broker.apply(0, self.lane.generation, commands)
+        self.turn()
+
+    def _connect(self) -> Connection:
+        connection = self.owner.admit(0)
+        assert connection is not None
+        transport = cast(asyncio.Transport, PaperTransport(self._written))
+        self.owner.accept(connection, transport, b"", b"")
+        return connection
+
+    def _runner(self) -> InlineRunner:
+        send = self.broker.send
+
+        def handle(data: str | bytes, socket_id: int) -> None:
+            send(socket_id, data)
+
+        return InlineRunner(self.broker, self.lane, handle, 2, 5.0, _never, _never, _never, _ended_at_once, _never)
+
+    def _deliver(self, lane_index: int, batch: Batch) -> None:
+        self.batches.append(batch)
+
+
+def _never(*problem: object) -> None:
+    raise AssertionError(problem)
+
+
+def _ended_at_once(socket_id: int, token: bytes | None, code: int, reason: str) -> bool:
+    return True
+
+
+class _Sources(MetaPathFinder):
+    """Finds wsbroker's sources and nothing else: not what was compiled from them."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname.partition(".")[0] != "wsbroker":
+            return None
+        folders = path if path is not None else [str(Path(wsbroker.__file__).parents[1])]
+        for folder in folders:
+            found = FileFinder(folder, (SourceFileLoader, SOURCE_SUFFIXES)).find_spec(fullname)
+            if found is not None:
+                return found
+        return None
+
+
+def _interpreted() -> type[Work]:
+    """This module's class once more, on sources that are interpreted."""
+    ours = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "wsbroker"}
+    finder = _Sources()
+    this = sys.modules.pop(__name__)
+    for name in ours:
+        del sys.modules[name]
+    sys.meta_path.insert(0, finder)
+    try:
+        twin = importlib.import_module(__name__)
+        assert str(sys.modules["wsbroker.server.connection"].__file__).endswith(".py")
+    finally:
+        sys.meta_path.remove(finder)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "wsbroker"]:
+            del sys.modules[name]
+        sys.modules.update(ours)
+        sys.modules[__name__] = this
+    return cast("type[Work]", twin.Work)
+
+
+COMPILED: Final = "compiled"
+INTERPRETED: Final = "interpreted"
+
+
+def worlds() -> dict[str, type[Work]]:
+    """`Work` by the kind of core it works on; without a compiled one there is only the other."""
+    found: dict[str, type[Work]] = {core_kind(): Work}
+    if COMPILED in found:
+        found[INTERPRETED] = _interpreted()
+    return found

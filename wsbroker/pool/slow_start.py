@@ -1,0 +1,43 @@
+"""A start that does not come to its end is not silent: nobody else would say that a worker's start handler hangs."""
+
+import asyncio
+import logging
+from types import TracebackType
+from typing import Final
+
+logger = logging.getLogger(__name__)
+
+REMIND_S: Final = 10.0
+"""How often it is said."""
+
+
+class SlowStart:
+    """Warns again and again while its block waits for a worker's start.
+
+    Args:
+        worker: its name.
+    """
+
+    def __init__(self, worker: str) -> None:
+        self._worker = worker
+        self._waited_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(REMIND_S, self._remind)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _remind(self) -> None:
+        self._waited_s += REMIND_S
+        logger.warning(
+            "worker has not started yet, it imports the handlers or handle_worker_start has not returned "
+            "worker=%s seconds=%g",
+            self._worker,
+            self._waited_s,
+        )
+        self.__enter__()

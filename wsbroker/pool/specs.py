@@ -1,0 +1,48 @@
+"""Whether a worker has a name by which another interpreter can import it."""
+
+import sys
+from types import ModuleType
+
+MAIN = "__main__"
+
+
+def name_of(spec: object) -> str | None:
+    """Returns the name by which a new interpreter finds the same handlers; None if there is none.
+
+    Args:
+        spec: what `register_worker` was given.
+    """
+    if isinstance(spec, str):
+        return None if spec.partition(":")[0] == MAIN else spec
+    if isinstance(spec, ModuleType):
+        is_importable = spec.__name__ != MAIN and spec.__spec__ is not None
+        return spec.__name__ if is_importable and sys.modules.get(spec.__name__) is spec else None
+    if isinstance(spec, type):
+        found: object = sys.modules.get(spec.__module__)
+        if spec.__module__ == MAIN or getattr(found, "__spec__", None) is None:
+            return None
+        for part in spec.__qualname__.split("."):
+            found = getattr(found, part, None)
+        return f"{spec.__module__}:{spec.__qualname__}" if found is spec else None
+    return None
+
+
+def why_unnamed(spec: object) -> str:
+    """Says what a spec is for which `name_of` has no name, and what to do to use all cores."""
+    owner = spec if isinstance(spec, str | type) else type(spec)
+    module = owner.partition(":")[0] if isinstance(owner, str) else owner.__module__
+    if isinstance(spec, ModuleType):
+        module = spec.__name__
+    if module == MAIN:
+        return (
+            "what the main script defines exists in this interpreter only; move the handlers into a module of their "
+            "own and register its name ('chat') to use all cores"
+        )
+    if isinstance(spec, type):
+        return (
+            f"{spec.__qualname__} cannot be imported from {module}; define it at the top level of a module to use all "
+            "cores"
+        )
+    if isinstance(spec, ModuleType):
+        return f"module {module} cannot be imported by its name; put it into a file to use all cores"
+    return "a live object exists in this interpreter only; register its name ('pkg.mod:obj') instead to use all cores"

@@ -1,0 +1,63 @@
+"""Watching an application's files, for `--reload`.
+
+May import: `errors`, standard library; watchfiles only when it is needed.
+"""
+
+import ast
+import importlib.util
+import logging
+import os
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+
+from wsbroker.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+DEBOUNCE_MS = 400
+"""Changes that come this close together are one: editors write a file in several steps."""
+
+
+def folders_of(spec: str) -> list[Path]:
+    """Returns what to watch for an application: the folder its module is in, or that of its top-level package."""
+    module = spec.partition(":")[0]
+    top = module.partition(".")[0]
+    found = importlib.util.find_spec(top)
+    if found is not None and found.submodule_search_locations:
+        return [Path(place) for place in found.submodule_search_locations]
+    if found is not None and found.origin is not None and os.path.exists(found.origin):
+        return [Path(found.origin).parent]
+    return [Path.cwd()]
+
+
+def check_available() -> None:
+    """Raises a ConfigError if files cannot be watched."""
+    if importlib.util.find_spec("watchfiles") is None:
+        raise ConfigError("--reload needs the package watchfiles: pip install 'wsbroker[reload]'")
+
+
+def first_mistake(paths: Iterable[str]) -> str | None:
+    """Returns what is wrong with the first file that Python could not read, or None."""
+    for path in sorted(paths):
+        try:
+            ast.parse(Path(path).read_bytes(), path)
+        except SyntaxError as error:
+            return f"{path}, line {error.lineno}: {error.msg}"
+        except (OSError, ValueError):  # gone already, or no text: its import will tell
+            continue
+    return None
+
+
+async def watch(folders: list[Path], on_change: Callable[[], Awaitable[None]]) -> None:
+    """Calls `on_change` after Python files below the folders have changed, one call at a time, until cancelled."""
+    from watchfiles import PythonFilter, awatch
+
+    logger.info("watching for changes folders=%s", ", ".join(str(folder) for folder in folders))
+    async for changes in awatch(*folders, watch_filter=PythonFilter(), debounce=DEBOUNCE_MS):
+        paths = {path for _, path in changes}
+        logger.info("files changed: %s", ", ".join(sorted(paths)))
+        mistake = first_mistake(paths)
+        if mistake is not None:
+            logger.error("not reloaded: %s", mistake)
+            continue
+        await on_change()

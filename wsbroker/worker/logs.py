@@ -1,0 +1,95 @@
+"""Logging of a worker that has an interpreter of its own: its records go to the broker's process, over the wire.
+
+So logging is set up once, by the program: its levels, its format and its handlers (a file, JSON, a collector) hold for
+every kind of worker alike, and lines of several workers do not mix. A record leaves at once, in front of what its
+handler does next: the last words of a worker that hangs or crashes arrive. What is logged when the broker is gone goes
+to stderr.
+
+An application that logs much sets up handlers of its own (`logging.config.dictConfig` in its module): those run in its
+worker and cost the broker nothing.
+"""
+
+import logging
+import sys
+from collections.abc import Mapping
+from typing import Final
+
+from wsbroker.wire import commands
+from wsbroker.worker.wire_port import WirePort
+
+NS: Final = 1_000_000_000
+_FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s (worker=%(processName)s)"
+
+
+class WireHandler(logging.Handler):
+    """Sends records to the broker.
+
+    Args:
+        port: the worker's.
+        worker: its name.
+    """
+
+    def __init__(self, port: WirePort, worker: str) -> None:
+        super().__init__()
+        self._port = port
+        self._worker = worker
+        self.setFormatter(logging.Formatter(_FORMAT))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Formats the message here, where its arguments are, and sends it."""
+        try:
+            if not self._port.log(self._command(record)):
+                record.processName = self._worker
+                sys.stderr.write(self.format(record) + "\n")
+        except Exception:
+            self.handleError(record)
+
+    def _command(self, record: logging.LogRecord) -> commands.Command:
+        if record.exc_info and not record.exc_text:
+            formatter = self.formatter or logging.Formatter()
+            record.exc_text = formatter.formatException(record.exc_info)
+        return (
+            commands.LOG,
+            int(record.levelno),
+            _exact(record.name),
+            _exact(record.getMessage()),
+            _exact(record.exc_text),
+            _exact(record.stack_info),
+            int(record.created * NS),
+            _exact(record.pathname),
+            int(record.lineno),
+            _exact(record.funcName),
+            _exact(record.threadName),
+            record.process or 0,
+        )
+
+
+def _exact(text: str | None) -> str:
+    """What the wire carries."""
+    return "" if text is None else str.__str__(text)
+
+
+def set_up(levels: Mapping[str, int], port: WirePort, worker: str) -> WireHandler:
+    """Has everything that is logged in this interpreter sent to the broker.
+
+    Args:
+        levels: those that the broker's program has set, by the logger's name; ``""`` is the root's.
+        port: the worker's.
+        worker: its name.
+    """
+    handler = WireHandler(port, worker)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    for name, level in levels.items():
+        (logging.getLogger(name) if name else root).setLevel(level)
+    return handler
+
+
+def levels_here() -> dict[str, int]:
+    """The levels that somebody has set in this interpreter, for `set_up` in another one."""
+    root = logging.getLogger()
+    levels = {"": root.level}
+    for name, logger in list(root.manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger) and logger.level:
+            levels[name] = logger.level
+    return levels
