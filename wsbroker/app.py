@@ -165,7 +165,7 @@ class Server:
             raise self._failure
 
     def reload(self, timeout_s: float | None = None) -> None:
-        """Exchanges the workers for new ones with the code as it is now: no socket closes, no message is lost or repeated.
+        """Exchanges the workers for new ones with the code as it is now; no socket closes, no message is lost.
 
         Only for workers of kind `interpreter` and `process`, which have modules of their own. If the new code cannot
         be loaded, the old workers stay. On the event loop's thread, or in a handler, it asks for that and returns at
@@ -399,18 +399,18 @@ def start(
     try:
         thread.start()
         opened.wait()
-    except BaseException:  # KeyboardInterrupt while starting, or there is no room for another thread
+        if failures:
+            thread.join()
+            raise failures[0]
+        restore = _take_signals(server, _second_signal_by_default) if takes_signals else None
+        threading.Thread(target=_clean_up, args=(server, interval, restore), name="wsbroker-end", daemon=True).start()
+    except BaseException:
+        # It failed, there is no room for another thread, or a KeyboardInterrupt came: nobody else has this server.
         server._ask_to_stop(0)
         if thread.ident is None:
             server._end()
         _restore_switch_interval(interval)
         raise
-    if failures:
-        thread.join()
-        _restore_switch_interval(interval)
-        raise failures[0]
-    restore = _take_signals(server, _second_signal_by_default) if takes_signals else None
-    threading.Thread(target=_clean_up, args=(server, interval, restore), name="wsbroker-end", daemon=True).start()
     return server
 
 

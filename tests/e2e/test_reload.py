@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import websockets
+
 from e2e.serving import START_S, ServerProcess, serving
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGHUP")

@@ -112,11 +112,13 @@ FAILURES: Final = [
     ),
     Failure("number", "handle_socket_message in number is no function but an int: make it a def or async def"),
     Failure(
-        "outer", "cannot import 'outer': ValueError: the database has no name (imported by outer → inner, at inner.py line 2)",
+        "outer",
+        "cannot import 'outer': ValueError: the database has no name (imported by outer → inner, at inner.py line 2)",
     ),
     Failure(
         "missing",
-        "cannot import 'missing': ModuleNotFoundError: No module named 'not_there_at_all' (imported by missing, at missing.py line 1)",
+        "cannot import 'missing': ModuleNotFoundError: No module named 'not_there_at_all' "
+        "(imported by missing, at missing.py line 1)",
     ),
     Failure("syntax", "cannot import 'syntax': SyntaxError: '(' was never closed (syntax.py, line 2)"),
     Failure("exits", "cannot import 'exits': SystemExit: enough (imported by exits, at exits.py line 2)"),

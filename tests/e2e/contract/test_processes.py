@@ -16,6 +16,7 @@ from e2e.contract_kit import APPS, PATIENCE_S, SECRET, Peer, close_frame, frame,
 from e2e.serving import SERVING_ON, START_S, ServerProcess
 from wsbroker.config import WorkerKind
 
+STARTED = re.compile("^started$")
 BYE = (1001, "server shutdown")
 
 
@@ -101,8 +102,9 @@ def test_a_second_signal_ends_the_command_line_at_once(
 
 def test_a_second_signal_ends_a_handler_that_blocks_the_loop() -> None:
     with command(f"{APPS}puppet", "--worker-kind=inline", "--shutdown-timeout=60") as server:
-        peer = connected(server, text("here 1"), text("tell [send(me, 'x'), next(0 for one in iter(int, 1) if one)]"))
+        peer = connected(server, text("here 1"))
         assert peer.text() == "1"
+        peer.send(text("tell next(0 for one in iter(int, 1) if one)"))
         for _ in range(1000):
             server.process.send_signal(signal.SIGTERM)
             try:
@@ -142,10 +144,10 @@ def test_a_script_that_ends_with_start_stays_alive_until_a_signal(
         import wsbroker
         print("before")
         server = wsbroker.start("127.0.0.1:0", worker={APPS + "echo"!r}, worker_kind={kind!r})
-        print("the last line")
+        print("started")
     """
     with script(source, tmp_path) as program:
-        program.wait_for_line(re.compile("the last line"), START_S)
+        program.wait_for_line(STARTED, START_S)
         peer = connected(program, text("hello"))
         assert peer.text() == "hello"
         program.process.send_signal(number)
@@ -160,11 +162,12 @@ def test_a_program_that_waits_goes_on_when_the_server_has_stopped(tmp_path: Path
     source = f"""
         import wsbroker
         with wsbroker.start("127.0.0.1:0", worker={APPS + "echo"!r}) as server:
+            print("started")
             print(server.wait())
         print("behind wait()", server)
     """
     with script(source, tmp_path) as program:
-        assert program.port
+        program.wait_for_line(STARTED, START_S)
         program.process.send_signal(signal.SIGTERM)
         assert ended(program) == 0
         assert re.search(r"^True\nbehind wait\(\) <Server stopped http://127.0.0.1:\d+>\n\Z", program.log, re.MULTILINE)
@@ -176,11 +179,12 @@ def test_signals_that_a_program_handles_itself_stay_its_own(tmp_path: Path) -> N
         import wsbroker
         signal.signal(signal.SIGTERM, lambda number, frame: (print("mine"), server.stop()))
         server = wsbroker.start("127.0.0.1:0", worker={APPS + "echo"!r})
+        print("started")
         server.wait()
         print("done")
     """
     with script(source, tmp_path) as program:
-        assert program.port
+        program.wait_for_line(STARTED, START_S)
         program.process.send_signal(signal.SIGTERM)
         assert ended(program) == 0
         assert "mine\n" in program.log and program.log.endswith("done\n")
@@ -190,9 +194,10 @@ def test_start_can_leave_signals_alone(tmp_path: Path) -> None:
     source = f"""
         import wsbroker
         wsbroker.start("127.0.0.1:0", worker={APPS + "echo"!r}, handle_signals=False)
+        print("started")
     """
     with script(source, tmp_path) as program:
-        assert program.port
+        program.wait_for_line(STARTED, START_S)
         program.process.send_signal(signal.SIGTERM)
         assert ended(program) == -signal.SIGTERM
 
@@ -201,8 +206,10 @@ def test_a_second_signal_after_start_is_the_default(tmp_path: Path) -> None:
     source = f"""
         import wsbroker
         wsbroker.start("127.0.0.1:0", worker="{APPS}recorder:Stuck", shutdown_timeout=60, handler_timeout=60)
+        print("started")
     """
     with script(source, tmp_path) as program:
+        program.wait_for_line(STARTED, START_S)
         peer = connected(program, text("wait"))
         assert peer.text() == "waiting"
         program.process.send_signal(signal.SIGTERM)
