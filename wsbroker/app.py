@@ -31,6 +31,9 @@ SWITCH_INTERVAL_S: Final = 0.0002
 default of 5 ms a busy loop starves them for seconds."""
 
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+LOOP_END_S: Final = 1.0
+"""How long what is left in the event loop may take to end once it is cancelled, when the server has stopped."""
 SIGHUP: Final[signal.Signals | None] = getattr(signal, "SIGHUP", None)
 
 
@@ -101,6 +104,7 @@ class Server:
         self._is_stop_asked = False  # perhaps before there is a loop, or the event
         self._stop_timeout_s = config.shutdown_timeout
         self._stopped = threading.Event()
+        self._is_forked = False
         self._stopped_async: asyncio.Event | None = None
         self._failure: BaseException | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -262,6 +266,14 @@ class Server:
         self._stopped.set()
         if self._stopped_async is not None:
             self._stopped_async.set()
+
+    def _forget(self) -> None:
+        """In a child process: the server is the parent's."""
+        self._is_forked = True
+        self._loop = self._node = None
+        self._loop_thread = 0
+        self._stopped = threading.Event()  # another thread may have held the lock of the old one
+        self._stopped.set()
 
     def _fail(self, error: BaseException) -> None:
         """The broker cannot go on."""
@@ -529,12 +541,21 @@ async def _serve(
             yield server
         finally:
             server._ask_to_stop(None)
-            await asyncio.shield(life)
+            await _ended(life)
     finally:
         server._end()
         _restore_switch_interval(interval)
     if server._failure is not None:
         raise server._failure
+
+
+async def _ended(life: "asyncio.Task[None]") -> None:
+    """Waits until the server has ended, also when it is cancelled meanwhile: nothing of it may outlive the block."""
+    try:
+        await asyncio.shield(life)
+    except asyncio.CancelledError:
+        await asyncio.wait((life,))
+        raise
 
 
 def _prepare(
@@ -560,10 +581,40 @@ def _prepare(
 
 
 def _run_loop(main: Coroutine[object, object, None]) -> None:
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        # Runner.run would take SIGINT for itself in the main thread; ours are set already and stay.
-        loop = runner.get_loop()
-        loop.run_until_complete(main)
+    """Runs `main` in a new loop. What the application has left in it has a moment to end.
+
+    Not by `asyncio.Runner`, which waits for ever for a task that catches its cancellation, and for a thread of
+    `asyncio.to_thread`; its `run` would also take SIGINT for itself, and ours are set already.
+    """
+    loop = (_loop_factory() or asyncio.new_event_loop)()
+    life = loop.create_task(main, name="wsbroker")
+    try:
+        loop.run_until_complete(life)
+    finally:
+        try:
+            loop.run_until_complete(_end_what_is_left(life))
+        finally:
+            loop.close()
+
+
+async def _end_what_is_left(life: "asyncio.Task[None]") -> None:
+    if not life.done():  # the application stopped the loop under it
+        life.cancel()
+        await asyncio.wait([life])
+    loop = asyncio.get_running_loop()
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    left.add(loop.create_task(loop.shutdown_asyncgens(), name="end of the async generators"))
+    _, stuck = await asyncio.wait(left, timeout=LOOP_END_S)
+    if stuck:
+        logger.error("tasks that do not end when cancelled are left behind: %s", ", ".join(map(_named, stuck)))
+
+
+def _named(task: "asyncio.Task[object]") -> str:
+    frames = task.get_stack(limit=1)
+    where = f" at {frames[0].f_code.co_filename}:{frames[0].f_lineno}" if frames else ""
+    return f"{task.get_name()}{where}"
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -609,7 +660,7 @@ class _Signals:
         self.ended = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.ended:  # the server has stopped by itself: as if we had never been here
+        if self.ended or self.server._is_forked:  # it has stopped, or is not ours: as if we had never been here
             self.restore()
             signal.raise_signal(number)
             return
@@ -627,6 +678,21 @@ class _Signals:
             if signal.getsignal(number) is self:
                 signal.signal(number, handler)  # type: ignore[arg-type]
         self.before.clear()
+
+
+def _forked() -> None:
+    """In the child of a fork there is no loop and no worker, so a call would wait for ever: as if nothing ran here."""
+    global _running
+    server, _running = _running, None
+    _lock.release()
+    port.set_default(None)
+    port.current.set(None)  # a handler that forks would speak on its worker's wire, together with the worker
+    if server is not None:
+        server._forget()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_forked)
 
 
 def _take_signals(server: Server, on_second: Callable[[_Signals, int], None], *, always: bool = False) -> _Signals:

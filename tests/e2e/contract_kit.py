@@ -43,6 +43,9 @@ LOST: Final = 1006
 SECRET: Final = "hidden-from-the-log"
 """Stands in everything that must not be logged; see `Log`."""
 
+PUPPETS: Final = ("puppet", "async_puppet")
+"""The applications that do what they are told: their handlers are plain functions, or coroutines."""
+
 How = Literal["start", "serve"]
 _T = TypeVar("_T")
 
@@ -96,6 +99,11 @@ def until(claim: Callable[[], bool], what: str = "") -> None:
         time.sleep(0.001)
 
 
+def client_for(kind: WorkerKind, app: str) -> str:
+    """One of the clients, so that each of them meets each kind and each puppet."""
+    return CLIENTS[(KINDS.index(kind) + (app == PUPPETS[0])) % len(CLIENTS)]
+
+
 _numbers: Final = itertools.count(1)
 
 
@@ -119,8 +127,10 @@ class Running:
 
     def __init__(self, worker: object, kind: WorkerKind, how: How, settings: Settings) -> None:
         settings = {"worker_kind": kind, "shutdown_timeout": 10.0, "handler_timeout": PATIENCE_S, **settings}
+        if kind == "inline":
+            settings.pop("workers", None)  # there is one
         self.kind = kind
-        self.has_puppet = worker in (f"{APPS}puppet", f"{APPS}async_puppet")
+        self.has_puppet = worker in [APPS + name for name in PUPPETS]
         self.thread: LoopThread | None = None
         self._serving: contextlib.AbstractAsyncContextManager[wsbroker.Server] | None = None
         if how == "start":

@@ -32,19 +32,11 @@ class ServerProcess:
         arguments: what stands behind ``python -m wsbroker``.
         environment: added to the environment of the test.
         folder: the working directory; the test's own if None.
-        script: a program to run instead of the module.
     """
 
-    def __init__(
-        self,
-        arguments: tuple[str, ...],
-        environment: Mapping[str, str],
-        folder: Path | None = None,
-        script: Path | None = None,
-    ) -> None:
+    def __init__(self, arguments: tuple[str, ...], environment: Mapping[str, str], folder: Path | None) -> None:
         # -P: the package under test is the installed one, whatever lies in the working directory.
-        program = ["-m", "wsbroker"] if script is None else [str(script)]
-        self.command = [sys.executable, "-P", *program, *arguments]
+        self.command = [sys.executable, "-P", "-m", "wsbroker", *arguments]
         self.process = subprocess.Popen(
             self.command,
             cwd=folder,
@@ -56,6 +48,9 @@ class ServerProcess:
             encoding="utf-8",
             errors="backslashreplace",
         )
+        self._begin_reading()
+
+    def _begin_reading(self) -> None:
         self._lines: list[str] = []
         self._news = threading.Condition()
         self._reader = threading.Thread(target=self._read, name="server-log", daemon=True)

@@ -1,4 +1,4 @@
-"""Hot reload under load: no connection drops, no message is lost or handled twice, and a broken version changes nothing."""
+"""Hot reload under load: no connection drops, no message is lost or handled twice; a broken version changes nothing."""
 
 import asyncio
 import re

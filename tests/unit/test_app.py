@@ -1,6 +1,12 @@
 """Starting and stopping: what interrupts a start, and what is left when it failed. (The rest: tests/e2e/contract)"""
 
 import asyncio
+import gc
+import logging
+import os
+import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -104,3 +110,105 @@ def test_a_server_that_has_stopped_leaves_no_timer_in_the_loop_of_its_program() 
         assert node.sockets.is_stopped and node.sockets.count == 0
 
     asyncio.run(main())
+
+
+class Stubborn:
+    """A worker with a task that catches whatever is to end it, and a thread that takes its time."""
+
+    def __init__(self) -> None:
+        self.may_end = threading.Event()
+        self.tasks: list[asyncio.Task[None]] = []
+
+    async def handle_worker_start(self, arg: object) -> None:
+        self.tasks.append(asyncio.create_task(self.stay(), name="stays"))
+        asyncio.get_running_loop().run_in_executor(None, self.may_end.wait)
+
+    async def stay(self) -> None:
+        while not self.may_end.is_set():
+            try:
+                await asyncio.sleep(0.1 if self.may_end.is_set() else 600)
+            except asyncio.CancelledError:
+                pass
+
+    def handle_socket_message(self, data: object) -> None:
+        """Nothing."""
+
+
+def test_a_task_that_catches_its_cancellation_does_not_keep_the_server_from_ending(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    worker = Stubborn()
+    server, addresses = app._prepare(BIND, worker, None, {"worker_kind": "inline"})
+    loops = threading.Thread(target=app._run_loop, args=(server._live(addresses, lambda: server.stop()),), daemon=True)
+    with caplog.at_level(logging.ERROR, "wsbroker.app"):
+        loops.start()
+        loops.join(20)
+    try:
+        assert not loops.is_alive()
+        assert "stays" in caplog.text and "test_app.py" in caplog.text
+    finally:
+        worker.may_end.set()
+        worker.tasks.clear()
+        gc.collect()  # asyncio complains of the task now, not in the middle of another test
+
+
+def test_a_loop_that_the_application_stops_still_ends_in_order() -> None:
+    class StopsTheLoop:
+        has_stopped = False
+
+        def handle_worker_stop(self) -> None:
+            self.has_stopped = True
+
+        def handle_socket_message(self, data: object) -> None:
+            """Nothing."""
+
+    worker = StopsTheLoop()
+    server, addresses = app._prepare(BIND, worker, None, {"worker_kind": "inline"})
+    with pytest.raises(RuntimeError, match="stopped before"):
+        app._run_loop(server._live(addresses, lambda: asyncio.get_running_loop().stop()))
+    assert worker.has_stopped and not server.is_running
+
+
+FORKING = """
+import os, signal, sys, warnings
+import wsbroker
+
+class Idle:
+    def handle_socket_message(self, data):
+        pass
+
+warnings.simplefilter("ignore", DeprecationWarning)  # a fork while threads run: that is what this is about
+server = wsbroker.start("127.0.0.1:0", worker=Idle(), worker_kind="inline")
+child = os.fork()
+if child == 0:
+    try:
+        {what}
+    except BaseException as error:
+        print(type(error).__name__, flush=True)
+    os._exit(0)
+print("status", os.waitpid(child, 0)[1])
+print("open" if not wsbroker.is_open(1) and server.is_running else "broken")
+server.stop()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing forks there")
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("wsbroker.is_open(1)", ["CommandError", "status 0"]),
+        ("wsbroker.send(1, 'x')", ["CommandError", "status 0"]),
+        ("server.statistics()", ["CommandError", "status 0"]),
+        ("server.stop(); print(server.is_running, flush=True)", ["False", "status 0"]),
+        (
+            "wsbroker.start('127.0.0.1:0', worker=Idle(), worker_kind='inline').stop(); print('started', flush=True)",
+            ["started", "status 0"],
+        ),
+        ("signal.raise_signal(signal.SIGTERM)", [f"status {int(signal.SIGTERM)}"]),
+    ],
+)
+def test_the_child_of_a_fork_has_no_server_and_says_so(what: str, said: list[str]) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", FORKING.format(what=what)], capture_output=True, text=True, timeout=30, env=os.environ
+    )
+    assert ran.stdout.splitlines() == [*said, "open"], ran.stderr

@@ -24,9 +24,11 @@ class Run:
     def __init__(self) -> None:
         self.calls: list[tuple[list[str], Config, str]] = []
         self.error: BaseException | None = None
+        self.reload = False
 
-    def __call__(self, bind: list[str], *, config: Config, worker: str) -> None:
+    def __call__(self, bind: list[str], *, config: Config, worker: str, reload: bool) -> None:
         self.calls.append((bind, config, worker))
+        self.reload = reload
         if self.error is not None:
             raise self.error
 

@@ -214,10 +214,11 @@ class Broker:
             lane.sockets.append(socket)
             lane.data.append(event)
         else:
+            if not lane.is_held:
+                lane.closing[socket.id] = event
             if socket.inbox or lane.is_held:
                 self._hold_event(socket, event)
             else:
-                lane.closing[socket.id] = event
                 lane.events.append(event)
         self._list(lane)
 
@@ -409,7 +410,7 @@ class Broker:
             socket.unhandled += cost
             event = (events.MESSAGE, socket.id, data, int(cost))
             if (
-                socket.inbox is None
+                not lane.waiting  # nobody who waits longer is passed, the socket itself neither
                 and not lane.is_held
                 and (lane.in_flight + cost <= lane.credit_bytes or lane.in_flight == 0)
             ):
@@ -441,9 +442,8 @@ class Broker:
 
     def deliver_lanes(self) -> None:
         """Hands each worker its batch of this turn; inline lanes are emptied by their runner."""
-        lanes = self.dirty_lanes
-        self.dirty_lanes = []
-        for lane in lanes:
+        while self.dirty_lanes:  # one by one: should handing one over fail, the others are still listed
+            lane = self.dirty_lanes.pop()
             lane.is_listed = False
             if lane.events and self.deliver is not None:
                 batch = lane.events
@@ -483,8 +483,6 @@ class Broker:
                 lane.in_flight += cast(int, event[3])
                 if socket.is_token_stale:
                     self._tell_token(socket)
-            else:
-                lane.closing[socket.id] = event
             lane.events.append(event)
             if inbox:
                 waiting.append(socket)
@@ -503,11 +501,9 @@ class Broker:
         for socket in list(self.sockets.values()):
             if socket.lane is lane:
                 self.close_socket(socket, code, reason, code, reason)
+        lane.closing.update(self._waiting_closes(lane))
         left = list(lane.closing.values())
         for waiting in lane.waiting:
-            inbox = waiting.inbox
-            if inbox and inbox[-1][0] == events.CLOSE:
-                left.append(inbox[-1])
             waiting.inbox = None
         lane.waiting.clear()
         lane.events = []
@@ -515,14 +511,28 @@ class Broker:
         lane.closing.clear()
         return left
 
+    def _waiting_closes(self, lane: Lane) -> dict[int, tuple[object, ...]]:
+        """The CLOSE events that wait behind messages of their sockets. O(waiting sockets)."""
+        found: dict[int, tuple[object, ...]] = {}
+        for socket in lane.waiting:
+            inbox = socket.inbox
+            if inbox and inbox[-1][0] == events.CLOSE:
+                found[socket.id] = inbox[-1]
+        return found
+
     def hold(self, index: int) -> None:
-        """Keeps the messages of a lane in their inboxes, so that its worker runs empty (`in_flight` falls to 0)."""
-        self.lanes[index].is_held = True
+        """Keeps the messages and closes of a lane with their sockets, so that its worker runs empty: `in_flight` falls
+        to 0, and `closing` to what that worker has been told of."""
+        lane = self.lanes[index]
+        lane.is_held = True
+        for socket_id in self._waiting_closes(lane):
+            lane.closing.pop(socket_id, None)
 
     def unhold(self, index: int) -> None:
         """Lets the messages go on to the same worker."""
         lane = self.lanes[index]
         lane.is_held = False
+        lane.closing.update(self._waiting_closes(lane))
         self._move_on(lane)
 
     def exchange(self, index: int) -> None:

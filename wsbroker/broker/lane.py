@@ -35,8 +35,8 @@ class Lane:
         self.waiting: deque[Socket] = deque()
         """Sockets with events in their inbox, in turn."""
         self.closing: dict[int, tuple[object, ...]] = {}
-        """CLOSE events whose handler has not run yet, by socket id."""
+        """CLOSE events whose handler has not run yet, by socket id; of a held lane, only those that its worker has."""
         self.is_listed = False
         self.is_held = False
-        """Messages stay in their inboxes, whatever the credit: its worker is being exchanged."""
+        """Messages and closes stay in their inboxes, whatever the credit: its worker is being exchanged."""
         self.socket_count: int = 0

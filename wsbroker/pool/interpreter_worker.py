@@ -24,7 +24,15 @@ interpreter_main(*start)
 
 
 class ModuleRefused(ConfigError):
-    """A module that the handlers import cannot be loaded in a subinterpreter."""
+    """A module that the handlers import cannot be loaded in a subinterpreter.
+
+    Args:
+        problem: which one, and who imports it.
+    """
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"{problem}; use worker kind 'process', which takes every module")
+        self.problem = problem
 
 
 class InterpreterCarrier(Carrier):
@@ -65,5 +73,5 @@ class InterpreterCarrier(Carrier):
     def start_error(self, text: str, detail: str) -> WSBrokerError:
         """Says what to use if it was a module that refused to be loaded."""
         if is_refusal(text) or is_refusal(detail):
-            return ModuleRefused(f"{text}; use worker kind 'process', which takes every module")
+            return ModuleRefused(text)
         return super().start_error(text, detail)

@@ -33,6 +33,10 @@ if _thread._count():
 """Run before an interpreter is ended. CPython waits for threads too, but aborts the process if it finds a daemon."""
 
 
+_making: Final = threading.Lock()
+"""Making and ending one touches what all interpreters of the process share: one at a time."""
+
+
 def are_available() -> bool:
     """Whether this Python has interpreters with a lock of their own that can be used from Python."""
     if sys.version_info < (3, 13) or sys.implementation.name != "cpython":
@@ -45,7 +49,8 @@ class Interpreter(ABC):
 
     def __init__(self, name: str) -> None:
         self.name: Final = name
-        self._make()
+        with _making:
+            self._make()
         _exits.add(self)
 
     @abstractmethod
@@ -70,7 +75,8 @@ class Interpreter(ABC):
         if self.run(_CLOSE):
             self.left_behind()
             return False
-        self._end()
+        with _making:
+            self._end()
         _exits.discard(self)
         return True
 

@@ -132,7 +132,8 @@ class Pool(Owner):
             except ModuleRefused as refused:
                 if not self._choice.may_move:
                     raise
-                logger.warning("all workers move to processes: %s", refused)
+                text = "all workers move to processes (worker_kind=process does so at once): %s"
+                logger.warning(text, refused.problem)
                 self.kind = "process"
                 self._make_places()
                 return await self._start_places()

@@ -189,11 +189,15 @@ class HttpRequest:
         """Returns the body's JSON value.
 
         Raises:
-            ValueError: the body is not JSON (`json.JSONDecodeError`), or not Unicode (`UnicodeDecodeError`).
+            ValueError: the body is not JSON (`json.JSONDecodeError`), not Unicode (`UnicodeDecodeError`), or nested too
+                deeply.
         """
         import json
 
-        return json.loads(self.body)
+        try:
+            return json.loads(self.body)
+        except RecursionError:
+            raise ValueError("the body's JSON is nested too deeply") from None
 
     def fields(self) -> tuple[object, ...]:
         """Returns the request as the wire carries it: a tuple of plain values for `from_fields`."""

@@ -21,7 +21,6 @@ _REFUSALS: Final = (
     "can only be loaded into one interpreter per process",
 )
 """What ImportErrors of extension modules say: CPython's own check, PyO3's, Cython's."""
-_LONGEST_REFUSAL: Final = 200
 
 _CLOSE_MATCH: Final = 0.72
 """How alike two names are (difflib's ratio) for one to be a misspelling of the other: "handle_message" passes."""
@@ -241,14 +240,15 @@ def _import_failed(name: str, error: BaseException) -> str:
 def refusal_of(error: BaseException | None) -> str:
     """Returns what an extension module said that cannot be loaded in a subinterpreter; "" if that was not the cause.
 
-    The error itself may be a wordy one that a package has made of it (numpy does).
+    The error itself may be a wordy one that a package has made of it (numpy does): the first one counts.
     """
+    refusal = ""
     while error is not None:
         text = " ".join(str(error).split())
         if isinstance(error, ImportError) and is_refusal(text):
-            return text if len(text) <= _LONGEST_REFUSAL else _shortened(text)
+            refusal = text
         error = error.__cause__ or error.__context__
-    return ""
+    return refusal
 
 
 def is_refusal(text: str) -> bool:
@@ -256,24 +256,19 @@ def is_refusal(text: str) -> bool:
     return any(words in text for words in _REFUSALS)
 
 
-def _shortened(text: str) -> str:
-    """The sentence around the words that matter."""
-    at = min(text.find(words) for words in _REFUSALS if words in text)
-    return "…" + text[max(0, at - 60) : at + 60].strip()
-
-
 def _place(error: BaseException) -> str:
     """``", at app.py line 12"``: the innermost line of the application's own."""
-    import sys
+    import os
 
+    library = os.path.dirname(os.__file__)
     where = ""
     trace = error.__traceback__
     while trace is not None:
         path = trace.tb_frame.f_code.co_filename
         is_ours = trace.tb_frame.f_globals.get("__package__") == __package__
-        is_installed = path.startswith((sys.prefix, sys.base_prefix, "<"))
+        is_installed = path.startswith((library, "<")) or "-packages" in path
         if not is_ours and not is_installed:
-            where = f", at {path.replace(chr(92), '/').rpartition('/')[2]} line {trace.tb_lineno}"
+            where = f", at {os.path.basename(path)} line {trace.tb_lineno}"
         trace = trace.tb_next
     return where
 

@@ -6,6 +6,7 @@ from typing import cast
 import aiohttp
 import pytest
 
+from e2e.contract.forking import Forks
 from e2e.contract_kit import CLIENTS, KINDS, Clients, Log, LoopThread, Servers, recorded, until
 from wsbroker.config import WorkerKind
 
@@ -57,6 +58,14 @@ def clients(
     if running is not None and running.server.is_running:
         until(lambda: running.count("connections") == 0, "a connection is left")
         assert (running.count("sockets"), running.count("channels")) == (0, 0)
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Starts programs quickly."""
+    forks = Forks()
+    yield forks
+    forks.end()
 
 
 @pytest.fixture(autouse=True)

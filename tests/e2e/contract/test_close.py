@@ -5,10 +5,24 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from websockets.frames import Opcode
 
-from e2e.contract_kit import LOST, PATIENCE_S, Client, Clients, Log, Running, Servers, close_frame, frame, fresh, text, until
+from e2e.contract_kit import (
+    LOST,
+    PATIENCE_S,
+    PUPPETS,
+    Client,
+    Clients,
+    Log,
+    Running,
+    Servers,
+    client_for,
+    close_frame,
+    frame,
+    fresh,
+    text,
+    until,
+)
 from wsbroker.config import WorkerKind
 
-PUPPETS = ["puppet", "async_puppet"]
 LIMIT = 1000
 
 
@@ -16,6 +30,12 @@ LIMIT = 1000
 def app(request: pytest.FixtureRequest) -> str:
     """The handlers are plain functions, or coroutines."""
     return str(request.param)
+
+
+@pytest.fixture
+def client(kind: WorkerKind, app: str) -> str:
+    """Each client meets each kind, and each application."""
+    return client_for(kind, app)
 
 
 @pytest.fixture
@@ -70,9 +90,7 @@ def test_a_client_that_crashes_is_a_1006(clients: Clients, client: str, running:
     watcher.hears_nothing_else()
 
 
-def test_the_servers_own_close_tells_its_code(
-    clients: Clients, client: str, running: Running, watcher: Client
-) -> None:
+def test_the_servers_own_close_tells_its_code(clients: Clients, client: str, running: Running, watcher: Client) -> None:
     ann = clients.connect(running)
     assert watcher.ask(f"close({ann.id}, 4321, 'because')") is None
     assert watcher.answer() == (ann.id, None, 4321, "because")
@@ -96,9 +114,7 @@ def test_a_client_that_never_answers_the_close_is_cut(
     watcher.hears_nothing_else()
 
 
-def test_messages_after_the_servers_close_are_not_handled(
-    clients: Clients, running: Running, watcher: Client
-) -> None:
+def test_messages_after_the_servers_close_are_not_handled(clients: Clients, running: Running, watcher: Client) -> None:
     peer = clients.peer(running)
     peer.upgrade(text("here me"))
     socket_id = int(peer.text())
@@ -188,7 +204,9 @@ def test_a_socket_has_left_the_tables_before_its_close_handler_runs(
 ) -> None:
     ann, bob = clients.connect(running), clients.connect(running)
     a, b = ann.id, bob.id
-    told = f"(is_open({a}), subscriptions({a}), subscribers('room'), queued_bytes({a}), subscribe({a}, 'x'), channels())"
+    told = (
+        f"(is_open({a}), subscriptions({a}), subscribers('room'), queued_bytes({a}), subscribe({a}, 'x'), channels())"
+    )
     ann.ask(f"[subscribe(me, 'room'), subscribe(me, 'own'), subscribe({b}, 'room')]")
     actions = ["send_to_channel('room', 'left')", f"send({a}, 'lost')", f"send({watcher.id}, repr({told}))"]
     ann.ask(f"closing.update({{me: {', '.join(actions)!r}}})")
@@ -237,9 +255,7 @@ def test_a_client_that_leaves_while_its_handler_waits_is_told_of_behind_it(
     watcher.hears_nothing_else()
 
 
-def test_a_close_handler_that_raises_is_logged(
-    servers: Servers, kind: WorkerKind, clients: Clients, log: Log
-) -> None:
+def test_a_close_handler_that_raises_is_logged(servers: Servers, kind: WorkerKind, clients: Clients, log: Log) -> None:
     running = servers.get("failing_close", kind)
     ann = clients.connect(running)
     ann.send("hello")

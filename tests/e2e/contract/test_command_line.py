@@ -1,9 +1,8 @@
 """Every way in which a start fails, as a person sees it: one line, the exit code, no traceback.
 
-The same applications fail in the same words when a program starts them with `wsbroker.start`, with every kind of worker.
+The same applications fail in the same words when a program starts them, with every kind of worker.
 """
 
-import json
 import os
 import re
 import socket
@@ -16,6 +15,7 @@ from typing import Final, NamedTuple
 import pytest
 
 import wsbroker
+from e2e.contract.forking import Forks, program
 from e2e.contract_kit import PATIENCE_S, Servers
 from wsbroker.build import core_kind, version
 from wsbroker.config import WorkerKind
@@ -24,7 +24,9 @@ HANDLERS: Final = (
     "handle_worker_start, handle_worker_stop, handle_socket_open, handle_socket_message, handle_socket_close, "
     "handle_http_request"
 )
-TAKES: Final = "it is called as handle_socket_message(data, socket_id, token), and may take fewer of these: the first ones"
+TAKES: Final = (
+    "it is called as handle_socket_message(data, socket_id, token), and may take fewer of these: the first ones"
+)
 WRITE: Final = "HOST:PORT (such as 127.0.0.1:3000), :PORT for all interfaces, [IPV6]:PORT or unix:/PATH"
 
 FILES: Final = {
@@ -59,7 +61,7 @@ FILES: Final = {
 
 
 class Failure(NamedTuple):
-    """An application that cannot be served, and what is said then. ``…`` stands for places that depend on the machine."""
+    """An application that cannot be served, and what is said then; ``…`` stands for what depends on the machine."""
 
     app: str
     text: str
@@ -76,7 +78,9 @@ FAILURES: Final = [
     Failure("good:", "not a worker: 'good:'; give 'package.module' or 'package.module:object'"),
     Failure(".good", "not a worker: '.good'; give 'package.module' or 'package.module:object'"),
     Failure("bare", f"no handlers in bare: found handler, hello; expected at least one of {HANDLERS}"),
-    Failure("nothing", f"no handlers in nothing: it is a module without functions; expected at least one of {HANDLERS}"),
+    Failure(
+        "nothing", f"no handlers in nothing: it is a module without functions; expected at least one of {HANDLERS}"
+    ),
     Failure(
         "misspelled",
         "no handlers in misspelled: found handle_socket_mesage (did you mean handle_socket_message?); "
@@ -171,6 +175,10 @@ def pattern_of(text: str, folder: Path) -> str:
     return re.escape(text.replace("{folder}", str(folder))).replace("…", ".*")
 
 
+THREAD: Final = "--worker-kind=thread"
+"""Processes would take much longer to start, and say the same: see above."""
+
+
 # On the command line. -------------------------------------------------------------------------------------------------
 
 
@@ -189,7 +197,7 @@ def bind(address: str, text: str, code: int = 2) -> Case:
     """An address that cannot be bound."""
     prefix = "--bind: " if code == 2 else ""
     shown = repr(address) if code == 2 else address if address.startswith("unix:") else f"http://{address}"
-    return Case(f"bind {address}", ["good", "--bind", address], code, f"{prefix}cannot bind to {shown}: {text}")
+    return Case(f"bind {address}", ["good", THREAD, "--bind", address], code, f"{prefix}cannot bind to {shown}: {text}")
 
 
 def flag(flag: str, text: str) -> Case:
@@ -208,9 +216,12 @@ def config(file: str, text: str) -> Case:
 
 
 CASES: Final = [
-    *[Case(failure.app, [failure.app, "--bind=127.0.0.1:0"], failure.code, failure.text) for failure in FAILURES],
-    Case("file without handlers", ["./bare.py"], 2, FAILURES[8].text),
-    Case("object of a file", ["./good.py:Nope"], 2, FAILURES[3].text),
+    *[
+        Case(failure.app, [failure.app, THREAD, "--bind=127.0.0.1:0"], failure.code, failure.text)
+        for failure in FAILURES
+    ],
+    Case("file without handlers", ["./bare.py", THREAD], 2, FAILURES[8].text),
+    Case("object of a file", ["./good.py:Nope", THREAD], 2, FAILURES[3].text),
     Case("no such file", ["./gone.py"], 2, "there is no file './gone.py' in {folder}"),
     Case("no extension", ["./good"], 2, "there is no file './good' in {folder}; did you mean './good.py'?"),
     Case("folder", ["./folder"], 2, "'./folder' is a folder: name a file in it, or the package as a module"),
@@ -245,7 +256,7 @@ CASES: Final = [
     ),
     Case(
         "port in use",
-        ["good", "--bind=127.0.0.1:0", "--bind=127.0.0.1:{taken}"],
+        ["good", THREAD, "--bind=127.0.0.1:0", "--bind=127.0.0.1:{taken}"],
         3,
         "cannot bind to http://127.0.0.1:{taken}: port {taken} is in use; "
         "stop what listens there, or choose another port (0: any free one)",
@@ -283,15 +294,13 @@ CASES: Final = [
     bind("unix:taken.sock", "another server listens there; stop it, or choose another path", 3),
     Case(
         "unknown host",
-        ["good", "--bind=host.invalid:80"],
+        ["good", THREAD, "--bind=host.invalid:80"],
         3,
         "cannot bind to http://host.invalid:80: the host name 'host.invalid' is unknown; "
         "check its spelling, or write an address of this machine",
         {"RES_OPTIONS": "attempts:1 timeout:1"},
     ),
-    bind(
-        "192.0.2.1:8080", "this machine does not have that address; write one it has, or :8080 for all interfaces", 3
-    ),
+    bind("192.0.2.1:8080", "this machine does not have that address; write one it has, or :8080 for all interfaces", 3),
     Case(
         "bound twice",
         ["good", "--bind=127.0.0.1:81", "--bind=127.0.0.1:81"],
@@ -341,25 +350,24 @@ CASES: Final = [
 
 
 class Outcome(NamedTuple):
-    """How a command ended."""
+    """How a command ended, and what it wrote."""
 
     code: int
-    out: str
-    err: str
+    text: str
 
 
 def outcome(folder: Path, *arguments: str, **environment: str) -> Outcome:
     """Runs a command to its end, as a person does."""
-    command = [sys.executable, "-P", "-m", "wsbroker", *arguments]
     done = subprocess.run(
-        command,
+        [sys.executable, "-P", "-m", "wsbroker", *arguments],
         cwd=folder,
         env={**os.environ, **environment},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         encoding="utf-8",
         timeout=PATIENCE_S,
     )
-    return Outcome(done.returncode, done.stdout, done.stderr)
+    return Outcome(done.returncode, done.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -374,38 +382,15 @@ def taken(folder: Path) -> Iterator[str]:
         yield str(other.getsockname()[1])
 
 
-@pytest.fixture(scope="module")
-def outcomes(folder: Path, taken: str, request: pytest.FixtureRequest) -> dict[str, Outcome]:
-    """Runs all commands that are to be tested; see `forks`."""
-    wanted = {item.name for item in request.session.items}
-    cases = [case for case in CASES if f"test_a_command_that_fails_says_why_in_one_line[{case.name}]" in wanted]
-    commands = [
-        {
-            "arguments": [argument.replace("{taken}", taken) for argument in case.arguments],
-            "environment": case.environment,
-            "folder": str(folder),
-        }
-        for case in cases
-    ]
-    done = subprocess.run(
-        [sys.executable, "-P", "-X", "utf8", "-W", "error", Path(__file__).parent / "apps" / "forks.py"],
-        input=json.dumps(commands),
-        capture_output=True,
-        encoding="utf-8",
-        timeout=4 * PATIENCE_S,
-    )
-    assert done.returncode == 0 and done.stderr == "", done.stderr
-    return {case.name: Outcome(*found) for case, found in zip(cases, json.loads(done.stdout), strict=True)}
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_command_that_fails_says_why_in_one_line(
-    case: Case, outcomes: dict[str, Outcome], folder: Path, taken: str
-) -> None:
-    check(case, outcomes[case.name], folder, taken)
+def test_a_command_that_fails_says_why_in_one_line(case: Case, forks: Forks, folder: Path, taken: str) -> None:
+    arguments = [argument.replace("{taken}", taken) for argument in case.arguments]
+    with program(forks, *arguments, environment=case.environment, folder=folder) as command:
+        code = command.ended()
+    check(case, Outcome(code, command.log), folder, taken)
 
 
-@pytest.mark.parametrize("name", ["outer", "down", "port in use", "--zzz"])
+@pytest.mark.parametrize("name", ["outer", "down", "port in use"])
 def test_so_it_does_when_nothing_was_imported_before(name: str, folder: Path, taken: str) -> None:
     (case,) = [case for case in CASES if case.name == name]
     arguments = [argument.replace("{taken}", taken) for argument in case.arguments]
@@ -414,38 +399,42 @@ def test_so_it_does_when_nothing_was_imported_before(name: str, folder: Path, ta
 
 def check(case: Case, found: Outcome, folder: Path, taken: str) -> None:
     """One line, the exit code, and nothing else but the log."""
-    code, out, err = found
-    *before, last = err.splitlines()
+    *before, last = found.text.splitlines()
     text = case.text.replace("{taken}", taken)
-    assert re.fullmatch("wsbroker: error: " + pattern_of(text, folder), last), err
-    assert code == case.code
-    assert out == ""
+    assert re.fullmatch("wsbroker: error: " + pattern_of(text, folder), last), found.text
+    assert found.code == case.code
     # What stands before it is the log: that the workers were started and stopped again, and warnings.
     assert [line for line in before if " INFO " not in line and " WARNING " not in line] == []
     warnings = [line.partition(": ")[2] for line in before if " WARNING " in line]
     assert warnings == ([case.warning] if case.warning else [])
-    assert "hidden-from-the-log" not in err
+    assert "hidden-from-the-log" not in found.text
 
 
-def test_the_traceback_is_there_for_who_asks_for_it(folder: Path) -> None:
-    code, _, err = outcome(folder, "outer", "--log-level=debug", "--bind=127.0.0.1:0")
-    assert code == 2
-    assert "inner.py" in err and "raise ValueError" in err
-    assert err.splitlines()[-1].startswith("wsbroker: error: cannot import 'outer': ValueError: ")
+def test_the_traceback_is_there_for_who_asks_for_it(forks: Forks, folder: Path) -> None:
+    with program(forks, "outer", THREAD, "--log-level=debug", "--bind=127.0.0.1:0", folder=folder) as command:
+        assert command.ended() == 2
+    assert "inner.py" in command.log and "raise ValueError" in command.log
+    assert command.log.splitlines()[-1].startswith("wsbroker: error: cannot import 'outer': ValueError: ")
+
+
+def test_an_error_goes_to_stderr_and_nothing_to_stdout(folder: Path) -> None:
+    command = [sys.executable, "-P", "-m", "wsbroker", "--zzz"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", timeout=PATIENCE_S)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "wsbroker: error: there is no flag --zzz\n")
 
 
 def test_version_says_which_core_runs(folder: Path) -> None:
-    code, out, err = outcome(folder, "--version")
-    assert (code, err) == (0, "")
-    lines = out.splitlines()
+    code, text = outcome(folder, "--version")
+    assert code == 0
+    lines = text.splitlines()
     assert lines[:2] == [f"wsbroker {version()}", f"core: {core_kind()}"]
     assert re.fullmatch(r"python: 3\.\d+\.\S+ \(CPython\)", lines[2]) and len(lines) == 3
 
 
-def test_help_names_every_flag_and_exit_code(folder: Path) -> None:
-    code, out, err = outcome(folder, "--help", COLUMNS="100")
-    assert (code, err) == (0, "")
+def test_help_names_every_flag_and_exit_code(forks: Forks, folder: Path) -> None:
+    with program(forks, "--help", environment={"COLUMNS": "100"}, folder=folder) as command:
+        assert command.ended() == 0
     for setting in wsbroker.Settings.__annotations__:
-        assert re.search(rf"--{setting.replace('_', '-')}\b", out), setting
+        assert re.search(rf"--{setting.replace('_', '-')}\b", command.log), setting
     for exit_code in ("0 ", "1 ", "2 ", "3 ", "4 ", "130, 143"):
-        assert re.search(rf"^  {exit_code}", out, re.MULTILINE), exit_code
+        assert re.search(rf"^  {exit_code}", command.log, re.MULTILINE), exit_code

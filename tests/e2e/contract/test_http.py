@@ -5,10 +5,9 @@ import json
 
 import pytest
 
-from e2e.contract_kit import PATIENCE_S, Clients, Log, Running, Servers, doing, fresh, request, upgrade
+from e2e.contract_kit import PATIENCE_S, PUPPETS, Clients, Log, Running, Servers, doing, fresh, request, upgrade
 from wsbroker.config import WorkerKind
 
-PUPPETS = ["puppet", "async_puppet"]
 MAX_BODY = 100_000
 MAX_HEAD = 8 * 1024
 
@@ -67,7 +66,9 @@ def test_an_answer_without_content_has_no_body(clients: Clients, running: Runnin
     assert "content-length" not in answer.headers
 
 
-@pytest.mark.parametrize("returned", ["5", "True", "[1]", "object()", "{'a':object()}", "{'a':float('nan')}", "'\\ud800'"])
+@pytest.mark.parametrize(
+    "returned", ["5", "True", "[1]", "object()", "{'a':object()}", "{'a':float('nan')}", "'\\ud800'"]
+)
 def test_anything_else_is_a_500_and_a_line_in_the_log(
     clients: Clients, running: Running, log: Log, returned: str
 ) -> None:
@@ -260,9 +261,7 @@ def test_pipelined_requests_are_answered_in_order(clients: Clients, running: Run
     assert [peer.answer().text for _ in range(100)] == [str(number) for number in range(100)]
 
 
-def test_a_slow_answer_holds_back_only_its_own_connection(
-    servers: Servers, kind: WorkerKind, clients: Clients
-) -> None:
+def test_a_slow_answer_holds_back_only_its_own_connection(servers: Servers, kind: WorkerKind, clients: Clients) -> None:
     running = servers.get("async_puppet", kind)
     gate = fresh("gate").replace(" ", "-")
     slow, other = clients.peer(running), clients.peer(running)

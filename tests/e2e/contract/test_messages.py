@@ -3,16 +3,20 @@
 import pytest
 from websockets.frames import Opcode
 
-from e2e.contract_kit import Client, Clients, Log, Running, Servers, frame, fresh, text
+from e2e.contract_kit import PUPPETS, Client, Clients, Log, Running, Servers, client_for, frame, fresh, text
 from wsbroker.config import WorkerKind
-
-PUPPETS = ["puppet", "async_puppet"]
 
 
 @pytest.fixture(params=PUPPETS, scope="module")
 def app(request: pytest.FixtureRequest) -> str:
     """The handlers are plain functions, or coroutines."""
     return str(request.param)
+
+
+@pytest.fixture
+def client(kind: WorkerKind, app: str) -> str:
+    """Each client meets each kind, and each application."""
+    return client_for(kind, app)
 
 
 @pytest.fixture
@@ -31,11 +35,11 @@ def ann(clients: Clients, client: str, running: Running) -> Client:
 
 
 def test_binary_messages_arrive_as_bytes_and_text_as_str(ann: Client) -> None:
-    for data in (b"", b"\x00", bytes(range(256)), b"here 1", b"x" * 65536):
-        ann.send(data)
-        assert ann.receive() == data
-    for data in ("", "a", "ü", "\0", "🙂" * 1000, "a" * 60_000):
-        assert ann.ask(f"{data!r}") == data
+    for binary in (b"", b"\x00", bytes(range(256)), b"here 1", b"x" * 65536):
+        ann.send(binary)
+        assert ann.receive() == binary
+    for word in ("", "a", "ü", "\0", "🙂" * 1000, "a" * 60_000):
+        assert ann.ask(f"{word!r}") == word
     assert ann.ask("[type(one) for one in (me, token)] == [int, type(None)]") is True
 
 
@@ -144,9 +148,7 @@ def test_plain_and_async_handlers_mix(servers: Servers, kind: WorkerKind, client
 FAILED = "handler failed handler=handle_socket_message"
 
 
-def test_a_handler_that_raises_costs_its_socket(
-    ann: Client, clients: Clients, running: Running, log: Log
-) -> None:
+def test_a_handler_that_raises_costs_its_socket(ann: Client, clients: Clients, running: Running, log: Log) -> None:
     watcher = clients.connect(running)
     watcher.ask("subscribe(me, 'closes')")
     socket_id = ann.id
@@ -245,7 +247,11 @@ def test_a_message_to_oneself_is_answered_in_the_order_of_the_calls(ann: Client)
 def test_a_frame_is_as_short_as_it_can_be(clients: Clients, running: Running) -> None:
     """RFC 6455 section 5.2 has the minimal number of bytes for the length."""
     peer = clients.peer(running)
-    for size, head in ((125, b"\x82\x7d"), (126, b"\x82\x7e\x00\x7e"), (65536, b"\x82\x7f" + (65536).to_bytes(8, "big"))):
+    for size, head in (
+        (125, b"\x82\x7d"),
+        (126, b"\x82\x7e\x00\x7e"),
+        (65536, b"\x82\x7f" + (65536).to_bytes(8, "big")),
+    ):
         peer = clients.peer(running)
         peer.upgrade(frame(2, b"x" * size))
         assert peer.take(len(head) + size) == head + b"x" * size

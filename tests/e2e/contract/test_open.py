@@ -3,16 +3,34 @@
 import pytest
 from websockets.frames import Opcode
 
-from e2e.contract_kit import Client, Clients, Log, Refused, Running, Servers, fresh, request, text, until, upgrade
+from e2e.contract_kit import (
+    PUPPETS,
+    Client,
+    Clients,
+    Log,
+    Refused,
+    Running,
+    Servers,
+    client_for,
+    fresh,
+    request,
+    text,
+    until,
+    upgrade,
+)
 from wsbroker.config import WorkerKind
-
-PUPPETS = ["puppet", "async_puppet"]
 
 
 @pytest.fixture(params=PUPPETS, scope="module")
 def app(request: pytest.FixtureRequest) -> str:
     """The handlers are plain functions, or coroutines."""
     return str(request.param)
+
+
+@pytest.fixture
+def client(kind: WorkerKind, app: str) -> str:
+    """Each client meets each kind, and each application."""
+    return client_for(kind, app)
 
 
 @pytest.fixture
@@ -44,7 +62,9 @@ def test_false_is_a_403(clients: Clients, client: str, running: Running) -> None
 
 def test_a_response_is_sent_as_it_is(clients: Clients, client: str, running: Running) -> None:
     with pytest.raises(Refused) as caught:
-        clients.opens(running, "HttpResponse(401, {'WWW-Authenticate': 'Bearer', 'X-Why': 'ü'.upper()}, 'who are you?')")
+        clients.opens(
+            running, "HttpResponse(401, {'WWW-Authenticate': 'Bearer', 'X-Why': 'ü'.upper()}, 'who are you?')"
+        )
     assert caught.value.status == 401
     headers = {name.lower(): value for name, value in caught.value.headers.items()}
     assert headers["www-authenticate"] == "Bearer"
@@ -97,7 +117,9 @@ def test_anything_else_is_a_500_and_a_line_that_lists_what_is_legal(
 
 
 def test_it_sees_the_request(clients: Clients, running: Running) -> None:
-    shown = "[request.method, request.pathname, request.remote, request.scheme, request.headers['x-name'], request.body]"
+    shown = (
+        "[request.method, request.pathname, request.remote, request.scheme, request.headers['x-name'], request.body]"
+    )
     ann = clients.opens(running, f"send(me, repr({shown}))", **{"X-Name": "value"})
     assert ann.answer() == ["GET", "/", "127.0.0.1", "http", "value", b""]
 
@@ -136,7 +158,11 @@ def test_a_refused_socket_was_never_there(clients: Clients, watcher: Client, run
         with pytest.raises(Refused):
             clients.opens(running, f"[{calls}] and {verdict}")
         socket_id = watcher.answer()
-        assert watcher.ask(f"(is_open({socket_id}), subscriptions({socket_id}), subscribers('gone'))") == (False, [], [])
+        assert watcher.ask(f"(is_open({socket_id}), subscriptions({socket_id}), subscribers('gone'))") == (
+            False,
+            [],
+            [],
+        )
     # A close handler would have been heard before the end of this.
     watcher.hears_nothing_else()
     log.forgives("handler failed handler=handle_socket_open")
@@ -145,7 +171,9 @@ def test_a_refused_socket_was_never_there(clients: Clients, watcher: Client, run
 def test_a_socket_that_its_open_handler_closes_opens_and_closes(
     clients: Clients, client: str, watcher: Client, running: Running
 ) -> None:
-    ann = clients.opens(running, "[send(me, repr(me)), close(me, 4009, 'not today'), send(me, 'late')] and None", client)
+    ann = clients.opens(
+        running, "[send(me, repr(me)), close(me, 4009, 'not today'), send(me, 'late')] and None", client
+    )
     socket_id = ann.answer()
     assert ann.closed_with() == (4009, "not today")
     assert watcher.answer() == (socket_id, None, 4009, "not today")
@@ -182,7 +210,7 @@ def test_a_client_that_leaves_while_it_is_opening_was_never_there(
         socket_id = watcher.answer()
         assert watcher.ask(f"(is_open({socket_id}), subscribers('gone') == [{socket_id}])") == (True, True)
         getattr(peer, leave)()
-        until(lambda: watcher.ask(f"is_open({socket_id})") is False)
+        until_closed(watcher, socket_id)
         assert watcher.ask(f"(gate('{gate}').set(), subscribers('gone'))") == (None, [])
         until(lambda: running.count("connections") == 1)
     watcher.hears_nothing_else()
@@ -208,3 +236,8 @@ def test_the_first_101_has_what_the_rfc_wants(clients: Clients, running: Running
     )
     peer.send(text("here 'hello'"))
     assert peer.frame() == (Opcode.TEXT, b"'hello'")
+
+
+def until_closed(watcher: Client, socket_id: object) -> None:
+    """Waits until a socket has left the tables."""
+    until(lambda: watcher.ask(f"is_open({socket_id})") is False)

@@ -7,16 +7,20 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import wsbroker
-from e2e.contract_kit import PATIENCE_S, Client, Clients, Running, Servers, text
+from e2e.contract_kit import PATIENCE_S, PUPPETS, Client, Clients, Running, Servers, client_for, text
 from wsbroker.config import WorkerKind
-
-PUPPETS = ["puppet", "async_puppet"]
 
 
 @pytest.fixture(params=PUPPETS, scope="module")
 def app(request: pytest.FixtureRequest) -> str:
     """The handlers are plain functions, or coroutines."""
     return str(request.param)
+
+
+@pytest.fixture
+def client(kind: WorkerKind, app: str) -> str:
+    """Each client meets each kind, and each application."""
+    return client_for(kind, app)
 
 
 @pytest.fixture
@@ -79,16 +83,15 @@ def test_who_joins_and_leaves_within_a_turn_hears_exactly_its_share(clients: Cli
                     expected[member].append(str(number))
     for start in range(0, len(calls), 100):
         ann.tell(f"[{', '.join(calls[start : start + 100])}]")
-    ann.tell("[send_to_channel(name, 'end', exclude=()) for name in ()]")
-    for socket_id, one in everybody.items():
-        one.receives(*expected[socket_id])
-        one.hears_nothing_else()
+    for socket_id, hearer in everybody.items():
+        hearer.receives(*expected[socket_id])
+        hearer.hears_nothing_else()
 
 
 def test_publishers_of_several_sockets_do_not_mix_up_their_own_order(
     servers: Servers, kind: WorkerKind, app: str, clients: Clients
 ) -> None:
-    running = servers.get(app, kind, **({} if kind == "inline" else {"workers": 3}))
+    running = servers.get(app, kind, workers=3)
     reader = clients.connect(running)
     reader.ask("[subscribe(me, 'all'), subscribe(me, 'odd')]")
     peers = [clients.peer(running) for _ in range(6)]

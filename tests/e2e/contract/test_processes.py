@@ -1,58 +1,45 @@
-"""Whole processes: `run` and the command line, signals, exit codes, scripts that end with `start`, and what is logged."""
+"""Whole processes: `run`, the command line, scripts that end with `start`; signals, exit codes, what is logged."""
 
 import http.client
-import os
 import re
 import signal
-import sys
+import subprocess
 import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from e2e.contract_kit import APPS, PATIENCE_S, SECRET, Peer, close_frame, frame, request, text, upgrade
-from e2e.serving import SERVING_ON, START_S, ServerProcess
+from e2e.contract.forking import Forks, Program, environment_of, program
+from e2e.contract_kit import APPS, KINDS, PATIENCE_S, SECRET, Peer, close_frame, frame, request, text, upgrade
+from e2e.serving import SERVING_ON, START_S, ServerProcess, serving
 from wsbroker.config import WorkerKind
 
 STARTED = re.compile("^started$")
 BYE = (1001, "server shutdown")
 
 
-TESTS = Path(__file__).parent.parent.parent
-"""Where the applications are found."""
+Script = Callable[[str], AbstractContextManager[Program]]
+"""Runs a program; its log goes where its output goes."""
 
 
-@contextmanager
-def script(source: str, folder: Path) -> Iterator[ServerProcess]:
-    """Runs a program; its log goes where its output goes."""
-    path = folder / "script.py"
-    path.write_text("import logging; logging.basicConfig(level='INFO')\n" + textwrap.dedent(source), encoding="utf-8")
-    with process(script=path) as program:
-        yield program
+@pytest.fixture
+def script(forks: Forks, tmp_path: Path) -> Script:
+    """Runs a program."""
+
+    def run(source: str) -> AbstractContextManager[Program]:
+        path = tmp_path / "script.py"
+        log = "import logging; logging.basicConfig(level='INFO')\n"
+        path.write_text(log + textwrap.dedent(source), encoding="utf-8")
+        return program(forks, script=path)
+
+    return run
 
 
-@contextmanager
-def command(*arguments: str) -> Iterator[ServerProcess]:
+def command(forks: Forks, *arguments: str) -> AbstractContextManager[Program]:
     """Runs ``python -m wsbroker`` on a free port."""
-    with process("--bind=127.0.0.1:0", *arguments) as server:
-        yield server
-
-
-@contextmanager
-def process(*arguments: str, script: Path | None = None) -> Iterator[ServerProcess]:
-    """Runs a process until the block ends."""
-    path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(TESTS))))
-    started = ServerProcess(arguments, {"PYTHONWARNINGS": "error", "PYTHONPATH": path}, None, script)
-    try:
-        yield started
-    except BaseException:
-        started.end()
-        print(f"--- {' '.join(started.command)}\n{started.log}--- end of its log", file=sys.stderr)
-        raise
-    finally:
-        started.end()
+    return program(forks, "--bind=127.0.0.1:0", *arguments)
 
 
 def connected(process: ServerProcess, *more: bytes, path: str = "/") -> Peer:
@@ -62,46 +49,43 @@ def connected(process: ServerProcess, *more: bytes, path: str = "/") -> Peer:
     return peer
 
 
-def ended(process: ServerProcess) -> int:
-    """Waits for its end; returns the exit code."""
-    code = process.process.wait(PATIENCE_S)
-    process.end()
-    return code
+@pytest.fixture
+def number(kind: WorkerKind) -> signal.Signals:
+    """One or the other: what a signal does is the same with every kind of worker."""
+    return signal.SIGTERM if KINDS.index(kind) % 2 else signal.SIGINT
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_command_line_stops_cleanly_on_a_signal(kind: WorkerKind, number: signal.Signals) -> None:
-    with command(f"{APPS}echo", f"--worker-kind={kind}") as server:
+def test_the_command_line_stops_cleanly_on_a_signal(forks: Forks, kind: WorkerKind, number: signal.Signals) -> None:
+    with command(forks, f"{APPS}echo", f"--worker-kind={kind}") as server:
         peer = connected(server, text("hello"))
         assert peer.text() == "hello"
         server.process.send_signal(number)
         assert peer.close_frame() == BYE
         peer.send(close_frame(1001))
         assert peer.rest() == b""
-        assert ended(server) == 0
+        assert server.ended() == 0
         assert "Traceback" not in server.log and " ERROR " not in server.log
         peer.end()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_second_signal_ends_the_command_line_at_once(
-    kind: WorkerKind, number: signal.Signals, code: int
-) -> None:
+def test_a_second_signal_ends_the_command_line_at_once(forks: Forks, kind: WorkerKind, number: signal.Signals) -> None:
     """A handler that does not mind being cancelled would hold a clean stop for a minute."""
-    with command(f"{APPS}recorder:Stuck", f"--worker-kind={kind}", "--shutdown-timeout=60", "--handler-timeout=60") as server:
+    with command(
+        forks, f"{APPS}recorder:Stuck", f"--worker-kind={kind}", "--shutdown-timeout=60", "--handler-timeout=60"
+    ) as server:
         peer = connected(server, text("wait"))
         assert peer.text() == "waiting"
         server.process.send_signal(number)
         assert peer.close_frame() == BYE
         server.process.send_signal(number)
-        assert ended(server) == code
+        assert server.ended() == 128 + number
         assert "second signal: exiting at once" in server.log
         assert "Traceback" not in server.log
         peer.end()
 
 
-def test_a_second_signal_ends_a_handler_that_blocks_the_loop() -> None:
-    with command(f"{APPS}puppet", "--worker-kind=inline", "--shutdown-timeout=60") as server:
+def test_a_second_signal_ends_a_handler_that_blocks_the_loop(forks: Forks) -> None:
+    with command(forks, f"{APPS}puppet", "--worker-kind=inline", "--shutdown-timeout=60") as server:
         peer = connected(server, text("here 1"))
         assert peer.text() == "1"
         peer.send(text("tell next(0 for one in iter(int, 1) if one)"))
@@ -110,13 +94,13 @@ def test_a_second_signal_ends_a_handler_that_blocks_the_loop() -> None:
             try:
                 server.process.wait(0.02)
                 break
-            except Exception:  # it still runs
+            except subprocess.TimeoutExpired:
                 continue
-        assert ended(server) == 143
+        assert server.ended() == 143
         peer.end()
 
 
-def test_run_returns_after_a_signal(kind: WorkerKind, tmp_path: Path) -> None:
+def test_run_returns_after_a_signal(script: Script, kind: WorkerKind) -> None:
     source = f"""
         import signal
         import wsbroker
@@ -126,19 +110,18 @@ def test_run_returns_after_a_signal(kind: WorkerKind, tmp_path: Path) -> None:
         assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
         print("behind run()")
     """
-    with script(source, tmp_path) as program:
+    with script(source) as program:
         peer = connected(program, text("hello"))
         assert peer.text() == "hello"
         peer.end()
         program.process.send_signal(signal.SIGINT)
-        assert ended(program) == 0
+        assert program.ended() == 0
         assert program.log.endswith("behind run()\n")
         assert "Traceback" not in program.log
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_script_that_ends_with_start_stays_alive_until_a_signal(
-    kind: WorkerKind, tmp_path: Path, number: signal.Signals
+    script: Script, kind: WorkerKind, number: signal.Signals
 ) -> None:
     source = f"""
         import wsbroker
@@ -146,7 +129,7 @@ def test_a_script_that_ends_with_start_stays_alive_until_a_signal(
         server = wsbroker.start("127.0.0.1:0", worker={APPS + "echo"!r}, worker_kind={kind!r})
         print("started")
     """
-    with script(source, tmp_path) as program:
+    with script(source) as program:
         program.wait_for_line(STARTED, START_S)
         peer = connected(program, text("hello"))
         assert peer.text() == "hello"
@@ -154,89 +137,90 @@ def test_a_script_that_ends_with_start_stays_alive_until_a_signal(
         assert peer.close_frame() == BYE
         peer.send(close_frame(1001))
         peer.end()
-        assert ended(program) == 0
+        assert program.ended() == 0
         assert "Traceback" not in program.log
 
 
-def test_a_program_that_waits_goes_on_when_the_server_has_stopped(tmp_path: Path) -> None:
+def test_a_program_that_waits_goes_on_when_the_server_has_stopped(script: Script) -> None:
     source = f"""
         import wsbroker
-        with wsbroker.start("127.0.0.1:0", worker={APPS + "echo"!r}) as server:
+        with wsbroker.start("127.0.0.1:0", worker={APPS + "echo"!r}, worker_kind="thread") as server:
             print("started")
             print(server.wait())
         print("behind wait()", server)
     """
-    with script(source, tmp_path) as program:
+    with script(source) as program:
         program.wait_for_line(STARTED, START_S)
         program.process.send_signal(signal.SIGTERM)
-        assert ended(program) == 0
+        assert program.ended() == 0
         assert re.search(r"^True\nbehind wait\(\) <Server stopped http://127.0.0.1:\d+>\n\Z", program.log, re.MULTILINE)
 
 
-def test_signals_that_a_program_handles_itself_stay_its_own(tmp_path: Path) -> None:
+def test_signals_that_a_program_handles_itself_stay_its_own(script: Script) -> None:
     source = f"""
         import signal, sys
         import wsbroker
         signal.signal(signal.SIGTERM, lambda number, frame: (print("mine"), server.stop()))
-        server = wsbroker.start("127.0.0.1:0", worker={APPS + "echo"!r})
+        server = wsbroker.start("127.0.0.1:0", worker={APPS + "echo"!r}, worker_kind="thread")
         print("started")
         server.wait()
         print("done")
     """
-    with script(source, tmp_path) as program:
+    with script(source) as program:
         program.wait_for_line(STARTED, START_S)
         program.process.send_signal(signal.SIGTERM)
-        assert ended(program) == 0
+        assert program.ended() == 0
         assert "mine\n" in program.log and program.log.endswith("done\n")
 
 
-def test_start_can_leave_signals_alone(tmp_path: Path) -> None:
+def test_start_can_leave_signals_alone(script: Script) -> None:
     source = f"""
         import wsbroker
-        wsbroker.start("127.0.0.1:0", worker={APPS + "echo"!r}, handle_signals=False)
+        wsbroker.start("127.0.0.1:0", worker={APPS + "echo"!r}, worker_kind="inline", handle_signals=False)
         print("started")
     """
-    with script(source, tmp_path) as program:
+    with script(source) as program:
         program.wait_for_line(STARTED, START_S)
         program.process.send_signal(signal.SIGTERM)
-        assert ended(program) == -signal.SIGTERM
+        assert program.ended() == -signal.SIGTERM
 
 
-def test_a_second_signal_after_start_is_the_default(tmp_path: Path) -> None:
+def test_a_second_signal_after_start_is_the_default(script: Script) -> None:
     source = f"""
         import wsbroker
-        wsbroker.start("127.0.0.1:0", worker="{APPS}recorder:Stuck", shutdown_timeout=60, handler_timeout=60)
+        settings = {{"worker_kind": "thread", "shutdown_timeout": 60, "handler_timeout": 60}}
+        wsbroker.start("127.0.0.1:0", worker="{APPS}recorder:Stuck", **settings)
         print("started")
     """
-    with script(source, tmp_path) as program:
+    with script(source) as program:
         program.wait_for_line(STARTED, START_S)
         peer = connected(program, text("wait"))
         assert peer.text() == "waiting"
         program.process.send_signal(signal.SIGTERM)
         assert peer.close_frame() == BYE
         program.process.send_signal(signal.SIGTERM)
-        assert ended(program) == -signal.SIGTERM
+        assert program.ended() == -signal.SIGTERM
         peer.end()
 
 
-def test_a_start_that_fails_in_a_program_is_an_exception_that_ends_it(tmp_path: Path) -> None:
+def test_a_start_that_fails_in_a_program_is_an_exception_that_ends_it(script: Script) -> None:
     source = """
         import wsbroker
         try:
-            wsbroker.start("127.0.0.1:0", worker="not_there")
+            wsbroker.start("127.0.0.1:0", worker="not_there", worker_kind="inline")
         except wsbroker.ConfigError as error:
             print("caught:", error)
-        wsbroker.run("127.0.0.1:0", worker="not_there")
+        wsbroker.run("127.0.0.1:0", worker="not_there", worker_kind="inline")
     """
-    with script(source, tmp_path) as program:
-        assert ended(program) == 1
+    with script(source) as program:
+        assert program.ended() == 1
         assert "caught: cannot import 'not_there': there is no module named 'not_there'; looked in " in program.log
         assert program.log.splitlines()[-1].startswith("wsbroker.errors.ConfigError: cannot import 'not_there': ")
 
 
-def test_the_address_is_printed_with_its_real_port(tmp_path: Path) -> None:
+def test_the_address_is_printed_with_its_real_port(forks: Forks, tmp_path: Path) -> None:
     path = tmp_path / "s.sock"
-    with command(f"{APPS}echo", f"--bind=unix:{path}", "--bind=[::1]:0") as server:
+    with command(forks, f"{APPS}echo", f"--bind=unix:{path}", "--bind=[::1]:0") as server:
         line = server.wait_for_line(SERVING_ON, START_S).string
         match = re.search(r"serving on http://127\.0\.0\.1:(\d+), unix:(\S+), http://\[::1\]:(\d+)$", line.rstrip())
         assert match is not None and match[2] == str(path)
@@ -249,10 +233,11 @@ def test_the_address_is_printed_with_its_real_port(tmp_path: Path) -> None:
         assert not path.exists()
 
 
-def test_nothing_that_a_peer_or_the_application_hides_is_logged(kind: WorkerKind) -> None:
+def test_nothing_that_a_peer_or_the_application_hides_is_logged(forks: Forks, kind: WorkerKind) -> None:
     """At the level that says most: no payload, no token, no body, no header, no argument of the worker."""
     hidden = SECRET.encode()
     with command(
+        forks,
         f"{APPS}puppet",
         f"--worker-kind={kind}",
         f"--worker-arg={SECRET}",
@@ -292,8 +277,20 @@ def test_nothing_that_a_peer_or_the_application_hides_is_logged(kind: WorkerKind
         assert SECRET not in server.log
 
 
-def test_the_built_in_application_is_served_without_an_app() -> None:
-    with command() as server:
+def test_all_that_holds_for_a_process_that_begins_with_nothing_imported() -> None:
+    """The others here are forked from one that has everything."""
+    with serving(APPS + "echo", environment=environment_of({})) as server:
+        peer = connected(server, text("hello"))
+        assert peer.text() == "hello"
+        server.process.send_signal(signal.SIGTERM)
+        assert peer.close_frame() == BYE
+        peer.send(close_frame(1001))
+        peer.end()
+        assert server.process.wait(PATIENCE_S) == 0
+
+
+def test_the_built_in_application_is_served_without_an_app(forks: Forks) -> None:
+    with command(forks) as server:
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_S)
         connection.request("GET", "/healthz")
         assert connection.getresponse().status == 200

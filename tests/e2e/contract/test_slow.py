@@ -7,7 +7,20 @@ import pytest
 from websockets.frames import Opcode
 
 import wsbroker
-from e2e.contract_kit import PATIENCE_S, Client, Clients, Peer, Running, Servers, frame, fresh, text, until
+from e2e.contract_kit import (
+    PATIENCE_S,
+    PUPPETS,
+    Client,
+    Clients,
+    Peer,
+    Running,
+    Servers,
+    client_for,
+    frame,
+    fresh,
+    text,
+    until,
+)
 from wsbroker.config import WorkerKind
 
 QUEUE = 64 * 1024
@@ -15,10 +28,16 @@ BIG = 256 * 1024
 """More than the kernel's buffers hold after a few of them."""
 
 
-@pytest.fixture(params=["puppet", "async_puppet"], scope="module")
+@pytest.fixture(params=PUPPETS, scope="module")
 def app(request: pytest.FixtureRequest) -> str:
     """The handlers are plain functions, or coroutines."""
     return str(request.param)
+
+
+@pytest.fixture
+def client(kind: WorkerKind, app: str) -> str:
+    """Each client meets each kind, and each application."""
+    return client_for(kind, app)
 
 
 @pytest.fixture
@@ -43,9 +62,7 @@ def fill(control: Client, lazy_id: int, reader_id: int) -> None:
             return
 
 
-def test_a_slow_consumer_is_closed_and_nobody_else_notices(
-    clients: Clients, client: str, running: Running
-) -> None:
+def test_a_slow_consumer_is_closed_and_nobody_else_notices(clients: Clients, client: str, running: Running) -> None:
     watcher = clients.connect(running)
     watcher.ask("subscribe(me, 'closes')")
     reader = clients.connect(running)

@@ -83,9 +83,7 @@ def test_a_handler_that_catches_its_cancellation_may_say_good_bye(
     log.forgives(TOO_LONG + "handle_socket_message")
 
 
-def test_on_handler_error_log_keeps_the_socket(
-    servers: Servers, kind: WorkerKind, clients: Clients, log: Log
-) -> None:
+def test_on_handler_error_log_keeps_the_socket(servers: Servers, kind: WorkerKind, clients: Clients, log: Log) -> None:
     running = servers.get("async_puppet", kind, handler_timeout=LIMIT_S, on_handler_error="log")
     ann = clients.connect(running)
     ann.send(f"await gate({fresh('gate')!r}).wait()")
@@ -93,9 +91,7 @@ def test_on_handler_error_log_keeps_the_socket(
     log.forgives(TOO_LONG + "handle_socket_message")
 
 
-def test_a_plain_handler_is_interrupted_and_its_socket_closed(
-    clients: Clients, plain: Running, log: Log
-) -> None:
+def test_a_plain_handler_is_interrupted_and_its_socket_closed(clients: Clients, plain: Running, log: Log) -> None:
     watcher, ann = clients.connect(plain), clients.connect(plain)
     watcher.ask("subscribe(me, 'closes')")
     ann.send(f"tell (send(me, 'before'), {SPIN})")
@@ -127,9 +123,7 @@ def test_a_plain_step_of_an_async_handler_is_interrupted_too(
     log.forgives(TOO_LONG + "handle_socket_message")
 
 
-def test_a_close_handler_that_takes_too_long_is_interrupted(
-    clients: Clients, plain: Running, log: Log
-) -> None:
+def test_a_close_handler_that_takes_too_long_is_interrupted(clients: Clients, plain: Running, log: Log) -> None:
     watcher, ann = clients.connect(plain), clients.connect(plain)
     ann.ask(f"closing.update({{me: {f'[send({watcher.id}, 1 and str(me)), {SPIN}]'!r}}})")
     ann.close()

@@ -2,16 +2,20 @@
 
 import pytest
 
-from e2e.contract_kit import Clients, Refused, Running, Servers, fresh, text, upgrade
+from e2e.contract_kit import PUPPETS, Clients, Refused, Running, Servers, client_for, fresh, text, upgrade
 from wsbroker.config import WorkerKind
-
-PUPPETS = ["puppet", "async_puppet"]
 
 
 @pytest.fixture(params=PUPPETS, scope="module")
 def app(request: pytest.FixtureRequest) -> str:
     """The handlers are plain functions, or coroutines."""
     return str(request.param)
+
+
+@pytest.fixture
+def client(kind: WorkerKind, app: str) -> str:
+    """Each client meets each kind, and each application."""
+    return client_for(kind, app)
 
 
 @pytest.fixture
@@ -48,9 +52,7 @@ def test_the_first_message_sees_the_token_of_the_open_handler(clients: Clients, 
 
 
 @pytest.mark.parametrize("place", ["thread", "to_thread", "executor"])
-def test_threads_of_a_handler_set_tokens_too(
-    servers: Servers, kind: WorkerKind, clients: Clients, place: str
-) -> None:
+def test_threads_of_a_handler_set_tokens_too(servers: Servers, kind: WorkerKind, clients: Clients, place: str) -> None:
     running = servers.get("puppet" if place == "thread" else "async_puppet", kind)
     ann = clients.connect(running)
     for number in range(10):
@@ -67,7 +69,7 @@ def test_a_socket_can_set_the_token_of_another(clients: Clients, client: str, ru
 
 
 def test_sockets_of_different_workers_can_too(servers: Servers, kind: WorkerKind, clients: Clients) -> None:
-    running = servers.get("puppet", kind, **({} if kind == "inline" else {"workers": 3}))
+    running = servers.get("puppet", kind, workers=3)
     everybody = [clients.connect(running) for _ in range(6)]
     for number, one in enumerate(everybody):
         for other in everybody:

@@ -1,5 +1,7 @@
 """The broker's registries, close events, tokens, lanes and commands."""
 
+import pytest
+
 from broker_kit import CountingWaker, RecordingSocket, a_broker, connect
 from wsbroker.broker.broker import Broker
 from wsbroker.broker.limits import MESSAGE_OVERHEAD_BYTES, Limits
@@ -161,6 +163,24 @@ def test_messages_wait_in_their_inbox_while_the_worker_has_no_credit() -> None:
     assert one.unhandled == 0 and one.inbox is None
 
 
+def test_a_new_message_does_not_pass_sockets_that_wait() -> None:
+    small, big = MESSAGE_OVERHEAD_BYTES + 1, MESSAGE_OVERHEAD_BYTES + 500
+    broker = a_broker(inline=False, credit_bytes=big)
+    told = Deliveries(broker)
+    first, waiting, late = connect(broker), connect(broker), connect(broker)
+    receive(broker, first, b"1")
+    receive(broker, waiting, b"x" * 500)
+    receive(broker, late, b"3")  # there is credit for it, but not before its turn
+    broker.deliver_lanes()
+    assert [event[1] for event in told.events()] == [first.id]
+    broker.apply(0, 0, [(commands.HANDLED, [(first.id, small)])])
+    broker.deliver_lanes()
+    assert [event[1] for event in told.events()] == [waiting.id]
+    broker.apply(0, 0, [(commands.HANDLED, [(waiting.id, big)])])
+    broker.deliver_lanes()
+    assert [event[1] for event in told.events()] == [late.id]
+
+
 def test_the_close_event_stays_behind_the_messages_that_wait() -> None:
     cost = 1 + MESSAGE_OVERHEAD_BYTES
     broker = a_broker(inline=False, credit_bytes=cost)
@@ -169,6 +189,7 @@ def test_the_close_event_stays_behind_the_messages_that_wait() -> None:
     receive(broker, socket, b"1")
     receive(broker, socket, b"2")
     broker.lost(socket, 1006, "")
+    assert socket.id in broker.lanes[0].closing  # whoever stops the worker waits for it
     broker.deliver_lanes()
     assert [event[0] for event in told.events()] == [events.MESSAGE]
     broker.apply(0, 0, [(commands.HANDLED, [(socket.id, cost)])])
@@ -400,3 +421,47 @@ def test_a_worker_that_dies_while_its_lane_is_held_leaves_the_held_closes_too() 
     left = broker.lane_lost(0, 1012)
     assert sorted((event[1], event[4]) for event in left) == [(waiting.id, 1006), (quiet.id, 1001)]
     assert not broker.lanes[0].waiting
+
+
+def test_a_mailbox_that_fails_does_not_keep_the_batches_of_other_workers() -> None:
+    broker = a_broker(inline=False)
+    broker.add_lane(1, 1000)
+    told = Deliveries(broker)
+
+    def fail_once(lane: int, batch: Batch) -> None:
+        broker.deliver = told
+        raise ValueError("a mailbox that should not fail")
+
+    broker.deliver = fail_once
+    first, second = connect(broker, 0), connect(broker, 1)
+    receive(broker, first, b"1")
+    receive(broker, second, b"2")
+    with pytest.raises(ValueError, match="should not fail"):
+        broker.deliver_lanes()
+    broker.deliver_lanes()
+    assert len(told.events(0) + told.events(1)) == 1
+    receive(broker, first, b"3")
+    receive(broker, second, b"4")
+    broker.deliver_lanes()
+    assert len(told.events(0)) == len(told.events(1)) == 1
+
+
+def test_a_close_that_waits_behind_messages_is_not_waited_for_while_its_lane_is_held() -> None:
+    cost = 1 + MESSAGE_OVERHEAD_BYTES
+    broker = a_broker(inline=False, credit_bytes=cost)
+    Deliveries(broker)
+    socket = connect(broker)
+    receive(broker, socket, b"1")
+    receive(broker, socket, b"2")
+    broker.lost(socket, 1006, "")
+    closing = broker.lanes[0].closing
+    broker.hold(0)
+    assert not closing
+    broker.unhold(0)
+    assert list(closing) == [socket.id]
+    broker.hold(0)
+    broker.apply(0, 0, [(commands.HANDLED, [(socket.id, cost)])])
+    assert not broker.lanes[0].in_flight
+    broker.exchange(0)
+    assert list(closing) == [socket.id]
+    assert [event[:2] for event in broker.lane_lost(0, 1012)] == [(events.CLOSE, socket.id)]

@@ -113,3 +113,28 @@ def test_results_that_end_at_once_do_not_pile_up_the_stack() -> None:
     bench.loop.run()
     assert len(bench.results) == 2001
     assert connection.unhandled == 0
+
+
+def test_a_failure_outside_the_handlers_does_not_take_the_other_events_of_the_turn_with_it() -> None:
+    def handler(data: str, socket_id: int, token: object) -> None:
+        if data == "bad":
+            raise ValueError
+        bench.messages.append((data, socket_id, token))
+
+    class Full(list[tuple[int, BaseException]]):
+        """A log that cannot be written."""
+
+        def append(self, error: tuple[int, BaseException]) -> None:
+            raise OSError("no space left on device")
+
+    bench = Bench(handler=handler)
+    bench.errors = Full()
+    connection, _ = bench.connect()
+    other, _ = bench.connect()
+    connection.data_received(text("bad"))
+    other.data_received(text("good") + close_frame(4000))
+    with pytest.raises(OSError, match="no space"):
+        bench.loop.run()
+    bench.loop.run()
+    assert [message[0] for message in bench.messages] == ["good"]
+    assert [close[2] for close in bench.closes] == [4000]

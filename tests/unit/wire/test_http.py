@@ -109,6 +109,11 @@ def test_a_response_encodes_text_and_says_so_unless_it_is_told() -> None:
     assert repr(HttpResponse(404, {}, "no")) == "<HttpResponse 404, 2 bytes>"
 
 
+def test_a_body_of_endless_brackets_is_a_value_error_like_any_other_json_that_is_none() -> None:
+    with pytest.raises(ValueError, match="nested too deeply"):
+        HttpRequest("POST", "/", body=b"[" * 100_000).json()
+
+
 def test_a_json_response() -> None:
     response = HttpResponse.json({"a": "é", "b": [1, None]}, status=201)
     assert response.status == 201 and response.body == '{"a":"é","b":[1,null]}'.encode()

@@ -1,56 +1,81 @@
-"""Runs many commands ``python -m wsbroker …``, each in a process of its own that starts with everything imported.
+"""Starts programs, each in a process of its own that begins with everything imported.
 
-Nearly all the time of a command that fails is Python's own start. Reads a list of commands as JSON from stdin, writes the
-list of their outcomes to stdout.
+Nearly all the time of a short program is Python's own start. See `e2e.contract.forking` for who asks.
+
+A request is a line of JSON, and comes with the descriptor that becomes the program's output:
+``{"arguments": […], "script": null, "environment": {…}, "folder": "…"}`` is answered with a process id,
+``{"wait": id}`` with its exit code or null.
 """
 
 import json
 import os
 import runpy
+import socket
 import sys
-import tempfile
 import traceback
+from typing import Any
 
-import wsbroker.apps.pubsub  # noqa: F401
+import wsbroker.apps.pubsub
 import wsbroker.cli
 import wsbroker.node  # noqa: F401
 
+MAX_REQUEST = 1 << 20
+
 
 def main() -> None:
-    outcomes = [outcome(**command) for command in json.load(sys.stdin)]
-    json.dump(outcomes, sys.stdout)
+    with socket.socket(fileno=int(sys.argv[1])) as asking:
+        while True:
+            line, descriptors, _, _ = socket.recv_fds(asking, MAX_REQUEST, 1)
+            if not line:
+                return
+            request = json.loads(line)
+            if "wait" in request:
+                found, status = os.waitpid(request["wait"], os.WNOHANG)
+                answer = os.waitstatus_to_exitcode(status) if found else None
+            else:
+                answer = os.fork()
+                if answer == 0:
+                    asking.close()
+                    be(descriptors[0], **request)
+                os.close(descriptors[0])
+            asking.sendall(json.dumps(answer).encode())
 
 
-def outcome(arguments: list[str], environment: dict[str, str], folder: str) -> tuple[int, str, str]:
-    """Returns exit code, stdout and stderr of one command."""
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        child = os.fork()
-        if child == 0:
-            run(arguments, environment, folder, out.fileno(), err.fileno())
-        _, status = os.waitpid(child, 0)
-        out.seek(0)
-        err.seek(0)
-        return os.waitstatus_to_exitcode(status), out.read(), err.read()
-
-
-def run(arguments: list[str], environment: dict[str, str], folder: str, out: int, err: int) -> None:
-    """Is the command; does not return."""
-    code: object = 70
+def be(output: int, arguments: list[str], script: str | None, environment: dict[str, str], folder: str | None) -> None:
+    """Is the program; does not return."""
+    code: Any = 70
     try:
-        os.dup2(out, 1)
-        os.dup2(err, 2)
-        os.chdir(folder)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.close(output)
         os.environ.update(environment)
-        sys.argv = ["wsbroker", *arguments]
-        runpy.run_module("wsbroker", run_name="__main__")
+        if folder is not None:
+            os.chdir(folder)
+        if script is None:
+            sys.argv = ["wsbroker", *arguments]
+            runpy.run_module("wsbroker", run_name="__main__")
+        else:
+            sys.argv = [script, *arguments]
+            runpy.run_path(script, run_name="__main__")
+        code = 0
     except SystemExit as end:
-        code = end.code
+        code = end.code or 0
     except BaseException:
         traceback.print_exc()
+        code = 1
+    finish(code)
+
+
+def finish(code: Any) -> None:
+    """What the interpreter does at the end of a program: waits for its threads, flushes, ends."""
+    import threading
+
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code if isinstance(code, int) else 71)
+        os._exit(code if isinstance(code, int) else 1)
 
 
 if __name__ == "__main__":

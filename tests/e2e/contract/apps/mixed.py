@@ -8,6 +8,10 @@ import wsbroker
 watchers: list[int] = []
 
 
+def handle_worker_start() -> None:
+    watchers.clear()
+
+
 async def handle_socket_open(request: wsbroker.HttpRequest, socket_id: int) -> bool:
     await asyncio.sleep(0)
     tell("opened")

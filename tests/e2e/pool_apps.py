@@ -1,0 +1,209 @@
+"""Applications for the tests of the pool. They run anywhere: what they know leaves over the wire only."""
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+import time
+
+import wsbroker
+from wsbroker import HttpRequest, HttpResponse
+
+log = logging.getLogger(__name__)
+
+
+class Echo:
+    """Sync handlers."""
+
+    def handle_socket_message(self, data: str | bytes, socket_id: int) -> None:
+        wsbroker.send(socket_id, data)
+
+
+class AsyncEcho:
+    """Async handlers."""
+
+    async def handle_socket_message(self, data: str | bytes, socket_id: int) -> None:
+        await asyncio.sleep(0)
+        wsbroker.send(socket_id, data)
+
+
+class Asks:
+    """Sends what it was answered."""
+
+    def handle_socket_message(self, data: str, socket_id: int) -> None:
+        added = [wsbroker.subscribe(socket_id, data), wsbroker.subscribe(socket_id, data)]
+        wsbroker.send(socket_id, repr((added, wsbroker.subscribers(data), wsbroker.subscriptions(socket_id))))
+        wsbroker.send(socket_id, repr((wsbroker.unsubscribe(socket_id, data), wsbroker.channels())))
+
+
+class Threads:
+    """Has a thread of its own do the work: it asks, and then sends a hundred messages."""
+
+    def handle_socket_message(self, data: str, socket_id: int) -> None:
+        thread = threading.Thread(target=self.work, args=(socket_id, data), daemon=data.startswith("daemon"))
+        thread.start()
+        if data.endswith("waited for"):
+            thread.join()
+            wsbroker.send(socket_id, "after")
+
+    def work(self, socket_id: int, data: str) -> None:
+        wsbroker.send(socket_id, repr((wsbroker.subscribe(socket_id, data), wsbroker.subscriber_count(data))))
+        for n in range(100):
+            wsbroker.send(socket_id, str(n))
+
+
+class Door:
+    """Answers by what it is asked."""
+
+    def handle_socket_open(self, request: HttpRequest, socket_id: int) -> object:
+        assert request.headers["Host"] == "example.org"
+        return {"yes": True, "no": False, "nothing": None, "teapot": HttpResponse(418, {"A": "b"}, "x"), "odd": 7}[
+            request.query
+        ]
+
+    async def handle_http_request(self, request: HttpRequest) -> object:
+        if request.query == "raise":
+            raise LookupError("not for the client")
+        return {"query": request.query}
+
+
+class Slow:
+    """An open handler that takes its time."""
+
+    async def handle_socket_open(self, request: HttpRequest, socket_id: int) -> None:
+        await asyncio.sleep(30)
+
+
+class FailsToStart(Echo):
+    """Its database is down."""
+
+    def handle_worker_start(self, arg: str | None) -> None:
+        raise ConnectionError("no database")
+
+
+class FailsToStartLater(Echo):
+    """The same, awaited."""
+
+    async def handle_worker_start(self, arg: str | None) -> None:
+        raise ConnectionError("no database")
+
+
+class NeverStarts(Echo):
+    """Waits for a file that somebody has to make."""
+
+    async def handle_worker_start(self, arg: str | None) -> None:
+        assert arg is not None
+        while not os.path.exists(arg):
+            await asyncio.sleep(0.005)
+
+
+class Counts:
+    """Tells of its start and its stop."""
+
+    def handle_worker_start(self, arg: str | None) -> None:
+        wsbroker.send(1, repr((arg, wsbroker.subscriber_count("a"))))
+
+    async def handle_worker_stop(self) -> None:
+        wsbroker.send(1, "last words")
+
+    def handle_socket_message(self, data: str) -> None: ...
+
+
+class Fails:
+    """Raises what it is told."""
+
+    def handle_socket_message(self, data: str, socket_id: int) -> None:
+        if data == "SystemExit":
+            sys.exit(3)
+        if data == "KeyboardInterrupt":
+            raise KeyboardInterrupt
+        if data == "LookupError":
+            raise LookupError("here")
+        if data == "MemoryError":
+            raise MemoryError
+        wsbroker.send(socket_id, data)
+
+
+class Hangs:
+    """Loops, or blocks in C where nothing interrupts it until somebody writes to the pipe that `worker_arg` names."""
+
+    def handle_worker_start(self, arg: str | None) -> None:
+        self.arg = arg
+
+    def handle_socket_message(self, data: str, socket_id: int) -> None:
+        if data == "loop":
+            while True:
+                pass
+        if data == "block":
+            assert self.arg is not None
+            try:
+                os.open(self.arg, os.O_RDONLY)  # waits for a writer; the interruption comes when there is one
+            finally:
+                wsbroker.send(socket_id, "late")
+        wsbroker.send(socket_id, data)
+
+
+class Dies:
+    """Ends its process, in the way it is told."""
+
+    def handle_socket_message(self, data: str, socket_id: int) -> None:
+        if data == "exit":
+            os._exit(3)
+        if data == "fault":
+            import ctypes
+            import faulthandler
+
+            faulthandler.disable()
+            ctypes.string_at(0)
+        if data == "memory":
+            self.use_up_memory()
+        if data == "fork":
+            if os.fork() == 0:
+                time.sleep(60)
+                os._exit(0)
+            os._exit(4)
+        wsbroker.send(socket_id, data)
+
+    def use_up_memory(self) -> None:
+        """The system gives no more, and nothing is given back."""
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 20, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        self.hoard: list[object] = []
+        size = 1 << 20
+        while size > 16:
+            try:
+                while True:
+                    self.hoard.append(bytes(size))
+            except MemoryError:
+                size //= 2
+
+
+class Where:
+    """Says where it runs."""
+
+    def handle_socket_message(self, data: str, socket_id: int) -> None:
+        if data == "modules":
+            wsbroker.send(socket_id, " ".join(sys.modules))
+        elif data == "process":
+            wsbroker.send(socket_id, str(os.getpid()))
+        elif data == "descriptors":
+            wsbroker.send(socket_id, " ".join(os.listdir("/proc/self/fd")))
+        elif data == "main":
+            wsbroker.send(socket_id, repr(sorted(vars(sys.modules["__main__"]))))
+        else:
+            wsbroker.send(socket_id, repr((sys.argv, sys.path, threading.current_thread().name)))
+
+
+class Logs:
+    """Logs what it is told, with its level."""
+
+    def handle_socket_message(self, data: str, socket_id: int) -> None:
+        level, _, text = data.partition(" ")
+        try:
+            raise ValueError("in the log")
+        except ValueError:
+            log.log(int(level), "said %s", text, exc_info=level == "40", stack_info=level == "20")
+        logging.getLogger("quiet").info("not wanted")
+        wsbroker.send(socket_id, "logged")

@@ -1,0 +1,118 @@
+"""A pool of real workers of any kind; the core is a fake."""
+
+import asyncio
+import sys
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Final, cast
+
+import pytest
+
+from unit.pool.fakes import LOOPS, FakeCore, run
+from wsbroker.config import Config, Settings, WorkerKind
+from wsbroker.errors import WSBrokerError
+from wsbroker.pool.local_port import LocalPort
+from wsbroker.pool.pool import Pool
+from wsbroker.wire import commands, events
+from wsbroker.worker import port as ports
+
+ELSEWHERE: Final[tuple[WorkerKind, ...]] = ("process", "interpreter") if sys.version_info >= (3, 13) else ("process",)
+"""The kinds with an interpreter of their own."""
+WIRED: Final[tuple[WorkerKind, ...]] = ("thread", *ELSEWHERE)
+KINDS: Final[tuple[WorkerKind, ...]] = ("inline", *WIRED)
+
+APPS: Final = "e2e.pool_apps:"
+
+
+class Shop:
+    """A pool, its port being the main interpreter's."""
+
+    def __init__(self, spec: object, settings: Settings) -> None:
+        self.core = FakeCore()
+        self.fatal: list[Exception] = []
+        config = Config.of(**settings)
+        self.port = LocalPort(self.core, config.command_bytes)
+        self.pool = Pool(config, spec, self.core, self.port, self.on_fatal)
+        self.core.post = self.pool.post
+
+    def on_fatal(self, error: Exception) -> None:
+        """The pool gives up."""
+        self.fatal.append(error)
+        self.core.changed()
+
+    async def __aenter__(self) -> "Shop":
+        self.port.start()
+        ports.set_default(self.port)
+        await self.pool.start()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.pool.stop(5)
+        ports.set_default(None)
+        self.port.stop()
+
+    def message(self, socket_id: int, data: str, lane_index: int = 0) -> None:
+        """A message comes in."""
+        self.pool.post(lane_index, [(events.MESSAGE, socket_id, data, 10)])
+
+    async def says(self, socket_id: int, data: str, lane_index: int = 0) -> None:
+        """A message, and the wait until its handler has ended."""
+        ended = self.handled
+        self.message(socket_id, data, lane_index)
+        await self.core.until(lambda: self.handled > ended)
+
+    async def asks(self, data: str, lane_index: int = 0) -> str:
+        """A message, and what comes back."""
+        known = len(self.sent)
+        self.message(1, data, lane_index)
+        await self.core.until(lambda: len(self.sent) > known)
+        return str(self.sent[known])
+
+    async def until_running(self, restarts: int) -> None:
+        """Waits until so many workers were replaced and all run."""
+        while True:
+            statistics = self.pool.statistics()
+            if sum(entry["restarts"] for entry in statistics) >= restarts:
+                if all(entry["state"] == "running" for entry in statistics):
+                    return
+            await asyncio.sleep(0.001)
+
+    @property
+    def handled(self) -> int:
+        """Messages whose handlers have ended."""
+        return sum(len(cast(list[object], entry[1])) for entry in self.core.log if entry[0] == commands.HANDLED)
+
+    @property
+    def sent(self) -> list[object]:
+        """What handlers have sent."""
+        return [entry[2] for entry in self.core.log if entry[0] == commands.SEND]
+
+
+Work = Callable[[Shop], Coroutine[object, object, None]]
+
+
+def live(spec: object, work: Work, loop: str = "uvloop", **settings: object) -> Shop:
+    """Starts, works, stops; nothing may be left."""
+
+    async def main() -> Shop:
+        async with Shop(spec, cast(Settings, {"workers": 1, "worker_kind": "thread", **settings})) as shop:
+            await work(shop)
+        return shop
+
+    before = threading.active_count()
+    shop = run(main(), LOOPS[loop])
+    assert threading.active_count() == before
+    return shop
+
+
+def start_error(spec: object, **settings: object) -> WSBrokerError:
+    """What a start fails with."""
+
+    async def main() -> WSBrokerError:
+        shop = Shop(spec, cast(Settings, {"workers": 1, **settings}))
+        with pytest.raises(WSBrokerError) as caught:
+            await shop.pool.start()
+        await shop.pool.stop(1)
+        return caught.value
+
+    return run(main())
