@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from wsbroker.websocket.decoder import BINARY, CLOSE, FAILED, NEED_DATA, PING, PONG, TEXT, Decoder
+from wsbroker.websocket.decoder import BINARY, CLOSE, FAILED, FRAGMENTS, NEED_DATA, PING, PONG, TEXT, Decoder
 
 KEY = b"\x37\xfa\x21\x3d"
 """The masking key of the examples in RFC 6455 section 5.7."""
@@ -57,7 +57,8 @@ def pull(decoder: Decoder) -> list[Event]:
     """Every event until the decoder needs data."""
     events = []
     while (kind := decoder.next_event()) != NEED_DATA:
-        events.append(event_of(decoder, kind))
+        if kind != FRAGMENTS:
+            events.append(event_of(decoder, kind))
     return events
 
 

@@ -99,6 +99,7 @@ class Node:
             runtime.message_missing,
         )
         runtime.release = runner.release
+        inline.handled_count = lambda: runner.handled
         self.sockets.inline = runner
 
     async def reload(self) -> None:

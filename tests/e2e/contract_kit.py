@@ -146,6 +146,8 @@ class Running:
         address = self.server.addresses[0]
         assert isinstance(address, TcpAddress)
         self.port = address.port
+        self.kept: dict[str, Client] = {}
+        """Clients that stay for the next test; see `Clients.borrow`."""
 
     @property
     def authority(self) -> str:
@@ -158,6 +160,8 @@ class Running:
 
     def stop(self) -> None:
         """Stops it, and waits for that."""
+        for client in self.kept.values():
+            client.end()
         if self.thread is not None and self._serving is not None:
             self.thread.run(_left(self._serving))
             self.thread.end()
@@ -455,6 +459,7 @@ class Clients:
         self._thread = thread
         self._session = session
         self._made: list[Client | Peer] = []
+        self._borrowed: list[tuple[Running, str]] = []
 
     def connect(
         self,
@@ -476,6 +481,23 @@ class Clients:
         if running.has_puppet and "?" not in path:
             assert made.id
         return made
+
+    def borrow(self, running: Running, name: str, client: str = "") -> Client:
+        """A WebSocket as new, but for its id: the next test that borrows it finds no subscription and no token."""
+        if name not in running.kept:
+            running.kept[name] = self.connect(running, client)
+            self._made.remove(running.kept[name])
+        self._borrowed.append((running, name))
+        return running.kept[name]
+
+    def _give_back(self, running: Running, name: str) -> None:
+        client = running.kept[name]
+        if running.server.is_running and wsbroker.is_open(client.id):
+            for channel in wsbroker.subscriptions(client.id):
+                wsbroker.unsubscribe_nowait(client.id, channel)
+            wsbroker.set_token(client.id, None)
+        else:
+            running.kept.pop(name).end()
 
     def opens(self, running: Running, expression: str, client: str = "", **headers: str) -> Client:
         """Opens a WebSocket with what the puppet's open handler is to do and return."""
@@ -500,7 +522,9 @@ class Clients:
         return made
 
     def end(self) -> None:
-        """Closes all of them."""
+        """Closes all of them, and gives back what was borrowed."""
+        for running, name in self._borrowed:
+            self._give_back(running, name)
         for made in self._made:
             with contextlib.suppress(Exception):
                 made.end()

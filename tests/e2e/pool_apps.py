@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import os
+import signal
 import sys
 import threading
-import time
 
 import wsbroker
 from wsbroker import HttpRequest, HttpResponse
@@ -147,9 +147,14 @@ class Hangs:
 class Dies:
     """Ends its process, in the way it is told."""
 
+    def handle_worker_start(self, arg: str | None) -> None:
+        self.arg = arg
+
     def handle_socket_message(self, data: str, socket_id: int) -> None:
         if data == "exit":
             os._exit(3)
+        if data == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
         if data == "fault":
             import ctypes
             import faulthandler
@@ -160,7 +165,8 @@ class Dies:
             self.use_up_memory()
         if data == "fork":
             if os.fork() == 0:
-                time.sleep(60)
+                assert self.arg is not None
+                os.open(self.arg, os.O_RDONLY)
                 os._exit(0)
             os._exit(4)
         wsbroker.send(socket_id, data)
@@ -189,7 +195,8 @@ class Where:
         elif data == "process":
             wsbroker.send(socket_id, str(os.getpid()))
         elif data == "descriptors":
-            wsbroker.send(socket_id, " ".join(os.listdir("/proc/self/fd")))
+            names = [os.readlink(f"/proc/self/fd/{name}") for name in ("0", *os.listdir("/proc/self/fd")[:-1])]
+            wsbroker.send(socket_id, " ".join(names))
         elif data == "main":
             wsbroker.send(socket_id, repr(sorted(vars(sys.modules["__main__"]))))
         else:
@@ -207,3 +214,44 @@ class Logs:
             log.log(int(level), "said %s", text, exc_info=level == "40", stack_info=level == "20")
         logging.getLogger("quiet").info("not wanted")
         wsbroker.send(socket_id, "logged")
+
+
+class Drill:
+    """Echoes; one message of each kind of evil costs its worker. Tells a channel of each close."""
+
+    def handle_worker_start(self, arg: str | None) -> None:
+        self.arg = arg
+
+    def handle_socket_open(self, request: HttpRequest, socket_id: int) -> None:
+        if request.query == "watch":
+            wsbroker.subscribe(socket_id, "closes")
+
+    def handle_socket_message(self, data: str, socket_id: int) -> None:
+        if data == "who":
+            wsbroker.send(socket_id, f"{socket_id} {threading.current_thread().name} {os.getpid()}")
+        elif data == "block":
+            assert self.arg is not None
+            os.open(self.arg, os.O_RDONLY)
+        elif data == "exit":
+            os._exit(3)
+        elif data == "fault":
+            import ctypes
+
+            ctypes.string_at(0)
+        else:
+            wsbroker.send(socket_id, data)
+
+    def handle_socket_close(self, socket_id: int, token: bytes | None, code: int) -> None:
+        wsbroker.send_to_channel("closes", f"{socket_id} {code}")
+
+
+class DiesAgain(Echo):
+    """Starts as long as a file is not there."""
+
+    def handle_worker_start(self, arg: str | None) -> None:
+        assert arg is not None
+        if os.path.exists(arg):
+            os._exit(5)
+
+    def handle_socket_message(self, data: str | bytes, socket_id: int) -> None:
+        os._exit(5)

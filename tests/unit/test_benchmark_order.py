@@ -6,7 +6,8 @@ from itertools import pairwise
 import pytest
 
 import benchmark_kit  # noqa: F401
-from benchmarks.soaking.order import BURST, MAIN, MAIN_THREADS, Checks, Observer, Plan
+from benchmarks.soaking.history import Checks, Observer
+from benchmarks.soaking.plan import BURST, MAIN, MAIN_THREADS, Plan
 from benchmarks.soaking.report import Report
 
 PLAN = Plan(sockets=30, channels=4)

@@ -6,6 +6,7 @@ rare.
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from wsbroker.config import Config
@@ -39,6 +40,8 @@ class InlineWorker:
         self._options = options
         self._handlers: Handlers | None = None
         self._runtime: Runtime | None = None
+        self.handled_count: Callable[[], int] = int
+        """How many messages have been handled: the compiled runner's counter, once there is one."""
         self.state = "starting"
         """As in `place.WorkerStatistics`."""
 

@@ -162,7 +162,7 @@ class Place:
     # Exchange. --------------------------------------------------------------------------------------------------
 
     async def prepare(self) -> list[str]:
-        """Starts a worker beside the one that runs; returns its handlers' names. Raises what `WireWorker.start` does."""
+        """Starts a worker beside the one that runs; returns its handlers' names. Raises as `WireWorker.start`."""
         worker = self._new_worker()
         worker.stand_by()
         self._standby = worker

@@ -196,7 +196,7 @@ class Pool(Owner):
     async def reload(self) -> None:
         """Puts workers with the code as it is now in the place of those that run; no socket notices.
 
-        All new ones are started first; if one cannot be, the old ones stay. Then one place after the other is exchanged.
+        All new ones are started first; if one cannot be, the old ones stay. Then place after place is exchanged.
 
         Raises:
             ConfigError: this kind of worker shares its modules with the server, or the new code cannot work.
@@ -353,7 +353,9 @@ class Pool(Owner):
         """One entry for each worker."""
         if self.inline is not None:
             counts = self.inline.counts()
-            return [idle_statistics("inline", self.inline.state, self.lanes[0].socket_count, counts)]
+            statistics = idle_statistics("inline", self.inline.state, self.lanes[0].socket_count, counts)
+            statistics["handled"] = self.inline.handled_count()
+            return [statistics]
         return [place.statistics() for place in self._places]
 
     # What its places tell. --------------------------------------------------------------------------------------

@@ -137,6 +137,7 @@ class Connection(Socket):
                 return
 
     def _read_control(self, kind: int) -> None:
+        """A control frame, or the end of all decoding. PONG and FRAGMENTS ask for nothing."""
         decoder = self.decoder
         broker = self.owner.broker
         if kind == PING:

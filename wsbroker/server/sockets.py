@@ -187,8 +187,14 @@ class Sockets(Waker):
         if self.is_stopped and self.count == 0:
             return
         self.loop.call_later(self.tick_s, self.tick)
+        failure: Exception | None = None
         for socket in self.wheel.advance():
-            cast(Connection, socket).on_timer()
+            try:
+                cast(Connection, socket).on_timer()
+            except Exception as error:  # the others' deadlines must not be lost with it
+                failure = error
+        if failure is not None:
+            raise failure
 
     # Stopping. --------------------------------------------------------------------------------------------------
 

@@ -86,7 +86,7 @@ class Runtime(Calls):
         except TimeoutError as error:
             self._report.failed("handle_worker_stop", 0, error)
             is_idle = False
-        except Exception as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # a handler does not end the server
             self._report.failed("handle_worker_stop", 0, error)
         finally:
             tasks.close()

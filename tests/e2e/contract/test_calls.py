@@ -82,7 +82,7 @@ def do(place: Place, running: Running, clients: Clients) -> Do:
         return lambda expression: value_of(clients.http(running, "POST", data=expression).text)
     if place.name == "open handler":
         return lambda expression: in_open_handler(clients, running, expression)
-    control = clients.connect(running, "websockets")
+    control = clients.borrow(running, "control")
     if place.name == "close handler":
         return lambda expression: in_close_handler(clients, running, control, expression)
     return lambda expression: control.ask(expression, WHERE[place.name])
@@ -110,13 +110,13 @@ def in_close_handler(clients: Clients, running: Running, control: Client, expres
 @pytest.fixture
 def a(clients: Clients, running: Running) -> Client:
     """A socket to speak about."""
-    return clients.connect(running, "websockets")
+    return clients.borrow(running, "a", "websockets")
 
 
 @pytest.fixture
 def b(clients: Clients, running: Running) -> Client:
     """Another one, of another client."""
-    return clients.connect(running, "aiohttp")
+    return clients.borrow(running, "b", "aiohttp")
 
 
 @pytest.fixture

@@ -156,7 +156,7 @@ def test_a_peer_that_takes_nothing_is_cut(servers: Servers, kind: WorkerKind, cl
 
 def test_a_peer_that_answers_no_ping_is_cut(servers: Servers, kind: WorkerKind, clients: Clients) -> None:
     """The other clients answer by themselves, and stay."""
-    running = servers.get("puppet", kind, ping_interval=0.2, pong_timeout=0.8)
+    running = servers.get("puppet", kind, ping_interval=0.1, pong_timeout=0.6)
     watcher, other = clients.connect(running, "websockets"), clients.connect(running, "websockets")
     watcher.ask("subscribe(me, 'closes')")
     peer = clients.peer(running)
@@ -170,9 +170,7 @@ def test_a_peer_that_answers_no_ping_is_cut(servers: Servers, kind: WorkerKind, 
     assert other.ask("is_open(me)") is True
 
 
-def test_a_flood_of_messages_waits_with_its_socket(
-    servers: Servers, kind: WorkerKind, clients: Clients, client: str
-) -> None:
+def test_a_flood_of_messages_waits_with_its_socket(servers: Servers, kind: WorkerKind, clients: Clients) -> None:
     """The handler of the first message waits, so what comes behind it is not read for ever; nothing is lost."""
     running = servers.get("async_puppet", kind, inbox_bytes=32 * 1024)
     control, peer = clients.connect(running), clients.peer(running)
@@ -219,7 +217,7 @@ def publish(name: bytes) -> None:
 
 @pytest.mark.parametrize("where", ["tell", "to_thread"])
 def test_megabytes_of_commands_from_a_handler_arrive(
-    servers: Servers, kind: WorkerKind, clients: Clients, client: str, where: str
+    servers: Servers, kind: WorkerKind, clients: Clients, where: str
 ) -> None:
     running = servers.get(
         "puppet" if where == "tell" else "async_puppet", kind, command_bytes=64 * 1024, max_queue_bytes=1 << 30

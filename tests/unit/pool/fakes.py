@@ -149,6 +149,16 @@ class FakeCore:
         self._changed.set()
         return closes
 
+    def hold(self, index: int, /) -> None:
+        self.note("hold", index)
+
+    def unhold(self, index: int, /) -> None:
+        self.note("unhold", index)
+
+    def exchange(self, index: int, /) -> None:
+        self.lanes[index].generation += 1
+        self.note("exchange", index)
+
     def adopt_closes(self, index: int, closes: list[Event], /) -> None:
         self.adopted.append((index, closes))
         self.lanes[index].closing.update((cast(int, event[1]), event) for event in closes)
@@ -306,7 +316,9 @@ class House:
         self.core = FakeCore()
         self.fatal: list[Exception] = []
         self.scripts = Scripts(*(scripts or (serve,)))
-        config = Config.of(**{"worker_kind": "thread", **(settings or Settings(workers=1))})  # type: ignore[typeddict-item]
+        given = settings or Settings(workers=1)
+        given.setdefault("worker_kind", "thread")
+        config = Config.of(**given)
         port = LocalPort(self.core, 1 << 20)
         self.pool = Pool(config, "not.imported", self.core, port, self._on_fatal, carrier_for=self.scripts)
         self.core.post = self.pool.post

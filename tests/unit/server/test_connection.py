@@ -183,6 +183,22 @@ def test_a_greedy_peer_is_read_one_budget_of_frames_a_turn() -> None:
     assert transport.is_reading
 
 
+def test_a_flood_of_empty_fragments_is_read_about_one_budget_of_frames_a_turn() -> None:
+    bench = Bench(Settings(read_budget_frames=100))
+    connection, transport = bench.connect()
+    connection.data_received(client_frame(1, b"a", fin=False) + client_frame(0, b"", fin=False) * 5000)
+    assert connection.decoder.frames < 200
+    assert not transport.is_reading
+    bench.loop.ready.pop(0)()
+    assert connection.decoder.frames < 400
+    bench.loop.run()
+    assert connection.decoder.frames == 5001
+    assert transport.is_reading
+    connection.data_received(client_frame(0, b"b"))
+    bench.loop.run()
+    assert bench.messages == [("ab", connection.id, None)]
+
+
 def test_a_greedy_peer_is_read_one_budget_of_bytes_a_turn() -> None:
     bench = Bench(Settings(read_budget_bytes=1000, max_message_size=10_000))
     connection, transport = bench.connect()
