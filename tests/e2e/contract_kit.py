@@ -126,7 +126,8 @@ class Running:
     """
 
     def __init__(self, worker: object, kind: WorkerKind, how: How, settings: Settings) -> None:
-        settings = {"worker_kind": kind, "shutdown_timeout": 10.0, "handler_timeout": PATIENCE_S, **settings}
+        defaults: Settings = {"workers": 1, "shutdown_timeout": 10.0, "handler_timeout": PATIENCE_S}
+        settings = {"worker_kind": kind, **defaults, **settings}
         if kind == "inline":
             settings.pop("workers", None)  # there is one
         self.kind = kind

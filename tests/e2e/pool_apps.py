@@ -1,6 +1,7 @@
 """Applications for the tests of the pool. They run anywhere: what they know leaves over the wire only."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -195,8 +196,11 @@ class Where:
         elif data == "process":
             wsbroker.send(socket_id, str(os.getpid()))
         elif data == "descriptors":
-            names = [os.readlink(f"/proc/self/fd/{name}") for name in ("0", *os.listdir("/proc/self/fd")[:-1])]
-            wsbroker.send(socket_id, " ".join(names))
+            names = []
+            for number in sorted(map(int, os.listdir("/proc/self/fd"))):
+                with contextlib.suppress(FileNotFoundError):  # that of the list itself
+                    names.append(os.readlink(f"/proc/self/fd/{number}"))
+            wsbroker.send(socket_id, "\n".join(names))
         elif data == "main":
             wsbroker.send(socket_id, repr(sorted(vars(sys.modules["__main__"]))))
         else:

@@ -19,6 +19,7 @@ import pytest
 from server_kit import HEAD, Bench, text
 from wsbroker.build import core_kind
 from wsbroker.server.connection import Connection
+from wsbroker.worker.watch import settle
 
 compiled_only = pytest.mark.skipif(core_kind() != "compiled", reason="costs of the compiled core")
 
@@ -54,6 +55,7 @@ def connect(bench: Bench, sink: Sink) -> Connection:
 def calls_of(work: Callable[[], object]) -> int:
     """How many Python functions (not C ones) `work` calls, itself not counted."""
     count = 0
+    settle()  # other tests interrupt threads, and one that died before it raised would hang a profiler
 
     def profile(frame: FrameType, event: str, argument: Any) -> None:
         nonlocal count

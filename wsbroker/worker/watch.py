@@ -180,6 +180,7 @@ class Watch:
             return left if look_s is None else min(look_s, left)  # it may end before, and others begin
         if call is not self._reported:
             self._reported = call
+            settle()  # its thread will not raise what was set there, perhaps never
             self._hung(handler, socket_id, now - start)
         return look_s
 
@@ -192,4 +193,33 @@ def _interrupter(thread_id: int) -> tuple[Callable[[], object], Callable[[], obj
         return lambda: None, lambda: None
     set_async_exc = pythonapi.PyThreadState_SetAsyncExc
     thread, error = c_ulong(thread_id), py_object(HandlerTimeout)
-    return lambda: set_async_exc(thread, error), lambda: set_async_exc(thread, None)
+
+    def take_back() -> None:
+        set_async_exc(thread, None)
+        settle()
+
+    return lambda: set_async_exc(thread, error), take_back
+
+
+class _Settled(BaseException):
+    """Raised by `settle` in its own thread."""
+
+
+def settle() -> None:
+    """Undoes what an exception leaves behind that was set in a thread and not raised there.
+
+    Before CPython 3.13 it leaves the interpreter's eval breaker set for good: every call and loop of every thread takes
+    the slow way, and `sys.setprofile` never returns. One that is raised, in any thread, resets it.
+    """
+    if sys.version_info >= (3, 13):
+        return
+    try:
+        from ctypes import c_ulong, py_object, pythonapi
+    except ImportError:
+        return
+    try:
+        pythonapi.PyThreadState_SetAsyncExc(c_ulong(get_ident()), py_object(_Settled))
+        for _ in range(1000):  # raised at the end of one of the first rounds
+            pass
+    except _Settled:
+        pass

@@ -47,7 +47,7 @@ def running(servers: Servers, kind: WorkerKind, app: str) -> Running:
 @pytest.fixture
 def watcher(clients: Clients, running: Running) -> Client:
     """A socket that hears of every close handler: id, token, code, reason."""
-    watcher = clients.connect(running, "websockets")
+    watcher = clients.borrow(running, "watcher", "websockets")
     assert watcher.ask("subscribe(me, 'closes')") is True
     return watcher
 

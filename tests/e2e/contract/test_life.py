@@ -552,7 +552,7 @@ def test_handlers_start_before_the_port_opens_and_may_call_everything(
     nothing_runs: None, kind: WorkerKind, record: Path
 ) -> None:
     with wsbroker.start(
-        "127.0.0.1:0", worker=APPS + "recorder:App", worker_kind=kind, worker_arg=str(record)
+        "127.0.0.1:0", worker=APPS + "recorder:App", worker_kind=kind, workers=1, worker_arg=str(record)
     ) as server:
         assert record.read_text() == "start []\n"
         echoes(server.addresses[0])

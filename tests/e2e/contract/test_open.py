@@ -42,7 +42,7 @@ def running(servers: Servers, kind: WorkerKind, app: str) -> Running:
 @pytest.fixture
 def watcher(clients: Clients, running: Running) -> Client:
     """A socket that hears of every close handler."""
-    watcher = clients.connect(running)
+    watcher = clients.borrow(running, "watcher", "websockets")
     assert watcher.ask("subscribe(me, 'closes')") is True
     return watcher
 

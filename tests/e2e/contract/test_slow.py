@@ -156,7 +156,7 @@ def test_a_peer_that_takes_nothing_is_cut(servers: Servers, kind: WorkerKind, cl
 
 def test_a_peer_that_answers_no_ping_is_cut(servers: Servers, kind: WorkerKind, clients: Clients) -> None:
     """The other clients answer by themselves, and stay."""
-    running = servers.get("puppet", kind, ping_interval=0.1, pong_timeout=0.6)
+    running = servers.get("puppet", kind, ping_interval=0.1, pong_timeout=0.5)
     watcher, other = clients.connect(running, "websockets"), clients.connect(running, "websockets")
     watcher.ask("subscribe(me, 'closes')")
     peer = clients.peer(running)
