@@ -60,6 +60,22 @@ async def test_idle_connections_are_closed_at_once() -> None:
             assert await peer.rest() == b""
 
 
+async def test_a_connection_whose_answer_is_just_being_written_is_closed_behind_it() -> None:
+    """The answer was made before the stop, and the connection is idle only a turn of the loop after it."""
+    async with fronting() as running:
+
+        async def handler(request: HttpRequest) -> HttpResponse:
+            (door,) = running.front.doors
+            asyncio.get_running_loop().call_soon(running.front._wind_down, door)
+            return HttpResponse(200, (), "answered")
+
+        running.pool.handler = handler
+        peer = await running.connect()
+        await peer.send(get())
+        assert (await peer.answer())[1] == b"answered"
+        assert await peer.rest() == b""
+
+
 async def test_requests_in_flight_are_answered_and_their_connections_closed() -> None:
     async with fronting() as running:
         gate = Gate()

@@ -143,6 +143,8 @@ class Front(Generic[AdmittedT]):
         if door.state == SERVING:
             if door.is_idle:
                 door.force_close()
+            else:
+                door.close()  # behind the current answer, also if that was made before `is_stopping`
         elif door.state in (FRESH, LEAVING, TURNED_AWAY) and door.wire is not None:
             door.wire.close()
 
