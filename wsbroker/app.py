@@ -107,6 +107,8 @@ class Server:
         self._is_forked = False
         self._stopped_async: asyncio.Event | None = None
         self._failure: BaseException | None = None
+        self._interval_s: float | None = None
+        """The thread switch interval to restore at the end, in seconds."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._watched: list[Path] = []
         self.wants_restart = False
@@ -263,6 +265,9 @@ class Server:
             if _running is self:
                 _running = None
         self._loop_thread = 0
+        if self._interval_s is not None:  # before anybody who waits for the end goes on
+            _restore_switch_interval(self._interval_s)
+            self._interval_s = None
         self._stopped.set()
         if self._stopped_async is not None:
             self._stopped_async.set()
@@ -406,7 +411,7 @@ def start(
             opened.set()
 
     takes_signals = handle_signals and threading.current_thread() is threading.main_thread()
-    interval = _set_switch_interval()
+    interval = server._interval_s = _set_switch_interval()
     thread = threading.Thread(target=main, name="wsbroker", daemon=False)
     try:
         thread.start()
@@ -415,7 +420,8 @@ def start(
             thread.join()
             raise failures[0]
         restore = _take_signals(server, _second_signal_by_default) if takes_signals else None
-        threading.Thread(target=_clean_up, args=(server, interval, restore), name="wsbroker-end", daemon=True).start()
+        if restore is not None:
+            threading.Thread(target=_let_go, args=(server, restore), name="wsbroker-end", daemon=True).start()
     except BaseException:
         # It failed, there is no room for another thread, or a KeyboardInterrupt came: nobody else has this server.
         server._ask_to_stop(0)
@@ -426,11 +432,9 @@ def start(
     return server
 
 
-def _clean_up(server: Server, interval: float, restore: "_Signals | None") -> None:
+def _let_go(server: Server, signals: "_Signals") -> None:
     server._stopped.wait()
-    _restore_switch_interval(interval)
-    if restore is not None:
-        restore.ended = True
+    signals.ended = True
 
 
 def run(

@@ -103,10 +103,11 @@ def test_a_waiting_handler_keeps_the_token_it_was_called_with(
     peer.upgrade(
         text("here me"),
         text("tell set_token(me, 'old')"),
-        text(f"await waited(gate({gate}), lambda: token)"),
+        text(f"await send(me, 'called') or waited(gate({gate}), lambda: token)"),
         text("here token"),
     )
     socket_id = int(peer.text())
+    assert peer.text() == "called"
     assert bob.ask(f"(set_token({socket_id}, 'new'), is_open({socket_id}))") == (None, True)
     bob.ask(f"gate({gate}).set()")
     assert [peer.text(), peer.text()] == ["b'old'", "b'new'"]
