@@ -20,9 +20,10 @@ LOADS: Final[dict[str, Job]] = {
     "fanout-1k": Job("fanout", in_flight=16, size=1024, runs=1),
     "echo": Job("echo", connections=100, in_flight=16, runs=1),
     "storm": Job("storm", connections=64, runs=1),
+    "http": Job("http", connections=64, runs=1),
     "idle": Job("idle", connections=2000, channels=100, runs=1, seconds=1.0),
 }
-DEFAULT_LOADS: Final = ("fanout-1", "fanout-16", "fanout-64", "echo", "idle")
+DEFAULT_LOADS: Final = ("fanout-1", "fanout-16", "fanout-64", "echo", "http", "idle")
 
 
 @dataclass(slots=True)
@@ -85,16 +86,22 @@ def figure(load: str, row: Row) -> float:
 
 
 def compare(
-    us: Contender, peers: Sequence[Contender], loads: Sequence[str], pairs: int, seconds: float | None, pin: bool
+    us: Contender,
+    peers: Sequence[Contender],
+    loads: Sequence[str],
+    pairs: int,
+    seconds: float | None,
+    pin: bool,
+    jobs: Mapping[str, Job] = LOADS,
 ) -> Comparison:
     """Runs every load: for each peer in turn WSBroker and then the peer, and all of that `pairs` times."""
     used_s = seconds if seconds is not None else LOADS["fanout-16"].seconds
     result = Comparison({}, pairs, used_s, list(loads))
     result.entries = [_entry(us), *(_entry(peer) for peer in peers)]
     cores = Cores.choose(pin)
-    others: list[Contender | None] = [*peers] or [None]
     for load in loads:
-        job = LOADS[load] if seconds is None or load == "idle" else replace(LOADS[load], seconds=seconds)
+        job = jobs[load] if seconds is None or load == "idle" else replace(jobs[load], seconds=seconds)
+        others: list[Contender | None] = [peer for peer in peers if load not in peer.lacks] or [None]
         rows: dict[str, list[Row]] = {each.name: [] for each in (us, *peers)}
         ratios: dict[str, list[float]] = {peer.name: [] for peer in peers}
         for number in range(pairs):
@@ -121,7 +128,7 @@ def _measure(who: Contender, job: Job, cores: Cores, label: str, result: Compari
         with bar(f"{who.title}: {label}") as progress:
             row = run(job, who.command, cores, progress)
     except ServerError as error:
-        problem = f"{who.title}: {label}: {str(error)[:300]}"
+        problem = f"{who.title}: {label}: …{str(error)[-300:]}"
     else:
         if row.rate and not row.wrong:
             return row

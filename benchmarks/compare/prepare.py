@@ -37,7 +37,7 @@ def contender(peer: Peer, home: Path) -> Contender | str:
     version = _node_version(peer, home) if peer.language == NODE else _python_version(peer, home)
     if not version:
         return "it is not installed: run with --prepare"
-    return Contender(peer.name, peer.title, version, peer.language, peer.note, peer_command(peer, home))
+    return Contender(peer.name, peer.title, version, peer.language, peer.note, peer_command(peer, home), peer.lacks)
 
 
 def python_version(home: Path) -> str:

@@ -15,9 +15,15 @@ TITLES: Final = {
     "fanout-1k": "fan-out to 1000, 1 KiB, 16 in flight",
     "echo": "echo, 100 connections × 16",
     "storm": "connect, subscribe, close",
+    "http": "plain HTTP, 64 in flight",
     "idle": "memory",
 }
-UNITS: Final = {"idle": "bytes per connection", "storm": "CPU µs per connection", "echo": "CPU µs per echo"}
+UNITS: Final = {
+    "idle": "bytes per connection",
+    "storm": "CPU µs per connection",
+    "echo": "CPU µs per echo",
+    "http": "CPU µs per request",
+}
 DELIVERY: Final = "CPU µs per delivery"
 SATURATED: Final = "†"
 BUSY: Final = "‡"

@@ -21,6 +21,7 @@ class Peer:
     Args:
         packages: what pip or npm installs for it.
         note: what it was told to do.
+        lacks: names of loads that it has nothing for.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Peer:
     app: str
     packages: Sequence[str]
     note: str
+    lacks: Sequence[str] = ()
 
 
 PEERS: Final = (
@@ -47,6 +49,7 @@ PEERS: Final = (
         "picows_app.py",
         ["picows", "uvloop"],
         "a callback for each frame, `transport.send` for each subscriber, bytes not decoded; uvloop",
+        ["http"],
     ),
     Peer(
         "websockets",
@@ -55,6 +58,7 @@ PEERS: Final = (
         "websockets_app.py",
         ["websockets", "uvloop"],
         "`broadcast(…, text=True)` of bytes that are not decoded; uvloop; its pings every 20 s",
+        ["http"],
     ),
     Peer(
         "aiohttp",
@@ -79,6 +83,7 @@ PEERS: Final = (
         "ws_app.mjs",
         ["ws"],
         "`send` of one Buffer for each subscriber, as its README broadcasts; no list of clients",
+        ["http"],
     ),
 )
 
@@ -93,6 +98,7 @@ class Contender:
     language: str
     note: str
     command: Command
+    lacks: Sequence[str] = ()
 
 
 def us(python: str, version: Sequence[str]) -> Contender:

@@ -5,7 +5,7 @@
     row        what comes out
     generator  the load's process: opens the connections, runs a scenario, measures
     loop, client, stream    what the scenarios are made of: readiness, connections, and what is expected on them
-    fanout, echo, storm, idle   the scenarios
+    fanout, echo, storm, stall, idle, plain (HTTP)   the scenarios
     meter      CPU and memory of the server's process
 
 The load is Python, so that it runs wherever the broker does; it stays out of the way by looking at no frame: what must

@@ -1,6 +1,9 @@
-"""The application that is measured, on the public API: ``S channel``, ``P channel payload``, ``E payload``."""
+"""The application that is measured, on the public API: ``S channel``, ``P channel payload``, ``E payload``.
 
-from wsbroker import send, send_to_channel, subscribe
+A plain request is answered with its query.
+"""
+
+from wsbroker import HttpRequest, send, send_to_channel, subscribe
 
 
 def handle_socket_message(data: str, socket_id: int) -> None:
@@ -14,3 +17,8 @@ def handle_socket_message(data: str, socket_id: int) -> None:
     elif kind == "S":
         subscribe(socket_id, data[2:])
         send(socket_id, "K")
+
+
+def handle_http_request(request: HttpRequest) -> str:
+    """Sends the query back."""
+    return request.query

@@ -48,7 +48,7 @@ class Client:
         self.on_end: Callable[[Client], None] = _nothing
         self.on_bytes: Callable[[int], None] = self._idle
         """Takes the number of bytes that have been read into BUFFER."""
-        self.socket = _connecting(port, index)
+        self.socket = connecting(port, index)
         self.fd = self.socket.fileno()
         self._greeting = greeting
         self._rest = b""
@@ -158,7 +158,7 @@ def _nothing(client: Client) -> None:
     """What nobody waits for."""
 
 
-def _connecting(port: int, index: int) -> socket.socket:
+def connecting(port: int, index: int) -> socket.socket:
     """A socket on its way. On Linux it comes from one of many loopback addresses: each has its own 28,000 ports."""
     found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from benchmarks.load import echo, fanout, idle, stall, storm
+from benchmarks.load import echo, fanout, idle, plain, stall, storm
 from benchmarks.load.client import LoadError
 from benchmarks.load.job import Job, Scenario
 from benchmarks.load.meter import Meter
@@ -24,6 +24,7 @@ RUNS: Final[dict[Scenario, Callable[[Stage], Row]]] = {
     "storm": storm.run,
     "stall": stall.run,
     "idle": idle.run,
+    "http": plain.run,
 }
 
 

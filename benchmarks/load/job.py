@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, Literal, cast
 
-Scenario = Literal["fanout", "echo", "storm", "stall", "idle"]
-SCENARIOS: Final[tuple[Scenario, ...]] = ("fanout", "echo", "storm", "stall", "idle")
+Scenario = Literal["fanout", "echo", "storm", "stall", "idle", "http"]
+SCENARIOS: Final[tuple[Scenario, ...]] = ("fanout", "echo", "storm", "stall", "idle", "http")
 
 MIN_SIZE: Final = 12
 """Bytes of a payload: room for the channel and the number."""
@@ -18,7 +18,7 @@ class Job:
     """One row of the table.
 
     Args:
-        connections: subscribers; connections that echo; connections at a time (storm).
+        connections: subscribers; connections that echo; connections at a time (storm); with a request each (http).
         channels: the subscribers are dealt out to them.
         publishers: connections that publish, each on its own share of the channels.
         in_flight: publications of each publisher, or echoes of each connection, that are on the way at a time; one is
@@ -74,6 +74,8 @@ class Job:
             return f"echo {self.connections} × {self.in_flight}, {size}"
         if self.scenario == "stall":
             return f"stall {self.stalled} % of {self.connections}, {size}, {flow}"
+        if self.scenario == "http":
+            return f"http, {self.connections} in flight, {size}"
         if self.scenario == "storm":
             return f"storm, {self.connections} at a time"
         return f"idle {self.connections}" + (f", {self.rate:g} messages/s" if self.rate else "")
@@ -102,5 +104,6 @@ PRESETS: Final[dict[Scenario, tuple[Job, ...]]] = {
     "storm": (Job("storm", connections=64),),
     "stall": (Job("stall", connections=100, rate=1000.0, size=4096, seconds=4.0, runs=1),),
     "idle": (Job("idle", connections=10_000, channels=100, rate=1000.0, runs=1),),
+    "http": (Job("http", connections=64),),
 }
 """What runs without further settings: the loads that the project has budgets for."""

@@ -53,10 +53,10 @@ class Command:
         return shlex.join(self.arguments)
 
 
-def our_command(python: str, settings: Sequence[str]) -> Command:
+def our_command(python: str, settings: Sequence[str], app: Path = APP) -> Command:
     """WSBroker with the measured application; as it is installed there, else the sources of this checkout."""
     environment = {} if is_installed(python) else {"PYTHONPATH": str(CHECKOUT)}
-    arguments = [python, "-P", "-m", "wsbroker", str(APP), "--bind", "127.0.0.1:{port}", "--log-level", "warning"]
+    arguments = [python, "-P", "-m", "wsbroker", str(app), "--bind", "127.0.0.1:{port}", "--log-level", "warning"]
     return Command([*arguments, *settings], environment=environment)
 
 

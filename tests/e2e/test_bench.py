@@ -84,6 +84,7 @@ def test_the_load_notices_a_server_that_sends_twice(tmp_path: Path) -> None:
 def test_every_other_scenario_runs() -> None:
     jobs: list[dict[str, object]] = [
         {"scenario": "storm", "connections": 4},
+        {"scenario": "http", "connections": 4},
         {"scenario": "idle", "connections": 20, "channels": 2, "rate": 100.0},
         {"scenario": "stall", "connections": 10, "rate": 100.0, "stalled": 20},
     ]

@@ -36,9 +36,14 @@ async def handle(request: web.Request) -> web.WebSocketResponse:
     return socket
 
 
+async def answer(request: web.Request) -> web.Response:
+    return web.Response(text=request.query_string)
+
+
 async def main(port: int) -> None:
     app = web.Application()
     app.router.add_get("/", handle)
+    app.router.add_get("/echo", answer)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port, backlog=4096).start()

@@ -3,7 +3,7 @@
 
 import sys
 
-from socketify import App, CompressOptions, OpCode, WebSocket
+from socketify import App, CompressOptions, OpCode, Request, Response, WebSocket
 
 app = App()
 
@@ -19,6 +19,10 @@ def handle(socket: WebSocket, text: str, opcode: OpCode) -> None:
         socket.send("K", OpCode.TEXT, False)
 
 
+def answer(response: Response, request: Request) -> None:
+    response.end(request.get_full_url().partition("?")[2])
+
+
 if __name__ == "__main__":
     behavior = {
         "compression": CompressOptions.DISABLED,
@@ -27,5 +31,6 @@ if __name__ == "__main__":
         "message": handle,
     }
     app.ws("/*", behavior)
+    app.get("/echo", answer)
     app.listen(int(sys.argv[1]), lambda config: None)
     app.run()

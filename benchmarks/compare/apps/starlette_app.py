@@ -6,7 +6,9 @@ from collections import defaultdict
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.routing import WebSocketRoute
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 channels: defaultdict[str, set[WebSocket]] = defaultdict(set)
@@ -38,9 +40,13 @@ async def handle(socket: WebSocket) -> None:
             channels[channel].discard(socket)
 
 
+async def answer(request: Request) -> PlainTextResponse:
+    return PlainTextResponse(request.url.query)
+
+
 if __name__ == "__main__":
     uvicorn.run(
-        Starlette(routes=[WebSocketRoute("/", handle)]),
+        Starlette(routes=[WebSocketRoute("/", handle), Route("/echo", answer)]),
         host="127.0.0.1",
         port=int(sys.argv[1]),
         loop="uvloop",

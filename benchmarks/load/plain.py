@@ -1,0 +1,136 @@
+"""Plain HTTP: on every connection, which is kept, one request is always on the way; each answer is looked at."""
+
+import socket
+import time
+from typing import Final
+
+from benchmarks.load.client import LoadError, connecting
+from benchmarks.load.row import Row, middle
+from benchmarks.load.stage import Stage, is_probe
+
+BUFFER_BYTES: Final = 64 * 1024
+STUCK_S: Final = 10.0
+
+
+class Asker:
+    """A connection: for every answer that comes, the next request goes.
+
+    It asks for ``/echo?PAYLOAD``, and is answered with the payload. What came first tells how long an answer is; each
+    must be as long, be a 200, and end with the payload.
+    """
+
+    def __init__(self, stage: Stage, index: int, is_probe: bool) -> None:
+        self.is_asking = True
+        self.has_ended = False
+        self.answers = 0
+        self.mangled = 0
+        self.lost = 0
+        self._stage = stage
+        self._is_probe = is_probe
+        self._payload = (b"%06d." % index).ljust(stage.job.size, b"x")[: stage.job.size]
+        self._request = b"GET /echo?%b HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUser-Agent: load\r\nAccept: */*\r\n\r\n" % (
+            self._payload,
+            stage.port,
+        )
+        self._answer_bytes = 0
+        self._rest = b""
+        self._sent_ns = 0
+        self._socket = connecting(stage.port, index)
+        self.fd = self._socket.fileno()
+        stage.loop.watch(self.fd, self._readable)
+        stage.loop.watch_writes(self.fd, self._connected)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether an answer is due."""
+        return self._sent_ns != 0
+
+    def end(self) -> None:
+        """Lets go of the connection."""
+        if not self.has_ended:
+            self.has_ended = True
+            self._stage.loop.forget(self.fd)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+            self._socket.close()
+
+    def _connected(self) -> None:
+        self._stage.loop.watch_writes(self.fd, None)
+        self._ask()
+
+    def _ask(self) -> None:
+        self._sent_ns = time.monotonic_ns()
+        try:
+            self._socket.send(self._request)  # the one before it is answered: there is room
+        except OSError:
+            self._gone()
+
+    def _readable(self) -> None:
+        try:
+            data = self._socket.recv(BUFFER_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._gone()
+            return
+        if self._rest:
+            data = self._rest + data
+        if not self._is_whole(data):
+            self._rest = data
+            return
+        self._rest = b""
+        if len(data) != self._answer_bytes or not data.startswith(b"HTTP/1.1 200 ") or not data.endswith(self._payload):
+            self.mangled += 1
+        self.answers += 1
+        self._stage.count += 1
+        if self._is_probe:
+            self._stage.histogram.add(time.monotonic_ns() - self._sent_ns)
+        self._sent_ns = 0
+        if self.is_asking:
+            self._ask()
+
+    def _is_whole(self, data: bytes) -> bool:
+        if not self._answer_bytes:
+            head, separator, _ = data.partition(b"\r\n\r\n")
+            if not separator:
+                return False
+            if not head.startswith(b"HTTP/1.1 200 "):
+                raise LoadError(f"no answer to a plain request: {head[:80]!r}")
+            for line in head.split(b"\r\n"):
+                name, _, value = line.partition(b":")
+                if name.lower() == b"content-length":
+                    self._answer_bytes = len(head) + 4 + int(value)
+            if not self._answer_bytes:
+                raise LoadError("an answer without Content-Length")
+        return len(data) >= self._answer_bytes
+
+    def _gone(self) -> None:
+        self.lost += self.is_waiting
+        self._sent_ns = 0
+        self._stage.ended += 1
+        self.end()
+
+
+def run(stage: Stage) -> Row:
+    """Measures requests."""
+    job = stage.job
+    before = stage.meter.read()
+    askers = [Asker(stage, index, is_probe(index, job.connections)) for index in range(job.connections)]
+    end_s = time.monotonic() + STUCK_S
+    while not all(asker.answers or asker.has_ended for asker in askers):
+        stage.loop.turn(0.1)
+        if time.monotonic() > end_s:
+            raise LoadError(f"{sum(not asker.answers for asker in askers)} first requests were not answered")
+    after = stage.meter.read()
+    row = middle(stage.measure(stage.loop.turn))
+    for asker in askers:
+        asker.is_asking = False
+    stage.drain(stage.loop.turn, lambda: not any(asker.is_waiting for asker in askers))
+    for asker in askers:
+        row.lost += asker.lost + asker.is_waiting
+        row.mangled += asker.mangled
+        asker.end()
+    row.rss_per_connection = (after.rss_bytes - before.rss_bytes) / job.connections
+    row.ended = stage.ended
+    return row
