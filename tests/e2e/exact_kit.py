@@ -1,0 +1,449 @@
+"""Plays random programs on a running server, and checks what everybody saw against one sequential order.
+
+Between the core and everything that asks it stands a `Recorder`. It notes each call in the order in which the core
+carries it out, and when. A program is right if, with that order and no other,
+
+* each actor's calls stand in the order in which it made them, questions between their begin and their return (so the
+  order is one that an outside clock agrees with: the history is linearizable);
+* the sequential model gives every actor the answers that it had, and every socket what it received and was closed with;
+* every message was handled once, in order, with a token that was the last one: by the core's order when the message was
+  sent, or one set since; and never one older than its own worker had set by then, or than its last message had.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from time import monotonic_ns
+from typing import NamedTuple, cast
+
+import pytest
+import websockets
+
+import wsbroker
+from e2e.exact_app import PAUSE, REPORTS, Done, Op, Report, Task, carry_out, carry_out_all, carry_out_in_turns
+from e2e.exact_model import CHANNELS, LIMIT, QUESTIONS, Author, Call, Model, call_of, is_answer
+from wsbroker import node
+from wsbroker.config import WorkerKind
+from wsbroker.pool.core import Core
+from wsbroker.pool.local_port import LocalPort
+from wsbroker.pool.pool import Pool
+from wsbroker.wire import commands
+
+WORKERS = 3
+SOCKETS = 6
+THREADS = 2
+"""Of the main program; its event loop acts too."""
+FOREIGN = -1
+"""The core's lane of commands of threads of the main program."""
+LOOP = -2
+"""Calls on the loop's own thread: of inline handlers, and of the main program."""
+LIMIT_S = 30.0
+
+NAMES = {
+    commands.SEND: "send",
+    commands.PUBLISH: "send_to_channel",
+    commands.SUBSCRIBE: "subscribe",
+    commands.UNSUBSCRIBE: "unsubscribe",
+    commands.SET_TOKEN: "set_token",
+    commands.COPY_SUBSCRIPTIONS: "copy_subscriptions",
+    commands.CLOSE: "close",
+    commands.SUBSCRIBER_COUNT: "subscriber_count",
+    commands.SUBSCRIBERS: "subscribers",
+    commands.SUBSCRIPTIONS: "subscriptions",
+    commands.CHANNELS: "channels",
+    commands.IS_OPEN: "is_open",
+}
+DIRECT = {**{name: name for name in NAMES.values()}, "publish": "send_to_channel"}
+"""The core's methods that the main program's port calls on the loop's thread."""
+
+
+class Applied(NamedTuple):
+    """One call, when the core carried it out."""
+
+    lane: int
+    at: int
+    call: Call
+    number: int
+    """Of a token: not 0 if the worker that set it caches it."""
+
+
+class Recorder:
+    """The core, and a record of what it is asked."""
+
+    def __init__(self) -> None:
+        self.applied: list[Applied] = []
+        self.reports: list[Report] = []
+        self._core: Core | None = None
+        self._news = asyncio.Event()
+
+    def of(self, core: Core) -> Core:
+        """Stands before this core from now on."""
+        self._core = core
+        return cast(Core, self)
+
+    def __getattr__(self, name: str) -> object:
+        method = getattr(self._core, name)
+        return partial(self._direct, DIRECT[name], method) if name in DIRECT else method
+
+    def _direct(self, name: str, method: Callable[..., object], *arguments: object) -> object:
+        self._note(LOOP, name, arguments, 0)
+        return method(*arguments)
+
+    def apply(self, lane: int, generation: int, batch: list[tuple[object, ...]]) -> list[tuple[object, ...]]:
+        """Notes commands, and has the core apply them."""
+        assert self._core is not None
+        for kind, *arguments in batch:
+            if kind == commands.ASK:
+                _, kind, *arguments = arguments
+            number = cast(int, arguments.pop()) if kind == commands.SET_TOKEN else 0
+            name = NAMES.get(cast(int, kind))
+            if name is not None:
+                self._note(lane, name, tuple(arguments), number)
+        return self._core.apply(lane, generation, batch)
+
+    def _note(self, lane: int, name: str, arguments: tuple[object, ...], number: int) -> None:
+        if name == "send" and arguments[0] == REPORTS:
+            self.reports.append(cast(Report, json.loads(cast(str, arguments[1]))))
+            self._news.set()
+            return
+        call = (name, *(each.decode() if isinstance(each, bytes) else each for each in arguments))
+        self.applied.append(Applied(lane, monotonic_ns(), call, number))
+
+    async def until(self, claim: Callable[[], bool]) -> None:
+        """Waits for reports that make it true."""
+        async with asyncio.timeout(LIMIT_S):
+            while not claim():
+                self._news.clear()
+                await self._news.wait()
+
+
+@contextlib.asynccontextmanager
+async def recorded(kind: WorkerKind, app: str) -> AsyncIterator[tuple[Recorder, str]]:
+    """A server whose core is recorded, and its address."""
+    recorder = Recorder()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(node, "LocalPort", lambda core, limit: LocalPort(recorder.of(core), limit))
+        patch.setattr(
+            node, "Pool", lambda config, spec, core, port, fatal: Pool(config, spec, recorder.of(core), port, fatal)
+        )
+        async with wsbroker.serve(
+            "127.0.0.1:0",
+            worker="e2e.exact_app:" + app,
+            worker_kind=kind,
+            workers=1 if kind == "inline" else WORKERS,
+            max_channels_per_socket=LIMIT,
+            handler_timeout=LIMIT_S,
+        ) as server:
+            yield recorder, str(server.addresses[0]).replace("http", "ws")
+            assert server.statistics()["sockets"] == server.statistics()["channels"] == 0
+
+
+@dataclass
+class Actor:
+    """Who makes one call after the other, and what each gave it."""
+
+    lane: int
+    ops: list[Op] = field(default_factory=list)
+    done: list[Done] = field(default_factory=list)
+
+    def did(self, ops: list[Op], done: list[Done]) -> None:
+        """Adds what it did next."""
+        assert len(ops) == len(done), (ops, done)
+        for op, each in zip(ops, done, strict=True):
+            if op[0] != PAUSE:
+                self.ops.append(op)
+                self.done.append(each)
+
+    def may_be(self, index: int, applied: Applied, answer: object) -> bool:
+        """Whether its call of this index is that one."""
+        if index == len(self.ops):
+            return False
+        op = self.ops[index]
+        start, end, seen = cast("tuple[int, int, object]", self.done[index])
+        if call_of(op) != applied.call or start > applied.at or not is_answer(op, seen, answer):
+            return False
+        return applied.at <= end or (self.lane != LOOP and op[0] not in QUESTIONS)
+
+
+class Client:
+    """A socket: what it was sent to do, and what it received."""
+
+    def __init__(self, connection: websockets.ClientConnection, socket_id: int) -> None:
+        self.id = socket_id
+        self.tasks: list[Task] = []
+        self.sent_at: list[int] = []
+        self._connection = connection
+        self.heard = asyncio.ensure_future(self._hear())
+
+    async def _hear(self) -> tuple[list[str], int | None, str | None]:
+        heard: list[str] = []
+        try:
+            while True:
+                heard.append(str(await self._connection.recv()))
+        except websockets.ConnectionClosed:
+            return heard, self._connection.close_code, self._connection.close_reason
+
+    async def send(self, ops: list[Op], beside: list[Op]) -> None:
+        """Sends one more message with something to do, while it may."""
+        task: Task = {"number": len(self.tasks), "ops": ops, "beside": beside}
+        self.tasks.append(task)
+        self.sent_at.append(monotonic_ns())
+        with contextlib.suppress(websockets.ConnectionClosed):
+            await self._connection.send(json.dumps(task))
+
+
+class Play:
+    """One random program.
+
+    Args:
+        seed: what it is made from.
+        has_threads: whether handlers may start threads and wait for them.
+        is_async: whether handlers are coroutines.
+        tally: counts what was checked.
+    """
+
+    def __init__(
+        self, recorder: Recorder, url: str, seed: str, has_threads: bool, is_async: bool, tally: Counter[str]
+    ) -> None:
+        self._recorder = recorder
+        self._url = url
+        self._seed = seed
+        self._has_threads = has_threads
+        self._is_async = is_async
+        self._tally = tally
+        self._clients: list[Client] = []
+        self._actors: list[Actor] = []
+
+    async def run(self) -> None:
+        """Plays it to its end, and checks everything."""
+        await asyncio.gather(*(self._connect() for _ in range(SOCKETS)))
+        self._clients.sort(key=lambda client: client.id)
+        recorder = self._recorder
+        recorder.applied.clear()
+        recorder.reports.clear()
+        ids = [client.id for client in self._clients]
+        author = Author(self._seed, ids)
+        random = author.random
+        await asyncio.gather(
+            *(self._act(FOREIGN, author.ops(4, 16)) for _ in range(THREADS)),
+            self._act(LOOP, author.ops(4, 16)),
+            *(
+                self._send_all(client, [self._task(author) for _ in range(random.randint(1, 4))])
+                for client in self._clients
+            ),
+        )
+        await recorder.until(self._is_quiet)
+        last = Actor(LOOP)
+        self._do(last, [["is_open", socket] for socket in ids])
+        left = [client for client in self._clients if last.done[self._clients.index(client)][2]]
+        for client in left:
+            await client.send([], [])
+        await recorder.until(self._is_quiet)
+        self._do(last, [["channels"]])
+        self._do(last, [["subscribers", channel] for channel in CHANNELS])
+        self._do(last, [["subscriptions", socket] for socket in ids])
+        self._do(last, [["close", client.id, 4999, "over"] for client in left])
+        self._actors.append(last)
+        async with asyncio.timeout(LIMIT_S):
+            heard = {client.id: await client.heard for client in self._clients}
+        await recorder.until(lambda: len(self._reports("close")) == len(ids))
+        self._check(Model(ids), heard, {client.id for client in left})
+
+    async def _connect(self) -> None:
+        connection = await websockets.connect(self._url, compression=None, proxy=None, ping_interval=None)
+        self._clients.append(Client(connection, int(await connection.recv())))
+
+    def _task(self, author: Author) -> tuple[list[Op], list[Op]]:
+        beside = author.ops(1, 6) if self._has_threads and author.random.random() < 0.25 else []
+        return author.ops(0, 8), beside
+
+    async def _act(self, lane: int, ops: list[Op]) -> None:
+        """The main program does something: in a thread, or in the loop."""
+        actor = Actor(lane)
+        self._actors.append(actor)
+        if lane == FOREIGN:
+            done = await asyncio.to_thread(carry_out_all, [*ops, ["channels"]])
+            actor.did([*ops, ["channels"]], done)  # a question, so that all is applied when it returns
+        else:
+            actor.did(ops, await carry_out_in_turns(ops))
+
+    def _do(self, actor: Actor, ops: list[Op]) -> None:
+        """The main program does something at once."""
+        actor.did(ops, [carry_out(op) for op in ops])
+
+    async def _send_all(self, client: Client, tasks: list[tuple[list[Op], list[Op]]]) -> None:
+        for ops, beside in tasks:
+            await client.send(ops, beside)
+            await asyncio.sleep(0)
+
+    def _reports(self, handler: str) -> list[Report]:
+        return [report for report in self._recorder.reports if report["handler"] == handler]
+
+    def _is_quiet(self) -> bool:
+        """Whether every message was handled, or its socket has ended first."""
+        handled = Counter(report["socket"] for report in self._reports("message"))
+        ended = {report["socket"] for report in self._reports("close")}
+        return all(client.id in ended or handled[client.id] == len(client.tasks) for client in self._clients)
+
+    # Checks. ----------------------------------------------------------------------------------------------------
+
+    def _check(self, model: Model, heard: dict[int, tuple[list[str], int | None, str | None]], left: set[int]) -> None:
+        for client in self._clients:
+            self._check_handled(client, client.id in left)
+        answers, sets = _replay(model, self._recorder.applied)
+        self._check_order(answers)
+        closed = {socket: (model.received[socket], *model.closed[socket]) for socket in model.sockets}
+        assert heard == closed
+        returned = _return_times(self._actors)
+        for client in self._clients:
+            self._check_tokens(client, [_timed(change, returned) for change in sets[client.id]])
+        self._count(answers)
+
+    def _check_handled(self, client: Client, is_left: bool) -> None:
+        """Messages were handled once and in order, all if nobody closed the socket; then who did what is known."""
+        reports = [report for report in self._reports("message") if report["socket"] == client.id]
+        numbers = [report["number"] for report in reports]
+        assert numbers == list(range(len(numbers))), (client.id, numbers)
+        assert len(numbers) == len(client.tasks) or not is_left, (client.id, numbers)
+        ends = [report["code"] for report in self._reports("close") if report["socket"] == client.id]
+        assert len(ends) == 1
+        if not reports:
+            return
+        lane = _lane(reports[0]["worker"])
+        actor = Actor(lane)
+        for report in reports:
+            assert _lane(report["worker"]) == lane  # a socket has one worker
+            task = client.tasks[report["number"]]
+            actor.did(task["ops"], report["done"])
+            thread = Actor(FOREIGN if lane == LOOP else lane)
+            thread.did(task["beside"], report["beside"])
+            self._actors.append(thread)
+            assert report is reports[-1] or not any(op[:2] == ["close", client.id] for op in task["ops"])
+        self._actors.append(actor)
+
+    def _check_order(self, answers: list[object]) -> None:
+        """What each lane asked for is what its actors did, their calls put into one another and nothing else."""
+        for lane in {actor.lane for actor in self._actors}:
+            actors = [actor for actor in self._actors if actor.lane == lane]
+            places = {(0,) * len(actors)}
+            """How far each actor may be: the same call may be that of several."""
+            for applied, answer in zip(self._recorder.applied, answers, strict=True):
+                if applied.lane == lane:
+                    after = {
+                        (*place[:index], place[index] + 1, *place[index + 1 :])
+                        for place in places
+                        for index, actor in enumerate(actors)
+                        if actor.may_be(place[index], applied, answer)
+                    }
+                    assert after, (lane, applied, answer, _expected(actors, places))
+                    places = after
+            assert tuple(len(actor.ops) for actor in actors) in places, (lane, _expected(actors, places))
+
+    def _check_tokens(self, client: Client, sets: "list[Set]") -> None:
+        """Each call of a handler of this socket had a token that was the last one for it."""
+        reports = [report for report in self._recorder.reports if report["socket"] == client.id]
+        mine = {
+            op[2] for task in client.tasks for op in task["ops"] + task["beside"] if op[:2] == ["set_token", client.id]
+        } - {None}
+        last = -1
+        before = 0
+        for report in reports:
+            start = report["start"]
+            lane = _lane(report["worker"])
+            own = [change for change in sets if change.lane == lane and (change.number or change.token in mine)]
+            sent = client.sent_at[report["number"]] if report["handler"] == "message" else 0
+            # When it was called, at the earliest: a coroutine begins some time after its call.
+            called = max(before, sent) if self._is_async else start
+            before = report["end"]
+            # The core had these when it read the message. An inline handler is given what the core has at its call.
+            read = called if lane == LOOP else sent
+            least = max(
+                last,
+                *(change.place for change in sets if change.is_open and change.at < read),
+                *(change.place for change in own if change.returned <= called),
+                -1,
+            )
+            fits = [
+                change.place
+                for change in sets
+                if change.token == report["token"]
+                and change.place >= least
+                and ((change.is_open and change.at <= start) or (change in own and change.began <= start))
+            ]
+            if report["token"] is None and least < 0:
+                fits.append(-1)
+            assert fits, (report, least, sets)
+            last = min(fits)
+            self._tally["tokens seen"] += 1
+            self._tally["of them set by others"] += last >= 0 and all(change.place != last for change in own)
+            self._tally["of them not yet applied"] += last >= 0 and all(
+                change.place != last or change.at > start for change in sets
+            )
+
+    def _count(self, answers: list[object]) -> None:
+        tally = self._tally
+        tally["programs"] += 1
+        tally["calls"] += len(answers)
+        tally["answers"] += sum(op[0] in QUESTIONS for actor in self._actors for op in actor.ops)
+        tally["actors"] += len(self._actors)
+
+
+class Set(NamedTuple):
+    """A change of a socket's token."""
+
+    place: int
+    """In the order of all calls."""
+    lane: int
+    at: int
+    number: int
+    token: str | None
+    is_open: bool
+    """Whether the socket was there."""
+    began: int
+    returned: int
+
+
+def _replay(model: Model, applied: list[Applied]) -> tuple[list[object], dict[int, list[Set]]]:
+    """Has the model carry out everything; returns its answers, and what happened to each token."""
+    answers: list[object] = []
+    sets: dict[int, list[Set]] = {socket: [] for socket in model.sockets}
+    for place, (lane, at, call, number) in enumerate(applied):
+        if call[0] == "set_token":
+            _, socket, token = cast("tuple[str, int, str | None]", call)
+            sets[socket].append(Set(place, lane, at, number, token, model.is_open(socket), at, at))
+        answers.append(model.apply(call))
+    return answers, sets
+
+
+def _return_times(actors: list[Actor]) -> dict[object, tuple[int, int]]:
+    """When the calls that set tokens began and returned, by token: no token is set twice, but for None."""
+    return {
+        op[2]: cast("tuple[int, int]", tuple(done[:2]))
+        for actor in actors
+        for op, done in zip(actor.ops, actor.done, strict=True)
+        if op[0] == "set_token"
+    }
+
+
+def _timed(change: Set, returned: dict[object, tuple[int, int]]) -> Set:
+    if change.token is None:
+        return change._replace(began=0)  # unknown: it may have been any of them
+    began, ended = returned[change.token]
+    return change._replace(began=began, returned=ended)
+
+
+def _expected(actors: list[Actor], places: set[tuple[int, ...]]) -> list[object]:
+    """For the message of a failure: what each actor may have done next."""
+    return [
+        [(actor.ops[index], actor.done[index]) for actor, index in zip(actors, place, strict=True) if actor.ops[index:]]
+        for place in sorted(places)[:3]
+    ]
+
+
+def _lane(worker: str) -> int:
+    name, _, index = worker.partition("-")
+    return int(index) if name == "worker" and index.isdigit() else LOOP
