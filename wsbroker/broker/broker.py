@@ -12,13 +12,14 @@ from typing import Final, cast, final
 
 from mypy_extensions import i64, mypyc_attr
 
+from wsbroker.broker.applying import apply_command
 from wsbroker.broker.channel import Channel
 from wsbroker.broker.lane import Lane
 from wsbroker.broker.limits import MESSAGE_OVERHEAD_BYTES, Counters, Limits
 from wsbroker.broker.outgoing import Outgoing
 from wsbroker.broker.socket import CLOSING, GONE, NOWHERE, OPEN, OPENING, Socket
-from wsbroker.websocket.frames import BINARY, encode_close, encode_frame, encode_text
-from wsbroker.wire import commands, events
+from wsbroker.websocket.frames import encode_close, encode_message
+from wsbroker.wire import events
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -27,20 +28,6 @@ class Waker:
 
     def wake(self) -> None:
         raise NotImplementedError
-
-
-def encode(data: object) -> bytes:
-    """The frame of a message: `str` goes out as text, `bytes` as binary.
-
-    Raises:
-        UnicodeEncodeError: the text has lone surrogates (it is a ValueError).
-        TypeError: neither `str` nor `bytes`.
-    """
-    if isinstance(data, str):
-        return encode_text(data)
-    if isinstance(data, bytes):
-        return encode_frame(BINARY, data)
-    raise TypeError("a message is str or bytes here, not " + type(data).__name__)
 
 
 @final
@@ -214,12 +201,7 @@ class Broker:
             lane.sockets.append(socket)
             lane.data.append(event)
         else:
-            if not lane.is_held:
-                lane.closing[socket.id] = event
-            if socket.inbox or lane.is_held:
-                self._hold_event(socket, event)
-            else:
-                lane.events.append(event)
+            lane.take_close(socket, event)
         self._list(lane)
 
     # Subscriptions. ---------------------------------------------------------------------------------------------
@@ -280,7 +262,7 @@ class Broker:
 
     def send(self, socket_id: int, data: object) -> None:
         """Queues a message for one socket; unknown ids are ignored and counted."""
-        frame = encode(data)
+        frame = encode_message(data)
         socket = self.sockets.get(socket_id)
         if socket is None:
             self.counters.unheard += 1
@@ -291,7 +273,7 @@ class Broker:
 
     def publish(self, name: bytes, data: object, exclude: tuple[int, ...]) -> None:
         """Queues a message for every subscriber of the channel but the excluded ones. O(1 + excluded)."""
-        frame = encode(data)
+        frame = encode_message(data)
         channel = self.table.get(name)
         if channel is None or channel.count == 0:
             self.counters.unheard += 1
@@ -335,9 +317,10 @@ class Broker:
         if socket is None:
             self.counters.unheard += 1
         else:
-            self._set_token(socket, token, NOWHERE, 0)
+            self.put_token(socket, token, NOWHERE, 0)
 
-    def _set_token(self, socket: Socket, token: bytes | None, lane_index: i64, number: int) -> None:
+    def put_token(self, socket: Socket, token: bytes | None, lane_index: i64, number: int) -> None:
+        """Sets a token that this lane's worker caches under `number`; 0: it does not."""
         socket.token = token
         lane = socket.lane
         if lane.is_inline:
@@ -347,11 +330,6 @@ class Broker:
             socket.is_token_stale = False
         else:
             socket.is_token_stale = True
-
-    def _tell_token(self, socket: Socket) -> None:
-        """Only in front of a message, which has credit: a flood of `set_token` costs a stalled worker nothing."""
-        socket.is_token_stale = False
-        socket.lane.events.append((events.TOKEN, socket.id, socket.token, socket.token_seen))
 
     def token(self, socket_id: int) -> bytes | None:
         """The socket's token; None if there is none or the id is unknown."""
@@ -408,30 +386,10 @@ class Broker:
         else:
             cost = size + MESSAGE_OVERHEAD_BYTES
             socket.unhandled += cost
-            event = (events.MESSAGE, socket.id, data, int(cost))
-            if (
-                not lane.waiting  # nobody who waits longer is passed, the socket itself neither
-                and not lane.is_held
-                and (lane.in_flight + cost <= lane.credit_bytes or lane.in_flight == 0)
-            ):
-                lane.in_flight += cost
-                if socket.is_token_stale:
-                    self._tell_token(socket)
-                lane.events.append(event)
-            else:
-                if not lane.is_held:
-                    self.counters.mailboxes_full += 1
-                self._hold_event(socket, event)
+            if not lane.take(socket, (events.MESSAGE, socket.id, data, int(cost)), cost) and not lane.is_held:
+                self.counters.mailboxes_full += 1
         if not lane.is_listed:
             self._list(lane)
-
-    def _hold_event(self, socket: Socket, event: tuple[object, ...]) -> None:
-        inbox = socket.inbox
-        if inbox is None:
-            inbox = deque()
-            socket.inbox = inbox
-            socket.lane.waiting.append(socket)
-        inbox.append(event)
 
     def _list(self, lane: Lane) -> None:
         if not lane.is_listed:
@@ -450,7 +408,7 @@ class Broker:
                 lane.events = []
                 self.deliver(lane.index, batch)
 
-    def _handled(self, lane: Lane, done: list[tuple[int, int]]) -> None:
+    def handled(self, lane: Lane, done: list[tuple[int, int]]) -> None:
         """A worker's handlers have ended: credit comes back, readings resume, inboxes move on."""
         for socket_id, cost in done:
             lane.in_flight -= cost
@@ -468,26 +426,7 @@ class Broker:
             self.handled_all(socket)
 
     def _move_on(self, lane: Lane) -> None:
-        """Spends credit on the waiting inboxes, one event of each socket in turn."""
-        if lane.is_held:
-            return
-        waiting = lane.waiting
-        while waiting and lane.in_flight < lane.credit_bytes:
-            socket = waiting.popleft()
-            inbox = socket.inbox
-            if not inbox:
-                socket.inbox = None
-                continue
-            event = inbox.popleft()
-            if event[0] == events.MESSAGE:
-                lane.in_flight += cast(int, event[3])
-                if socket.is_token_stale:
-                    self._tell_token(socket)
-            lane.events.append(event)
-            if inbox:
-                waiting.append(socket)
-            else:
-                socket.inbox = None
+        if lane.move_on():
             self._list(lane)
 
     def lane_lost(self, index: int, code: int, reason: str = "worker restart") -> list[tuple[object, ...]]:
@@ -501,39 +440,17 @@ class Broker:
         for socket in list(self.sockets.values()):
             if socket.lane is lane:
                 self.close_socket(socket, code, reason, code, reason)
-        lane.closing.update(self._waiting_closes(lane))
-        left = list(lane.closing.values())
-        for waiting in lane.waiting:
-            waiting.inbox = None
-        lane.waiting.clear()
-        lane.events = []
-        lane.in_flight = 0
-        lane.closing.clear()
-        return left
-
-    def _waiting_closes(self, lane: Lane) -> dict[int, tuple[object, ...]]:
-        """The CLOSE events that wait behind messages of their sockets. O(waiting sockets)."""
-        found: dict[int, tuple[object, ...]] = {}
-        for socket in lane.waiting:
-            inbox = socket.inbox
-            if inbox and inbox[-1][0] == events.CLOSE:
-                found[socket.id] = inbox[-1]
-        return found
+        return lane.empty()
 
     def hold(self, index: int) -> None:
-        """Keeps the messages and closes of a lane with their sockets, so that its worker runs empty: `in_flight` falls
-        to 0, and `closing` to what that worker has been told of."""
-        lane = self.lanes[index]
-        lane.is_held = True
-        for socket_id in self._waiting_closes(lane):
-            lane.closing.pop(socket_id, None)
+        """Lets the worker of a lane run empty; see `Lane.hold`."""
+        self.lanes[index].hold()
 
     def unhold(self, index: int) -> None:
         """Lets the messages go on to the same worker."""
         lane = self.lanes[index]
-        lane.is_held = False
-        lane.closing.update(self._waiting_closes(lane))
-        self._move_on(lane)
+        if lane.unhold():
+            self._list(lane)
 
     def exchange(self, index: int) -> None:
         """Another worker has taken a lane over that was held and has run empty: its sockets stay as they are.
@@ -578,7 +495,7 @@ class Broker:
         answers: list[tuple[object, ...]] = []
         for command in batch:
             try:
-                self._apply_one(lane, command, answers, rest)
+                apply_command(self, lane, command, answers, rest)
             except (TypeError, ValueError):
                 # The calls normalise, so only a defect of ours gets here; it must not take the batch with it.
                 self.counters.commands_refused += 1
@@ -593,66 +510,3 @@ class Broker:
                     lane.events = []
                     self.deliver(lane.index, ready)
         return rest
-
-    def _apply_one(
-        self,
-        lane: Lane | None,
-        command: tuple[object, ...],
-        answers: list[tuple[object, ...]],
-        rest: list[tuple[object, ...]],
-    ) -> None:
-        kind = cast(int, command[0])
-        if kind == commands.SEND:
-            self.send(cast(int, command[1]), command[2])
-        elif kind == commands.PUBLISH:
-            self.publish(cast(bytes, command[1]), command[2], cast(tuple[int, ...], command[3]))
-        elif kind == commands.HANDLED:
-            if lane is not None:
-                self._handled(lane, cast(list[tuple[int, int]], command[1]))
-        elif kind == commands.SUBSCRIBE:
-            self.subscribe(cast(int, command[1]), cast(bytes, command[2]))
-        elif kind == commands.UNSUBSCRIBE:
-            self.unsubscribe(cast(int, command[1]), cast(bytes, command[2]))
-        elif kind == commands.ASK:
-            answers.append((events.ANSWER, command[1], self._answer(command)))
-        elif kind == commands.SET_TOKEN:
-            socket = self.sockets.get(cast(int, command[1]))
-            if socket is None:
-                self.counters.unheard += 1
-            else:
-                index: i64 = NOWHERE if lane is None else lane.index
-                self._set_token(socket, cast(bytes | None, command[2]), index, cast(int, command[3]))
-        elif kind == commands.COPY_SUBSCRIPTIONS:
-            self.copy_subscriptions(cast(int, command[1]), cast(int, command[2]))
-        elif kind == commands.CLOSE:
-            self.close(cast(int, command[1]), cast(int, command[2]), cast(str, command[3]))
-        elif kind == commands.FAILED:
-            self.close(cast(int, command[1]), 1011, "handler error")
-        elif kind == commands.CLOSED:
-            if lane is not None:
-                lane.closing.pop(cast(int, command[1]), None)
-        elif kind >= commands.FIRST_FOR_POOL:
-            rest.append(command)
-        else:
-            self.counters.commands_refused += 1
-
-    def _answer(self, command: tuple[object, ...]) -> object:
-        question = cast(int, command[2])
-        if question == commands.SUBSCRIBE:
-            return self.subscribe(cast(int, command[3]), cast(bytes, command[4]))
-        if question == commands.UNSUBSCRIBE:
-            return self.unsubscribe(cast(int, command[3]), cast(bytes, command[4]))
-        if question == commands.SUBSCRIBER_COUNT:
-            return self.subscriber_count(cast(bytes, command[3]))
-        if question == commands.SUBSCRIBERS:
-            return self.subscribers(cast(bytes, command[3]))
-        if question == commands.SUBSCRIPTIONS:
-            return self.subscriptions(cast(int, command[3]))
-        if question == commands.CHANNELS:
-            return self.channels()
-        if question == commands.IS_OPEN:
-            return self.is_open(cast(int, command[3]))
-        if question == commands.QUEUED_BYTES:
-            return self.queued_bytes(cast(int, command[3]))
-        self.counters.commands_refused += 1
-        return None

@@ -7,11 +7,12 @@ without credit they stay in the inbox of their socket, and the sockets take turn
 from __future__ import annotations
 
 from collections import deque
-from typing import Final, final
+from typing import Final, cast, final
 
 from mypy_extensions import i64
 
 from wsbroker.broker.socket import Socket
+from wsbroker.wire import events
 
 
 @final
@@ -40,3 +41,95 @@ class Lane:
         self.is_held = False
         """Messages and closes stay in their inboxes, whatever the credit: its worker is being exchanged."""
         self.socket_count: int = 0
+
+    def take(self, socket: Socket, event: tuple[object, ...], cost: i64) -> bool:
+        """Takes a MESSAGE event worth `cost`: on its way if there is credit and nobody who waits longer is passed, else
+        False and it waits in its socket's inbox."""
+        if self.waiting or self.is_held or (self.in_flight + cost > self.credit_bytes and self.in_flight != 0):
+            self.keep(socket, event)
+            return False
+        self.in_flight += cost
+        if socket.is_token_stale:
+            self._tell_token(socket)
+        self.events.append(event)
+        return True
+
+    def take_close(self, socket: Socket, event: tuple[object, ...]) -> None:
+        """Takes a CLOSE event: the last of its socket, behind the messages that still wait."""
+        if not self.is_held:
+            self.closing[socket.id] = event
+        if socket.inbox or self.is_held:
+            self.keep(socket, event)
+        else:
+            self.events.append(event)
+
+    def keep(self, socket: Socket, event: tuple[object, ...]) -> None:
+        """Puts an event into its socket's inbox, and the socket in line."""
+        inbox = socket.inbox
+        if inbox is None:
+            inbox = deque()
+            socket.inbox = inbox
+            self.waiting.append(socket)
+        inbox.append(event)
+
+    def move_on(self) -> bool:
+        """Spends credit on the waiting inboxes, one event of each socket in turn; says whether an event left."""
+        has_moved = False
+        waiting = self.waiting
+        while waiting and not self.is_held and self.in_flight < self.credit_bytes:
+            socket = waiting.popleft()
+            inbox = socket.inbox
+            if not inbox:
+                socket.inbox = None
+                continue
+            event = inbox.popleft()
+            if event[0] == events.MESSAGE:
+                self.in_flight += cast(int, event[3])
+                if socket.is_token_stale:
+                    self._tell_token(socket)
+            self.events.append(event)
+            has_moved = True
+            if inbox:
+                waiting.append(socket)
+            else:
+                socket.inbox = None
+        return has_moved
+
+    def _tell_token(self, socket: Socket) -> None:
+        """Only in front of a message, which has credit: a flood of `set_token` costs a stalled worker nothing."""
+        socket.is_token_stale = False
+        self.events.append((events.TOKEN, socket.id, socket.token, socket.token_seen))
+
+    def hold(self) -> None:
+        """Keeps messages and closes with their sockets, so that the worker runs empty: `in_flight` falls to 0, and
+        `closing` to what that worker has been told of."""
+        self.is_held = True
+        for socket_id in self._waiting_closes():
+            self.closing.pop(socket_id, None)
+
+    def unhold(self) -> bool:
+        """Lets them go on; says whether an event left."""
+        self.is_held = False
+        self.closing.update(self._waiting_closes())
+        return self.move_on()
+
+    def empty(self) -> list[tuple[object, ...]]:
+        """Drops what was for a dead worker; returns the CLOSE events whose handler has not run."""
+        self.closing.update(self._waiting_closes())
+        left = list(self.closing.values())
+        for waiting in self.waiting:
+            waiting.inbox = None
+        self.waiting.clear()
+        self.events = []
+        self.in_flight = 0
+        self.closing.clear()
+        return left
+
+    def _waiting_closes(self) -> dict[int, tuple[object, ...]]:
+        """The CLOSE events that wait behind messages of their sockets. O(waiting sockets)."""
+        found: dict[int, tuple[object, ...]] = {}
+        for socket in self.waiting:
+            inbox = socket.inbox
+            if inbox and inbox[-1][0] == events.CLOSE:
+                found[socket.id] = inbox[-1]
+        return found

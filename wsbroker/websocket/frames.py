@@ -88,3 +88,17 @@ def _cut(reason: bytes) -> bytes:
     while reason[end] & 0xC0 == 0x80:  # the first byte left out must begin a character
         end -= 1
     return reason[:end]
+
+
+def encode_message(data: object) -> bytes:
+    """The frame of a message: `str` goes out as text, `bytes` as binary.
+
+    Raises:
+        UnicodeEncodeError: the text has lone surrogates (it is a ValueError).
+        TypeError: neither `str` nor `bytes`.
+    """
+    if isinstance(data, str):
+        return encode_text(data)
+    if isinstance(data, bytes):
+        return encode_frame(BINARY, data)
+    raise TypeError("a message is str or bytes here, not " + type(data).__name__)
