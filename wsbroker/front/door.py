@@ -25,7 +25,7 @@ from aiohttp.streams import StreamReader
 
 from wsbroker.front import aiohttp_private
 from wsbroker.front.aiohttp_private import HttpProtocol, Message
-from wsbroker.front.exchange import RAW_INTERNAL_ERROR, RAW_OVERLOADED, error_answer, response_of
+from wsbroker.front.exchange import RAW_INTERNAL_ERROR, RAW_OVERLOADED, Answer, error_answer, response_of
 from wsbroker.front.parts import Admitted
 from wsbroker.wire.http import HttpResponse
 
@@ -315,7 +315,7 @@ class Door(HttpProtocol):
 
     # Answers. -------------------------------------------------------------------------------------------------------
 
-    def end_with(self, answer: HttpResponse, method: str = "GET") -> web.Response:
+    def end_with(self, answer: HttpResponse, method: str = "GET") -> Answer:
         """Returns the answer that ends the connection, whatever else was asked or is still being sent."""
         self.is_deaf = True
         self.lingers = True

@@ -36,7 +36,8 @@ class Headers(Mapping[str, str]):
     __slots__ = ("_by_name", "pairs")
 
     def __init__(self, items: HeaderItems = ()) -> None:
-        source = items.items() if isinstance(items, Mapping) else items
+        # A tuple first: to ask an abstract class whether something is an instance costs 0.3 µs.
+        source = items.items() if type(items) is not tuple and isinstance(items, Mapping) else items
         self.pairs: tuple[tuple[str, str], ...] = tuple([(_exact(name), _exact(value)) for name, value in source])
         """All (name, value) pairs in their order."""
         self._by_name: dict[str, list[str]] | None = None
@@ -231,6 +232,8 @@ def _checked_body(body: object) -> bytes:
 
 def _checked_pairs(headers: object) -> tuple[tuple[str, str], ...]:
     """Checks header fields: an injected line break must not get through, whoever sends the response."""
+    if type(headers) is tuple and not headers:
+        return ()
     if isinstance(headers, Headers):
         items: Iterable[object] = headers.pairs
     elif isinstance(headers, Mapping):
