@@ -191,11 +191,6 @@ class HttpProtocol(RequestHandler):
 
     # Leaving. -------------------------------------------------------------------------------------------------------
 
-    @property
-    def is_writing_paused(self) -> bool:
-        """Whether the transport waits for the peer to read."""
-        return self._paused
-
     def let_go(self) -> tuple[asyncio.Transport, bytes]:
         """Gives the transport away, reading; aiohttp's task, if it runs, ends quietly behind the current handler.
 

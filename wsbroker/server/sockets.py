@@ -222,7 +222,3 @@ class Sockets(Waker):
                 cast(Connection, socket).abort()
                 dropped += 1
         return dropped
-
-    def closing_count(self) -> int:
-        """Connections that wait for the end of their closing handshake."""
-        return self.count - len(self.broker.sockets)

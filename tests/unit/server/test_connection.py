@@ -361,7 +361,7 @@ def test_a_shutdown_closes_in_batches_and_drops_who_stays() -> None:
     assert [transport.close_code for _, transport in pairs] == [1001, 1001, None, None, None]
     assert bench.sockets.close_some(100, 1001, "server shutdown") == 0
     bench.loop.run()
-    assert bench.sockets.closing_count() == 5
+    assert bench.sockets.count == 5
     pairs[0][0].data_received(close_frame(1001))
     pairs[0][0].connection_lost(None)
     assert bench.sockets.abort_all() == 4
