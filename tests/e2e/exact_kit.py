@@ -354,7 +354,11 @@ class Play:
         for report in reports:
             start = report["start"]
             lane = _lane(report["worker"])
-            own = [change for change in sets if change.lane == lane and (change.number or change.token in mine)]
+            own = [
+                change
+                for change in sets
+                if change.lane == lane and (change.number or (change.token in mine and change.is_open))
+            ]
             sent = client.sent_at[report["number"]] if report["handler"] == "message" else 0
             # When it was called, at the earliest: a coroutine begins some time after its call.
             called = max(before, sent) if self._is_async else start
