@@ -410,6 +410,7 @@ class Broker:
 
     def handled(self, lane: Lane, done: list[tuple[int, int]]) -> None:
         """A worker's handlers have ended: credit comes back, readings resume, inboxes move on."""
+        lane.messages -= len(done)
         for socket_id, cost in done:
             lane.in_flight -= cost
             socket = self.sockets.get(socket_id)
@@ -460,6 +461,7 @@ class Broker:
         lane = self.lanes[index]
         lane.generation += 1
         lane.in_flight = 0
+        lane.messages = 0
         for socket in self.sockets.values():
             if socket.lane is lane:
                 socket.token_seen = 0

@@ -27,6 +27,8 @@ class Lane:
         """Grows when the worker is replaced: what an older one still says is ignored."""
         self.in_flight: i64 = 0
         """Cost of the messages sent and not yet acknowledged as handled."""
+        self.messages: i64 = 0
+        """How many they are."""
         self.events: list[tuple[object, ...]] = []
         """This turn's batch (wire workers)."""
         self.sockets: list[Socket] = []
@@ -49,6 +51,7 @@ class Lane:
             self.keep(socket, event)
             return False
         self.in_flight += cost
+        self.messages += 1
         if socket.is_token_stale:
             self._tell_token(socket)
         self.events.append(event)
@@ -85,6 +88,7 @@ class Lane:
             event = inbox.popleft()
             if event[0] == events.MESSAGE:
                 self.in_flight += cast(int, event[3])
+                self.messages += 1
                 if socket.is_token_stale:
                     self._tell_token(socket)
             self.events.append(event)
@@ -122,6 +126,7 @@ class Lane:
         self.waiting.clear()
         self.events = []
         self.in_flight = 0
+        self.messages = 0
         self.closing.clear()
         return left
 

@@ -37,24 +37,19 @@ class Socket:
         self.id: Final = socket_id
         self.lane: Final = lane
         self.state: i64 = OPENING
-        self.is_accepted = False
         self.token: bytes | None = None
         self.token_seen: int = 0
         """number of the last SET_TOKEN of its own worker that was applied"""
-        self.is_token_stale = False
-        """somebody else has set the token since its worker was told"""
         # Subscriptions. Most sockets have one or none: a dict (232 bytes) is made for the second.
         self.first: Channel | None = None
         self.first_index: i64 = 0
         self.more: dict[Channel, int] | None = None
         # Outbox: whole frames that wait because the transport is full or the 101 is not out yet.
-        self.is_blocked = True
         self.outbox: deque[bytes] | None = None
         self.outbox_bytes: i64 = 0
         # This turn (see outgoing.py).
         self.mark: i64 = 0
         self.only: i64 = NOWHERE
-        self.is_listed = False
         self.direct: list[int] | None = None
         self.direct_bytes: i64 = 0
         self.ranges: dict[Channel, list[int]] | None = None
@@ -63,14 +58,22 @@ class Socket:
         # Inbox: messages read whose handler is not yet free.
         self.unhandled: i64 = 0
         self.inbox: deque[tuple[object, ...]] | None = None
+        # The timer wheel's slot and the place in it.
+        self.slot: i64 = NOWHERE
+        self.slot_index: i64 = 0
+        # Side by side: a flag takes one byte beside another one, and eight between two numbers.
+        self.is_accepted = False
+        self.is_blocked = True
+        """the transport is full, or the 101 is not out yet"""
+        self.is_listed = False
+        """it has frames or ranges of its own in this turn"""
+        self.is_token_stale = False
+        """somebody else has set the token since its worker was told"""
         self.is_busy = False
         """inline: an async handler of this socket is running"""
         self.is_muted = False
         """the application closed it: messages read but not yet handled are dropped"""
         self.is_reading_paused = False
-        # The timer wheel's slot and the place in it.
-        self.slot: i64 = NOWHERE
-        self.slot_index: i64 = 0
 
     def is_member(self, channel: Channel) -> bool:
         """Whether this socket is subscribed to the channel."""

@@ -1,7 +1,7 @@
 """A WebSocket connection: the asyncio protocol that a transport is handed to after the 101.
 
 It is a plain native class (deriving from `asyncio.Protocol` would give every connection a dict), one object per
-connection: protocol, broker's socket and timer in one.
+connection: protocol, broker's socket and timer in one. A decoder it has only while it is in the middle of something.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Connection(Socket):
         super().__init__(socket_id, lane)
         self.owner: Final = owner
         self.transport: asyncio.Transport | None = None
-        self.decoder: Final = Decoder(owner.max_message_size)
+        self.decoder: Decoder | None = None
+        """There while something has been read and is not decoded, or a message is not whole."""
         self.heard: i64 = 0
         """Tick at which the peer was last heard, or its pong deadline last suspended."""
         self.since: i64 = 0
@@ -68,7 +69,11 @@ class Connection(Socket):
         owner = self.owner
         self.heard = owner.wheel.now
         self.is_awaiting_pong = False
-        self.decoder.receive(data)
+        decoder = self.decoder
+        if decoder is None:
+            decoder = owner.take_decoder()
+            self.decoder = decoder
+        decoder.receive(data)
         if self.read_turn != owner.turn:
             self.read_turn = owner.turn
             self.read_bytes = 0
@@ -112,12 +117,17 @@ class Connection(Socket):
         """Decodes what has arrived, as far as the turn's budget and the inbox allow."""
         owner = self.owner
         decoder = self.decoder
+        if decoder is None:
+            return
         broker = owner.broker
         stop = decoder.frames + owner.read_budget_frames
         inbox_bytes: i64 = broker.limits.inbox_bytes
         while True:
             kind = decoder.next_event()
             if kind == NEED_DATA:
+                if decoder.is_idle:
+                    self.decoder = None
+                    owner.spare_decoder = decoder
                 return
             if self.state >= CLOSING:
                 self._read_closing(kind)
@@ -128,7 +138,7 @@ class Connection(Socket):
             elif kind == BINARY:
                 broker.receive(self, decoder.data, decoder.size)
             else:
-                self._read_control(kind)
+                self._read_control(kind, decoder)
             if self.unhandled >= inbox_bytes and self.state < CLOSING:
                 self.pause_reading()
                 return
@@ -136,9 +146,8 @@ class Connection(Socket):
                 owner.read_on(self)
                 return
 
-    def _read_control(self, kind: int) -> None:
+    def _read_control(self, kind: int, decoder: Decoder) -> None:
         """A control frame, or the end of all decoding. PONG and FRAGMENTS ask for nothing."""
-        decoder = self.decoder
         broker = self.owner.broker
         if kind == PING:
             pong = encode_frame(PONG_FRAME, decoder.data)

@@ -38,7 +38,9 @@ class InlineRunner:
         handler: the application's function itself, or None; it gets the first `arity` of data, socket id, token.
         begin_result: ``(socket_id, result)``: takes what a handler returned; calls `release` once it is done.
         failed: ``(socket_id, exception)``: a handler raised.
-        slow: ``(socket_id, seconds)``: a sync handler held the loop for longer than `handler_timeout_s`.
+        notice_s: what a call of a handler may take without being told of.
+        slow: ``(socket_id, seconds, is_ended)``: a handler held the loop for longer than `notice_s`, to its end or to its
+            first `await`; returns the next `notice_s`.
         begin_close: ``(socket_id, token, code, reason)``: True: the close handler has ended; False: `release` follows.
         unhandled: called for a message when there is no handler.
     """
@@ -49,10 +51,10 @@ class InlineRunner:
         lane: Lane,
         handler: MessageHandler | None,
         arity: int,
-        handler_timeout_s: float,
+        notice_s: float,
         begin_result: Callable[[int, object], None],
         failed: Callable[[int, BaseException], None],
-        slow: Callable[[int, float], None],
+        slow: Callable[[int, float, bool], float],
         begin_close: Callable[[int, bytes | None, int, str], bool],
         unhandled: Callable[[int], None],
     ) -> None:
@@ -60,7 +62,7 @@ class InlineRunner:
         self.lane: Final = lane
         self.handler: Final = handler
         self.arity: Final = arity
-        self.handler_timeout_s: Final = handler_timeout_s
+        self.notice_s = notice_s
         self.begin_result: Final = begin_result
         self.failed: Final = failed
         self.slow: Final = slow
@@ -120,7 +122,7 @@ class InlineRunner:
             return
         socket_id = socket.id
         result: object = None
-        started = time()  # the wall clock, 20 ns; a step of it can at most log a handler as slow
+        started = time()  # the wall clock, 20 ns; whoever is told of slow handlers sorts out its steps
         try:
             if self.arity == 3:
                 result = handler(data, socket_id, socket.token)
@@ -137,8 +139,8 @@ class InlineRunner:
                 self._begin(socket, result)
         self.handled += 1
         elapsed = time() - started
-        if elapsed > self.handler_timeout_s:
-            self.slow(socket_id, elapsed)
+        if elapsed > self.notice_s:
+            self.notice_s = self.slow(socket_id, elapsed, result is None)
 
     def _begin(self, socket: Socket, result: object) -> None:
         socket.is_busy = True

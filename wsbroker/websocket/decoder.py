@@ -1,8 +1,9 @@
 """The client's bytes become messages, pings, pongs and closes; whatever RFC 6455 forbids becomes one FAILED.
 
 Pull style: `receive` takes what was read, `next_event` says what comes next, so that the caller may stop after some
-frames and go on in a later turn. One object per connection, 112 bytes while nothing waits; everything else is made
-when a message arrives in pieces and dropped with its end.
+frames and go on in a later turn. 112 bytes while nothing waits; everything else is made when a message arrives in
+pieces and dropped with its end. Between two messages (`is_idle`) it knows nothing of its connection and may go on with
+any other.
 
 What waits, and its bound: a frame that has begun goes into its message as it arrives (checked against
 `max_message_size` when its header is seen), so at most `max_message_size` bytes, in one growing buffer whatever the
@@ -88,6 +89,11 @@ class Decoder:
         if later is not None:
             waiting += len(later)
         return waiting
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing has been received that is not decoded, and no message has begun."""
+        return len(self._buffer) == 0 and self._later is None and self._message is None and not self._is_over
 
     def receive(self, data: bytes) -> None:
         """Takes the next bytes from the client.

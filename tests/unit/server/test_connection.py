@@ -187,16 +187,40 @@ def test_a_flood_of_empty_fragments_is_read_about_one_budget_of_frames_a_turn() 
     bench = Bench(Settings(read_budget_frames=100))
     connection, transport = bench.connect()
     connection.data_received(client_frame(1, b"a", fin=False) + client_frame(0, b"", fin=False) * 5000)
-    assert connection.decoder.frames < 200
+    decoder = connection.decoder
+    assert decoder is not None and decoder.frames < 200
     assert not transport.is_reading
     bench.loop.ready.pop(0)()
-    assert connection.decoder.frames < 400
+    assert decoder.frames < 400
     bench.loop.run()
-    assert connection.decoder.frames == 5001
+    assert decoder.frames == 5001 and connection.decoder is decoder
     assert transport.is_reading
     connection.data_received(client_frame(0, b"b"))
     bench.loop.run()
     assert bench.messages == [("ab", connection.id, None)]
+
+
+def test_connections_share_a_decoder_but_in_the_middle_of_a_message() -> None:
+    bench = Bench()
+    ann, _ = bench.connect()
+    bob, _ = bench.connect()
+    whole, begun = text("whole"), client_frame(1, b"one ", fin=False)
+    for connection in (ann, bob):
+        connection.data_received(whole)
+        assert connection.decoder is None
+    for connection in (ann, bob):
+        connection.data_received(begun)
+    for connection in (ann, bob):
+        for byte in client_frame(0, b"message"):
+            assert connection.decoder is not None
+            connection.data_received(bytes([byte]))
+        assert connection.decoder is None
+    bob.data_received(whole[:3])
+    ann.data_received(whole)
+    assert (ann.decoder is None) and bob.decoder is not None
+    bob.data_received(whole[3:])
+    bench.loop.run()
+    assert [data for data, _, _ in bench.messages] == ["whole", "whole", "one message", "one message", "whole", "whole"]
 
 
 def test_a_greedy_peer_is_read_one_budget_of_bytes_a_turn() -> None:

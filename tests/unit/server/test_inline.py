@@ -18,7 +18,7 @@ def test_a_handler_gets_as_many_arguments_as_it_takes(arity: int) -> None:
         5.0,
         lambda socket_id, result: None,
         lambda socket_id, error: None,
-        lambda socket_id, seconds: None,
+        lambda socket_id, seconds, is_ended: 5.0,
         lambda socket_id, token, code, reason: True,
         lambda socket_id: None,
     )
@@ -100,7 +100,7 @@ def test_results_that_end_at_once_do_not_pile_up_the_stack() -> None:
         5.0,
         begin,
         lambda socket_id, error: None,
-        lambda socket_id, seconds: None,
+        lambda socket_id, seconds, is_ended: 5.0,
         lambda socket_id, token, code, reason: True,
         lambda socket_id: None,
     )

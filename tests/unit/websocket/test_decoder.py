@@ -416,5 +416,24 @@ def test_a_failed_or_closed_decoder_holds_nothing() -> None:
             tracemalloc.stop()
 
 
+def test_a_decoder_is_idle_when_nothing_of_a_client_is_left_in_it() -> None:
+    decoder = Decoder(100)
+    assert decoder.is_idle
+    whole = frame(TEXT, b"hello")
+    for end in range(1, len(whole)):
+        decoder.receive(whole[:end])
+        assert not decoder.is_idle
+        pull(decoder)
+        assert not decoder.is_idle
+        decoder.receive(whole[end:])
+        assert len(pull(decoder)) == 1 and decoder.is_idle
+    feed(decoder, [frame(TEXT, b"hello", fin=False)])
+    assert not decoder.is_idle
+    feed(decoder, [frame(CONTINUATION, b"")])
+    assert decoder.is_idle
+    feed(decoder, [frame(CLOSE)])
+    assert not decoder.is_idle
+
+
 def test_xored_is_what_the_frames_of_these_tests_carry() -> None:
     assert frame(TEXT, b"Hello") == b"\x81\x85" + KEY + xored(b"Hello") == bytes.fromhex("81 85 37fa213d 7f9f4d5158")
