@@ -1,4 +1,4 @@
-"""What the contract's tests share: running servers, foreign clients behind one blocking face, and a bare connection.
+"""What the contract's tests share: running servers, and foreign clients behind one blocking face.
 
 Nothing here waits for a time: it waits for what must come, PATIENCE_S at most.
 
@@ -10,24 +10,21 @@ An application of the tests never shows its state but over the wire, so that it 
 """
 
 import ast
-import asyncio
 import contextlib
 import itertools
-import logging
 import socket
-import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Final, Literal, Protocol, TypeVar, cast
 from urllib.parse import quote
 
 import aiohttp
 import websockets
 import websockets.sync.client
-from websockets.frames import Frame, Opcode
 
 import wsbroker
+from e2e.contract.loops import LoopThread
+from e2e.contract.peers import PATIENCE_S, Answer, Peer
 from wsbroker.addresses import TcpAddress
 from wsbroker.config import Settings, WorkerKind
 
@@ -37,58 +34,14 @@ KINDS: Final[tuple[WorkerKind, ...]] = ("inline", "thread")
 CLIENTS: Final = ("websockets", "aiohttp")
 """The clients that we did not write."""
 
-PATIENCE_S: Final = 20.0
 APPS: Final = "e2e.contract.apps."
 LOST: Final = 1006
-SECRET: Final = "hidden-from-the-log"
-"""Stands in everything that must not be logged; see `Log`."""
 
 PUPPETS: Final = ("puppet", "async_puppet")
 """The applications that do what they are told: their handlers are plain functions, or coroutines."""
 
 How = Literal["start", "serve"]
 _T = TypeVar("_T")
-
-
-# Loops and threads. ---------------------------------------------------------------------------------------------------
-
-
-class LoopThread:
-    """An event loop in a thread of its own."""
-
-    def __init__(self, name: str) -> None:
-        self.loop: asyncio.AbstractEventLoop
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), name=name)
-        self._thread.start()
-        assert self._ready.wait(PATIENCE_S)
-
-    async def _main(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self._leave = asyncio.Event()
-        self._ready.set()
-        await self._leave.wait()
-
-    def run(self, work: Coroutine[object, object, _T]) -> _T:
-        """Runs a coroutine there and waits for it."""
-        return asyncio.run_coroutine_threadsafe(_in_time(work), self.loop).result()
-
-    def end(self) -> None:
-        """Ends the loop and the thread."""
-        self.loop.call_soon_threadsafe(self._leave.set)
-        self._thread.join(PATIENCE_S)
-        assert not self._thread.is_alive()
-
-
-async def _in_time(work: Coroutine[object, object, _T]) -> _T:
-    async with asyncio.timeout(PATIENCE_S):
-        return await work
-
-
-def in_a_thread(function: Callable[[], _T]) -> _T:
-    """Runs a function in a thread of its own and waits for it."""
-    with ThreadPoolExecutor(1) as executor:
-        return executor.submit(function).result(PATIENCE_S)
 
 
 def until(claim: Callable[[], bool], what: str = "") -> None:
@@ -435,23 +388,6 @@ class _AiohttpLink:
         self._thread.run(self._connection.close())
 
 
-class Answer:
-    """What came for a plain HTTP request; the headers' names are in lower case."""
-
-    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
-        self.status = status
-        self.headers = headers
-        self.body = body
-
-    @property
-    def text(self) -> str:
-        """The body as text."""
-        return self.body.decode()
-
-    def __repr__(self) -> str:
-        return f"<Answer {self.status} {self.body!r}>"
-
-
 class Clients:
     """Makes the clients of one test."""
 
@@ -531,191 +467,9 @@ class Clients:
                 made.end()
 
 
-class Peer:
-    """A client's end of a connection that says nothing but what the test says."""
-
-    def __init__(self, address: tuple[str, int] | str) -> None:
-        if isinstance(address, str):
-            self.socket = socket.socket(socket.AF_UNIX)
-            self.socket.settimeout(PATIENCE_S)
-            self.socket.connect(address)
-        else:
-            self.socket = socket.create_connection(address, PATIENCE_S)
-        self._read = bytearray()
-
-    def send(self, *parts: bytes) -> None:
-        """Sends bytes, in one segment as long as they fit."""
-        self.socket.sendall(b"".join(parts))
-
-    def receive(self) -> bytes:
-        """Returns what comes next; b"" at the end. A reset counts as an end."""
-        try:
-            return self.socket.recv(65536)
-        except ConnectionError:
-            return b""
-
-    def _need(self, size: int) -> None:
-        while len(self._read) < size:
-            part = self.receive()
-            assert part, f"closed in the middle: {bytes(self._read)!r}"
-            self._read += part
-
-    def take(self, size: int) -> bytes:
-        """Returns so many bytes."""
-        self._need(size)
-        taken = bytes(self._read[:size])
-        del self._read[:size]
-        return taken
-
-    def head(self) -> bytes:
-        """Returns the next response head."""
-        while b"\r\n\r\n" not in self._read:
-            self._need(len(self._read) + 1)
-        return self.take(self._read.index(b"\r\n\r\n") + 4)
-
-    def answer(self) -> Answer:
-        """Returns the next response, which says how long it is."""
-        head = self.head()
-        headers = fields_of(head)
-        return Answer(int(head.split(b" ", 2)[1]), headers, self.take(int(headers.get("content-length", "0"))))
-
-    def upgrade(self, *more: bytes, path: str = "/") -> None:
-        """Becomes a WebSocket; `more` is sent in the same segment."""
-        self.send(upgrade(path), *more)
-        head = self.head()
-        assert head.startswith(b"HTTP/1.1 101 "), head
-
-    def frame(self) -> tuple[int, bytes]:
-        """Returns opcode and payload of the next frame of a server."""
-        first, size = self.take(2)
-        assert first & 0x70 == 0 and first & 0x80 and size < 128
-        if size == 126:
-            size = int.from_bytes(self.take(2), "big")
-        elif size == 127:
-            size = int.from_bytes(self.take(8), "big")
-        return first & 15, self.take(size)
-
-    def text(self) -> str:
-        """Returns the next message, a text."""
-        opcode, payload = self.frame()
-        assert opcode == Opcode.TEXT, (opcode, payload)
-        return payload.decode()
-
-    def close_frame(self) -> tuple[int, str]:
-        """Returns code and reason of the next frame, a Close."""
-        opcode, payload = self.frame()
-        assert opcode == Opcode.CLOSE, (opcode, payload)
-        return int.from_bytes(payload[:2], "big"), payload[2:].decode()
-
-    def rest(self) -> bytes:
-        """Returns everything until the server ends the connection."""
-        while part := self.receive():
-            self._read += part
-        return self.take(len(self._read))
-
-    def reset(self) -> None:
-        """Ends the connection as a machine does that has crashed."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        self.socket.close()
-
-    def end(self) -> None:
-        """Closes the connection."""
-        self.socket.close()
-
-
 _Made = TypeVar("_Made", Client, Peer)
 
 
 def doing(expression: str) -> str:
     """The path with which the puppet's open and HTTP handlers evaluate an expression, and return its value."""
     return f"/?do={quote(expression, safe='')}"
-
-
-KEY: Final = "dGhlIHNhbXBsZSBub25jZQ=="
-
-
-def upgrade(path: str = "/", *more: str, drop: tuple[str, ...] = (), first: str = "") -> bytes:
-    """Returns an upgrade request; `more` are further header lines, `drop` names fields to leave out."""
-    lines = [
-        "Host: 127.0.0.1",
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        f"Sec-WebSocket-Key: {KEY}",
-        "Sec-WebSocket-Version: 13",
-    ]
-    kept = [line for line in lines if line.split(":")[0] not in drop]
-    return "\r\n".join([first or f"GET {path} HTTP/1.1", *kept, *more, "", ""]).encode("latin-1")
-
-
-def request(method: str, path: str = "/", *more: str, body: bytes = b"") -> bytes:
-    """Returns a plain request, with its length if it has a body."""
-    length = [f"Content-Length: {len(body)}"] if body else []
-    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", *length, *more, "", ""]).encode() + body
-
-
-def frame(opcode: int, payload: bytes, fin: bool = True) -> bytes:
-    """Returns a client's frame, masked."""
-    return Frame(Opcode(opcode), payload, fin).serialize(mask=True)
-
-
-def text(message: str) -> bytes:
-    """Returns a text message as a client sends it."""
-    return frame(1, message.encode())
-
-
-def close_frame(code: int, reason: str = "") -> bytes:
-    """Returns a client's Close."""
-    return frame(8, code.to_bytes(2, "big") + reason.encode())
-
-
-def fields_of(head: bytes) -> dict[str, str]:
-    """The fields of a response head, names in lower case."""
-    lines = head.decode("latin-1").split("\r\n")[1:]
-    return {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
-
-
-# Logs. ----------------------------------------------------------------------------------------------------------------
-
-
-class Log(logging.Handler):
-    """Everything that is logged in this process. A test names the errors that it causes; another one fails it."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.DEBUG)
-        self.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-        self._lines: list[tuple[int, str]] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keeps it."""
-        self._lines.append((record.levelno, self.format(record)))
-
-    @property
-    def text(self) -> str:
-        """All of it."""
-        return "\n".join([line for _, line in self._lines])
-
-    def forgives(self, *texts: str) -> None:
-        """Errors with one of these texts are what the test has asked for."""
-        self._lines = [(0 if any(text in line for text in texts) else level, line) for level, line in self._lines]
-
-    def check(self) -> None:
-        """No error that was not forgiven, and nothing that must stay hidden."""
-        assert SECRET not in self.text
-        errors = [line for level, line in self._lines if level >= logging.ERROR]
-        assert errors == []
-
-
-@contextlib.contextmanager
-def recorded() -> Iterator[Log]:
-    """Records what is logged meanwhile."""
-    log = Log()
-    loggers = [logging.getLogger(name) for name in ("wsbroker", "asyncio", "aiohttp")]
-    loggers[0].setLevel(logging.DEBUG)
-    for logger in loggers:
-        logger.addHandler(log)
-    try:
-        yield log
-    finally:
-        loggers[0].setLevel(logging.NOTSET)
-        for logger in loggers:
-            logger.removeHandler(log)

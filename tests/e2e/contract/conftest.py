@@ -6,8 +6,11 @@ from typing import cast
 import aiohttp
 import pytest
 
+import wsbroker
 from e2e.contract.forking import Forks
-from e2e.contract_kit import CLIENTS, KINDS, Clients, Log, LoopThread, Servers, recorded, until
+from e2e.contract.logs import Log, recorded
+from e2e.contract.loops import LoopThread
+from e2e.contract_kit import CLIENTS, KINDS, Clients, Servers, until
 from wsbroker.config import WorkerKind
 
 
@@ -66,6 +69,15 @@ def forks() -> Iterator[Forks]:
     forks = Forks()
     yield forks
     forks.end()
+
+
+@pytest.fixture
+def nothing_runs(servers: Servers) -> Iterator[None]:
+    """The test starts servers of its own, and stops them."""
+    servers.stop()
+    yield
+    with pytest.raises(wsbroker.CommandError):
+        wsbroker.channels()
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
-from e2e.contract_kit import PATIENCE_S
+from e2e.contract.peers import PATIENCE_S
 from e2e.serving import ServerProcess
 
 TESTS = Path(__file__).parent.parent.parent

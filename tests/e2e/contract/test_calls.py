@@ -10,7 +10,8 @@ from typing import NamedTuple
 import pytest
 
 from e2e.contract.apps.acting import evaluated
-from e2e.contract_kit import Client, Clients, How, Running, Servers, fresh, in_a_thread, value_of
+from e2e.contract.loops import in_a_thread
+from e2e.contract_kit import Client, Clients, How, Running, Servers, fresh, value_of
 from wsbroker.config import WorkerKind
 
 Do = Callable[[str], object]

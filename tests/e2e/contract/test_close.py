@@ -5,22 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from websockets.frames import Opcode
 
-from e2e.contract_kit import (
-    LOST,
-    PATIENCE_S,
-    PUPPETS,
-    Client,
-    Clients,
-    Log,
-    Running,
-    Servers,
-    client_for,
-    close_frame,
-    frame,
-    fresh,
-    text,
-    until,
-)
+from e2e.contract.logs import Log
+from e2e.contract.peers import PATIENCE_S, close_frame, frame, text
+from e2e.contract_kit import LOST, PUPPETS, Client, Clients, Running, Servers, client_for, fresh, until
 from wsbroker.config import WorkerKind
 
 LIMIT = 1000

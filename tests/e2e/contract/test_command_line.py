@@ -16,7 +16,8 @@ import pytest
 
 import wsbroker
 from e2e.contract.forking import Forks, program
-from e2e.contract_kit import PATIENCE_S, Servers
+from e2e.contract.peers import PATIENCE_S
+from e2e.contract_kit import Servers
 from wsbroker.build import core_kind, version
 from wsbroker.config import WorkerKind
 

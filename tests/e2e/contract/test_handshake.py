@@ -2,7 +2,8 @@
 
 import pytest
 
-from e2e.contract_kit import KEY, Clients, Refused, Running, Servers, request, text, until, upgrade
+from e2e.contract.peers import KEY, request, text, upgrade
+from e2e.contract_kit import Clients, Refused, Running, Servers, until
 from wsbroker.config import WorkerKind
 
 

@@ -5,7 +5,9 @@ import json
 
 import pytest
 
-from e2e.contract_kit import PATIENCE_S, PUPPETS, Clients, Log, Running, Servers, doing, fresh, request, upgrade
+from e2e.contract.logs import Log
+from e2e.contract.peers import PATIENCE_S, request, upgrade
+from e2e.contract_kit import PUPPETS, Clients, Running, Servers, doing, fresh
 from wsbroker.config import WorkerKind
 
 MAX_BODY = 100_000

@@ -1,12 +1,10 @@
 """Starting and stopping in a program: `start`, `serve`, `register_worker`, `Server`, and calls at the wrong time."""
 
 import asyncio
-import os
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
@@ -14,8 +12,10 @@ from types import FrameType
 import pytest
 
 import wsbroker
-from e2e.contract.apps import echo, recorder
-from e2e.contract_kit import APPS, PATIENCE_S, Clients, Log, Peer, Running, Servers, close_frame, request, text, until
+from e2e.contract.apps import recorder
+from e2e.contract.logs import Log
+from e2e.contract.peers import PATIENCE_S, Peer, close_frame, request, text
+from e2e.contract_kit import APPS, Clients, Running, Servers, until
 from wsbroker.addresses import TcpAddress, UnixAddress
 from wsbroker.config import WorkerKind
 
@@ -42,15 +42,6 @@ CALLS = [
     "is_open(1)",
     "queued_bytes(1)",
 ]
-
-
-@pytest.fixture
-def nothing_runs(servers: Servers) -> Iterator[None]:
-    """The test starts servers of its own, and stops them."""
-    servers.stop()
-    yield
-    with pytest.raises(wsbroker.CommandError):
-        wsbroker.channels()
 
 
 def echoes(address: object) -> None:
@@ -145,8 +136,10 @@ def test_start_after_stop_is_fine(nothing_runs: None, kind: WorkerKind) -> None:
 # Addresses. -----------------------------------------------------------------------------------------------------------
 
 
-def test_several_addresses_are_served_at_once(nothing_runs: None, kind: WorkerKind, tmp_path: Path) -> None:
-    os.chdir(tmp_path)
+def test_several_addresses_are_served_at_once(
+    nothing_runs: None, kind: WorkerKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     bind = ["127.0.0.1:0", "unix:s.sock", "[::1]:0", "localhost:0"]
     with wsbroker.start(bind, worker=ECHO, worker_kind=kind) as server:
         first, second, third, fourth = server.addresses[:4]
@@ -176,9 +169,9 @@ def test_all_interfaces_are_both_families(nothing_runs: None, kind: WorkerKind) 
 
 
 def test_a_socket_file_that_a_dead_server_left_is_replaced(
-    nothing_runs: None, kind: WorkerKind, tmp_path: Path
+    nothing_runs: None, kind: WorkerKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    os.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind("s.sock")
     with wsbroker.start("unix:s.sock", worker=ECHO, worker_kind=kind) as server:
@@ -250,120 +243,6 @@ def test_a_config_is_the_same_as_single_settings(nothing_runs: None, kind: Worke
         peer.upgrade(text("x" * 11))
         assert peer.close_frame()[0] == 1009
         peer.end()
-
-
-# Workers. -------------------------------------------------------------------------------------------------------------
-
-
-class Shouting:
-    """A class of the main program's."""
-
-    def handle_socket_message(self, data: str, socket_id: int) -> None:
-        wsbroker.send(socket_id, data.upper())
-
-
-class Typed(wsbroker.Worker):
-    """Derived from `Worker`, with one handler overridden."""
-
-    def handle_socket_message(self, data: str | bytes, socket_id: int, token: bytes | None, /) -> None:
-        wsbroker.send(socket_id, data)
-
-
-class Few:
-    """Takes fewer arguments than there are."""
-
-    def handle_worker_start(self) -> None: ...
-
-    def handle_socket_open(self) -> bool:
-        return True
-
-    def handle_socket_message(self, data: str) -> None:
-        wsbroker.send_to_channel("nobody", data)
-
-    def handle_socket_close(self) -> None: ...
-
-    def handle_http_request(self) -> str:
-        return "no arguments"
-
-
-SPECS = {
-    "a module's name": (ECHO, "hello"),
-    "an object's name": (APPS + "recorder:app", "hello"),
-    "a class's name": (APPS + "recorder:App", "hello"),
-    "a nested name": (APPS + "recorder:Outer.Inner", "hello"),
-    "a module": (echo, "hello"),
-    "a class": (Shouting, "HELLO"),
-    "a live object": (Shouting(), "HELLO"),
-    "a derived class": (Typed, "hello"),
-    "an object of a module": (recorder.app, "hello"),
-}
-
-
-@pytest.mark.parametrize(("spec", "answer"), SPECS.values(), ids=SPECS)
-@pytest.mark.parametrize("is_registered", [False, True], ids=["given", "registered"])
-def test_handlers_may_be_given_in_many_ways(
-    nothing_runs: None, kind: WorkerKind, spec: object, answer: str, is_registered: bool
-) -> None:
-    if kind not in ("inline", "thread") and not isinstance(spec, str):
-        pytest.skip("an object of this program exists in its interpreter only")
-    handle = wsbroker.register_worker(spec) if is_registered else None
-    try:
-        with wsbroker.start("127.0.0.1:0", worker_kind=kind, worker=None if is_registered else spec) as server:
-            (address,) = server.addresses
-            assert isinstance(address, TcpAddress)
-            peer = Peer((address.host, address.port))
-            peer.upgrade(text("hello"))
-            assert peer.text() == answer
-            peer.end()
-    finally:
-        if handle is not None:
-            handle.unregister()
-
-
-def test_handlers_may_take_fewer_arguments(nothing_runs: None, kind: WorkerKind) -> None:
-    if kind not in ("inline", "thread"):
-        pytest.skip("an object of this program exists in its interpreter only")
-    with wsbroker.start("127.0.0.1:0", worker=Few(), worker_kind=kind) as server:
-        (address,) = server.addresses
-        assert isinstance(address, TcpAddress)
-        peer = Peer((address.host, address.port))
-        peer.send(request("POST", body=b"x"))
-        assert peer.answer().text == "no arguments"
-        peer.upgrade(text("hello"))
-        peer.send(b"\x88\x80\0\0\0\0")
-        assert peer.frame() == (8, b"")
-        peer.end()
-
-
-def test_one_worker_is_registered_and_a_different_one_is_a_value_error(nothing_runs: None) -> None:
-    handle = wsbroker.register_worker(ECHO)
-    try:
-        assert wsbroker.register_worker(ECHO) is handle
-        assert handle.spec == ECHO and isinstance(handle, wsbroker.WorkerHandle)
-        with pytest.raises(ValueError) as caught:
-            wsbroker.register_worker("another")
-        assert str(caught.value) == (
-            f"{ECHO!r} is registered already, and a server runs one worker (in as many instances as 'workers' says): "
-            "put the handlers of 'another' into one module, or unregister the first"
-        )
-    finally:
-        handle.unregister()
-    with pytest.raises(RuntimeError) as error:
-        wsbroker.start("127.0.0.1:0")
-    assert str(error.value) == "no worker is registered: call wsbroker.register_worker('pkg.mod') before start()"
-    for nothing in (None, 5, b"x", True):
-        with pytest.raises(TypeError):
-            wsbroker.register_worker(nothing)
-
-
-def test_auto_takes_a_thread_for_a_live_object_and_says_what_to_do(nothing_runs: None, log: Log) -> None:
-    with wsbroker.start("127.0.0.1:0", worker=Shouting()) as server:
-        echoes_upper = Peer((server.addresses[0].host, server.addresses[0].port))  # type: ignore[union-attr]
-        echoes_upper.upgrade(text("a"))
-        assert echoes_upper.text() == "A"
-        echoes_upper.end()
-    assert "workers kind=thread" in log.text
-    assert "register its name ('pkg.mod:obj') instead to use all cores" in log.text
 
 
 # Starting and stopping. -----------------------------------------------------------------------------------------------

@@ -3,7 +3,9 @@
 import pytest
 from websockets.frames import Opcode
 
-from e2e.contract_kit import PUPPETS, Client, Clients, Log, Running, Servers, client_for, frame, fresh, text
+from e2e.contract.logs import Log
+from e2e.contract.peers import frame, text
+from e2e.contract_kit import PUPPETS, Client, Clients, Running, Servers, client_for, fresh
 from wsbroker.config import WorkerKind
 
 

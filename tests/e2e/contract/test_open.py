@@ -3,21 +3,9 @@
 import pytest
 from websockets.frames import Opcode
 
-from e2e.contract_kit import (
-    PUPPETS,
-    Client,
-    Clients,
-    Log,
-    Refused,
-    Running,
-    Servers,
-    client_for,
-    fresh,
-    request,
-    text,
-    until,
-    upgrade,
-)
+from e2e.contract.logs import Log
+from e2e.contract.peers import request, text, upgrade
+from e2e.contract_kit import PUPPETS, Client, Clients, Refused, Running, Servers, client_for, fresh, until
 from wsbroker.config import WorkerKind
 
 

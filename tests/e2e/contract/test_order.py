@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import wsbroker
-from e2e.contract_kit import PATIENCE_S, PUPPETS, Client, Clients, Running, Servers, client_for, text
+from e2e.contract.peers import PATIENCE_S, text
+from e2e.contract_kit import PUPPETS, Client, Clients, Running, Servers, client_for
 from wsbroker.config import WorkerKind
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from e2e.contract.forking import Forks, Program, environment_of, program
-from e2e.contract_kit import APPS, KINDS, PATIENCE_S, SECRET, Peer, close_frame, frame, request, text, upgrade
+from e2e.contract.logs import SECRET
+from e2e.contract.peers import PATIENCE_S, Peer, close_frame, frame, request, text, upgrade
+from e2e.contract_kit import APPS, KINDS
 from e2e.serving import SERVING_ON, START_S, ServerProcess, serving
 from wsbroker.config import WorkerKind
 

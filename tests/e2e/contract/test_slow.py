@@ -7,20 +7,8 @@ import pytest
 from websockets.frames import Opcode
 
 import wsbroker
-from e2e.contract_kit import (
-    PATIENCE_S,
-    PUPPETS,
-    Client,
-    Clients,
-    Peer,
-    Running,
-    Servers,
-    client_for,
-    frame,
-    fresh,
-    text,
-    until,
-)
+from e2e.contract.peers import PATIENCE_S, Peer, frame, text
+from e2e.contract_kit import PUPPETS, Client, Clients, Running, Servers, client_for, fresh, until
 from wsbroker.config import WorkerKind
 
 QUEUE = 64 * 1024

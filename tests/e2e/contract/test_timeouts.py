@@ -2,7 +2,9 @@
 
 import pytest
 
-from e2e.contract_kit import CLIENTS, KINDS, Clients, Log, Refused, Running, Servers, doing, fresh, text
+from e2e.contract.logs import Log
+from e2e.contract.peers import text
+from e2e.contract_kit import CLIENTS, KINDS, Clients, Refused, Running, Servers, doing, fresh
 from wsbroker.config import WorkerKind
 
 LIMIT_S = 0.15

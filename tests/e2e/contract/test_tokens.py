@@ -2,7 +2,8 @@
 
 import pytest
 
-from e2e.contract_kit import PUPPETS, Clients, Refused, Running, Servers, client_for, fresh, text, upgrade
+from e2e.contract.peers import text, upgrade
+from e2e.contract_kit import PUPPETS, Clients, Refused, Running, Servers, client_for, fresh
 from wsbroker.config import WorkerKind
 
 

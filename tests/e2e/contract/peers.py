@@ -1,0 +1,161 @@
+"""A bare connection: it says nothing but what the test says, byte for byte, and reads what a server may send."""
+
+import socket
+from typing import Final
+
+from websockets.frames import Frame, Opcode
+
+PATIENCE_S: Final = 20.0
+"""Longer than anything in the tests of the contract takes."""
+
+
+class Answer:
+    """What came for a plain HTTP request; the headers' names are in lower case."""
+
+    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    @property
+    def text(self) -> str:
+        """The body as text."""
+        return self.body.decode()
+
+    def __repr__(self) -> str:
+        return f"<Answer {self.status} {self.body!r}>"
+
+
+class Peer:
+    """A client's end of a connection that says nothing but what the test says."""
+
+    def __init__(self, address: tuple[str, int] | str) -> None:
+        if isinstance(address, str):
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.settimeout(PATIENCE_S)
+            self.socket.connect(address)
+        else:
+            self.socket = socket.create_connection(address, PATIENCE_S)
+        self._read = bytearray()
+
+    def send(self, *parts: bytes) -> None:
+        """Sends bytes, in one segment as long as they fit."""
+        self.socket.sendall(b"".join(parts))
+
+    def receive(self) -> bytes:
+        """Returns what comes next; b"" at the end. A reset counts as an end."""
+        try:
+            return self.socket.recv(65536)
+        except ConnectionError:
+            return b""
+
+    def _need(self, size: int) -> None:
+        while len(self._read) < size:
+            part = self.receive()
+            assert part, f"closed in the middle: {bytes(self._read)!r}"
+            self._read += part
+
+    def take(self, size: int) -> bytes:
+        """Returns so many bytes."""
+        self._need(size)
+        taken = bytes(self._read[:size])
+        del self._read[:size]
+        return taken
+
+    def head(self) -> bytes:
+        """Returns the next response head."""
+        while b"\r\n\r\n" not in self._read:
+            self._need(len(self._read) + 1)
+        return self.take(self._read.index(b"\r\n\r\n") + 4)
+
+    def answer(self) -> Answer:
+        """Returns the next response, which says how long it is."""
+        head = self.head()
+        headers = fields_of(head)
+        return Answer(int(head.split(b" ", 2)[1]), headers, self.take(int(headers.get("content-length", "0"))))
+
+    def upgrade(self, *more: bytes, path: str = "/") -> None:
+        """Becomes a WebSocket; `more` is sent in the same segment."""
+        self.send(upgrade(path), *more)
+        head = self.head()
+        assert head.startswith(b"HTTP/1.1 101 "), head
+
+    def frame(self) -> tuple[int, bytes]:
+        """Returns opcode and payload of the next frame of a server."""
+        first, size = self.take(2)
+        assert first & 0x70 == 0 and first & 0x80 and size < 128
+        if size == 126:
+            size = int.from_bytes(self.take(2), "big")
+        elif size == 127:
+            size = int.from_bytes(self.take(8), "big")
+        return first & 15, self.take(size)
+
+    def text(self) -> str:
+        """Returns the next message, a text."""
+        opcode, payload = self.frame()
+        assert opcode == Opcode.TEXT, (opcode, payload)
+        return payload.decode()
+
+    def close_frame(self) -> tuple[int, str]:
+        """Returns code and reason of the next frame, a Close."""
+        opcode, payload = self.frame()
+        assert opcode == Opcode.CLOSE, (opcode, payload)
+        return int.from_bytes(payload[:2], "big"), payload[2:].decode()
+
+    def rest(self) -> bytes:
+        """Returns everything until the server ends the connection."""
+        while part := self.receive():
+            self._read += part
+        return self.take(len(self._read))
+
+    def reset(self) -> None:
+        """Ends the connection as a machine does that has crashed."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        self.socket.close()
+
+    def end(self) -> None:
+        """Closes the connection."""
+        self.socket.close()
+
+
+KEY: Final = "dGhlIHNhbXBsZSBub25jZQ=="
+
+
+def upgrade(path: str = "/", *more: str, drop: tuple[str, ...] = (), first: str = "") -> bytes:
+    """Returns an upgrade request; `more` are further header lines, `drop` names fields to leave out."""
+    lines = [
+        "Host: 127.0.0.1",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Key: {KEY}",
+        "Sec-WebSocket-Version: 13",
+    ]
+    kept = [line for line in lines if line.split(":")[0] not in drop]
+    return "\r\n".join([first or f"GET {path} HTTP/1.1", *kept, *more, "", ""]).encode("latin-1")
+
+
+def request(method: str, path: str = "/", *more: str, body: bytes = b"") -> bytes:
+    """Returns a plain request, with its length if it has a body."""
+    length = [f"Content-Length: {len(body)}"] if body else []
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", *length, *more, "", ""]).encode() + body
+
+
+def frame(opcode: int, payload: bytes, fin: bool = True) -> bytes:
+    """Returns a client's frame, masked."""
+    return Frame(Opcode(opcode), payload, fin).serialize(mask=True)
+
+
+def text(message: str) -> bytes:
+    """Returns a text message as a client sends it."""
+    return frame(1, message.encode())
+
+
+def close_frame(code: int, reason: str = "") -> bytes:
+    """Returns a client's Close."""
+    return frame(8, code.to_bytes(2, "big") + reason.encode())
+
+
+def fields_of(head: bytes) -> dict[str, str]:
+    """The fields of a response head, names in lower case."""
+    lines = head.decode("latin-1").split("\r\n")[1:]
+    return {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}

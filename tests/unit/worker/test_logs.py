@@ -1,0 +1,120 @@
+"""Log records of a worker with an interpreter of its own: how they cross, and where they go when nobody is there."""
+
+import logging
+from typing import cast
+
+import pytest
+
+from wsbroker.pool.records import replay
+from wsbroker.wire import commands
+from wsbroker.wire.framing import Unpacker, pack
+from wsbroker.worker.logs import WireHandler, levels_here, set_up
+from wsbroker.worker.wire_port import WirePort
+
+NAME = "tests.logs"
+
+
+class FakePort:
+    """Keeps what is sent, as the wire carries it."""
+
+    def __init__(self) -> None:
+        self.records: list[commands.Command] = []
+        self.is_ended = False
+
+    def log(self, record: commands.Command) -> bool:
+        if not self.is_ended:
+            self.records += Unpacker().feed(pack([record]))[0]
+        return not self.is_ended
+
+    def replay(self) -> None:
+        """The broker's side gets them all."""
+        for record in self.records:
+            replay("worker-3", record)
+
+
+@pytest.fixture
+def port() -> FakePort:
+    return FakePort()
+
+
+@pytest.fixture
+def logger(port: FakePort) -> logging.Logger:
+    """The worker's logger: nobody in this process knows it."""
+    logger = logging.Manager(logging.RootLogger(logging.DEBUG)).getLogger(NAME)
+    logger.addHandler(WireHandler(cast(WirePort, port), "worker-3"))
+    return logger
+
+
+def test_a_record_comes_out_as_it_went_in(
+    logger: logging.Logger, port: FakePort, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Text(str):
+        """What `marshal` would refuse."""
+
+    caplog.set_level(logging.DEBUG)
+    try:
+        raise LookupError("here")
+    except LookupError:
+        logger.exception(Text("%s and %d"), Text("one"), 2)
+    logger.debug("plain")
+    port.replay()
+    failed, plain = caplog.records
+    assert (failed.name, failed.levelno, failed.getMessage()) == (NAME, logging.ERROR, "one and 2")
+    assert failed.exc_text is not None and failed.exc_text.endswith("LookupError: here")
+    assert (failed.funcName, failed.filename) == ("test_a_record_comes_out_as_it_went_in", "test_logs.py")
+    assert (plain.getMessage(), plain.exc_text, plain.stack_info) == ("plain", None, None)
+    assert (plain.processName, plain.threadName) == ("worker-3", "MainThread")
+
+
+def test_a_level_of_the_program_that_has_changed_holds(
+    logger: logging.Logger, port: FakePort, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger.info("not wanted any more")
+    caplog.set_level(logging.WARNING, NAME)
+    port.replay()
+    assert caplog.records == []
+
+
+def test_a_filter_of_the_program_that_raises_costs_nothing(
+    logger: logging.Logger, port: FakePort, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(record: logging.LogRecord) -> bool:
+        raise ValueError("in a filter")
+
+    logger.error("hello")
+    monkeypatch.setattr(logging.getLogger(NAME), "filters", [fails])
+    port.replay()
+    assert "ValueError: in a filter" in capsys.readouterr().err
+
+
+def test_what_is_logged_when_the_broker_is_gone_goes_to_stderr(
+    logger: logging.Logger, port: FakePort, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port.is_ended = True
+    logger.warning("last words")
+    assert capsys.readouterr().err.rstrip().endswith("WARNING tests.logs: last words (worker=worker-3)")
+
+
+def test_arguments_that_cannot_be_formatted_are_told_as_ever(
+    logger: logging.Logger, port: FakePort, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger.warning("%d", "not a number")
+    assert port.records == []
+    assert "--- Logging error ---" in capsys.readouterr().err
+
+
+def test_levels_that_are_set_here_hold_there(
+    port: FakePort, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR, "tests.quiet")
+    levels = levels_here()
+    assert levels[""] == logging.getLogger().level and levels["tests.quiet"] == logging.ERROR
+    assert "tests.never_set" not in levels
+    loud = logging.getLogger("tests.loud")
+    monkeypatch.setattr(loud, "level", logging.NOTSET)
+    handler = set_up({"": logging.getLogger().level, "tests.loud": logging.DEBUG}, cast(WirePort, port), "worker-3")
+    try:
+        loud.debug("hello")
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert [record[3] for record in port.records] == ["hello"]
