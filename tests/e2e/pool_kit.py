@@ -1,9 +1,12 @@
 """A pool of real workers of any kind; the core is a fake."""
 
 import asyncio
+import errno
+import os
 import sys
 import threading
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Final, cast
 
 import pytest
@@ -99,9 +102,9 @@ def live(spec: object, work: Work, loop: str = "uvloop", **settings: object) -> 
             await work(shop)
         return shop
 
-    before = threading.active_count()
+    before = set(threading.enumerate())  # some of an earlier test may be about to end
     shop = run(main(), LOOPS[loop])
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
     return shop
 
 
@@ -116,3 +119,22 @@ def start_error(spec: object, **settings: object) -> WSBrokerError:
         return caught.value
 
     return run(main())
+
+
+class Pipe:
+    """What an application blocks on that opens it for reading (`worker_arg` names it), until somebody writes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "pipe"
+        os.mkfifo(self.path)
+
+    async def release(self) -> None:
+        """Lets one reader go on, as soon as there is one. Never blocks: nothing could end a thread that does."""
+        while True:
+            try:
+                os.close(os.open(self.path, os.O_WRONLY | os.O_NONBLOCK))
+            except OSError as error:
+                assert error.errno == errno.ENXIO, error
+                await asyncio.sleep(0.001)
+            else:
+                return

@@ -13,7 +13,7 @@ import pytest
 
 import wsbroker
 from e2e.pool_apps import Door, Echo
-from e2e.pool_kit import APPS, ELSEWHERE, KINDS, WIRED, Shop, live, start_error
+from e2e.pool_kit import APPS, ELSEWHERE, KINDS, WIRED, Pipe, Shop, live, start_error
 from unit.pool.fakes import LOOPS, run
 from wsbroker.config import Settings
 from wsbroker.errors import ConfigError, WorkerError
@@ -269,19 +269,6 @@ def test_a_loop_of_pure_python_is_interrupted_and_its_worker_goes_on(
     assert "handler took too long handler=handle_socket_message socket=1 worker=worker-0" in caplog.text
 
 
-class Pipe:
-    """What `Hangs` blocks on; opened for writing it lets go."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "pipe"
-        os.mkfifo(self.path)
-
-    def release(self) -> None:
-        """Lets a handler go on."""
-        with open(self.path, "wb"):
-            pass
-
-
 @pytest.mark.parametrize("kind", WIRED)
 def test_a_call_that_nothing_interrupts_costs_its_worker_and_nothing_more(
     kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -302,8 +289,8 @@ def test_a_call_that_nothing_interrupts_costs_its_worker_and_nothing_more(
         await shop.says(3, "replacement")
         assert shop.sent == ["other worker", "replacement"]
         if kind != "process":  # which was killed
-            await asyncio.to_thread(pipe.release)
-        while threading.active_count() > before + (kind != "process"):  # asyncio.to_thread keeps one
+            await pipe.release()
+        while threading.active_count() > before:
             await asyncio.sleep(0.001)
         await shop.says(3, "still there")
         assert "late" not in shop.sent
@@ -333,7 +320,7 @@ def test_a_busy_handler_does_not_keep_its_worker_from_answering_probes(kind: str
             while worker._is_probe_out:
                 await asyncio.sleep(0)
         assert shop.core.lost == []
-        await asyncio.to_thread(pipe.release)
+        await pipe.release()
 
     live(APPS + "Hangs", work, worker_kind=kind, worker_arg=str(pipe.path))
 
@@ -356,7 +343,7 @@ def test_stop_with_a_stuck_handler_takes_no_longer_than_allowed(
         await shop.pool.stop(0.2)
         assert loop.time() - before < 2
         if kind != "process":
-            await asyncio.to_thread(pipe.release)
+            await pipe.release()
         await worker._carrier.wait_ended()
 
     run(main(), LOOPS["uvloop"])
