@@ -185,10 +185,18 @@ class Outgoing:
             if channel is largest:
                 continue
             index = channel.index
+            shared = self._shared(channel)
+            data = channel.joined
             for member in channel.members:
                 if member is None:
                     continue
                 if member.mark != turn:
+                    if member.more is None:  # its only channel: 50 ns instead of 100 (benchmarks: scaling)
+                        if member.is_blocked:
+                            self._hold(member, shared)
+                        else:
+                            member.write(data)
+                        continue
                     member.mark = turn
                     member.only = index
                     touched.append(member)
