@@ -1,10 +1,12 @@
 """Listening: every form of address, and every way in which binding one fails."""
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -298,3 +300,13 @@ async def test_addresses_without_any_are_nothing() -> None:
     none: list[Address] = []
     assert await front.listen(none) == []
     await front.stop(0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it may not be inherited")
+async def test_the_kernel_keeps_little_of_what_a_connection_cannot_send() -> None:
+    (listener,) = await listening.bind([TcpAddress("127.0.0.1", 0)])
+    with contextlib.closing(listener), socket.socket() as client:
+        client.connect(listener.sockets[0].getsockname())
+        accepted, _ = listener.sockets[0].accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == listening.UNSENT_BYTES

@@ -16,6 +16,13 @@ from wsbroker.addresses import Address, TcpAddress, UnixAddress, bind_failure
 BACKLOG: Final = 4096
 """Connections the kernel holds for us between two turns of the loop (cut to `net.core.somaxconn`)."""
 
+UNSENT_BYTES: Final = 128 * 1024
+"""Of what a connection is given, how much the kernel takes before it can be sent (Linux, macOS). Without this limit a
+socket grows to 4 MiB there, where no slow consumer policy sees them; and as the kernel asks for more only when a third
+of that is free, a client that reads 200 KB/s looks as if it had stopped for seconds (`write_timeout`)."""
+
+_NOTSENT_LOWAT: Final[int | None] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+
 _SAME_PORT_TRIES: Final = 16
 """How often a free port of one family is given back because the other family does not have it free."""
 
@@ -171,6 +178,8 @@ def _bind_tcp(family: int, target: tuple[object, ...]) -> socket.socket:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if _NOTSENT_LOWAT is not None:  # inherited by what it accepts
+            sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT_BYTES)
         sock.bind(target)
         # Two sockets that both have SO_REUSEADDR may bind the same port; who comes second learns it only here.
         sock.listen(BACKLOG)

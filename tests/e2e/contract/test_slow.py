@@ -65,7 +65,7 @@ def test_a_slow_consumer_is_closed_and_nobody_else_notices(clients: Clients, cli
     assert watcher.answer() == (socket_id, None, 1013, "slow consumer")
     control.ask(f"send({reader.id}, 'end')")
     drain.join(PATIENCE_S)
-    assert heard == [bytes([number]) * BIG for number in range(len(heard))] and len(heard) > 3
+    assert heard == [bytes([number]) * BIG for number in range(len(heard))] and len(heard) > 1
     # It still reads what was on its way, whole frames, and then why it was closed.
     number = 0
     while (found := peer.frame())[0] == Opcode.BINARY:
