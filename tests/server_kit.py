@@ -152,11 +152,15 @@ class Bench:
             5.0,
             lambda socket_id, result: self.results.append((socket_id, result)),
             lambda socket_id, error: self.errors.append((socket_id, error)),
-            lambda socket_id, seconds: self.slow.append(socket_id),
+            self._slow,
             self._close,
             lambda socket_id: None,
         )
         self.sockets.inline = self.runner
+
+    def _slow(self, socket_id: int, seconds: float, is_ended: bool) -> float:
+        self.slow.append(socket_id)
+        return 5.0
 
     def _record(self, data: object, socket_id: int, token: object) -> None:
         self.messages.append((data, socket_id, token))

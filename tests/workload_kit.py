@@ -11,7 +11,7 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import SOURCE_SUFFIXES, FileFinder, ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
-from typing import Final, cast
+from typing import Final, NoReturn, cast
 
 import wsbroker
 from wsbroker.broker.limits import Limits
@@ -160,7 +160,7 @@ class Work:
         self.batches.append(batch)
 
 
-def _never(*problem: object) -> None:
+def _never(*problem: object) -> NoReturn:
     raise AssertionError(problem)
 
 

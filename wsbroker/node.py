@@ -91,7 +91,7 @@ class Node:
             self.broker.lanes[0],
             handlers.message_raw,
             handlers.message_arity,
-            self.config.handler_timeout,
+            runtime.notice_s,
             runtime.begin_result,
             runtime.message_failed,
             runtime.message_slow,

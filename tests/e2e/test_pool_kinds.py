@@ -262,7 +262,7 @@ def test_a_loop_of_pure_python_is_interrupted_and_its_worker_goes_on(
         assert (commands.FAILED, 1) in shop.core.log
         await shop.says(2, "the same worker")
         assert shop.sent == ["the same worker"]
-        assert shop.pool.statistics()[0]["counts"] == {"handler_timeouts": 1}
+        assert shop.pool.statistics()[0]["counts"] == {"handler_timeouts": 1, "long_handlers": 1}
         assert shop.core.lost == []
 
     live(APPS + "Hangs", work, worker_kind=kind, handler_timeout=0.05)

@@ -348,7 +348,10 @@ def test_counts_are_added_up(live: Callable[..., House]) -> None:
         wire.write(
             (commands.COUNTED, "slow_handlers", 2),
             (commands.COUNTED, "slow_handlers", 3),
-            (commands.COUNTED, "errors", 1),
+            (commands.COUNTED, "handler_errors", 1),
+            (commands.COUNTED, "handler_timeouts", 2),
+            (commands.SLOWEST, "handle_socket_message", 8, 0.5, 1000.0),
+            (commands.SLOWEST, "handle_http_request", 0, 0.75, 1001.0),
         )
         wire.write((commands.SEND, 1, "done"))
         reads_until(wire, events.STOP)
@@ -357,21 +360,30 @@ def test_counts_are_added_up(live: Callable[..., House]) -> None:
     async def work(house: House) -> None:
         await house.core.until(lambda: bool(house.core.log))
         house.core.lanes[0].in_flight = 77
+        house.core.lanes[0].messages = 3
         house.core.lanes[0].socket_count = 2
+        house.core.lanes[0].waiting.append("a socket")
         (statistics,) = house.pool.statistics()
         assert statistics == {
             "name": "worker-0",
             "state": "running",
             "restarts": 0,
             "sockets": 2,
-            "mailbox_batches": 0,
+            "sockets_waiting": 1,
+            "mailbox_messages": 3,
             "mailbox_bytes": 77,
+            "mailbox_batches": 0,
             "unwritten_bytes": 0,
             "opens_in_flight": 0,
             "requests_in_flight": 0,
             "asked_bytes": 0,
             "handled": 0,
-            "counts": {"slow_handlers": 5, "errors": 1},
+            "errors": 3,
+            "slowest": [
+                {"handler": "handle_http_request", "socket_id": 0, "seconds": 0.75, "at": 1001.0},
+                {"handler": "handle_socket_message", "socket_id": 8, "seconds": 0.5, "at": 1000.0},
+            ],
+            "counts": {"slow_handlers": 5, "handler_errors": 1, "handler_timeouts": 2},
         }
 
     live(work, counts)

@@ -1,6 +1,6 @@
 """What the pool needs of the compiled core, as types: tests put a plain Python fake in its place."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import Protocol
 
 from wsbroker.wire.commands import Command
@@ -18,6 +18,16 @@ class LaneView(Protocol):
     @property
     def in_flight(self) -> int:
         """Bytes of messages that are on their way or being handled (credit in use)."""
+        ...
+
+    @property
+    def messages(self) -> int:
+        """How many those are."""
+        ...
+
+    @property
+    def waiting(self) -> Sized:
+        """Sockets with messages that wait for credit."""
         ...
 
     @property

@@ -17,6 +17,7 @@ from wsbroker.worker.loader import Handlers, load
 from wsbroker.worker.options import Options
 from wsbroker.worker.port import Port
 from wsbroker.worker.runtime import Runtime
+from wsbroker.worker.slowest import Slowest
 
 logger = logging.getLogger(__name__)
 
@@ -108,3 +109,7 @@ class InlineWorker:
     def counts(self) -> dict[str, int]:
         """What went wrong so far, by name."""
         return {} if self._runtime is None else dict(self._runtime.counters)
+
+    def slowest(self) -> Slowest:
+        """The slowest calls of handlers so far."""
+        return Slowest() if self._runtime is None else self._runtime.slowest

@@ -15,6 +15,8 @@ from wsbroker.pool.restarts import MAX_DEATHS, WINDOW_S, Restarts
 from wsbroker.pool.tasks import Tasks
 from wsbroker.pool.wire_worker import HANDLED, State, WireWorker
 from wsbroker.wire.events import Event
+from wsbroker.worker.report import ERRORS, TIMEOUTS
+from wsbroker.worker.slowest import SlowCall, Slowest
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +34,14 @@ class WorkerStatistics(TypedDict):
     """``"starting"``, ``"running"``, ``"stopping"``, ``"ended"`` (between a loss and its replacement too)"""
     restarts: int
     sockets: int
-    mailbox_batches: int
+    sockets_waiting: int
+    """those of them whose messages wait, because the mailbox is full"""
+    mailbox_messages: int
+    """messages on their way or being handled"""
     mailbox_bytes: int
-    """bytes of messages on their way or being handled: the credit in use"""
+    """their bytes: the credit in use, of `mailbox_bytes`"""
+    mailbox_batches: int
+    """batches that wait because the worker reads more slowly than it is sent to"""
     unwritten_bytes: int
     """bytes of batches that the kernel has not taken yet"""
     opens_in_flight: int
@@ -43,24 +50,32 @@ class WorkerStatistics(TypedDict):
     """bytes of those two"""
     handled: int
     """messages whose handlers have ended"""
+    errors: int
+    """handlers that raised, returned what they may not, or were interrupted because they took too long"""
+    slowest: list[SlowCall]
+    """the slowest calls of handlers, the slowest first"""
     counts: dict[str, int]
-    """what the worker counts itself: errors, time-outs, …; the names stand in `worker.report`"""
+    """what the worker counts itself: errors, time-outs, long handlers, …; the names stand in `worker.report`"""
 
 
-def idle_statistics(name: str, state: str, sockets: int, counts: dict[str, int]) -> WorkerStatistics:
+def idle_statistics(name: str, state: str, sockets: int, counts: dict[str, int], slowest: Slowest) -> WorkerStatistics:
     """Those of a worker that nothing is on its way to."""
     return {
         "name": name,
         "state": state,
         "restarts": 0,
         "sockets": sockets,
-        "mailbox_batches": 0,
+        "sockets_waiting": 0,
+        "mailbox_messages": 0,
         "mailbox_bytes": 0,
+        "mailbox_batches": 0,
         "unwritten_bytes": 0,
         "opens_in_flight": 0,
         "requests_in_flight": 0,
         "asked_bytes": 0,
         "handled": 0,
+        "errors": counts.get(ERRORS, 0) + counts.get(TIMEOUTS, 0),
+        "slowest": slowest.plain(),
         "counts": counts,
     }
 
@@ -110,6 +125,7 @@ class Place:
         self._tasks = tasks
         self._owner = owner
         self._counts: dict[str, int] = {}
+        self._slowest = Slowest()
         self._restarts = Restarts()
         self._asking: asyncio.Task[None] | None = None
         self._replacing: asyncio.Task[None] | None = None
@@ -133,6 +149,7 @@ class Place:
             self._config,
             self._tasks,
             self._counts,
+            self._slowest,
             lambda reason: self._worker_lost(worker, reason),
         )
         return worker
@@ -285,8 +302,10 @@ class Place:
         state = State.ENDED if worker is None else worker.state
         counts = dict(self._counts)
         handled = counts.pop(HANDLED, 0)
-        statistics = idle_statistics(self.name, state.value, lane.socket_count, counts)
+        statistics = idle_statistics(self.name, state.value, lane.socket_count, counts, self._slowest)
         statistics["restarts"] = self._restarts.count
+        statistics["sockets_waiting"] = len(lane.waiting)
+        statistics["mailbox_messages"] = lane.messages
         statistics["mailbox_bytes"] = lane.in_flight
         statistics["handled"] = handled
         if worker is not None:

@@ -352,9 +352,10 @@ class Pool(Owner):
     def statistics(self) -> list[WorkerStatistics]:
         """One entry for each worker."""
         if self.inline is not None:
-            counts = self.inline.counts()
-            statistics = idle_statistics("inline", self.inline.state, self.lanes[0].socket_count, counts)
-            statistics["handled"] = self.inline.handled_count()
+            inline = self.inline
+            sockets = self.lanes[0].socket_count
+            statistics = idle_statistics("inline", inline.state, sockets, inline.counts(), inline.slowest())
+            statistics["handled"] = inline.handled_count()
             return [statistics]
         return [place.statistics() for place in self._places]
 

@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Callable
 from enum import Enum
+from time import time
 from typing import Final, cast
 
 import anyio
@@ -20,6 +21,7 @@ from wsbroker.pool.tasks import Tasks
 from wsbroker.wire import commands, control, events
 from wsbroker.wire.commands import Command
 from wsbroker.wire.http import HttpResponse
+from wsbroker.worker.slowest import Slowest
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ class WireWorker:
         index: of its lane.
         generation: of its lane now.
         counts: statistics of its place, which it adds to.
+        slowest: those calls of its place, likewise.
         on_lost: called once, with the reason, if it is lost after it had started.
     """
 
@@ -67,6 +70,7 @@ class WireWorker:
         config: Config,
         tasks: Tasks,
         counts: dict[str, int],
+        slowest: Slowest,
         on_lost: Callable[[str], None],
     ) -> None:
         self.name: Final = carrier.name
@@ -80,6 +84,7 @@ class WireWorker:
         self._config = config
         self._tasks = tasks
         self._counts = counts
+        self._slowest = slowest
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._started: asyncio.Future[list[str] | Exception] = self._loop.create_future()
@@ -436,6 +441,8 @@ class WireWorker:
             self._over.set()
         elif kind == commands.LOG:
             replay(self.name, command)
+        elif kind == commands.SLOWEST:
+            self._slowest.add(*cast(tuple[str, int, float, float], command[1:]))
         else:
             logger.error("command not understood worker=%s kind=%r", self.name, kind)
 
@@ -474,6 +481,7 @@ class WireWorker:
                 logger.debug(text, self.name, handler, socket_id, seconds)  # the worker has logged and counted it
             elif kind == control.HUNG:
                 _, handler, socket_id, seconds = cast(tuple[int, str, int, float], message)
+                self._slowest.add(handler, socket_id, seconds, time())
                 self.abandon(f"{handler} (socket {socket_id}) hangs: it has not ended {seconds:.1f} s after its start")
                 return
             else:

@@ -39,7 +39,7 @@ class InlineRunner:
         begin_result: ``(socket_id, result)``: takes what a handler returned; calls `release` once it is done.
         failed: ``(socket_id, exception)``: a handler raised.
         notice_s: what a call of a handler may take without being told of.
-        slow: ``(socket_id, seconds, is_ended)``: a handler held the loop for longer than `notice_s`, to its end or to its
+        slow: ``(socket_id, seconds, is_ended)``: a handler held the loop for longer than `notice_s`, to its end or its
             first `await`; returns the next `notice_s`.
         begin_close: ``(socket_id, token, code, reason)``: True: the close handler has ended; False: `release` follows.
         unhandled: called for a message when there is no handler.

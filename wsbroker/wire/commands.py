@@ -65,3 +65,6 @@ COUNTED: Final = 37
 LOG: Final = 38
 """``(LOG, level, logger, message, exception, stack, time_ns, path, line, function, thread, process)``: a log record of
 a worker that has an interpreter of its own; numbers are `int`, the others `str`, ``""`` if there is none."""
+SLOWEST: Final = 39
+"""``(SLOWEST, handler, socket_id, seconds, at)``: one of the slowest calls of a handler so far has ended, at this time
+since the epoch."""

@@ -1,11 +1,18 @@
 """What the end of a handler's call means, in every kind of worker: who is answered what, what is logged and counted."""
 
+from time import monotonic, time
+from typing import Final
+
 from wsbroker.errors import HandlerError
 from wsbroker.wire.http import HttpResponse, open_verdict, to_response
 from wsbroker.worker.loader import Handlers
 from wsbroker.worker.options import Options
 from wsbroker.worker.report import Report
+from wsbroker.worker.slowest import Slowest
 from wsbroker.worker.tasks import CLOSE, HTTP, MESSAGE, OPEN, Call
+
+LONG_SHARE: Final = 0.1
+"""The part of `handler_timeout` from which on a call is counted as long."""
 
 
 def internal_error() -> HttpResponse:
@@ -36,6 +43,10 @@ class Calls:
         self._handlers = handlers
         self._report = report
         self._options = options
+        self._long_s = options.handler_timeout * LONG_SHARE
+        self.slowest = Slowest()
+        self.notice_s = 0.0
+        """A call that took no longer is of no interest: nothing more than this comparison is spent on it."""
 
     # Where answers go. ------------------------------------------------------------------------------------------
 
@@ -49,6 +60,10 @@ class Calls:
 
     def close_failed(self, socket_id: int) -> None:
         """The socket of a failed handler is to be closed with 1011."""
+        raise NotImplementedError
+
+    def tell_slow(self, handler: str, socket_id: int, seconds: float, at: float) -> None:
+        """One of the slowest calls so far has ended."""
         raise NotImplementedError
 
     # How a call ends (see `tasks.Owner`). -----------------------------------------------------------------------
@@ -74,10 +89,17 @@ class Calls:
 
     def timed_out(self, call: Call, where: BaseException | str) -> None:
         """The handler took too long; it may still run."""
-        from time import monotonic
-
         self._report.timed_out(call.handler, call.socket_id, monotonic() - call.start, where)
         self._answer_failure(call, out_of_time())
+
+    def took(self, handler: str, socket_id: int, seconds: float) -> None:
+        """A call has ended that took longer than `notice_s`."""
+        if seconds > self._long_s:
+            self._report.long()
+        now = time()
+        if self.slowest.add(handler, socket_id, seconds, now):
+            self.tell_slow(handler, socket_id, seconds, now)
+        self.notice_s = min(self.slowest.least_s, self._long_s)
 
     def _answer_failure(self, call: Call, response: HttpResponse) -> None:
         handler = call.handler

@@ -15,6 +15,8 @@ SLOW: Final = "slow_handlers"
 """Statistic: handlers that took too long where nothing can interrupt them (inline)."""
 HUNG: Final = "hung_handlers"
 """Statistic: handlers that had not ended `worker_hang_timeout` after their interruption."""
+LONG: Final = "long_handlers"
+"""Statistic: calls of handlers that took longer than a tenth of `handler_timeout`."""
 UNHANDLED: Final = "messages_without_handler"
 """Statistic: messages dropped because the application has no message handler."""
 
@@ -90,6 +92,10 @@ class Report:
         else:
             trace = (type(where), where, _without_ours(where.__traceback__))
             self._logger.error(text, handler, socket_id, self.worker, seconds, exc_info=trace)
+
+    def long(self) -> None:
+        """A handler took a good part of its time: only counted."""
+        self._count(LONG, 1)
 
     def slow(self, handler: str, socket_id: int, seconds: float) -> None:
         """A handler took too long and nothing could interrupt it."""

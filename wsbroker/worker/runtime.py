@@ -5,7 +5,7 @@ slow, and for every other handler.
 """
 
 from collections.abc import Awaitable, Callable
-from time import monotonic
+from time import monotonic, time
 from typing import TYPE_CHECKING, cast
 
 from wsbroker.types import SocketId
@@ -51,6 +51,7 @@ class Runtime(Calls):
         self._limit_s = options.handler_timeout
         self._http_limit_s = options.http_timeout
         self._tasks: Tasks | None = None
+        self._epoch_s = time() - monotonic()
 
     def _count(self, name: str, amount: int) -> None:
         self.counters[name] = self.counters.get(name, 0) + amount
@@ -108,15 +109,30 @@ class Runtime(Calls):
             self._runs().start(call, self._limit_s, cast(Awaitable[object], result))
         else:
             self.succeeded(call, result)
-            self.ended(call)
+            self.release(socket_id)
 
     def message_failed(self, socket_id: int, error: BaseException) -> None:
         """The message handler raised."""
         self.failed(Call(MESSAGE, socket_id, self._limit_s), error)
 
-    def message_slow(self, socket_id: int, seconds: float) -> None:
-        """The message handler took longer than it may; it has ended."""
-        self._report.slow(MESSAGE, socket_id, seconds)
+    def message_slow(self, socket_id: int, seconds: float, is_ended: bool) -> float:
+        """The message handler took longer than what this returned last; at first, than nothing.
+
+        Args:
+            seconds: by the clock on the wall, which is cheap where it was read; what a step of that clock has made of
+                them is ignored here.
+            is_ended: False: it was the beginning of an async one.
+
+        Returns:
+            how long is of no interest from now on.
+        """
+        epoch_s, self._epoch_s = self._epoch_s, time() - monotonic()
+        if abs(self._epoch_s - epoch_s) < seconds / 2:
+            if seconds > self._limit_s:
+                self._report.slow(MESSAGE, socket_id, seconds)
+            if is_ended:
+                self.took(MESSAGE, socket_id, seconds)
+        return self.notice_s
 
     def message_missing(self, socket_id: int) -> None:
         """A message came and the application has no message handler."""
@@ -182,14 +198,20 @@ class Runtime(Calls):
             returned = handler(*arguments)
         except BaseException as error:
             self.failed(call, error)
-            return None
-        if is_awaitable(returned):
-            return returned
-        self.succeeded(call, returned)
+        else:
+            if is_awaitable(returned):
+                return returned
+            self.succeeded(call, returned)
         now = monotonic()
         if now > call.deadline:
             self._report.slow(call.handler, call.socket_id, now - call.start)
+        self._measure(call, now)
         return None
+
+    def _measure(self, call: Call, now: float) -> None:
+        seconds = now - call.start
+        if seconds > self.notice_s:
+            self.took(call.handler, call.socket_id, seconds)
 
     # Where answers go. ------------------------------------------------------------------------------------------
 
@@ -212,8 +234,12 @@ class Runtime(Calls):
 
     def ended(self, call: Call) -> None:
         """Lets the socket's next event go on."""
+        self._measure(call, monotonic())
         if call.handler == MESSAGE or (call.handler == CLOSE and call.number):
             self.release(call.socket_id)
+
+    def tell_slow(self, handler: str, socket_id: int, seconds: float, at: float) -> None:
+        """Nobody has to be told: the pool looks at `slowest`."""
 
     def hung(self, call: Call) -> None:
         """Said and counted: the broker's own loop cannot be replaced."""

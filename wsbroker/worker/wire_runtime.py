@@ -182,6 +182,9 @@ class WireRuntime(Calls):
                     return
             finally:
                 port.running = 0
+            seconds = monotonic() - start
+            if seconds > self.notice_s:
+                self.took(MESSAGE, socket_id, seconds)
         port.handled(socket_id, cost)
 
     def _handle_open(self, socket_id: int, fields: tuple[object, ...]) -> None:
@@ -196,11 +199,11 @@ class WireRuntime(Calls):
     def _handle_close(self, socket_id: int, token: bytes | None, seen: int, code: int, reason: str) -> None:
         port = self._port
         handler = self._handlers.close
-        call = Call(CLOSE, socket_id, self._limit_s)
         if handler is None:
-            self.ended(call)
+            self._closed(socket_id)
             return
         port.token_event(socket_id, token, seen)
+        call = Call(CLOSE, socket_id, self._limit_s)
         self._invoke(call, self._limit_s, handler, SocketId(socket_id), port.tokens.get(socket_id), code, reason)
 
     def _handle_http(self, number: int, fields: tuple[object, ...]) -> None:
@@ -261,11 +264,21 @@ class WireRuntime(Calls):
 
     def ended(self, call: Call) -> None:
         """Acknowledges the event."""
+        seconds = monotonic() - call.start
+        if seconds > self.notice_s:
+            self.took(call.handler, call.socket_id, seconds)
         if call.handler == MESSAGE:
             self._port.handled(call.socket_id, call.number)
         elif call.handler == CLOSE:
-            self._port.tell((commands.CLOSED, call.socket_id))
-            self._port.forget(call.socket_id)
+            self._closed(call.socket_id)
+
+    def _closed(self, socket_id: int) -> None:
+        self._port.tell((commands.CLOSED, socket_id))
+        self._port.forget(socket_id)
+
+    def tell_slow(self, handler: str, socket_id: int, seconds: float, at: float) -> None:
+        """To the pool."""
+        self._port.tell((commands.SLOWEST, handler, socket_id, seconds, at))
 
     def hung(self, call: Call) -> None:
         """Only async handlers are reported here."""

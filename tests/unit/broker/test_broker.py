@@ -154,12 +154,12 @@ def test_messages_wait_in_their_inbox_while_the_worker_has_no_credit() -> None:
     receive(broker, other, b"other 0000")
     broker.deliver_lanes()
     assert [event[2] for event in told.events()] == [b"one 000000", b"one 000001"]
-    assert broker.lanes[0].in_flight == 2 * cost
+    assert (broker.lanes[0].in_flight, broker.lanes[0].messages) == (2 * cost, 2)
     broker.apply(0, 0, [(commands.HANDLED, [(one.id, cost), (one.id, cost)])])
     broker.deliver_lanes()
     assert [event[2] for event in told.events()] == [b"one 000002", b"other 0000"]
     broker.apply(0, 0, [(commands.HANDLED, [(one.id, cost), (other.id, cost)])])
-    assert broker.lanes[0].in_flight == 0
+    assert (broker.lanes[0].in_flight, broker.lanes[0].messages) == (0, 0)
     assert one.unhandled == 0 and one.inbox is None
 
 
@@ -330,7 +330,7 @@ def test_a_dead_worker_takes_its_sockets_with_it_and_leaves_its_closes() -> None
     left = broker.lane_lost(0, 1012)
     assert [(event[1], event[4]) for event in left] == [(closed.id, 1000), (dying.id, 1012)]
     assert broker.is_open(other.id) and not broker.is_open(dying.id)
-    assert broker.lanes[0].in_flight == 0
+    assert (broker.lanes[0].in_flight, broker.lanes[0].messages) == (0, 0)
     broker.adopt_closes(1, left)
     broker.deliver_lanes()
     assert told.events(1) == left
@@ -369,7 +369,7 @@ def test_a_worker_is_exchanged_without_losing_or_repeating_a_message() -> None:
     broker.apply(0, 1, [(commands.SEND, socket.id, "from the new"), (commands.HANDLED, [(socket.id, cost)])])
     broker.flush()
     assert socket.received == [b"from the old", b"from the new"]
-    assert broker.lanes[0].in_flight == 0 and socket.unhandled == 0
+    assert (broker.lanes[0].in_flight, broker.lanes[0].messages, socket.unhandled) == (0, 0, 0)
 
 
 def test_an_exchange_that_is_called_off_goes_on_with_the_old_worker() -> None:

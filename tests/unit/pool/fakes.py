@@ -51,6 +51,8 @@ class FakeLane:
     def __init__(self) -> None:
         self.generation = 0
         self.in_flight = 0
+        self.messages = 0
+        self.waiting: list[object] = []
         self.socket_count = 0
         self.closing: dict[int, Event] = {}
 

@@ -12,6 +12,7 @@ from wsbroker.wire import commands, control, events
 from wsbroker.wire.framing import Unpacker, pack
 from wsbroker.wire.http import HttpRequest
 from wsbroker.worker.main import worker_main
+from wsbroker.worker.report import LONG
 
 Command = tuple[object, ...]
 PATIENCE_S = 10.0
@@ -70,6 +71,10 @@ class ScriptedBroker:
         self.error: BaseException | None = None
         self.seen: list[Command] = []
         """Every command that was read, in order."""
+        self.slow: list[Command] = []
+        """But for these: what it tells of its slowest calls,"""
+        self.long = 0
+        """and how often one took a good part of its time."""
         arguments = {"handler_timeout": PATIENCE_S, "name": "worker-0", **options}
 
         def run() -> None:
@@ -106,6 +111,12 @@ class ScriptedBroker:
     def next(self) -> Command:
         """The next command."""
         command = self.wire.read()
+        while command is not None and (command[0] == commands.SLOWEST or command == (commands.COUNTED, LONG, 1)):
+            if command[0] == commands.SLOWEST:
+                self.slow.append(command[1:])
+            else:
+                self.long += 1
+            command = self.wire.read()
         assert command is not None, "the worker has closed its wire"
         self.seen.append(command)
         return command

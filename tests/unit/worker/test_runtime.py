@@ -173,7 +173,7 @@ def test_a_handler_that_takes_too_long_is_cancelled_and_its_socket_closed(run: R
         await inline.until_released(1)
         assert cancelled == [True]
         assert inline.port.closed == [(1, 1011, "handler error")]
-        assert inline.runtime.counters == {report.TIMEOUTS: 1}
+        assert inline.runtime.counters == {report.TIMEOUTS: 1, report.LONG: 1}
         await inline.runtime.stop(1)
 
     run(test())
@@ -219,9 +219,9 @@ def test_many_handlers_have_their_own_deadlines_with_one_timer(run: Run) -> None
 def test_a_slow_sync_handler_and_a_missing_one_are_counted(run: Run) -> None:
     async def test() -> None:
         inline = Inline(NO_HANDLERS)
-        inline.runtime.message_slow(1, 7.0)
+        inline.runtime.message_slow(1, 17.0, True)
         inline.runtime.message_missing(1)
-        assert inline.runtime.counters == {report.SLOW: 1, report.UNHANDLED: 1}
+        assert inline.runtime.counters == {report.SLOW: 1, report.LONG: 1, report.UNHANDLED: 1}
         await inline.runtime.stop(1)
 
     run(test())
