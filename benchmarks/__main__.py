@@ -8,6 +8,7 @@ COMMANDS: Final = {
     "load": ("benchmarks.load.command", "a server under load: fan-out, echo, storm, stall, idle"),
     "compare": ("benchmarks.compare.command", "the same load on other servers, pair by pair"),
     "cores": ("benchmarks.cores", "handlers that compute, on all cores beside one; what a question to the core costs"),
+    "scaling": ("benchmarks.scaling", "how the core's cost grows with subscribers, channels, subscriptions"),
     "http": ("benchmarks.web", "plain HTTP beside aiohttp's own server"),
     "soak": ("benchmarks.soak", "a long mixed load that looks for leaks"),
 }

@@ -1,0 +1,211 @@
+"""How the core's cost grows with subscribers, channels and subscriptions: what must be flat, and what it is held to.
+
+    python -m benchmarks scaling [--rounds 9] [--json FILE]
+
+No sockets and no loop take part, a write is a list's ``append`` (on a real connection it is a ``send`` of some µs), so
+what is seen is the broker's own growth and nothing else. Each figure is the lowest of the rounds, which alternate: what
+others do on the machine only adds. The cost of a delivery is what a turn with twice as many of them takes longer, so
+that of the publication is not in it. Exits with 1 if a claim does not hold.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import repeat
+from operator import call
+from pathlib import Path
+from typing import Final
+
+# Behind everything, so that an installed wsbroker is what is measured.
+if not __package__:
+    sys.path.append(str(Path(__file__).parent.parent))
+sys.path.append(str(Path(__file__).parent.parent / "tests"))
+
+from benchmarks.claim import Claim
+from benchmarks.load.machine import facts
+from benchmarks.load.server import is_installed
+from benchmarks.load.table import text_table
+from workload_kit import Work
+from wsbroker.build import core_kind
+
+PAYLOAD: Final = "x" * 64
+SUBSCRIBERS: Final = (10, 100, 1000, 10_000)
+CHANNELS: Final = (1, 10, 100, 1000, 10_000)
+SUBSCRIPTIONS: Final = (1, 2, 4, 8, 16, 32, 64)
+FLAT: Final = 1.5
+BESIDE_LISTS: Final = 2.0
+BESIDE_ALONE: Final = 1.1
+"""A publication to 10,000 with one direct answer, beside the publication alone. A walk over the channel would be 1.3
+and more."""
+DELIVERIES: Final = 10_000
+"""In a measured piece of work, at least."""
+
+Turn = Callable[[], None]
+
+
+def lowest_s(turns: Sequence[Turn], rounds: int, repeats: int = 1) -> list[float]:
+    """How long each takes: the lowest of the rounds, in which they alternate."""
+    found = [float("inf")] * len(turns)
+    for _ in range(rounds):
+        for index, turn in enumerate(turns):
+            start_s = time.perf_counter()
+            for _ in range(repeats):
+                turn()
+            found[index] = min(found[index], (time.perf_counter() - start_s) / repeats)
+    return found
+
+
+def subscribed(sockets: int, channels: int) -> Work:
+    """Sockets with a channel each: the first ones with the first channel, and so on."""
+    work = Work(sockets, channels, subscriptions=0)
+    for index, connection in enumerate(work.connections):
+        work.broker.subscribe(connection.id, work.names[index * channels // sockets])
+    work.turn()
+    return work
+
+
+def publish_on_all(work: Work) -> None:
+    """A turn with a publication on every channel."""
+    publish = work.broker.publish
+    for name in work.names:
+        publish(name, PAYLOAD, ())
+    work.turn()
+
+
+def delivery_ns(subscribers: int, channels: int, rounds: int) -> float:
+    """What a delivery costs: twice as many subscribers, and the difference."""
+    turns = [partial(publish_on_all, subscribed(count, channels)) for count in (subscribers, 2 * subscribers)]
+    one_s, two_s = lowest_s(turns, rounds, max(DELIVERIES // subscribers, 1))
+    return (two_s - one_s) / subscribers * 1e9
+
+
+class Lists:
+    """The usual way: a list of frames for each connection, joined once a turn.
+
+    Its loops run in C, and who has something to write it need not find out: it is as fast as Python can be told to be.
+    """
+
+    def __init__(self, sockets: int, channels: int, subscriptions: int) -> None:
+        self._written: list[bytes] = []
+        self._lists: list[list[bytes]] = [[] for _ in range(sockets)]
+        self._members: list[list[Callable[[bytes], None]]] = [[] for _ in range(channels)]
+        for index, each in enumerate(self._lists):
+            for number in range(subscriptions):
+                self._members[(index + number) % channels].append(each.append)
+        self._head = bytes([0x81, len(PAYLOAD)])
+
+    def turn(self) -> None:
+        """A publication on every channel, and the writes."""
+        for members in self._members:
+            frame = self._head + PAYLOAD.encode()
+            deque(map(call, members, repeat(frame)), 0)
+        deque(map(self._written.append, map(b"".join, self._lists)), 0)
+        deque(map(list.clear, self._lists), 0)
+        self._written.clear()
+
+
+def subscribers_flat(rounds: int, numbers: Sequence[int] = SUBSCRIBERS) -> tuple[list[list[str]], list[Claim]]:
+    """Rows and claim: from a few subscribers of a channel to many."""
+    found = {number: delivery_ns(number, 1, rounds) for number in numbers}
+    rows = [[f"1 channel of {number:,} subscribers", f"{ns:.0f} ns"] for number, ns in found.items()]
+    return rows, [flat(f"a delivery, from {numbers[0]:,} to {numbers[-1]:,} subscribers", list(found.values()))]
+
+
+def channels_flat(
+    rounds: int, numbers: Sequence[int] = CHANNELS, subscribers: int = 10_000
+) -> tuple[list[list[str]], list[Claim]]:
+    """Rows and claim: from one channel with everybody in it to channels with one subscriber."""
+    found = {number: delivery_ns(subscribers, number, rounds) for number in numbers}
+    rows = [
+        [f"{number:,} channels of {subscribers // number:,}, all in one turn", f"{ns:.0f} ns"]
+        for number, ns in found.items()
+    ]
+    return rows, [flat(f"a delivery, from {numbers[0]:,} to {numbers[-1]:,} channels", list(found.values()))]
+
+
+def beside_lists(
+    rounds: int, numbers: Sequence[int] = SUBSCRIPTIONS, sockets: int = 1000
+) -> tuple[list[list[str]], list[Claim]]:
+    """Rows and claim: one to many subscriptions of each socket, all with something new in the same turn."""
+    channels = max(numbers)
+    rows, ratios = [], []
+    for number in numbers:
+        ours = partial(publish_on_all, Work(sockets, channels, number))
+        ours_s, lists_s = lowest_s([ours, Lists(sockets, channels, number).turn], rounds)
+        ratios.append(ours_s / lists_s)
+        each_ns, lists_ns = (took_s / sockets / number * 1e9 for took_s in (ours_s, lists_s))
+        rows.append(
+            [f"{number} of {channels} channels for each of {sockets:,}", f"{each_ns:.0f} ns, lists {lists_ns:.0f}"]
+        )
+    what = f"{numbers[0]} to {numbers[-1]} subscriptions, beside a list per connection, at most"
+    return rows, [Claim(what, max(ratios), f"≤ {BESIDE_LISTS:g}", max(ratios) <= BESIDE_LISTS)]
+
+
+def answer_is_cheap(rounds: int, subscribers: int = 10_000) -> tuple[list[list[str]], list[Claim]]:
+    """Rows and claim: a publication and a direct answer to one subscriber in the same turn."""
+    work = subscribed(subscribers, 1)
+    one = work.connections[subscribers // 2].id
+
+    def alone() -> None:
+        work.broker.publish(work.names[0], PAYLOAD, ())
+        work.turn()
+
+    def answered() -> None:
+        work.broker.publish(work.names[0], PAYLOAD, ())
+        work.broker.send(one, "answer")
+        work.turn()
+
+    alone_s, answered_s = lowest_s([alone, answered], rounds, 4)
+    rows = [
+        [f"a publication to {subscribers:,}", f"{alone_s * 1e6:.0f} µs"],
+        ["and a direct answer to one of them", f"{answered_s * 1e6:.0f} µs"],
+    ]
+    ratio = answered_s / alone_s
+    what = "a publication with a direct answer, beside one without"
+    return rows, [Claim(what, ratio, f"≤ {BESIDE_ALONE:g}", ratio <= BESIDE_ALONE)]
+
+
+def flat(what: str, costs: Sequence[float]) -> Claim:
+    """The claim that the highest is near the lowest."""
+    ratio = max(costs) / max(min(costs), 0.001)
+    return Claim(f"{what}: highest beside lowest", ratio, f"≤ {FLAT:g}", ratio <= FLAT)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measures and prints; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks scaling", description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=9, help="whose lowest counts  [9]")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
+    options = parser.parse_args(argv)
+    if not sys.flags.safe_path and is_installed(sys.executable):
+        # Here the sources of the working directory hide what is installed.
+        return subprocess.run([sys.executable, "-P", __file__, *argv], env={**os.environ}).returncode
+    print(f"core: {core_kind()}, Python {sys.version.split()[0]}; {facts()}")
+    rows: list[list[str]] = []
+    claims: list[Claim] = []
+    for measure in (subscribers_flat, channels_flat, beside_lists, answer_is_cheap):
+        more_rows, more_claims = measure(options.rounds)
+        rows += more_rows
+        claims += more_claims
+    print(text_table(["what", "each"], rows), "", *claims, sep="\n")
+    if core_kind() != "compiled":
+        print("This core is interpreted: the claims are about the compiled one.")
+    if options.json:
+        found = {
+            "core": core_kind(),
+            "machine": facts(),
+            "rows": [dict(zip(("what", "each"), row, strict=True)) for row in rows],
+            "claims": [claim._asdict() for claim in claims],
+        }
+        options.json.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return 0 if all(claim.holds for claim in claims) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
