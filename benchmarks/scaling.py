@@ -1,11 +1,11 @@
 """How the core's cost grows with subscribers, channels and subscriptions: what must be flat, and what it is held to.
 
-    python -m benchmarks scaling [--rounds 9] [--json FILE]
+    python -m benchmarks scaling [--rounds 25] [--json FILE]
 
 No sockets and no loop take part, a write is a list's ``append`` (on a real connection it is a ``send`` of some µs), so
 what is seen is the broker's own growth and nothing else. Each figure is the lowest of the rounds, which alternate: what
-others do on the machine only adds. The cost of a delivery is what a turn with twice as many of them takes longer, so
-that of the publication is not in it. Exits with 1 if a claim does not hold.
+others do on the machine only adds. The cost of a delivery is what a turn with three times as many of them takes longer,
+so that of the publication is not in it. Exits with 1 if a claim does not hold.
 """
 
 import argparse
@@ -79,10 +79,10 @@ def publish_on_all(work: Work) -> None:
 
 
 def delivery_ns(subscribers: int, channels: int, rounds: int) -> float:
-    """What a delivery costs: twice as many subscribers, and the difference."""
-    turns = [partial(publish_on_all, subscribed(count, channels)) for count in (subscribers, 2 * subscribers)]
-    one_s, two_s = lowest_s(turns, rounds, max(DELIVERIES // subscribers, 1))
-    return (two_s - one_s) / subscribers * 1e9
+    """What a delivery costs: three times as many subscribers, and the difference."""
+    turns = [partial(publish_on_all, subscribed(count, channels)) for count in (subscribers, 3 * subscribers)]
+    few_s, many_s = lowest_s(turns, rounds, max(DELIVERIES // subscribers, 1))
+    return (many_s - few_s) / (2 * subscribers) * 1e9
 
 
 class Lists:
@@ -180,7 +180,7 @@ def flat(what: str, costs: Sequence[float]) -> Claim:
 def main(argv: Sequence[str]) -> int:
     """Measures and prints; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks scaling", description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=9, help="whose lowest counts  [9]")
+    parser.add_argument("--rounds", type=int, default=25, help="whose lowest counts  [25]")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
     options = parser.parse_args(argv)
     if not sys.flags.safe_path and is_installed(sys.executable):
