@@ -163,6 +163,7 @@ class Node:
             "sockets_opened": counters.sockets_opened,
             "sockets_closed": counters.sockets_closed,
             "messages_received": counters.messages_received,
+            "messages_lost": counters.messages_lost,
             "publications": counters.publications,
             "unheard": counters.unheard,
             "frames_dropped": counters.frames_dropped,

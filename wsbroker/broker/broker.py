@@ -441,6 +441,7 @@ class Broker:
         for socket in list(self.sockets.values()):
             if socket.lane is lane:
                 self.close_socket(socket, code, reason, code, reason)
+        self.counters.messages_lost += lane.unhandled()
         return lane.empty()
 
     def hold(self, index: int) -> None:

@@ -117,6 +117,17 @@ class Lane:
         self.closing.update(self._waiting_closes())
         return self.move_on()
 
+    def unhandled(self) -> i64:
+        """How many messages its worker would still handle, those that wait with their sockets too. O(waiting)."""
+        found = self.messages
+        for socket in self.waiting:
+            inbox = socket.inbox
+            if inbox is not None:
+                for event in inbox:
+                    if event[0] == events.MESSAGE:
+                        found += 1
+        return found
+
     def empty(self) -> list[tuple[object, ...]]:
         """Drops what was for a dead worker; returns the CLOSE events whose handler has not run."""
         self.closing.update(self._waiting_closes())

@@ -47,6 +47,8 @@ class Counters:
         self.sockets_opened: int = 0
         self.sockets_closed: int = 0
         self.messages_received: int = 0
+        self.messages_lost: int = 0
+        """those that a worker had not handled, or not said so, when it was lost"""
         self.publications: int = 0
         self.unheard: int = 0
         """publications and sends to nobody: no subscriber, or an unknown or closed socket"""

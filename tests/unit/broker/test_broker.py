@@ -319,7 +319,7 @@ def test_a_command_that_makes_no_sense_does_not_take_the_others_with_it() -> Non
 
 
 def test_a_dead_worker_takes_its_sockets_with_it_and_leaves_its_closes() -> None:
-    broker = a_broker(inline=False)
+    broker = a_broker(inline=False, credit_bytes=1)
     broker.add_lane(1, 1 << 20)
     told = Deliveries(broker)
     dying, closed, other = connect(broker, 0), connect(broker, 0), connect(broker, 1)
@@ -327,10 +327,12 @@ def test_a_dead_worker_takes_its_sockets_with_it_and_leaves_its_closes() -> None
     receive(broker, dying, b"lost with the worker")
     broker.deliver_lanes()
     told.events()
+    receive(broker, dying, b"still in the inbox")
     left = broker.lane_lost(0, 1012)
     assert [(event[1], event[4]) for event in left] == [(closed.id, 1000), (dying.id, 1012)]
     assert broker.is_open(other.id) and not broker.is_open(dying.id)
     assert (broker.lanes[0].in_flight, broker.lanes[0].messages) == (0, 0)
+    assert broker.counters.messages_lost == 2
     broker.adopt_closes(1, left)
     broker.deliver_lanes()
     assert told.events(1) == left
