@@ -70,6 +70,8 @@ class InlineRunner:
         self.unhandled: Final = unhandled
         self.busy: Final[dict[int, Socket]] = {}
         self.handled: int = 0
+        self.clock_s: float = 0.0
+        """When the last handler ended or the turn began: the clock is read once per message, not twice (40 ns)."""
         self.starting: int = 0
         """The socket whose result is being taken right now; a release of it then must not go on, the caller does."""
 
@@ -83,6 +85,7 @@ class InlineRunner:
         lane.sockets = []
         lane.data = []
         done = 0
+        self.clock_s = time()
         try:
             while done < len(sockets):
                 socket = sockets[done]
@@ -122,7 +125,6 @@ class InlineRunner:
             return
         socket_id = socket.id
         result: object = None
-        started = time()  # the wall clock, 20 ns; whoever is told of slow handlers sorts out its steps
         try:
             if self.arity == 3:
                 result = handler(data, socket_id, socket.token)
@@ -138,9 +140,12 @@ class InlineRunner:
             if result is not None:
                 self._begin(socket, result)
         self.handled += 1
-        elapsed = time() - started
+        now = time()  # the wall clock, 20 ns; whoever is told of slow handlers sorts out its steps
+        elapsed = now - self.clock_s
+        self.clock_s = now
         if elapsed > self.notice_s:
             self.notice_s = self.slow(socket_id, elapsed, result is None)
+            self.clock_s = time()
 
     def _begin(self, socket: Socket, result: object) -> None:
         socket.is_busy = True
@@ -156,6 +161,7 @@ class InlineRunner:
         if self.begin_close(socket.id, token, cast(int, event[4]), cast(str, event[5])):
             socket.is_busy = False
             self.busy.pop(socket.id, None)
+        self.clock_s = time()
 
     def release(self, socket_id: int) -> None:
         """An async handler of this socket has ended: on with what was held. Unknown ids are ignored."""
@@ -166,6 +172,8 @@ class InlineRunner:
         if socket_id == self.starting:
             return
         inbox = socket.inbox
+        if inbox:
+            self.clock_s = time()
         while inbox and not socket.is_busy:
             data = inbox.popleft()[0]
             self.broker.release(socket, cost_of(data))
