@@ -232,6 +232,32 @@ def test_the_inline_worker_shows_its_handlers_and_its_runtime() -> None:
     live(Echo, work, worker_kind="inline")
 
 
+def test_requests_that_inline_handlers_work_on_are_bounded_in_bytes() -> None:
+    class Waits:
+        def __init__(self) -> None:
+            self.gate = asyncio.Event()
+
+        async def handle_http_request(self, request: HttpRequest) -> str:
+            await self.gate.wait()
+            return "done"
+
+        async def handle_socket_open(self, request: HttpRequest, socket_id: int) -> None:
+            await self.gate.wait()
+
+    async def work(shop: Shop) -> None:
+        big = HttpRequest("POST", "/", body=b"x" * 600_000)
+        first = asyncio.ensure_future(shop.pool.http(big))  # an idle worker takes any one
+        await asyncio.sleep(0)
+        refused, not_opened = await shop.pool.http(big), await shop.pool.open(1, 0, big)
+        assert not_opened is not None and (refused.status, not_opened.status) == (503, 503)
+        spec.gate.set()
+        assert (await first).body == b"done"
+        assert (await shop.pool.http(big)).body == b"done" and await shop.pool.open(1, 0, big) is None
+
+    spec = Waits()
+    live(spec, work, worker_kind="inline", mailbox_bytes=1_000_000)
+
+
 def test_a_live_object_is_shared_by_threads() -> None:
     class Counts(Echo):
         def __init__(self) -> None:

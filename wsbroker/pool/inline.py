@@ -43,6 +43,8 @@ class InlineWorker:
         self._runtime: Runtime | None = None
         self.handled_count: Callable[[], int] = int
         """How many messages have been handled: the compiled runner's counter, once there is one."""
+        self.asked_bytes = 0
+        """What open and HTTP handlers that are running have been given."""
         self.state = "starting"
         """As in `place.WorkerStatistics`."""
 
@@ -94,17 +96,28 @@ class InlineWorker:
             logger.error("worker did not stop in time worker=%s timeout_s=%g", NAME, timeout_s)
         return is_done
 
-    async def open(self, socket_id: int, request: HttpRequest) -> HttpResponse | None:
+    def has_room(self, size_bytes: int) -> bool:
+        """Whether it takes one more request: `mailbox_bytes` of them may be with handlers, and an idle one takes any."""
+        return not self.asked_bytes or self.asked_bytes + size_bytes <= self._config.mailbox_bytes
+
+    async def open(self, socket_id: int, request: HttpRequest, size_bytes: int) -> HttpResponse | None:
         """Runs the open handler; None accepts."""
+        self.asked_bytes += size_bytes
         try:
             async with asyncio.timeout(self._config.handshake_timeout):
                 return await self.runtime.run_open(request, socket_id)
         except TimeoutError:
             return HttpResponse(504, (), "Gateway Timeout")
+        finally:
+            self.asked_bytes -= size_bytes
 
-    async def http(self, request: HttpRequest) -> HttpResponse:
+    async def http(self, request: HttpRequest, size_bytes: int) -> HttpResponse:
         """Runs the HTTP handler, which is kept to `http_timeout` there: nothing waits before it."""
-        return await self.runtime.run_http(request)
+        self.asked_bytes += size_bytes
+        try:
+            return await self.runtime.run_http(request)
+        finally:
+            self.asked_bytes -= size_bytes
 
     def counts(self) -> dict[str, int]:
         """What went wrong so far, by name."""

@@ -299,7 +299,10 @@ class Pool(Owner):
             None: accepted; else the response to send instead of the 101.
         """
         if self.inline is not None:
-            return unavailable() if self._is_stopping else await self.inline.open(socket_id, request)
+            size_bytes = size_of(request)
+            if self._is_stopping or not self.inline.has_room(size_bytes):
+                return unavailable()
+            return await self.inline.open(socket_id, request, size_bytes)
         place = self._places[lane_index]
         if place.exchanging is not None:
             await place.exchanging.wait()
@@ -324,9 +327,11 @@ class Pool(Owner):
         """Asks the HTTP handler of the worker with the fewest requests in flight."""
         if not self.has_http_handler:
             return HttpResponse(503, {}, "No HTTP handler registered")
-        if self.inline is not None:
-            return unavailable() if self._is_stopping else await self.inline.http(request)
         size_bytes = size_of(request)
+        if self.inline is not None:
+            if self._is_stopping or not self.inline.has_room(size_bytes):
+                return unavailable()
+            return await self.inline.http(request, size_bytes)
         if self._is_reloading and not any(place.is_running for place in self._places):
             await self._wait_exchanged()
         best: Place | None = None
