@@ -97,7 +97,7 @@ class InlineWorker:
         return is_done
 
     def has_room(self, size_bytes: int) -> bool:
-        """Whether it takes one more request: `mailbox_bytes` of them may be with handlers, and an idle one takes any."""
+        """Whether it takes one more request: `mailbox_bytes` of them may wait, and an idle worker takes any one."""
         return not self.asked_bytes or self.asked_bytes + size_bytes <= self._config.mailbox_bytes
 
     async def open(self, socket_id: int, request: HttpRequest, size_bytes: int) -> HttpResponse | None:
