@@ -2,7 +2,9 @@
 
     python -m benchmarks.soak cycles  --kind inline|thread [--handlers sync|async] [--count 100000] [--warm-up 20000]
     python -m benchmarks.soak order   --kind inline|thread [--count 1000] [--workers N]
+    python -m benchmarks.soak joins   --kind interpreter|… [--count 10000] [--channels 8] [--workers 2] [--rounds 3]
     python -m benchmarks.soak stall   [--count 64] [--size 16384] [--seconds 8]
+    python -m benchmarks.soak busy    [--kind thread] [--seconds 60] [--workers 2]
     python -m benchmarks.soak threads --kind inline|thread [--seconds 10]
 
 Each prints what it measured and what it checked, and exits with 1 if anything was wrong. The server runs in a process
@@ -17,8 +19,10 @@ from pathlib import Path
 if not __package__:  # run as a file: behind everything, so that an installed wsbroker stays the one that is measured
     sys.path.append(str(Path(__file__).parent.parent))
 
-from benchmarks.soaking import cycles, order, stall, threads
+from benchmarks.soaking import busy, cycles, joins, order, stall, threads
 from benchmarks.soaking.report import Report
+
+KINDS = ("inline", "thread", "process", *(["interpreter"] if sys.version_info >= (3, 13) else []))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,11 +32,17 @@ def parser() -> argparse.ArgumentParser:
     for name, text in {
         "cycles": "sockets that come and go in every way, and leave nothing behind",
         "order": "one history explains what 1,000 sockets on overlapping channels receive",
+        "joins": "thousands of sockets join channels at once, leave, and leave nothing behind",
         "stall": "a worker that stands still costs its own sockets time, and nobody else anything",
+        "busy": "worker threads get their turn while the event loop never rests",
         "threads": "threads that publish at full speed wait, and nobody starves",
     }.items():
         command = commands.add_parser(name, help=text)
         if name == "stall":
+            continue
+        if name in ("joins", "busy"):
+            default = "thread" if name == "busy" else KINDS[-1]
+            command.add_argument("--kind", choices=KINDS, default=default, help=f"of worker  [{default}]")
             continue
         command.add_argument("--kind", choices=("inline", "thread"), default="inline", help="of worker")
     cycling = commands.choices["cycles"]
@@ -42,6 +52,14 @@ def parser() -> argparse.ArgumentParser:
     ordering = commands.choices["order"]
     ordering.add_argument("--workers", type=int, default=1)
     ordering.add_argument("--count", type=int, default=400, help="messages of each publisher")
+    joining = commands.choices["joins"]
+    joining.add_argument("--count", type=int, default=10_000, help="sockets")
+    joining.add_argument("--channels", type=int, default=8, help="that each joins")
+    joining.add_argument("--workers", type=int, default=2)
+    joining.add_argument("--rounds", type=int, default=3, help="of coming, joining, leaving and going")
+    busy_loop = commands.choices["busy"]
+    busy_loop.add_argument("--workers", type=int, default=2)
+    busy_loop.add_argument("--seconds", type=float, default=60, help="at most 600")
     stalling = commands.choices["stall"]
     stalling.add_argument("--count", type=int, default=64, help="MiB that are pushed")
     stalling.add_argument("--size", type=int, default=16 * 1024, help="of a message, in bytes")
@@ -66,6 +84,10 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], object] | 
         cycles.run(report, options.kind, options.handlers, options.count, options.warm_up)
     elif options.scenario == "order":
         order.run(report, options.kind, options.workers, options.count)
+    elif options.scenario == "joins":
+        joins.run(report, options.kind, options.workers, options.count, options.channels, options.rounds)
+    elif options.scenario == "busy":
+        busy.run(report, options.kind, options.workers, options.seconds, sys.executable)
     elif options.scenario == "stall":
         stall.run(report, options.count << 20, options.size, options.seconds)
     elif options.scenario == "threads":

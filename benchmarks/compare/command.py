@@ -6,9 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks import readme
 from benchmarks.compare.pairs import DEFAULT_LOADS, LOADS, Comparison, compare
 from benchmarks.compare.prepare import contender, default_home, prepare, python_version
-from benchmarks.compare.report import chart, notes, table
+from benchmarks.compare.report import CHARTED, chart, notes, section, table
 from benchmarks.compare.servers import PEERS, Contender, Peer, us
 from benchmarks.load.machine import facts
 from benchmarks.load.server import ServerError, our_version, raise_fd_limit
@@ -65,7 +66,7 @@ def _there(chosen: Sequence[Peer], home: Path, problems: dict[str, str]) -> tupl
 
 
 def _asked_for_results(options: argparse.Namespace) -> bool:
-    return any(getattr(options, name) is not None for name in ("json", "markdown", "svg"))
+    return bool(options.json or options.markdown or options.svg or options.readme)
 
 
 def _write(result: Comparison, options: argparse.Namespace) -> int:
@@ -76,7 +77,9 @@ def _write(result: Comparison, options: argparse.Namespace) -> int:
     if options.markdown is not None:
         options.markdown.write_text(text + "\n", encoding="utf-8")
     if options.svg is not None:
-        options.svg.write_text(chart(result), encoding="utf-8")
+        options.svg.write_text(chart(result, CHARTED), encoding="utf-8")
+    if options.readme:
+        readme.write("compare", section(result))
     return 0 if sum(bool(entry.cells) for entry in result.entries) > 1 else 1
 
 
@@ -103,6 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write table and notes there")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="write the chart there")
+    parser.add_argument(
+        "--readme", action="store_true", help="put the table into the README, which shows docs/compare.svg"
+    )
     parser.add_argument("--from", dest="from_json", type=Path, metavar="FILE", help="measure nothing: show that JSON")
     return parser
 

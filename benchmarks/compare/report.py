@@ -25,6 +25,8 @@ UNITS: Final = {
     "http": "CPU µs per request",
 }
 DELIVERY: Final = "CPU µs per delivery"
+CHARTED: Final = ("fanout-16", "fanout-64", "idle")
+"""What the chart shows: what a fan-out costs when there is something to join, and what a connection costs."""
 SATURATED: Final = "†"
 BUSY: Final = "‡"
 
@@ -60,6 +62,12 @@ def notes(result: Comparison) -> list[str]:
     lines += [f"{name}: not measured: {why}" for name, why in result.skipped.items()]
     lines += result.problems
     return [f"* {line}" for line in lines]
+
+
+def section(result: Comparison) -> str:
+    """What the README shows: the table and the notes; the chart is a file beside it."""
+    chart_line = "![CPU per delivery and memory per connection of the servers below](docs/compare.svg)"
+    return "\n".join([chart_line, "", table(result), "", *notes(result)])
 
 
 def _rank(result: Comparison, entry: Entry) -> tuple[bool, float]:

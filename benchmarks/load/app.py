@@ -1,13 +1,14 @@
-"""The application that is measured, on the public API: ``S channel``, ``P channel payload``, ``E payload``.
+"""The application that is measured, on the public API: ``S channel``, ``P channel payload``, ``E payload``,
+``A channel``.
 
 A plain request is answered with its query.
 """
 
-from wsbroker import HttpRequest, send, send_to_channel, subscribe
+from wsbroker import HttpRequest, send, send_to_channel, subscribe, subscriber_count
 
 
 def handle_socket_message(data: str, socket_id: int) -> None:
-    """Subscribes and says so with ``K``, publishes, or echoes."""
+    """Subscribes and says so with ``K``, publishes, echoes, or tells how many subscribers a channel has."""
     kind = data[0]
     if kind == "P":
         _, channel, payload = data.split(" ", 2)
@@ -17,6 +18,8 @@ def handle_socket_message(data: str, socket_id: int) -> None:
     elif kind == "S":
         subscribe(socket_id, data[2:])
         send(socket_id, "K")
+    elif kind == "A":
+        send(socket_id, str(subscriber_count(data[2:])))
 
 
 def handle_http_request(request: HttpRequest) -> str:

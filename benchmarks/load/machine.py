@@ -10,7 +10,7 @@ def facts() -> dict[str, object]:
     return {
         "processor": _processor(),
         "cores": os.cpu_count() or 1,
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "python": platform.python_version(),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }

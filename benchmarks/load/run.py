@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from benchmarks.load.job import Job
 from benchmarks.load.row import Row
-from benchmarks.load.server import CHECKOUT, Command, Cores, ServerError, serving
+from benchmarks.load.server import CHECKOUT, Command, Cores, Running, ServerError, serving
 
 Progress = Callable[[str, float, float], None]
 
@@ -21,23 +21,33 @@ def run(job: Job, command: Command, cores: Cores, progress: Progress) -> Row:
         ServerError: the server did not start, ended, or refused what the load asked of it.
     """
     with serving(command, cores.server) as server:
-        order = {"job": job.as_dict(), "port": server.port, "pid": server.pid, "core": cores.load}
-        load = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.load.generator", json.dumps(order)],
-            cwd=CHECKOUT,
-            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        load = start_load(job, server, cores)
         try:
-            return _listen(load, progress)
+            return listen(load, progress)
         finally:
             load.kill()
             load.communicate()
 
 
-def _listen(load: "subprocess.Popen[str]", progress: Progress) -> Row:
+def start_load(job: Job, server: Running, cores: Cores) -> "subprocess.Popen[str]":
+    """Starts the load's process."""
+    order = {"job": job.as_dict(), "port": server.port, "pid": server.pid, "core": cores.load}
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.load.generator", json.dumps(order)],
+        cwd=CHECKOUT,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def listen(load: "subprocess.Popen[str]", progress: Progress) -> Row:
+    """Waits for the load's result, and passes on what it says until then.
+
+    Raises:
+        ServerError: it has none.
+    """
     assert load.stdout is not None
     for line in load.stdout:
         said = json.loads(line)

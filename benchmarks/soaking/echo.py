@@ -21,12 +21,13 @@ class Echo:
     Args:
         address: of the server.
         avoids: the name of a worker; the socket is one of another. The application has to answer ``who`` with the name.
+        question: what is sent.
     """
 
-    def __init__(self, address: Address, avoids: bytes | None = None) -> None:
+    def __init__(self, address: Address, avoids: bytes | None = None, question: str = "echo") -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_main, args=(theirs, address, avoids), daemon=True)
+        self._process = context.Process(target=_main, args=(theirs, address, avoids, question), daemon=True)
         self.trips_s: list[float] = []
         """How long each took, in seconds; known after the block."""
         self.overslept_s = 0.0
@@ -61,18 +62,18 @@ class Echo:
         return f"{spread(self.trips_s)}; overslept by up to {self.overslept_s * 1e3:.1f} ms itself"
 
 
-def _main(pipe: "Connection[Any, Any]", address: Address, avoids: bytes | None) -> None:
-    run_in_loop(_measure(pipe, address, avoids))
+def _main(pipe: "Connection[Any, Any]", address: Address, avoids: bytes | None, question: str) -> None:
+    run_in_loop(_measure(pipe, address, avoids, question))
 
 
-async def _measure(pipe: "Connection[Any, Any]", address: Address, avoids: bytes | None) -> None:
+async def _measure(pipe: "Connection[Any, Any]", address: Address, avoids: bytes | None, question: str) -> None:
     client = await _connect(address, avoids)
     trips_s: list[float] = []
     overslept_s = 0.0
     pipe.send(None)
     while not pipe.poll():
         start_s = time.perf_counter()
-        client.send("echo")
+        client.send(question)
         await client.receive()
         end_s = time.perf_counter()
         trips_s.append(end_s - start_s)

@@ -203,6 +203,7 @@ class ServerProcess:
         theirs.close()
         port, core = cast(tuple[int, str], self._answer())
         self.address: Final[Address] = ("127.0.0.1", port)
+        self.pid: Final = self._process.pid or 0
         self.core: Final = core
         """``compiled`` or ``interpreted``."""
 

@@ -1,9 +1,11 @@
 """The long runs of `benchmarks.soak`, short: what each checks holds here too, but for what needs time to grow."""
 
+import sys
+
 import pytest
 
 import benchmark_kit  # noqa: F401
-from benchmarks.soaking import cycles, order, stall, threads
+from benchmarks.soaking import busy, cycles, joins, order, stall, threads
 from benchmarks.soaking.report import Report
 
 
@@ -31,3 +33,19 @@ def test_threads_that_publish_faster_than_anybody_reads_wait_and_keep_their_orde
     report = Report("threads")
     threads.run(report, "thread", count=500, seconds=2.0, command_bytes=16 * 1024)
     assert report.failures == []
+
+
+@pytest.mark.parametrize("kind", ["thread", "process"])
+def test_sockets_that_join_channels_at_once_leave_nothing_behind(kind: str) -> None:
+    report = Report("joins")
+    joins.run(report, kind, workers=2, sockets=60, channels=6, rounds=2)
+    assert report.failures == []
+
+
+def test_worker_threads_get_their_turn_beside_a_busy_loop() -> None:
+    lines: list[str] = []
+    report = Report("busy", lines.append)
+    busy.run(report, "thread", workers=2, seconds=1.0, python=sys.executable)
+    # How long they wait is the machine's to say, and other tests run on it.
+    assert any("messages lost, doubled, out of order or changed: 0" in line for line in lines)
+    assert sum("round trips" in line and "samples" in line for line in lines) == 4
