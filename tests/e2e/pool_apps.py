@@ -221,21 +221,35 @@ class Logs:
 
 
 class Drill:
-    """Echoes; one message of each kind of evil costs its worker. Tells a channel of each close."""
+    """Echoes; one message of each kind of evil costs its worker. Tells a channel of each close.
+
+    What it begins it writes into a file at once, so that it is known whatever becomes of its worker.
+    """
 
     def handle_worker_start(self, arg: str | None) -> None:
-        self.arg = arg
+        assert arg is not None
+        self.folder = arg
+        self.log = os.open(f"{arg}/log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def handle_socket_open(self, request: HttpRequest, socket_id: int) -> None:
         if request.query == "watch":
             wsbroker.subscribe(socket_id, "closes")
 
     def handle_socket_message(self, data: str, socket_id: int) -> None:
+        self.note(f"message {socket_id} {data}")
         if data == "who":
             wsbroker.send(socket_id, f"{socket_id} {threading.current_thread().name} {os.getpid()}")
         elif data == "block":
-            assert self.arg is not None
-            os.open(self.arg, os.O_RDONLY)
+            try:
+                os.open(f"{self.folder}/pipe", os.O_RDONLY)  # waits for a writer; nothing interrupts it before
+            finally:
+                wsbroker.send_to_channel("closes", "late")
+        elif data == "stubborn":
+            try:
+                self.wait_for_end()
+            except BaseException:  # a handler is interrupted once
+                self.wait_for_end()
+            wsbroker.send_to_channel("closes", "late")
         elif data == "exit":
             os._exit(3)
         elif data == "fault":
@@ -246,7 +260,37 @@ class Drill:
             wsbroker.send(socket_id, data)
 
     def handle_socket_close(self, socket_id: int, token: bytes | None, code: int) -> None:
-        wsbroker.send_to_channel("closes", f"{socket_id} {code}")
+        worker = threading.current_thread().name
+        self.note(f"close {socket_id} {code} {worker}")
+        wsbroker.send_to_channel("closes", f"{socket_id} {code} {worker}")
+
+    def note(self, text: str) -> None:
+        """Writes a line."""
+        os.write(self.log, f"{text}\n".encode())
+
+    def wait_for_end(self) -> None:
+        """Keeps the interpreter busy."""
+        while not self.may_end():
+            pass
+
+    def may_end(self) -> bool:
+        """Whether the drill lets go of what hangs."""
+        return os.path.exists(f"{self.folder}/end")
+
+
+class AsyncDrill(Drill):
+    """The same with coroutines, and one that is not to be cancelled."""
+
+    async def handle_socket_message(self, data: str, socket_id: int) -> None:  # type: ignore[override]
+        await asyncio.sleep(0)
+        if data != "swallow":
+            super().handle_socket_message(data, socket_id)
+            return
+        self.note(f"message {socket_id} {data}")
+        while not self.may_end():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.005)
+        wsbroker.send_to_channel("closes", "late")
 
 
 class DiesAgain(Echo):

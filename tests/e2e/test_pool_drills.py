@@ -1,7 +1,7 @@
 """Workers are killed, hang and crash under load, with clients that we did not write: every count adds up.
 
 Some sockets are pinned to the worker that is lost, the others to another one. Each sends numbers, several at a time,
-and is sent them back.
+and is sent them back. The handlers write down what they begin, in a file that outlives their worker.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -18,12 +19,13 @@ import pytest
 import websockets
 
 import wsbroker
-from e2e.pool_kit import APPS, WIRED
+from e2e.pool_kit import APPS, WIRED, Pipe
 from unit.pool.fakes import run
 from wsbroker.config import WorkerKind
+from wsbroker.pool.place import WorkerStatistics
 
 SOCKETS = 12
-"""For each of the two workers."""
+"""For each of the workers."""
 WINDOW = 8
 AFTER = 300
 """The worker is lost after so many answers."""
@@ -58,22 +60,29 @@ class Pinned:
 
 
 class Drill:
-    """A server with two workers, sockets of both, and one that is told of all closes."""
+    """A server, sockets of all its workers, and one that is told of all closes."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, server: wsbroker.Server, folder: Path, lose: "Lose", let_go: "LetGo", code: int) -> None:
+        self.server = server
+        self.lose = lose
+        self.let_go = let_go
+        self.code = code
+        """What the socket is closed with whose handler does it."""
+        self.log = folder / "log"
+        self.url = str(server.addresses[0]).replace("http", "ws")
         self.connections: list[Connection] = []
+        self.sockets: list[Pinned] = []
         self.answers = 0
         self.enough = asyncio.Event()
         self.is_over = asyncio.Event()
-        self.closes: Counter[tuple[int, int]] = Counter()
 
     async def connect(self, query: str = "") -> Pinned:
         """Opens a socket."""
         connection = await websockets.connect(f"{self.url}?{query}", compression=None, proxy=None)
         self.connections.append(connection)
         await connection.send("who")
-        return Pinned(connection, str(await connection.recv()))
+        self.sockets.append(Pinned(connection, str(await connection.recv())))
+        return self.sockets[-1]
 
     def heard(self) -> None:
         """One more answer."""
@@ -82,27 +91,63 @@ class Drill:
             self.enough.set()
 
     def talk(self, sockets: list[Pinned]) -> asyncio.Future[list[None]]:
-        """All of them talk."""
+        """All of them talk, until `is_over`."""
+        self.answers = 0
+        self.enough.clear()
+        self.is_over.clear()
         return asyncio.gather(*(socket.talk(self.is_over, self.heard) for socket in sockets))
 
-    async def watch(self, watcher: Pinned, count: int) -> None:
+    # What is known. ---------------------------------------------------------------------------------------------
+
+    def count(self, name: str) -> int:
+        """One of the server's statistics."""
+        return cast(int, self.server.statistics()[name])
+
+    def workers(self) -> list[WorkerStatistics]:
+        """Those of its workers."""
+        return cast("list[WorkerStatistics]", self.server.statistics()["workers"])
+
+    def begun(self, what: str) -> list[list[str]]:
+        """The handlers' own notes of one kind, in the order in which they were written."""
+        lines = [line.split() for line in self.log.read_text().splitlines()]
+        return [words for kind, *words in lines if kind == what]
+
+    def closes(self) -> list[tuple[int, int]]:
+        """The close handlers that have begun: socket and code."""
+        return [(int(socket_id), int(code)) for socket_id, code, _ in self.begun("close")]
+
+    async def until_closed(self, count: int) -> None:
         """Waits for so many close handlers."""
-        while self.closes.total() < count:
-            socket_id, code = str(await watcher.connection.recv()).split()
-            self.closes[int(socket_id), int(code)] += 1
+        while len(self.closes()) < count:
+            await asyncio.sleep(0.005)
+
+    async def until_running(self) -> None:
+        """Waits until all workers run."""
+        while {worker["state"] for worker in self.workers()} != {"running"}:
+            await asyncio.sleep(0.005)
+
+    def check_messages(self) -> None:
+        """Each handler has begun once for each message, in order, as far as there was a worker; who is still there has
+        had all of them, and no answer is missing. What the server received is what its workers handled and lost."""
+        begun: dict[int, list[str]] = {socket.id: [] for socket in self.sockets}
+        for socket_id, data in self.begun("message"):
+            if data.isdigit():
+                begun[int(socket_id)].append(data)
+        for socket in self.sockets:
+            numbers = [str(number) for number in range(socket.sent)]
+            assert begun[socket.id] == numbers[: len(begun[socket.id])]
+            assert socket.heard == begun[socket.id][: len(socket.heard)]
+            assert socket.code is not None or len(numbers) == len(begun[socket.id]) == len(socket.heard)
+        handled = sum(worker["handled"] for worker in self.workers())
+        assert handled + self.count("messages_lost") == self.count("messages_received")
 
 
-async def drill(server: wsbroker.Server, lose: Callable[[Pinned], Awaitable[object]]) -> None:
-    """Runs the load, loses the first worker in the middle of it, and counts."""
-    drill = Drill(str(server.addresses[0]).replace("http", "ws"))
-    try:
-        await perform(drill, server, lose)
-    finally:
-        await asyncio.gather(*(connection.close() for connection in drill.connections))
+Lose = Callable[[Pinned], Awaitable[object]]
+LetGo = Callable[[], Awaitable[object]]
 
 
-async def perform(drill: Drill, server: wsbroker.Server, lose: Callable[[Pinned], Awaitable[object]]) -> None:
-    """The drill itself."""
+async def lose_one_of_two(drill: Drill) -> None:
+    """Loses the first worker in the middle of the load, and counts."""
     first = await drill.connect()
     watcher = await drill.connect("watch")
     assert (first.worker, watcher.worker) == ("worker-0", "worker-1")
@@ -113,91 +158,168 @@ async def perform(drill: Drill, server: wsbroker.Server, lose: Callable[[Pinned]
 
     talking, talking_in_vain = drill.talk(kept), drill.talk(lost)
     await drill.enough.wait()
-    await lose(first)
+    await drill.lose(first)
     await first.connection.wait_closed()
+    first.code = first.connection.close_code
     await talking_in_vain
     drill.is_over.set()
     await talking
 
-    # Nobody else notices: every message of the other worker's sockets was handled and answered, once and in order.
+    # All sockets of the lost worker are told to come again, and nobody else notices.
     assert [socket.code for socket in kept] == [None] * SOCKETS
-    for socket in kept:
-        assert socket.heard == [str(n) for n in range(socket.sent)]
-    # All sockets of the lost worker are told to come again; what they heard is the beginning of what they sent.
-    assert [socket.code for socket in lost] == [1012] * SOCKETS and first.connection.close_code == 1012
-    for socket in lost:
-        assert socket.heard == [str(n) for n in range(len(socket.heard))] and len(socket.heard) <= socket.sent
-    workers = cast("list[dict[str, int]]", server.statistics()["workers"])
+    assert [socket.code for socket in (first, *lost)] == [drill.code] + [1012] * SOCKETS
+    # Their close handlers run once, elsewhere.
+    await drill.until_closed(1 + SOCKETS)
+    await drill.until_running()
+    assert Counter(drill.closes()) == {(socket.id, socket.code): 1 for socket in (first, *lost)}
+    assert {worker for _, _, worker in drill.begun("close")} == {"worker-1"}
+    drill.check_messages()
+    workers = drill.workers()
     asked = 1 + SOCKETS  # who they are pinned to
     assert workers[1]["handled"] == asked + sum(socket.sent for socket in kept)
-    handled = workers[0]["handled"] - asked
-    received = cast(int, server.statistics()["messages_received"]) - asked - workers[1]["handled"]
-    heard = sum(len(socket.heard) for socket in lost)
-    assert handled <= heard <= received <= sum(socket.sent for socket in lost) + 1  # the one that did it
-    # Each close handler has run once, elsewhere; then the replacement takes sockets.
-    await drill.watch(watcher, 1 + SOCKETS)
-    assert drill.closes == {(socket.id, 1012): 1 for socket in (first, *lost)}
-    while [worker["state"] for worker in cast("list[dict[str, str]]", server.statistics()["workers"])] != [
-        "running"
-    ] * 2:
-        await asyncio.sleep(0.005)
+    # What was answered to the lost ones was said before it was acknowledged, and never without a handler.
+    assert workers[0]["handled"] - asked <= sum(len(socket.heard) for socket in lost)
+    assert [worker["restarts"] for worker in workers] == [1, 0]
+
+    # The replacement takes sockets, while what hangs comes back to life.
     again = [await drill.connect() for _ in range(4)]
     assert Counter(socket.worker for socket in again) == {"worker-0": 2, "worker-1": 2}
-    drill.is_over.clear()
-    drill.answers = 0
-    drill.enough.clear()
     talking = drill.talk(again)
     await drill.enough.wait()
+    await drill.let_go()
+    while sum(thread.name == "worker-0" for thread in threading.enumerate()) > 1:
+        await asyncio.sleep(0.005)
     drill.is_over.set()
     await talking
-    assert [socket.heard for socket in again] == [[str(n) for n in range(socket.sent)] for socket in again]
+    drill.check_messages()
     for socket in (*kept, *again):
         await socket.connection.close()
-    await drill.watch(watcher, 1 + SOCKETS + len(kept) + len(again))
-    assert set(drill.closes.values()) == {1}
-    assert Counter(code for _, code in drill.closes) == {1012: 1 + SOCKETS, 1000: len(kept) + len(again)}
+    await drill.until_closed(1 + SOCKETS + len(kept) + len(again))
+    assert set(Counter(drill.closes()).values()) == {1}
+    codes = Counter([drill.code] + [1012] * SOCKETS + [1000] * (len(kept) + len(again)))
+    assert Counter(code for _, code in drill.closes()) == codes
+    # The watcher hears of each close once, and nothing of what an abandoned worker says.
+    told = [str(await watcher.connection.recv()) for _ in drill.closes()]
+    await watcher.connection.send("fence")
+    assert await watcher.connection.recv() == "fence"
+    assert sorted(told) == sorted(" ".join(words) for words in drill.begun("close"))
     await watcher.connection.close()
-    statistics = server.statistics()
-    assert statistics["sockets_opened"] == 2 + 2 * SOCKETS + len(again)
+    await drill.until_closed(len(drill.sockets))
+    assert drill.count("sockets_opened") == drill.count("sockets_closed") == len(drill.sockets)
 
 
-def run_drill(kind: str, lose: Callable[[Pinned], Awaitable[object]], arg: str | None = None) -> None:
+async def lose_the_only_one(drill: Drill) -> None:
+    """Loses the only worker in the middle of the load: its replacement runs the close handlers."""
+    first, *lost = [await drill.connect() for _ in range(1 + SOCKETS)]
+    talking_in_vain = drill.talk(lost)
+    await drill.enough.wait()
+    await drill.lose(first)
+    await first.connection.wait_closed()
+    first.code = first.connection.close_code
+    await talking_in_vain
+    assert [socket.code for socket in (first, *lost)] == [1012] * (1 + SOCKETS)
+    await drill.until_closed(1 + SOCKETS)
+    await drill.until_running()
+    assert Counter(drill.closes()) == {(socket.id, 1012): 1 for socket in (first, *lost)}
+    drill.check_messages()
+    again = [await drill.connect() for _ in range(2)]
+    talking = drill.talk(again)
+    await drill.enough.wait()
+    await drill.let_go()
+    while sum(thread.name == "worker-0" for thread in threading.enumerate()) > 1:
+        await asyncio.sleep(0.005)
+    drill.is_over.set()
+    await talking
+    drill.check_messages()
+    assert [worker["restarts"] for worker in drill.workers()] == [1]
+    for socket in again:
+        await socket.connection.close()
+    await drill.until_closed(len(drill.sockets))
+    assert Counter(code for _, code in drill.closes()) == {1012: 1 + SOCKETS, 1000: len(again)}
+    assert drill.count("sockets_opened") == drill.count("sockets_closed") == len(drill.sockets)
+
+
+async def nothing() -> None:
+    """Nothing hangs."""
+
+
+def run_drill(
+    kind: str,
+    folder: Path,
+    lose: Lose,
+    let_go: LetGo = nothing,
+    app: str = "Drill",
+    workers: int = 2,
+    code: int = 1012,
+) -> None:
     """One drill."""
+
+    async def main(server: wsbroker.Server) -> None:
+        drill = Drill(server, folder, lose, let_go, code)
+        try:
+            await (lose_one_of_two if workers == 2 else lose_the_only_one)(drill)
+        finally:
+            (folder / "end").touch()
+            await asyncio.gather(*(connection.close() for connection in drill.connections))
+
     with wsbroker.start(
         "127.0.0.1:0",
-        worker=APPS + "Drill",
+        worker=APPS + app,
         worker_kind=cast(WorkerKind, kind),
-        workers=2,
-        worker_arg=arg,
+        workers=workers,
+        worker_arg=str(folder),
         handler_timeout=0.2,
         worker_hang_timeout=0.2,
         handle_signals=False,
     ) as server:
-        run(drill(server, lose))
+        run(main(server))
 
 
+def saying(text: str) -> Lose:
+    """Loses the worker of a socket by a message."""
+
+    async def lose(socket: Pinned) -> None:
+        await socket.connection.send(text)
+
+    return lose
+
+
+@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("kind", WIRED)
 def test_a_worker_that_hangs_in_c_costs_its_own_sockets_only(
-    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    kind: str, workers: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
+    pipe = Pipe(tmp_path)
 
-    async def hang(socket: Pinned) -> None:
-        await socket.connection.send("block")
+    async def release() -> None:
+        if kind != "process":  # which was killed
+            await pipe.release()
 
-    run_drill(kind, hang, str(pipe))
-    if kind != "process":
-        with open(pipe, "wb"):  # the abandoned one goes on, and finds that nobody is there
-            pass
+    run_drill(kind, tmp_path, saying("block"), release, workers=workers)
     assert "worker lost worker=worker-0 reason='handle_socket_message (socket 1) hangs: " in caplog.text
 
 
-def test_a_killed_process_costs_its_own_sockets_only(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("app, how", [("Drill", "stubborn"), ("AsyncDrill", "swallow")])
+@pytest.mark.parametrize("kind", WIRED)
+def test_a_handler_that_catches_its_interruption_and_goes_on_costs_its_own_sockets_only(
+    kind: str, app: str, how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def end() -> None:
+        (tmp_path / "end").touch()
+
+    code = 1011 if how == "swallow" else 1012  # an event loop goes on while a handler does not let itself be cancelled
+    run_drill(kind, tmp_path, saying(how), end, app, code=code)
+    assert "worker lost worker=worker-0 reason='handle_socket_message (socket 1) hangs: " in caplog.text
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_process_costs_its_own_sockets_only(
+    workers: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def kill(socket: Pinned) -> None:
         os.kill(socket.process, signal.SIGKILL)
 
-    run_drill("process", kill)
+    run_drill("process", tmp_path, kill, workers=workers)
     assert (
         "worker lost worker=worker-0 reason='its process was ended by signal SIGKILL (nothing of ours: " in caplog.text
     )
@@ -208,21 +330,18 @@ def test_a_killed_process_costs_its_own_sockets_only(caplog: pytest.LogCaptureFi
     [("fault", "its process was ended by signal SIGSEGV"), ("exit", "its process exited with code 3")],
 )
 def test_a_process_that_crashes_costs_its_own_sockets_only(
-    how: str, reason: str, caplog: pytest.LogCaptureFixture
+    how: str, reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def crash(socket: Pinned) -> None:
-        await socket.connection.send(how)
-
-    run_drill("process", crash)
+    run_drill("process", tmp_path, saying(how))
     assert f"worker lost worker=worker-0 reason='{reason}'" in caplog.text
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_a_stopped_process_is_lost_by_its_probes(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_stopped_process_is_lost_by_its_probes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """SIGSTOP: its helper thread does not answer either."""
 
     async def suspend(socket: Pinned) -> None:
         os.kill(socket.process, signal.SIGSTOP)
 
-    run_drill("process", suspend)
+    run_drill("process", tmp_path, suspend)
     assert "worker lost worker=worker-0 reason='it did not answer a probe for 0.2 s'" in caplog.text

@@ -36,14 +36,19 @@ class Helper:
         self._is_stopped = False
         self._thread: Thread | None = None
 
-    def start(self, watch: Watch) -> None:
-        """Starts the thread."""
+    def start(self, watch: Watch, abandoned: Callable[[], None]) -> None:
+        """Starts the thread.
+
+        Args:
+            watch: the handlers' limits.
+            abandoned: called in the thread when the broker is gone, or has given this worker up, and it still runs.
+        """
         name = f"{self._name} helper"
         try:
-            thread = Thread(target=self._run, args=(watch,), name=name, daemon=True)
+            thread = Thread(target=self._run, args=(watch, abandoned), name=name, daemon=True)
             thread.start()
         except RuntimeError:  # an isolated subinterpreter has no daemon threads
-            thread = Thread(target=self._run, args=(watch,), name=name)
+            thread = Thread(target=self._run, args=(watch, abandoned), name=name)
             thread.start()
         self._thread = thread
 
@@ -74,9 +79,12 @@ class Helper:
         except OSError:
             pass  # nobody is there, or has read for long: the broker notices by the probes that stay unanswered
 
-    def _run(self, watch: Watch) -> None:
+    def _run(self, watch: Watch, abandoned: Callable[[], None]) -> None:
         self._serve(watch)
-        if self._on_alone is not None and not self._is_stopped:
+        if self._is_stopped:
+            return
+        abandoned()
+        if self._on_alone is not None:
             self._on_alone()
             while not self._is_stopped:  # the limits of handlers hold to the end
                 sleep(min(watch.look() or LONGEST_WAIT_S, LONGEST_WAIT_S))

@@ -170,7 +170,7 @@ class LoopRuntime(WireRuntime):
         queues = self._port.queues
         waiting = queues.pop(socket_id, None)
         super().ended(call)
-        if waiting:
+        if waiting and not self._port.is_abandoned:
             queues[socket_id] = waiting
             self._loop.call_soon(self._go_on, socket_id, context=self._context)
         self._arm()
@@ -178,7 +178,7 @@ class LoopRuntime(WireRuntime):
     def _go_on(self, socket_id: int) -> None:
         queues = self._port.queues
         waiting = queues.pop(socket_id, None)
-        while waiting:
+        while waiting and not self._port.is_abandoned:
             self.handle(waiting.popleft())
             if socket_id in queues:
                 queues[socket_id] = waiting or None

@@ -60,7 +60,7 @@ def worker_main(
 
             set_up(how.log_levels, port, name)
         _extend_path(sys_path)
-        helper.start(watch)
+        helper.start(watch, port.abandon)
         _run(spec, how, name, port, watch, helper, wire)
     finally:
         helper.stop()

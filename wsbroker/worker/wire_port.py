@@ -71,8 +71,10 @@ class WirePort(Port):
         "_wire",
         "_write_lock",
         "_writer",
+        "abandoned",
         "arm",
         "closing",
+        "is_abandoned",
         "is_ended",
         "own_tokens",
         "queues",
@@ -105,6 +107,10 @@ class WirePort(Port):
         self._token_numbers = count(1)
         self.is_ended = False
         """The other end is gone, or the worker has ended."""
+        self.is_abandoned = False
+        """Nobody is interested in this worker any more."""
+        self.abandoned: Callable[[], None] | None = None
+        """Tells the runtime, from any thread, that no further handler is to begin."""
         self.arm: Callable[[], None] | None = None
         """Makes sure that a flush follows, in a worker with a loop; without one the runtime flushes by itself."""
         self.wake: Callable[[], None] | None = None
@@ -374,17 +380,15 @@ class WirePort(Port):
         with self._changed:
             self._holder = self._thread_id
             try:
-                while not self._backlog:
-                    if self.is_ended:
-                        return None
+                while not self._backlog and not self.is_ended:
                     self._advance()
-                return self._backlog.popleft()
+                return self.take_batch()
             finally:
                 self._holder = 0
 
     def take_batch(self) -> "list[Event] | None":
         """Returns events that were read already; None: there are none right now."""
-        return self._backlog.popleft() if self._backlog else None
+        return self._backlog.popleft() if self._backlog and not self.is_abandoned else None
 
     def put_back(self, events: "list[Event]") -> None:
         """Returns events that were not handled to the front; on the own thread only."""
@@ -467,6 +471,16 @@ class WirePort(Port):
             self.tokens.pop(socket_id, None)
         else:
             self.tokens[socket_id] = token
+
+    def abandon(self) -> None:
+        """The broker is gone, or has given this worker up: another one handles what is left. From any thread."""
+        self.is_abandoned = self.is_ended = True
+        with self._changed:
+            self._changed.notify_all()
+        if self.abandoned is not None:
+            self.abandoned()
+        if self.wake is not None:
+            self.wake()
 
     def end(self) -> None:
         """The worker has ended: threads that it leaves behind are sent to the broker, where there is one."""

@@ -58,7 +58,8 @@ class WireRuntime(Calls):
         self._is_stopping = False
         self._unfinished: Unfinished | None = None
         self._must_pause = False
-        """One of the two above: no further event for now."""
+        """No further event for now: one of the two above, or nobody is interested any more."""
+        port.abandoned = self._abandon
 
     # The worker's life. -----------------------------------------------------------------------------------------
 
@@ -240,6 +241,10 @@ class WireRuntime(Calls):
     def begin(self, unfinished: Unfinished) -> None:
         """A handler returned something to await: here, a reason to go on with an event loop."""
         self._unfinished = unfinished
+        self._must_pause = True
+
+    def _abandon(self) -> None:
+        """Called by the helper: not even the rest of the batch, which another worker may be handling already."""
         self._must_pause = True
 
     # Where answers go. ------------------------------------------------------------------------------------------

@@ -773,3 +773,30 @@ def test_a_finaliser_that_interrupts_the_port_cannot_dead_lock_it() -> None:
         broker.tell(message(1, ""))
         assert broker.until_handled(1) == [(commands.SEND, 1, "kept"), (commands.SET_TOKEN, 1, b"t", 0)]
     assert len(refused) == 1 and "finaliser" in refused[0]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_worker_that_is_given_up_begins_no_further_handler(is_async: bool) -> None:
+    """What it was told of runs in another worker already: its own batch, its backlog, what waits for a socket's turn."""
+    begun: list[str] = []
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def handle(data: str) -> None:
+        begun.append(data)
+        has_begun.set()
+        may_end.wait(PATIENCE_S)
+
+    async def handle_later(data: str) -> None:
+        handle(data)
+
+    spec = handlers(message=handle_later if is_async else handle, close=lambda socket_id: begun.append("close"))
+    with ScriptedBroker(spec) as broker:
+        broker.tell(message(1, "stuck"), message(1, "next"), closed(1))
+        assert has_begun.wait(PATIENCE_S)
+        broker.tell(message(2, "other"), closed(2))
+        broker.wire.end.close()
+        broker.control.end.close()
+        while any(thread.name == "worker-0 helper" for thread in threading.enumerate()):  # it has noticed, and ended
+            time.sleep(0.001)
+        may_end.set()
+    assert begun == ["stuck"]
