@@ -10,6 +10,7 @@ COMMANDS: Final = {
     "cores": ("benchmarks.cores", "handlers that compute, on all cores beside one; what a question to the core costs"),
     "scaling": ("benchmarks.scaling", "how the core's cost grows with subscribers, channels, subscriptions"),
     "http": ("benchmarks.web", "plain HTTP beside aiohttp's own server"),
+    "flush": ("benchmarks.windows", "what --flush-interval saves in CPU and adds to latency"),
     "soak": ("benchmarks.soak", "a long mixed load that looks for leaks"),
 }
 
