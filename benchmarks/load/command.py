@@ -17,6 +17,8 @@ from benchmarks.load.server import Command, Cores, ServerError, our_command, our
 from benchmarks.load.table import HEADS, cells, notes, text_table
 
 SPARE_DESCRIPTORS = 200
+OUR_RESERVE = 1024
+"""Of the limit of open files WSBroker keeps this much free, unless it is told how many connections there may be."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -29,8 +31,8 @@ def main(argv: Sequence[str]) -> int:
         version = ["a server of your own"] if options.server else our_version(options.python)
     except (ValueError, ServerError) as error:
         parser.error(str(error))
-    command = _command(options)
-    print(f"{', '.join(version)} · open files: {limit + SPARE_DESCRIPTORS}", file=sys.stderr)
+    command = _command(options, max(job.connections for job in jobs), limit)
+    print(f"{', '.join(version)}; limit of open files: {limit + SPARE_DESCRIPTORS} for each process")
     done: list[tuple[Job, Row]] = []
     failed = 0
     for job in jobs:
@@ -77,10 +79,12 @@ def jobs_of(options: argparse.Namespace, descriptors: int) -> list[Job]:
     return found
 
 
-def _command(options: argparse.Namespace) -> Command:
+def _command(options: argparse.Namespace, connections: int, limit: int) -> Command:
     if options.server:
         return Command(options.server.split())
     settings = ["--worker-kind", options.worker_kind]
+    if connections > limit - OUR_RESERVE:
+        settings += ["--max-connections", str(limit)]
     if options.workers is not None:
         settings += ["--workers", str(options.workers)]
     return our_command(options.python, [*settings, *options.set])

@@ -30,6 +30,11 @@ def notes(job: Job, row: Row) -> list[str]:
         )
     if row.ended:
         found.append(f"{job.name}: the server ended {row.ended} connections")
+    if job.scenario == "idle" and "messages_per_s" in row.extra:
+        found.append(
+            f"{job.name}: {row.extra['messages_per_s']:,.0f} messages/s came back; memory of the server: "
+            f"{row.rss_peak / 2**20:.1f} MiB"
+        )
     if job.scenario == "stall" and row.extra:
         found.append(
             f"{job.name}: before {row.extra['stalled']:.0f} stopped reading, p50 {row.extra['p50_before'] / 1000:.2f} "
