@@ -4,12 +4,20 @@ import asyncio
 import re
 import signal
 import sys
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
+import aiohttp
 import pytest
 import websockets
 
+import wsbroker
+from e2e.pool_kit import APPS
 from e2e.serving import START_S, ServerProcess, serving
+from wsbroker.config import WorkerKind
+from wsbroker.pool.place import WorkerStatistics
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGHUP")
 
@@ -124,3 +132,190 @@ def test_kinds_that_share_the_servers_modules_say_why_they_cannot(kind: str, tmp
             re.compile(f"not reloaded, the running workers stay: workers of kind {kind} share the server's modules"),
             START_S,
         )
+
+
+# Every count. ---------------------------------------------------------------------------------------------------------
+
+BOOKKEEPER = """
+import os
+import wsbroker
+
+VERSION = 1
+
+def note(text):
+    os.write(log, f"{text}\\n".encode())
+
+def handle_worker_start(arg):
+    global log
+    log = os.open(arg, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    note("start")
+
+def handle_worker_stop():
+    note("stop")
+
+def handle_socket_open(request, socket_id):
+    wsbroker.subscribe(socket_id, "all")
+    wsbroker.set_token(socket_id, str(socket_id))
+
+def handle_socket_message(data, socket_id, token):
+    note(f"message {socket_id} {data}")
+    wsbroker.send(socket_id, f"{VERSION} {data} {token.decode()}")
+
+def handle_socket_close(socket_id, token, code):
+    note(f"close {socket_id} {code} {token.decode()}")
+
+def handle_http_request(request):
+    note("request")
+    return str(VERSION)
+"""
+
+
+class Books:
+    """What clients did while workers were exchanged."""
+
+    def __init__(self, server: wsbroker.Server, log: Path) -> None:
+        self.server = server
+        self.log = log
+        self.url = str(server.addresses[0])
+        self.is_over = False
+        self.sockets = 0
+        self.sent = 0
+        self.requests = 0
+        self.versions: set[str] = set()
+
+    async def talk(self, count: int) -> None:
+        """A socket that says so much, some of it at a time, and is answered; or goes on until it is over."""
+        async with websockets.connect(self.url.replace("http", "ws"), compression=None, proxy=None) as socket:
+            self.sockets += 1
+            sent = heard = 0
+            token = ""
+            while heard < sent or (not self.is_over if count == 0 else sent < count):
+                while sent - heard < IN_FLIGHT and (not self.is_over if count == 0 else sent < count):
+                    await socket.send(str(sent))
+                    sent += 1
+                    self.sent += 1
+                version, number, seen = str(await socket.recv()).split()
+                assert (int(number), seen) == (heard, token or seen)
+                token = seen
+                heard += 1
+                self.versions.add(version)
+
+    async def come_and_go(self) -> None:
+        """Sockets that stay for a few messages."""
+        while not self.is_over:
+            await self.talk(3)
+
+    async def request(self, session: aiohttp.ClientSession) -> None:
+        """Plain HTTP requests, one after the other."""
+        while not self.is_over:
+            async with session.get(self.url) as response:
+                assert response.status == 200
+                self.versions.add(await response.text())
+            self.requests += 1
+
+    async def until(self, claim: Callable[[], bool]) -> None:
+        """Waits until something becomes true that nobody tells us of."""
+        async with asyncio.timeout(LIMIT_S):
+            while not claim():
+                await asyncio.sleep(0.005)
+
+    def workers(self) -> list[WorkerStatistics]:
+        """The statistics of the workers."""
+        return cast("list[WorkerStatistics]", self.server.statistics()["workers"])
+
+    def notes(self, kind: str) -> list[str]:
+        """What handlers have written."""
+        return [line for line in self.log.read_text().splitlines() if line.split()[0] == kind]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", KINDS)
+async def test_sent_handled_and_answered_messages_opens_closes_and_requests_add_up(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = tmp_path / "bookkeeper.py"
+    app.write_text(BOOKKEEPER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    log = tmp_path / "log"
+    server = wsbroker.start(
+        "127.0.0.1:0",
+        worker="bookkeeper",
+        worker_kind=cast(WorkerKind, kind),
+        workers=2,
+        worker_arg=str(log),
+        handle_signals=False,
+    )
+    with server:
+        books = Books(server, log)
+        async with asyncio.timeout(LIMIT_S), aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
+            for _ in range(CLIENTS):
+                group.create_task(books.talk(0))
+            for _ in range(2):
+                group.create_task(books.come_and_go())
+            group.create_task(books.request(session))
+            for version in ("22", "333"):  # of another length: bytecode of the same second would be taken for it
+                app.write_text(BOOKKEEPER.replace("VERSION = 1", f"VERSION = {version}"))
+                await books.until(lambda: len(books.notes("message")) > 100)
+                await asyncio.to_thread(server.reload)
+                await books.until(lambda version=version: version in books.versions)  # type: ignore[misc]
+            app.write_text("1 / 0\n")
+            with pytest.raises(wsbroker.ConfigError, match="ZeroDivisionError"):
+                await asyncio.to_thread(server.reload)
+            books.is_over = True
+        await books.until(lambda: len(books.notes("close")) >= books.sockets)
+        statistics = server.statistics()
+        assert sum(worker["handled"] for worker in books.workers()) == statistics["messages_received"] == books.sent
+        assert statistics["messages_lost"] == sum(worker["restarts"] for worker in books.workers()) == 0
+        assert statistics["sockets_opened"] == statistics["sockets_closed"] == books.sockets
+        begun = Counter(books.notes("message"))
+        assert set(begun.values()) == {1} and begun.total() == books.sent
+        closes = [line.split() for line in books.notes("close")]
+        assert sorted(int(socket_id) for _, socket_id, _, _ in closes) == list(range(1, books.sockets + 1))
+        assert all(code == "1000" and token == socket_id for _, socket_id, code, token in closes)
+        assert len(books.notes("request")) == books.requests
+        assert {"1", "22", "333"} >= books.versions >= {"22", "333"}
+    assert len(books.notes("start")) == len(books.notes("stop")) == 2 * 3
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("how, code", [("stubborn", 1012), ("swallow", 1011)])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_worker_that_hangs_while_it_is_exchanged_loses_its_own_sockets_only(
+    kind: str, how: str, code: int, tmp_path: Path
+) -> None:
+    server = wsbroker.start(
+        "127.0.0.1:0",
+        worker=APPS + ("Drill" if how == "stubborn" else "AsyncDrill"),
+        worker_kind=cast(WorkerKind, kind),
+        workers=2,
+        worker_arg=str(tmp_path),
+        handler_timeout=0.3,
+        worker_hang_timeout=0.3,
+        handle_signals=False,
+    )
+    with server:
+        books = Books(server, tmp_path / "log")
+        url = books.url.replace("http", "ws")
+        sockets = [await websockets.connect(url, compression=None, proxy=None) for _ in range(4)]
+        await sockets[0].send(how)
+        await books.until(lambda: bool(books.notes("message")))
+        await sockets[2].send("never handled" if how == "stubborn" else "handled meanwhile")
+        await asyncio.to_thread(server.reload)
+        for socket in (sockets[0], sockets[2]):
+            await socket.wait_closed()
+        assert [socket.close_code for socket in sockets] == [code, None, 1012, None]
+        await books.until(lambda: len(books.notes("close")) == 2)
+        (tmp_path / "end").touch()
+        for socket in (sockets[1], sockets[3]):
+            await socket.send("still there")
+            assert await socket.recv() == "still there"
+            await socket.close()
+        await books.until(lambda: len(books.notes("close")) == 4)
+        notes = [line.split() for line in books.notes("close")]
+        ends = sorted((int(socket_id), int(code)) for _, socket_id, code, _ in notes)
+        assert ends == [(1, code), (2, 1000), (3, 1012), (4, 1000)]
+        statistics = server.statistics()
+        handled = sum(worker["handled"] for worker in books.workers())
+        lost = cast(int, statistics["messages_lost"])
+        assert statistics["messages_received"] == handled + lost == 4
+        assert lost == (2 if how == "stubborn" else 1)
