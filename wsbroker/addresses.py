@@ -16,7 +16,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -102,13 +102,28 @@ def parse_address(text: str) -> Address:
     return TcpAddress(_parse_host(text, host), _parse_port(text, port))
 
 
+def _several(bind: object) -> list[str]:
+    if isinstance(bind, bytes | bytearray) or not isinstance(bind, Iterable):
+        meant = ""
+        if isinstance(bind, int) and not isinstance(bind, bool):
+            meant = f"; did you mean ':{bind}' (all interfaces) or '127.0.0.1:{bind}'?"
+        elif isinstance(bind, os.PathLike):
+            meant = f"; did you mean 'unix:{os.fspath(bind)}'?"
+        raise TypeError(f"bind must be a str such as '127.0.0.1:3000', or several, not {type(bind).__name__}{meant}")
+    texts = list(bind)
+    if len(texts) == 2 and isinstance(texts[0], str) and isinstance(texts[1], int):
+        raise TypeError(f"an address is one text, not host and port: did you mean '{texts[0]}:{texts[1]}'?")
+    return texts
+
+
 def parse_addresses(bind: str | Sequence[str]) -> list[Address]:
     """Reads one address or several.
 
     Raises:
         ConfigError: none at all, one that cannot be read, or one named twice.
+        TypeError: not text.
     """
-    texts = [bind] if isinstance(bind, str) else list(bind)
+    texts = [bind] if isinstance(bind, str) else _several(bind)
     if not texts:
         raise ConfigError(f"there is no address to listen on: write {EXPECTED}")
     addresses: list[Address] = []

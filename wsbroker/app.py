@@ -12,10 +12,11 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from concurrent.futures import CancelledError, Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Final, Unpack
+from typing import Any, Final, TypeVar, Unpack
 
 from wsbroker.addresses import Address, parse_addresses
 from wsbroker.config import Config, Settings
@@ -26,10 +27,16 @@ from wsbroker.worker import port
 
 logger = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
+
+ANSWER_S: Final = 10.0
+"""How long other threads wait for the event loop to tell its statistics."""
+
 SWITCH_INTERVAL_S: Final = 0.0002
 """While the loop's thread is busy, other threads wait for the interpreter lock up to this long at a time; at the
 default of 5 ms a busy loop starves them for seconds."""
 
+STOPPED_MEANWHILE: Final = "the server has stopped meanwhile"
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 LOOP_END_S: Final = 1.0
@@ -111,6 +118,8 @@ class Server:
         """The thread switch interval to restore at the end, in seconds."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._watched: list[Path] = []
+        self._asked: set[Future[Any]] = set()
+        """Answers of the loop that other threads wait for."""
         self.wants_restart = False
         """Set when `--reload` has stopped it in order to start the process anew."""
         self._addresses: list[Address] = []
@@ -135,8 +144,11 @@ class Server:
                 everything now.
 
         Raises:
+            TypeError: `timeout_s` is no number.
             ValueError: a negative `timeout_s`.
         """
+        if timeout_s is not None and (isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float)):
+            raise TypeError(f"timeout_s must be a number of seconds or None, not {type(timeout_s).__name__}")
         if timeout_s is not None and not timeout_s >= 0:
             raise ValueError(f"timeout_s is {timeout_s!r}; a stop takes 0 seconds or more")
         self._ask_to_stop(timeout_s)
@@ -192,7 +204,9 @@ class Server:
         if threading.get_ident() == self._loop_thread or port.current.get() is not None:
             self._ask_to_reload()
         else:
-            asyncio.run_coroutine_threadsafe(node.reload(), loop).result(timeout_s)
+            answer: Future[None] = Future()
+            self._on_loop(loop, lambda: self._begin_reload_for(node, answer), answer)
+            self._wait_for(answer, timeout_s)
 
     def statistics(self) -> dict[str, object]:
         """Counters and sizes of the core, and under ``"workers"`` a list with those of each worker. Safe on any thread.
@@ -213,7 +227,49 @@ class Server:
             raise CommandError("the server has stopped: there are no statistics any more")
         if threading.get_ident() == self._loop_thread:
             return _statistics(node)
-        return asyncio.run_coroutine_threadsafe(_statistics_of(node), loop).result(10)
+        answer: Future[dict[str, object]] = Future()
+        self._on_loop(loop, lambda: _tell_statistics(node, answer), answer)
+        try:
+            return self._wait_for(answer, ANSWER_S)
+        except TimeoutError:
+            text = f"the event loop has been busy for {ANSWER_S:g} s: there are no statistics now"
+            raise CommandError(text) from None
+
+    def _on_loop(self, loop: asyncio.AbstractEventLoop, work: Callable[[], object], answer: "Future[_T]") -> None:
+        """Has the loop do something, in a thread that will wait for the answer. The end of the server cancels that."""
+        self._asked.add(answer)
+        try:
+            loop.call_soon_threadsafe(work)
+        except RuntimeError:  # it is closed
+            answer.cancel()
+        if self._stopped.is_set():  # perhaps after those that were listed had been cancelled
+            answer.cancel()
+
+    def _wait_for(self, answer: "Future[_T]", timeout_s: float | None) -> _T:
+        try:
+            return answer.result(timeout_s)
+        except CancelledError:
+            raise CommandError(STOPPED_MEANWHILE) from None
+        finally:
+            self._asked.discard(answer)
+
+    def _begin_reload_for(self, node: Node, answer: "Future[None]") -> None:
+        """Reloads, and tells the thread that waits for it."""
+
+        def ended(task: "asyncio.Task[None]") -> None:
+            self._tasks.discard(task)
+            error = CommandError(STOPPED_MEANWHILE) if task.cancelled() else task.exception()
+            if not answer.set_running_or_notify_cancel():
+                pass  # nobody waits any more
+            elif error is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(None)
+
+        if not answer.done():
+            task = asyncio.get_running_loop().create_task(node.reload(), name="wsbroker reload")
+            self._tasks.add(task)
+            task.add_done_callback(ended)
 
     def _watch_files(self) -> None:
         if isinstance(self._spec, str):
@@ -277,6 +333,8 @@ class Server:
             _restore_switch_interval(self._interval_s)
             self._interval_s = None
         self._stopped.set()
+        for answer in self._asked.copy():
+            answer.cancel()
         if self._stopped_async is not None:
             self._stopped_async.set()
 
@@ -368,8 +426,9 @@ async def _opened(node: Node, addresses: Sequence[Address], stop_asked: asyncio.
     return True
 
 
-async def _statistics_of(node: Node) -> dict[str, object]:
-    return _statistics(node)
+def _tell_statistics(node: Node, answer: "Future[dict[str, object]]") -> None:
+    if answer.set_running_or_notify_cancel():  # from here on nobody can cancel it
+        answer.set_result(_statistics(node))
 
 
 def _statistics(node: Node) -> dict[str, object]:
@@ -577,6 +636,8 @@ def _prepare(
     global _running
     if config is not None and settings:
         raise ConfigError(f"give 'config' or single settings ({', '.join(settings)}), not both")
+    if config is not None and not isinstance(config, Config):
+        raise TypeError(f"config must be a wsbroker.Config, such as Config.of(workers=2), not {type(config).__name__}")
     checked = Config.of(**settings) if config is None else config
     addresses = parse_addresses(bind)
     spec = worker

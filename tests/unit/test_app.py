@@ -8,11 +8,15 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
 
 import pytest
 
 import wsbroker
 from wsbroker import app
+from wsbroker.node import Node
 
 BIND = "127.0.0.1:0"
 
@@ -110,6 +114,123 @@ def test_a_server_that_has_stopped_leaves_no_timer_in_the_loop_of_its_program() 
         assert node.sockets.is_stopped and node.sockets.count == 0
 
     asyncio.run(main())
+
+
+# The end of the loop, seen from other threads. ------------------------------------------------------------------------
+
+ASK: dict[str, Callable[[wsbroker.Server], object]] = {
+    "statistics": wsbroker.Server.statistics,
+    "reload": wsbroker.Server.reload,
+}
+
+
+@pytest.fixture
+def dangling() -> wsbroker.Server:
+    """A server whose loop does not run, which nobody has noticed yet."""
+    server = wsbroker.Server(wsbroker.Config(), Idle())
+    server._loop = asyncio.new_event_loop()
+    server._node = cast(Node, object())
+    return server
+
+
+@pytest.mark.parametrize("ask", ASK.values(), ids=list(ASK))
+def test_what_is_asked_of_a_closed_loop_is_told_that_the_server_has_stopped(
+    ask: Callable[[wsbroker.Server], object], dangling: wsbroker.Server
+) -> None:
+    assert dangling._loop is not None
+    dangling._loop.close()
+    with pytest.raises(wsbroker.CommandError, match="the server has stopped meanwhile"):
+        ask(dangling)
+
+
+@pytest.mark.parametrize("ask", ASK.values(), ids=list(ASK))
+def test_what_the_loop_does_not_come_to_any_more_is_told_so_too(
+    ask: Callable[[wsbroker.Server], object], dangling: wsbroker.Server
+) -> None:
+    errors: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            ask(dangling)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    while not dangling._asked:
+        thread.join(0.001)
+    dangling._end()
+    thread.join(20)
+    (error,) = errors
+    assert isinstance(error, wsbroker.CommandError) and "has stopped meanwhile" in str(error)
+    assert not dangling._asked and dangling._loop is not None
+    dangling._loop.close()
+
+
+def test_a_loop_that_is_busy_for_long_has_no_statistics(
+    dangling: wsbroker.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "ANSWER_S", 0.01)
+    with pytest.raises(wsbroker.CommandError, match="the event loop has been busy for 0.01 s"):
+        dangling.statistics()
+    assert dangling._loop is not None
+    dangling._loop.close()
+
+
+def test_threads_that_ask_while_the_server_stops_get_an_answer_or_a_clear_error() -> None:
+    outcomes: list[object] = []
+
+    def hammer(ask: Callable[[wsbroker.Server], object]) -> None:
+        while True:
+            try:
+                ask(server)
+            except BaseException as error:
+                outcomes.append(error)
+                if not server.is_running:
+                    return
+
+    for _ in range(5):
+        server = wsbroker.start(BIND, worker=Idle(), worker_kind="inline")
+        threads = [threading.Thread(target=hammer, args=(ask,)) for ask in (*ASK.values(), *ASK.values())]
+        for thread in threads:
+            thread.start()
+        server.stop()
+        for thread in threads:
+            thread.join(20)
+            assert not thread.is_alive()
+    texts = {str(error).partition(":")[0] for error in outcomes}
+    assert texts <= {
+        "the server has stopped",
+        "the server has stopped meanwhile",
+        "workers of kind inline share the server's modules, so their code cannot be exchanged",
+    }
+
+
+@pytest.mark.parametrize(
+    ("bind", "text"),
+    [
+        (3000, "not int; did you mean ':3000' (all interfaces) or '127.0.0.1:3000'?"),
+        (True, "not bool"),
+        (None, "not NoneType"),
+        (b":3000", "not bytes"),
+        (Path("/run/x.sock"), "did you mean 'unix:/run/x.sock'?"),
+        (("127.0.0.1", 3000), "an address is one text, not host and port: did you mean '127.0.0.1:3000'?"),
+        ([3000], "an address must be a str such as '127.0.0.1:3000', not int"),
+    ],
+)
+def test_what_is_no_address_is_a_type_error_that_says_what_is(bind: object, text: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        wsbroker.start(cast(str, bind), worker=Idle())
+    assert text in str(caught.value)
+
+
+def test_other_arguments_of_the_wrong_type_say_so() -> None:
+    with pytest.raises(TypeError, match=r"config must be a wsbroker.Config, such as Config\.of\(workers=2\), not dict"):
+        wsbroker.start(BIND, worker=Idle(), config=cast(wsbroker.Config, {"workers": 2}))
+    with wsbroker.start(BIND, worker=Idle(), worker_kind="inline") as server:
+        with pytest.raises(TypeError, match="timeout_s must be a number of seconds or None, not str"):
+            server.stop(cast(float, "5"))
+        assert server.is_running
 
 
 class Stubborn:
