@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast
 from wsbroker.types import SocketId
 from wsbroker.wire.http import HeaderItems, Headers, HttpRequest, HttpResponse, open_verdict, to_response
 from wsbroker.worker import port as ports
-from wsbroker.worker.arguments import data_of
+from wsbroker.worker.arguments import close_code_of, data_of, reason_of
 from wsbroker.worker.calls import no_http_handler
 from wsbroker.worker.loader import Handler, load
 from wsbroker.worker.port import Port
@@ -43,6 +43,7 @@ Command: TypeAlias = tuple[object, ...]
 """A call of the API: its name and its arguments, as the broker got them (channels and tokens are ``bytes``)."""
 
 NO_STATUS: Final = 1005
+LOST: Final = 1006
 INTERNAL_ERROR: Final = 1011
 
 
@@ -80,8 +81,20 @@ class TestSocket:
         return taken
 
     def close(self, code: int = NO_STATUS, reason: str = "") -> None:
-        """Closes it from the client's side and runs the close handler."""
-        self._broker._close(self, code, reason)
+        """Closes it from the client's side and runs the close handler.
+
+        Args:
+            code: what the client sends; 1005: a Close without a code; 1006: none at all, its connection is lost.
+            reason: what it says beside the code.
+
+        Raises:
+            ValueError: no client can send this code, or a reason with it.
+        """
+        if code not in (NO_STATUS, LOST):
+            close_code_of(code)
+        elif reason:
+            raise ValueError(f"a close with code {code} has no reason: no Close frame carries them")
+        self._broker._close(self, code, reason_of(reason))
         self._broker._run_closes()
 
     def __repr__(self) -> str:
@@ -101,6 +114,7 @@ class TestBroker(Port):
         raise_errors: whether a test gets what a handler raises. If not, its socket is closed with 1011 as by the real
             broker, or the answer is 500.
         timeout_s: how long an async handler may take.
+        max_channels_per_socket: the setting of the same name: a subscription beyond it is refused.
 
     Raises:
         ConfigError: the spec cannot work.
@@ -109,7 +123,13 @@ class TestBroker(Port):
     __test__ = False
 
     def __init__(
-        self, spec: object, *, worker_arg: str | None = None, raise_errors: bool = True, timeout_s: float = 5.0
+        self,
+        spec: object,
+        *,
+        worker_arg: str | None = None,
+        raise_errors: bool = True,
+        timeout_s: float = 5.0,
+        max_channels_per_socket: int = 128,
     ) -> None:
         self.commands: list[Command] = []
         """Every call of the API that changes something, in order."""
@@ -119,6 +139,7 @@ class TestBroker(Port):
         self._worker_arg = worker_arg
         self._raise_errors = raise_errors
         self._timeout_s = timeout_s
+        self._max_channels = max_channels_per_socket
         self._channels: dict[bytes, dict[int, TestSocket]] = {}
         self._last_id = 0
         self._closes: list[TestSocket] = []
@@ -334,6 +355,7 @@ class TestBroker(Port):
 
     def close(self, socket_id: int, code: int, reason: str) -> None:
         """Closes a socket; its close handler runs after the handler that asked for it."""
+        code, reason = close_code_of(code), reason_of(reason)
         self.commands.append(("close", socket_id, code, reason))
         socket = self.sockets.get(socket_id)
         if socket is not None:
@@ -368,7 +390,7 @@ class TestBroker(Port):
 
     def _add(self, socket_id: int, channel: bytes) -> bool:
         socket = self.sockets.get(socket_id)
-        if socket is None or channel in socket.subscriptions:
+        if socket is None or channel in socket.subscriptions or len(socket.subscriptions) >= self._max_channels:
             return False
         socket.subscriptions.append(channel)
         self._channels.setdefault(channel, {})[socket_id] = socket

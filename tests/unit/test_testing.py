@@ -168,3 +168,41 @@ def test_a_broken_start_handler_leaves_no_broker_behind() -> None:
         pass
     with pytest.raises(wsbroker.CommandError):
         wsbroker.channels()
+
+
+def test_a_socket_may_not_have_more_channels_than_the_setting_allows() -> None:
+    with TestBroker(Chat, max_channels_per_socket=2) as broker:
+        ann, bob = broker.connect(), broker.connect()  # in the channel "all"
+        assert wsbroker.subscribe(ann.id, "a")
+        assert not wsbroker.subscribe(ann.id, "b") and not wsbroker.subscribe(ann.id, "a")
+        assert wsbroker.subscribe(bob.id, "b")
+        wsbroker.copy_subscriptions(ann.id, bob.id)
+        assert wsbroker.subscriptions(bob.id) == [b"all", b"b"]
+        assert wsbroker.unsubscribe(ann.id, "all") and wsbroker.subscribe(ann.id, "b")
+
+
+@pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 2000, 5000])
+def test_a_close_code_that_cannot_be_sent_is_refused_like_by_the_real_one(code: int) -> None:
+    with TestBroker(Chat) as broker:
+        socket = broker.connect()
+        with pytest.raises(ValueError, match=f"close code {code} cannot be sent"):
+            wsbroker.close(socket.id, code)
+        with pytest.raises(ValueError, match=f"close code {code} cannot be sent"):
+            broker.close(socket.id, code, "")
+        if code not in (1005, 1006):
+            with pytest.raises(ValueError, match=f"close code {code} cannot be sent"):
+                socket.close(code)
+        assert socket.is_open and all(name != "close" for name, *_ in broker.commands)
+
+
+def test_a_client_may_close_without_a_code_or_be_lost() -> None:
+    chat = Chat()
+    with TestBroker(chat) as broker:
+        for code in (1005, 1006):
+            with pytest.raises(ValueError, match="has no reason"):
+                broker.connect().close(code, "why")
+            broker.connect().close(code)
+        broker.connect().close()
+        with pytest.raises(ValueError, match="at most 123 bytes"):
+            broker.connect().close(1000, "x" * 124)
+    assert [entry[2] for entry in chat.log if isinstance(entry, tuple) and len(entry) == 4] == [1005, 1006, 1005]
