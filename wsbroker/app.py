@@ -11,8 +11,9 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -21,9 +22,11 @@ from typing import Any, Final, TypeVar, Unpack
 from wsbroker.addresses import Address, parse_addresses
 from wsbroker.config import Config, Settings
 from wsbroker.errors import CommandError, ConfigError, WSBrokerError
+from wsbroker.leaving import leave_within
 from wsbroker.node import Node
 from wsbroker.reload import check_available, folders_of, watch
 from wsbroker.worker import port
+from wsbroker.worker.options import TO_THREAD
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +112,7 @@ class Server:
         self._loop_thread = 0
         self._stop_asked: asyncio.Event | None = None
         self._is_stop_asked = False  # perhaps before there is a loop, or the event
+        self._stop_asked_at = 0.0
         self._stop_timeout_s = config.shutdown_timeout
         self._stopped = threading.Event()
         self._is_forked = False
@@ -397,6 +401,8 @@ class Server:
         """From any thread, and from signal handlers."""
         if timeout_s is not None:
             self._stop_timeout_s = timeout_s
+        if not self._is_stop_asked:
+            self._stop_asked_at = time.monotonic()
         self._is_stop_asked = True
         loop, asked = self._loop, self._stop_asked
         if loop is None or asked is None or self._stopped.is_set():
@@ -515,7 +521,8 @@ def run(
     """Serves until SIGINT, SIGTERM or `Server.stop`, in the calling thread; for programs that do nothing else.
 
     It changes the process: signal handlers, garbage collector (`gc.freeze` after the start), limit of open files,
-    switch interval; a second signal ends the process at once with status 128 + its number.
+    switch interval; a second signal ends the process at once with status 128 + its number. A program that ends after it
+    waits for what handlers have left to `asyncio.to_thread` no longer than `shutdown_timeout` from the stop on.
 
     Args:
         bind: see `start`.
@@ -548,6 +555,8 @@ def run(
         _restore_switch_interval(interval)
         if signals is not None:
             signals.restore()
+        if is_main:
+            leave_within(max(LOOP_END_S, server._stop_timeout_s - (time.monotonic() - server._stop_asked_at)))
     if server._failure is not None:
         raise server._failure
     if server.wants_restart:
@@ -660,6 +669,7 @@ def _run_loop(main: Coroutine[object, object, None]) -> None:
     `asyncio.to_thread`; its `run` would also take SIGINT for itself, and ours are set already.
     """
     loop = (_loop_factory() or asyncio.new_event_loop)()
+    loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix=TO_THREAD))
     life = loop.create_task(main, name="wsbroker")
     try:
         loop.run_until_complete(life)

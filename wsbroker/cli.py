@@ -49,6 +49,15 @@ logger = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code; `argv` is without the program's name."""
+    code = _main(argv)
+    if "wsbroker.leaving" in sys.modules:  # the server has run
+        from wsbroker import leaving
+
+        leaving.exit_status = code
+    return code
+
+
+def _main(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["bench"]:  # an application of this name is reached as ./bench.py
         from wsbroker.bench.command import main as bench

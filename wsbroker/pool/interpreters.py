@@ -195,7 +195,7 @@ class _Exits:
             os.write(2, f"wsbroker: the process exits without waiting for {names}, still busy\n".encode())
         except OSError:
             pass  # there is no stderr
-        _flush_files()
+        flush_files()
         os._exit(self._exit_status())
 
     def _exit_status(self) -> int:
@@ -211,7 +211,7 @@ class _Exits:
         return 1 if getattr(sys, "last_exc", None) is not None and not sys.flags.interactive else 0
 
 
-def _flush_files() -> None:
+def flush_files() -> None:
     """What CPython does with files that are open when it ends."""
     files = [each for each in gc.get_objects() if issubclass(type(each), io.TextIOWrapper | io.BufferedWriter)]
     for file in sorted(files, key=lambda file: issubclass(type(file), io.BufferedWriter)):  # text first

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, cast
 from wsbroker.wire import events
 from wsbroker.wire.events import Event
 from wsbroker.worker.loader import Handlers
-from wsbroker.worker.options import Options
+from wsbroker.worker.options import TO_THREAD, Options
 from wsbroker.worker.report import Report
 from wsbroker.worker.tasks import Call, Tasks, is_awaitable
 from wsbroker.worker.watch import Watch
@@ -21,6 +21,7 @@ from wsbroker.worker.wire_runtime import Unfinished, WireRuntime
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future
     from collections.abc import Callable
+    from concurrent.futures import ThreadPoolExecutor
     from socket import socket
 
 _QUEUED: Final = frozenset({events.OPEN, events.MESSAGE, events.CLOSE, events.FORGET})
@@ -73,6 +74,8 @@ class LoopRuntime(WireRuntime):
         limits_s = {self._limit_s, self._http_limit_s}
         self._tasks = Tasks(self, limits_s, self._options.worker_hang_timeout, self._watch)
         self._over = loop.create_future()
+        if not self._options.owns_interpreter:
+            loop.set_default_executor(_to_thread_executor())
         port = self._port
         port.wake = self._wake
         port.arm = self._arm
@@ -203,6 +206,13 @@ class LoopRuntime(WireRuntime):
     def _flush(self) -> None:
         self._is_armed = False
         self._port.flush()
+
+
+def _to_thread_executor() -> "ThreadPoolExecutor":
+    """asyncio's own, but for the names of its threads."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(thread_name_prefix=TO_THREAD)
 
 
 def _new_loop() -> "AbstractEventLoop":

@@ -1,7 +1,10 @@
 """What a worker is told about how to run handlers."""
 
 from collections.abc import Mapping
-from typing import Literal, cast
+from typing import Final, Literal, cast
+
+TO_THREAD: Final = "wsbroker to_thread"
+"""What the names of threads begin with in which an event loop of this interpreter runs what shall not block it."""
 
 
 class Options:

@@ -1,0 +1,100 @@
+"""What is stuck in a thread does not keep a process from exiting that `run` or the command line has run."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e.pool_kit import KINDS
+from e2e.serving import SERVING_ON, START_S, serving
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends SIGTERM")
+
+APP = """
+import asyncio, atexit, logging, os, sys, time
+import wsbroker
+
+def wait():
+    while not os.path.exists("end"):
+        time.sleep(0.005)
+    print("ended by itself", flush=True)
+
+class Left:
+    async def handle_http_request(self, request):
+        asyncio.get_running_loop().run_in_executor(None, wait)
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    atexit.register(print, "at exit", flush=True)
+    wsbroker.run("127.0.0.1:0", worker=Left(), worker_kind="inline", shutdown_timeout=float(sys.argv[1]))
+    print("after run", flush=True)
+    if sys.argv[2] == "raise":
+        raise LookupError("as told")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where the application is."""
+    (tmp_path / "app.py").write_text(APP)
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_thread_of_to_thread_that_is_stuck_is_left_by_the_command_line(kind: str, folder: Path) -> None:
+    arguments = ("app:Left", "--worker-kind", kind, "--shutdown-timeout", "1s")
+    with serving(*arguments, folder=folder) as server:
+        urllib.request.urlopen(server.url, timeout=START_S).close()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(START_S) == 0
+    assert "stopped" in server.log and "ended by itself" not in server.log
+
+
+@contextlib.contextmanager
+def running(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The application as a program of its own, and where it serves."""
+    process = subprocess.Popen(
+        [sys.executable, "app.py", *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    try:
+        assert process.stderr is not None
+        url = next(found[1] for line in process.stderr if (found := SERVING_ON.search(line)))
+        yield process, url
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("how, status", [("return", 0), ("raise", 1)])
+def test_so_it_is_by_a_program_that_has_called_run(how: str, status: int, folder: Path) -> None:
+    with running(folder, "1", how) as (process, url):
+        urllib.request.urlopen(url, timeout=START_S).close()
+        process.send_signal(signal.SIGTERM)
+        said, log = process.communicate(timeout=START_S)
+        assert process.returncode == status
+    assert said.splitlines() == ["after run", "at exit"]
+    assert log.endswith("wsbroker: the process exits without waiting for asyncio.to_thread, busy in 1 threads\n")
+    assert ("LookupError: as told" in log) == (how == "raise")
+
+
+def test_one_that_ends_in_time_is_waited_for(folder: Path) -> None:
+    with running(folder, "30", "return") as (process, url):
+        urllib.request.urlopen(url, timeout=START_S).close()
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout is not None and process.stdout.readline() == "after run\n"
+        (folder / "end").touch()
+        said, log = process.communicate(timeout=START_S)
+        assert process.returncode == 0
+    assert said.splitlines() == ["ended by itself", "at exit"]
+    assert "without waiting" not in log
