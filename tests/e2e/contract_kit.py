@@ -13,12 +13,14 @@ import ast
 import contextlib
 import itertools
 import socket
+import sys
 import time
 from collections.abc import Callable
 from typing import Final, Literal, Protocol, TypeVar, cast
 from urllib.parse import quote
 
 import aiohttp
+import pytest
 import websockets
 import websockets.sync.client
 
@@ -28,7 +30,13 @@ from e2e.contract.peers import PATIENCE_S, Answer, Peer
 from wsbroker.addresses import TcpAddress
 from wsbroker.config import Settings, WorkerKind
 
-KINDS: Final[tuple[WorkerKind, ...]] = ("inline", "thread")
+HERE: Final[tuple[WorkerKind, ...]] = ("inline", "thread")
+"""The kinds whose handlers run in this program's interpreter: they can be live objects, and reach its variables."""
+
+ELSEWHERE: Final[tuple[WorkerKind, ...]] = ("process", "interpreter") if sys.version_info >= (3, 13) else ("process",)
+"""The kinds whose handlers have an interpreter of their own: only what has a name can be imported there."""
+
+KINDS: Final = (*HERE, *ELSEWHERE)
 """The kinds of worker that every test here runs with."""
 
 CLIENTS: Final = ("websockets", "aiohttp")
@@ -39,6 +47,14 @@ LOST: Final = 1006
 
 PUPPETS: Final = ("puppet", "async_puppet")
 """The applications that do what they are told: their handlers are plain functions, or coroutines."""
+ONLY_HERE: Final = pytest.mark.parametrize("kind", HERE, indirect=True)
+"""This test has handlers that are a live object: one exists in a single interpreter."""
+ONLY_WIRED: Final = pytest.mark.parametrize("kind", KINDS[1:], indirect=True)
+"""This test needs a worker beside the event loop: of several, or one whose handlers can be interrupted."""
+PLAIN: Final = pytest.mark.parametrize("app", PUPPETS[:1], indirect=True)
+"""This test is about plain handlers only."""
+ASYNC: Final = pytest.mark.parametrize("app", PUPPETS[1:], indirect=True)
+"""This test is about handlers that wait: a plain one cannot, or it holds up its whole worker."""
 
 How = Literal["start", "serve"]
 _T = TypeVar("_T")
@@ -111,6 +127,12 @@ class Running:
     def count(self, name: str) -> int:
         """One of its statistics."""
         return cast(int, self.server.statistics()[name])
+
+    def count_of_workers(self, name: str) -> int:
+        """What its workers have counted: ``"handler_errors"``."""
+        workers = self.server.statistics()["workers"]
+        assert isinstance(workers, list)
+        return sum(worker["counts"].get(name, 0) for worker in workers)
 
     def stop(self) -> None:
         """Stops it, and waits for that."""

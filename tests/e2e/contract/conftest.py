@@ -1,6 +1,7 @@
 """What every test of the contract is given."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import cast
 
 import aiohttp
@@ -10,8 +11,28 @@ import wsbroker
 from e2e.contract.forking import Forks
 from e2e.contract.logs import Log, recorded
 from e2e.contract.loops import LoopThread
-from e2e.contract_kit import CLIENTS, KINDS, Clients, Servers, until
+from e2e.contract_kit import KINDS, PUPPETS, Clients, Servers, client_for, until
 from wsbroker.config import WorkerKind
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Has tests that use the same server follow each other: a process takes longer to start than most tests."""
+    files: dict[Path, int] = {}
+
+    def server_of(item: pytest.Item) -> tuple[object, ...]:
+        assert isinstance(item, pytest.Function)
+        file = files.setdefault(item.path, len(files))
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        kind = KINDS.index(parameters["kind"]) if "kind" in parameters else -1
+        app = str(parameters.get("app", parameters.get("place", "~")))
+        return file, kind, app, "running" not in item.fixturenames
+
+    here = Path(__file__).parent
+    places = [number for number, item in enumerate(items) if here in item.path.parents]
+    in_order = sorted([items[number] for number in places], key=server_of)
+    for number, item in zip(places, in_order, strict=True):
+        items[number] = item
 
 
 @pytest.fixture(params=KINDS, scope="module")
@@ -20,10 +41,16 @@ def kind(request: pytest.FixtureRequest) -> WorkerKind:
     return cast(WorkerKind, request.param)
 
 
-@pytest.fixture(params=CLIENTS)
-def client(request: pytest.FixtureRequest) -> str:
-    """Which client connects, unless the test says which."""
+@pytest.fixture(params=PUPPETS, scope="module")
+def app(request: pytest.FixtureRequest) -> str:
+    """The handlers are plain functions, or coroutines."""
     return cast(str, request.param)
+
+
+@pytest.fixture
+def client(kind: WorkerKind, app: str) -> str:
+    """Which client connects, unless the test says which: each of them meets each kind, and each application."""
+    return client_for(kind, app)
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,10 @@ class Place(NamedTuple):
     app: str
     how: How = "start"
 
+    def __str__(self) -> str:
+        """Those that need the same server stand together."""
+        return f"{self.how} {self.app} {self.name}"
+
 
 PLACES = [
     Place("main program", "puppet"),

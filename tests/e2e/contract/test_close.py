@@ -7,22 +7,10 @@ from websockets.frames import Opcode
 
 from e2e.contract.logs import Log
 from e2e.contract.peers import PATIENCE_S, close_frame, frame, text
-from e2e.contract_kit import LOST, PUPPETS, Client, Clients, Running, Servers, client_for, fresh, until
+from e2e.contract_kit import ASYNC, LOST, Client, Clients, Running, Servers, fresh, until
 from wsbroker.config import WorkerKind
 
 LIMIT = 1000
-
-
-@pytest.fixture(params=PUPPETS, scope="module")
-def app(request: pytest.FixtureRequest) -> str:
-    """The handlers are plain functions, or coroutines."""
-    return str(request.param)
-
-
-@pytest.fixture
-def client(kind: WorkerKind, app: str) -> str:
-    """Each client meets each kind, and each application."""
-    return client_for(kind, app)
 
 
 @pytest.fixture
@@ -82,22 +70,6 @@ def test_the_servers_own_close_tells_its_code(clients: Clients, client: str, run
     assert watcher.ask(f"close({ann.id}, 4321, 'because')") is None
     assert watcher.answer() == (ann.id, None, 4321, "because")
     assert ann.closed_with() == (4321, "because")
-    watcher.hears_nothing_else()
-
-
-def test_a_client_that_never_answers_the_close_is_cut(
-    servers: Servers, kind: WorkerKind, app: str, clients: Clients
-) -> None:
-    running = servers.get(app, kind, close_timeout=0.1)
-    watcher = clients.connect(running)
-    watcher.ask("subscribe(me, 'closes')")
-    peer = clients.peer(running)
-    peer.upgrade(text("here me"))
-    socket_id = int(peer.text())
-    watcher.ask(f"close({socket_id})")
-    assert watcher.answer() == (socket_id, None, 1000, "")
-    assert peer.close_frame() == (1000, "")
-    assert peer.rest() == b""
     watcher.hears_nothing_else()
 
 
@@ -204,14 +176,13 @@ def test_a_socket_has_left_the_tables_before_its_close_handler_runs(
     watcher.hears_nothing_else()
 
 
+@ASYNC
 @pytest.mark.parametrize("ends_with", [close_frame(4002, "bye"), b"\xc1\x80"], ids=["close", "broken frame"])
 def test_the_close_handler_is_the_last_of_its_socket(
-    servers: Servers, kind: WorkerKind, clients: Clients, ends_with: bytes
+    clients: Clients, running: Running, watcher: Client, ends_with: bytes
 ) -> None:
     """It waits for the handlers of all messages that came before the end, and so does the answer to the Close."""
-    running = servers.get("async_puppet", kind)
-    watcher, peer = clients.connect(running), clients.peer(running)
-    watcher.ask("subscribe(me, 'closes')")
+    peer = clients.peer(running)
     gate = repr(fresh("gate"))
     peer.upgrade(text("here me"), text(f"await gate({gate}).wait()"), text("here 'second'"), ends_with)
     socket_id = int(peer.text())
@@ -223,13 +194,12 @@ def test_the_close_handler_is_the_last_of_its_socket(
     watcher.hears_nothing_else()
 
 
+@ASYNC
 @pytest.mark.parametrize("leave", ["end", "reset"])
 def test_a_client_that_leaves_while_its_handler_waits_is_told_of_behind_it(
-    servers: Servers, kind: WorkerKind, clients: Clients, leave: str
+    clients: Clients, running: Running, watcher: Client, leave: str
 ) -> None:
-    running = servers.get("async_puppet", kind)
-    watcher, peer = clients.connect(running), clients.peer(running)
-    watcher.ask("subscribe(me, 'closes')")
+    peer = clients.peer(running)
     gate = repr(fresh("gate"))
     wait = f"tell send({watcher.id}, 'second')"
     peer.upgrade(text("here me"), text(f"await gate({gate}).wait()"), text(wait))
@@ -242,33 +212,15 @@ def test_a_client_that_leaves_while_its_handler_waits_is_told_of_behind_it(
     watcher.hears_nothing_else()
 
 
-def test_a_close_handler_that_raises_is_logged(servers: Servers, kind: WorkerKind, clients: Clients, log: Log) -> None:
-    running = servers.get("failing_close", kind)
+def test_a_close_handler_that_raises_is_logged(clients: Clients, running: Running, watcher: Client, log: Log) -> None:
+    errors = running.count_of_workers("handler_errors")
     ann = clients.connect(running)
-    ann.send("hello")
-    ann.receives("hello")
+    ann.ask("closing.update({me: '{}[me]'})")
     ann.close()
-    assert clients.http(running).text == "OK"
-    until(lambda: counted(running, "handler_errors") >= 1)
+    assert watcher.answer() == (ann.id, None, 1000, "")
+    until(lambda: running.count_of_workers("handler_errors") == errors + 1)
+    assert f"handler failed handler=handle_socket_close socket={ann.id}" in log.text
     log.forgives("handler failed handler=handle_socket_close")
-
-
-def counted(running: Running, name: str) -> int:
-    """What the workers have counted."""
-    workers = running.server.statistics()["workers"]
-    assert isinstance(workers, list)
-    return sum(worker["counts"].get(name, 0) for worker in workers)
-
-
-def test_a_shutdown_is_a_1001(servers: Servers, kind: WorkerKind, app: str, clients: Clients) -> None:
-    """For the client; what handlers are told then stands in `test_life`, because no socket is left to tell it."""
-    running = servers.get(app, kind)
-    ann, bob = clients.connect(running, "websockets"), clients.connect(running, "aiohttp")
-    with ThreadPoolExecutor(1) as executor:
-        stopping = executor.submit(servers.stop)
-        assert ann.closed_with() == (1001, "server shutdown")
-        assert bob.closed_with() == (1001, "server shutdown")
-        stopping.result(PATIENCE_S)
 
 
 def test_every_socket_gets_its_own_close_handler(clients: Clients, running: Running, watcher: Client) -> None:
@@ -284,4 +236,30 @@ def test_every_socket_gets_its_own_close_handler(clients: Clients, running: Runn
             peer.reset()
             expected.append((socket_id, None, LOST, ""))
     assert sorted([watcher.answer() for _ in peers], key=repr) == sorted(expected, key=repr)
+    watcher.hears_nothing_else()
+
+
+def test_a_shutdown_is_a_1001(servers: Servers, clients: Clients, running: Running) -> None:
+    """For the client; what handlers are told then stands in `test_life`, because no socket is left to tell it."""
+    ann, bob = clients.connect(running, "websockets"), clients.connect(running, "aiohttp")
+    with ThreadPoolExecutor(1) as executor:
+        stopping = executor.submit(servers.stop)
+        assert ann.closed_with() == (1001, "server shutdown")
+        assert bob.closed_with() == (1001, "server shutdown")
+        stopping.result(PATIENCE_S)
+
+
+def test_a_client_that_never_answers_the_close_is_cut(
+    servers: Servers, kind: WorkerKind, app: str, clients: Clients
+) -> None:
+    running = servers.get(app, kind, close_timeout=0.1)
+    watcher = clients.connect(running)
+    watcher.ask("subscribe(me, 'closes')")
+    peer = clients.peer(running)
+    peer.upgrade(text("here me"))
+    socket_id = int(peer.text())
+    watcher.ask(f"close({socket_id})")
+    assert watcher.answer() == (socket_id, None, 1000, "")
+    assert peer.close_frame() == (1000, "")
+    assert peer.rest() == b""
     watcher.hears_nothing_else()

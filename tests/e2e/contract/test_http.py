@@ -7,17 +7,11 @@ import pytest
 
 from e2e.contract.logs import Log
 from e2e.contract.peers import PATIENCE_S, request, upgrade
-from e2e.contract_kit import PUPPETS, Clients, Running, Servers, doing, fresh
+from e2e.contract_kit import ASYNC, Clients, Running, Servers, doing, fresh
 from wsbroker.config import WorkerKind
 
 MAX_BODY = 100_000
 MAX_HEAD = 8 * 1024
-
-
-@pytest.fixture(params=PUPPETS, scope="module")
-def app(request: pytest.FixtureRequest) -> str:
-    """The handlers are plain functions, or coroutines."""
-    return str(request.param)
 
 
 @pytest.fixture
@@ -76,8 +70,7 @@ def test_anything_else_is_a_500_and_a_line_in_the_log(
 ) -> None:
     answer = clients.http(running, "GET", doing(returned))
     assert (answer.status, answer.body) == (500, b"Internal Server Error")
-    if running.kind in ("inline", "thread"):
-        assert "handler returned what it may not handler=handle_http_request" in log.text
+    assert "handler returned what it may not handler=handle_http_request" in log.text
     log.forgives("handler returned what it may not handler=handle_http_request")
 
 
@@ -85,8 +78,7 @@ def test_an_exception_is_a_500_whose_body_tells_nothing(clients: Clients, runnin
     answer = clients.http(running, "GET", doing("{}['wanted']"))
     assert (answer.status, answer.body) == (500, b"Internal Server Error")
     assert "Traceback" not in str(answer.headers) and "wanted" not in str(answer.headers)
-    if running.kind in ("inline", "thread"):
-        assert "handler failed handler=handle_http_request" in log.text and "KeyError: 'wanted'" in log.text
+    assert "handler failed handler=handle_http_request" in log.text and "KeyError: 'wanted'" in log.text
     log.forgives("handler failed handler=handle_http_request")
     assert clients.http(running).text == "OK"
 
@@ -145,7 +137,7 @@ def test_a_handler_sees_the_whole_request(clients: Clients, running: Running) ->
 
 @pytest.mark.parametrize("body", [b'{"a": [1, "\xc3\xbc"]}', b'"\xff"', b"{", b""])
 def test_json_is_read_or_a_value_error(servers: Servers, kind: WorkerKind, clients: Clients, body: bytes) -> None:
-    running = servers.get("bodies", kind)
+    running = servers.get("bodies", kind, max_body_size=MAX_BODY)
     answer = clients.http(running, "POST", "/json", data=body)
     try:
         expected = repr(json.loads(body))
@@ -155,7 +147,7 @@ def test_json_is_read_or_a_value_error(servers: Servers, kind: WorkerKind, clien
 
 
 def test_text_is_read_in_its_charset(servers: Servers, kind: WorkerKind, clients: Clients) -> None:
-    running = servers.get("bodies", kind)
+    running = servers.get("bodies", kind, max_body_size=MAX_BODY)
 
     def text(body: bytes, content_type: str) -> str:
         return clients.http(running, "POST", "/text", data=body, headers={"Content-Type": content_type}).text
@@ -263,8 +255,8 @@ def test_pipelined_requests_are_answered_in_order(clients: Clients, running: Run
     assert [peer.answer().text for _ in range(100)] == [str(number) for number in range(100)]
 
 
-def test_a_slow_answer_holds_back_only_its_own_connection(servers: Servers, kind: WorkerKind, clients: Clients) -> None:
-    running = servers.get("async_puppet", kind)
+@ASYNC
+def test_a_slow_answer_holds_back_only_its_own_connection(clients: Clients, running: Running) -> None:
     gate = fresh("gate").replace(" ", "-")
     slow, other = clients.peer(running), clients.peer(running)
     slow.send(request("GET", f"/?do=waited(gate('{gate}'),lambda:'slow')"), request("POST", body=b"'behind'"))
@@ -350,9 +342,13 @@ def test_what_is_no_proper_request_is_refused_and_never_handled(
 def test_a_handler_that_takes_too_long_is_a_504(
     servers: Servers, kind: WorkerKind, app: str, clients: Clients, log: Log
 ) -> None:
-    if app == "puppet" and kind == "inline":
-        pytest.skip("nothing interrupts a plain handler in the event loop")
     running = servers.get(app, kind, http_timeout=0.1)
+    if app == "puppet" and kind == "inline":  # nothing interrupts a plain handler in the event loop
+        answer = clients.http(running, "GET", doing("__import__('time').sleep(0.15)"))
+        assert (answer.status, answer.text) == (200, "OK")
+        assert "handler took too long in the event loop, everybody waited handler=handle_http_request" in log.text
+        log.forgives("handler took too long in the event loop")
+        return
     wait = f"gate({fresh('gate')!r}).wait()" if app == "async_puppet" else "next(0 for one in iter(int, 1) if one)"
     answer = clients.http(running, "GET", doing(wait))
     assert (answer.status, answer.text) == (504, "Gateway Timeout")

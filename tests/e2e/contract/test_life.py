@@ -1,11 +1,14 @@
 """Starting and stopping in a program: `start`, `serve`, `register_worker`, `Server`, and calls at the wrong time."""
 
 import asyncio
+import os
 import signal
 import socket
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import FrameType
 
@@ -14,8 +17,9 @@ import pytest
 import wsbroker
 from e2e.contract.apps import recorder
 from e2e.contract.logs import Log
+from e2e.contract.loops import in_a_thread
 from e2e.contract.peers import PATIENCE_S, Peer, close_frame, request, text
-from e2e.contract_kit import APPS, Clients, Running, Servers, until
+from e2e.contract_kit import APPS, ONLY_HERE, Clients, Running, Servers, until
 from wsbroker.addresses import TcpAddress, UnixAddress
 from wsbroker.config import WorkerKind
 
@@ -44,6 +48,16 @@ CALLS = [
 ]
 
 
+def started(kind: WorkerKind, bind: str | list[str] = "127.0.0.1:0") -> wsbroker.Server:
+    """A server that echoes, with one worker."""
+    return wsbroker.start(bind, worker=ECHO, worker_kind=kind, workers=1)
+
+
+def served(kind: WorkerKind, bind: str = "127.0.0.1:0") -> AbstractAsyncContextManager[wsbroker.Server]:
+    """The same, in an event loop of the test's."""
+    return wsbroker.serve(bind, worker=ECHO, worker_kind=kind, workers=1)
+
+
 def echoes(address: object) -> None:
     """A socket at this address is answered."""
     if isinstance(address, UnixAddress):
@@ -59,20 +73,20 @@ def echoes(address: object) -> None:
 # At the wrong time. ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_a_call_without_a_running_server_is_a_runtime_error(nothing_runs: None, kind: WorkerKind, call: str) -> None:
-    def is_refused() -> None:
-        with pytest.raises(RuntimeError) as caught:
-            eval(f"wsbroker.{call}")
-        assert isinstance(caught.value, wsbroker.CommandError)
-        assert str(caught.value) == NO_BROKER
+def test_a_call_without_a_running_server_is_a_runtime_error(nothing_runs: None, kind: WorkerKind) -> None:
+    def are_refused() -> None:
+        for call in CALLS:
+            with pytest.raises(RuntimeError) as caught:
+                eval(f"wsbroker.{call}")
+            assert isinstance(caught.value, wsbroker.CommandError)
+            assert str(caught.value) == NO_BROKER
 
-    is_refused()
-    with wsbroker.start("127.0.0.1:0", worker=ECHO, worker_kind=kind):
-        eval(f"wsbroker.{call}")
-    is_refused()
-    with ThreadPoolExecutor(1) as executor:
-        executor.submit(is_refused).result()
+    are_refused()
+    with started(kind):
+        for call in CALLS:
+            eval(f"wsbroker.{call}")
+    are_refused()
+    in_a_thread(are_refused)
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -101,9 +115,9 @@ def test_in_a_signal_handler_one_may_tell_and_not_ask(servers: Servers, kind: Wo
 
 
 def test_a_second_start_is_a_runtime_error(nothing_runs: None, kind: WorkerKind) -> None:
-    with wsbroker.start("127.0.0.1:0", worker=ECHO, worker_kind=kind) as first:
+    with started(kind) as first:
         with pytest.raises(RuntimeError) as caught:
-            wsbroker.start("127.0.0.1:0", worker=ECHO, worker_kind=kind)
+            started(kind)
         assert str(caught.value) == (
             f"a server runs in this process already: <Server running {first.addresses[0]}>; stop it first"
         )
@@ -111,7 +125,7 @@ def test_a_second_start_is_a_runtime_error(nothing_runs: None, kind: WorkerKind)
             wsbroker.run("127.0.0.1:0", worker=ECHO, worker_kind=kind)
 
         async def serve() -> None:
-            async with wsbroker.serve("127.0.0.1:0", worker=ECHO, worker_kind=kind):
+            async with served(kind):
                 raise AssertionError("it served")
 
         with pytest.raises(RuntimeError, match="^a server runs in this process already"):
@@ -122,8 +136,8 @@ def test_a_second_start_is_a_runtime_error(nothing_runs: None, kind: WorkerKind)
 
 def test_start_after_stop_is_fine(nothing_runs: None, kind: WorkerKind) -> None:
     threads = threading.active_count()
-    for _ in range(5):
-        server = wsbroker.start("127.0.0.1:0", worker=ECHO, worker_kind=kind)
+    for _ in range(3):
+        server = started(kind)
         echoes(server.addresses[0])
         assert server.is_running
         server.stop()
@@ -133,15 +147,14 @@ def test_start_after_stop_is_fine(nothing_runs: None, kind: WorkerKind) -> None:
     until(lambda: threading.active_count() <= threads, "a thread is left")
 
 
-# Addresses. -----------------------------------------------------------------------------------------------------------
+# Addresses. Workers know nothing of these, so one kind will do, but for a failure behind their start. -----------------
 
 
 def test_several_addresses_are_served_at_once(
-    nothing_runs: None, kind: WorkerKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nothing_runs: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    bind = ["127.0.0.1:0", "unix:s.sock", "[::1]:0", "localhost:0"]
-    with wsbroker.start(bind, worker=ECHO, worker_kind=kind) as server:
+    with started("thread", ["127.0.0.1:0", "unix:s.sock", "[::1]:0", "localhost:0"]) as server:
         first, second, third, fourth = server.addresses[:4]
         assert isinstance(first, TcpAddress) and first.host == "127.0.0.1" and first.port > 0
         assert str(first) == f"http://127.0.0.1:{first.port}"
@@ -159,8 +172,8 @@ def test_several_addresses_are_served_at_once(
         socket.create_connection((first.host, first.port), 1)
 
 
-def test_all_interfaces_are_both_families(nothing_runs: None, kind: WorkerKind) -> None:
-    with wsbroker.start(":0", worker=ECHO, worker_kind=kind) as server:
+def test_all_interfaces_are_both_families(nothing_runs: None) -> None:
+    with started("thread", ":0") as server:
         (address,) = server.addresses
         assert isinstance(address, TcpAddress)
         echoes(TcpAddress("127.0.0.1", address.port))
@@ -169,12 +182,12 @@ def test_all_interfaces_are_both_families(nothing_runs: None, kind: WorkerKind) 
 
 
 def test_a_socket_file_that_a_dead_server_left_is_replaced(
-    nothing_runs: None, kind: WorkerKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nothing_runs: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind("s.sock")
-    with wsbroker.start("unix:s.sock", worker=ECHO, worker_kind=kind) as server:
+    with started("thread", "unix:s.sock") as server:
         echoes(server.addresses[0])
 
 
@@ -182,21 +195,21 @@ def test_bind_errors_reach_the_caller_and_leave_nothing_behind(nothing_runs: Non
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(OSError) as caught:
-            wsbroker.start(["127.0.0.1:0", f"127.0.0.1:{port}"], worker=ECHO, worker_kind=kind)
+            started(kind, ["127.0.0.1:0", f"127.0.0.1:{port}"])
         assert caught.value.strerror == (
             f"cannot bind to http://127.0.0.1:{port}: port {port} is in use; "
             "stop what listens there, or choose another port (0: any free one)"
         )
 
         async def serve() -> None:
-            async with wsbroker.serve(f"127.0.0.1:{port}", worker=ECHO, worker_kind=kind):
+            async with served(kind, f"127.0.0.1:{port}"):
                 raise AssertionError("it served")
 
         with pytest.raises(OSError, match=f"port {port} is in use"):
             asyncio.run(serve())
         with pytest.raises(OSError, match=f"port {port} is in use"):
-            wsbroker.run(f"127.0.0.1:{port}", worker=ECHO, worker_kind=kind)
-    with wsbroker.start(f"127.0.0.1:{port}", worker=ECHO, worker_kind=kind) as server:
+            wsbroker.run(f"127.0.0.1:{port}", worker=ECHO, worker_kind=kind, workers=1)
+    with started(kind, f"127.0.0.1:{port}") as server:
         echoes(server.addresses[0])
 
 
@@ -235,7 +248,7 @@ def test_wrong_settings_are_errors_of_the_caller(nothing_runs: None) -> None:
 
 
 def test_a_config_is_the_same_as_single_settings(nothing_runs: None, kind: WorkerKind) -> None:
-    config = wsbroker.Config(worker_kind=kind, max_message_size=10)
+    config = wsbroker.Config(worker_kind=kind, workers=1, max_message_size=10)
     with wsbroker.start("127.0.0.1:0", worker=ECHO, config=config) as server:
         (address,) = server.addresses
         assert isinstance(address, TcpAddress)
@@ -262,13 +275,14 @@ def test_a_clean_stop_runs_every_close_handler_and_then_worker_stop(
     with wsbroker.start(
         "127.0.0.1:0", worker=f"{APPS}recorder:{name}", worker_kind=kind, workers=workers, worker_arg=str(record)
     ) as server:
+        # They have started before the port opens, and might call everything.
+        assert record.read_text().splitlines() == ["start []"] * workers
         (address,) = server.addresses
         assert isinstance(address, TcpAddress)
         peers = [Peer((address.host, address.port)) for _ in range(6)]
         for peer in peers:
             peer.upgrade(text("hello"))
             assert peer.text() == "hello"
-        assert record.read_text().splitlines() == ["start []"] * workers
         closing = threading.Thread(target=answer_closes, args=(peers,))
         closing.start()
     closing.join(PATIENCE_S)
@@ -289,10 +303,10 @@ def answer_closes(peers: list[Peer]) -> None:
         peer.end()
 
 
+@ONLY_HERE
 @pytest.mark.parametrize("place", ["message", "http", "open", "close", "async message", "thread"])
 def test_stop_in_a_handler_asks_and_returns(nothing_runs: None, kind: WorkerKind, place: str) -> None:
-    if kind not in ("inline", "thread"):
-        pytest.skip("the server is an object of this interpreter")
+    """The server is such an object, too."""
     recorder.returned.clear()
     server = wsbroker.start("127.0.0.1:0", worker=recorder.Stops(), worker_kind=kind, close_timeout=0.1)
     recorder.server = server
@@ -317,24 +331,43 @@ def test_stop_in_a_handler_asks_and_returns(nothing_runs: None, kind: WorkerKind
     peer.end()
 
 
-def test_stop_with_a_handler_that_never_ends_takes_no_longer_than_allowed(
-    nothing_runs: None, kind: WorkerKind, log: Log
+@pytest.mark.parametrize("message", ["wait", "wait for ever", "block"])
+def test_a_stop_takes_no_longer_than_allowed_whatever_a_handler_does(
+    nothing_runs: None, kind: WorkerKind, message: str, tmp_path: Path, log: Log
 ) -> None:
-    server = wsbroker.start("127.0.0.1:0", worker=APPS + "recorder:Stuck", worker_kind=kind, handler_timeout=60)
+    """It awaits, or awaits again when it is cancelled, or does not come back from a call."""
+    if kind == "inline" and message == "block":
+        message = "wait"  # a call that does not come back holds up the event loop, where nobody can stop anything
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    server = wsbroker.start(
+        "127.0.0.1:0",
+        worker=f"{APPS}recorder:Stuck",
+        worker_kind=kind,
+        workers=1,
+        worker_arg=str(pipe),
+        handler_timeout=60,
+        shutdown_timeout=0.3,
+    )
     (address,) = server.addresses
     assert isinstance(address, TcpAddress)
     peer = Peer((address.host, address.port))
-    peer.upgrade(text("wait"))
+    peer.upgrade(text(message))
     assert peer.text() == "waiting"
-    server.stop(0.2)
+    before = time.monotonic()
+    server.stop()
     assert not server.is_running
-    peer.rest()
+    assert time.monotonic() - before < 10  # it is 60 without a limit
+    assert peer.close_frame() == (1001, "server shutdown")
     peer.end()
+    if message == "block" and kind != "process":  # which was killed
+        pipe.write_bytes(b"")  # it comes back, and finds that nobody is there
+    pipe.unlink()
     log.forgives("did not stop in time", "did not end", "left behind")
 
 
 def test_stop_now_drops_everything(nothing_runs: None, kind: WorkerKind, log: Log) -> None:
-    server = wsbroker.start("127.0.0.1:0", worker=ECHO, worker_kind=kind)
+    server = started(kind)
     (address,) = server.addresses
     assert isinstance(address, TcpAddress)
     peers = [Peer((address.host, address.port)) for _ in range(3)]
@@ -351,13 +384,15 @@ def test_stop_now_drops_everything(nothing_runs: None, kind: WorkerKind, log: Lo
 
 
 def test_wait_is_false_while_it_runs(nothing_runs: None, kind: WorkerKind) -> None:
-    with wsbroker.start("127.0.0.1:0", worker=ECHO, worker_kind=kind) as server:
+    interval = sys.getswitchinterval()
+    with started(kind) as server:
         assert server.wait(0.01) is False
         assert server.wait(0) is False
         with ThreadPoolExecutor(3) as executor:
             waiting = [executor.submit(server.wait) for _ in range(2)] + [executor.submit(server.wait, PATIENCE_S)]
             server.stop()
             assert [one.result(PATIENCE_S) for one in waiting] == [True] * 3
+    assert sys.getswitchinterval() == interval  # it was another while the server ran
 
 
 def test_serve_runs_in_the_programs_loop_and_stops_behind_the_block(
@@ -365,7 +400,7 @@ def test_serve_runs_in_the_programs_loop_and_stops_behind_the_block(
 ) -> None:
     async def main() -> wsbroker.Server:
         signals = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-        async with wsbroker.serve("127.0.0.1:0", worker=ECHO, worker_kind=kind) as server:
+        async with served(kind) as server:
             assert server.is_running
             assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == signals
             await asyncio.to_thread(echoes, server.addresses[0])
@@ -377,7 +412,7 @@ def test_serve_runs_in_the_programs_loop_and_stops_behind_the_block(
             assert server.statistics()["sockets_opened"] == 1
         assert not server.is_running
         await server.wait_closed()
-        async with wsbroker.serve("127.0.0.1:0", worker=ECHO, worker_kind=kind) as again:
+        async with served(kind) as again:
             again.stop()  # on the loop: asks, and returns
             await again.wait_closed()
             assert not again.is_running
@@ -392,12 +427,12 @@ def test_serve_runs_in_the_programs_loop_and_stops_behind_the_block(
 
 def test_an_exception_in_the_block_stops_the_server_and_goes_on(nothing_runs: None, kind: WorkerKind) -> None:
     async def main() -> None:
-        async with wsbroker.serve("127.0.0.1:0", worker=ECHO, worker_kind=kind):
+        async with served(kind):
             raise LookupError("in the block")
 
     with pytest.raises(LookupError, match="in the block"):
         asyncio.run(main())
-    with pytest.raises(LookupError, match="in the block"), wsbroker.start("127.0.0.1:0", worker=ECHO, worker_kind=kind):
+    with pytest.raises(LookupError, match="in the block"), started(kind):
         raise LookupError("in the block")
 
 
@@ -406,7 +441,7 @@ def test_a_cancelled_serve_stops_cleanly(nothing_runs: None, kind: WorkerKind) -
         opened = asyncio.Event()
 
         async def serve() -> None:
-            async with wsbroker.serve("127.0.0.1:0", worker=ECHO, worker_kind=kind):
+            async with served(kind):
                 opened.set()
                 await asyncio.Event().wait()
 
@@ -417,24 +452,6 @@ def test_a_cancelled_serve_stops_cleanly(nothing_runs: None, kind: WorkerKind) -
             await task
 
     asyncio.run(main())
-
-
-def test_the_switch_interval_is_restored(nothing_runs: None, kind: WorkerKind) -> None:
-    interval = sys.getswitchinterval()
-    with wsbroker.start("127.0.0.1:0", worker=ECHO, worker_kind=kind) as server:
-        assert sys.getswitchinterval() <= interval
-    assert server.wait()
-    until(lambda: sys.getswitchinterval() == interval)
-
-
-def test_handlers_start_before_the_port_opens_and_may_call_everything(
-    nothing_runs: None, kind: WorkerKind, record: Path
-) -> None:
-    with wsbroker.start(
-        "127.0.0.1:0", worker=APPS + "recorder:App", worker_kind=kind, workers=1, worker_arg=str(record)
-    ) as server:
-        assert record.read_text() == "start []\n"
-        echoes(server.addresses[0])
 
 
 def test_a_running_server_counts(servers: Servers, kind: WorkerKind, clients: Clients) -> None:

@@ -5,20 +5,8 @@ from websockets.frames import Opcode
 
 from e2e.contract.logs import Log
 from e2e.contract.peers import frame, text
-from e2e.contract_kit import PUPPETS, Client, Clients, Running, Servers, client_for, fresh
+from e2e.contract_kit import ASYNC, Client, Clients, Running, Servers, fresh
 from wsbroker.config import WorkerKind
-
-
-@pytest.fixture(params=PUPPETS, scope="module")
-def app(request: pytest.FixtureRequest) -> str:
-    """The handlers are plain functions, or coroutines."""
-    return str(request.param)
-
-
-@pytest.fixture
-def client(kind: WorkerKind, app: str) -> str:
-    """Each client meets each kind, and each application."""
-    return client_for(kind, app)
 
 
 @pytest.fixture
@@ -86,14 +74,9 @@ def test_a_thousand_messages_in_one_segment_come_in_order(clients: Clients, runn
 # Handlers that wait. --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def waiting(servers: Servers, kind: WorkerKind) -> Running:
-    """A server whose handlers can wait."""
-    return servers.get("async_puppet", kind)
-
-
-def test_the_next_message_of_a_socket_waits_and_other_sockets_go_on(clients: Clients, waiting: Running) -> None:
-    ann, bob = clients.connect(waiting, "websockets"), clients.connect(waiting, "aiohttp")
+@ASYNC
+def test_the_next_message_of_a_socket_waits_and_other_sockets_go_on(clients: Clients, running: Running) -> None:
+    ann, bob = clients.connect(running, "websockets"), clients.connect(running, "aiohttp")
     gate = repr(fresh("gate"))
     ann.send(f"await gate({gate}).wait()")
     ann.send("here 'second'")
@@ -108,9 +91,10 @@ def test_the_next_message_of_a_socket_waits_and_other_sockets_go_on(clients: Cli
     ann.receives(b"third")
 
 
-def test_many_sockets_wait_at_the_same_time(clients: Clients, waiting: Running) -> None:
-    peers = [clients.peer(waiting) for _ in range(50)]
-    opener = clients.connect(waiting)
+@ASYNC
+def test_many_sockets_wait_at_the_same_time(clients: Clients, running: Running) -> None:
+    peers = [clients.peer(running) for _ in range(50)]
+    opener = clients.connect(running)
     gate = repr(fresh("gate"))
     for peer in peers:
         peer.upgrade(text(f"tell send({opener.id}, 'waits')"), text(f"await gate({gate}).wait()"), text("here 2"))
@@ -120,22 +104,23 @@ def test_many_sockets_wait_at_the_same_time(clients: Clients, waiting: Running) 
         assert [peer.text(), peer.text()] == ["True", "2"]
 
 
-def test_a_context_variable_that_a_handler_sets_is_its_own(clients: Clients, waiting: Running) -> None:
-    ann, bob = clients.connect(waiting), clients.connect(waiting)
+@ASYNC
+def test_a_context_variable_that_a_handler_sets_is_its_own(clients: Clients, running: Running) -> None:
+    ann, bob = clients.connect(running), clients.connect(running)
     assert ann.ask("asked_by.get()") == ann.id
     assert bob.ask("asked_by.get()") == bob.id
     before = "[asked_by.get() == me, [asked_by.set(-1), asked_by.get()][1]]"
     assert [ann.ask(before), ann.ask(before)] == [[True, -1]] * 2
 
 
-def test_plain_and_async_handlers_mix(servers: Servers, kind: WorkerKind, clients: Clients, client: str) -> None:
+def test_plain_and_async_handlers_mix(servers: Servers, kind: WorkerKind, clients: Clients) -> None:
     """An async open and close handler beside a plain message handler that sometimes returns a coroutine."""
     running = servers.get("mixed", kind)
     watcher = clients.connect(running)
     watcher.receives("opened")
     watcher.send("watch")
     watcher.receives("watching")
-    ann = clients.connect(running, client)
+    ann = clients.connect(running, "aiohttp")
     ann.receives("opened")
     for number in range(20):
         ann.send(f"plain {number}")
@@ -154,24 +139,16 @@ def test_a_handler_that_raises_costs_its_socket(ann: Client, clients: Clients, r
     watcher = clients.connect(running)
     watcher.ask("subscribe(me, 'closes')")
     socket_id = ann.id
-    errors = count_of(running, "handler_errors")
+    errors = running.count_of_workers("handler_errors")
     ann.tell("send(me, 'before')")
     ann.send("raise")
     ann.receives("before")
     assert ann.closed_with() == (1011, "handler error")
     assert watcher.answer() == (socket_id, None, 1011, "handler error")
     watcher.hears_nothing_else()
-    assert count_of(running, "handler_errors") == errors + 1
-    if running.kind in ("inline", "thread"):
-        assert f"{FAILED} socket={socket_id}" in log.text and "LookupError: as told" in log.text
+    assert running.count_of_workers("handler_errors") == errors + 1
+    assert f"{FAILED} socket={socket_id}" in log.text and "LookupError: as told" in log.text
     log.forgives(FAILED)
-
-
-def count_of(running: Running, name: str) -> int:
-    """What the workers have counted."""
-    workers = running.server.statistics()["workers"]
-    assert isinstance(workers, list)
-    return sum(worker["counts"].get(name, 0) for worker in workers)
 
 
 def test_messages_that_were_read_already_are_not_handled_after_a_failure(
@@ -190,45 +167,42 @@ def test_on_handler_error_log_keeps_the_socket(
     servers: Servers, kind: WorkerKind, app: str, clients: Clients, client: str, log: Log
 ) -> None:
     running = servers.get(app, kind, on_handler_error="log")
-    errors = count_of(running, "handler_errors")
+    errors = running.count_of_workers("handler_errors")
     ann = clients.connect(running)
     for _ in range(3):
         ann.send("raise")
     assert ann.ask("is_open(me)") is True
-    assert count_of(running, "handler_errors") == errors + 3
+    assert running.count_of_workers("handler_errors") == errors + 3
     log.forgives(FAILED)
 
 
-@pytest.mark.parametrize("error", ["SystemExit(3)", "KeyboardInterrupt()", "GeneratorExit()", "BaseException('x')"])
-def test_nothing_that_a_handler_raises_ends_the_server(
-    servers: Servers, kind: WorkerKind, clients: Clients, log: Log, error: str
+@pytest.mark.parametrize(
+    "error", ["SystemExit(3)", "KeyboardInterrupt()", "GeneratorExit()", "MemoryError()", "BaseException('x')"]
+)
+def test_nothing_that_a_handler_raises_ends_its_worker(
+    clients: Clients, running: Running, log: Log, error: str
 ) -> None:
-    running = servers.get("raising", kind)
-    for how in ("plain", "async"):
-        ann = clients.connect(running)
-        ann.send(f"{how} {error}")
-        assert ann.closed_with() == (1011, "handler error")
-    assert clients.http(running).text == "OK"
+    """All of it is an error of the handler: logged, and its socket closed; the others of its worker stay."""
+    ann, bob = clients.connect(running), clients.connect(running)
+    ann.send(f"raise {error}")
+    assert ann.closed_with() == (1011, "handler error")
+    assert bob.ask("is_open(me)") is True
+    assert f"{FAILED} socket={ann.id}" in log.text and error.partition("(")[0] in log.text
     log.forgives(FAILED)
 
 
-def test_a_return_value_is_ignored_with_one_warning(
-    servers: Servers, kind: WorkerKind, clients: Clients, client: str, log: Log
-) -> None:
-    running = servers.of("e2e.contract.apps.answers", kind)
-    ann = clients.connect(running)
-    for number in range(3):
-        ann.send(str(number))
-        ann.receives(str(number))
-    if kind in ("inline", "thread"):
-        assert log.text.count("what a handler returned is ignored handler=handle_socket_message type=str") == 1
+def test_a_return_value_is_ignored_with_one_warning(ann: Client, running: Running, log: Log) -> None:
+    for _ in range(3):
+        ann.send("return 'a text'")
+        assert ann.answer() == "a text"
+    assert log.text.count("what a handler returned is ignored handler=handle_socket_message type=str") == 1
 
 
 def test_without_a_message_handler_messages_are_dropped(
-    servers: Servers, kind: WorkerKind, clients: Clients, client: str, log: Log
+    servers: Servers, kind: WorkerKind, clients: Clients, log: Log
 ) -> None:
     running = servers.get("silent", kind)
-    ann = clients.connect(running, client, "/hello")
+    ann = clients.connect(running, path="/hello")
     for number in range(5):
         ann.send(str(number))
     assert clients.http(running).text == "no messages"

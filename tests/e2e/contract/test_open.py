@@ -5,20 +5,8 @@ from websockets.frames import Opcode
 
 from e2e.contract.logs import Log
 from e2e.contract.peers import request, text, upgrade
-from e2e.contract_kit import PUPPETS, Client, Clients, Refused, Running, Servers, client_for, fresh, until
+from e2e.contract_kit import ASYNC, CLIENTS, Client, Clients, Refused, Running, Servers, fresh, until
 from wsbroker.config import WorkerKind
-
-
-@pytest.fixture(params=PUPPETS, scope="module")
-def app(request: pytest.FixtureRequest) -> str:
-    """The handlers are plain functions, or coroutines."""
-    return str(request.param)
-
-
-@pytest.fixture
-def client(kind: WorkerKind, app: str) -> str:
-    """Each client meets each kind, and each application."""
-    return client_for(kind, app)
 
 
 @pytest.fixture
@@ -82,8 +70,7 @@ def test_an_exception_is_a_500_that_tells_the_client_nothing(
         clients.opens(running, "{}['nothing here']")
     assert caught.value.status == 500
     assert caught.value.body in ("Internal Server Error", None)
-    if running.kind in ("inline", "thread"):
-        assert "handler failed handler=handle_socket_open" in log.text and "KeyError: 'nothing here'" in log.text
+    assert "handler failed handler=handle_socket_open" in log.text and "KeyError: 'nothing here'" in log.text
     log.forgives("handler failed handler=handle_socket_open")
 
 
@@ -94,13 +81,12 @@ def test_anything_else_is_a_500_and_a_line_that_lists_what_is_legal(
     with pytest.raises(Refused) as caught:
         clients.opens(running, returned)
     assert (caught.value.status, caught.value.body) == (500, "Internal Server Error")
-    if running.kind in ("inline", "thread"):
-        kind_of = type(eval(returned)).__name__
-        article = "an" if kind_of == "int" else "a"
-        assert (
-            f"handle_socket_open returned {article} {kind_of}; "
-            "it may return True or None (accept), False (403) or an HttpResponse (sent as it is)"
-        ) in log.text
+    kind_of = type(eval(returned)).__name__
+    article = "an" if kind_of == "int" else "a"
+    assert (
+        f"handle_socket_open returned {article} {kind_of}; "
+        "it may return True or None (accept), False (403) or an HttpResponse (sent as it is)"
+    ) in log.text
     log.forgives("handler returned what it may not handler=handle_socket_open")
 
 
@@ -185,12 +171,10 @@ def test_an_upgrade_behind_plain_requests_is_the_same(clients: Clients, running:
     assert peer.text() == "'and on'"
 
 
+@ASYNC
 def test_a_client_that_leaves_while_it_is_opening_was_never_there(
-    servers: Servers, kind: WorkerKind, clients: Clients, log: Log
+    clients: Clients, running: Running, watcher: Client
 ) -> None:
-    running = servers.get("async_puppet", kind)
-    watcher = clients.connect(running)
-    watcher.ask("subscribe(me, 'closes')")
     for leave in ("end", "reset"):
         peer, gate = clients.peer(running), fresh("gate").replace(" ", "-")
         told = f"[send({watcher.id},repr(me)),subscribe(me,'gone'),send(me,'x')]and(gate('{gate}').wait())"
@@ -204,13 +188,12 @@ def test_a_client_that_leaves_while_it_is_opening_was_never_there(
     watcher.hears_nothing_else()
 
 
-def test_without_an_open_handler_everybody_is_welcome(
-    servers: Servers, kind: WorkerKind, clients: Clients, client: str
-) -> None:
+def test_without_an_open_handler_everybody_is_welcome(servers: Servers, kind: WorkerKind, clients: Clients) -> None:
     running = servers.get("echo", kind)
-    ann = clients.connect(running, client, "/any/path?x=1")
-    ann.send("hello")
-    assert ann.receive() == "hello"
+    for client in CLIENTS:
+        ann = clients.connect(running, client, "/any/path?x=1")
+        ann.send("hello")
+        assert ann.receive() == "hello"
 
 
 def test_the_first_101_has_what_the_rfc_wants(clients: Clients, running: Running) -> None:

@@ -8,26 +8,14 @@ import pytest
 
 import wsbroker
 from e2e.contract.peers import PATIENCE_S, text
-from e2e.contract_kit import PUPPETS, Client, Clients, Running, Servers, client_for
+from e2e.contract_kit import Client, Clients, Running, Servers
 from wsbroker.config import WorkerKind
-
-
-@pytest.fixture(params=PUPPETS, scope="module")
-def app(request: pytest.FixtureRequest) -> str:
-    """The handlers are plain functions, or coroutines."""
-    return str(request.param)
-
-
-@pytest.fixture
-def client(kind: WorkerKind, app: str) -> str:
-    """Each client meets each kind, and each application."""
-    return client_for(kind, app)
 
 
 @pytest.fixture
 def running(servers: Servers, kind: WorkerKind, app: str) -> Running:
-    """A server with the puppet."""
-    return servers.get(app, kind)
+    """A server with the puppet, in several workers where there can be several."""
+    return servers.get(app, kind, workers=3)
 
 
 def test_sends_and_publications_of_many_channels_keep_their_order(
@@ -89,10 +77,7 @@ def test_who_joins_and_leaves_within_a_turn_hears_exactly_its_share(clients: Cli
         hearer.hears_nothing_else()
 
 
-def test_publishers_of_several_sockets_do_not_mix_up_their_own_order(
-    servers: Servers, kind: WorkerKind, app: str, clients: Clients
-) -> None:
-    running = servers.get(app, kind, workers=3)
+def test_publishers_of_several_sockets_do_not_mix_up_their_own_order(clients: Clients, running: Running) -> None:
     reader = clients.connect(running)
     reader.ask("[subscribe(me, 'all'), subscribe(me, 'odd')]")
     peers = [clients.peer(running) for _ in range(6)]

@@ -8,7 +8,7 @@ from websockets.frames import Opcode
 
 import wsbroker
 from e2e.contract.peers import PATIENCE_S, Peer, frame, text
-from e2e.contract_kit import PUPPETS, Client, Clients, Running, Servers, client_for, fresh, until
+from e2e.contract_kit import ASYNC, PLAIN, Client, Clients, Running, Servers, fresh, until
 from wsbroker.config import WorkerKind
 
 QUEUE = 64 * 1024
@@ -16,22 +16,21 @@ BIG = 256 * 1024
 """More than the kernel's buffers hold after a few of them."""
 
 
-@pytest.fixture(params=PUPPETS, scope="module")
-def app(request: pytest.FixtureRequest) -> str:
-    """The handlers are plain functions, or coroutines."""
-    return str(request.param)
-
-
-@pytest.fixture
-def client(kind: WorkerKind, app: str) -> str:
-    """Each client meets each kind, and each application."""
-    return client_for(kind, app)
-
-
 @pytest.fixture
 def running(servers: Servers, kind: WorkerKind, app: str) -> Running:
     """A server that lets little wait for a socket."""
     return servers.get(app, kind, max_queue_bytes=QUEUE)
+
+
+@pytest.fixture
+def narrow(servers: Servers, kind: WorkerKind, app: str) -> Running:
+    """A server that lets little wait on the way to handlers and from them, and much for a socket.
+
+    The inbox of one socket does not fill its worker's mailbox, and those of ten do.
+    """
+    return servers.get(
+        app, kind, command_bytes=64 * 1024, inbox_bytes=8192, mailbox_bytes=32 * 1024, max_queue_bytes=1 << 30
+    )
 
 
 def lazy(clients: Clients, running: Running) -> tuple[Peer, int]:
@@ -84,10 +83,10 @@ def received(client: Client) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("policy", ["drop_new", "drop_old"])
 def test_a_policy_drops_whole_messages_and_keeps_the_socket(
-    servers: Servers, kind: WorkerKind, app: str, clients: Clients, policy: str
+    servers: Servers, kind: WorkerKind, clients: Clients, policy: str
 ) -> None:
     """With the default limit, which is larger than what a transport holds by itself."""
-    running = servers.get(app, kind, slow_consumer=policy)
+    running = servers.get("puppet" if policy == "drop_new" else "async_puppet", kind, slow_consumer=policy)
     peer, socket_id = lazy(clients, running)
     control = clients.connect(running)
     size, count = 128 * 1024, 120
@@ -158,16 +157,17 @@ def test_a_peer_that_answers_no_ping_is_cut(servers: Servers, kind: WorkerKind, 
     assert other.ask("is_open(me)") is True
 
 
-def test_a_flood_of_messages_waits_with_its_socket(servers: Servers, kind: WorkerKind, clients: Clients) -> None:
+@ASYNC
+def test_a_flood_of_messages_waits_with_its_socket(clients: Clients, narrow: Running) -> None:
     """The handler of the first message waits, so what comes behind it is not read for ever; nothing is lost."""
-    running = servers.get("async_puppet", kind, inbox_bytes=32 * 1024)
-    control, peer = clients.connect(running), clients.peer(running)
+    full = narrow.count("inboxes_full")
+    control, peer = clients.connect(narrow), clients.peer(narrow)
     gate = repr(fresh("gate"))
     peer.upgrade(text(f"await gate({gate}).wait()"))
     messages = [frame(2, b"%6d" % number + bytes(10_000)) for number in range(1500)]
     writing = threading.Thread(target=lambda: peer.send(*messages))
     writing.start()
-    until(lambda: running.count("inboxes_full") > 0)
+    until(lambda: narrow.count("inboxes_full") > full)
     assert control.ask("'not held back'") == "not held back"
     assert writing.is_alive()
     assert control.ask(f"gate({gate}).set()") is None
@@ -177,12 +177,9 @@ def test_a_flood_of_messages_waits_with_its_socket(servers: Servers, kind: Worke
     writing.join(PATIENCE_S)
 
 
-def test_megabytes_of_commands_from_a_thread_wait_for_the_loop(
-    servers: Servers, kind: WorkerKind, clients: Clients
-) -> None:
+def test_megabytes_of_commands_from_a_thread_wait_for_the_loop(clients: Clients, client: str, narrow: Running) -> None:
     """`command_bytes` is small: the caller blocks now and then, nothing is lost, nobody dead-locks."""
-    running = servers.get("puppet", kind, command_bytes=64 * 1024, max_queue_bytes=1 << 30)
-    reader = clients.connect(running)
+    reader = clients.connect(narrow)
     reader.ask("subscribe(me, 'data')")
     threads = [threading.Thread(target=publish, args=(name,)) for name in (b"a", b"b", b"c")]
     for thread in threads:
@@ -203,24 +200,19 @@ def publish(name: bytes) -> None:
         wsbroker.send_to_channel("data", name + b"%4d" % number + bytes(10_000))
 
 
-@pytest.mark.parametrize("where", ["tell", "to_thread"])
-def test_megabytes_of_commands_from_a_handler_arrive(
-    servers: Servers, kind: WorkerKind, clients: Clients, where: str
-) -> None:
-    running = servers.get(
-        "puppet" if where == "tell" else "async_puppet", kind, command_bytes=64 * 1024, max_queue_bytes=1 << 30
-    )
-    ann = clients.connect(running)
-    ann.send(f"{where} [send(me, bytes([number % 256]) * 20_000) for number in range(500)] and None")
-    for number in range(500):
-        ann.receives(bytes([number % 256]) * 20_000)
-    if where == "to_thread":
-        assert ann.answer() is None
+def test_megabytes_of_commands_from_a_handler_arrive(clients: Clients, client: str, narrow: Running, app: str) -> None:
+    ann = clients.connect(narrow)
+    calls = "[send(me, bytes([number % 256]) * 20_000) for number in range(500)] and None"
+    for where in ("tell", "thread") if app == "puppet" else ("tell", "to_thread"):
+        ann.send(f"{where} {calls}")
+        for number in range(500):
+            ann.receives(bytes([number % 256]) * 20_000)
+        if where != "tell":
+            assert ann.answer() is None
 
 
-def test_mailboxes_that_are_full_lose_nothing(servers: Servers, kind: WorkerKind, clients: Clients) -> None:
-    running = servers.get("async_puppet", kind, mailbox_bytes=4096, inbox_bytes=8192)
-    peers = [clients.peer(running) for _ in range(10)]
+def test_mailboxes_that_are_full_lose_nothing(clients: Clients, narrow: Running) -> None:
+    peers = [clients.peer(narrow) for _ in range(10)]
     for peer in peers:
         peer.upgrade(*(frame(2, b"%4d" % number + bytes(1000)) for number in range(100)))
     for peer in peers:
@@ -240,10 +232,10 @@ def test_a_flood_of_pings_is_answered_within_bounds(clients: Clients, running: R
     assert found == (Opcode.TEXT, b"'behind'") or last == 4999
 
 
-def test_a_greedy_client_does_not_hold_up_another(servers: Servers, kind: WorkerKind, clients: Clients) -> None:
+@PLAIN
+def test_a_greedy_client_does_not_hold_up_another(clients: Clients, narrow: Running) -> None:
     """Its messages are handled in many turns, between which others are served: long before its last."""
-    running = servers.get("puppet", kind)
-    greedy, ann = clients.peer(running), clients.connect(running)
+    greedy, ann = clients.peer(narrow), clients.connect(narrow)
     greedy.upgrade(frame(2, b"first"))
     writing = threading.Thread(target=lambda: greedy.send(*[frame(2, b"x")] * 20_000, frame(2, b"last")))
     writing.start()

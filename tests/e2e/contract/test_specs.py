@@ -4,84 +4,92 @@ import pytest
 
 import wsbroker
 from e2e.contract.apps import echo, recorder
+from e2e.contract.apps.shapes import Few, Shouting, Typed
 from e2e.contract.logs import Log
 from e2e.contract.peers import Peer, request, text
-from e2e.contract_kit import APPS
+from e2e.contract_kit import APPS, HERE
 from wsbroker.addresses import TcpAddress
 from wsbroker.config import WorkerKind
 
 ECHO = APPS + "echo"
 
 
-class Shouting:
-    """A class of the main program's."""
-
-    def handle_socket_message(self, data: str, socket_id: int) -> None:
-        wsbroker.send(socket_id, data.upper())
-
-
-class Typed(wsbroker.Worker):
-    """Derived from `Worker`, with one handler overridden."""
-
-    def handle_socket_message(self, data: str | bytes, socket_id: int, token: bytes | None, /) -> None:
-        wsbroker.send(socket_id, data)
-
-
-class Few:
-    """Takes fewer arguments than there are."""
-
-    def handle_worker_start(self) -> None: ...
-
-    def handle_socket_open(self) -> bool:
-        return True
-
-    def handle_socket_message(self, data: str) -> None:
-        wsbroker.send_to_channel("nobody", data)
-
-    def handle_socket_close(self) -> None: ...
-
-    def handle_http_request(self) -> str:
-        return "no arguments"
-
-
-SPECS = {
+NAMED = {
     "a module's name": (ECHO, "hello"),
     "an object's name": (APPS + "recorder:app", "hello"),
     "a class's name": (APPS + "recorder:App", "hello"),
     "a nested name": (APPS + "recorder:Outer.Inner", "hello"),
     "a module": (echo, "hello"),
     "a class": (Shouting, "HELLO"),
-    "a live object": (Shouting(), "HELLO"),
     "a derived class": (Typed, "hello"),
-    "an object of a module": (recorder.app, "hello"),
 }
+"""What every interpreter can import, by a name that it has."""
 
 
-@pytest.mark.parametrize(("spec", "answer"), SPECS.values(), ids=SPECS)
-@pytest.mark.parametrize("is_registered", [False, True], ids=["given", "registered"])
-def test_handlers_may_be_given_in_many_ways(
-    nothing_runs: None, kind: WorkerKind, spec: object, answer: str, is_registered: bool
+class Unreachable:
+    """Holds a class that has another name than it says, as one that is made in a function has."""
+
+    Local = type("Local", (Shouting,), {})
+
+
+LIVE = {
+    "a live object": (
+        Shouting(),
+        "a live object exists in this interpreter only; register its name ('pkg.mod:obj') instead to use all cores",
+    ),
+    "an object of a module": (
+        recorder.app,
+        "a live object exists in this interpreter only; register its name ('pkg.mod:obj') instead to use all cores",
+    ),
+    "a class without a name": (
+        Unreachable.Local,
+        f"Local cannot be imported from {__name__}; define it at the top level of a module to use all cores",
+    ),
+}
+"""What exists in this interpreter only, and what is said where that is not enough."""
+
+
+@pytest.mark.parametrize(("spec", "answer"), NAMED.values(), ids=NAMED)
+def test_handlers_may_be_given_in_many_ways(nothing_runs: None, kind: WorkerKind, spec: object, answer: str) -> None:
+    with wsbroker.start("127.0.0.1:0", worker_kind=kind, workers=1, worker=spec) as server:
+        assert said(server, "hello") == answer
+
+
+@pytest.mark.parametrize(("spec", "problem"), LIVE.values(), ids=LIVE)
+def test_what_has_no_name_runs_in_this_interpreter_only(
+    nothing_runs: None, kind: WorkerKind, spec: object, problem: str
 ) -> None:
-    if kind not in ("inline", "thread") and not isinstance(spec, str):
-        pytest.skip("an object of this program exists in its interpreter only")
-    handle = wsbroker.register_worker(spec) if is_registered else None
+    if kind in HERE:
+        with wsbroker.start("127.0.0.1:0", worker_kind=kind, worker=spec) as server:
+            assert said(server, "hello").lower() == "hello"
+    else:
+        with pytest.raises(wsbroker.ConfigError) as caught:
+            wsbroker.start("127.0.0.1:0", worker_kind=kind, worker=spec)
+        assert str(caught.value) == f"worker kind {kind!r} cannot run this worker: {problem}"
+
+
+def said(server: wsbroker.Server, message: str) -> str:
+    """What a message is answered with."""
+    (address,) = server.addresses
+    assert isinstance(address, TcpAddress)
+    peer = Peer((address.host, address.port))
+    peer.upgrade(text(message))
+    answer = peer.text()
+    peer.end()
+    return answer
+
+
+def test_the_registered_worker_is_served(nothing_runs: None, kind: WorkerKind) -> None:
+    handle = wsbroker.register_worker(Shouting)
     try:
-        with wsbroker.start("127.0.0.1:0", worker_kind=kind, worker=None if is_registered else spec) as server:
-            (address,) = server.addresses
-            assert isinstance(address, TcpAddress)
-            peer = Peer((address.host, address.port))
-            peer.upgrade(text("hello"))
-            assert peer.text() == answer
-            peer.end()
+        with wsbroker.start("127.0.0.1:0", worker_kind=kind, workers=1) as server:
+            assert said(server, "hello") == "HELLO"
     finally:
-        if handle is not None:
-            handle.unregister()
+        handle.unregister()
 
 
 def test_handlers_may_take_fewer_arguments(nothing_runs: None, kind: WorkerKind) -> None:
-    if kind not in ("inline", "thread"):
-        pytest.skip("an object of this program exists in its interpreter only")
-    with wsbroker.start("127.0.0.1:0", worker=Few(), worker_kind=kind) as server:
+    with wsbroker.start("127.0.0.1:0", worker=Few, worker_kind=kind, workers=1) as server:
         (address,) = server.addresses
         assert isinstance(address, TcpAddress)
         peer = Peer((address.host, address.port))
@@ -116,9 +124,6 @@ def test_one_worker_is_registered_and_a_different_one_is_a_value_error(nothing_r
 
 def test_auto_takes_a_thread_for_a_live_object_and_says_what_to_do(nothing_runs: None, log: Log) -> None:
     with wsbroker.start("127.0.0.1:0", worker=Shouting()) as server:
-        echoes_upper = Peer((server.addresses[0].host, server.addresses[0].port))  # type: ignore[union-attr]
-        echoes_upper.upgrade(text("a"))
-        assert echoes_upper.text() == "A"
-        echoes_upper.end()
+        assert said(server, "a") == "A"
     assert "workers kind=thread" in log.text
     assert "register its name ('pkg.mod:obj') instead to use all cores" in log.text

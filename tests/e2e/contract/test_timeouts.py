@@ -4,10 +4,10 @@ import pytest
 
 from e2e.contract.logs import Log
 from e2e.contract.peers import text
-from e2e.contract_kit import CLIENTS, KINDS, Clients, Refused, Running, Servers, doing, fresh
+from e2e.contract_kit import ASYNC, ONLY_WIRED, PLAIN, Clients, Refused, Running, Servers, doing, fresh
 from wsbroker.config import WorkerKind
 
-LIMIT_S = 0.15
+LIMIT_S = 0.2
 """Much longer than every other handler here takes."""
 TOO_LONG = "handler took too long handler="
 SPIN = "next(0 for one in iter(int, 1) if one)"
@@ -15,29 +15,16 @@ SPIN = "next(0 for one in iter(int, 1) if one)"
 
 
 @pytest.fixture
-def client(kind: WorkerKind) -> str:
-    """Each kind has one of them: all of this is about time."""
-    return CLIENTS[KINDS.index(kind) % len(CLIENTS)]
+def running(servers: Servers, kind: WorkerKind, app: str) -> Running:
+    """A server with little time for handlers."""
+    return servers.get(app, kind, handler_timeout=LIMIT_S)
 
 
-@pytest.fixture
-def asynchronous(servers: Servers, kind: WorkerKind) -> Running:
-    """A server with async handlers and little time."""
-    return servers.get("async_puppet", kind, handler_timeout=LIMIT_S)
-
-
-@pytest.fixture
-def plain(servers: Servers, kind: WorkerKind) -> Running:
-    """A server with plain handlers and little time."""
-    if kind == "inline":
-        pytest.skip("nothing can interrupt a plain handler in the event loop")
-    return servers.get("puppet", kind, handler_timeout=LIMIT_S)
-
-
+@ASYNC
 def test_an_async_handler_is_cancelled_and_its_socket_closed(
-    clients: Clients, client: str, asynchronous: Running, log: Log
+    clients: Clients, client: str, running: Running, log: Log
 ) -> None:
-    watcher, ann = clients.connect(asynchronous), clients.connect(asynchronous)
+    watcher, ann = clients.connect(running), clients.connect(running)
     watcher.ask("subscribe(me, 'closes')")
     ann.send(f"await cleaned(gate({fresh('gate')!r}), lambda: send({watcher.id}, 'cancelled'))")
     assert ann.closed_with() == (1011, "handler error")
@@ -47,8 +34,9 @@ def test_an_async_handler_is_cancelled_and_its_socket_closed(
     log.forgives(TOO_LONG + "handle_socket_message")
 
 
-def test_messages_behind_it_are_not_handled(clients: Clients, asynchronous: Running, log: Log) -> None:
-    watcher, peer = clients.connect(asynchronous), clients.peer(asynchronous)
+@ASYNC
+def test_messages_behind_it_are_not_handled(clients: Clients, running: Running, log: Log) -> None:
+    watcher, peer = clients.connect(running), clients.peer(running)
     never = text(f"tell send({watcher.id}, 'never')")
     peer.upgrade(text(f"await gate({fresh('gate')!r}).wait()"), never, never)
     assert peer.close_frame() == (1011, "handler error")
@@ -56,14 +44,15 @@ def test_messages_behind_it_are_not_handled(clients: Clients, asynchronous: Runn
     log.forgives(TOO_LONG + "handle_socket_message")
 
 
+@ASYNC
 def test_an_open_handler_that_takes_too_long_is_a_504(
-    clients: Clients, client: str, asynchronous: Running, log: Log
+    clients: Clients, client: str, running: Running, log: Log
 ) -> None:
-    watcher = clients.connect(asynchronous)
+    watcher = clients.connect(running)
     gate = repr(fresh("gate"))
     with pytest.raises(Refused) as caught:
         told = f"send({watcher.id}, repr(me)), subscribe(me, 'gone'), send(me, 'never')"
-        clients.opens(asynchronous, f"[{told}] and gate({gate}).wait()")
+        clients.opens(running, f"[{told}] and gate({gate}).wait()")
     assert caught.value.status == 504
     assert caught.value.body in ("Gateway Timeout", None)
     socket_id = watcher.answer()
@@ -81,10 +70,9 @@ def test_the_time_runs_from_the_call_and_not_while_a_message_waits(
     assert [peer.text() for _ in range(11)] == ["'slept'"] * 11
 
 
-def test_a_handler_that_catches_its_cancellation_may_say_good_bye(
-    clients: Clients, asynchronous: Running, log: Log
-) -> None:
-    watcher, ann = clients.connect(asynchronous), clients.connect(asynchronous)
+@ASYNC
+def test_a_handler_that_catches_its_cancellation_may_say_good_bye(clients: Clients, running: Running, log: Log) -> None:
+    watcher, ann = clients.connect(running), clients.connect(running)
     ann.send(f"await stubborn(gate({fresh('gate')!r}), lambda: send({watcher.id}, 'still here'))")
     assert ann.closed_with() == (1011, "handler error")
     watcher.receives("still here")
@@ -99,8 +87,10 @@ def test_on_handler_error_log_keeps_the_socket(servers: Servers, kind: WorkerKin
     log.forgives(TOO_LONG + "handle_socket_message")
 
 
-def test_a_plain_handler_is_interrupted_and_its_socket_closed(clients: Clients, plain: Running, log: Log) -> None:
-    watcher, ann = clients.connect(plain), clients.connect(plain)
+@ONLY_WIRED
+@PLAIN
+def test_a_plain_handler_is_interrupted_and_its_socket_closed(clients: Clients, running: Running, log: Log) -> None:
+    watcher, ann = clients.connect(running), clients.connect(running)
     watcher.ask("subscribe(me, 'closes')")
     ann.send(f"tell (send(me, 'before'), {SPIN})")
     ann.receives("before")
@@ -112,27 +102,31 @@ def test_a_plain_handler_is_interrupted_and_its_socket_closed(clients: Clients, 
     log.forgives(TOO_LONG + "handle_socket_message")
 
 
-def test_a_plain_open_handler_is_interrupted_too(clients: Clients, plain: Running, log: Log) -> None:
+@ONLY_WIRED
+@PLAIN
+def test_a_plain_open_handler_is_interrupted_too(clients: Clients, running: Running, log: Log) -> None:
     with pytest.raises(Refused) as caught:
-        clients.opens(plain, SPIN)
+        clients.opens(running, SPIN)
     assert caught.value.status == 504
     log.forgives(TOO_LONG + "handle_socket_open")
 
 
+@ONLY_WIRED
+@ASYNC
 def test_a_plain_step_of_an_async_handler_is_interrupted_too(
-    clients: Clients, client: str, asynchronous: Running, log: Log
+    clients: Clients, client: str, running: Running, log: Log
 ) -> None:
-    if asynchronous.kind == "inline":
-        pytest.skip("nothing can interrupt what blocks the event loop")
-    ann, bob = clients.connect(asynchronous), clients.connect(asynchronous)
+    ann, bob = clients.connect(running), clients.connect(running)
     ann.send(f"tell {SPIN}")
     assert ann.closed_with() == (1011, "handler error")
     assert bob.ask("1") == 1
     log.forgives(TOO_LONG + "handle_socket_message")
 
 
-def test_a_close_handler_that_takes_too_long_is_interrupted(clients: Clients, plain: Running, log: Log) -> None:
-    watcher, ann = clients.connect(plain), clients.connect(plain)
+@ONLY_WIRED
+@PLAIN
+def test_a_close_handler_that_takes_too_long_is_interrupted(clients: Clients, running: Running, log: Log) -> None:
+    watcher, ann = clients.connect(running), clients.connect(running)
     ann.ask(f"closing.update({{me: {f'[send({watcher.id}, 1 and str(me)), {SPIN}]'!r}}})")
     ann.close()
     watcher.receives(str(ann.id))
@@ -140,12 +134,9 @@ def test_a_close_handler_that_takes_too_long_is_interrupted(clients: Clients, pl
     log.forgives(TOO_LONG + "handle_socket_close")
 
 
-def test_inline_a_plain_handler_that_takes_too_long_is_only_logged(
-    servers: Servers, clients: Clients, kind: WorkerKind, log: Log
-) -> None:
-    if kind != "inline":
-        pytest.skip("elsewhere it is interrupted")
-    running = servers.get("puppet", kind, handler_timeout=0.02)
+def test_a_plain_handler_in_the_event_loop_is_only_logged(servers: Servers, clients: Clients, log: Log) -> None:
+    """Nothing can interrupt it there."""
+    running = servers.get("puppet", "inline", handler_timeout=0.02)
     ann = clients.connect(running)
     assert ann.ask("__import__('time').sleep(0.05)") is None
     assert ann.ask("is_open(me)") is True
@@ -153,6 +144,6 @@ def test_inline_a_plain_handler_that_takes_too_long_is_only_logged(
     log.forgives("handler took too long in the event loop")
 
 
-def test_http_has_a_time_limit_of_its_own(servers: Servers, kind: WorkerKind, clients: Clients) -> None:
-    running = servers.get("async_puppet", kind, handler_timeout=0.05)
-    assert clients.http(running, "GET", doing("slept(0.1)")).text == "slept"
+@ASYNC
+def test_http_has_a_time_limit_of_its_own(clients: Clients, running: Running) -> None:
+    assert clients.http(running, "GET", doing(f"slept({LIMIT_S + 0.05})")).text == "slept"

@@ -3,18 +3,12 @@
 import pytest
 
 from e2e.contract.peers import request
-from e2e.contract_kit import PUPPETS, Client, Clients, Running, Servers, fresh
+from e2e.contract_kit import ASYNC, ONLY_WIRED, PLAIN, Client, Clients, Running, Servers, fresh
 from wsbroker.config import WorkerKind
 
 WORKERS = 3
 IDENTITY = "(__import__('os').getpid(), __import__('threading').get_ident())"
 """Differs from worker to worker, of every kind."""
-
-
-@pytest.fixture(params=PUPPETS, scope="module")
-def app(request: pytest.FixtureRequest) -> str:
-    """The handlers are plain functions, or coroutines."""
-    return str(request.param)
 
 
 @pytest.fixture
@@ -48,10 +42,8 @@ def test_open_message_and_close_handlers_of_a_socket_run_in_the_same_worker(clie
         assert watcher.answer() == home
 
 
-def test_the_least_connected_worker_gets_the_next_socket(
-    servers: Servers, kind: WorkerKind, app: str, clients: Clients
-) -> None:
-    running = servers.get(app, kind, workers=WORKERS, balance="least-connections")
+def test_the_least_connected_worker_gets_the_next_socket(servers: Servers, kind: WorkerKind, clients: Clients) -> None:
+    running = servers.get("puppet", kind, workers=WORKERS, balance="least-connections")
     crowd = [clients.connect(running) for _ in range(2 * WORKERS)]
     found = homes(crowd)
     left = found[1]
@@ -62,10 +54,10 @@ def test_the_least_connected_worker_gets_the_next_socket(
     assert set(homes(again)) == {left}
 
 
+@ASYNC
 def test_a_request_goes_to_the_worker_with_the_fewest_in_flight(
-    servers: Servers, kind: WorkerKind, clients: Clients
+    clients: Clients, running: Running, kind: WorkerKind
 ) -> None:
-    running = servers.get("async_puppet", kind, workers=WORKERS)
     crowd = [clients.connect(running) for _ in range(WORKERS)]
     gate = fresh("gate").replace(" ", "-")
     slow = clients.peer(running)
@@ -81,15 +73,12 @@ def test_a_request_goes_to_the_worker_with_the_fewest_in_flight(
     assert slow.answer().text == "slow"
 
 
-def test_a_worker_that_is_busy_does_not_hold_up_the_sockets_of_others(
-    servers: Servers, kind: WorkerKind, clients: Clients
-) -> None:
-    if kind == "inline":
-        pytest.skip("there is one worker, in the event loop")
-    running = servers.get("puppet", kind, workers=2)
+@ONLY_WIRED
+@PLAIN
+def test_a_worker_that_is_busy_does_not_hold_up_the_sockets_of_others(clients: Clients, running: Running) -> None:
     ann, bob = clients.connect(running), clients.connect(running)
     assert ann.ask(IDENTITY) != bob.ask(IDENTITY)
-    third = clients.connect(running)  # of Ann's worker
+    third = clients.connect(running)
     ann.send(f"here [None for one in iter(lambda: is_open({third.id}), False)] and 'done'")
     for number in range(20):
         assert bob.ask(str(number)) == number

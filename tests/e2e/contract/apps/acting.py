@@ -50,3 +50,10 @@ def evaluated(expression: str, around: Mapping[str, object], **names: object) ->
         return repr(verdict(expression, {**around, "evaluated": evaluated}, **names))
     except Exception as error:
         return f"!{type(error).__name__}: {error}"
+
+
+def error_of(expression: str) -> BaseException:
+    """Returns what a handler is told to raise."""
+    error = eval(expression or "LookupError('as told')")
+    assert isinstance(error, BaseException)
+    return error

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from urllib.parse import unquote
 
 import wsbroker
-from e2e.contract.apps.acting import evaluated, verdict
+from e2e.contract.apps.acting import error_of, evaluated, verdict
 from wsbroker import HttpRequest, SocketId
 
 state: dict[str, object] = {}
@@ -32,10 +32,10 @@ async def handle_socket_open(request: HttpRequest, socket_id: SocketId) -> objec
     return await value if asyncio.iscoroutine(value) else value
 
 
-async def handle_socket_message(data: str | bytes, socket_id: SocketId, token: bytes | None) -> None:
+async def handle_socket_message(data: str | bytes, socket_id: SocketId, token: bytes | None) -> object:
     if isinstance(data, bytes):
         wsbroker.send(socket_id, data)
-        return
+        return None
     place, _, expression = data.partition(" ")
     asked_by.set(socket_id)
 
@@ -50,12 +50,13 @@ async def handle_socket_message(data: str | bytes, socket_id: SocketId, token: b
         answer = repr(await verdict(expression, globals(), me=socket_id, token=token))  # type: ignore[misc]
     elif place == "raise":
         await asyncio.sleep(0)
-        raise LookupError("as told")
+        raise error_of(expression)
     else:
         await asyncio.sleep(0)
         answer = act()
     if place != "tell":
         wsbroker.send(socket_id, answer)
+    return expression if place == "return" else None
 
 
 async def handle_socket_close(socket_id: SocketId, token: bytes | None, code: int, reason: str) -> None:
@@ -64,7 +65,7 @@ async def handle_socket_close(socket_id: SocketId, token: bytes | None, code: in
     wsbroker.send_to_channel("closes", repr((socket_id, token, code, reason)))
     expression = closing.pop(socket_id, "")
     if expression:
-        evaluated(expression, globals(), **names)
+        verdict(expression, globals(), **names)
 
 
 async def handle_http_request(request: HttpRequest) -> object:
@@ -85,6 +86,13 @@ async def slept(seconds: float) -> str:
 async def waited(event: asyncio.Event, then: Callable[[], object]) -> object:
     """The value of something when the event has come."""
     await event.wait()
+    return then()
+
+
+async def when(claim: Callable[[], bool], then: Callable[[], object]) -> object:
+    """The value of something when a claim has become true, of which the other workers know too."""
+    while not claim():
+        await asyncio.sleep(0.001)
     return then()
 
 

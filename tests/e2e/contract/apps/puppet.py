@@ -8,7 +8,7 @@ import threading
 from urllib.parse import unquote
 
 import wsbroker
-from e2e.contract.apps.acting import evaluated, verdict
+from e2e.contract.apps.acting import error_of, evaluated, verdict
 from wsbroker import HttpRequest, SocketId
 
 state: dict[str, object] = {}
@@ -27,10 +27,10 @@ def handle_socket_open(request: HttpRequest, socket_id: SocketId) -> object:
     return verdict(unquote(expression), globals(), me=socket_id, request=request) if expression else None
 
 
-def handle_socket_message(data: str | bytes, socket_id: SocketId, token: bytes | None) -> None:
+def handle_socket_message(data: str | bytes, socket_id: SocketId, token: bytes | None) -> object:
     if isinstance(data, bytes):
         wsbroker.send(socket_id, data)
-        return
+        return None
     place, _, expression = data.partition(" ")
 
     def act() -> None:
@@ -41,9 +41,10 @@ def handle_socket_message(data: str | bytes, socket_id: SocketId, token: bytes |
     if place == "thread":
         threading.Thread(target=act).start()
     elif place == "raise":
-        raise LookupError("as told")
+        raise error_of(expression)
     else:
         act()
+    return expression if place == "return" else None
 
 
 def handle_socket_close(socket_id: SocketId, token: bytes | None, code: int, reason: str) -> None:
@@ -51,7 +52,7 @@ def handle_socket_close(socket_id: SocketId, token: bytes | None, code: int, rea
     wsbroker.send_to_channel("closes", repr((socket_id, token, code, reason)))
     expression = closing.pop(socket_id, "")
     if expression:
-        evaluated(expression, globals(), **names)
+        verdict(expression, globals(), **names)
 
 
 def handle_http_request(request: HttpRequest) -> object:

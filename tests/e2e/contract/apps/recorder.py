@@ -1,6 +1,7 @@
 """Writes what happens to it into a file: the one way to show what comes when no socket is left."""
 
 import asyncio
+import os
 import threading
 
 import wsbroker
@@ -65,11 +66,25 @@ class Outer:
 
 
 class Stuck:
-    """Waits for ever, and does not mind being cancelled."""
+    """Waits for ever: until it is cancelled, or also then, or in a call that does not come back.
+
+    The last two end when the file is gone that `worker_arg` names, or somebody writes into it.
+    """
+
+    def handle_worker_start(self, arg: str | None) -> None:
+        self._file = arg or os.devnull
 
     async def handle_socket_message(self, data: str, socket_id: int) -> None:
         wsbroker.send(socket_id, "waiting")
-        await asyncio.Event().wait()
+        if data == "block":
+            wsbroker.is_open(socket_id)  # so that what was sent has left
+            os.close(os.open(self._file, os.O_RDONLY))
+        while os.path.exists(self._file):
+            try:
+                await asyncio.sleep(0.01)
+            except asyncio.CancelledError:
+                if data == "wait":
+                    raise
 
 
 server: wsbroker.Server | None = None
