@@ -146,6 +146,7 @@ class Node:
             self._once("a worker is behind: messages wait with their sockets (mailbox_bytes, workers)")
         if counters.commands_refused:
             self._once("commands of a worker were not understood and ignored: please report this")
+        self.local_port.look_at_signals()
         self._warner = asyncio.get_running_loop().call_later(WARN_EVERY_S, self._warn)
 
     def _once(self, text: str) -> None:

@@ -8,6 +8,10 @@ A Python signal handler may interrupt the main thread, and a finaliser any threa
 from there, and make calls of its own. Taking the lock again would dead-lock, and so would waiting while the interrupted
 call holds it. So a thread notes that it is inside (`_inside`) before it takes the lock; a one-way call made meanwhile
 by the same thread goes to `_nested`, from where the interrupted one moves it on, and one that asks is refused.
+
+On the loop's own thread nobody waits, but a signal handler may have interrupted what the answer depends on; there too
+it is refused. The hot path of inline handlers pays nothing for that: what they ask is guarded only while the program
+has signal handlers of its own, which is looked at once a second (`look_at_signals`).
 """
 
 import asyncio
@@ -19,7 +23,7 @@ from collections import deque
 from collections.abc import Callable
 from threading import get_ident
 from types import CodeType, FrameType
-from typing import Final, cast
+from typing import Final, ParamSpec, TypeVar, cast
 
 from wsbroker.errors import CommandError
 from wsbroker.pool.core import Calls
@@ -29,12 +33,16 @@ from wsbroker.worker.port import Port
 
 logger = logging.getLogger(__name__)
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
 NO_WORKER: Final = -1
 """The lane of commands that are not a worker's."""
 COMMAND_OVERHEAD_BYTES: Final = 128
 """What a waiting command costs beyond its data, so that a flood of empty ones reaches the limit too."""
 
 NOT_STARTED: Final = "no broker is running: call wsbroker.start() first"
+IN_SIGNAL_HANDLER: Final = "a signal handler may not ask the broker: it could be waiting for what it interrupted"
 STOPPED: Final = "the broker was stopped: call wsbroker.start() for a new one"
 
 
@@ -65,6 +73,7 @@ class LocalPort(Port):
         "_close",
         "_command_bytes",
         "_copy_subscriptions",
+        "_core",
         "_inside",
         "_is_open",
         "_is_woken",
@@ -80,12 +89,15 @@ class LocalPort(Port):
         "_refusal",
         "_send",
         "_set_token",
+        "_signal_codes",
         "_subscribe",
+        "_subscribe_nowait",
         "_subscriber_count",
         "_subscribers",
         "_subscriptions",
         "_taken_bytes",
         "_unsubscribe",
+        "_unsubscribe_nowait",
         "_waiting",
     )
 
@@ -94,17 +106,14 @@ class LocalPort(Port):
         # The core's methods, bound once: the hot path of inline handlers.
         self._send = core.send
         self._publish = core.publish
-        self._subscribe = core.subscribe
-        self._unsubscribe = core.unsubscribe
+        self._subscribe_nowait = core.subscribe
+        self._unsubscribe_nowait = core.unsubscribe
         self._set_token = core.set_token
         self._copy_subscriptions = core.copy_subscriptions
         self._close = core.close
-        self._subscriber_count = core.subscriber_count
-        self._subscribers = core.subscribers
-        self._subscriptions = core.subscriptions
-        self._channels = core.channels
-        self._is_open = core.is_open
-        self._queued_bytes = core.queued_bytes
+        self._core = core
+        self._signal_codes: frozenset[CodeType] = frozenset()
+        self._bind_questions()
         self._apply = core.apply
         self._command_bytes = command_bytes
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -121,6 +130,38 @@ class LocalPort(Port):
         self._blocked: list[threading.Lock] = []
         self._is_woken = False
 
+    def _bind_questions(self) -> None:
+        """What is asked on the loop's thread: the core's methods, guarded if signal handlers may come from there."""
+        core, guarded = self._core, self._guarded
+        self._subscribe = guarded(core.subscribe)
+        self._unsubscribe = guarded(core.unsubscribe)
+        self._subscriber_count = guarded(core.subscriber_count)
+        self._subscribers = guarded(core.subscribers)
+        self._subscriptions = guarded(core.subscriptions)
+        self._channels = guarded(core.channels)
+        self._is_open = guarded(core.is_open)
+        self._queued_bytes = guarded(core.queued_bytes)
+
+    def _guarded(self, ask: Callable[_P, _T]) -> Callable[_P, _T]:
+        codes = self._signal_codes
+        if not codes:
+            return ask
+
+        def guarded(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+            if _is_called_by(codes):
+                raise CommandError(IN_SIGNAL_HANDLER)
+            return ask(*args, **kwargs)
+
+        return guarded
+
+    def look_at_signals(self) -> None:
+        """Notices that the program has taken signals. Called on the loop's thread, once in a while."""
+        if get_ident() == threading.main_thread().ident:
+            codes = _signal_codes()
+            if codes != self._signal_codes:
+                self._signal_codes = codes
+                self._bind_questions()
+
     def start(self) -> None:
         """Takes calls from here on. On the loop's thread, with the loop running."""
         me = get_ident()
@@ -130,6 +171,7 @@ class LocalPort(Port):
             self._refusal = ""
         self._loop_thread = me
         self._leave(me)
+        self.look_at_signals()
 
     def stop(self) -> None:
         """Applies what waits, answers who waits, refuses every later call with a CommandError. On the loop's thread."""
@@ -178,14 +220,14 @@ class LocalPort(Port):
     def subscribe_nowait(self, socket_id: int, channel: bytes) -> None:
         """See `wsbroker.subscribe_nowait`."""
         if get_ident() == self._loop_thread:
-            self._subscribe(socket_id, channel)
+            self._subscribe_nowait(socket_id, channel)
         else:
             self._tell((commands.SUBSCRIBE, socket_id, channel), 0)
 
     def unsubscribe_nowait(self, socket_id: int, channel: bytes) -> None:
         """See `wsbroker.unsubscribe_nowait`."""
         if get_ident() == self._loop_thread:
-            self._unsubscribe(socket_id, channel)
+            self._unsubscribe_nowait(socket_id, channel)
         else:
             self._tell((commands.UNSUBSCRIBE, socket_id, channel), 0)
 
@@ -280,8 +322,8 @@ class LocalPort(Port):
         me = get_ident()
         if me in self._inside:
             raise CommandError("a signal handler or finaliser may not ask the broker from inside another call")
-        if me == threading.main_thread().ident and _is_in_signal_handler():
-            raise CommandError("a signal handler may not ask the broker: it could be waiting for what it interrupted")
+        if me == threading.main_thread().ident and _is_called_by(_signal_codes()):
+            raise CommandError(IN_SIGNAL_HANDLER)
         asked = _Question()
         self._inside.add(me)
         try:
@@ -349,10 +391,24 @@ class LocalPort(Port):
             waiter.release()
 
 
-def _is_in_signal_handler() -> bool:
-    """Whether a Python signal handler is among the callers. On the main thread; O(depth of the stack)."""
-    codes = {_code_of(handler) for number in signal.valid_signals() if callable(handler := signal.getsignal(number))}
-    codes.discard(None)
+def _signal_codes() -> frozenset[CodeType]:
+    """The code that the program's signal handlers run first, as far as they are written in Python.
+
+    Ours and asyncio's (a `Runner` has one for SIGINT) are left out: they ask nothing.
+    """
+    found: set[CodeType] = set()
+    for number in signal.valid_signals():
+        handler = signal.getsignal(number)
+        if callable(handler):
+            function = _function_of(handler)
+            code = getattr(function, "__code__", None)
+            if isinstance(code, CodeType) and str(function.__module__).partition(".")[0] not in ("asyncio", "wsbroker"):
+                found.add(code)
+    return frozenset(found)
+
+
+def _is_called_by(codes: frozenset[CodeType]) -> bool:
+    """Whether one of these is among the callers. O(depth of the stack)."""
     if not codes:
         return False
     frame: FrameType | None = sys._getframe(1)
@@ -363,14 +419,13 @@ def _is_in_signal_handler() -> bool:
     return False
 
 
-def _code_of(handler: Callable[..., object]) -> CodeType | None:
-    """The code a call of this handler runs first, if it is Python."""
+def _function_of(handler: Callable[..., object]) -> Callable[..., object]:
+    """What a call of this handler runs first: a bound method's function, a partial's, that of an object's `__call__`."""
     while True:
-        inner = getattr(handler, "__func__", None) or getattr(handler, "func", None)  # bound method, partial
+        inner = getattr(handler, "__func__", None) or getattr(handler, "func", None)
         if inner is None:
             break
         handler = inner
-    code = getattr(handler, "__code__", None)
-    if code is None:
-        code = getattr(type(handler).__call__, "__code__", None)
-    return code if isinstance(code, CodeType) else None
+    if not hasattr(handler, "__code__"):
+        handler = type(handler).__call__
+    return handler

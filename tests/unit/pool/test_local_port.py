@@ -378,4 +378,78 @@ def test_frames_of_a_handler_are_only_looked_for_in_the_main_thread() -> None:
 
 def test_a_builtin_handler_has_no_frames_to_find() -> None:
     with handling(signal.default_int_handler):
-        assert not local_port._is_in_signal_handler()
+        assert not local_port._signal_codes()
+
+
+# On the loop's own thread. --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ask", ASKS)
+def test_asking_from_a_signal_handler_is_refused_on_the_loops_thread_too(ask: Callable[[LocalPort], object]) -> None:
+    recorder = Recorder(lambda: ask(port))
+    port = LocalPort(FakeCore(), 1 << 20)
+
+    async def main() -> None:
+        with handling(recorder.method):
+            port.start()
+            signal.raise_signal(signal.SIGUSR1)
+            ask(port)  # outside the handler it is fine
+        port.look_at_signals()
+        recorder.method(0, None)  # a call like any other now
+        port.stop()
+
+    run(main())
+    refused, answered = recorder.results
+    assert isinstance(refused, CommandError) and "signal handler" in str(refused)
+    assert not isinstance(answered, BaseException)
+
+
+@pytest.mark.parametrize("tell", TELLS)
+def test_telling_from_a_signal_handler_works_on_the_loops_thread_too(tell: Callable[[LocalPort], None]) -> None:
+    core = FakeCore()
+    port = LocalPort(core, 1 << 20)
+
+    async def main() -> None:
+        with handling(lambda number, frame: tell(port)):
+            port.start()
+            signal.raise_signal(signal.SIGUSR1)
+        assert len(core.log) == 1
+        port.stop()
+
+    run(main())
+
+
+def test_a_handler_that_was_taken_later_is_noticed_when_the_port_looks() -> None:
+    port = LocalPort(FakeCore(), 1 << 20)
+    recorder = Recorder(port.channels)
+
+    async def main() -> None:
+        port.start()
+        with handling(recorder):
+            port.look_at_signals()
+            signal.raise_signal(signal.SIGUSR1)
+        port.stop()
+
+    run(main())
+    assert isinstance(recorder.results[0], CommandError)
+
+
+def test_without_signal_handlers_of_the_program_a_question_goes_straight_to_the_core() -> None:
+    """`run` and `asyncio.run` have handlers too, which ask nothing."""
+    core = FakeCore()
+    port = LocalPort(core, 1 << 20)
+
+    async def main() -> None:
+        assert callable(signal.getsignal(signal.SIGINT))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, print)
+        port.start()
+        assert port._is_open == core.is_open
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGUSR2)
+        port.stop()
+
+    run(main())
+
+
+def test_a_loop_in_another_thread_is_no_matter_of_signals() -> None:
+    with handling(lambda number, frame: None), LoopThread() as house:
+        assert house.port._is_open == house.core.is_open
