@@ -1,5 +1,7 @@
 """A broker on its own: sockets that record what they were given, and the frames read back."""
 
+from collections.abc import Callable
+
 from wsbroker.broker.broker import Broker, Waker
 from wsbroker.broker.lane import Lane
 from wsbroker.broker.limits import Limits
@@ -28,9 +30,10 @@ class RecordingSocket(Socket):
         self.paused = 0
         self.resumed = 0
         self.overflows = 0
+        self.on_write: Callable[[bytes], None] = self.writes.append
 
     def write(self, data: bytes) -> None:
-        self.writes.append(data)
+        self.on_write(data)
         if self.room is not None:
             self.room -= 1
             if self.room <= 0:

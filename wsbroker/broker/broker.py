@@ -19,7 +19,7 @@ from wsbroker.broker.limits import MESSAGE_OVERHEAD_BYTES, Counters, Limits
 from wsbroker.broker.outgoing import Outgoing
 from wsbroker.broker.socket import CLOSING, GONE, NOWHERE, OPEN, OPENING, Socket
 from wsbroker.websocket.frames import encode_close, encode_message
-from wsbroker.wire import events
+from wsbroker.wire import commands, events
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -45,6 +45,8 @@ class Broker:
         self.dirty_lanes: list[Lane] = []
         self.last_id: int = 0
         self.is_awake = False
+        self.late: list[tuple[object, ...]] = []
+        """Commands from inside a flush, for after it: a finaliser, or a signal handler, interrupted a transport."""
         self.deliver: Callable[[int, list[tuple[object, ...]]], None] | None = None
         """Takes a worker's batch at the end of a turn; set by the composition root."""
 
@@ -85,6 +87,9 @@ class Broker:
 
     def close(self, socket_id: int, code: int, reason: str) -> None:
         """Closes with a handshake, after everything sent before it. Unknown ids are ignored and counted."""
+        if self.outgoing.is_flushing:
+            self.late.append((commands.CLOSE, socket_id, code, reason))
+            return
         socket = self.sockets.get(socket_id)
         if socket is None:
             self.counters.unheard += 1
@@ -263,6 +268,9 @@ class Broker:
     def send(self, socket_id: int, data: object) -> None:
         """Queues a message for one socket; unknown ids are ignored and counted."""
         frame = encode_message(data)
+        if self.outgoing.is_flushing:
+            self.late.append((commands.SEND, socket_id, data))
+            return
         socket = self.sockets.get(socket_id)
         if socket is None:
             self.counters.unheard += 1
@@ -274,6 +282,9 @@ class Broker:
     def publish(self, name: bytes, data: object, exclude: tuple[int, ...]) -> None:
         """Queues a message for every subscriber of the channel but the excluded ones. O(1 + excluded)."""
         frame = encode_message(data)
+        if self.outgoing.is_flushing:
+            self.late.append((commands.PUBLISH, name, data, exclude))
+            return
         channel = self.table.get(name)
         if channel is None or channel.count == 0:
             self.counters.unheard += 1
@@ -308,6 +319,11 @@ class Broker:
                 if channel.count == 0 and channel.index == NOWHERE and self.table.get(channel.name) is channel:
                     self.table.pop(channel.name)
             outgoing.emptied = []
+        if self.late:
+            late = self.late
+            self.late = []
+            for command in late:
+                apply_command(self, None, command, [], [])
 
     # Tokens and questions. --------------------------------------------------------------------------------------
 

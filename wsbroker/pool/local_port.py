@@ -420,7 +420,7 @@ def _is_called_by(codes: frozenset[CodeType]) -> bool:
 
 
 def _function_of(handler: Callable[..., object]) -> Callable[..., object]:
-    """What a call of this handler runs first: a bound method's function, a partial's, that of an object's `__call__`."""
+    """What a call of this handler runs first: a method's function, a partial's, that of an object's `__call__`."""
     while True:
         inner = getattr(handler, "__func__", None) or getattr(handler, "func", None)
         if inner is None:

@@ -467,3 +467,30 @@ def test_a_close_that_waits_behind_messages_is_not_waited_for_while_its_lane_is_
     broker.exchange(0)
     assert list(closing) == [socket.id]
     assert [event[:2] for event in broker.lane_lost(0, 1012)] == [(events.CLOSE, socket.id)]
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_what_is_asked_from_inside_a_flush_comes_after_it(is_alone: bool) -> None:
+    """A finaliser, or a signal handler, runs in the middle of a transport's `write`."""
+    broker = a_broker()
+    one, other = connect(broker), connect(broker)
+    for socket in (one, other):
+        broker.subscribe(socket.id, b"c")
+
+    def write(data: bytes) -> None:
+        one.writes.append(data)
+        if len(one.writes) == 1:
+            broker.send(other.id, "sent")
+            broker.publish(b"c", "published", ())
+            broker.close(one.id, 1000, "")
+
+    one.on_write = write
+    broker.publish(b"c", "first", ())
+    if not is_alone:
+        broker.send(one.id, "direct")
+    for _ in range(2):
+        broker.flush()
+    direct = [] if is_alone else [b"direct"]
+    assert one.received == [b"first", *direct, b"published", b"close"]
+    assert other.received == [b"first", b"sent", b"published"]
+    assert not broker.is_open(one.id) and broker.subscribers(b"c") == [other.id]
