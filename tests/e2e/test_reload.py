@@ -104,7 +104,7 @@ async def test_workers_are_exchanged_under_load(kind: str, workers: int, tmp_pat
                 app.write_text(APP.replace("VERSION = 1", "VERSION = 2"))
                 server.process.send_signal(signal.SIGHUP)
                 await answered(talkers, 50, version=2)
-                await logged(server, "wsbroker.app: reloaded")
+                await logged(server, "wsbroker.running: reloaded")
                 app.write_text("1 / 0\n")
                 server.process.send_signal(signal.SIGHUP)
                 await logged(server, "not reloaded, the running workers stay: cannot import 'app': ZeroDivisionError")

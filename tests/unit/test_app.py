@@ -15,7 +15,8 @@ from typing import cast
 import pytest
 
 import wsbroker
-from wsbroker import app
+from wsbroker import app, running
+from wsbroker.loops import run_loop
 from wsbroker.node import Node
 
 BIND = "127.0.0.1:0"
@@ -66,7 +67,7 @@ def test_a_stop_that_is_asked_for_before_the_loop_runs_is_not_lost() -> None:
     opened: list[bool] = []
     server, addresses = app._prepare(BIND, Idle(), None, {"worker_kind": "inline"})
     server._ask_to_stop(None)
-    app._run_loop(server._live(addresses, lambda: opened.append(True)))
+    run_loop(server._live(addresses, lambda: opened.append(True)))
     assert not server.is_running and not opened
 
 
@@ -170,7 +171,7 @@ def test_what_the_loop_does_not_come_to_any_more_is_told_so_too(
 def test_a_loop_that_is_busy_for_long_has_no_statistics(
     dangling: wsbroker.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "ANSWER_S", 0.01)
+    monkeypatch.setattr(running, "ANSWER_S", 0.01)
     with pytest.raises(wsbroker.CommandError, match="the event loop has been busy for 0.01 s"):
         dangling.statistics()
     assert dangling._loop is not None
@@ -260,8 +261,8 @@ def test_a_task_that_catches_its_cancellation_does_not_keep_the_server_from_endi
 ) -> None:
     worker = Stubborn()
     server, addresses = app._prepare(BIND, worker, None, {"worker_kind": "inline"})
-    loops = threading.Thread(target=app._run_loop, args=(server._live(addresses, lambda: server.stop()),), daemon=True)
-    with caplog.at_level(logging.ERROR, "wsbroker.app"):
+    loops = threading.Thread(target=run_loop, args=(server._live(addresses, lambda: server.stop()),), daemon=True)
+    with caplog.at_level(logging.ERROR, "wsbroker.loops"):
         loops.start()
         loops.join(20)
     try:
@@ -286,7 +287,7 @@ def test_a_loop_that_the_application_stops_still_ends_in_order() -> None:
     worker = StopsTheLoop()
     server, addresses = app._prepare(BIND, worker, None, {"worker_kind": "inline"})
     with pytest.raises(RuntimeError, match="stopped before"):
-        app._run_loop(server._live(addresses, lambda: asyncio.get_running_loop().stop()))
+        run_loop(server._live(addresses, lambda: asyncio.get_running_loop().stop()))
     assert worker.has_stopped and not server.is_running
 
 

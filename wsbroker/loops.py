@@ -1,0 +1,87 @@
+"""The event loop a server runs in: which one, what becomes of what is left in it, and how often threads take turns."""
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from wsbroker.worker.options import TO_THREAD
+
+logger = logging.getLogger(__name__)
+
+SWITCH_INTERVAL_S: Final = 0.0002
+"""While the loop's thread is busy, other threads wait for the interpreter lock up to this long at a time; at the
+default of 5 ms a busy loop starves them for seconds."""
+
+LOOP_END_S: Final = 1.0
+"""How long what is left in the event loop may take to end once it is cancelled, when the server has stopped."""
+
+
+def run_loop(main: Coroutine[object, object, None]) -> None:
+    """Runs `main` in a new loop. What the application has left in it has a moment to end.
+
+    Not by `asyncio.Runner`, which waits for ever for a task that catches its cancellation, and for a thread of
+    `asyncio.to_thread`; its `run` would also take SIGINT for itself, and ours are set already.
+    """
+    loop = (_loop_factory() or asyncio.new_event_loop)()
+    loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix=TO_THREAD))
+    life = loop.create_task(main, name="wsbroker")
+    try:
+        loop.run_until_complete(life)
+    finally:
+        try:
+            loop.run_until_complete(_end_what_is_left(life))
+        finally:
+            loop.close()
+
+
+async def _end_what_is_left(life: "asyncio.Task[None]") -> None:
+    if not life.done():  # the application stopped the loop under it
+        life.cancel()
+        await asyncio.wait([life])
+    loop = asyncio.get_running_loop()
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    left.add(loop.create_task(loop.shutdown_asyncgens(), name="end of the async generators"))
+    _, stuck = await asyncio.wait(left, timeout=LOOP_END_S)
+    if stuck:
+        logger.error("tasks that do not end when cancelled are left behind: %s", ", ".join(map(_named, stuck)))
+
+
+def _named(task: "asyncio.Task[object]") -> str:
+    frames = task.get_stack(limit=1)
+    where = f" at {frames[0].f_code.co_filename}:{frames[0].f_lineno}" if frames else ""
+    return f"{task.get_name()}{where}"
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop, winloop on Windows, asyncio's own loop where neither is installed."""
+    try:
+        if sys.platform == "win32":
+            import winloop
+
+            return winloop.new_event_loop
+        import uvloop
+
+        return uvloop.new_event_loop
+    except ImportError:
+        logger.info("uvloop is not installed: asyncio's own event loop runs, which is slower")
+        return None
+
+
+def set_switch_interval() -> float:
+    """Lets threads take turns often; returns what to restore, in seconds."""
+    before = sys.getswitchinterval()
+    if before > SWITCH_INTERVAL_S:
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        logger.debug("thread switch interval from_s=%g to_s=%g", before, SWITCH_INTERVAL_S)
+    return before
+
+
+def restore_switch_interval(before: float) -> None:
+    """Undoes `set_switch_interval`."""
+    if before > SWITCH_INTERVAL_S:
+        sys.setswitchinterval(before)

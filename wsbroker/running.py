@@ -1,0 +1,405 @@
+"""A running server: from its start to its end in one event loop, asked from any thread meanwhile.
+
+One runs at a time in a process; a child of a fork has none.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+from wsbroker.addresses import Address
+from wsbroker.config import Config
+from wsbroker.errors import CommandError, WSBrokerError
+from wsbroker.loops import restore_switch_interval
+from wsbroker.node import Node
+from wsbroker.reload import folders_of, watch
+from wsbroker.worker import port
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+ANSWER_S: Final = 10.0
+"""How long other threads wait for the event loop to tell its statistics."""
+
+STOPPED_MEANWHILE: Final = "the server has stopped meanwhile"
+
+lock: Final = threading.Lock()
+"""Held while the running server, or what is registered for the next one, changes; never locked in a forked child."""
+
+_running: "Server | None" = None
+
+
+class Server:
+    """A running server. Made by `start` and `serve`; a context manager that stops it at the end."""
+
+    def __init__(self, config: Config, spec: object) -> None:
+        self._config = config
+        self._spec = spec
+        self._node: Node | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread = 0
+        self._stop_asked: asyncio.Event | None = None
+        self._is_stop_asked = False  # perhaps before there is a loop, or the event
+        self._stop_asked_at = 0.0
+        self._stop_timeout_s = config.shutdown_timeout
+        self._stopped = threading.Event()
+        self._is_forked = False
+        self._stopped_async: asyncio.Event | None = None
+        self._failure: BaseException | None = None
+        self._interval_s: float | None = None
+        """The thread switch interval to restore at the end, in seconds."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._watched: list[Path] = []
+        self._asked: set[Future[Any]] = set()
+        """Answers of the loop that other threads wait for."""
+        self.wants_restart = False
+        """Set when `--reload` has stopped it in order to start the process anew."""
+        self._addresses: list[Address] = []
+
+    @property
+    def addresses(self) -> list[Address]:
+        """Where it listens, with the real port where 0 was asked for; ``str()`` of one is its URL."""
+        return list(self._addresses)
+
+    @property
+    def is_running(self) -> bool:
+        """True until it has stopped."""
+        return not self._stopped.is_set()
+
+    def stop(self, timeout_s: float | None = None) -> None:
+        """Stops: sockets are closed with 1001, handlers end, then this returns. A second call waits for the first.
+
+        Called by a handler, or on the event loop's thread, it asks for the stop and returns at once.
+
+        Args:
+            timeout_s: how long a clean stop may take, in seconds; None: the setting `shutdown_timeout`; 0: drop
+                everything now.
+
+        Raises:
+            TypeError: `timeout_s` is no number.
+            ValueError: a negative `timeout_s`.
+        """
+        if timeout_s is not None and (isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float)):
+            raise TypeError(f"timeout_s must be a number of seconds or None, not {type(timeout_s).__name__}")
+        if timeout_s is not None and not timeout_s >= 0:
+            raise ValueError(f"timeout_s is {timeout_s!r}; a stop takes 0 seconds or more")
+        self._ask_to_stop(timeout_s)
+        if threading.get_ident() == self._loop_thread or port.current.get() is not None:
+            return
+        self._stopped.wait()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Blocks until the server has stopped; False if `timeout_s` seconds went by first.
+
+        Raises:
+            WorkerError: the workers failed for good and took the server with them.
+            RuntimeError: called on the event loop's thread, where it would wait for itself.
+        """
+        if threading.get_ident() == self._loop_thread:
+            raise CommandError("wait() would block the event loop it waits for: use 'await server.wait_closed()'")
+        if not self._stopped.wait(timeout_s):
+            return False
+        if self._failure is not None:
+            raise self._failure
+        return True
+
+    async def wait_closed(self) -> None:
+        """The same for a coroutine on the server's own loop (`serve`).
+
+        Raises:
+            WorkerError: the workers failed for good and took the server with them.
+        """
+        if self._stopped_async is not None:
+            await self._stopped_async.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def reload(self, timeout_s: float | None = None) -> None:
+        """Exchanges the workers for new ones with the code as it is now; no socket closes, no message is lost.
+
+        Only for workers of kind `interpreter` and `process`, which have modules of their own. If the new code cannot
+        be loaded, the old workers stay. On the event loop's thread, or in a handler, it asks for that and returns at
+        once; the log says how it ended.
+
+        Args:
+            timeout_s: how long to wait for the end, in seconds; None: as long as it takes.
+
+        Raises:
+            ConfigError: the kind of worker does not allow it, or the new code cannot be loaded.
+            WorkerError: a new worker could not be started, or an old one did not come to the end of its handlers.
+            TimeoutError: it goes on, but `timeout_s` is over.
+            RuntimeError: the server has stopped.
+        """
+        loop, node = self._loop, self._node
+        if loop is None or node is None or self._stopped.is_set():
+            raise CommandError("the server has stopped: there are no workers to exchange")
+        if threading.get_ident() == self._loop_thread or port.current.get() is not None:
+            self._ask_to_reload()
+        else:
+            answer: Future[None] = Future()
+            self._on_loop(loop, lambda: self._begin_reload_for(node, answer), answer)
+            self._wait_for(answer, timeout_s)
+
+    def statistics(self) -> dict[str, object]:
+        """Counters and sizes of the core, and under ``"workers"`` a list with those of each worker. Safe on any thread.
+
+        Of each worker: `name`, `state`, `restarts`, `sockets`; `mailbox_messages` and `mailbox_bytes` that are on their
+        way or being handled, `mailbox_batches` and `unwritten_bytes` that it has not read, `sockets_waiting` because
+        its mailbox is full; `opens_in_flight` and `requests_in_flight`, together of `asked_bytes`; messages `handled`;
+        `errors`, handlers that raised, returned what they may not, or were interrupted; `slowest`, the five slowest
+        calls of handlers since the start, each with `handler`, `socket_id` (0: an HTTP request), `seconds` and the time
+        `at` which it ended; and under `counts` what the worker counts by name, such as `long_handlers`, the calls
+        that took longer than a tenth of `handler_timeout`.
+
+        Raises:
+            RuntimeError: it has stopped.
+        """
+        loop, node = self._loop, self._node
+        if loop is None or node is None or self._stopped.is_set():
+            raise CommandError("the server has stopped: there are no statistics any more")
+        if threading.get_ident() == self._loop_thread:
+            return _statistics(node)
+        answer: Future[dict[str, object]] = Future()
+        self._on_loop(loop, lambda: _tell_statistics(node, answer), answer)
+        try:
+            return self._wait_for(answer, ANSWER_S)
+        except TimeoutError:
+            text = f"the event loop has been busy for {ANSWER_S:g} s: there are no statistics now"
+            raise CommandError(text) from None
+
+    def _on_loop(self, loop: asyncio.AbstractEventLoop, work: Callable[[], object], answer: "Future[_T]") -> None:
+        """Has the loop do something, in a thread that will wait for the answer. The end of the server cancels that."""
+        self._asked.add(answer)
+        try:
+            loop.call_soon_threadsafe(work)
+        except RuntimeError:  # it is closed
+            answer.cancel()
+        if self._stopped.is_set():  # perhaps after those that were listed had been cancelled
+            answer.cancel()
+
+    def _wait_for(self, answer: "Future[_T]", timeout_s: float | None) -> _T:
+        try:
+            return answer.result(timeout_s)
+        except CancelledError:
+            raise CommandError(STOPPED_MEANWHILE) from None
+        finally:
+            self._asked.discard(answer)
+
+    def _begin_reload_for(self, node: Node, answer: "Future[None]") -> None:
+        """Reloads, and tells the thread that waits for it."""
+
+        def ended(task: "asyncio.Task[None]") -> None:
+            self._tasks.discard(task)
+            error = CommandError(STOPPED_MEANWHILE) if task.cancelled() else task.exception()
+            if not answer.set_running_or_notify_cancel():
+                pass  # nobody waits any more
+            elif error is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(None)
+
+        if not answer.done():
+            task = asyncio.get_running_loop().create_task(node.reload(), name="wsbroker reload")
+            self._tasks.add(task)
+            task.add_done_callback(ended)
+
+    def _watch_files(self) -> None:
+        if isinstance(self._spec, str):
+            self._watched = folders_of(self._spec)
+        else:
+            logger.warning("nothing is watched: reload needs an application named by a text such as 'pkg.mod'")
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        state = "running" if self.is_running else "stopped"
+        return f"<Server {state} {' '.join(str(address) for address in self._addresses)}>"
+
+    # The life of it. --------------------------------------------------------------------------------------------
+
+    async def _live(self, addresses: Sequence[Address], on_open: Callable[[], None]) -> None:
+        """Runs from start to stop in the current loop; raises what kept it from starting."""
+        self._loop = asyncio.get_running_loop()
+        self._loop_thread = threading.get_ident()
+        self._stop_asked = asyncio.Event()
+        self._stopped_async = asyncio.Event()
+        if self._is_stop_asked:
+            self._stop_asked.set()
+        try:
+            node = self._node = Node(self._config, self._spec, self._fail)
+            if not await _opened(node, addresses, self._stop_asked):
+                if self._failure is not None:
+                    raise self._failure
+                logger.info("stopped before it had started")
+                return
+            try:
+                self._addresses = node.addresses
+                logger.info("serving on %s", ", ".join(str(address) for address in self._addresses))
+                on_open()
+                if self._watched:
+                    self._tasks.add(
+                        self._loop.create_task(watch(self._watched, self._on_change), name="wsbroker watch")
+                    )
+                await self._stop_asked.wait()
+            finally:  # its task may be cancelled too
+                logger.info("stopping")
+                await self._end_tasks()
+                await node.close(self._stop_timeout_s)
+                logger.info("stopped")
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        global _running
+        with lock:
+            if _running is self:
+                _running = None
+        self._loop_thread = 0
+        if self._interval_s is not None:  # before anybody who waits for the end goes on
+            restore_switch_interval(self._interval_s)
+            self._interval_s = None
+        self._stopped.set()
+        for answer in self._asked.copy():
+            answer.cancel()
+        if self._stopped_async is not None:
+            self._stopped_async.set()
+
+    def _forget(self) -> None:
+        """In a child process: the server is the parent's."""
+        self._is_forked = True
+        self._loop = self._node = None
+        self._loop_thread = 0
+        self._stopped = threading.Event()  # another thread may have held the lock of the old one
+        self._stopped.set()
+
+    def _fail(self, error: BaseException) -> None:
+        """The broker cannot go on."""
+        logger.error("fatal: %s", error)
+        self._failure = error
+        self._ask_to_stop(None)
+
+    def _ask_to_reload(self) -> None:
+        """From any thread, and from signal handlers."""
+        if self._loop is not None and not self._stopped.is_set():
+            self._loop.call_soon_threadsafe(self._begin_reload)
+
+    def _begin_reload(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._reload_and_log(), name="wsbroker reload")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _reload_and_log(self) -> None:
+        node = self._node
+        if node is None:
+            return
+        try:
+            await node.reload()
+        except WSBrokerError as error:
+            logger.error("not reloaded, the running workers stay: %s", error)
+            logger.debug("why it was not reloaded", exc_info=error)
+        except Exception:
+            logger.exception("not reloaded, the running workers stay")
+        else:
+            logger.info("reloaded")
+
+    async def _on_change(self) -> None:
+        """Files have changed: exchange the workers, or, where they share our modules, restart the process."""
+        node = self._node
+        if node is None:
+            return
+        if node.pool.kind in ("interpreter", "process"):
+            await self._reload_and_log()
+        else:
+            logger.info("restarting: workers of kind %s share the server's modules", node.pool.kind)
+            self.wants_restart = True
+            self._ask_to_stop(None)
+
+    async def _end_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _ask_to_stop(self, timeout_s: float | None) -> None:
+        """From any thread, and from signal handlers."""
+        if timeout_s is not None:
+            self._stop_timeout_s = timeout_s
+        if not self._is_stop_asked:
+            self._stop_asked_at = time.monotonic()
+        self._is_stop_asked = True
+        loop, asked = self._loop, self._stop_asked
+        if loop is None or asked is None or self._stopped.is_set():
+            return
+        try:
+            loop.call_soon_threadsafe(asked.set)
+        except RuntimeError:
+            logger.debug("the loop has ended already")
+
+
+async def _opened(node: Node, addresses: Sequence[Address], stop_asked: asyncio.Event) -> bool:
+    """Opens the node; False if a stop was asked for first: a worker that does not come up keeps nobody waiting."""
+    if stop_asked.is_set():
+        return False
+    opening = asyncio.ensure_future(node.open(addresses))
+    asked = asyncio.ensure_future(stop_asked.wait())
+    try:
+        await asyncio.wait((opening, asked), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        asked.cancel()
+        if not opening.done():
+            opening.cancel()
+            await asyncio.wait((opening,))
+    if opening.cancelled():
+        return False
+    opening.result()
+    return True
+
+
+def _tell_statistics(node: Node, answer: "Future[dict[str, object]]") -> None:
+    if answer.set_running_or_notify_cancel():  # from here on nobody can cancel it
+        answer.set_result(_statistics(node))
+
+
+def _statistics(node: Node) -> dict[str, object]:
+    return {**node.statistics(), "workers": node.pool.statistics()}
+
+
+def claim(server: Server) -> None:
+    """Takes the one place for a running server. Under `lock`.
+
+    Raises:
+        CommandError: another one runs.
+    """
+    global _running
+    if _running is not None:
+        raise CommandError(f"a server runs in this process already: {_running!r}; stop it first")
+    _running = server
+
+
+def _forked() -> None:
+    """In the child of a fork there is no loop and no worker, so a call would wait for ever: as if nothing ran here."""
+    global _running
+    server, _running = _running, None
+    lock.release()
+    port.set_default(None)
+    port.current.set(None)  # a handler that forks would speak on its worker's wire, together with the worker
+    if server is not None:
+        server._forget()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=_forked)
