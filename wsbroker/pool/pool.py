@@ -4,7 +4,6 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
 from typing import Final
 
 from wsbroker.config import Config, WorkerKind
@@ -386,8 +385,7 @@ class Pool(Owner):
 
 def size_of(request: HttpRequest) -> int:
     """What a request costs while it waits for its handler, in bytes."""
-    head_bytes = sum(map(len, chain.from_iterable(request.headers.pairs)))
-    return REQUEST_OVERHEAD_BYTES + len(request.path) + head_bytes + len(request.body)
+    return REQUEST_OVERHEAD_BYTES + len(request.path) + request.head_bytes() + len(request.body)
 
 
 def worker_options(config: Config) -> dict[str, object]:
