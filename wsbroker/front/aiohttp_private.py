@@ -265,6 +265,11 @@ def answer_in_1_1(request: web.BaseRequest) -> None:
     request._version = HttpVersion11
 
 
+def is_writing_paused(protocol: RequestHandler) -> bool:
+    """Whether the transport of a connection waits for its peer to read."""
+    return protocol._paused
+
+
 def has_body(body: StreamReader) -> bool:
     """Whether a request has a body, complete or not."""
     return body is not NO_BODY

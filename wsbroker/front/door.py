@@ -17,7 +17,7 @@ costs no task, no future and no timer. Everything else is served by aiohttp's ow
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
@@ -25,7 +25,7 @@ from aiohttp.streams import StreamReader
 
 from wsbroker.front import aiohttp_private
 from wsbroker.front.aiohttp_private import HttpProtocol, Message
-from wsbroker.front.exchange import RAW_INTERNAL_ERROR, RAW_OVERLOADED, Answer, error_answer, response_of
+from wsbroker.front.exchange import RAW_INTERNAL_ERROR, RAW_OVERLOADED, error_answer, response_of
 from wsbroker.front.parts import Admitted
 from wsbroker.wire.http import HttpResponse
 
@@ -66,7 +66,6 @@ class Door(HttpProtocol):
         "is_deaf",
         "is_half_closed",
         "is_last",
-        "lingers",
         "opening",
         "refusal",
         "state",
@@ -98,8 +97,6 @@ class Door(HttpProtocol):
         """Whether the peer has closed its side."""
         self.is_last = False
         """Whether the connection ends behind the requests that have been read."""
-        self.lingers = False
-        """Whether the answer being written ends the connection while more may be on its way to us."""
         self.unsent_bytes = 0
         """What the transport's buffer had shrunk to when its progress was last looked at."""
 
@@ -315,11 +312,16 @@ class Door(HttpProtocol):
 
     # Answers. -------------------------------------------------------------------------------------------------------
 
-    def end_with(self, answer: HttpResponse, method: str = "GET") -> Answer:
+    def end_with(self, answer: HttpResponse, method: str = "GET") -> web.StreamResponse:
         """Returns the answer that ends the connection, whatever else was asked or is still being sent."""
         self.is_deaf = True
-        self.lingers = True
-        return response_of(answer, method, is_last=True)
+        last = response_of(answer, method, is_last=True)
+        last.on_written = self._written_last
+        return cast(web.StreamResponse, last)
+
+    def _written_last(self) -> None:
+        if self.state == SERVING:
+            self.leave()
 
     def handle_error(
         self,
@@ -340,15 +342,6 @@ class Door(HttpProtocol):
             raise ConnectionError("the answer had begun")
         aiohttp_private.answer_in_1_1(request)
         return self.end_with(error_answer(status))
-
-    async def finish_response(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
-        """Writes an answer."""
-        written, is_cut = await super().finish_response(request, resp, start_time)
-        if self.lingers and self.state == SERVING and not is_cut:
-            self.leave()
-        return written, is_cut
 
     async def start(self) -> None:
         """aiohttp's task for this connection."""

@@ -5,18 +5,18 @@ handler's; what is about the content is the handler's.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from html import escape
 from http import HTTPStatus
 from typing import Final
 
 from aiohttp import hdrs, web
-from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.http_writer import HttpVersion, HttpVersion11
 
 from wsbroker.errors import HandshakeError
+from wsbroker.front.aiohttp_private import is_writing_paused
 from wsbroker.wire.http import HttpRequest, HttpResponse
 
 SERVER_NAME: Final = "wsbroker"
@@ -107,55 +107,63 @@ def _as_text(value: str) -> str:
     return value
 
 
-class Answer(web.StreamResponse):
+class Answer:
     """An answer that is complete: head and body leave in one write.
 
-    aiohttp's own `Response` can be changed until the last moment, which costs 8 µs of a request's 50
+    It stands in for a `web.StreamResponse`, with the three things that aiohttp's protocol asks one for: `prepare`,
+    `write_eof`, `keep_alive`. aiohttp's own can be changed until the last moment, which costs 8 µs of a request's 50
     (``python -m benchmarks http``).
 
     Args:
-        fields: the header fields, but for Connection, Date, and what says how long the body is.
+        fields: the header fields, but for Connection, and what says how long the body is.
         body: to be sent behind the head.
         length: what Content-Length says; None: nothing.
         options: of Connection, besides what this connection needs.
         is_last: the connection ends behind it.
     """
 
+    __slots__ = ("content", "fields", "keep_alive", "length", "on_written", "options", "status")
+
     def __init__(
         self,
         status: int,
-        fields: Sequence[tuple[str, str]],
+        fields: list[tuple[str, str]],
         body: bytes,
         length: int | None,
         options: tuple[str, ...] = (),
         is_last: bool = False,
     ) -> None:
-        super().__init__(status=status, reason=_PHRASES.get(status, ""))
+        self.status: Final = status
         self.fields: Final = fields
         self.content: Final = body
         self.length: Final = length
-        self._options = options
-        self._stays = not is_last
+        self.options: Final = options
+        self.keep_alive = not is_last
+        """Whether the connection stays open behind it; known for good once it is written."""
+        self.on_written: Callable[[], None] | None = None
 
-    @property
-    def keep_alive(self) -> bool:
-        """Whether the connection stays open behind it; known once it is written."""
-        return self._stays
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Writes all of it.
 
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
-        """Writes all of it."""
-        self._stays = self._stays and request.keep_alive
+        Raises:
+            ConnectionError: the connection is gone.
+        """
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the connection is gone")
+        self.keep_alive = self.keep_alive and bool(request.keep_alive)
         head = self.head(request.version)
-        writer = request.writer
         if len(self.content) < LARGE:
-            await writer.write(head + self.content)
+            transport.write(head + self.content)
         else:
-            await writer.write(head)
-            await writer.write(self.content)
-        await writer.drain()
-        return writer
+            transport.write(head)
+            transport.write(self.content)
+        if is_writing_paused(request.protocol):
+            await request.writer.drain()
+        if self.on_written is not None:
+            self.on_written()
 
-    async def write_eof(self, data: bytes = b"") -> None:
+    async def write_eof(self) -> None:
         """It is written."""
 
     def head(self, version: HttpVersion) -> bytes:
@@ -164,23 +172,20 @@ class Answer(web.StreamResponse):
         Raises:
             ValueError: a field has a line break or a NUL in it, past the checks of `HttpResponse`.
         """
-        lines = [f"HTTP/{version.major}.{version.minor} {self.status} {self.reason}"]
-        has_date = False
-        for name, value in self.fields:
-            lines.append(f"{name}: {value}")
-            has_date = has_date or name.lower() == "date"
+        status = self.status
+        lines = [f"HTTP/{version.major}.{version.minor} {status} {_PHRASES.get(status, '')}"]
+        lines += [f"{name}: {value}" for name, value in self.fields]
         if self.length is not None:
             lines.append(f"Content-Length: {self.length}")
-        if not has_date:
-            lines.append(f"Date: {date_now()}")
-        options = self._options
-        if not self._stays and version >= HttpVersion11:
-            options = (*options, "close")
-        elif self._stays and version < HttpVersion11:
+        options = self.options
+        if version >= HttpVersion11:
+            if not self.keep_alive:
+                options = (*options, "close")
+        elif self.keep_alive:
             options = (*options, "keep-alive")
         if options:
             lines.append(f"Connection: {', '.join(options)}")
-        text = "\r\n".join([*lines, "", ""])
+        text = "\r\n".join(lines) + "\r\n\r\n"
         breaks = len(lines) + 1
         if text.count("\r") != breaks or text.count("\n") != breaks or "\0" in text:
             raise ValueError("a header field of the answer has a line break or a NUL in it")
@@ -196,13 +201,14 @@ def response_of(answer: HttpResponse, method: str, is_last: bool = False) -> Ans
     status = answer.status
     fields: list[tuple[str, str]] = []
     options: tuple[str, ...] = ()
-    has_type = has_server = False
+    has_type = has_server = has_date = False
     for field in answer.headers.pairs:
         lowered = field[0].lower()
         if lowered not in _OURS:
             fields.append(field)
             has_type = has_type or lowered == "content-type"
             has_server = has_server or lowered == "server"
+            has_date = has_date or lowered == "date"
         elif lowered == "connection":
             is_last = is_last or "close" in [option.strip().lower() for option in field[1].split(",")]
         elif lowered == "upgrade" and status == 426 and not options:
@@ -212,6 +218,8 @@ def response_of(answer: HttpResponse, method: str, is_last: bool = False) -> Ans
             options = ("upgrade",)
     if not has_server:
         fields.append(_SERVER)
+    if not has_date:
+        fields.append(("Date", date_now()))
     if status in _NO_CONTENT:
         return Answer(status, fields, b"", 0 if status == 205 else None, options, is_last)
     body = answer.body

@@ -371,32 +371,29 @@ class Front(Generic[AdmittedT]):
         if door.answers % ANSWERS_IN_A_ROW == 0:
             await asyncio.sleep(0)
         try:
-            return await self._answer(door, request)
+            refusal = door.refusal
+            if refusal is not None:
+                door.refusal = None
+                return door.end_with(refusal)
+            message = aiohttp_private.message_of(request)
+            if hdrs.UPGRADE in message.headers and offers_websocket(fields_of(message)):
+                return await self._upgrade_later(door, request)
+            problem = _problem(message)
+            if problem is not None:
+                aiohttp_private.answer_in_1_1(request)
+                return door.end_with(problem, message.method)
+            body = b""
+            if aiohttp_private.has_body(request.content):
+                read = await self._read_body(door, message, request.content)
+                if isinstance(read, HttpResponse):
+                    return door.end_with(read, message.method)
+                body = read
+            answer = await self.pool.http(request_of(message, door.remote, body))
+            is_last = door.is_last and not door.waiting or self.is_stopping
+            return cast(web.StreamResponse, response_of(answer, message.method, is_last))
         except Exception:
             log.exception("cannot answer remote=%s method=%s", door.remote, request.method)
             return door.end_with(error_answer(500), request.method)
-
-    async def _answer(self, door: Door, request: web.BaseRequest) -> web.StreamResponse:
-        refusal = door.refusal
-        if refusal is not None:
-            door.refusal = None
-            return door.end_with(refusal)
-        message = aiohttp_private.message_of(request)
-        if hdrs.UPGRADE in message.headers and offers_websocket(fields_of(message)):
-            return await self._upgrade_later(door, request)
-        problem = _problem(message)
-        if problem is not None:
-            aiohttp_private.answer_in_1_1(request)
-            return door.end_with(problem, message.method)
-        body = b""
-        if aiohttp_private.has_body(request.content):
-            read = await self._read_body(door, message, request.content)
-            if isinstance(read, HttpResponse):
-                return door.end_with(read, message.method)
-            body = read
-        answer = await self.pool.http(request_of(message, door.remote, body))
-        is_last = door.is_last and not door.waiting or self.is_stopping
-        return response_of(answer, message.method, is_last)
 
     async def _read_body(self, door: Door, message: RawRequestMessage, content: StreamReader) -> bytes | HttpResponse:
         """Returns the whole body, or the answer to one that cannot be had."""

@@ -5,6 +5,7 @@ import asyncio
 import gc
 import inspect
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from wsbroker.config import Config
 from wsbroker.front import aiohttp_private
 from wsbroker.front.aiohttp_private import PRIVATE_NAMES, HttpProtocol
 from wsbroker.front.door import Door
+from wsbroker.front.exchange import Answer
 from wsbroker.front.front import Front
 
 pytestmark = pytest.mark.anyio
@@ -66,14 +68,8 @@ def test_nothing_else_in_the_front_uses_a_private_name_of_aiohttp() -> None:
 
 
 def test_aiohttp_calls_what_we_override_by_these_names() -> None:
-    for name in ("handle_error", "finish_response", "start", "eof_received", "pause_writing", "resume_writing"):
+    for name in ("handle_error", "start", "eof_received", "pause_writing", "resume_writing"):
         assert callable(getattr(RequestHandler, name))
-    assert list(inspect.signature(RequestHandler.finish_response).parameters) == [
-        "self",
-        "request",
-        "resp",
-        "start_time",
-    ]
     assert list(inspect.signature(RequestHandler.handle_error).parameters) == [
         "self",
         "request",
@@ -82,6 +78,16 @@ def test_aiohttp_calls_what_we_override_by_these_names() -> None:
         "message",
     ]
     assert {"_message", "_version"} <= set(web.BaseRequest.ATTRS)
+
+
+def test_aiohttp_asks_a_response_for_nothing_but_what_ours_has() -> None:
+    asked: set[str] = set()
+    for method in (RequestHandler.start, RequestHandler.finish_response, RequestHandler._handle_request):
+        for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(method)))):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "resp":
+                asked.add(node.attr)
+    assert asked == {"prepare", "write_eof", "keep_alive"}
+    assert all(hasattr(Answer, name) for name in asked)
 
 
 async def parsed(data: bytes, **limits: int) -> object:
