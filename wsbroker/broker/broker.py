@@ -483,6 +483,9 @@ class Broker:
             if socket.lane is lane:
                 socket.token_seen = 0
                 socket.is_token_stale = socket.token is not None
+        for socket in lane.waiting:  # some have left the tables, with messages that are not handled yet
+            socket.token_seen = 0
+            socket.is_token_stale = socket.token is not None
         self.unhold(index)
 
     def adopt_closes(self, index: int, closes: list[tuple[object, ...]]) -> None:

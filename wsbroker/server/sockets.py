@@ -130,6 +130,7 @@ class Sockets(Waker):
     def discard(self, connection: Connection) -> None:
         """Refused, or gone before the 101."""
         self.count -= 1
+        self.wheel.remove(connection)  # given up as a slow consumer, it has a deadline already
         self.broker.discard(connection)
 
     def connection_lost(self, connection: Connection) -> None:

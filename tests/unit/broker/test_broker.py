@@ -374,6 +374,23 @@ def test_a_worker_is_exchanged_without_losing_or_repeating_a_message() -> None:
     assert (broker.lanes[0].in_flight, broker.lanes[0].messages, socket.unhandled) == (0, 0, 0)
 
 
+def test_the_last_messages_of_a_socket_that_left_during_an_exchange_have_its_token() -> None:
+    broker = a_broker(inline=False)
+    told = Deliveries(broker)
+    socket = connect(broker)
+    broker.apply(0, 0, [(commands.SET_TOKEN, socket.id, b"alice", 1)])
+    broker.hold(0)
+    receive(broker, socket, b"last words")
+    broker.lost(socket, 1006, "")
+    broker.exchange(0)
+    broker.deliver_lanes()
+    assert [event[:3] for event in told.events()] == [
+        (events.TOKEN, socket.id, b"alice"),
+        (events.MESSAGE, socket.id, b"last words"),
+        (events.CLOSE, socket.id, b"alice"),
+    ]
+
+
 def test_an_exchange_that_is_called_off_goes_on_with_the_old_worker() -> None:
     broker = a_broker(inline=False)
     told = Deliveries(broker)

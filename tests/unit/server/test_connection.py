@@ -336,6 +336,18 @@ def test_a_slow_consumer_gets_a_1013_behind_what_its_transport_holds() -> None:
     assert transport.is_closed
 
 
+def test_a_slow_consumer_that_is_refused_leaves_no_deadline() -> None:
+    bench = Bench(limits=Limits(max_queue_bytes=1000))
+    opening = bench.sockets.admit(0)
+    assert opening is not None
+    for _ in range(3):  # sent by its open handler, before the 101
+        bench.broker.send(opening.id, "x" * 600)
+    bench.loop.run()
+    assert bench.sockets.wheel.count == 1
+    bench.sockets.discard(opening)
+    assert (bench.sockets.wheel.count, bench.sockets.count) == (0, 0)
+
+
 def test_a_socket_of_a_drop_policy_goes_on_when_it_reads_again() -> None:
     bench = Bench(limits=Limits(max_queue_bytes=1000, slow_consumer=DROP_OLD))
     connection, transport = bench.connect()
