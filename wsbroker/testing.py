@@ -143,6 +143,8 @@ class TestBroker(Port):
         self._channels: dict[bytes, dict[int, TestSocket]] = {}
         self._last_id = 0
         self._closes: list[TestSocket] = []
+        self._handled: TestSocket | None = None
+        """The socket whose message handler runs."""
         self._before: Port | None = None
         self._loop: AbstractEventLoop | None = None
         self._thread: Thread | None = None
@@ -228,6 +230,7 @@ class TestBroker(Port):
 
     def _message(self, socket: TestSocket, data: str | bytes) -> None:
         if socket.is_open and self._handlers.message is not None:
+            self._handled = socket
             try:
                 self._run(self._handlers.message, data, socket.id, socket.token)
             except Exception:
@@ -235,6 +238,8 @@ class TestBroker(Port):
                 self._run_closes()
                 if self._raise_errors:
                     raise
+            finally:
+                self._handled = None
         self._run_closes()
 
     def _close(self, socket: TestSocket, code: int, reason: str) -> None:
@@ -342,6 +347,8 @@ class TestBroker(Port):
         """Sets the token of a socket."""
         self.commands.append(("set_token", socket_id, token))
         socket = self.sockets.get(socket_id)
+        if socket is None and self._handled is not None and self._handled.id == socket_id:
+            socket = self._handled  # closed while its handler runs: its close handler is to come
         if socket is not None:
             socket.token = token
 

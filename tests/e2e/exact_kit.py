@@ -354,11 +354,9 @@ class Play:
         for report in reports:
             start = report["start"]
             lane = _lane(report["worker"])
-            own = [
-                change
-                for change in sets
-                if change.lane == lane and (change.number or (change.token in mine and change.is_open))
-            ]
+            own = [change for change in sets if change.lane == lane and (change.number or change.token in mine)]
+            # An inline handler of this socket may be running while others of its loop set what it has closed already.
+            taken = [change for change in sets if change.is_open or (change.lane == lane == LOOP)]
             sent = client.sent_at[report["number"]] if report["handler"] == "message" else 0
             # When it was called, at the earliest: a coroutine begins some time after its call.
             called = max(before, sent) if self._is_async else start
@@ -376,7 +374,7 @@ class Play:
                 for change in sets
                 if change.token == report["token"]
                 and change.place >= least
-                and ((change.is_open and change.at <= start) or (change in own and change.began <= start))
+                and ((change in taken and change.at <= start) or (change in own and change.began <= start))
             ]
             if report["token"] is None and least < 0:
                 fits.append(-1)

@@ -206,3 +206,19 @@ def test_a_client_may_close_without_a_code_or_be_lost() -> None:
         with pytest.raises(ValueError, match="at most 123 bytes"):
             broker.connect().close(1000, "x" * 124)
     assert [entry[2] for entry in chat.log if isinstance(entry, tuple) and len(entry) == 4] == [1005, 1006, 1005]
+
+
+def test_a_token_that_is_set_after_the_close_reaches_the_close_handler() -> None:
+    got: list[object] = []
+
+    def handle(data: str, socket_id: int) -> None:
+        wsbroker.close(socket_id)
+        wsbroker.set_token(socket_id, data)
+
+    with TestBroker(handlers(message=handle, close=lambda socket_id, token: got.append((socket_id, token)))) as broker:
+        ann, bob = broker.connect(), broker.connect()
+        ann.send("last")
+        wsbroker.set_token(ann.id, "too late")
+        bob.close()
+        wsbroker.set_token(bob.id, "too late")
+    assert got == [(1, b"last"), (2, None)] and ann.token == b"last"

@@ -331,9 +331,21 @@ class Broker:
         """Sets the token; the socket's worker is told with the next message, unless it sees the core's own (inline)."""
         socket = self.sockets.get(socket_id)
         if socket is None:
+            socket = self._closed_while_handled(socket_id)
+        if socket is None:
             self.counters.unheard += 1
         else:
             self.put_token(socket, token, NOWHERE, 0)
+
+    def _closed_while_handled(self, socket_id: int) -> Socket | None:
+        """Inline: a socket out of the tables whose message handler still runs: its close handler is to come."""
+        lane = self.lanes[0] if self.lanes else None
+        if lane is None or not lane.is_inline:
+            return None
+        current = lane.current
+        if current is not None and current.id == socket_id:
+            return current
+        return lane.busy.get(socket_id)
 
     def put_token(self, socket: Socket, token: bytes | None, lane_index: i64, number: int) -> None:
         """Sets a token that this lane's worker caches under `number`; 0: it does not."""

@@ -39,6 +39,10 @@ class Lane:
         """Sockets with events in their inbox, in turn."""
         self.closing: dict[int, tuple[object, ...]] = {}
         """CLOSE events whose handler has not run yet, by socket id; of a held lane, only those that its worker has."""
+        self.busy: dict[int, Socket] = {}
+        """Inline: sockets with an async handler running, by id."""
+        self.current: Socket | None = None
+        """Inline: the socket whose handler is being called."""
         self.is_listed = False
         self.is_held = False
         """Messages and closes stay in their inboxes, whatever the credit: its worker is being exchanged."""

@@ -68,7 +68,7 @@ class InlineRunner:
         self.slow: Final = slow
         self.begin_close: Final = begin_close
         self.unhandled: Final = unhandled
-        self.busy: Final[dict[int, Socket]] = {}
+        self.busy: Final[dict[int, Socket]] = lane.busy
         self.handled: int = 0
         self.clock_s: float = 0.0
         """When the last handler ended or the turn began: the clock is read once per message, not twice (40 ns)."""
@@ -96,6 +96,7 @@ class InlineRunner:
                 else:
                     self._handle(socket, event)
         finally:
+            lane.current = None
             if done < len(sockets):  # what reports an error has failed itself: the other events are for the next turn
                 lane.sockets = sockets[done:] + lane.sockets
                 lane.data = data[done:] + lane.data
@@ -124,6 +125,7 @@ class InlineRunner:
         if socket.is_muted:
             return
         socket_id = socket.id
+        self.lane.current = socket
         result: object = None
         try:
             if self.arity == 3:
@@ -157,8 +159,8 @@ class InlineRunner:
     def _handle_close(self, socket: Socket, event: tuple[object, ...]) -> None:
         socket.is_busy = True
         self.busy[socket.id] = socket
-        token = cast(bytes | None, event[2])
-        if self.begin_close(socket.id, token, cast(int, event[4]), cast(str, event[5])):
+        # Not the event's token: a handler that ran when the socket closed may have set it since.
+        if self.begin_close(socket.id, socket.token, cast(int, event[4]), cast(str, event[5])):
             socket.is_busy = False
             self.busy.pop(socket.id, None)
         self.clock_s = time()

@@ -138,3 +138,31 @@ def test_a_failure_outside_the_handlers_does_not_take_the_other_events_of_the_tu
     bench.loop.run()
     assert [message[0] for message in bench.messages] == ["good"]
     assert [close[2] for close in bench.closes] == [4000]
+
+
+def test_a_token_that_is_set_while_a_socket_closes_reaches_its_close_handler() -> None:
+    def handler(data: str, socket_id: int, token: object) -> object:
+        if data == "await":
+            return data
+        bench.broker.close(socket_id, 1000, "")
+        bench.broker.set_token(socket_id, b"after its close")
+        return None
+
+    bench = Bench(handler=handler)
+    one, _ = bench.connect()
+    other, _ = bench.connect()
+    one.data_received(text("await"))
+    other.data_received(text("close"))
+    bench.loop.run()
+    one.connection_lost(None)
+    bench.broker.set_token(one.id, b"while its handler awaits")
+    bench.loop.run()
+    bench.runner.release(one.id)
+    bench.broker.set_token(one.id, b"too late")
+    bench.loop.run()
+    assert [close[:2] for close in bench.closes] == [
+        (other.id, b"after its close"),
+        (one.id, b"while its handler awaits"),
+    ]
+    assert bench.lane.current is None and not bench.lane.busy
+    assert bench.broker.counters.unheard == 1
