@@ -11,7 +11,8 @@ COMMANDS: Final = {
     "scaling": ("benchmarks.scaling", "how the core's cost grows with subscribers, channels, subscriptions"),
     "http": ("benchmarks.web", "plain HTTP beside aiohttp's own server"),
     "flush": ("benchmarks.windows", "what --flush-interval saves in CPU and adds to latency"),
-    "soak": ("benchmarks.soak", "a long mixed load that looks for leaks"),
+    "soak": ("benchmarks.soak", "long runs that look for leaks, losses and starvation"),
+    "report": ("benchmarks.report", "all figures of the README, and the README's parts that show them"),
 }
 
 

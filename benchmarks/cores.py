@@ -165,7 +165,7 @@ def judged(rates: dict[Kind, Rate], names: Sequence[str], workers: int) -> list[
         many, one = Kind(name, workers), Kind(name, 1)
         for other, aim in ((one, MORE_THAN_ONE), (threads, MORE_THAN_THREADS)):
             ratio = rates[many].per_second / rates[other].per_second
-            found.append(Claim(f"{many} beside {other}", ratio, f"≥ {aim:g}", ratio >= aim))
+            found.append(Claim(f"handlers of 1 ms a second: {many} beside {other}", ratio, f"≥ {aim:g}", ratio >= aim))
     return found
 
 
@@ -196,9 +196,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("inline", "thread", *names):
         with serving(command_for(Kind(name, 1), rounds), None) as server:
             lowest, middle, ninety = asked[name] = ask(server.port)
-        claim = Claim(f"subscribe from an idle {name} worker, µs", middle, f"≤ {ASK_US:g}", middle <= ASK_US)
-        print(f"{claim}; lowest {lowest:.0f}, p90 {ninety:.0f}")
-        claims.append(claim)
+        what, rest = f"subscribe from an idle {name} worker, µs", f"lowest {lowest:.0f}, p90 {ninety:.0f}"
+        if name == "interpreter":
+            claims.append(Claim(what, middle, f"≤ {ASK_US:g}", middle <= ASK_US))
+            print(f"{claims[-1]}; {rest}")
+        else:
+            print(f"      {what}: {middle:.0f}; {rest}")
     if arguments.json:
         found = {
             "server": version,

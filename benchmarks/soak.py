@@ -12,6 +12,7 @@ of its own; nothing leaves the loopback interface.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathlib import Path
 if not __package__:  # run as a file: behind everything, so that an installed wsbroker stays the one that is measured
     sys.path.append(str(Path(__file__).parent.parent))
 
+from benchmarks.load.machine import facts
 from benchmarks.soaking import busy, cycles, joins, order, stall, threads
 from benchmarks.soaking.report import Report
 
@@ -38,6 +40,9 @@ def parser() -> argparse.ArgumentParser:
         "threads": "threads that publish at full speed wait, and nobody starves",
     }.items():
         command = commands.add_parser(name, help=text)
+        command.add_argument(
+            "--json", type=Path, metavar="FILE", help="write what was wrong and the main figures there"
+        )
         if name == "stall":
             continue
         if name in ("joins", "busy"):
@@ -93,6 +98,15 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], object] | 
     elif options.scenario == "threads":
         threads.run(report, options.kind, options.count, options.seconds, options.command_bytes)
     report.say(f"{len(report.failures)} wrong" if report.failures else "all is right")
+    if options.json:
+        found = {
+            "scenario": options.scenario,
+            "kind": getattr(options, "kind", ""),
+            "machine": facts(),
+            "failures": report.failures,
+            "numbers": report.numbers,
+        }
+        options.json.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return 1 if report.failures else 0
 
 

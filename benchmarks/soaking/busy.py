@@ -18,9 +18,9 @@ from benchmarks.load.run import Progress, listen, start_load
 from benchmarks.load.server import Command, Cores, Running, our_command, serving
 from benchmarks.soaking.echo import Echo
 from benchmarks.soaking.loops import run_in_loop
-from benchmarks.soaking.report import Report
+from benchmarks.soaking.report import Report, percentiles
 
-LOAD: Final = Job("fanout", connections=1000, channels=50, publishers=10, in_flight=16, warmup_s=1.0, runs=1)
+LOAD: Final = Job("fanout", connections=1000, channels=100, publishers=10, in_flight=16, warmup_s=1.0, runs=1)
 QUIET_S: Final = 2.0
 BUSY_PERCENT: Final = 90.0
 WORST_S: Final = 1.0
@@ -61,6 +61,7 @@ async def _soak(report: Report, command: Command, job: Job) -> None:
                 await asyncio.sleep(max(job.seconds - 1.5, job.seconds / 2))  # both began within it, and end before it
                 busy_percent = thread.runnable_percent()
             row = await row_to_come
+            report.number("seconds", job.seconds)
         finally:
             load.kill()
             load.communicate()
@@ -78,6 +79,10 @@ def _judge(report: Report, row: Row, busy_percent: float, echo: Echo, question: 
     report.check(found >= BUSY_PERCENT, "the server always had something to do", f"{found:.0f} % of its core")
     report.equal("messages lost, doubled, out of order or changed", row.wrong, 0)
     worst_s = max(echo.trips_s + question.trips_s, default=float("inf"))
+    if echo.trips_s and question.trips_s:
+        report.number("echo_ms", *(s * 1e3 for s in percentiles(echo.trips_s)))
+        report.number("question_ms", *(s * 1e3 for s in percentiles(question.trips_s)))
+        report.number("overslept_ms", max(echo.overslept_s, question.overslept_s) * 1e3)
     report.check(worst_s <= WORST_S, f"no round trip took more than {WORST_S:g} s", f"worst {worst_s * 1e3:.1f} ms")
 
 

@@ -64,6 +64,7 @@ async def _soak(report: Report, server: ServerProcess, sockets: int, channels: i
     if rounds > 1:
         bound = SLACK_BYTES + sockets * SLACK_EACH
         grown = after_bytes[-1] - after_bytes[0]
+        report.number("grown_bytes", grown)
         report.check(grown <= bound, f"memory grown since the first round by at most {mib(bound)}", mib(grown))
 
 
@@ -95,7 +96,12 @@ async def _round(report: Report, server: ServerProcess, meter: Meter, sockets: i
             statistics = await server.answer("statistics")
             names = {name for index in range(sockets) for name in names_of(index, channels).split(",")}
             report.equal("channels", cast("dict[str, int]", statistics)["channels"], len(names))
-            report.figure("memory", mib(meter.read().rss_bytes))
+            report.number("joins_per_s", calls / took_s)
+            report.number("join_cpu_us", used_ns / calls / 1e3)
+            report.number("sockets", sockets)
+            report.number("channels_each", channels)
+            report.number("rss_bytes", meter.read().rss_bytes)
+            report.figure("memory", mib(report.numbers["rss_bytes"][-1]))
     await hang_up_all(clients)
 
 

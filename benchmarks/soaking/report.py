@@ -15,6 +15,8 @@ class Report:
 
     def __init__(self, title: str, say: Callable[[str], object] | None = None) -> None:
         self.failures: list[str] = []
+        self.numbers: dict[str, list[float]] = {}
+        """What `number` was told, by name."""
         self._say = say or (lambda line: print(line, flush=True))
         self._started_s = time.monotonic()
         self.say(f"{title}: Python {sys.version.split()[0]}")
@@ -26,6 +28,10 @@ class Report:
     def figure(self, name: str, value: object) -> None:
         """Prints something that was measured."""
         self.say(f"      {name}: {value}")
+
+    def number(self, name: str, *values: float) -> None:
+        """Keeps figures for the JSON, behind those of the same name."""
+        self.numbers.setdefault(name, []).extend(values)
 
     def check(self, is_right: bool, what: str, found: object = "") -> None:
         """Prints whether something that must be true is."""
@@ -48,7 +54,11 @@ def spread(values: list[float], unit: str = "ms", scale: float = 1e3) -> str:
     """Median, 99th percentile and worst of some durations in seconds, as text."""
     if not values:
         return "none"
-    ranked = sorted(value * scale for value in values)
-    p99 = ranked[min(len(ranked) - 1, len(ranked) * 99 // 100)]
-    median = ranked[len(ranked) // 2]
-    return f"median {median:.2f}, p99 {p99:.2f}, worst {ranked[-1]:.2f} {unit} ({len(ranked)} samples)"
+    median, p99, worst = (value * scale for value in percentiles(values))
+    return f"median {median:.2f}, p99 {p99:.2f}, worst {worst:.2f} {unit} ({len(values)} samples)"
+
+
+def percentiles(values: list[float]) -> tuple[float, float, float]:
+    """Median, 99th percentile and highest."""
+    ranked = sorted(values)
+    return ranked[len(ranked) // 2], ranked[min(len(ranked) - 1, len(ranked) * 99 // 100)], ranked[-1]

@@ -97,3 +97,38 @@ def test_every_other_scenario_runs() -> None:
             assert done.returncode == 0, done.stdout + done.stderr
             row = json.loads(done.stdout.splitlines()[-1])["row"]
             assert row["rate"] > 0 and row["wrong"] == 0, job
+
+
+def benchmarks(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=LIMIT_S)
+
+
+def test_plain_http_is_measured_beside_aiohttp(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    done = benchmarks("http", "--pairs=1", "--seconds=0.2", "--connections=4", "--no-pin", f"--json={file}")
+    assert done.returncode in (0, 1), done.stderr  # how much CPU it takes is not this test's business
+    result = json.loads(file.read_text(encoding="utf-8"))
+    assert [entry["title"] for entry in result["entries"]] == ["aiohttp", "WSBroker"]
+    for entry in result["entries"]:
+        row = entry["cells"]["http"]["row"]
+        assert (row["lost"], row["mangled"]) == (0, 0) and row["cpu_us"] > 0
+    assert result["problems"] == []
+    assert result["claims"][0]["what"] in done.stdout
+
+
+def test_a_window_for_writes_is_measured_beside_none(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    job = ("--rate=200", "--connections=5", "--seconds=0.3", "--rounds=1", "--no-pin")
+    done = benchmarks("flush", "--windows=0,5", *job, f"--json={file}")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    assert [row["window_ms"] for row in rows] == [0, 5]
+    assert rows[1]["latency_us"]["p50"] > rows[0]["latency_us"]["p50"]
+    assert all(row["wrong"] == 0 for row in rows)
+
+
+def test_unknown_parts_of_the_report_are_refused_before_anything_is_measured() -> None:
+    done = benchmarks("report", "--parts=nothing")
+    assert done.returncode == 2
+    assert "nothing: none of cores, http" in done.stderr
