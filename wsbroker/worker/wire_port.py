@@ -9,8 +9,8 @@ So reading has no owner: of those that wait for something from the wire one read
 the own thread, and wakes the others (a leader and its followers; there is no reader thread to switch to).
 
 A finaliser or a signal handler may call the API between any two lines of this module, on a thread that holds one of
-its locks. So each lock knows its holder: a command made there is left to the interrupted call to send, and a question,
-which could only dead-lock, is refused.
+its locks, or that reads. So each lock knows its holder, and the wire its reader: a command made there is left to the
+interrupted call to send, and a question, which could only dead-lock, is refused.
 """
 
 from collections import deque
@@ -62,7 +62,7 @@ class WirePort(Port):
         "_handled",
         "_has_more",
         "_holder",
-        "_is_reading",
+        "_reader",
         "_room",
         "_thread_id",
         "_token_numbers",
@@ -102,7 +102,8 @@ class WirePort(Port):
         self._backlog: deque[list[Event]] = deque()
         self._answers: dict[int, object] = {}
         self._asking = 0
-        self._is_reading = False
+        self._reader = 0
+        """The thread that reads from the wire right now; 0: none."""
         self._call_ids = count(1)
         self._token_numbers = count(1)
         self.is_ended = False
@@ -344,7 +345,7 @@ class WirePort(Port):
         ask = (commands.ASK, call_id, question, *arguments)
         if self.is_ended and not is_own:
             return _forward(ask)
-        if me in (self._writer, self._holder):
+        if me in (self._writer, self._holder, self._reader):
             raise CommandError(_NESTED)
         armed = self._watch.shield() if is_own else None
         try:
@@ -398,7 +399,7 @@ class WirePort(Port):
     def read_ready(self) -> None:
         """Reads what is there without waiting; on the own thread only."""
         with self._changed:
-            if self._is_reading or self.is_ended:
+            if self._reader or self.is_ended:
                 return  # a thread that waits for an answer reads, and will wake the loop
             self._holder = self._thread_id
             try:
@@ -414,11 +415,11 @@ class WirePort(Port):
         """Reads once, or waits for whoever reads already. Called and left with the lock, which is free meanwhile."""
         changed = self._changed
         me, self._holder = self._holder, 0
-        if self._is_reading:
+        if self._reader:
             changed.wait()
             self._holder = me
             return
-        self._is_reading = True
+        self._reader = get_ident()
         changed.release()
         try:
             try:
@@ -428,7 +429,7 @@ class WirePort(Port):
         finally:
             changed.acquire()
             self._holder = me
-            self._is_reading = False
+            self._reader = 0
         self._receive(data)
         if self.wake is not None and (self._backlog or self.is_ended):
             self.wake()

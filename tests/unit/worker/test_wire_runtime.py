@@ -1,5 +1,7 @@
 """A worker at the other end of a wire, without an event loop: `worker_main` in a thread against a scripted broker."""
 
+import signal
+import socket
 import sys
 import threading
 import time
@@ -10,7 +12,10 @@ import pytest
 import wsbroker
 from unit.worker.scripted import PATIENCE_S, ScriptedBroker, closed, handlers, message, request_fields
 from wsbroker.wire import commands, control, events
+from wsbroker.wire.framing import Unpacker, pack
 from wsbroker.worker import report
+from wsbroker.worker.watch import Watch
+from wsbroker.worker.wire_port import WirePort
 
 
 def test_a_message_is_handled_its_commands_come_and_then_its_acknowledgement() -> None:
@@ -777,7 +782,7 @@ def test_a_finaliser_that_interrupts_the_port_cannot_dead_lock_it() -> None:
 
 @pytest.mark.parametrize("is_async", [False, True])
 def test_a_worker_that_is_given_up_begins_no_further_handler(is_async: bool) -> None:
-    """What it was told of runs in another worker already: its own batch, its backlog, what waits for a socket's turn."""
+    """What it was told of runs in another worker already: its batch, its backlog, what waits for a socket's turn."""
     begun: list[str] = []
     has_begun, may_end = threading.Event(), threading.Event()
 
@@ -800,3 +805,36 @@ def test_a_worker_that_is_given_up_begins_no_further_handler(is_async: bool) -> 
             time.sleep(0.001)
         may_end.set()
     assert begun == ["stuck"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends signals to a thread")
+def test_a_signal_handler_that_interrupts_the_wait_for_an_answer_cannot_dead_lock_it() -> None:
+    """In a worker process the worker's thread is the one that signal handlers run in."""
+    refused: list[BaseException] = []
+
+    def handler(number: int, frame: object) -> None:
+        try:
+            port.is_open(2)
+        except RuntimeError as error:
+            refused.append(error)
+
+    def broker() -> None:
+        (ask,) = Unpacker().feed(theirs.recv(1 << 16))[0]
+        while not refused:
+            signal.pthread_kill(worker, signal.SIGUSR1)
+            time.sleep(0.001)
+        theirs.sendall(pack([(events.ANSWER, ask[1], True)]))
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        port = WirePort(ours, Watch(float("inf"), 1.0, print, print))
+        worker = threading.get_ident()
+        before = signal.signal(signal.SIGUSR1, handler)
+        thread = threading.Thread(target=broker)
+        thread.start()
+        try:
+            assert port.is_open(1)
+        finally:
+            thread.join(PATIENCE_S)
+            signal.signal(signal.SIGUSR1, before)
+    assert all("signal handler" in str(error) for error in refused)
