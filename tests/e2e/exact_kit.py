@@ -27,6 +27,7 @@ import wsbroker
 from e2e.exact_app import PAUSE, REPORTS, Done, Op, Report, Task, carry_out, carry_out_all, carry_out_in_turns
 from e2e.exact_model import CHANNELS, LIMIT, QUESTIONS, Author, Call, Model, call_of, is_answer
 from wsbroker import node
+from wsbroker.broker.broker import Broker
 from wsbroker.config import WorkerKind
 from wsbroker.pool.core import Core
 from wsbroker.pool.local_port import LocalPort
@@ -77,11 +78,12 @@ class Recorder:
     def __init__(self) -> None:
         self.applied: list[Applied] = []
         self.reports: list[Report] = []
-        self._core: Core | None = None
+        self._core: Broker | None = None
         self._news = asyncio.Event()
 
     def of(self, core: Core) -> Core:
         """Stands before this core from now on."""
+        assert isinstance(core, Broker)
         self._core = core
         return cast(Core, self)
 
@@ -96,6 +98,8 @@ class Recorder:
     def apply(self, lane: int, generation: int, batch: list[tuple[object, ...]]) -> list[tuple[object, ...]]:
         """Notes commands, and has the core apply them."""
         assert self._core is not None
+        if lane >= 0 and self._core.lanes[lane].generation != generation:
+            return self._core.apply(lane, generation, batch)  # of a worker that has gone: it is ignored
         for kind, *arguments in batch:
             if kind == commands.ASK:
                 _, kind, *arguments = arguments
@@ -122,8 +126,8 @@ class Recorder:
 
 
 @contextlib.asynccontextmanager
-async def recorded(kind: WorkerKind, app: str) -> AsyncIterator[tuple[Recorder, str]]:
-    """A server whose core is recorded, and its address."""
+async def recorded(kind: WorkerKind, app: str) -> AsyncIterator[tuple[Recorder, wsbroker.Server]]:
+    """A server whose core is recorded."""
     recorder = Recorder()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(node, "LocalPort", lambda core, limit: LocalPort(recorder.of(core), limit))
@@ -138,7 +142,7 @@ async def recorded(kind: WorkerKind, app: str) -> AsyncIterator[tuple[Recorder, 
             max_channels_per_socket=LIMIT,
             handler_timeout=LIMIT_S,
         ) as server:
-            yield recorder, str(server.addresses[0]).replace("http", "ws")
+            yield recorder, server
             assert server.statistics()["sockets"] == server.statistics()["channels"] == 0
 
 
@@ -203,14 +207,24 @@ class Play:
         seed: what it is made from.
         has_threads: whether handlers may start threads and wait for them.
         is_async: whether handlers are coroutines.
+        is_exchanged: whether the workers are exchanged meanwhile.
         tally: counts what was checked.
     """
 
     def __init__(
-        self, recorder: Recorder, url: str, seed: str, has_threads: bool, is_async: bool, tally: Counter[str]
+        self,
+        recorder: Recorder,
+        server: wsbroker.Server,
+        seed: str,
+        *,
+        has_threads: bool,
+        is_async: bool,
+        is_exchanged: bool,
+        tally: Counter[str],
     ) -> None:
         self._recorder = recorder
-        self._url = url
+        self._server = server
+        self._is_exchanged = is_exchanged
         self._seed = seed
         self._has_threads = has_threads
         self._is_async = is_async
@@ -236,6 +250,8 @@ class Play:
                 for client in self._clients
             ),
         )
+        if self._is_exchanged:
+            await self._exchange(author)
         await recorder.until(self._is_quiet)
         last = Actor(LOOP)
         self._do(last, [["is_open", socket] for socket in ids])
@@ -254,7 +270,8 @@ class Play:
         self._check(Model(ids), heard, {client.id for client in left})
 
     async def _connect(self) -> None:
-        connection = await websockets.connect(self._url, compression=None, proxy=None, ping_interval=None)
+        url = str(self._server.addresses[0]).replace("http", "ws")
+        connection = await websockets.connect(url, compression=None, proxy=None, ping_interval=None)
         self._clients.append(Client(connection, int(await connection.recv())))
 
     def _task(self, author: Author) -> tuple[list[Op], list[Op]]:
@@ -279,6 +296,18 @@ class Play:
         for ops, beside in tasks:
             await client.send(ops, beside)
             await asyncio.sleep(0)
+
+    async def _exchange(self, author: Author) -> None:
+        """Everybody goes on until all workers are new ones."""
+        exchange = asyncio.ensure_future(asyncio.to_thread(self._server.reload))
+        while not exchange.done():
+            await asyncio.gather(
+                self._act(FOREIGN, author.ops(1, 4)),
+                self._act(LOOP, author.ops(1, 4)),
+                *(self._send_all(client, [self._task(author)]) for client in self._clients),
+                asyncio.sleep(0.01),
+            )
+        await exchange
 
     def _reports(self, handler: str) -> list[Report]:
         return [report for report in self._recorder.reports if report["handler"] == handler]

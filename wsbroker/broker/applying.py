@@ -43,12 +43,15 @@ def apply_command(
     elif kind == commands.ASK:
         answers.append((events.ANSWER, command[1], _answer(broker, command)))
     elif kind == commands.SET_TOKEN:
+        number = cast(int, command[3])
         socket = broker.sockets.get(cast(int, command[1]))
+        if socket is None and lane is not None and number > 0:  # a handler of it still runs
+            socket = lane.leaving(cast(int, command[1]))
         if socket is None:
             broker.counters.unheard += 1
         else:
             index: i64 = NOWHERE if lane is None else lane.index
-            broker.put_token(socket, cast(bytes | None, command[2]), index, cast(int, command[3]))
+            broker.put_token(socket, cast(bytes | None, command[2]), index, number)
     elif kind == commands.COPY_SUBSCRIPTIONS:
         broker.copy_subscriptions(cast(int, command[1]), cast(int, command[2]))
     elif kind == commands.CLOSE:

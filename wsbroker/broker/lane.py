@@ -95,6 +95,10 @@ class Lane:
                 self.messages += 1
                 if socket.is_token_stale:
                     self._tell_token(socket)
+            else:
+                event = _with_token(socket, event)
+                if socket.id in self.closing:
+                    self.closing[socket.id] = event
             self.events.append(event)
             has_moved = True
             if inbox:
@@ -151,5 +155,17 @@ class Lane:
         for socket in self.waiting:
             inbox = socket.inbox
             if inbox and inbox[-1][0] == events.CLOSE:
-                found[socket.id] = inbox[-1]
+                found[socket.id] = _with_token(socket, inbox[-1])
         return found
+
+    def leaving(self, socket_id: int) -> Socket | None:
+        """A socket that has left the tables, or is about to, with events in its inbox. O(waiting sockets)."""
+        for socket in self.waiting:
+            if socket.id == socket_id:
+                return socket
+        return None
+
+
+def _with_token(socket: Socket, close: tuple[object, ...]) -> tuple[object, ...]:
+    """A CLOSE event that waited: a handler that ran when the socket closed may have set its token since."""
+    return (events.CLOSE, socket.id, socket.token, socket.token_seen, close[4], close[5])

@@ -511,3 +511,33 @@ def test_what_is_asked_from_inside_a_flush_comes_after_it(is_alone: bool) -> Non
     assert one.received == [b"first", *direct, b"published", b"close"]
     assert other.received == [b"first", b"sent", b"published"]
     assert not broker.is_open(one.id) and broker.subscribers(b"c") == [other.id]
+
+
+def test_a_token_that_is_set_while_a_socket_closes_goes_to_who_runs_its_close_handler() -> None:
+    cost = 1 + MESSAGE_OVERHEAD_BYTES
+    broker = a_broker(inline=False)
+    told = Deliveries(broker)
+    socket, gone = connect(broker), connect(broker)
+    receive(broker, socket, b"1")
+    broker.deliver_lanes()
+    broker.hold(0)
+    receive(broker, socket, b"2")
+    broker.lost(socket, 1006, "")
+    broker.lost(gone, 1006, "")
+    done = [(socket.id, cost)]
+    broker.apply(0, 0, [(commands.SET_TOKEN, socket.id, b"by its handler", 7), (commands.HANDLED, done)])
+    for socket_id, number in ((socket.id, 0), (99, 8)):
+        broker.apply(0, 0, [(commands.SET_TOKEN, socket_id, b"ignored", number)])
+    assert broker.counters.unheard == 2
+    told.events()
+    broker.exchange(0)
+    broker.deliver_lanes()
+    events_of_socket = [event for event in told.events() if event[1] == socket.id]
+    assert [event[:3] for event in events_of_socket] == [
+        (events.TOKEN, socket.id, b"by its handler"),
+        (events.MESSAGE, socket.id, b"2"),
+        (events.CLOSE, socket.id, b"by its handler"),
+    ]
+    assert broker.lanes[0].closing[socket.id] == events_of_socket[-1]
+    (left,) = [event for event in broker.lane_lost(0, 1012) if event[1] == socket.id]
+    assert left[2] == b"by its handler"
