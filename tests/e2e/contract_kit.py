@@ -43,6 +43,8 @@ CLIENTS: Final = ("websockets", "aiohttp")
 """The clients that we did not write."""
 
 APPS: Final = "e2e.contract.apps."
+ERRORS: Final = ("LookupError('here')", "SystemExit(3)", "KeyboardInterrupt()", "MemoryError()")
+"""What handlers may raise, among it what would end a program."""
 LOST: Final = 1006
 
 PUPPETS: Final = ("puppet", "async_puppet")

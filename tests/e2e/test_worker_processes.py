@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import re
 import signal
 import socket
 import sys
@@ -144,22 +143,6 @@ def talk(server: ServerProcess, message: str) -> str:
     with websockets.sync.client.connect(server.websocket_url, compression=None, proxy=None) as client:
         client.send(message)
         return str(client.recv(PATIENCE_S))
-
-
-def test_a_crash_loop_ends_the_command_with_code_4(tmp_path: Path) -> None:
-    flag = tmp_path / "flag"
-    with serving(
-        f"{APPS}DiesAgain", "--worker-kind=process", "--workers=1", f"--worker-arg={flag}", environment=PATH
-    ) as server:
-        assert server.url
-        flag.touch()
-        with websockets.sync.client.connect(server.websocket_url, compression=None, proxy=None) as client:
-            client.send("die")
-            with pytest.raises(websockets.ConnectionClosed):
-                client.recv(PATIENCE_S)
-        assert client.close_code == 1012
-        assert server.process.wait(PATIENCE_S) == 4
-        server.wait_for_line(re.compile("^wsbroker: error: worker worker-0 was lost more than 5 times within 60 s"), 5)
 
 
 @linux

@@ -7,7 +7,7 @@ from websockets.frames import Opcode
 
 from e2e.contract.logs import Log
 from e2e.contract.peers import PATIENCE_S, close_frame, frame, text
-from e2e.contract_kit import ASYNC, LOST, Client, Clients, Running, Servers, fresh, until
+from e2e.contract_kit import ASYNC, ERRORS, LOST, Client, Clients, Running, Servers, fresh, until
 from wsbroker.config import WorkerKind
 
 LIMIT = 1000
@@ -212,14 +212,18 @@ def test_a_client_that_leaves_while_its_handler_waits_is_told_of_behind_it(
     watcher.hears_nothing_else()
 
 
-def test_a_close_handler_that_raises_is_logged(clients: Clients, running: Running, watcher: Client, log: Log) -> None:
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_close_handler_that_raises_is_logged(
+    clients: Clients, running: Running, watcher: Client, log: Log, error: str
+) -> None:
     errors = running.count_of_workers("handler_errors")
     ann = clients.connect(running)
-    ann.ask("closing.update({me: '{}[me]'})")
+    ann.ask(f"closing.update({{me: {f'raised({error})'!r}}})")
     ann.close()
     assert watcher.answer() == (ann.id, None, 1000, "")
     until(lambda: running.count_of_workers("handler_errors") == errors + 1)
     assert f"handler failed handler=handle_socket_close socket={ann.id}" in log.text
+    assert error.partition("(")[0] in log.text
     log.forgives("handler failed handler=handle_socket_close")
 
 

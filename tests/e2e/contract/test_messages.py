@@ -5,7 +5,7 @@ from websockets.frames import Opcode
 
 from e2e.contract.logs import Log
 from e2e.contract.peers import frame, text
-from e2e.contract_kit import ASYNC, Client, Clients, Running, Servers, fresh
+from e2e.contract_kit import ASYNC, ERRORS, Client, Clients, Running, Servers, fresh
 from wsbroker.config import WorkerKind
 
 
@@ -176,9 +176,7 @@ def test_on_handler_error_log_keeps_the_socket(
     log.forgives(FAILED)
 
 
-@pytest.mark.parametrize(
-    "error", ["SystemExit(3)", "KeyboardInterrupt()", "GeneratorExit()", "MemoryError()", "BaseException('x')"]
-)
+@pytest.mark.parametrize("error", [*ERRORS, "GeneratorExit()", "BaseException('x')"])
 def test_nothing_that_a_handler_raises_ends_its_worker(
     clients: Clients, running: Running, log: Log, error: str
 ) -> None:

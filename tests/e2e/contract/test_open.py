@@ -5,7 +5,7 @@ from websockets.frames import Opcode
 
 from e2e.contract.logs import Log
 from e2e.contract.peers import request, text, upgrade
-from e2e.contract_kit import ASYNC, CLIENTS, Client, Clients, Refused, Running, Servers, fresh, until
+from e2e.contract_kit import ASYNC, CLIENTS, ERRORS, Client, Clients, Refused, Running, Servers, fresh, until
 from wsbroker.config import WorkerKind
 
 
@@ -63,14 +63,16 @@ def test_any_status_but_101_refuses(clients: Clients, client: str, running: Runn
     assert caught.value.status == status
 
 
+@pytest.mark.parametrize("error", ERRORS)
 def test_an_exception_is_a_500_that_tells_the_client_nothing(
-    clients: Clients, client: str, running: Running, log: Log
+    clients: Clients, client: str, running: Running, log: Log, error: str
 ) -> None:
     with pytest.raises(Refused) as caught:
-        clients.opens(running, "{}['nothing here']")
+        clients.opens(running, f"raised({error})")
     assert caught.value.status == 500
     assert caught.value.body in ("Internal Server Error", None)
-    assert "handler failed handler=handle_socket_open" in log.text and "KeyError: 'nothing here'" in log.text
+    assert "handler failed handler=handle_socket_open" in log.text and error.partition("(")[0] in log.text
+    assert clients.http(running).text == "OK"
     log.forgives("handler failed handler=handle_socket_open")
 
 

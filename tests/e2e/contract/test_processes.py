@@ -1,5 +1,6 @@
 """Whole processes: `run`, the command line, scripts that end with `start`; signals, exit codes, what is logged."""
 
+import contextlib
 import http.client
 import re
 import signal
@@ -99,6 +100,47 @@ def test_a_second_signal_ends_a_handler_that_blocks_the_loop(forks: Forks) -> No
             except subprocess.TimeoutExpired:
                 continue
         assert server.ended() == 143
+        peer.end()
+
+
+def test_a_handler_that_ends_its_process_costs_a_worker_or_the_server(forks: Forks, kind: WorkerKind) -> None:
+    """Only a process of its own keeps what cannot be caught from everybody else."""
+    with command(forks, f"{APPS}puppet", f"--worker-kind={kind}", "--workers=1") as server:
+        peer = connected(server, text("tell __import__('os')._exit(7)"))
+        if kind == "process":
+            assert peer.close_frame() == (1012, "worker restart")
+            peer.send(close_frame(1012))
+            server.wait_for_line(re.compile("its process exited with code 7"), PATIENCE_S)
+            server.wait_for_line(re.compile("worker started worker=worker-0 generation=1"), PATIENCE_S)
+            with contextlib.closing(connected(server, text("here 1")).socket) as other:
+                assert other.recv(3) == b"\x81\x011"
+            assert server.stop() == 0
+        else:
+            assert peer.rest() == b""
+            assert server.ended() == 7
+        peer.end()
+
+
+def test_a_crash_loop_ends_the_command_with_code_4(script: Script, tmp_path: Path) -> None:
+    """With less time between the attempts than there is."""
+    flag = tmp_path / "flag"
+    source = f"""
+        import sys
+        import wsbroker.cli
+        import wsbroker.pool.restarts
+        wsbroker.pool.restarts.FIRST_DELAY_S = 0.001
+        arguments = ["e2e.pool_apps:DiesAgain", "--bind=127.0.0.1:0", "--workers=1", "--worker-kind=process"]
+        sys.exit(wsbroker.cli.main([*arguments, "--worker-arg={flag}"]))
+    """
+    with script(source) as program:
+        peer = connected(program)
+        flag.touch()
+        peer.send(text("die"))
+        assert peer.close_frame() == (1012, "worker restart")
+        peer.send(close_frame(1012))
+        assert program.ended() == 4
+        last = program.log.splitlines()[-1]
+        assert last.startswith("wsbroker: error: worker worker-0 was lost more than 5 times within 60 s, ")
         peer.end()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from urllib.parse import unquote
 
 import wsbroker
-from e2e.contract.apps.acting import error_of, evaluated, verdict
+from e2e.contract.apps.acting import evaluated, verdict
 from wsbroker import HttpRequest, SocketId
 
 state: dict[str, object] = {}
@@ -50,7 +50,7 @@ async def handle_socket_message(data: str | bytes, socket_id: SocketId, token: b
         answer = repr(await verdict(expression, globals(), me=socket_id, token=token))  # type: ignore[misc]
     elif place == "raise":
         await asyncio.sleep(0)
-        raise error_of(expression)
+        verdict(f"raised({expression})", globals())
     else:
         await asyncio.sleep(0)
         answer = act()

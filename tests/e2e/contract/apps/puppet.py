@@ -8,7 +8,7 @@ import threading
 from urllib.parse import unquote
 
 import wsbroker
-from e2e.contract.apps.acting import error_of, evaluated, verdict
+from e2e.contract.apps.acting import evaluated, verdict
 from wsbroker import HttpRequest, SocketId
 
 state: dict[str, object] = {}
@@ -41,7 +41,7 @@ def handle_socket_message(data: str | bytes, socket_id: SocketId, token: bytes |
     if place == "thread":
         threading.Thread(target=act).start()
     elif place == "raise":
-        raise error_of(expression)
+        verdict(f"raised({expression})", globals())
     else:
         act()
     return expression if place == "return" else None
