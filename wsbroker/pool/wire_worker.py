@@ -413,7 +413,7 @@ class WireWorker:
                 opening, size_bytes = opened
                 self.asked_bytes -= size_bytes
                 if not opening.done():
-                    opening.set_result(None if status == 101 else HttpResponse(status, headers, body))
+                    opening.set_result(None if status == 101 else self._response(status, headers, body))
         elif kind == commands.RESPONSE:
             _, number, status, headers, body = cast(tuple[int, int, int, list[tuple[str, str]], bytes], command)
             asked = self._requests.pop(number, None)
@@ -421,7 +421,7 @@ class WireWorker:
                 request, size_bytes = asked
                 self.asked_bytes -= size_bytes
                 if not request.done():
-                    request.set_result(HttpResponse(status, headers, body))
+                    request.set_result(self._response(status, headers, body))
         elif kind == commands.COUNTED:
             _, name, amount = cast(tuple[int, str, int], command)
             self._count(name, amount)
@@ -445,6 +445,14 @@ class WireWorker:
             self._slowest.add(*cast(tuple[str, int, float, float], command[1:]))
         else:
             logger.error("command not understood worker=%s kind=%r", self.name, kind)
+
+    def _response(self, status: int, headers: list[tuple[str, str]], body: bytes) -> HttpResponse:
+        """What a worker answered; it has checked that already, and one that is wrong concerns nobody else."""
+        try:
+            return HttpResponse(status, headers, body)
+        except (TypeError, ValueError) as error:
+            logger.error("response cannot be sent worker=%s: %s", self.name, error)
+            return HttpResponse(500, (), "Internal Server Error")
 
     def _count(self, name: str, amount: int) -> None:
         self._counts[name] = self._counts.get(name, 0) + amount

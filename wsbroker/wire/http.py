@@ -241,7 +241,7 @@ _TEXT: Final = ("Content-Type", "text/plain; charset=utf-8")
 
 def _checked_body(body: object) -> bytes:
     if isinstance(body, str):
-        return body.encode()
+        return str.encode(body)
     if isinstance(body, bytes | bytearray | memoryview):
         return body if type(body) is bytes else memoryview(body).tobytes()
     raise TypeError(f"the body of a response is str or bytes, not {type(body).__name__}")
@@ -262,15 +262,22 @@ def _checked_pairs(headers: object) -> tuple[tuple[str, str], ...]:
     pairs: list[tuple[str, str]] = []
     for item in items:
         if not isinstance(item, tuple | list) or len(item) != 2:
-            raise TypeError(f"headers are a mapping or (name, value) pairs; this is no pair: {item!r}")
+            raise TypeError(f"headers are a mapping or (name, value) pairs; one is {_kind_of(item)}")
         name, value = item
         if not isinstance(name, str) or not isinstance(value, str):
             raise TypeError(f"a header's name and value are str, not {type(name).__name__} and {type(value).__name__}")
         name, value = _exact(name), _exact(value)
         if not name or not name.isascii() or name.encode().translate(None, _TOKEN):
             raise ValueError(f"not a header name: {name!r}")
-        if "\r" in value or "\n" in value or "\0" in value:  # what is not ASCII is let through, and sent as UTF-8
+        if "\r" in value or "\n" in value or "\0" in value:
             raise ValueError(f"the value of header {name!r} has a line break or a NUL in it")
+        if not value.isascii():  # it is let through, and sent as UTF-8
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise ValueError(
+                    f"the value of header {name!r} is not Unicode: it has a lone surrogate in it"
+                ) from None
         pairs.append((name, value))
     return tuple(pairs)
 
@@ -295,12 +302,13 @@ class HttpResponse:
     def __init__(self, status: int = 200, headers: HeaderItems = (), body: str | bytes = b"") -> None:
         if isinstance(status, bool) or not isinstance(status, int):
             raise TypeError(f"the status of a response is an int, not {type(status).__name__}")
+        status = int.__int__(status)
         if not 200 <= status <= 599:
-            raise ValueError(f"the status of a response is 200 to 599, not {int(status)}")
+            raise ValueError(f"the status of a response is 200 to 599, not {status}")
         pairs = _checked_pairs(headers)
         content = _checked_body(body)
         if content and status in (204, 304):
-            raise ValueError(f"a response with status {int(status)} has no body (RFC 9110 section 6.4.1)")
+            raise ValueError(f"a response with status {status} has no body (RFC 9110 section 6.4.1)")
         has_type = False
         for name, value in pairs:
             lowered = name.lower()
@@ -312,7 +320,7 @@ class HttpResponse:
                 raise ValueError(f"Content-Length {value!r} contradicts the body of {len(content)} bytes: leave it out")
         if content and isinstance(body, str) and not has_type:
             pairs = (*pairs, _TEXT)
-        self.status: int = int.__int__(status)
+        self.status: int = status
         """200 to 599."""
         self.headers: Headers = Headers._of(pairs)
         """The header fields, checked."""
@@ -349,28 +357,31 @@ class HttpResponse:
 def to_response(returned: object) -> HttpResponse:
     """Turns what an HTTP handler returned into the response.
 
+    Returns:
+        one that is made and checked here, so that nothing of the application's runs or changes after this.
+
     Raises:
         HandlerError: it may not return that; the message lists what it may.
     """
-    if isinstance(returned, HttpResponse):
-        return returned
-    if returned is None:
-        return HttpResponse(200, (), "OK")
-    if isinstance(returned, str | bytes):
-        try:
+    try:
+        if isinstance(returned, HttpResponse):
+            return HttpResponse(returned.status, returned.headers, returned.body)
+        if returned is None:
+            return HttpResponse(200, (), "OK")
+        if isinstance(returned, str | bytes):
             return HttpResponse(200, (), returned)
-        except ValueError as error:
-            raise HandlerError(f"handle_http_request returned text that is not Unicode: {error}") from error
-    if isinstance(returned, dict):
-        try:
+        if isinstance(returned, dict):
             return HttpResponse.json(returned)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise HandlerError(f"handle_http_request returned a dict that is not JSON: {error}") from error
+    except Exception as error:
+        raise _wrong("handle_http_request", returned, error, _HTTP_RETURNS) from error
     raise HandlerError(f"handle_http_request returned {_kind_of(returned)}; it may return {_HTTP_RETURNS}")
 
 
 def open_verdict(returned: object) -> HttpResponse | None:
     """Turns what an open handler returned into the verdict: None accepts, a response is sent instead of the 101.
+
+    Returns:
+        a response that is made and checked here, as by `to_response`.
 
     Raises:
         HandlerError: it may not return that; the message lists what it may.
@@ -379,12 +390,21 @@ def open_verdict(returned: object) -> HttpResponse | None:
         return None
     if returned is False:
         return HttpResponse(403, (), "Forbidden")
-    if isinstance(returned, HttpResponse):
-        return returned
+    try:
+        if isinstance(returned, HttpResponse):
+            return HttpResponse(returned.status, returned.headers, returned.body)
+    except Exception as error:
+        raise _wrong("handle_socket_open", returned, error, _OPEN_RETURNS) from error
     raise HandlerError(f"handle_socket_open returned {_kind_of(returned)}; it may return {_OPEN_RETURNS}")
+
+
+def _wrong(handler: str, returned: object, error: Exception, legal: str) -> HandlerError:
+    """The right type, and something in it that cannot be sent: a response can be changed after it was checked."""
+    what = f"{type(error).__name__}: {error}"
+    return HandlerError(f"{handler} returned {_kind_of(returned)} that cannot be sent ({what}); it may return {legal}")
 
 
 def _kind_of(value: object) -> str:
     """The type of a value, never the value: it may be what a peer sent."""
     name = type(value).__name__
-    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+    return f"{'an' if name.startswith(('A', 'E', 'I', 'O', 'U', 'a', 'e', 'i', 'o', 'u', 'Http')) else 'a'} {name}"

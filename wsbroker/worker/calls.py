@@ -1,7 +1,8 @@
 """What the end of a handler's call means, in every kind of worker: who is answered what, what is logged and counted."""
 
+from collections.abc import Callable
 from time import monotonic, time
-from typing import Final
+from typing import Final, TypeVar
 
 from wsbroker.errors import HandlerError
 from wsbroker.wire.http import HttpResponse, open_verdict, to_response
@@ -10,6 +11,9 @@ from wsbroker.worker.options import Options
 from wsbroker.worker.report import Report
 from wsbroker.worker.slowest import Slowest
 from wsbroker.worker.tasks import CLOSE, HTTP, MESSAGE, OPEN, Call
+from wsbroker.worker.watch import HandlerTimeout
+
+_Read = TypeVar("_Read")
 
 LONG_SHARE: Final = 0.1
 """The part of `handler_timeout` from which on a call is counted as long."""
@@ -71,16 +75,33 @@ class Calls:
     def succeeded(self, call: Call, returned: object) -> None:
         """The handler returned in time."""
         handler = call.handler
+        if handler not in (OPEN, HTTP):
+            if returned is not None:
+                self._report.ignored_return(handler, returned)
+            return
         try:
             if handler == OPEN:
-                self.answer_open(call, open_verdict(returned))
-            elif handler == HTTP:
-                self.answer_http(call, to_response(returned))
-            elif returned is not None:
-                self._report.ignored_return(handler, returned)
+                verdict = self.read(call, open_verdict, returned)
+            else:
+                verdict = self.read(call, to_response, returned)
         except HandlerError as error:
             self._report.illegal_return(handler, call.socket_id, str(error))
-            self._answer_failure(call, internal_error())
+            verdict = internal_error()
+        except HandlerTimeout as timeout:
+            self.timed_out(call, timeout)
+            return
+        except BaseException as error:  # reading it ran the application's code: a property, a mapping of its own
+            self.failed(call, error)
+            return
+        if handler == OPEN:
+            self.answer_open(call, verdict)
+        else:
+            assert verdict is not None
+            self.answer_http(call, verdict)
+
+    def read(self, call: Call, reader: Callable[[object], _Read], returned: object) -> _Read:
+        """Has `reader` read what a handler returned, which may run code of the application."""
+        return reader(returned)
 
     def failed(self, call: Call, error: BaseException) -> None:
         """The handler raised in time. SystemExit and KeyboardInterrupt are errors like any other here."""

@@ -295,4 +295,9 @@ async def _awaited(awaitable: Awaitable[object]) -> object:
 
 def is_awaitable(returned: object) -> bool:
     """Whether a handler returned something to await."""
-    return type(returned) is CoroutineType or hasattr(type(returned), "__await__")
+    if type(returned) is CoroutineType:
+        return True
+    try:
+        return hasattr(type(returned), "__await__")
+    except Exception:  # a metaclass of the application
+        return False

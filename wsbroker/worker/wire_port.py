@@ -211,12 +211,12 @@ class WirePort(Port):
         """Whether an open or message handler of this socket is running, so that its end is still to come."""
         return (socket_id == self.running != 0) or socket_id in self.queues
 
-    def tell(self, command: "Command") -> None:
-        """Adds a command of the runtime; on the own thread only."""
+    def tell(self, command: "Command", size: int = 0) -> None:
+        """Adds a command of the runtime, with so much data; on the own thread only."""
         self._commands.append(command)
-        self._room -= COMMAND_BYTES
+        self._room -= size + COMMAND_BYTES
         if self._room < 0:
-            self._full(0)
+            self._full(size)
 
     def handled(self, socket_id: int, cost: int) -> None:
         """Gives the cost of a message back with the next flush; on the own thread only."""
@@ -233,7 +233,7 @@ class WirePort(Port):
         if size > MAX_DATA:
             self._commands.pop()
             raise ValueError(f"a message of {size} is more than a worker can send at once ({MAX_DATA})")
-        if self.arm is not None and len(self._commands) == 1:
+        if self.arm is not None and len(self._commands) == 1 and size < FLUSH_BYTES:
             self.arm()
             self._room = FLUSH_BYTES
         else:

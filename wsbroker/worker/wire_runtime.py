@@ -3,10 +3,11 @@
 `loop_runtime` adds the event loop, for workers that have async handlers.
 """
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple, TypeVar, cast
 
+from wsbroker.errors import HandlerError
 from wsbroker.types import SocketId
 from wsbroker.wire import commands, events
 from wsbroker.wire.events import Event
@@ -17,7 +18,9 @@ from wsbroker.worker.options import Options
 from wsbroker.worker.report import Report
 from wsbroker.worker.tasks import CLOSE, HTTP, MESSAGE, OPEN, Call, is_awaitable
 from wsbroker.worker.watch import HandlerTimeout, Watch
-from wsbroker.worker.wire_port import WirePort
+from wsbroker.worker.wire_port import MAX_DATA, WirePort
+
+_Read = TypeVar("_Read")
 
 FLUSH_S: Final = 0.002
 """What handlers asked for waits for the end of their batch, but not longer than about this: slow handlers in a long
@@ -142,6 +145,8 @@ class WireRuntime(Calls):
             self._handle_http(number, fields)
         elif kind == events.FORGET:
             self._port.forget(cast(int, event[1]))
+        elif kind == events.ANSWER:
+            pass  # whoever asked has been interrupted
         elif kind == events.STOP:
             self._is_stopping = self._must_pause = True
         else:
@@ -249,6 +254,14 @@ class WireRuntime(Calls):
 
     # Where answers go. ------------------------------------------------------------------------------------------
 
+    def read(self, call: Call, reader: Callable[[object], _Read], returned: object) -> _Read:
+        """Reads it in what is left of the handler's time, and refuses what is too long for the wire."""
+        verdict = self._watch.call(call.deadline, call.start, call.handler, call.socket_id, reader, returned)
+        if isinstance(verdict, HttpResponse) and len(verdict.body) > MAX_DATA:
+            text = f"{call.handler} returned a body of {len(verdict.body)} bytes; a worker can send {MAX_DATA} at once"
+            raise HandlerError(text)
+        return verdict
+
     def answer_open(self, call: Call, response: HttpResponse | None) -> None:
         """To the pool."""
         socket_id = call.socket_id
@@ -256,11 +269,13 @@ class WireRuntime(Calls):
             self._port.tell((commands.OPENED, socket_id, 101, [], b""))
         else:
             headers = list(response.headers.pairs)
-            self._port.tell((commands.OPENED, socket_id, response.status, headers, response.body))
+            body = response.body
+            self._port.tell((commands.OPENED, socket_id, response.status, headers, body), len(body))
 
     def answer_http(self, call: Call, response: HttpResponse) -> None:
         """To the pool."""
-        self._port.tell((commands.RESPONSE, call.number, response.status, list(response.headers.pairs), response.body))
+        headers, body = list(response.headers.pairs), response.body
+        self._port.tell((commands.RESPONSE, call.number, response.status, headers, body), len(body))
 
     def close_failed(self, socket_id: int) -> None:
         """To the core; what the socket still sends is not handled."""

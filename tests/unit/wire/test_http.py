@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from unit.worker import odd_responses as odd
 from wsbroker.errors import HandlerError
 from wsbroker.wire.framing import Unpacker, pack
 from wsbroker.wire.http import Headers, HttpRequest, HttpResponse, open_verdict, to_response
@@ -143,6 +144,7 @@ def test_a_status_out_of_range_is_refused(status: int) -> None:
         ("A", "x\r\nSet-Cookie: y"),
         ("A", "x\ny"),
         ("A", "x\0"),
+        ("A", "x\udcff"),
         ("Transfer-Encoding", "chunked"),
         ("Content-Length", "3"),
     ],
@@ -179,7 +181,7 @@ def test_responses_are_equal_when_all_of_them_is() -> None:
 
 def test_what_an_http_handler_may_return() -> None:
     ready = HttpResponse(404)
-    assert to_response(ready) is ready
+    assert to_response(ready) == ready
     assert to_response(None) == HttpResponse(200, {"Content-Type": "text/plain; charset=utf-8"}, b"OK")
     assert to_response("é").body == "é".encode()
     assert to_response(b"\0") == HttpResponse(200, {}, b"\0")
@@ -192,6 +194,32 @@ def test_anything_else_is_answered_with_the_list_of_what_it_may_return(returned:
         to_response(returned)
 
 
+@pytest.mark.parametrize("way", odd.WRONG)
+def test_a_response_that_was_made_wrong_afterwards_is_the_handlers_error_and_the_list_of_what_it_may_return(
+    way: str,
+) -> None:
+    for read, legal in ((to_response, "HttpResponse, str, bytes, dict"), (open_verdict, "True or None")):
+        with pytest.raises(HandlerError, match=f"handle_.* returned an? .* that cannot be sent .*may return {legal}"):
+            read(odd.WRONG[way]())
+
+
+@pytest.mark.parametrize("way", odd.FINE)
+def test_what_was_set_afterwards_is_checked_and_sent_like_what_was_given(way: str) -> None:
+    make, sent = odd.FINE[way]
+    for response in (to_response(make()), open_verdict(make())):
+        assert type(response) is HttpResponse and type(response.headers) is Headers
+        assert (type(response.status), type(response.body)) == (int, bytes)
+        assert (response.status, response.body, response.headers["a"].encode()) == sent
+
+
+def test_what_changes_a_response_after_it_was_returned_changes_nothing_that_is_sent() -> None:
+    returned = HttpResponse(200, {"A": "b"}, "hi")
+    response = to_response(returned)
+    returned.status, returned.body = 1000, b""
+    returned.headers.pairs = ()
+    assert (response.status, response.body, response.headers["a"]) == (200, b"hi", "b")
+
+
 @pytest.mark.parametrize("returned", ["\ud800", {"a": object()}, {"a": float("nan")}])
 def test_a_value_that_cannot_be_sent_is_the_handlers_error(returned: object) -> None:
     with pytest.raises(HandlerError, match="handle_http_request returned"):
@@ -201,7 +229,7 @@ def test_a_value_that_cannot_be_sent_is_the_handlers_error(returned: object) -> 
 def test_what_an_open_handler_may_return() -> None:
     ready = HttpResponse(200)
     assert open_verdict(None) is None and open_verdict(True) is None
-    assert open_verdict(ready) is ready
+    assert open_verdict(ready) == ready
     refused = open_verdict(False)
     assert refused is not None and (refused.status, refused.body) == (403, b"Forbidden")
     wrong: list[object] = [1, 0, "yes", {}]

@@ -8,6 +8,7 @@ from typing import Literal, TypeVar, cast
 import pytest
 import uvloop
 
+from unit.worker import odd_responses as odd
 from unit.worker.scripted import PATIENCE_S, handlers
 from wsbroker.wire.http import HttpRequest, HttpResponse
 from wsbroker.worker import report
@@ -439,3 +440,25 @@ def test_a_handler_that_asks_for_its_own_cancellation_has_failed(run: Run) -> No
         await inline.runtime.stop(1)
 
     run(test())
+
+
+@pytest.mark.parametrize("way", [*odd.WRONG, *odd.RAISING])
+def test_a_response_that_cannot_be_sent_is_a_500_of_that_request_only(
+    run: Run, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    make = {**odd.WRONG, **odd.RAISING}[way]
+
+    async def later(request: HttpRequest) -> object:
+        return make()
+
+    async def test() -> None:
+        for answer in (lambda request: make(), later):
+            inline = Inline(handlers(http=answer, open=answer))
+            assert await inline.runtime.run_http(REQUEST) == HttpResponse(500, (), "Internal Server Error")
+            assert await inline.runtime.run_open(REQUEST, 1) == HttpResponse(500, (), "Internal Server Error")
+            assert inline.runtime.counters[report.ERRORS] == 2
+            assert await inline.runtime.stop(1)
+
+    run(test())
+    assert caplog.text.count("handler=handle_http_request ") == 2
+    assert caplog.text.count("it may return") == (4 if way in odd.WRONG else 0)

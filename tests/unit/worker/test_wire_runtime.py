@@ -5,17 +5,20 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 import wsbroker
+from unit.worker import odd_responses as odd
 from unit.worker.scripted import PATIENCE_S, ScriptedBroker, closed, handlers, message, request_fields
 from wsbroker.wire import commands, control, events
 from wsbroker.wire.framing import Unpacker, pack
 from wsbroker.worker import report
 from wsbroker.worker.watch import Watch
 from wsbroker.worker.wire_port import WirePort
+
+TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 
 
 def test_a_message_is_handled_its_commands_come_and_then_its_acknowledgement() -> None:
@@ -400,6 +403,92 @@ def test_what_an_http_handler_returns_is_sent(returned: object, status: int, bod
         broker.tell((events.HTTP, 31, request_fields("POST", "/", b"body")))
         response = broker.until(commands.RESPONSE)
     assert (response[1], response[2], response[4]) == (31, status, body)
+
+
+ODD = {**odd.WRONG, **odd.RAISING}
+
+
+@pytest.mark.parametrize("way", ODD)
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_response_that_cannot_be_sent_is_a_500_of_that_request_only(
+    way: str, is_async: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def http(request: wsbroker.HttpRequest) -> object:
+        return "fine" if request.path == "/fine" else ODD[way]()
+
+    async def http_later(request: wsbroker.HttpRequest) -> object:
+        return http(request)
+
+    def open_(request: object) -> object:
+        return ODD[way]()
+
+    with ScriptedBroker(handlers(http=http_later if is_async else http, open=open_)) as broker:
+        broker.tell(
+            (events.HTTP, 1, request_fields()),
+            (events.OPEN, 8, request_fields()),
+            (events.HTTP, 2, request_fields(path="/fine")),
+        )
+        found: dict[object, tuple[object, ...]] = {}
+        while len(found) < 3:
+            answer = broker.until(commands.RESPONSE, commands.OPENED)
+            found[answer[1]] = answer[2:]
+        assert found[1] == found[8] == (500, TEXT, b"Internal Server Error")
+        assert found[2] == (200, TEXT, b"fine")
+        assert broker.seen.count((commands.COUNTED, report.ERRORS, 1)) == 2
+    for name in ("handle_http_request", "handle_socket_open"):
+        (record,) = [record for record in caplog.records if f"handler={name} " in record.getMessage()]
+        assert ("may return" in record.getMessage()) == (way in odd.WRONG)
+
+
+@pytest.mark.parametrize("way", odd.FINE)
+def test_what_was_set_afterwards_in_a_response_is_sent(way: str) -> None:
+    make, sent = odd.FINE[way]
+    with ScriptedBroker(handlers(http=lambda request: make())) as broker:
+        broker.tell((events.HTTP, 1, request_fields()))
+        _, _, status, headers, body = broker.until(commands.RESPONSE)
+    assert isinstance(headers, list)
+    assert (status, body, dict(headers)["A"].encode()) == sent
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_response_that_takes_too_long_to_read_is_interrupted_like_its_handler(is_async: bool) -> None:
+    def endless() -> Iterator[tuple[str, str]]:
+        while len("") == 0:
+            pass
+        yield "A", "b"
+
+    def http(request: object) -> object:
+        response = wsbroker.HttpResponse()
+        response.headers = endless()  # type: ignore[assignment]
+        return response
+
+    async def http_later(request: object) -> object:
+        return http(request)
+
+    with ScriptedBroker(handlers(http=http_later if is_async else http), http_timeout=0.02) as broker:
+        broker.tell((events.HTTP, 1, request_fields()))
+        assert broker.until(commands.RESPONSE)[2] == 504
+
+
+@pytest.mark.parametrize("kind", ["http", "open"])
+def test_a_body_that_is_too_long_for_the_wire_is_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsbroker.worker.wire_runtime.MAX_DATA", 10)
+    with ScriptedBroker(handlers(**{kind: lambda request: wsbroker.HttpResponse(403, (), "x" * 11)})) as broker:
+        broker.tell((events.HTTP if kind == "http" else events.OPEN, 1, request_fields()))
+        assert broker.until(commands.RESPONSE, commands.OPENED)[2] == 500
+
+
+def test_what_a_metaclass_does_to_a_returned_value_concerns_nobody() -> None:
+    class Meta(type):
+        def __getattr__(cls, name: str) -> object:
+            raise OSError
+
+    class Odd(metaclass=Meta):
+        pass
+
+    with ScriptedBroker(handlers(message=lambda data: Odd())) as broker:
+        broker.tell(message(1, "a"), message(2, "b"))
+        assert broker.until_handled(2) == []
 
 
 def test_without_handlers_for_them_sockets_are_accepted_and_requests_refused() -> None:

@@ -1,0 +1,53 @@
+"""What a worker answers that cannot be sent: whoever waits for it gets a 500, and nobody else notices."""
+
+import asyncio
+
+import pytest
+
+from unit.pool.fakes import House, Wire, run, started
+from wsbroker.wire import commands, events
+from wsbroker.wire.http import HttpRequest
+
+REQUEST = HttpRequest("GET", "/")
+WRONG: list[tuple[object, object, object]] = [
+    (1000, [], b""),
+    (True, [], b""),
+    (200, [("A", "b\r\nC: d")], b""),
+    (200, [("A", 1)], b""),
+    (200, None, b""),
+    (200, [], {"a": 1}),
+]
+
+
+def _answers(wire: Wire) -> None:
+    started(wire, "handle_http_request", "handle_socket_open")
+    number = 0
+    while batch := wire.read():
+        for event in batch:
+            if event[0] == events.OPEN:
+                wire.write((commands.OPENED, event[1], *WRONG[0]))
+            elif event[0] == events.HTTP:
+                fields = WRONG[number] if number < len(WRONG) else (200, [], b"fine")
+                number += 1
+                wire.write((commands.RESPONSE, event[1], *fields))
+            elif event[0] == events.STOP:
+                wire.write((commands.STOPPED,))
+                return
+
+
+def test_an_answer_that_cannot_be_sent_is_a_500_and_the_worker_lives(caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> None:
+        house = House(_answers)
+        await house.pool.start()
+        try:
+            answers = [await house.pool.http(REQUEST) for _ in range(len(WRONG) + 1)]
+            assert [answer.status for answer in answers] == [500] * len(WRONG) + [200]
+            refused = await house.pool.open(7, 0, REQUEST)
+            assert refused is not None and refused.status == 500
+            assert not house.core.lost
+            await asyncio.sleep(0)
+        finally:
+            await house.pool.stop(5)
+
+    run(work())
+    assert caplog.text.count("response cannot be sent worker=") == len(WRONG) + 1
