@@ -20,6 +20,7 @@ from wsbroker.config import Config
 from wsbroker.errors import CommandError, WSBrokerError
 from wsbroker.loops import restore_switch_interval
 from wsbroker.node import Node
+from wsbroker.pool.pool import ReloadUnfinished
 from wsbroker.reload import folders_of, watch
 from wsbroker.worker import port
 
@@ -127,15 +128,16 @@ class Server:
         """Exchanges the workers for new ones with the code as it is now; no socket closes, no message is lost.
 
         Only for workers of kind `interpreter` and `process`, which have modules of their own. If the new code cannot
-        be loaded, the old workers stay. On the event loop's thread, or in a handler, it asks for that and returns at
-        once; the log says how it ended.
+        be loaded, the old workers stay. Another reload calls off one that goes on, and so does the stop of the server.
+        On the event loop's thread, or in a handler, it asks for that and returns at once; the log says how it ended.
 
         Args:
             timeout_s: how long to wait for the end, in seconds; None: as long as it takes.
 
         Raises:
             ConfigError: the kind of worker does not allow it, or the new code cannot be loaded.
-            WorkerError: a new worker could not be started, or an old one did not come to the end of its handlers.
+            WorkerError: a new worker could not be started, an old one did not come to the end of its handlers (the
+                text says how many have the new code), or the reload was called off.
             TimeoutError: it goes on, but `timeout_s` is over.
             RuntimeError: the server has stopped.
         """
@@ -252,9 +254,9 @@ class Server:
                 logger.info("serving on %s", ", ".join(str(address) for address in self._addresses))
                 on_open()
                 if self._watched:
-                    self._tasks.add(
-                        self._loop.create_task(watch(self._watched, self._on_change), name="wsbroker watch")
-                    )
+                    watching = self._loop.create_task(watch(self._watched, self._on_change), name="wsbroker watch")
+                    self._tasks.add(watching)
+                    watching.add_done_callback(_watch_ended)
                 await self._stop_asked.wait()
             finally:  # its task may be cancelled too
                 logger.info("stopping")
@@ -309,6 +311,8 @@ class Server:
             return
         try:
             await node.reload()
+        except ReloadUnfinished as unfinished:
+            logger.warning("reload not finished: %s", unfinished)
         except WSBrokerError as error:
             logger.error("not reloaded, the running workers stay: %s", error)
             logger.debug("why it was not reloaded", exc_info=error)
@@ -318,12 +322,15 @@ class Server:
             logger.info("reloaded")
 
     async def _on_change(self) -> None:
-        """Files have changed: exchange the workers, or, where they share our modules, restart the process."""
+        """Files have changed: exchange the workers, or, where they share our modules, restart the process.
+
+        Nobody waits for the end of it: code that hangs in its import may be mended meanwhile.
+        """
         node = self._node
         if node is None:
             return
         if node.pool.kind in ("interpreter", "process"):
-            await self._reload_and_log()
+            self._begin_reload()
         else:
             logger.info("restarting: workers of kind %s share the server's modules", node.pool.kind)
             self.wants_restart = True
@@ -367,6 +374,16 @@ async def _opened(node: Node, addresses: Sequence[Address], stop_asked: asyncio.
         return False
     opening.result()
     return True
+
+
+def _watch_ended(watching: "asyncio.Task[None]") -> None:
+    """Only the stop of the server ends it in silence."""
+    if not watching.cancelled():
+        logger.error(
+            "files are not watched any more, send SIGHUP to reload or restart the server: %s",
+            watching.exception() or "the watcher has ended",
+            exc_info=watching.exception(),
+        )
 
 
 def _tell_statistics(node: Node, answer: "Future[dict[str, object]]") -> None:

@@ -1,4 +1,9 @@
-"""One place in the pool: the worker that fills it now, and the replacement of one that is lost."""
+"""One place in the pool: the worker that fills it now, the one that stands by to take it over, those that leave it, and
+the replacement of one that is lost.
+
+One worker speaks for the place's lane at any time, `Place.worker`: a change of it is one step without an `await`. So a
+loss before that step is the old worker's or the standby's, after it the new one's, and never falls between.
+"""
 
 import asyncio
 import logging
@@ -10,7 +15,7 @@ from wsbroker.config import Config
 from wsbroker.errors import WorkerError, WSBrokerError
 from wsbroker.pool.carrier import Carrier
 from wsbroker.pool.core import Core, LaneView
-from wsbroker.pool.link import ENDED
+from wsbroker.pool.link import ENDED, Batch
 from wsbroker.pool.restarts import MAX_DEATHS, WINDOW_S, Restarts
 from wsbroker.pool.tasks import Tasks
 from wsbroker.pool.wire_worker import HANDLED, State, WireWorker
@@ -21,7 +26,7 @@ from wsbroker.worker.slowest import SlowCall, Slowest
 logger = logging.getLogger(__name__)
 
 EXCHANGE_POLL_S: Final = 0.005
-CALL_OFF_S: Final = 5.0
+LEAVE_POLL_S: Final = 0.02
 WORKER_RESTART: Final = 1012
 """The close code of sockets whose worker was lost: the client should reconnect."""
 
@@ -132,13 +137,27 @@ class Place:
         self._is_stopping = False
         self._standby: WireWorker | None = None
         """The worker that is to take over (see `exchange`)."""
-        self.exchanging: asyncio.Event | None = None
-        """While the worker is being exchanged: set at the end of it."""
+        self._leaving: dict[WireWorker, asyncio.Task[None]] = {}
+        """Workers that do not speak for the lane any more, or never did, and what sees each of them out."""
 
     @property
     def is_running(self) -> bool:
         """Whether its worker takes sockets and requests."""
-        return self.worker is not None and self.worker.state is State.RUNNING and self.exchanging is None
+        return self.worker is not None and self.worker.state is State.RUNNING
+
+    def post(self, batch: Batch) -> None:
+        """Takes events for the worker. Never waits, never raises."""
+        worker = self.worker
+        if worker is not None and worker.state is not State.ENDED:
+            worker.post(batch)
+        else:
+            self._let_go()  # something came in after the loss, such as the 101 of a socket that it had accepted
+
+    def probe(self) -> None:
+        """Asks every worker here whether it is alive."""
+        for worker in (self.worker, self._standby, *self._leaving):
+            if worker is not None:
+                worker.probe()
 
     def _new_worker(self) -> WireWorker:
         worker = WireWorker(
@@ -174,78 +193,111 @@ class Place:
 
     async def stop(self, timeout_s: float) -> bool:
         """Ends what is here, after `stop_replacing`; returns whether nothing of it runs any more."""
-        return self.worker is None or await self.worker.stop(timeout_s)
+        ends = [self._see_off(worker, seen_out, timeout_s) for worker, seen_out in self._leaving.items()]
+        if self.worker is not None:
+            ends.append(self.worker.stop(timeout_s))
+        return all(await asyncio.gather(*ends))
 
     # Exchange. --------------------------------------------------------------------------------------------------
 
     async def prepare(self) -> list[str]:
-        """Starts a worker beside the one that runs; returns its handlers' names. Raises as `WireWorker.start`."""
-        worker = self._new_worker()
-        worker.stand_by()
-        self._standby = worker
-        try:
-            return await worker.start()
-        except BaseException:
-            self._standby = None
-            raise
+        """Starts a worker beside the one that runs; returns its handlers' names. Raises as `WireWorker.start`.
 
-    async def call_off(self) -> None:
-        """Ends the worker that stands by, if one does."""
+        In any case `call_off` or `exchange` follows.
+        """
+        worker = self._standby = self._new_worker()
+        worker.stand_by()
+        return await worker.start()
+
+    def call_off(self) -> None:
+        """Has the worker that stands by leave, if one does, whether it has started or not."""
         standby, self._standby = self._standby, None
         if standby is not None:
-            await standby.stop(CALL_OFF_S)
+            self._leave(standby)
 
     async def exchange(self, limit_s: float) -> None:
         """Lets the worker that stands by take over; sockets, subscriptions and tokens stay where they are.
 
-        Messages wait with their sockets until the old worker has handled what it has, and has run `handle_worker_stop`.
+        Messages wait with their sockets until the old worker has handled what it has. Requests, open handlers and
+        `handle_worker_stop` keep nobody waiting: it ends them after that, beside the new one. If it was lost, or a
+        replacement is on its way, the new one fills the place at once. Cancelled, or failed, all stays as it was.
 
         Args:
-            limit_s: how long each of the two may take.
+            limit_s: how long messages may wait.
 
         Raises:
-            WorkerError: the old worker did not run empty, or the new one is gone; the old one goes on.
+            WorkerError: the old worker did not run empty, or the new one is gone.
         """
-        new, old = self._standby, self.worker
-        assert new is not None and old is not None
-        self.exchanging = asyncio.Event()
+        standby = self._standby
+        assert standby is not None
         self._core.hold(self.index)
         try:
-            await self._run_empty(old, limit_s)
-            if new.state is not State.RUNNING:
-                raise WorkerError(f"the new worker of {self.name} was lost before it could take over")
-            if old.state is State.RUNNING:
-                await old.stop(limit_s)
-            self._standby = None
-            self.worker = new
-            self._core.exchange(self.index)
-            new.take_over(self.lane.generation)
+            await self._run_empty(standby, limit_s)
         except BaseException:
             self._core.unhold(self.index)
-            if old.state is State.ENDED and not self._is_stopping:  # both are gone
-                self._replacing = self._tasks.spawn(self._replace(0.0), f"{self.name} replacement")
             raise
-        finally:
-            self.exchanging.set()
-            self.exchanging = None
-        logger.info("worker exchanged worker=%s generation=%d", self.name, self.lane.generation)
-        self._owner.place_runs(self)
+        self._take_over(standby)
 
-    async def _run_empty(self, old: WireWorker, limit_s: float) -> None:
+    async def _run_empty(self, standby: WireWorker, limit_s: float) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + limit_s
         lane = self.lane
-        while old.state is State.RUNNING and (lane.in_flight or lane.closing or old.opens_in_flight):
+        while True:
+            if standby.state is not State.RUNNING:
+                raise WorkerError(f"the new worker of {self.name} was lost before it could take over")
+            if not self.is_running or not (lane.in_flight or lane.closing):
+                return
             if loop.time() > deadline:
                 raise WorkerError(f"{self.name} has not come to the end of its handlers within {limit_s:g} s")
             await asyncio.sleep(EXCHANGE_POLL_S)
+
+    def _take_over(self, standby: WireWorker) -> None:
+        """One step: from here on the other worker is this place's, and the one before leaves."""
+        old = self.worker
+        if not self.is_running:
+            if self._replacing is not None:
+                self._replacing.cancel()  # with the worker that it is starting
+            self._let_go()  # what such a one was sent already
+        self._standby = None
+        self.worker = standby
+        self._core.exchange(self.index)
+        standby.take_over(self.lane.generation)
+        if old is not None:
+            self._leave(old)
+        logger.info("worker exchanged worker=%s generation=%d", self.name, self.lane.generation)
+        self._owner.place_runs(self)
+
+    # Leaving. ---------------------------------------------------------------------------------------------------
+
+    def _leave(self, worker: WireWorker) -> None:
+        """It does not speak for the lane: it ends what it was asked, and itself."""
+        worker.stand_by()
+        self._leaving[worker] = self._tasks.spawn(self._see_out(worker), f"{self.name} leaves")
+
+    async def _see_out(self, worker: WireWorker) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._config.http_timeout + self._config.worker_hang_timeout
+        while worker.is_asked and loop.time() < deadline:
+            await asyncio.sleep(LEAVE_POLL_S)
+        await worker.stop(self._config.shutdown_timeout)
+        del self._leaving[worker]
+
+    async def _see_off(self, worker: WireWorker, seen_out: "asyncio.Task[None]", timeout_s: float) -> bool:
+        """Waits for its end; by force when the time is over."""
+        await asyncio.wait([seen_out], timeout=timeout_s)
+        if seen_out.done():
+            return True
+        seen_out.cancel()
+        await asyncio.wait([seen_out])
+        return await worker.stop(0.0)
 
     # Loss. ------------------------------------------------------------------------------------------------------
 
     def _worker_lost(self, worker: WireWorker, reason: str) -> None:
         """The worker ended by itself, or was given up."""
         if worker is not self.worker:
-            logger.error("worker lost before it took over worker=%s reason=%r", self.name, reason)
+            when = "while it was leaving" if worker in self._leaving else "before it took over"
+            logger.error("worker lost %s worker=%s reason=%r", when, self.name, reason)
             return
         now = asyncio.get_running_loop().time()
         closes = self._core.lane_lost(self.index, WORKER_RESTART)
@@ -256,6 +308,11 @@ class Place:
         else:
             self._go_on(worker, reason, len(closes), now)
 
+    def _let_go(self) -> None:
+        """Nobody will handle what the lane has sent: as after a loss."""
+        if self.lane.in_flight or self.lane.closing:
+            self._owner.closes_left(self, self._core.lane_lost(self.index, WORKER_RESTART))
+
     async def _ask_why(self, worker: WireWorker, reason: str, closes_left: int, died_at: float) -> None:
         """Its sockets are closed already; why it ended takes a moment to know."""
         self._go_on(worker, await worker.why_lost(reason), closes_left, died_at)
@@ -263,7 +320,7 @@ class Place:
     def _go_on(self, worker: WireWorker, reason: str, closes_left: int, died_at: float) -> None:
         """Says that it was lost, and has it replaced."""
         logger.error("worker lost worker=%s reason=%r close_handlers_left=%d", self.name, reason, closes_left)
-        if self._is_stopping or self.exchanging is not None or worker is not self.worker:
+        if self._is_stopping or worker is not self.worker:
             return  # nobody is to come, or somebody has
         delay_s = self._restarts.died(died_at, died_at - worker.started_at)
         if delay_s is None:
@@ -281,6 +338,7 @@ class Place:
             except Exception as error:
                 text = str(error) if isinstance(error, WSBrokerError) else repr(error)
                 logger.error("replacement failed worker=%s reason=%r", self.name, text, exc_info=error.__cause__)
+                self._let_go()
                 next_delay_s = self._restarts.died(loop.time(), 0.0)
                 if next_delay_s is None:
                     self._give_up(text)

@@ -34,6 +34,10 @@ FAILED_START_STOP_S: Final = 5.0
 """How long the other workers may take to stop after one could not start."""
 
 
+class ReloadUnfinished(WorkerError):
+    """Some workers may have the new code and others not: the text says how many, or why the reload was called off."""
+
+
 class Pool(Owner):
     """The workers of one server. Adds its lanes to the core.
 
@@ -74,7 +78,10 @@ class Pool(Owner):
         self._is_stopping = False
         self._has_failed = False
         self._has_stopped = False
-        self._is_reloading = False
+        self._reloading: asyncio.Task[None] | None = None
+        """The newest reload. Another one or the stop of the pool calls it off."""
+        self._reload_lock = asyncio.Lock()
+        """Held by the reload that goes on, until all of it is put away."""
         self.handlers_found: frozenset[str] = frozenset()
         """Names of the handlers that the spec has; known after `start`."""
         self.has_open_handler = True
@@ -176,6 +183,10 @@ class Pool(Owner):
             return
         self._is_stopping = True
         self._look_at_opens()
+        if self._reloading is not None:
+            self._reloading.cancel()
+        async with self._reload_lock:
+            pass  # none goes on
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         if self.inline is not None:
@@ -195,44 +206,60 @@ class Pool(Owner):
     async def reload(self) -> None:
         """Puts workers with the code as it is now in the place of those that run; no socket notices.
 
-        All new ones are started first; if one cannot be, the old ones stay. Then place after place is exchanged.
+        All new ones are started first; if one cannot be, the old ones stay. Then place after place is exchanged. It is
+        a task of the pool: whoever waits here may go away. A second reload, and `stop`, call it off.
 
         Raises:
             ConfigError: this kind of worker shares its modules with the server, or the new code cannot work.
-            WorkerError: a new worker could not be started, or an old one did not come to an end.
+            ReloadUnfinished: an old worker did not come to an end, or the reload was called off.
+            WorkerError: a new worker could not be started, or the pool stops.
         """
         if self.kind not in ELSEWHERE:
             raise ConfigError(
                 f"workers of kind {self.kind} share the server's modules, so their code cannot be exchanged: "
                 "use worker_kind interpreter or process, or restart the server"
             )
-        if self._is_reloading or self._is_stopping:
-            raise WorkerError("the workers are being exchanged or stopped already")
-        self._is_reloading = True
-        try:
-            await self._exchange_all()
-        finally:
-            self._is_reloading = False
-            self._look_at_opens()
+        if self._is_stopping:
+            raise WorkerError("the workers are being stopped")
+        if self._reloading is not None:
+            self._reloading.cancel()
+        reloading = self._reloading = asyncio.get_running_loop().create_task(self._exchange_all(), name="reload")
+        reloading.add_done_callback(_look_at)
+        await asyncio.wait([reloading])
+        if reloading.cancelled():
+            why = "the server stops" if self._is_stopping else "another one has begun"
+            raise ReloadUnfinished(f"it was called off, {why}")
+        reloading.result()
 
     async def _exchange_all(self) -> None:
-        places = [place for place in self._places if place.is_running]
-        if not places:
-            raise WorkerError("no worker runs that could be exchanged")
+        places = list(self._places)
+        async with self._reload_lock:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    starts = [group.create_task(place.prepare()) for place in places]
+                names = starts[0].result()
+                self._find_handlers([*names, *self.handlers_found])  # while both versions run: either's
+                await self._exchange_each(places)
+                self._find_handlers(names)
+            except BaseExceptionGroup as failures:
+                raise failures.exceptions[0] from None
+            finally:
+                for place in places:
+                    place.call_off()
+
+    async def _exchange_each(self, places: Sequence[Place]) -> None:
+        """One after the other, so that one worker's messages wait at a time; one that cannot does not keep the rest."""
         limit_s = self._config.handler_timeout + self._config.worker_hang_timeout
-        try:
-            async with asyncio.TaskGroup() as group:
-                starts = [group.create_task(place.prepare()) for place in places]
-            names = starts[0].result()
-            self._find_handlers([*names, *self.handlers_found])  # while both versions run: either's
-            for place in places:
+        failures: list[str] = []
+        for place in places:
+            try:
                 await place.exchange(limit_s)
-            self._find_handlers(names)
-        except BaseExceptionGroup as failures:
-            raise failures.exceptions[0] from None
-        finally:
-            for place in places:
-                await place.call_off()
+            except WorkerError as error:
+                failures.append(str(error))
+        if failures:
+            done = len(places) - len(failures)
+            text = f"{done} of {len(places)} workers have the new code, reload again for the others"
+            raise ReloadUnfinished(f"{text}: {'; '.join(failures)}")
 
     def _find_handlers(self, names: Iterable[str]) -> None:
         self.handlers_found = frozenset(names)
@@ -258,16 +285,13 @@ class Pool(Owner):
         """Probes every worker."""
         self._arm()
         for place in self._places:
-            if place.worker is not None:
-                place.worker.probe()
+            place.probe()
 
     # What the core and the front door ask. ----------------------------------------------------------------------
 
     def post(self, lane_index: int, batch: Batch) -> None:
         """Takes a worker's events at the end of a turn. Never waits, never raises."""
-        worker = self._places[lane_index].worker
-        if worker is not None:
-            worker.post(batch)
+        self._places[lane_index].post(batch)
 
     def next_lane(self) -> int:
         """The lane of the worker that the next socket is pinned to: one that runs, if any does."""
@@ -303,8 +327,6 @@ class Pool(Owner):
                 return unavailable()
             return await self.inline.open(socket_id, request, size_bytes)
         place = self._places[lane_index]
-        if place.exchanging is not None:
-            await place.exchanging.wait()
         worker = place.worker
         if self._is_stopping or worker is None or not place.is_running:
             return unavailable()
@@ -331,8 +353,6 @@ class Pool(Owner):
             if self._is_stopping or not self.inline.has_room(size_bytes):
                 return unavailable()
             return await self.inline.http(request, size_bytes)
-        if self._is_reloading and not any(place.is_running for place in self._places):
-            await self._wait_exchanged()
         best: Place | None = None
         fewest = 0
         for place in self._places:
@@ -346,12 +366,6 @@ class Pool(Owner):
         if best is None or best.worker is None:
             return unavailable()
         return await best.worker.http(request.fields(), size_bytes)
-
-    async def _wait_exchanged(self) -> None:
-        """The only worker is being exchanged: its successor will answer."""
-        for place in self._places:
-            if place.exchanging is not None:
-                await place.exchanging.wait()
 
     def statistics(self) -> list[WorkerStatistics]:
         """One entry for each worker."""
@@ -381,6 +395,12 @@ class Pool(Owner):
             self._has_failed = True
             logger.critical("workers cannot be kept alive: %s", error)
             self._on_fatal(error)
+
+
+def _look_at(reloading: "asyncio.Task[None]") -> None:
+    """Whoever had waited for its outcome may have gone away."""
+    if not reloading.cancelled():
+        reloading.exception()
 
 
 def size_of(request: HttpRequest) -> int:

@@ -116,6 +116,11 @@ class WireWorker:
         """Open handlers that have not answered yet, likewise."""
         return len(self._opens)
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether it runs and has not answered all of them."""
+        return self.state is State.RUNNING and bool(self._opens or self._requests)
+
     def has_room(self, size_bytes: int) -> bool:
         """Whether it takes one more request: `mailbox_bytes` of them may wait, and an idle worker takes any one."""
         return not self.asked_bytes or self.asked_bytes + size_bytes <= self._config.mailbox_bytes
@@ -375,7 +380,9 @@ class WireWorker:
     # From the worker. -------------------------------------------------------------------------------------------
 
     def stand_by(self) -> None:
-        """Before `start`: it is to take a lane over from another worker, and until then does not speak for it."""
+        """It does not speak for its lane: before `start`, until it takes over from another worker, and after another
+        one has taken over from it. What it asks is answered and what it says applied, as from a thread of the server.
+        """
         self._is_standby = True
 
     def take_over(self, generation: int) -> None:
@@ -384,7 +391,8 @@ class WireWorker:
         self._is_standby = False
 
     def _take_standby(self, batch: Batch) -> None:
-        """What a worker says before it takes over: its start, and the calls of `handle_worker_start`."""
+        """What a worker says before it takes over: its start, and the calls of `handle_worker_start`; or after another
+        one has: its answers, and the calls of the handlers that it ends."""
         rest = self._apply(NO_LANE, 0, batch)
         answers = [item for item in rest if item[0] == events.ANSWER]
         if answers:
