@@ -6,6 +6,7 @@
 import asyncio
 import importlib
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import SOURCE_SUFFIXES, FileFinder, ModuleSpec, SourceFileLoader
@@ -36,7 +37,7 @@ class PaperTransport:
 
     __slots__ = ("protocol", "write")
 
-    def __init__(self, written: list[bytes]) -> None:
+    def __init__(self, written: list[bytes] | deque[bytes]) -> None:
         self.write = written.append
         self.protocol: Connection | None = None
 
@@ -60,9 +61,18 @@ class Work:
         channels: how many there are; socket i begins with channel i modulo this.
         subscriptions: how many each socket has.
         is_inline: messages are echoed by a handler in the loop; else they go to a worker.
+        counts_writes: False: a write is dropped, and costs the same whether it is the first or the thousandth (a list
+            grows, which is not what is measured).
     """
 
-    def __init__(self, sockets: int, channels: int = 1, subscriptions: int = 1, is_inline: bool = True) -> None:
+    def __init__(
+        self,
+        sockets: int,
+        channels: int = 1,
+        subscriptions: int = 1,
+        is_inline: bool = True,
+        counts_writes: bool = True,
+    ) -> None:
         loop = cast(asyncio.AbstractEventLoop, StillLoop())
         limits = Limits(max_queue_bytes=1 << 40, inbox_bytes=1 << 40)
         self.owner = Sockets(loop, limits, Settings(max_connections=1 << 40))
@@ -76,7 +86,7 @@ class Work:
         self.writes = 0
         """How many there were in the last turn."""
         self.broker.deliver = self._deliver
-        self._written: list[bytes] = []
+        self._written: list[bytes] | deque[bytes] = [] if counts_writes else deque(maxlen=0)
         for index in range(sockets):
             connection = self._connect()
             self.connections.append(connection)

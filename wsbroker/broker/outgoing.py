@@ -291,14 +291,12 @@ class Outgoing:
         return found
 
     def _merged(self, channels: list[Channel]) -> Merge:
+        # The key has them in the order in which they were joined: sorting costs more than a second merge here and there.
         key: tuple[int, ...] = ()
-        if len(channels) == 2:  # the usual several; 150 ns less than below
-            one, other = channels[0].index, channels[1].index
-            key = (int(one), int(other)) if one < other else (int(other), int(one))
+        if len(channels) == 2:  # the usual several; 100 ns less than below
+            key = (int(channels[0].index), int(channels[1].index))
         elif len(channels) <= CACHED_SOURCES:
-            indexes = [int(channel.index) for channel in channels]
-            indexes.sort()
-            key = tuple(indexes)
+            key = tuple([int(channel.index) for channel in channels])
         if key:
             known = self.merges.get(key)
             if known is not None:
