@@ -126,6 +126,21 @@ class Drill:
         while {worker["state"] for worker in self.workers()} != {"running"}:
             await asyncio.sleep(0.005)
 
+    def books(self) -> str:
+        """All counts in a line, for who looks on (pytest -s)."""
+        numbers = {
+            "sent": sum(socket.sent for socket in self.sockets) + len(self.sockets),  # and who they are
+            "received": self.count("messages_received"),
+            "handled": sum(worker["handled"] for worker in self.workers()),
+            "lost": self.count("messages_lost"),
+            "begun": len(self.begun("message")),
+            "answered": sum(len(socket.heard) for socket in self.sockets) + len(self.sockets),
+            "sockets": len(self.sockets),
+            "closed with 1012": sum(code == 1012 for _, code in self.closes()),
+            "close handlers": len(self.closes()),
+        }
+        return " ".join(f"{name}={number}" for name, number in numbers.items())
+
     def check_messages(self) -> None:
         """Each handler has begun once for each message, in order, as far as there was a worker; who is still there has
         had all of them, and no answer is missing. What the server received is what its workers handled and lost."""
@@ -206,6 +221,7 @@ async def lose_one_of_two(drill: Drill) -> None:
     await watcher.connection.close()
     await drill.until_closed(len(drill.sockets))
     assert drill.count("sockets_opened") == drill.count("sockets_closed") == len(drill.sockets)
+    print(drill.books())
 
 
 async def lose_the_only_one(drill: Drill) -> None:
@@ -237,6 +253,7 @@ async def lose_the_only_one(drill: Drill) -> None:
     await drill.until_closed(len(drill.sockets))
     assert Counter(code for _, code in drill.closes()) == {1012: 1 + SOCKETS, 1000: len(again)}
     assert drill.count("sockets_opened") == drill.count("sockets_closed") == len(drill.sockets)
+    print(drill.books())
 
 
 async def nothing() -> None:
