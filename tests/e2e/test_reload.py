@@ -1,6 +1,7 @@
 """Hot reload under load: no connection drops, no message is lost or handled twice; a broken version changes nothing."""
 
 import asyncio
+import os
 import re
 import signal
 import sys
@@ -18,6 +19,7 @@ from e2e.pool_kit import APPS
 from e2e.serving import START_S, ServerProcess, serving
 from wsbroker.config import WorkerKind
 from wsbroker.pool.place import WorkerStatistics
+from wsbroker.pool.process_worker import ProcessCarrier
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGHUP")
 
@@ -319,3 +321,100 @@ async def test_a_worker_that_hangs_while_it_is_exchanged_loses_its_own_sockets_o
         lost = cast(int, statistics["messages_lost"])
         assert statistics["messages_received"] == handled + lost == 4
         assert lost == (2 if how == "stubborn" else 1)
+
+
+# Interrupted in the middle. -------------------------------------------------------------------------------------------
+
+SLOW = """
+import os, time
+import wsbroker
+
+def note(text):
+    os.write(log, f"{text}\\n".encode())
+
+def handle_worker_start(arg):
+    global folder, log
+    folder = arg
+    log = os.open(os.path.join(arg, "log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    note("start")
+
+def handle_worker_stop():
+    note("stop")
+
+def handle_socket_message(data, socket_id):
+    note(f"message {socket_id} {data}")
+    while data == "wait" and not os.path.exists(os.path.join(folder, "end")):
+        time.sleep(0.005)
+    wsbroker.send(socket_id, data)
+
+def handle_socket_close(socket_id, token, code):
+    note(f"close {socket_id} {code}")
+"""
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("event", ["stop", "disconnect", "kill"])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_counts_add_up_whatever_happens_in_the_middle_of_an_exchange(
+    kind: str, event: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if (kind, event) == ("interpreter", "kill"):
+        pytest.skip("nothing kills an interpreter")
+    (tmp_path / "slow_app.py").write_text(SLOW)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    server = wsbroker.start(
+        "127.0.0.1:0",
+        worker="slow_app",
+        worker_kind=cast(WorkerKind, kind),
+        workers=1,
+        worker_arg=str(tmp_path),
+        handler_timeout=START_S,
+        handle_signals=False,
+    )
+    with server:
+        books = Books(server, tmp_path / "log")
+        assert server._node is not None
+        broker = server._node.broker
+        url = books.url.replace("http", "ws")
+        sockets = [await websockets.connect(url, compression=None, proxy=None) for _ in range(2)]
+        await sockets[0].send("wait")
+        await books.until(lambda: len(books.notes("message")) == 1)
+        reloading = asyncio.create_task(asyncio.to_thread(server.reload))
+        await books.until(lambda: broker.lanes[0].is_held)
+        await sockets[1].send("held")
+        await books.until(lambda: broker.counters.messages_received == 2)
+        if event == "stop":
+            stopping = asyncio.create_task(asyncio.to_thread(server.stop))
+            await sockets[1].wait_closed()
+            (tmp_path / "end").touch()
+            await stopping
+            with pytest.raises(wsbroker.WSBrokerError):
+                await reloading
+            messages, code = ["message 1 wait", "message 2 held"], "1001"
+        elif event == "disconnect":
+            for socket in sockets:
+                socket.transport.abort()
+            (tmp_path / "end").touch()
+            await reloading
+            messages, code = ["message 1 wait", "message 2 held"], "1006"
+        else:
+            os.kill(process_of_worker(server), signal.SIGKILL)
+            await reloading
+            for socket in sockets:
+                await socket.wait_closed()
+                assert socket.close_code == 1012
+            messages, code = ["message 1 wait"], "1012"
+        await books.until(lambda: len(books.notes("close")) == 2)
+        assert books.notes("message") == messages
+        assert sorted(books.notes("close")) == [f"close 1 {code}", f"close 2 {code}"]
+    assert len(books.notes("start")) == 2
+    assert len(books.notes("stop")) == (1 if event == "kill" else 2)
+
+
+def process_of_worker(server: wsbroker.Server) -> int:
+    """The process of the only worker."""
+    assert server._node is not None
+    worker = server._node.pool._places[0].worker
+    assert worker is not None
+    assert isinstance(worker._carrier, ProcessCarrier) and worker._carrier._process is not None
+    return worker._carrier._process.pid
