@@ -24,27 +24,42 @@ def pack(batch: list[tuple[object, ...]]) -> bytes:
     return size.to_bytes(HEADER_BYTES, "big") + body
 
 
+def split(chunks: list[bytes]) -> tuple[list[list[tuple[object, ...]]], list[bytes]]:
+    """Returns the batches that are complete in these bytes, oldest first, and the bytes that are left.
+
+    It changes nothing: whoever is interrupted in it can do it again.
+    """
+    size = sum(map(len, chunks))
+    if size < HEADER_BYTES:
+        return [], chunks
+    first = chunks[0]
+    if len(first) < HEADER_BYTES:
+        first = b"".join(chunks)
+        chunks = [first]
+    if size < HEADER_BYTES + int.from_bytes(first[:HEADER_BYTES], "big"):
+        return [], chunks  # not joined before all of it is there: that would cost its square
+    data = b"".join(chunks)
+    batches: list[list[tuple[object, ...]]] = []
+    start = 0
+    with memoryview(data) as view:
+        while size - start >= HEADER_BYTES:
+            end = start + HEADER_BYTES + int.from_bytes(view[start : start + HEADER_BYTES], "big")
+            if end > size:
+                break
+            batches.append(marshal.loads(view[start + HEADER_BYTES : end]))
+            start = end
+    return batches, [data[start:]] if start < size else []
+
+
 class Unpacker:
     """Turns the bytes of a wire, split anywhere, back into batches."""
 
-    __slots__ = ("_buffer",)
+    __slots__ = ("_chunks",)
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._chunks: list[bytes] = []
 
     def feed(self, data: bytes) -> list[list[tuple[object, ...]]]:
         """Takes the next bytes; returns the batches that are complete now, oldest first."""
-        buffer = self._buffer
-        buffer += data
-        batches: list[list[tuple[object, ...]]] = []
-        start = 0
-        while len(buffer) - start >= HEADER_BYTES:
-            end = start + HEADER_BYTES + int.from_bytes(buffer[start : start + HEADER_BYTES], "big")
-            if end > len(buffer):
-                break
-            with memoryview(buffer) as view:
-                batches.append(marshal.loads(view[start + HEADER_BYTES : end]))
-            start = end
-        if start:
-            del buffer[:start]
+        batches, self._chunks = split([*self._chunks, data])
         return batches

@@ -11,18 +11,24 @@ the own thread, and wakes the others (a leader and its followers; there is no re
 A finaliser or a signal handler may call the API between any two lines of this module, on a thread that holds one of
 its locks, or that reads. So each lock knows its holder, and the wire its reader: a command made there is left to the
 interrupted call to send, and a question, which could only dead-lock, is refused.
+
+Nor may an exception between two lines cost more than the call that it ends: a handler that recurses runs out of stack
+here, a signal handler may raise. So a call first makes sure of the stack that it needs (`_reach`), what is sent is
+packed before it is taken off its list, and what was read is kept until all of it was sorted. Where bytes may have left
+and nobody knows how many, the wire is given up, and with it this worker (`_break`).
 """
 
 from collections import deque
 from collections.abc import Callable
 from itertools import count
-from threading import Condition, Lock, get_ident
+from operator import attrgetter
+from threading import Condition, RLock, get_ident
 from typing import TYPE_CHECKING, Final, cast
 
 from wsbroker.errors import CommandError
 from wsbroker.wire import commands
 from wsbroker.wire.events import ANSWER
-from wsbroker.wire.framing import Unpacker, pack
+from wsbroker.wire.framing import pack, split
 from wsbroker.worker import port as ports
 from wsbroker.worker.port import Port
 from wsbroker.worker.watch import Watch
@@ -38,6 +44,8 @@ FLUSH_BYTES: Final = 64 * 1024
 COMMAND_BYTES: Final = 32
 """What a command counts for beside its data."""
 READ_BYTES: Final = 256 * 1024
+STACK: Final = 20
+"""Calls within calls that the deepest of these here needs."""
 _GONE: Final = "the broker has gone away: this worker is ending and has nobody to ask"
 _NESTED: Final = "this is a finaliser or a signal handler that interrupted a call of wsbroker: it cannot ask the broker"
 MAX_DATA: Final = 1 << 30
@@ -53,24 +61,25 @@ class WirePort(Port):
     """
 
     __slots__ = (
-        "_asking",
         "_answers",
         "_backlog",
         "_call_ids",
         "_changed",
         "_commands",
         "_handled",
+        "_has_lock",
         "_has_more",
-        "_holder",
+        "_is_writing",
+        "_lock",
         "_reader",
         "_room",
         "_thread_id",
+        "_sorted",
         "_token_numbers",
-        "_unpacker",
+        "_unsorted",
         "_watch",
         "_wire",
         "_write_lock",
-        "_writer",
         "abandoned",
         "arm",
         "closing",
@@ -90,18 +99,20 @@ class WirePort(Port):
         self._commands: list[Command] = []
         self._handled: list[tuple[int, int]] = []
         self._room = FLUSH_BYTES
-        self._write_lock = Lock()
-        self._writer = 0
-        """The thread that holds it; 0: none."""
+        self._write_lock = RLock()
+        self._is_writing = _ownership(self._write_lock)
         self._has_more = False
         """Whether a finaliser has left a command to the writer that it interrupted."""
-        self._changed = Condition(Lock())
-        self._holder = 0
-        """The thread that holds the lock of `_changed`; 0: none."""
-        self._unpacker = Unpacker()
+        self._lock = RLock()
+        self._has_lock = _ownership(self._lock)
+        self._changed = Condition(self._lock)
+        self._unsorted: list[bytes] = []
+        """What was read and does not stand in the next two yet."""
+        self._sorted: tuple[list[Event], ...] = ()
+        """Batches of events that were read after those of the backlog. Replaced as a whole, with the lock."""
         self._backlog: deque[list[Event]] = deque()
         self._answers: dict[int, object] = {}
-        self._asking = 0
+        """By the number of the question; `_PENDING`: it has not come."""
         self._reader = 0
         """The thread that reads from the wire right now; 0: none."""
         self._call_ids = count(1)
@@ -163,49 +174,63 @@ class WirePort(Port):
 
     def close(self, socket_id: int, code: int, reason: str) -> None:
         """Closes a socket; of the one whose handler calls this, no further message is handled."""
-        if self.is_handling(socket_id):
-            self.closing.add(socket_id)
+        is_own = self.is_handling(socket_id)
         self._tell((commands.CLOSE, socket_id, code, reason))
+        if is_own:
+            self.closing.add(socket_id)
 
     def set_token(self, socket_id: int, token: bytes | None) -> None:
         """Sets a token. That of a socket whose handler is running is cached: its next message sees it at once."""
-        me = get_ident()
-        is_own = me == self._thread_id
-        if self._writer == me:
+        is_own = get_ident() == self._thread_id
+        if self._is_writing():
             self._commands.append((commands.SET_TOKEN, socket_id, token, 0))
             self._has_more = True
             return
         if self.is_ended and not is_own:
             _forward((commands.SET_TOKEN, socket_id, token, 0))
             return
-        armed = self._watch.shield() if is_own else None
+        _reach(STACK)
+        watch = self._watch
+        armed = watch.armed if is_own else None
         try:
+            if armed is not None:
+                watch.shield()
             with self._write_lock:  # so that numbers grow on the wire, and the cache has what is last there
-                self._writer = me
-                try:
-                    command = self._token_command(socket_id, token)
-                    if is_own:
-                        self._commands.append(command)
-                    else:
-                        self._write([command])
-                finally:
-                    self._writer = 0
+                self._set_token(socket_id, token, is_own)
         finally:
-            if is_own:
-                self._watch.unshield(armed)
+            if armed is not None:
+                watch.armed = armed
+                if watch.interrupting is armed:
+                    watch.unshield(armed)
         if is_own:
             self._room -= COMMAND_BYTES
             if self._room < 0:
                 self._full(0)
 
-    def _token_command(self, socket_id: int, token: bytes | None) -> "Command":
+    def _set_token(self, socket_id: int, token: bytes | None, is_own: bool) -> None:
         """Caches the change, and numbers it, if the end of a handler of this socket is still to come."""
-        number = 0
-        if self.is_handling(socket_id):
+        if not self.is_handling(socket_id):
+            self._send_token((commands.SET_TOKEN, socket_id, token, 0), is_own)
+            return
+        before, seen = self.tokens.get(socket_id), self.own_tokens.get(socket_id)
+        try:
             number = next(self._token_numbers)
             self.own_tokens[socket_id] = number
             self._cache(socket_id, token)
-        return commands.SET_TOKEN, socket_id, token, number
+            self._send_token((commands.SET_TOKEN, socket_id, token, number), is_own)
+        except BaseException:
+            self._cache(socket_id, before)
+            if seen is None:
+                self.own_tokens.pop(socket_id, None)
+            else:
+                self.own_tokens[socket_id] = seen
+            raise
+
+    def _send_token(self, command: "Command", is_own: bool) -> None:
+        if is_own:
+            self._commands.append(command)
+        else:
+            self._write([command])
 
     def is_handling(self, socket_id: int) -> bool:
         """Whether an open or message handler of this socket is running, so that its end is still to come."""
@@ -233,6 +258,7 @@ class WirePort(Port):
         if size > MAX_DATA:
             self._commands.pop()
             raise ValueError(f"a message of {size} is more than a worker can send at once ({MAX_DATA})")
+        _reach(STACK)
         if self.arm is not None and len(self._commands) == 1 and size < FLUSH_BYTES:
             self.arm()
             self._room = FLUSH_BYTES
@@ -241,46 +267,72 @@ class WirePort(Port):
 
     def flush(self) -> None:
         """Sends what was collected; on the own thread only."""
-        armed = self._watch.shield()
+        watch = self._watch
+        armed = watch.armed
         try:
+            if armed is not None:
+                watch.shield()
             self._write_out([])
-        finally:
             self._room = FLUSH_BYTES if self.arm is None else 0
-            self._watch.unshield(armed)
+        finally:
+            if armed is not None:
+                watch.armed = armed
+                if watch.interrupting is armed:
+                    watch.unshield(armed)
 
     def _write_out(self, last: "list[Command]") -> None:
         """Sends what the own thread has collected, and `last` behind it."""
-        me = get_ident()
-        if self._writer == me:
+        if self._is_writing():
             self._commands += last
             self._has_more = True
             return
         with self._write_lock:
-            self._writer = me
-            try:
-                self._write(last)
-                while self._has_more:
-                    self._has_more = False
-                    self._write([])
-            finally:
-                self._writer = 0
+            self._write(last)
+            while self._has_more:
+                self._has_more = False
+                self._write([])
 
     def _write(self, last: "list[Command]") -> None:
         """With the write lock: only its holder takes from the list, everybody else adds at its end."""
         collected = self._commands
         amount = len(collected)
         batch = collected[:amount]
-        del collected[:amount]
-        if self._handled and get_ident() == self._thread_id:
-            batch.append((commands.HANDLED, self._handled))
-            self._handled = []
+        handled = self._handled if get_ident() == self._thread_id else []
+        done = len(handled)
+        if done:
+            batch.append((commands.HANDLED, handled[:done]))
         batch += last
-        if not batch or self.is_ended:
+        if not batch:
             return
         try:
-            self._wire.sendall(pack(batch))
+            data, refused = pack(batch), None
+        except ValueError as error:  # one of them is too long: the others are sent
+            data, refused = _packed_singly(batch), error
+        if self.is_ended:
+            data = b""
+        try:
+            self._wire.sendall(data)
+            del collected[:amount]
+            del handled[:done]
         except OSError:  # the broker's end is closed: whoever reads next learns it, and nobody is there to tell more to
             self.is_ended = True
+            del collected[:amount]
+            del handled[:done]
+        except BaseException:
+            self._break()
+            raise
+        if refused is not None:
+            raise refused
+
+    def _break(self) -> None:
+        """Gives the wire up, in which there may be half a batch: the broker replaces this worker, as one that ends."""
+        self.is_abandoned = self.is_ended = True
+        try:
+            self._wire.shutdown(2)  # SHUT_RDWR: whoever reads here learns it too
+        except OSError:
+            pass
+        if self.abandoned is not None:
+            self.abandoned()
 
     def _send_now(self, command: "Command") -> None:
         """Sends a command of a thread that is not the worker's own; after the worker's end it goes to the broker."""
@@ -289,19 +341,25 @@ class WirePort(Port):
             return
         if len(command) > 2 and isinstance(command[2], str | bytes) and len(command[2]) > MAX_DATA:
             raise ValueError(f"a message of {len(command[2])} is more than a worker can send at once ({MAX_DATA})")
+        _reach(STACK)
         self._write_out([command])
 
     def log(self, record: "Command") -> bool:
         """Sends a log record at once, on any thread, also from a finaliser; False: the broker is gone."""
         if self.is_ended:
             return False
-        is_own = get_ident() == self._thread_id
-        armed = self._watch.shield() if is_own else None
+        _reach(STACK)
+        watch = self._watch
+        armed = watch.armed if get_ident() == self._thread_id else None
         try:
+            if armed is not None:
+                watch.shield()
             self._write_out([record])
         finally:
-            if is_own:
-                self._watch.unshield(armed)
+            if armed is not None:
+                watch.armed = armed
+                if watch.interrupting is armed:
+                    watch.unshield(armed)
         return not self.is_ended
 
     # Questions. -------------------------------------------------------------------------------------------------
@@ -345,51 +403,68 @@ class WirePort(Port):
         ask = (commands.ASK, call_id, question, *arguments)
         if self.is_ended and not is_own:
             return _forward(ask)
-        if me in (self._writer, self._holder, self._reader):
+        if self._reader == me or self._is_writing() or self._has_lock():
             raise CommandError(_NESTED)
-        armed = self._watch.shield() if is_own else None
+        _reach(STACK)
+        watch = self._watch
+        armed = watch.armed if is_own else None
         try:
-            with self._changed:
-                self._asking += 1  # before it is sent: from here on whoever reads looks for answers
-            try:
-                self._write_out([ask])
-                return self._wait_answer(call_id)
-            finally:
-                with self._changed:
-                    self._asking -= 1
-        finally:
+            if armed is not None:
+                watch.shield()
+            self._answers[call_id] = _PENDING  # before it is sent: from here on whoever reads looks for it
+            self._write_out([ask])
+            answer = self._wait_answer(call_id)
             if is_own:
                 self._room = FLUSH_BYTES if self.arm is None else 0
-                self._watch.unshield(armed)
+            return answer
+        except BaseException:
+            self._leave()
+            raise
+        finally:
+            self._answers.pop(call_id, None)
+            if armed is not None:
+                watch.armed = armed
+                if watch.interrupting is armed:
+                    watch.unshield(armed)
 
     def _wait_answer(self, call_id: int) -> object:
         with self._changed:
-            self._holder = get_ident()
-            try:
-                while call_id not in self._answers:
-                    if self.is_ended:
-                        raise CommandError(_GONE)
-                    self._advance()
-                return self._answers.pop(call_id)
-            finally:
-                self._holder = 0
+            while self._answers[call_id] is _PENDING:
+                if self.is_ended:
+                    raise CommandError(_GONE)
+                self._advance()
+            return self._answers[call_id]
+
+    def _leave(self) -> None:
+        """A question was given up, perhaps by whom the others wait for: another one reads on."""
+        with self._changed:
+            if self._reader == get_ident():
+                self._reader = 0
+            self._changed.notify_all()
+        if self.wake is not None:
+            self.wake()
 
     # Events. ----------------------------------------------------------------------------------------------------
 
     def next_batch(self) -> "list[Event] | None":
         """Waits for events; None: there will be no more. On the own thread only."""
         with self._changed:
-            self._holder = self._thread_id
-            try:
-                while not self._backlog and not self.is_ended:
-                    self._advance()
-                return self.take_batch()
-            finally:
-                self._holder = 0
+            while True:
+                batch = self.take_batch()
+                if batch is not None or self.is_ended:
+                    return batch
+                self._advance()
 
     def take_batch(self) -> "list[Event] | None":
-        """Returns events that were read already; None: there are none right now."""
-        return self._backlog.popleft() if self._backlog and not self.is_abandoned else None
+        """Returns events that were read already; None: there are none right now. On the own thread only."""
+        if self.is_abandoned:
+            return None
+        if not self._backlog and (self._sorted or self._unsorted):
+            with self._changed:
+                self._sort()
+                self._backlog += self._sorted
+                self._sorted = ()
+        return self._backlog.popleft() if self._backlog else None
 
     def put_back(self, events: "list[Event]") -> None:
         """Returns events that were not handled to the front; on the own thread only."""
@@ -401,54 +476,64 @@ class WirePort(Port):
         with self._changed:
             if self._reader or self.is_ended:
                 return  # a thread that waits for an answer reads, and will wake the loop
-            self._holder = self._thread_id
             try:
-                self._receive(_recv_ready(self._wire))
+                self._unsorted.append(_recv_ready(self._wire))
             except BlockingIOError:
                 return  # somebody has read it already
             except OSError:
-                self._receive(b"")
-            finally:
-                self._holder = 0
+                self.is_ended = True
+            self._sort()
 
     def _advance(self) -> None:
         """Reads once, or waits for whoever reads already. Called and left with the lock, which is free meanwhile."""
-        changed = self._changed
-        me, self._holder = self._holder, 0
         if self._reader:
-            changed.wait()
-            self._holder = me
+            self._changed.wait()
             return
-        self._reader = get_ident()
-        changed.release()
-        try:
+        if not self._unsorted or not self._sort():
+            lock = self._lock
             try:
-                data = self._wire.recv(READ_BYTES)
-            except OSError:
-                data = b""
-        finally:
-            changed.acquire()
-            self._holder = me
-            self._reader = 0
-        self._receive(data)
-        if self.wake is not None and (self._backlog or self.is_ended):
+                self._reader = get_ident()
+                lock.release()
+                self._read()
+            finally:
+                if not self._has_lock():
+                    lock.acquire()
+                self._reader = 0
+            self._sort()
+        if self.wake is not None and (self._sorted or self.is_ended):
             self.wake()
 
-    def _receive(self, data: bytes) -> None:
-        """Sorts what was read; with the lock."""
-        if not data:
+    def _read(self) -> None:
+        """Waits for bytes. They are read and kept in one call of C, so that no exception can come between the two."""
+        try:
+            self._unsorted.extend(map(self._wire.recv, (READ_BYTES,)))
+        except OSError:
             self.is_ended = True
-        for batch in self._unpacker.feed(data):
-            if self._asking:
-                rest = [event for event in batch if event[0] != ANSWER]
-                if len(rest) < len(batch):
-                    for event in batch:
-                        if event[0] == ANSWER:
-                            self._answers[cast(int, event[1])] = event[2]
-                    batch = rest
+
+    def _sort(self) -> bool:
+        """Sorts what was read; with the lock. Returns whether that was anything.
+
+        It begins anew what was interrupted: answers are put down again, and the rest changes in one step.
+        """
+        unsorted = self._unsorted
+        if self._reader:
+            return False  # that thread is about to add to it, and sorts it then
+        if unsorted and not unsorted[-1]:
+            self.is_ended = True
+        batches, rest = split(unsorted)
+        kept: list[list[Event]] = []
+        answers = self._answers
+        for batch in batches:
+            if answers and any(event[0] == ANSWER for event in batch):
+                for event in batch:
+                    if event[0] == ANSWER and event[1] in answers:
+                        answers[event[1]] = event[2]
+                batch = [event for event in batch if event[0] != ANSWER]
             if batch:
-                self._backlog.append(batch)
+                kept.append(batch)
+        self._unsorted, self._sorted = list(rest), (*self._sorted, *kept)
         self._changed.notify_all()
+        return bool(batches)
 
     # The sockets of this worker. --------------------------------------------------------------------------------
 
@@ -462,10 +547,8 @@ class WirePort(Port):
         """Drops all that is kept of a socket that no handler runs for any more."""
         self.closing.discard(socket_id)
         with self._write_lock:  # a thread that its last handler left behind may be caching its token
-            self._writer = self._thread_id
             self.tokens.pop(socket_id, None)
             self.own_tokens.pop(socket_id, None)
-            self._writer = 0
 
     def _cache(self, socket_id: int, token: bytes | None) -> None:
         if token is None:
@@ -489,6 +572,40 @@ class WirePort(Port):
             self.is_ended = True
             self._thread_id = 0
             self._changed.notify_all()
+
+
+_PENDING: Final = object()
+
+
+def _ownership(lock: object) -> Callable[[], bool]:
+    """Whether the caller holds it, whatever has become of the code that took it. `Condition` relies on it too."""
+    return cast("Callable[[], bool]", attrgetter("_is_owned")(lock))
+
+
+def _reach(levels: int) -> None:
+    """Makes sure that there is this much room on the stack: who runs out of it does so here, with nothing half done.
+
+    About 1 µs, once for what is sent or asked (75 µs for a question).
+
+    Raises:
+        RecursionError: there is not.
+    """
+    if levels:
+        _reach(levels - 1)
+    else:
+        sizes: list[int] = []
+        sizes.extend(map(len, ("",)))
+
+
+def _packed_singly(batch: "list[Command]") -> bytes:
+    """A batch for each command that the wire carries."""
+    packed: list[bytes] = []
+    for command in batch:
+        try:
+            packed.append(pack([command]))
+        except ValueError:
+            pass  # whoever has called with it is told
+    return b"".join(packed)
 
 
 def _recv_ready(wire: "socket") -> bytes:

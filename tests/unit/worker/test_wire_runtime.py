@@ -853,7 +853,6 @@ def test_a_finaliser_that_interrupts_the_port_cannot_dead_lock_it() -> None:
         port = current.get()
         assert isinstance(port, WirePort)
         with port._write_lock:  # as if a finaliser ran while the port writes
-            port._writer = threading.get_ident()
             wsbroker.send(socket_id, "kept")
             wsbroker.set_token(socket_id, b"t")
             try:
@@ -861,7 +860,6 @@ def test_a_finaliser_that_interrupts_the_port_cannot_dead_lock_it() -> None:
             except RuntimeError as error:
                 refused.append(str(error))
             port.flush()
-            port._writer = 0
 
     with ScriptedBroker(handlers(message=handle)) as broker:
         broker.tell(message(1, ""))
