@@ -29,15 +29,6 @@ class AsyncEcho:
         wsbroker.send(socket_id, data)
 
 
-class Asks:
-    """Sends what it was answered."""
-
-    def handle_socket_message(self, data: str, socket_id: int) -> None:
-        added = [wsbroker.subscribe(socket_id, data), wsbroker.subscribe(socket_id, data)]
-        wsbroker.send(socket_id, repr((added, wsbroker.subscribers(data), wsbroker.subscriptions(socket_id))))
-        wsbroker.send(socket_id, repr((wsbroker.unsubscribe(socket_id, data), wsbroker.channels())))
-
-
 class Threads:
     """Has a thread of its own do the work: it asks, and then sends a hundred messages."""
 
@@ -109,21 +100,6 @@ class Counts:
         wsbroker.send(1, "last words")
 
     def handle_socket_message(self, data: str) -> None: ...
-
-
-class Fails:
-    """Raises what it is told."""
-
-    def handle_socket_message(self, data: str, socket_id: int) -> None:
-        if data == "SystemExit":
-            sys.exit(3)
-        if data == "KeyboardInterrupt":
-            raise KeyboardInterrupt
-        if data == "LookupError":
-            raise LookupError("here")
-        if data == "MemoryError":
-            raise MemoryError
-        wsbroker.send(socket_id, data)
 
 
 class Hangs:

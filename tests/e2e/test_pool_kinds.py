@@ -1,4 +1,7 @@
-"""One contract for the pool's side of every kind of worker: real workers, the core is a fake."""
+"""The pool's side of every kind of worker: real workers, the core is a fake.
+
+What shows from outside is tested with whole servers, in `contract`.
+"""
 
 import asyncio
 import logging
@@ -26,8 +29,7 @@ REQUEST = HttpRequest("GET", "/a?b=c", [("Host", "example.org")])
 # Messages. ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("loop", LOOPS)
-@pytest.mark.parametrize("kind", WIRED)
+@pytest.mark.parametrize(("kind", "loop"), [*[(kind, "uvloop") for kind in WIRED], ("thread", "asyncio")])
 @pytest.mark.parametrize("app", ["Echo", "AsyncEcho"])
 def test_messages_come_back_in_order(app: str, kind: str, loop: str) -> None:
     async def work(shop: Shop) -> None:
@@ -44,15 +46,6 @@ def test_messages_come_back_in_order(app: str, kind: str, loop: str) -> None:
 
 
 @pytest.mark.parametrize("kind", WIRED)
-def test_what_a_handler_asks_is_exact(kind: str) -> None:
-    async def work(shop: Shop) -> None:
-        await shop.says(1, "a")
-        assert shop.sent == ["([True, False], [1], [b'a'])", "(True, [])"]
-
-    live(APPS + "Asks", work, worker_kind=kind)
-
-
-@pytest.mark.parametrize("kind", WIRED)
 @pytest.mark.parametrize("how", ["waited for", "left alone", "daemon, waited for", "daemon, left alone"])
 def test_a_thread_that_a_handler_starts_asks_and_sends_in_order(kind: str, how: str) -> None:
     async def work(shop: Shop) -> None:
@@ -66,61 +59,7 @@ def test_a_thread_that_a_handler_starts_asks_and_sends_in_order(kind: str, how: 
     live(APPS + "Threads", work, worker_kind=kind)
 
 
-@pytest.mark.parametrize("kind", WIRED)
-@pytest.mark.parametrize("error", ["LookupError", "SystemExit", "KeyboardInterrupt", "MemoryError"])
-def test_whatever_a_handler_raises_costs_its_socket_and_not_its_worker(
-    kind: str, error: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def work(shop: Shop) -> None:
-        await shop.says(4, error)
-        await shop.says(5, "still there")
-        assert (commands.FAILED, 4) in shop.core.log
-        assert shop.sent == ["still there"]
-        assert shop.pool.statistics()[0]["counts"] == {"handler_errors": 1}
-
-    live(APPS + "Fails", work, worker_kind=kind)
-    assert "handler failed handler=handle_socket_message socket=4 worker=worker-0" in caplog.text
-    assert f"{error}" in caplog.text
-
-
 # Opens and requests. --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_verdicts_of_the_open_handler(kind: str) -> None:
-    async def work(shop: Shop) -> None:
-        async def opened(query: str) -> HttpResponse | None:
-            return await shop.pool.open(1, 0, HttpRequest("GET", "/?" + query, [("Host", "example.org")]))
-
-        assert await opened("yes") is None
-        assert await opened("nothing") is None
-        refused = await opened("no")
-        assert refused is not None and refused.status == 403
-        assert await opened("teapot") == HttpResponse(418, {"A": "b"}, "x")
-        odd = await opened("odd")
-        assert odd is not None and odd.status == 500
-        raised = await opened("boom")
-        assert raised is not None and (raised.status, raised.body) == (500, b"Internal Server Error")
-
-    live(APPS + "Door", work, worker_kind=kind)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_answers_of_the_http_handler(kind: str) -> None:
-    async def work(shop: Shop) -> None:
-        assert await shop.pool.http(REQUEST) == HttpResponse.json({"query": "b=c"})
-        assert (await shop.pool.http(HttpRequest("GET", "/?raise"))).status == 500
-
-    live(APPS + "Door", work, worker_kind=kind)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_without_an_http_handler_the_answer_is_503(kind: str) -> None:
-    async def work(shop: Shop) -> None:
-        assert await shop.pool.http(REQUEST) == HttpResponse(503, {}, "No HTTP handler registered")
-        assert not shop.pool.has_http_handler and not shop.pool.has_open_handler
-
-    live(APPS + "Echo", work, worker_kind=kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)

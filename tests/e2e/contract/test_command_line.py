@@ -395,7 +395,7 @@ def test_a_command_that_fails_says_why_in_one_line(case: Case, forks: Forks, fol
     check(case, Outcome(code, command.log), folder, taken)
 
 
-@pytest.mark.parametrize("name", ["outer", "down", "port in use"])
+@pytest.mark.parametrize("name", ["outer", "port in use"])
 def test_so_it_does_when_nothing_was_imported_before(name: str, folder: Path, taken: str) -> None:
     (case,) = [case for case in CASES if case.name == name]
     arguments = [argument.replace("{taken}", taken) for argument in case.arguments]
