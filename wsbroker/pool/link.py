@@ -33,7 +33,17 @@ class Link(asyncio.Protocol):
         on_lost: is called once, with the reason, when the other end is gone; not after `close`.
     """
 
-    __slots__ = ("_is_closed", "_name", "_on_batch", "_on_lost", "_resumed", "_transport", "_unpacker", "is_paused")
+    __slots__ = (
+        "_early",
+        "_is_closed",
+        "_name",
+        "_on_batch",
+        "_on_lost",
+        "_resumed",
+        "_transport",
+        "_unpacker",
+        "is_paused",
+    )
 
     def __init__(self, name: str, on_batch: Callable[[Batch], None], on_lost: Callable[[str], None]) -> None:
         self._name = name
@@ -43,6 +53,8 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._resumed: asyncio.Future[None] | None = None
         self._is_closed = False
+        self._early = b""
+        """What was queued before there was a transport."""
         self.is_paused = False
         """The transport has enough for now: whoever can wait calls `drain` before the next write."""
 
@@ -52,7 +64,7 @@ class Link(asyncio.Protocol):
         return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     def write(self, batch: Batch) -> None:
-        """Queues one batch; a closed link swallows it.
+        """Queues one batch, before it is connected too; a closed link swallows it.
 
         Raises:
             ValueError: a field is not what the wire carries.
@@ -60,12 +72,24 @@ class Link(asyncio.Protocol):
         transport = self._transport
         if transport is not None:
             transport.write(pack(batch))
+        elif not self._is_closed:
+            self._early += pack(batch)
 
     async def drain(self) -> None:
         """Waits until the transport takes more, or the link is closed. For one task at a time."""
         while self.is_paused and not self._is_closed:
             self._resumed = asyncio.get_running_loop().create_future()
             await self._resumed
+
+    def pause_reading(self) -> None:
+        """Reads no more for now; what was read already is still handed on."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Reads on."""
+        if self._transport is not None:
+            self._transport.resume_reading()
 
     def close(self) -> None:
         """Drops the link at once; `on_lost` is not called, and what still comes in is ignored."""
@@ -80,6 +104,9 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keeps the transport."""
         self._transport = cast(asyncio.Transport, transport)
+        if self._early:
+            self._transport.write(self._early)
+            self._early = b""
 
     def data_received(self, data: bytes) -> None:
         """Hands each complete batch on."""

@@ -48,6 +48,25 @@ def test_bytes_split_anywhere_become_the_same_batches() -> None:
         assert kit.batches == batches
 
 
+def test_what_is_written_before_there_is_a_transport_is_the_first_on_it() -> None:
+    link = Link("worker-0", lambda batch: None, lambda reason: None)
+    link.write([(1,)])
+    link.write([(2,)])
+    transport = FakeTransport()
+    link.connection_made(transport)
+    link.write([(3,)])
+    assert b"".join(transport.written) == pack([(1,)]) + pack([(2,)]) + pack([(3,)])
+
+
+def test_a_closed_link_swallows_what_is_written() -> None:
+    link = Link("worker-0", lambda batch: None, lambda reason: None)
+    link.close()
+    link.write([(1,)])
+    transport = FakeTransport()
+    link.connection_made(transport)
+    assert transport.written == []
+
+
 def test_nonsense_loses_the_link_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     kit = Kit()
     kit.link.data_received(b"\0\0\0\x04GET ")
