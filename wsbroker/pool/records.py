@@ -1,7 +1,11 @@
 """Log records of workers that have an interpreter of their own: they are handled here as if they were ours."""
 
+import asyncio
 import logging
 import traceback
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
 from typing import Final, cast
 
 from wsbroker.wire.commands import Command
@@ -9,6 +13,12 @@ from wsbroker.worker.logs import NS
 
 Fields = tuple[int, int, str, str, str, str, int, str, int, str, str, int]
 MS: Final = 1_000_000
+SLICE_S: Final = 0.001
+"""How long records may be handled in one turn of the loop, of each worker: about 60 of them, on stderr."""
+HIGH: Final = 1000
+"""From so many records that wait on, the worker is not read any more: it waits where it logs."""
+LOW: Final = 250
+"""Until so few are left."""
 
 
 def replay(worker: str, command: Command) -> None:
@@ -31,3 +41,66 @@ def replay(worker: str, command: Command) -> None:
         logger.handle(record)
     except Exception:
         traceback.print_exc()
+
+
+class Records:
+    """The records of one worker, handled in their order and never so many at once that others would notice.
+
+    Args:
+        worker: its name.
+        pause: has no more read from it.
+        resume: has that go on.
+        clock: what a slice is measured with.
+    """
+
+    __slots__ = ("_clock", "_is_armed", "_is_paused", "_pause", "_resume", "_until", "_waiting", "_worker")
+
+    def __init__(
+        self,
+        worker: str,
+        pause: Callable[[], None],
+        resume: Callable[[], None],
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._worker = worker
+        self._pause = pause
+        self._resume = resume
+        self._clock = clock
+        self._waiting: deque[Command] = deque()
+        self._until = 0.0
+        self._is_armed = False
+        self._is_paused = False
+
+    def add(self, command: Command) -> None:
+        """Handles a record, at once if nothing waits and this turn has time left."""
+        if not self._is_armed:
+            self._is_armed = True
+            self._until = self._clock() + SLICE_S
+            asyncio.get_running_loop().call_soon(self._turn)
+        if not self._waiting and self._clock() < self._until:
+            replay(self._worker, command)
+            return
+        self._waiting.append(command)
+        if len(self._waiting) >= HIGH and not self._is_paused:
+            self._is_paused = True
+            self._pause()
+
+    def _turn(self) -> None:
+        waiting = self._waiting
+        self._until = self._clock() + SLICE_S
+        while waiting:
+            replay(self._worker, waiting.popleft())
+            if self._clock() >= self._until:
+                break
+        if self._is_paused and len(waiting) <= LOW:
+            self._is_paused = False
+            self._resume()
+        self._is_armed = bool(waiting)
+        if waiting:
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def finish(self) -> None:
+        """The worker has ended: its last words come before what is said of it. Cost: O(what waits), once."""
+        waiting = self._waiting
+        while waiting:
+            replay(self._worker, waiting.popleft())

@@ -15,7 +15,7 @@ from wsbroker.errors import WorkerError
 from wsbroker.pool.carrier import Carrier
 from wsbroker.pool.core import Core
 from wsbroker.pool.link import ENDED, Batch, Link, connect
-from wsbroker.pool.records import replay
+from wsbroker.pool.records import Records
 from wsbroker.pool.slow_start import SlowStart
 from wsbroker.pool.tasks import Tasks
 from wsbroker.wire import commands, control, events
@@ -90,6 +90,7 @@ class WireWorker:
         self._started: asyncio.Future[list[str] | Exception] = self._loop.create_future()
         self._over = asyncio.Event()
         self._wire = Link(self.name, self._take_batch, self._lost)
+        self._records = Records(self.name, self._wire.pause_reading, self._wire.resume_reading)
         self._control = Link(self.name, self._take_control, self._control_lost)
         self._inlet, self._outlet = anyio.create_memory_object_stream[Batch](math.inf)
         self._waiting = 0
@@ -255,6 +256,7 @@ class WireWorker:
     def _end(self) -> None:
         """Lets go of everything; whoever waits for an answer gets one."""
         self.state = State.ENDED
+        self._records.finish()
         self._wire.close()
         self._control.close()
         if self._pump_task is not None:
@@ -448,7 +450,7 @@ class WireWorker:
         elif kind == commands.STOPPED:
             self._over.set()
         elif kind == commands.LOG:
-            replay(self.name, command)
+            self._records.add(command)
         elif kind == commands.SLOWEST:
             self._slowest.add(*cast(tuple[str, int, float, float], command[1:]))
         else:
