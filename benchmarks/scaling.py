@@ -12,7 +12,6 @@ and more): without, they would be about the processor's cache. Exits with 1 if a
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
 from collections import deque
@@ -30,7 +29,6 @@ sys.path.append(str(Path(__file__).parent.parent / "tests"))
 
 from benchmarks.claim import Claim
 from benchmarks.load.machine import facts
-from benchmarks.load.server import is_installed
 from benchmarks.load.table import text_table
 from workload_kit import Work
 from wsbroker.build import core_kind
@@ -210,9 +208,6 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=60, help="whose lowest counts  [60]")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
     options = parser.parse_args(argv)
-    if not sys.flags.safe_path and is_installed(sys.executable):
-        # Here the sources of the working directory hide what is installed.
-        return subprocess.run([sys.executable, "-P", __file__, *argv], env={**os.environ}).returncode
     print(f"core: {core_kind()}, Python {sys.version.split()[0]}; {facts()}")
     rows: list[list[str]] = []
     claims: list[Claim] = []
