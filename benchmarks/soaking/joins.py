@@ -21,6 +21,8 @@ SLACK_BYTES: Final = 4 << 20
 SLACK_EACH: Final = 200
 """Bytes for each socket of a round that may stay, in the allocator's gaps: a leak of an object is more."""
 SPARE_DESCRIPTORS: Final = 200
+PATIENCE_S: Final = 120.0
+"""For all answers to one question to everybody; then something is broken."""
 
 
 def names_of(index: int, channels: int) -> str:
@@ -81,9 +83,10 @@ async def _round(report: Report, server: ServerProcess, meter: Meter, sockets: i
 
     for what, expected in (("join", channels), ("join", 0), ("leave", channels)):
         start_s, cpu_ns = time.monotonic(), meter.read().cpu_ns
-        answers = await asyncio.gather(
-            *(_ask(client, f"{what} {names_of(index, channels)}") for index, client in enumerate(clients))
-        )
+        async with asyncio.timeout(PATIENCE_S):
+            answers = await asyncio.gather(
+                *(_ask(client, f"{what} {names_of(index, channels)}") for index, client in enumerate(clients))
+            )
         took_s, used_ns = time.monotonic() - start_s, meter.read().cpu_ns - cpu_ns
         report.equal(f"answers to {what}", {count for count, _ in answers}, {expected})
         calls = sockets * channels

@@ -176,7 +176,7 @@ def kept(server: wsbroker.Server) -> dict[str, int]:
     for thing in gc.get_objects():
         if isinstance(thing, WirePort):
             add("wire port", thing, ("tokens", "own_tokens", "queues", "closing", "_answers", "_backlog"))
-            add("wire port", thing, ("_commands", "_handled", "_asking"))
+            add("wire port", thing, ("_commands", "_handled", "_unsorted", "_sorted"))
         elif isinstance(thing, LoopRuntime):
             add("runtime", thing, ("_tasks.count",))
         elif isinstance(thing, WireRuntime):
