@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import os
 import re
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from e2e.contract.forking import Forks, Program, environment_of, program
 from e2e.contract.logs import SECRET
 from e2e.contract.peers import PATIENCE_S, Peer, close_frame, frame, request, text, upgrade
-from e2e.contract_kit import APPS, KINDS
+from e2e.contract_kit import APPS, KINDS, ONLY_WIRED
 from e2e.serving import SERVING_ON, START_S, ServerProcess, serving
 from wsbroker.config import WorkerKind
 
@@ -68,6 +69,24 @@ def test_the_command_line_stops_cleanly_on_a_signal(forks: Forks, kind: WorkerKi
         assert peer.rest() == b""
         assert server.ended() == 0
         assert "Traceback" not in server.log and " ERROR " not in server.log
+        peer.end()
+
+
+@ONLY_WIRED
+def test_a_handler_that_does_not_come_back_keeps_no_process_from_its_end(
+    forks: Forks, kind: WorkerKind, tmp_path: Path
+) -> None:
+    """A thread or an interpreter cannot be ended from outside, so that Python would wait for it at its end."""
+    os.mkfifo(tmp_path / "pipe")
+    arguments = [f"--worker-kind={kind}", f"--worker-arg={tmp_path / 'pipe'}", "--shutdown-timeout=0.3"]
+    with command(forks, f"{APPS}recorder:Stuck", "--workers=1", "--handler-timeout=60", *arguments) as server:
+        peer = connected(server, text("block"))
+        assert peer.text() == "waiting"
+        server.process.send_signal(signal.SIGTERM)
+        assert peer.close_frame() == BYE
+        peer.send(close_frame(1001))
+        assert server.ended() == 0
+        assert "worker did not stop in time" in server.log
         peer.end()
 
 

@@ -7,7 +7,7 @@ from e2e.contract.peers import text
 from e2e.contract_kit import ASYNC, ONLY_WIRED, PLAIN, Clients, Refused, Running, Servers, doing, fresh
 from wsbroker.config import WorkerKind
 
-LIMIT_S = 0.2
+LIMIT_S = 0.3
 """Much longer than every other handler here takes."""
 TOO_LONG = "handler took too long handler="
 SPIN = "next(0 for one in iter(int, 1) if one)"
