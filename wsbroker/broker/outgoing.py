@@ -291,7 +291,7 @@ class Outgoing:
         return found
 
     def _merged(self, channels: list[Channel]) -> Merge:
-        # The key has them in the order in which they were joined: sorting costs more than a second merge here and there.
+        # The key has them in the order of joining: to sort it costs more than a second merge here and there.
         key: tuple[int, ...] = ()
         if len(channels) == 2:  # the usual several; 100 ns less than below
             key = (int(channels[0].index), int(channels[1].index))
