@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
@@ -34,7 +35,18 @@ def run_loop(main: Coroutine[object, object, None]) -> None:
         try:
             loop.run_until_complete(_end_what_is_left(life))
         finally:
-            loop.close()
+            close(loop)
+
+
+def close(loop: asyncio.AbstractEventLoop) -> None:
+    """Closes a loop with all that the application has left open in it.
+
+    uvloop warns of each such thing before it closes it. Where warnings are errors (``python -W error``) it would not
+    get to that, and wait for ever for what is open.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "unclosed resource", ResourceWarning)
+        loop.close()
 
 
 async def _end_what_is_left(life: "asyncio.Task[None]") -> None:

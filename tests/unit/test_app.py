@@ -291,6 +291,25 @@ def test_a_loop_that_the_application_stops_still_ends_in_order() -> None:
     assert worker.has_stopped and not server.is_running
 
 
+def test_what_is_left_open_in_the_loop_does_not_keep_it_from_closing_where_warnings_are_errors() -> None:
+    script = """
+import asyncio, faulthandler, wsbroker
+faulthandler.dump_traceback_later(30, exit=True)
+class Leaves:
+    async def handle_worker_start(self):
+        async def nobody(reader, writer): await reader.read()
+        server = await asyncio.start_server(nobody, "127.0.0.1", 0)
+        self.kept = server, await asyncio.open_connection(*server.sockets[0].getsockname())
+    def handle_socket_message(self, data): pass
+wsbroker.start("127.0.0.1:0", worker=Leaves(), worker_kind="inline").stop()
+print("stopped")
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "stopped\n"), done.stderr
+
+
 FORKING = """
 import os, signal, sys, warnings
 import wsbroker
