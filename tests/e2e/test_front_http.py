@@ -1,9 +1,11 @@
 """Plain HTTP over the network: bodies, keep-alive, pipelining, and every shape of request that is refused."""
 
 import asyncio
+import gc
 import gzip
 import logging
 import socket
+import tracemalloc
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -373,6 +375,30 @@ async def test_a_client_that_leaves_before_its_answer_is_forgotten(caplog: pytes
         await running.until_empty()
         gate.set()
         await asyncio.sleep(0.01)
+        assert caplog.records == []
+
+
+async def test_an_answer_that_its_client_does_not_wait_for_keeps_no_memory(caplog: pytest.LogCaptureFixture) -> None:
+    size, clients = 4_000_000, 4
+    async with fronting() as running:
+
+        async def handler(request: HttpRequest) -> HttpResponse:
+            return HttpResponse(200, (), bytes(size))
+
+        running.pool.handler = handler
+        gc.disable()  # it would come by some time, and not soon
+        tracemalloc.start()
+        try:
+            for _ in range(clients):
+                peer = await running.connect()
+                await peer.send(get())
+                await peer.reader.readexactly(100_000)  # and the transport is full: the answer waits
+                peer.close()
+                await running.until_empty()
+            assert tracemalloc.get_traced_memory()[0] < size
+        finally:
+            tracemalloc.stop()
+            gc.enable()
         assert caplog.records == []
 
 

@@ -135,7 +135,7 @@ class Answer:
     ) -> None:
         self.status: Final = status
         self.fields: Final = fields
-        self.content: Final = body
+        self.content = body
         self.length: Final = length
         self.options: Final = options
         self.keep_alive = not is_last
@@ -153,11 +153,14 @@ class Answer:
             raise ConnectionResetError("the connection is gone")
         self.keep_alive = self.keep_alive and bool(request.keep_alive)
         head = self.head(request.version)
-        if len(self.content) < LARGE:
-            transport.write(head + self.content)
+        content, self.content = self.content, b""
+        if len(content) < LARGE:
+            transport.write(head + content)
         else:
             transport.write(head)
-            transport.write(self.content)
+            transport.write(content)
+        # Should the client leave now, this call stays in a cycle (its own traceback) until the collector comes by.
+        del content
         if is_writing_paused(request.protocol):
             await request.writer.drain()
         if self.on_written is not None:
