@@ -28,6 +28,7 @@ import wsbroker
 from e2e.contract.loops import LoopThread
 from e2e.contract.peers import PATIENCE_S, Answer, Peer
 from wsbroker.addresses import TcpAddress
+from wsbroker.build import core_kind
 from wsbroker.config import Settings, WorkerKind
 
 HERE: Final[tuple[WorkerKind, ...]] = ("inline", "thread")
@@ -36,8 +37,9 @@ HERE: Final[tuple[WorkerKind, ...]] = ("inline", "thread")
 ELSEWHERE: Final[tuple[WorkerKind, ...]] = ("process", "interpreter") if sys.version_info >= (3, 13) else ("process",)
 """The kinds whose handlers have an interpreter of their own: only what has a name can be imported there."""
 
-KINDS: Final = (*HERE, *ELSEWHERE)
-"""The kinds of worker that every test here runs with."""
+KINDS: Final[tuple[WorkerKind, ...]] = (*HERE, *ELSEWHERE) if core_kind() == "compiled" else HERE
+"""The kinds of worker that every test here runs with. A worker, and the broker's side of it, are interpreted in every
+build: with a core that is interpreted too, the kinds that differ most are enough."""
 
 CLIENTS: Final = ("websockets", "aiohttp")
 """The clients that we did not write."""

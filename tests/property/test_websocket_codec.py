@@ -70,7 +70,9 @@ def test_any_stream_brings_the_same_events_however_it_is_cut(stream: tuple[bytes
     for parts in (reads, [data[at : at + 1] for at in range(len(data))]):
         decoder = Decoder(limit)
         assert feed(decoder, parts) == expected
-        assert (decoder.frames, decoder.buffered) == (whole.frames, whole.buffered)
+        assert decoder.buffered == whole.buffered
+        if not expected or expected[-1][0] != "failed":  # a text that comes in pieces is refused before its frame ends
+            assert decoder.frames == whole.frames
 
 
 @given(cut(STREAMS), st.data())
