@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Final
 
 README: Final = Path(__file__).parents[1] / "README.md"
-DOCS: Final = README.with_name("docs")
+RESULTS: Final = README.parent / "benchmarks" / "results"
 
 
 def between_markers(text: str, name: str, body: str) -> str:

@@ -1,13 +1,13 @@
-"""All figures that the README shows, in one command: measures part by part, writes ``docs/`` and both READMEs.
+"""All figures that the README shows, in one command: measures part by part, writes ``results/`` and both READMEs.
 
     python -m benchmarks report                      all parts: some 25 minutes on two quiet cores
     python -m benchmarks report --parts http,cores   these again; the others stay as they were
     python -m benchmarks report --quick              in 5 minutes, to see that all works
-    python -m benchmarks report --write              measures nothing: writes the READMEs from docs/ once more
+    python -m benchmarks report --write              measures nothing: writes the READMEs from results/ once more
     python -m benchmarks report --reference a.jsonl  takes over what was measured beside a server in C
 
-Each part is a command of its own (`PARTS`), which can be run by itself. ``docs/figures.json`` has the lines of the
-table, ``docs/compare.json`` all numbers of the comparison. --reference takes lines of JSON with ``scenario``,
+Each part is a command of its own (`PARTS`), which can be run by itself. ``results/figures.json`` has the lines of the
+table, ``results/compare.json`` all numbers of the comparison. --reference takes lines of JSON with ``scenario``,
 ``ratio``, ``p50_us`` and so on; --reference-interpreter the same, measured with workers of kind `interpreter`.
 """
 
@@ -25,9 +25,9 @@ from benchmarks.load.machine import facts
 from benchmarks.load.server import ServerError, our_version
 from benchmarks.load.table import markdown_table
 
-FIGURES: Final = readme.DOCS / "figures.json"
-COMPARISON: Final = readme.DOCS / "compare.json"
-CHART: Final = readme.DOCS / "compare.svg"
+FIGURES: Final = readme.RESULTS / "figures.json"
+COMPARISON: Final = readme.RESULTS / "compare.json"
+CHART: Final = readme.RESULTS / "compare.svg"
 BENCHMARKS_README: Final = Path(__file__).with_name("README.md")
 
 Result = Mapping[str, Any]
@@ -197,7 +197,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--parts", type=lambda text: text.split(","), metavar="NAME[,…]", help=", ".join(names))
     parser.add_argument("--pairs", type=int, default=3, metavar="N", help="of the comparison  [3]")
     parser.add_argument("--quick", action="store_true", help="short runs, to see that all works")
-    parser.add_argument("--write", action="store_true", help="measure nothing, write the READMEs from docs/")
+    parser.add_argument("--write", action="store_true", help="measure nothing, write the READMEs from results/")
     parser.add_argument("--reference", type=Path, metavar="FILE", help="lines of JSON measured beside C, inline")
     parser.add_argument("--reference-interpreter", type=Path, metavar="FILE", help="the same through interpreters")
     options, further = parser.parse_known_args(argv)
@@ -208,7 +208,7 @@ def main(argv: Sequence[str]) -> int:
         parser.error(f"{', '.join(unknown)}: none of {', '.join(names)}")
     figures = _read(FIGURES)
     failed = []
-    readme.DOCS.mkdir(exist_ok=True)
+    readme.RESULTS.mkdir(exist_ok=True)
     if options.reference:
         interpreter = _lines(options.reference_interpreter) if options.reference_interpreter else []
         figures["parts"]["reference"] = of_reference(_lines(options.reference), interpreter)
@@ -233,7 +233,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def write(figures: Mapping[str, Any]) -> None:
-    """Writes both READMEs from what is in ``docs/``."""
+    """Writes both READMEs from what is in ``benchmarks/results/``."""
     readme.write("figures", figures_section(figures))
     readme.write("flush", flush_section(figures), BENCHMARKS_README)
     if COMPARISON.exists():

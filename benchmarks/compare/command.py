@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write table and notes there")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="write the chart there")
     parser.add_argument(
-        "--readme", action="store_true", help="put the table into the README, which shows docs/compare.svg"
+        "--readme", action="store_true", help="put the table into the README, which shows results/compare.svg"
     )
     parser.add_argument("--from", dest="from_json", type=Path, metavar="FILE", help="measure nothing: show that JSON")
     return parser

@@ -66,7 +66,7 @@ def notes(result: Comparison) -> list[str]:
 
 def section(result: Comparison) -> str:
     """What the README shows: the table and the notes; the chart is a file beside it."""
-    chart_line = "![CPU per delivery and memory per connection of the servers below](docs/compare.svg)"
+    chart_line = "![CPU per delivery and memory per connection of the servers below](benchmarks/results/compare.svg)"
     return "\n".join([chart_line, "", table(result), "", *notes(result)])
 
 

@@ -1,4 +1,4 @@
-"""What the README shows of the benchmarks: it is what stands in ``docs/``, and that is what was measured."""
+"""What the README shows of the benchmarks: it is what stands in ``results/``, and that is what was measured."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def comparison() -> Comparison:
 def test_the_readme_and_its_chart_show_the_comparison_that_is_kept() -> None:
     assert part_of(README, "compare") == section(comparison())
     assert report.CHART.read_text(encoding="utf-8") == chart(comparison(), CHARTED)
-    assert f"](docs/{report.CHART.name})" in part_of(README, "compare")
+    assert f"](benchmarks/results/{report.CHART.name})" in part_of(README, "compare")
 
 
 def test_the_comparison_has_what_the_chart_shows_of_every_server_in_it() -> None:
