@@ -251,6 +251,29 @@ def test_open_and_http_handlers_that_take_too_long_are_answered_504_while_they_a
         broker.stop()
 
 
+def test_no_message_is_handled_behind_one_that_was_cancelled_because_the_wire_has_ended() -> None:
+    begun: list[str] = []
+    ended = threading.Event()
+
+    async def handle(data: str) -> None:
+        begun.append(data)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            if data == "first":
+                ended.set()
+
+    broker = ScriptedBroker(handlers(message=handle))
+    assert broker.next()[0] == commands.STARTED
+    broker.tell(message(1, "first"), message(1, "second"), message(2, "another"))
+    while len(begun) < 2:
+        broker.thread.join(0.001)
+    broker.wire.end.close()  # and the control stream is still open: the helper knows nothing yet
+    assert ended.wait(PATIENCE_S)
+    broker.end()
+    assert begun == ["first", "another"] and broker.error is None
+
+
 def test_a_handler_that_swallows_its_cancellation_is_hung() -> None:
     gates = Gates()
 
