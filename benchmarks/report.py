@@ -103,7 +103,7 @@ def of_joins(result: Result) -> list[Line]:
             f"{min(rates):,.0f} to {max(rates):,.0f} joins/s",
         ),
         Line(
-            f"memory grown from the first such round to the last of {len(rates)}, all sockets gone",
+            f"memory grown from the first such round to the last of {len(rates)}, all joined",
             f"{grown:.1f} MiB",
             "nothing kept",
             not result["failures"],
