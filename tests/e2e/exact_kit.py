@@ -33,6 +33,7 @@ from wsbroker.pool.core import Core
 from wsbroker.pool.local_port import LocalPort
 from wsbroker.pool.pool import Pool
 from wsbroker.wire import commands
+from wsbroker.worker.wire_port import METHODS
 
 WORKERS = 3
 SOCKETS = 6
@@ -44,20 +45,7 @@ LOOP = -2
 """Calls on the loop's own thread: of inline handlers, and of the main program."""
 LIMIT_S = 30.0
 
-NAMES = {
-    commands.SEND: "send",
-    commands.PUBLISH: "send_to_channel",
-    commands.SUBSCRIBE: "subscribe",
-    commands.UNSUBSCRIBE: "unsubscribe",
-    commands.SET_TOKEN: "set_token",
-    commands.COPY_SUBSCRIPTIONS: "copy_subscriptions",
-    commands.CLOSE: "close",
-    commands.SUBSCRIBER_COUNT: "subscriber_count",
-    commands.SUBSCRIBERS: "subscribers",
-    commands.SUBSCRIPTIONS: "subscriptions",
-    commands.CHANNELS: "channels",
-    commands.IS_OPEN: "is_open",
-}
+NAMES = {kind: name for kind, name in METHODS.items() if kind != commands.QUEUED_BYTES}
 DIRECT = {**{name: name for name in NAMES.values()}, "publish": "send_to_channel"}
 """The core's methods that the main program's port calls on the loop's thread."""
 

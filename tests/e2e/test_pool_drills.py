@@ -97,6 +97,17 @@ class Drill:
         self.is_over.clear()
         return asyncio.gather(*(socket.talk(self.is_over, self.heard) for socket in sockets))
 
+    async def come_back_beside(self, again: list[Pinned]) -> None:
+        """While these sockets talk, what hangs comes back to life and ends; counts."""
+        talking = self.talk(again)
+        await self.enough.wait()
+        await self.let_go()
+        while sum(thread.name == "worker-0" for thread in threading.enumerate()) > 1:
+            await asyncio.sleep(0.005)
+        self.is_over.set()
+        await talking
+        self.check_messages()
+
     # What is known. ---------------------------------------------------------------------------------------------
 
     def count(self, name: str) -> int:
@@ -199,14 +210,7 @@ async def lose_one_of_two(drill: Drill) -> None:
     # The replacement takes sockets, while what hangs comes back to life.
     again = [await drill.connect() for _ in range(4)]
     assert Counter(socket.worker for socket in again) == {"worker-0": 2, "worker-1": 2}
-    talking = drill.talk(again)
-    await drill.enough.wait()
-    await drill.let_go()
-    while sum(thread.name == "worker-0" for thread in threading.enumerate()) > 1:
-        await asyncio.sleep(0.005)
-    drill.is_over.set()
-    await talking
-    drill.check_messages()
+    await drill.come_back_beside(again)
     for socket in (*kept, *again):
         await socket.connection.close()
     await drill.until_closed(1 + SOCKETS + len(kept) + len(again))
@@ -239,14 +243,7 @@ async def lose_the_only_one(drill: Drill) -> None:
     assert Counter(drill.closes()) == {(socket.id, 1012): 1 for socket in (first, *lost)}
     drill.check_messages()
     again = [await drill.connect() for _ in range(2)]
-    talking = drill.talk(again)
-    await drill.enough.wait()
-    await drill.let_go()
-    while sum(thread.name == "worker-0" for thread in threading.enumerate()) > 1:
-        await asyncio.sleep(0.005)
-    drill.is_over.set()
-    await talking
-    drill.check_messages()
+    await drill.come_back_beside(again)
     assert [worker["restarts"] for worker in drill.workers()] == [1]
     for socket in again:
         await socket.connection.close()

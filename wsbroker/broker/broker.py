@@ -444,7 +444,8 @@ class Broker:
             socket = self.sockets.get(socket_id)
             if socket is not None:
                 self.release(socket, cost)
-        self._move_on(lane)
+        if lane.move_on():
+            self._list(lane)
 
     def release(self, socket: Socket, cost: i64) -> None:
         """Messages worth `cost` left the inbox; reading resumes once it is half empty."""
@@ -453,10 +454,6 @@ class Broker:
             socket.resume_reading()
         if socket.ending is not None and socket.unhandled <= 0 and not socket.lane.is_inline:
             self.handled_all(socket)
-
-    def _move_on(self, lane: Lane) -> None:
-        if lane.move_on():
-            self._list(lane)
 
     def lane_lost(self, index: int, code: int, reason: str = "worker restart") -> list[tuple[object, ...]]:
         """A worker died: its sockets are closed with `code`; what it had not said yet will be ignored.

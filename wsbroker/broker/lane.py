@@ -54,11 +54,7 @@ class Lane:
         if self.waiting or self.is_held or (self.in_flight + cost > self.credit_bytes and self.in_flight != 0):
             self.keep(socket, event)
             return False
-        self.in_flight += cost
-        self.messages += 1
-        if socket.is_token_stale:
-            self._tell_token(socket)
-        self.events.append(event)
+        self._send(socket, event, cost)
         return True
 
     def take_close(self, socket: Socket, event: tuple[object, ...]) -> None:
@@ -91,15 +87,12 @@ class Lane:
                 continue
             event = inbox.popleft()
             if event[0] == events.MESSAGE:
-                self.in_flight += cast(int, event[3])
-                self.messages += 1
-                if socket.is_token_stale:
-                    self._tell_token(socket)
+                self._send(socket, event, cast(int, event[3]))
             else:
                 event = _with_token(socket, event)
                 if socket.id in self.closing:
                     self.closing[socket.id] = event
-            self.events.append(event)
+                self.events.append(event)
             has_moved = True
             if inbox:
                 waiting.append(socket)
@@ -107,10 +100,15 @@ class Lane:
                 socket.inbox = None
         return has_moved
 
-    def _tell_token(self, socket: Socket) -> None:
-        """Only in front of a message, which has credit: a flood of `set_token` costs a stalled worker nothing."""
-        socket.is_token_stale = False
-        self.events.append((events.TOKEN, socket.id, socket.token, socket.token_seen))
+    def _send(self, socket: Socket, event: tuple[object, ...], cost: i64) -> None:
+        """Spends credit on a MESSAGE event. The token only goes in front of one: a flood of `set_token` costs a stalled
+        worker nothing."""
+        self.in_flight += cost
+        self.messages += 1
+        if socket.is_token_stale:
+            socket.is_token_stale = False
+            self.events.append((events.TOKEN, socket.id, socket.token, socket.token_seen))
+        self.events.append(event)
 
     def hold(self) -> None:
         """Keeps messages and closes with their sockets, so that the worker runs empty: `in_flight` falls to 0, and

@@ -201,10 +201,7 @@ class Outgoing:
                     continue
                 if member.mark != turn:
                     if member.more is None:  # its only channel: 50 ns instead of 100 (benchmarks: scaling)
-                        if member.is_blocked:
-                            self._hold(member, shared)
-                        else:
-                            member.write(data)
+                        self._deliver(member, shared, data)
                         continue
                     member.mark = turn
                     member.only = index

@@ -96,10 +96,6 @@ class InlineWorker:
             logger.error("worker did not stop in time worker=%s timeout_s=%g", NAME, timeout_s)
         return is_done
 
-    def has_room(self, size_bytes: int) -> bool:
-        """Whether it takes one more request: `mailbox_bytes` of them may wait, and an idle worker takes any one."""
-        return not self.asked_bytes or self.asked_bytes + size_bytes <= self._config.mailbox_bytes
-
     async def open(self, socket_id: int, request: HttpRequest, size_bytes: int) -> HttpResponse | None:
         """Runs the open handler; None accepts."""
         self.asked_bytes += size_bytes

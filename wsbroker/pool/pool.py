@@ -18,7 +18,7 @@ from wsbroker.pool.link import Batch
 from wsbroker.pool.local_port import LocalPort
 from wsbroker.pool.place import Owner, Place, WorkerStatistics, idle_statistics
 from wsbroker.pool.tasks import Tasks
-from wsbroker.pool.wire_worker import PROBE_INTERVAL_S, unavailable
+from wsbroker.pool.wire_worker import PROBE_INTERVAL_S, WireWorker, unavailable
 from wsbroker.wire.events import Event
 from wsbroker.wire.http import HttpRequest, HttpResponse
 from wsbroker.worker.options import Options
@@ -323,7 +323,7 @@ class Pool(Owner):
         """
         if self.inline is not None:
             size_bytes = size_of(request)
-            if self._is_stopping or not self.inline.has_room(size_bytes):
+            if self._is_stopping or not self._has_room(self.inline, size_bytes):
                 return unavailable()
             return await self.inline.open(socket_id, request, size_bytes)
         place = self._places[lane_index]
@@ -333,7 +333,7 @@ class Pool(Owner):
         if not self._has_open:
             return None
         size_bytes = size_of(request)
-        if not worker.has_room(size_bytes):
+        if not self._has_room(worker, size_bytes):
             return unavailable()
         return await worker.open(socket_id, request.fields(), size_bytes)
 
@@ -350,7 +350,7 @@ class Pool(Owner):
             return HttpResponse(503, {}, "No HTTP handler registered")
         size_bytes = size_of(request)
         if self.inline is not None:
-            if self._is_stopping or not self.inline.has_room(size_bytes):
+            if self._is_stopping or not self._has_room(self.inline, size_bytes):
                 return unavailable()
             return await self.inline.http(request, size_bytes)
         best: Place | None = None
@@ -359,13 +359,17 @@ class Pool(Owner):
             worker = place.worker
             if worker is None or not place.is_running or self._is_stopping:
                 continue
-            if not worker.has_room(size_bytes):
+            if not self._has_room(worker, size_bytes):
                 continue
             if best is None or worker.requests_in_flight < fewest:
                 best, fewest = place, worker.requests_in_flight
         if best is None or best.worker is None:
             return unavailable()
         return await best.worker.http(request.fields(), size_bytes)
+
+    def _has_room(self, worker: InlineWorker | WireWorker, size_bytes: int) -> bool:
+        """Whether it takes one more request: `mailbox_bytes` of them may wait, and an idle worker takes any one."""
+        return not worker.asked_bytes or worker.asked_bytes + size_bytes <= self._config.mailbox_bytes
 
     def statistics(self) -> list[WorkerStatistics]:
         """One entry for each worker."""

@@ -122,10 +122,6 @@ class WireWorker:
         """Whether it runs and has not answered all of them."""
         return self.state is State.RUNNING and bool(self._opens or self._requests)
 
-    def has_room(self, size_bytes: int) -> bool:
-        """Whether it takes one more request: `mailbox_bytes` of them may wait, and an idle worker takes any one."""
-        return not self.asked_bytes or self.asked_bytes + size_bytes <= self._config.mailbox_bytes
-
     @property
     def waiting_batches(self) -> int:
         """Batches in the mailbox: more than none only while the worker reads more slowly than it is sent to."""

@@ -173,7 +173,7 @@ class LoopRuntime(WireRuntime):
         queues = self._port.queues
         waiting = queues.pop(socket_id, None)
         super().ended(call)
-        if waiting and not self._is_given_up():
+        if waiting and not self._port.is_ended:  # else another worker is handling what is left
             queues[socket_id] = waiting
             self._loop.call_soon(self._go_on, socket_id, context=self._context)
         self._arm()
@@ -181,16 +181,12 @@ class LoopRuntime(WireRuntime):
     def _go_on(self, socket_id: int) -> None:
         queues = self._port.queues
         waiting = queues.pop(socket_id, None)
-        while waiting and not self._is_given_up():
+        while waiting and not self._port.is_ended:
             self.handle(waiting.popleft())
             if socket_id in queues:
                 queues[socket_id] = waiting or None
                 break
         self._arm()
-
-    def _is_given_up(self) -> bool:
-        """Whether another worker is handling what is left. The wire may say so before the helper does."""
-        return self._port.is_abandoned or self._port.is_ended
 
     def hung(self, call: Call) -> None:
         """Said to the broker, which gives the worker up."""

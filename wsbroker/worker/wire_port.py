@@ -636,13 +636,13 @@ def _forward(command: "Command") -> object:
         _, kind, *arguments = arguments
     if kind == commands.SET_TOKEN:
         arguments.pop()
-    name = _METHODS[cast(int, kind)]
+    name = METHODS[cast(int, kind)]
     if not is_question and name in ("subscribe", "unsubscribe"):
         name += "_nowait"
     return cast("Callable[..., object]", getattr(port, name))(*arguments)
 
 
-_METHODS: Final = {
+METHODS: Final = {
     commands.SEND: "send",
     commands.PUBLISH: "send_to_channel",
     commands.SUBSCRIBE: "subscribe",
@@ -657,3 +657,4 @@ _METHODS: Final = {
     commands.IS_OPEN: "is_open",
     commands.QUEUED_BYTES: "queued_bytes",
 }
+"""The port's method for each command and question."""

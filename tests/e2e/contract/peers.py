@@ -5,6 +5,9 @@ from typing import Final
 
 from websockets.frames import Frame, Opcode
 
+from unit.front.front_kit import KEY as KEY
+from unit.front.front_kit import upgrade as upgrade
+
 PATIENCE_S: Final = 20.0
 """Longer than anything in the tests of the contract takes."""
 
@@ -116,22 +119,6 @@ class Peer:
     def end(self) -> None:
         """Closes the connection."""
         self.socket.close()
-
-
-KEY: Final = "dGhlIHNhbXBsZSBub25jZQ=="
-
-
-def upgrade(path: str = "/", *more: str, drop: tuple[str, ...] = (), first: str = "") -> bytes:
-    """Returns an upgrade request; `more` are further header lines, `drop` names fields to leave out."""
-    lines = [
-        "Host: 127.0.0.1",
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        f"Sec-WebSocket-Key: {KEY}",
-        "Sec-WebSocket-Version: 13",
-    ]
-    kept = [line for line in lines if line.split(":")[0] not in drop]
-    return "\r\n".join([first or f"GET {path} HTTP/1.1", *kept, *more, "", ""]).encode("latin-1")
 
 
 def request(method: str, path: str = "/", *more: str, body: bytes = b"") -> bytes:

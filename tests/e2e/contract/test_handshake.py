@@ -54,8 +54,8 @@ REFUSED = {
         400,
         "the Sec-WebSocket-Key field is not 16 bytes in base64",
     ),
-    "a post": (upgrade(first="POST / HTTP/1.1"), 405, "a WebSocket is opened with GET"),
-    "http 1.0": (upgrade(first="GET / HTTP/1.0"), 400, "a WebSocket needs HTTP/1.1"),
+    "a post": (upgrade(method="POST"), 405, "a WebSocket is opened with GET"),
+    "http 1.0": (upgrade(version="1.0"), 400, "a WebSocket needs HTTP/1.1"),
     "a body": (upgrade("/", "Content-Length: 5") + b"hello", 400, "a request for a WebSocket has no body"),
     "an empty chunked body": (
         upgrade("/", "Transfer-Encoding: chunked") + b"0\r\n\r\n",

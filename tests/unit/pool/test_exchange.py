@@ -164,6 +164,16 @@ class House:
         threads = [carrier._thread for carrier in self.scripts.made]
         return [number for number, thread in enumerate(threads) if thread is not None and thread.is_alive()]
 
+    async def reloads_beside(self, old: Version) -> "tuple[RecordingSocket, asyncio.Task[None]]":
+        """Begins a reload that has to wait, for the old worker is handling the message "1" of a socket."""
+        talker = self.socket()
+        old.may_handle.clear()
+        self.say(talker, "1")
+        await self.until(lambda: old.notes)
+        reloading = self.reload()
+        await self.held()
+        return talker, reloading
+
     async def held(self) -> None:
         """Waits until messages wait for the exchange."""
         await self.until(lambda: self.broker.lanes[0].is_held)
@@ -193,12 +203,7 @@ def test_sockets_tokens_and_waiting_messages_go_to_the_new_worker_in_order() -> 
     old, new = Version(), Version()
 
     async def work(house: House) -> None:
-        talker = house.socket()
-        old.may_handle.clear()
-        house.say(talker, "1")
-        await house.until(lambda: old.notes)
-        reloading = house.reload()
-        await house.held()
+        talker, reloading = await house.reloads_beside(old)
         house.say(talker, "2")
         old.may_handle.set()
         await reloading
@@ -261,12 +266,7 @@ def test_an_old_worker_lost_while_it_runs_empty_makes_way_at_once() -> None:
     old, new = Version(), Version()
 
     async def work(house: House) -> None:
-        talker = house.socket()
-        old.may_handle.clear()
-        house.say(talker, "1")
-        await house.until(lambda: old.notes)
-        reloading = house.reload()
-        await house.held()
+        talker, reloading = await house.reloads_beside(old)
         old.die()
         await reloading
         assert house.speaks(new)
@@ -331,12 +331,7 @@ def test_a_stop_while_messages_wait_has_the_old_worker_handle_them_and_the_close
     old, new = Version(), Version()
 
     async def work(house: House) -> None:
-        talker = house.socket()
-        old.may_handle.clear()
-        house.say(talker, "1")
-        await house.until(lambda: old.notes)
-        reloading = house.reload()
-        await house.held()
+        talker, reloading = await house.reloads_beside(old)
         house.say(talker, "2")
         house.broker.lost(talker, 1006, "")
         stopping = asyncio.create_task(house.pool.stop(5))
