@@ -845,3 +845,27 @@ def test_the_ends_of_a_wire_are_not_inherited(live: Callable[..., House]) -> Non
 
     live(work, looks)
     assert seen == [False, False]
+
+
+def test_what_the_pool_does_not_understand_is_skipped_counted_and_logged_once(
+    live: Callable[..., House], caplog: pytest.LogCaptureFixture
+) -> None:
+    def talks(wire: Wire) -> None:
+        wire.say((97, 1), (control.REFUSED, 5))
+        wire.write((95,), (commands.SEND, 1, "between"), (95, 1), (96,))
+        wire.say((97, 1))
+        serve(wire)
+
+    async def work(house: House) -> None:
+        await house.core.until(lambda: (commands.SEND, 1, "between") in house.core.log)
+        while house.pool.statistics()[0]["counts"].get("control_messages_refused", 0) < 3:  # a stream of their own
+            await asyncio.sleep(0.001)
+        assert house.pool.statistics()[0]["counts"] == {"commands_refused": 3, "control_messages_refused": 3}
+
+    live(work, talks)
+    texts = sorted(record.getMessage() for record in caplog.records if record.levelno == logging.ERROR)
+    assert texts == [
+        "command not understood and skipped, please report this worker=worker-0 kind=95",
+        "control message not understood and skipped, please report this worker=worker-0 kind=97",
+        "control message to the worker not understood and skipped, please report this worker=worker-0 kind=5",
+    ]

@@ -527,7 +527,7 @@ class Broker:
         for command in batch:
             try:
                 apply_command(self, lane, command, answers, rest)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, IndexError):
                 # The calls normalise, so only a defect of ours gets here; it must not take the batch with it.
                 self.counters.commands_refused += 1
         if answers:

@@ -29,6 +29,10 @@ MERGE_EVENTS: Final = 256
 """Batches that wait together leave as one write, of about this many events: one `marshal` and one wake-up."""
 HANDLED: Final = "handled"
 """Statistic: messages whose handlers have ended."""
+COMMANDS_REFUSED: Final = "commands_refused"
+"""Statistic: commands for the pool that it does not understand; it has skipped them."""
+CONTROL_REFUSED: Final = "control_messages_refused"
+"""Statistic: messages of the control stream that their receiver does not understand; it has skipped them."""
 PROBE_INTERVAL_S: Final = 1.0
 OUTCOME_WAIT_S: Final = 1.0
 """How long a worker whose wire has ended may take to end itself and so say why; then it is killed, if it can be."""
@@ -106,6 +110,8 @@ class WireWorker:
         self._is_standby = False
         self._is_given_up = False
         self._lost_while_stopping = ""
+        self._refused: set[str] = set()
+        """What has been logged as not understood."""
 
     @property
     def requests_in_flight(self) -> int:
@@ -450,7 +456,7 @@ class WireWorker:
         elif kind == commands.SLOWEST:
             self._slowest.add(*cast(tuple[str, int, float, float], command[1:]))
         else:
-            logger.error("command not understood worker=%s kind=%r", self.name, kind)
+            self._refuse(COMMANDS_REFUSED, "command", kind)
 
     def _response(self, status: int, headers: list[tuple[str, str]], body: bytes) -> HttpResponse:
         """What a worker answered; it has checked that already, and one that is wrong concerns nobody else."""
@@ -459,6 +465,13 @@ class WireWorker:
         except (TypeError, ValueError) as error:
             logger.error("response cannot be sent worker=%s: %s", self.name, error)
             return HttpResponse(500, (), "Internal Server Error")
+
+    def _refuse(self, statistic: str, what: str, kind: object) -> None:
+        """Counts what was skipped because this version does not understand it; the first of each sort is logged."""
+        self._count(statistic, 1)
+        if what not in self._refused:
+            self._refused.add(what)
+            logger.error("%s not understood and skipped, please report this worker=%s kind=%r", what, self.name, kind)
 
     def _count(self, name: str, amount: int) -> None:
         self._counts[name] = self._counts.get(name, 0) + amount
@@ -493,13 +506,15 @@ class WireWorker:
                 _, handler, socket_id, seconds = cast(tuple[int, str, int, float], message)
                 text = "handler interrupted worker=%s handler=%s socket=%s seconds=%.1f"
                 logger.debug(text, self.name, handler, socket_id, seconds)  # the worker has logged and counted it
+            elif kind == control.REFUSED:
+                self._refuse(CONTROL_REFUSED, "control message to the worker", message[1])
             elif kind == control.HUNG:
                 _, handler, socket_id, seconds = cast(tuple[int, str, int, float], message)
                 self._slowest.add(handler, socket_id, seconds, time())
                 self.abandon(f"{handler} (socket {socket_id}) hangs: it has not ended {seconds:.1f} s after its start")
                 return
             else:
-                logger.error("control message not understood worker=%s kind=%r", self.name, kind)
+                self._refuse(CONTROL_REFUSED, "control message", kind)
 
 
 class _EndedEarly(WorkerError):

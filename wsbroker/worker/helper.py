@@ -107,3 +107,5 @@ class Helper:
                 for message in batch:
                     if message[0] == messages.PROBE:
                         self._tell((messages.ALIVE, message[1]))
+                    else:
+                        self._tell((messages.REFUSED, message[0]))

@@ -17,6 +17,8 @@ HUNG: Final = "hung_handlers"
 """Statistic: handlers that had not ended `worker_hang_timeout` after their interruption."""
 LONG: Final = "long_handlers"
 """Statistic: calls of handlers that took longer than a tenth of `handler_timeout`."""
+EVENTS_REFUSED: Final = "events_refused"
+"""Statistic: events of a kind that the worker does not understand; it has skipped them."""
 UNHANDLED: Final = "messages_without_handler"
 """Statistic: messages dropped because the application has no message handler."""
 
@@ -124,6 +126,14 @@ class Report:
                 type(returned).__name__,
                 self.worker,
             )
+
+    def unknown_event(self, kind: object) -> None:
+        """Counts an event of a kind that this worker does not understand; the first one is logged."""
+        self._count(EVENTS_REFUSED, 1)
+        if EVENTS_REFUSED not in self._told:
+            self._told.add(EVENTS_REFUSED)
+            text = "event not understood and skipped, please report this worker=%s kind=%r"
+            self._logger.error(text, self.worker, kind)
 
     def no_message_handler(self) -> None:
         """A message came and there is no handler for it: said once per process."""

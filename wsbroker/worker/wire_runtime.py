@@ -150,7 +150,7 @@ class WireRuntime(Calls):
         elif kind == events.STOP:
             self._is_stopping = self._must_pause = True
         else:
-            raise AssertionError(f"unknown event {kind!r}")
+            self._report.unknown_event(kind)
 
     def _handle_message(self, socket_id: int, data: str | bytes, cost: int) -> None:
         port = self._port

@@ -312,10 +312,10 @@ def test_answers_to_the_main_program_come_back_from_apply() -> None:
 def test_a_command_that_makes_no_sense_does_not_take_the_others_with_it() -> None:
     broker = a_broker()
     socket = connect(broker)
-    broker.apply(-1, 0, [(31, 1), (commands.SEND, "not an id", 5), (commands.SEND, socket.id, "x")])
+    broker.apply(-1, 0, [(31, 1), (commands.SEND, "not an id", 5), (commands.CLOSE,), (commands.SEND, socket.id, "x")])
     broker.flush()
     assert socket.received == [b"x"]
-    assert broker.counters.commands_refused == 2
+    assert broker.counters.commands_refused == 3
 
 
 def test_a_dead_worker_takes_its_sockets_with_it_and_leaves_its_closes() -> None:

@@ -925,3 +925,29 @@ def test_a_signal_handler_that_interrupts_the_wait_for_an_answer_cannot_dead_loc
             thread.join(PATIENCE_S)
             signal.signal(signal.SIGUSR1, before)
     assert all("signal handler" in str(error) for error in refused)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_what_the_worker_does_not_understand_is_skipped_counted_and_logged_once(
+    is_async: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def handle(data: str, socket_id: int) -> None:
+        wsbroker.send(socket_id, data)
+
+    async def handle_async(data: str, socket_id: int) -> None:
+        handle(data, socket_id)
+
+    with ScriptedBroker(handlers(message=handle_async if is_async else handle)) as broker:
+        counted = [(commands.COUNTED, report.EVENTS_REFUSED, 1)]
+        broker.tell((99, 1), message(1, "a"), ("not a number",), message(1, "b"))
+        sent = broker.until_handled(2)
+        assert [command for command in sent if command[0] == commands.SEND] == [
+            (commands.SEND, 1, "a"),
+            (commands.SEND, 1, "b"),
+        ]
+        assert [command for command in sent if command[0] == commands.COUNTED] == counted * 2
+        broker.control.write([(98,), (control.PROBE, 5)])
+        assert broker.next_control(control.REFUSED, control.ALIVE) == (control.REFUSED, 98)
+        assert broker.next_control(control.REFUSED, control.ALIVE) == (control.ALIVE, 5)
+    [record] = caplog.records
+    assert record.getMessage().startswith("event not understood and skipped") and "kind=99" in record.getMessage()
