@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
-from wsbroker.types import SocketId
+from wsbroker.types import Data, SocketId
 from wsbroker.wire.http import HeaderItems, Headers, HttpRequest, HttpResponse, open_verdict, to_response
 from wsbroker.worker import port as ports
 from wsbroker.worker.arguments import close_code_of, data_of, reason_of
@@ -45,6 +45,9 @@ Command: TypeAlias = tuple[object, ...]
 NO_STATUS: Final = 1005
 LOST: Final = 1006
 INTERNAL_ERROR: Final = 1011
+
+_HANDLER_ERRORS: Final = (Exception, SystemExit)
+"""What `raise_errors` is about. A KeyboardInterrupt is always raised: it may be the one that ends the test."""
 
 
 class TestSocket:
@@ -71,7 +74,7 @@ class TestSocket:
         """The reason it was closed with."""
         self._broker = broker
 
-    def send(self, data: str | bytes) -> None:
+    def send(self, data: Data) -> None:
         """Sends a message and runs the message handler; raises what that raises. A closed socket sends nothing."""
         self._broker._message(self, data_of(data))
 
@@ -189,13 +192,15 @@ class TestBroker(Port):
         request = HttpRequest("GET", path, _with_upgrade(headers), remote=remote)
         if self._handlers.open is not None:
             response: HttpResponse | None = HttpResponse(500, (), "Internal Server Error")
-            with self._reporting():
-                response = open_verdict(self._run(self._handlers.open, request, socket.id))
-            if response is not None:
-                self._leave(socket)
-                socket.response = response
-                self._closes = [each for each in self._closes if each is not socket]
-        self._run_closes()
+            try:
+                with self._reporting():
+                    response = open_verdict(self._run(self._handlers.open, request, socket.id))
+            finally:  # whatever the handler raised: as if the socket had never been there
+                if response is not None:
+                    self._leave(socket)
+                    socket.response = response
+                    self._closes = [each for each in self._closes if each is not socket]
+                self._run_closes()
         return socket
 
     def http(
@@ -221,9 +226,11 @@ class TestBroker(Port):
         content = body.encode() if isinstance(body, str) else body
         request = HttpRequest(method, path, Headers(headers), content, remote=remote)
         response = HttpResponse(500, (), "Internal Server Error")
-        with self._reporting():
-            response = to_response(self._run(self._handlers.http, request))
-        self._run_closes()
+        try:
+            with self._reporting():
+                response = to_response(self._run(self._handlers.http, request))
+        finally:
+            self._run_closes()
         return response
 
     # What sockets do. -------------------------------------------------------------------------------------------
@@ -233,10 +240,10 @@ class TestBroker(Port):
             self._handled = socket
             try:
                 self._run(self._handlers.message, data, socket.id, socket.token)
-            except Exception:
+            except BaseException as error:
                 self._close(socket, INTERNAL_ERROR, "handler error")
                 self._run_closes()
-                if self._raise_errors:
+                if self._raise_errors or not isinstance(error, _HANDLER_ERRORS):
                     raise
             finally:
                 self._handled = None
@@ -250,6 +257,8 @@ class TestBroker(Port):
             self._closes.append(socket)
 
     def _leave(self, socket: TestSocket) -> None:
+        if not socket.is_open:
+            return
         socket.is_open = False
         del self.sockets[socket.id]
         for name in list(socket.subscriptions):
@@ -260,15 +269,19 @@ class TestBroker(Port):
         while self._closes:
             socket = self._closes.pop(0)
             if self._handlers.close is not None:
-                with self._reporting():
-                    self._run(self._handlers.close, socket.id, socket.token, socket.close_code, socket.close_reason)
+                try:
+                    with self._reporting():
+                        self._run(self._handlers.close, socket.id, socket.token, socket.close_code, socket.close_reason)
+                except BaseException:
+                    self._run_closes()  # those of the others run all the same
+                    raise
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:
         """Lets what a handler raises reach the test, or not."""
         try:
             yield
-        except Exception:
+        except _HANDLER_ERRORS:
             if self._raise_errors:
                 raise
 
@@ -286,8 +299,12 @@ class TestBroker(Port):
         """Waits for an async handler. One loop runs them all, in a thread, so that a test may have one of its own."""
         import asyncio
 
-        async def wait() -> object:
-            return await asyncio.wait_for(cast("asyncio.Future[object]", awaitable), self._timeout_s)
+        async def wait() -> tuple[object, BaseException | None]:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    return await cast("asyncio.Future[object]", awaitable), None
+            except BaseException as error:  # as a value: a SystemExit would end the loop of all the others
+                return None, error
 
         loop = self._loop
         if loop is None:
@@ -296,7 +313,13 @@ class TestBroker(Port):
             loop = self._loop = asyncio.new_event_loop()
             self._thread = Thread(target=loop.run_forever, name="TestBroker", daemon=True)
             self._thread.start()
-        return asyncio.run_coroutine_threadsafe(wait(), loop).result()
+        returned, error = asyncio.run_coroutine_threadsafe(wait(), loop).result()
+        if error is None:
+            return returned
+        try:
+            raise error
+        finally:
+            del error  # which holds this frame
 
     def _end_loop(self) -> None:
         loop, self._loop = self._loop, None

@@ -1,6 +1,8 @@
 """The kit for application authors."""
 
+import array
 import asyncio
+import contextlib
 from types import SimpleNamespace
 
 import pytest
@@ -222,3 +224,110 @@ def test_a_token_that_is_set_after_the_close_reaches_the_close_handler() -> None
         bob.close()
         wsbroker.set_token(bob.id, "too late")
     assert got == [(1, b"last"), (2, None)] and ann.token == b"last"
+
+
+def test_a_copy_takes_the_subscribers_there_are_now_and_no_channel_is_made_for_nobody() -> None:
+    with TestBroker(handlers(message=lambda data: None)) as broker:
+        first, both, last, later = (broker.connect() for _ in range(4))
+        for socket in (first, both, last):
+            wsbroker.subscribe(socket.id, "from")
+        wsbroker.subscribe(both.id, "to")
+        wsbroker.copy_subscriptions("from", "to")
+        wsbroker.subscribe(later.id, "from")
+        assert wsbroker.subscribers("to") == [both.id, first.id, last.id]
+        assert wsbroker.subscribers("from") == [first.id, both.id, last.id, later.id]
+        for source, target in (("nobody", "new"), ("from", "from"), ("new", "new")):
+            wsbroker.copy_subscriptions(source, target)
+        assert wsbroker.channels() == [b"from", b"to"] and wsbroker.subscriber_count("from") == 4
+        assert broker.commands[-1] == ("copy_subscriptions", b"new", b"new")
+
+
+@pytest.mark.parametrize("error", [LookupError("lost"), SystemExit(3), KeyboardInterrupt()])
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("raise_errors", [True, False])
+def test_a_socket_whose_open_handler_raises_is_discarded_with_a_500(
+    error: BaseException, is_async: bool, raise_errors: bool
+) -> None:
+    closed: list[int] = []
+
+    def act(socket_id: int) -> None:
+        if socket_id > 1:
+            wsbroker.subscribe(socket_id, "all")
+            wsbroker.close(1)
+            raise error
+
+    async def act_async(request: object, socket_id: int) -> None:
+        act(socket_id)
+
+    def act_plain(request: object, socket_id: int) -> None:
+        act(socket_id)
+
+    opens = act_async if is_async else act_plain
+    spec = handlers(open=opens, message=lambda data: None, close=lambda socket_id: closed.append(socket_id))
+    with TestBroker(spec, raise_errors=raise_errors) as broker:
+        other = broker.connect()
+        if raise_errors or isinstance(error, KeyboardInterrupt):
+            with pytest.raises(type(error)):
+                broker.connect()
+        else:
+            response = broker.connect().response
+            assert response is not None and response.status == 500
+        assert broker.sockets == {} and broker.channels() == [] and not other.is_open
+        assert closed == [1]  # what it had closed is told, and its own socket has no close handler
+        with pytest.raises(type(error)) if raise_errors else contextlib.suppress(type(error)):
+            broker.connect()  # its loop still runs
+
+
+def test_a_refused_socket_may_have_closed_itself_before() -> None:
+    def opens(request: object, socket_id: int) -> bool:
+        wsbroker.close(socket_id, 4000)
+        return False
+
+    closed: list[int] = []
+    with TestBroker(handlers(open=opens, close=lambda socket_id: closed.append(socket_id))) as broker:
+        response = broker.connect().response
+    assert response is not None and response.status == 403 and closed == [] and broker.sockets == {}
+
+
+def test_a_message_handler_that_exits_closes_its_socket_as_the_server_does() -> None:
+    def handle(data: str) -> None:
+        raise SystemExit(data)
+
+    with TestBroker(handlers(message=handle)) as broker:
+        socket = broker.connect()
+        with pytest.raises(SystemExit):
+            socket.send("1")
+        assert socket.close_code == 1011
+    with TestBroker(handlers(message=handle), raise_errors=False) as broker:
+        socket = broker.connect()
+        socket.send("1")
+        assert socket.close_code == 1011
+
+
+def test_a_close_handler_that_raises_does_not_keep_the_others_from_running() -> None:
+    closed: list[int] = []
+
+    def close(socket_id: int) -> None:
+        closed.append(socket_id)
+        raise LookupError(socket_id)
+
+    def http() -> str:
+        for socket_id in (1, 2, 3):
+            wsbroker.close(socket_id)
+        return "closed"
+
+    with TestBroker(handlers(message=lambda data: None, close=close, http=http)) as broker:
+        for _ in range(3):
+            broker.connect()
+        with pytest.raises(LookupError):
+            broker.http("GET")
+        assert closed == [1, 2, 3]
+
+
+def test_buffers_are_sent_and_received_as_their_bytes() -> None:
+    got: list[object] = []
+    with TestBroker(handlers(message=lambda data: got.append(data))) as broker:
+        socket = broker.connect()
+        wsbroker.send(socket.id, array.array("H", [1, 2]))
+        socket.send(array.array("H", [3]))
+        assert socket.received == [array.array("H", [1, 2]).tobytes()] and got == [array.array("H", [3]).tobytes()]
