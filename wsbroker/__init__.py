@@ -150,7 +150,8 @@ def send(socket_id: int, data: Data) -> None:
 
     Args:
         socket_id: where to.
-        data: ``str`` is sent as a text message, everything else as a binary one.
+        data: ``str`` is sent as a text message, any object with the buffer protocol (``bytes``, ``bytearray``,
+            ``memoryview``, ``array.array``, ``mmap.mmap``, …) as a binary one: its bytes as they are at this call.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -175,7 +176,8 @@ def send_to_channel(channel: ChannelName, data: Data, *, exclude: _Iterable[int]
 
     Args:
         channel: the channel's name, 1 to 255 bytes.
-        data: ``str`` is sent as a text message, everything else as a binary one.
+        data: ``str`` is sent as a text message, any object with the buffer protocol (``bytes``, ``bytearray``,
+            ``memoryview``, ``array.array``, ``mmap.mmap``, …) as a binary one: its bytes as they are at this call.
         exclude: ids of subscribers that do not get it.
 
     Raises:
@@ -279,7 +281,7 @@ def set_token(socket_id: int, token: Data | None) -> None:
 
     Args:
         socket_id: the socket.
-        token: ``str`` is kept as UTF-8; None takes the token away.
+        token: ``str`` is kept as UTF-8, any object with the buffer protocol as its bytes; None takes the token away.
 
     Raises:
         TypeError: an argument has the wrong type.

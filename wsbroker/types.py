@@ -3,7 +3,15 @@
 May import: nothing of ours. Must never: hold behaviour that needs a broker, a loop or a compiled module.
 """
 
-from typing import Final, NewType, TypeAlias
+import sys
+from typing import TYPE_CHECKING, Final, NewType, TypeAlias
+
+if sys.version_info >= (3, 12):
+    from collections.abc import Buffer
+elif TYPE_CHECKING:
+    from typing_extensions import Buffer
+else:  # without a name for the protocol: what an annotation shows at run time
+    Buffer = bytes | bytearray | memoryview
 
 SocketId = NewType("SocketId", int)
 """The number of a socket: starts at 1, only grows, is never reused."""
@@ -11,14 +19,34 @@ SocketId = NewType("SocketId", int)
 ChannelName: TypeAlias = str | bytes
 """The name of a channel, 1 to 255 bytes. ``"abc"`` and ``b"abc"`` are the same channel."""
 
-Data: TypeAlias = str | bytes | bytearray | memoryview
-"""What a message carries: ``str`` goes out as a text frame, everything else as a binary one."""
+Data: TypeAlias = str | Buffer
+"""What a message carries: ``str`` goes out as a text frame; ``bytes``, ``bytearray``, ``memoryview``, ``array.array``,
+``mmap.mmap`` and whatever else has the buffer protocol as a binary one, with its bytes in C order."""
 
 CloseCode: TypeAlias = int
 """A WebSocket close code (RFC 6455 section 7.4); the ones we use stand in `wsbroker.websocket.closing`."""
 
 MAX_CHANNEL_NAME_BYTES: Final = 255
 MAX_TOKEN_BYTES: Final = 4096
+
+
+def copied_bytes(value: object) -> bytes | None:
+    """Returns the bytes of an object with the buffer protocol, which its owner cannot change any more.
+
+    Of several dimensions the last one varies fastest (C order), whatever the memory layout; items of several bytes stay
+    as they are in memory.
+
+    Returns:
+        None: the object has no buffer, or one of references to Python objects, whose bytes mean nothing elsewhere.
+    """
+    if type(value) is bytes:
+        return value
+    try:
+        view = memoryview(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+    with view:
+        return None if view.format.endswith("O") else view.tobytes()
 
 
 def is_sendable_close_code(code: int) -> bool:

@@ -1,6 +1,9 @@
 """The functions of `import wsbroker`: what they accept, in which form they pass it on, what they refuse."""
 
+import array
+import ctypes
 import enum
+import mmap
 import subprocess
 import sys
 import threading
@@ -101,6 +104,23 @@ class MyBytes(bytes):
     pass
 
 
+def references() -> object:
+    """An object whose buffer has addresses in it."""
+    return (ctypes.py_object * 2)()
+
+
+def mapped(content: bytes) -> mmap.mmap:
+    """Anonymous memory with these bytes."""
+    memory = mmap.mmap(-1, len(content))
+    memory.write(content)
+    return memory
+
+
+def bytes_of(*numbers: int) -> bytes:
+    """These 16-bit numbers as they are in memory."""
+    return array.array("H", numbers).tobytes()
+
+
 def exact_types(value: object) -> bool:
     """Whether a call has nothing in it that `marshal` refuses."""
     if type(value) is tuple:
@@ -117,6 +137,13 @@ def exact_types(value: object) -> bool:
         (lambda: wsbroker.send(7, MyBytes(b"x")), ("send", 7, b"x")),
         (lambda: wsbroker.send(7, bytearray(b"x")), ("send", 7, b"x")),
         (lambda: wsbroker.send(7, memoryview(b"abcdef")[::2]), ("send", 7, b"ace")),
+        (lambda: wsbroker.send(7, array.array("H", [1, 515])), ("send", 7, bytes_of(1, 515))),
+        (lambda: wsbroker.send(7, mapped(b"in a file")), ("send", 7, b"in a file")),
+        (lambda: wsbroker.send(7, memoryview(b"abcdef").cast("B", (2, 3))), ("send", 7, b"abcdef")),
+        (lambda: wsbroker.send(7, memoryview(array.array("H", [1, 2, 3]))[::-2]), ("send", 7, bytes_of(3, 1))),
+        (lambda: wsbroker.send(7, (ctypes.c_uint16 * 2)(1, 2)), ("send", 7, bytes_of(1, 2))),
+        (lambda: wsbroker.send_to_channel("c", array.array("d")), ("send_to_channel", b"c", b"", ())),
+        (lambda: wsbroker.set_token(7, array.array("B", b"token")), ("set_token", 7, b"token")),
         (lambda: wsbroker.send(0, "x"), ("send", 0, "x")),
         (lambda: wsbroker.send(-5, "x"), ("send", 0, "x")),
         (lambda: wsbroker.send(1 << 62, "x"), ("send", 1 << 62, "x")),
@@ -178,8 +205,17 @@ def test_what_the_caller_may_still_change_is_copied(recorded: RecordingPort) -> 
     wsbroker.send(7, buffer)
     wsbroker.send(7, memoryview(buffer))
     wsbroker.set_token(7, buffer)
+    memory = mapped(b"before")
+    wsbroker.send(7, memory)
+    items = array.array("B", b"before")
+    wsbroker.send_to_channel("c", items)
     buffer[:] = b"after!"
-    assert [call[2] for call in recorded.calls] == [b"before"] * 3
+    memory[:] = b"after!"
+    items[0] = 0
+    assert [call[2] for call in recorded.calls] == [b"before"] * 5
+    buffer.append(0)  # nothing holds it any more
+    items.append(0)
+    memory.close()
 
 
 @pytest.mark.parametrize(
@@ -188,6 +224,9 @@ def test_what_the_caller_may_still_change_is_copied(recorded: RecordingPort) -> 
         (lambda: untyped.send(True, "x"), "socket_id must be an int, not bool"),
         (lambda: untyped.send("7", "x"), "socket_id must be an int, not str"),
         (lambda: untyped.send(7.0, "x"), "socket_id must be an int, not float"),
+        (lambda: untyped.send(7, [1, 2]), "must be str (a text message) or bytes-like (a binary one), not list"),
+        (lambda: untyped.send(7, references()), "bytes-like (a binary one), not py_object_Array_2"),
+        (lambda: untyped.set_token(7, references()), "token must be bytes-like, str or None, not py_object_Array_2"),
         (lambda: untyped.send(7, 3), "data must be str (a text message) or bytes-like (a binary one), not int"),
         (lambda: untyped.send(7, None), "data must be str (a text message) or bytes-like (a binary one), not None"),
         (lambda: untyped.send(7, {"a": 1}), "must be str (a text message) or bytes-like (a binary one), not dict"),

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, TypeAlias
 
 from wsbroker.errors import HandlerError
+from wsbroker.types import Data, copied_bytes
 
 HeaderItems: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
 """Headers as a caller may give them: a mapping, or (name, value) pairs when a name comes several times."""
@@ -242,9 +243,10 @@ _TEXT: Final = ("Content-Type", "text/plain; charset=utf-8")
 def _checked_body(body: object) -> bytes:
     if isinstance(body, str):
         return str.encode(body)
-    if isinstance(body, bytes | bytearray | memoryview):
-        return body if type(body) is bytes else memoryview(body).tobytes()
-    raise TypeError(f"the body of a response is str or bytes, not {type(body).__name__}")
+    content = copied_bytes(body)
+    if content is None:
+        raise TypeError(f"the body of a response is str or bytes, not {type(body).__name__}")
+    return content
 
 
 def _checked_pairs(headers: object) -> tuple[tuple[str, str], ...]:
@@ -289,7 +291,8 @@ class HttpResponse:
         status: 200 to 599.
         headers: a mapping, or (name, value) pairs when a name comes several times (Set-Cookie). Content-Length and
             Transfer-Encoding are the server's business.
-        body: ``str`` is sent as UTF-8, as ``text/plain; charset=utf-8`` if no Content-Type is given.
+        body: ``str`` is sent as UTF-8, as ``text/plain; charset=utf-8`` if no Content-Type is given; any object
+            with the buffer protocol as its bytes.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -299,7 +302,7 @@ class HttpResponse:
 
     __slots__ = ("body", "headers", "status")
 
-    def __init__(self, status: int = 200, headers: HeaderItems = (), body: str | bytes = b"") -> None:
+    def __init__(self, status: int = 200, headers: HeaderItems = (), body: Data = b"") -> None:
         if isinstance(status, bool) or not isinstance(status, int):
             raise TypeError(f"the status of a response is an int, not {type(status).__name__}")
         status = int.__int__(status)

@@ -7,7 +7,7 @@ caller gets the error where the mistake is.
 from collections.abc import Iterable
 from typing import Final
 
-from wsbroker.types import MAX_CHANNEL_NAME_BYTES, MAX_TOKEN_BYTES, is_sendable_close_code
+from wsbroker.types import MAX_CHANNEL_NAME_BYTES, MAX_TOKEN_BYTES, copied_bytes, is_sendable_close_code
 
 MAX_SOCKET_ID: Final = 1 << 62
 """Compiled code keeps ids in 64 bits. What is outside 1 to this number is nobody's id."""
@@ -57,9 +57,10 @@ def data_of(value: object) -> str | bytes:
     """Returns the exact form of a message, copied if the caller could still change it."""
     if isinstance(value, str):
         return text_of(value, "data")
-    if isinstance(value, bytes | bytearray | memoryview):
-        return _bytes_of(value)
-    raise TypeError(f"data must be str (a text message) or bytes-like (a binary one), not {_named(value)}")
+    content = copied_bytes(value)
+    if content is None:
+        raise TypeError(f"data must be str (a text message) or bytes-like (a binary one), not {_named(value)}")
+    return content
 
 
 def channel_of(value: object) -> bytes:
@@ -67,7 +68,7 @@ def channel_of(value: object) -> bytes:
     if isinstance(value, str):
         name = encoded(str.__str__(value), "channel")
     elif isinstance(value, bytes):
-        name = _bytes_of(value)
+        name = value if type(value) is bytes else memoryview(value).tobytes()
     else:
         raise TypeError(f"channel must be str or bytes, not {_named(value)}")
     if not 0 < len(name) <= MAX_CHANNEL_NAME_BYTES:
@@ -94,10 +95,11 @@ def token_of(value: object) -> bytes | None:
         return None
     if isinstance(value, str):
         token = encoded(str.__str__(value), "token")
-    elif isinstance(value, bytes | bytearray | memoryview):
-        token = _bytes_of(value)
     else:
-        raise TypeError(f"token must be bytes-like, str or None, not {_named(value)}")
+        content = copied_bytes(value)
+        if content is None:
+            raise TypeError(f"token must be bytes-like, str or None, not {_named(value)}")
+        token = content
     if len(token) > MAX_TOKEN_BYTES:
         raise ValueError(f"a token has at most {MAX_TOKEN_BYTES} bytes, not {len(token)}")
     return token

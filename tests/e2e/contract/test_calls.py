@@ -3,6 +3,7 @@
 The two sockets that are spoken about belong to two different clients that we did not write.
 """
 
+import array
 import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
@@ -136,6 +137,11 @@ def name() -> str:
     return fresh("channel")
 
 
+def array_of(*numbers: int) -> bytes:
+    """16-bit numbers as they are in memory."""
+    return array.array("H", numbers).tobytes()
+
+
 def test_send_sends_text_as_text_and_bytes_as_binary_and_returns_none(do: Do, a: Client, b: Client) -> None:
     assert do(f"send({a.id}, 'grüß dich 🙂')") is None
     assert do(f"send({b.id}, b'\\x00\\xff')") is None
@@ -143,6 +149,10 @@ def test_send_sends_text_as_text_and_bytes_as_binary_and_returns_none(do: Do, a:
     b.receives(b"\x00\xff")
     assert do(f"(send({b.id}, ''), send({b.id}, bytearray(b'x')), send({b.id}, memoryview(b'yz')[1:]))") == (None,) * 3
     b.receives("", b"x", b"z")
+    numbers = "__import__('array').array('H', [258, 772])"
+    assert do(f"(send({b.id}, {numbers}), set_token({a.id}, {numbers}), is_open({a.id}))") == (None, None, True)
+    b.receives(array_of(258, 772))
+    assert a.ask("token") == array_of(258, 772)
     a.hears_nothing_else()
 
 

@@ -1,5 +1,6 @@
 """Requests, responses, headers, and what handlers may return."""
 
+import array
 import json
 from enum import StrEnum
 from http import HTTPStatus
@@ -102,7 +103,8 @@ def test_a_response_encodes_text_and_says_so_unless_it_is_told() -> None:
     assert response.headers["content-type"] == "text/plain; charset=utf-8"
     assert HttpResponse(200, {"content-type": "text/html"}, "x").headers.pairs == (("content-type", "text/html"),)
     assert HttpResponse(body=b"x").headers.pairs == () == HttpResponse().headers.pairs
-    assert HttpResponse(body=bytearray(b"x")).body == b"x"  # type: ignore[arg-type]
+    assert HttpResponse(body=bytearray(b"x")).body == b"x"
+    assert HttpResponse(body=array.array("B", b"x")).body == b"x"
     assert HttpResponse(HTTPStatus.NOT_FOUND).status == 404
     assert type(HttpResponse(HTTPStatus.NOT_FOUND).status) is int
     cookies = HttpResponse(200, [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")])
