@@ -373,6 +373,8 @@ def subscribers(channel: ChannelName) -> list[SocketId]:
 def subscriptions(socket_id: int) -> list[bytes]:
     """Returns the names of the channels a socket is subscribed to; [] for an unknown one. Asks the broker.
 
+    They stand in the order in which the socket was subscribed to them.
+
     Args:
         socket_id: the socket.
 

@@ -402,7 +402,7 @@ class TestBroker(Port):
         return list(self._channels.get(channel, ()))
 
     def subscriptions(self, socket_id: int) -> list[bytes]:
-        """What a socket is subscribed to."""
+        """Returns the channels of a socket, oldest subscription first."""
         socket = self.sockets.get(socket_id)
         return [] if socket is None else list(socket.subscriptions)
 

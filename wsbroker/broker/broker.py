@@ -223,9 +223,7 @@ class Broker:
         channel = self.table.get(name)
         if channel is not None and socket.is_member(channel):
             return False
-        more = socket.more
-        held: i64 = (0 if socket.first is None else 1) + (0 if more is None else len(more))
-        if held >= self.limits.max_channels:
+        if socket.channel_count() >= self.limits.max_channels:
             self.counters.subscriptions_refused += 1
             return False
         if channel is None:
@@ -379,7 +377,8 @@ class Broker:
         return [] if channel is None else channel.ids()
 
     def subscriptions(self, socket_id: int) -> list[bytes]:
-        """Names of the channels a socket is subscribed to; [] for an unknown id."""
+        """Names of the channels a socket is subscribed to, oldest subscription first; [] for an unknown id."""
+        self._check_answerable()
         socket = self.sockets.get(socket_id)
         return [] if socket is None else [channel.name for channel in socket.channel_list()]
 

@@ -40,7 +40,8 @@ class Socket:
         self.token: bytes | None = None
         self.token_seen: int = 0
         """number of the last SET_TOKEN of its own worker that was applied"""
-        # Subscriptions. Most sockets have one or none: a dict (232 bytes) is made for the second.
+        # Subscriptions, oldest first: `first`, then those of `more`. Most sockets have one or none: a dict (232 bytes)
+        # is made for the second, and given up with the last but one.
         self.first: Channel | None = None
         self.first_index: i64 = 0
         self.more: dict[Channel, int] | None = None
@@ -82,8 +83,13 @@ class Socket:
         more = self.more
         return more is not None and channel in more
 
+    def channel_count(self) -> i64:
+        """Returns how many channels this socket is subscribed to."""
+        more = self.more
+        return (0 if self.first is None else 1) + (0 if more is None else len(more))
+
     def channel_list(self) -> list[Channel]:
-        """The channels it is subscribed to, oldest subscription first while none was given up."""
+        """Returns the channels that this socket is subscribed to, oldest subscription first."""
         first = self.first
         found: list[Channel] = []
         if first is not None:
@@ -100,7 +106,7 @@ class Socket:
             self.first_index = index
         elif more is not None and channel in more:  # it moves within the list: it may be there only once
             more[channel] = int(index)
-        elif self.first is None:
+        elif self.first is None and more is None:
             self.first = channel
             self.first_index = index
         else:
@@ -123,14 +129,20 @@ class Socket:
 
     def displace(self, channel: Channel) -> None:
         """Forgets the index in the channel's member list."""
+        more = self.more
         if self.first is channel:
             self.first = None
-            return
-        more = self.more
-        if more is not None:
+        elif more is not None:
             more.pop(channel, None)
-            if not more:
-                self.more = None
+        if more is None:
+            return
+        if not more:
+            self.more = None
+        elif len(more) == 1 and self.first is None:  # no dict for one: 232 bytes of each socket that has moved on
+            for last, index in more.items():
+                self.first = last
+                self.first_index = index
+            self.more = None
 
     def put_first(self, data: bytes) -> None:
         """Puts bytes in front of everything that waits: the 101 that all of it has waited for."""

@@ -65,7 +65,7 @@ class Port:
         raise NotImplementedError
 
     def subscriptions(self, socket_id: int) -> list[bytes]:
-        """What a socket is subscribed to."""
+        """Returns the channels of a socket, oldest subscription first."""
         raise NotImplementedError
 
     def channels(self) -> list[bytes]:

@@ -381,7 +381,7 @@ class WirePort(Port):
         return cast("list[int]", self._ask(commands.SUBSCRIBERS, channel))
 
     def subscriptions(self, socket_id: int) -> list[bytes]:
-        """What a socket is subscribed to."""
+        """Returns the channels of a socket, oldest subscription first."""
         return cast("list[bytes]", self._ask(commands.SUBSCRIPTIONS, socket_id))
 
     def channels(self) -> list[bytes]:
