@@ -37,9 +37,9 @@ def apply_command(
         if lane is not None:
             broker.handled(lane, cast(list[tuple[int, int]], command[1]))
     elif kind == commands.SUBSCRIBE:
-        broker.subscribe(cast(int, command[1]), cast(bytes, command[2]))
+        broker.subscribe_nowait(cast(int, command[1]), cast(bytes, command[2]))
     elif kind == commands.UNSUBSCRIBE:
-        broker.unsubscribe(cast(int, command[1]), cast(bytes, command[2]))
+        broker.unsubscribe_nowait(cast(int, command[1]), cast(bytes, command[2]))
     elif kind == commands.ASK:
         answers.append((events.ANSWER, command[1], _answer(broker, command)))
     elif kind == commands.SET_TOKEN:

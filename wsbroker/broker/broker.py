@@ -18,8 +18,14 @@ from wsbroker.broker.lane import Lane
 from wsbroker.broker.limits import MESSAGE_OVERHEAD_BYTES, Counters, Limits
 from wsbroker.broker.outgoing import Outgoing
 from wsbroker.broker.socket import CLOSING, GONE, NOWHERE, OPEN, OPENING, Socket
-from wsbroker.websocket.frames import encode_close, encode_message
+from wsbroker.errors import CommandError
+from wsbroker.websocket.frames import check_message, encode_close, encode_message
 from wsbroker.wire import commands, events
+
+INSIDE_FLUSH: Final = (
+    "this is a finaliser or a signal handler that interrupted the broker while it writes to its sockets: it cannot ask "
+    "the broker; subscribe_nowait and the other calls without an answer work"
+)
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -46,7 +52,9 @@ class Broker:
         self.last_id: int = 0
         self.is_awake = False
         self.late: list[tuple[object, ...]] = []
-        """Commands from inside a flush, for after it: a finaliser, or a signal handler, interrupted a transport."""
+        """Commands from inside a flush, for after it: a finaliser, or a signal handler, interrupted a transport. Those
+        of SEND and PUBLISH carry the encoded frame."""
+        self.is_applying_late = False
         self.deliver: Callable[[int, list[tuple[object, ...]]], None] | None = None
         """Takes a worker's batch at the end of a turn; set by the composition root."""
 
@@ -112,6 +120,8 @@ class Broker:
         socket.closing()
         self.outgoing.send(socket, encode_close(code, reason))
         self.wake()
+        if self.late:
+            self._apply_late()
 
     def end(self, socket: Socket, code: int, reason: str, told_code: int, told_reason: str) -> None:
         """The peer has closed, or broke the protocol: closes once the messages read before have been handled, so that
@@ -212,12 +222,25 @@ class Broker:
     # Subscriptions. ---------------------------------------------------------------------------------------------
 
     def subscribe(self, socket_id: int, name: bytes) -> bool:
-        """True if the socket was added; False if it is unknown, subscribed already, or has as many as it may."""
+        """True if the socket was added; False if it is unknown, subscribed already, or has as many as it may.
+
+        Raises:
+            CommandError: a flush is running, whose members must not change.
+        """
+        if self.outgoing.is_flushing:
+            raise CommandError(INSIDE_FLUSH)
         socket = self.sockets.get(socket_id)
         if socket is None:
             self.counters.unheard += 1
             return False
         return self._add(socket, name)
+
+    def subscribe_nowait(self, socket_id: int, name: bytes) -> None:
+        """Subscribes a socket without saying whether that changed anything; inside a flush, behind it."""
+        if self.outgoing.is_flushing:
+            self.late.append((commands.SUBSCRIBE, socket_id, name))
+        else:
+            self.subscribe(socket_id, name)
 
     def _add(self, socket: Socket, name: bytes) -> bool:
         channel = self.table.get(name)
@@ -234,7 +257,13 @@ class Broker:
         return True
 
     def unsubscribe(self, socket_id: int, name: bytes) -> bool:
-        """True if the socket was removed from the channel."""
+        """True if the socket was removed from the channel.
+
+        Raises:
+            CommandError: a flush is running, whose members must not change.
+        """
+        if self.outgoing.is_flushing:
+            raise CommandError(INSIDE_FLUSH)
         socket = self.sockets.get(socket_id)
         if socket is None:
             self.counters.unheard += 1
@@ -244,6 +273,13 @@ class Broker:
             return False
         self._remove(socket, channel)
         return True
+
+    def unsubscribe_nowait(self, socket_id: int, name: bytes) -> None:
+        """Unsubscribes a socket without saying whether that changed anything; inside a flush, behind it."""
+        if self.outgoing.is_flushing:
+            self.late.append((commands.UNSUBSCRIBE, socket_id, name))
+        else:
+            self.unsubscribe(socket_id, name)
 
     def _remove(self, socket: Socket, channel: Channel) -> None:
         self.outgoing.left(socket, channel)
@@ -258,35 +294,41 @@ class Broker:
         if source is None or target is None:
             self.counters.unheard += 1
             return
-        for channel in source.channel_list():
-            self._add(target, channel.name)
+        for socket in source.members:  # of another channel than the one that grows
+            if socket is not None:
+                self._add(socket, to_name)
 
     # Sending. ---------------------------------------------------------------------------------------------------
 
     def send(self, socket_id: int, data: object) -> None:
         """Queues a message for one socket; unknown ids are ignored and counted."""
-        frame = encode_message(data)
         if self.outgoing.is_flushing:
-            self.late.append((commands.SEND, socket_id, data))
+            self.late.append((commands.SEND, socket_id, encode_message(data)))
             return
         socket = self.sockets.get(socket_id)
         if socket is None:
+            check_message(data)
             self.counters.unheard += 1
             return
-        self.outgoing.send(socket, frame)
+        self.outgoing.send(socket, encode_message(data))
         if not self.is_awake:
             self.wake()
+        if self.late:
+            self._apply_late()
 
     def publish(self, name: bytes, data: object, exclude: tuple[int, ...]) -> None:
         """Queues a message for every subscriber of the channel but the excluded ones. O(1 + excluded)."""
-        frame = encode_message(data)
         if self.outgoing.is_flushing:
-            self.late.append((commands.PUBLISH, name, data, exclude))
+            self.late.append((commands.PUBLISH, name, encode_message(data), exclude))
             return
         channel = self.table.get(name)
         if channel is None or channel.count == 0:
+            check_message(data)
             self.counters.unheard += 1
             return
+        self._publish(channel, encode_message(data), exclude)
+
+    def _publish(self, channel: Channel, frame: bytes, exclude: tuple[int, ...]) -> None:
         self.counters.publications += 1
         excluded: list[Socket] | None = None
         if exclude:
@@ -298,12 +340,16 @@ class Broker:
         self.outgoing.publish(channel, frame, excluded)
         if not self.is_awake:
             self.wake()
+        if self.late:
+            self._apply_late()
 
     def send_frame(self, socket: Socket, frame: bytes) -> None:
         """Queues a control frame behind everything the socket was sent before."""
         if socket.state < CLOSING:
             self.outgoing.send(socket, frame)
             self.wake()
+            if self.late:
+                self._apply_late()
 
     def flush(self) -> None:
         """Writes the turn out and acts on what the flush found."""
@@ -318,15 +364,49 @@ class Broker:
                     self.table.pop(channel.name)
             outgoing.emptied = []
         if self.late:
-            late = self.late
-            self.late = []
-            for command in late:
-                apply_command(self, None, command, [], [])
+            self._apply_late()
+
+    def _apply_late(self) -> None:
+        """Applies the commands that came while a flush ran, in their order: right behind the call that caused it."""
+        if self.is_applying_late:  # one of them has caused a flush in turn: what came in there waits for the others
+            return
+        self.is_applying_late = True
+        try:
+            while self.late:
+                late = self.late
+                self.late = []
+                for command in late:
+                    self._apply_late_command(command)
+        finally:
+            self.is_applying_late = False
+
+    def _apply_late_command(self, command: tuple[object, ...]) -> None:
+        kind = cast(int, command[0])
+        if kind == commands.SEND:
+            socket = self.sockets.get(cast(int, command[1]))
+            if socket is None:
+                self.counters.unheard += 1
+            else:
+                self.outgoing.send(socket, cast(bytes, command[2]))
+                self.wake()
+        elif kind == commands.PUBLISH:
+            channel = self.table.get(cast(bytes, command[1]))
+            if channel is None or channel.count == 0:
+                self.counters.unheard += 1
+            else:
+                self._publish(channel, cast(bytes, command[2]), cast(tuple[int, ...], command[3]))
+        elif kind == commands.SET_TOKEN:
+            self.set_token(cast(int, command[1]), cast(bytes | None, command[2]))
+        else:
+            apply_command(self, None, command, [], [])
 
     # Tokens and questions. --------------------------------------------------------------------------------------
 
     def set_token(self, socket_id: int, token: bytes | None) -> None:
         """Sets the token; the socket's worker is told with the next message, unless it sees the core's own (inline)."""
+        if self.outgoing.is_flushing:
+            self.late.append((commands.SET_TOKEN, socket_id, token))
+            return
         socket = self.sockets.get(socket_id)
         if socket is None:
             socket = self._closed_while_handled(socket_id)
@@ -362,17 +442,25 @@ class Broker:
         socket = self.sockets.get(socket_id)
         return None if socket is None else socket.token
 
+    def _check_answerable(self) -> None:
+        """Refuses a question inside a flush that commands wait for: the answer would not know of them."""
+        if self.late and self.outgoing.is_flushing:
+            raise CommandError(INSIDE_FLUSH)
+
     def is_open(self, socket_id: int) -> bool:
         """Whether the socket is in the table: from before its open handler runs until it begins to close."""
+        self._check_answerable()
         return socket_id in self.sockets
 
     def subscriber_count(self, name: bytes) -> int:
         """How many sockets are subscribed to the channel."""
+        self._check_answerable()
         channel = self.table.get(name)
         return 0 if channel is None else int(channel.count)
 
     def subscribers(self, name: bytes) -> list[int]:
         """Their ids, in subscription order. O(subscribers)."""
+        self._check_answerable()
         channel = self.table.get(name)
         return [] if channel is None else channel.ids()
 
@@ -384,10 +472,12 @@ class Broker:
 
     def channels(self) -> list[bytes]:
         """Names of the channels that have a subscriber. O(channels)."""
+        self._check_answerable()
         return [name for name, channel in self.table.items() if channel.count > 0]
 
     def queued_bytes(self, socket_id: int) -> int:
         """What waits for the socket: this turn's direct frames, its outbox, its transport's buffer."""
+        self._check_answerable()
         socket = self.sockets.get(socket_id)
         if socket is None:
             return 0

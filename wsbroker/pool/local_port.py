@@ -106,8 +106,8 @@ class LocalPort(Port):
         # The core's methods, bound once: the hot path of inline handlers.
         self._send = core.send
         self._publish = core.publish
-        self._subscribe_nowait = core.subscribe
-        self._unsubscribe_nowait = core.unsubscribe
+        self._subscribe_nowait = core.subscribe_nowait
+        self._unsubscribe_nowait = core.unsubscribe_nowait
         self._set_token = core.set_token
         self._copy_subscriptions = core.copy_subscriptions
         self._close = core.close

@@ -90,6 +90,15 @@ def _cut(reason: bytes) -> bytes:
     return reason[:end]
 
 
+def check_message(data: object) -> None:
+    """Raises what `encode_message` would, and makes no frame: for a message that nobody is there to get."""
+    if isinstance(data, str):
+        if not data.isascii():
+            data.encode("utf-8")
+    elif not isinstance(data, bytes):
+        encode_message(data)
+
+
 def encode_message(data: object) -> bytes:
     """The frame of a message: `str` goes out as text, `bytes` as binary.
 

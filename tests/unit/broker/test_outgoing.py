@@ -1,5 +1,8 @@
 """What leaves: one write per socket and turn, caps, slow consumer policies. (Order: tests/property/test_order.py)"""
 
+import tracemalloc
+from collections.abc import Callable
+
 import pytest
 
 from broker_kit import RecordingSocket, a_broker, connect, frames_of
@@ -91,9 +94,73 @@ def test_text_that_has_no_utf8_is_refused_before_anything_changes(data: str) -> 
         broker.publish(b"c", data, ())
     with pytest.raises(ValueError):
         broker.send(socket.id, data)
+    with pytest.raises(ValueError):
+        broker.publish(b"nobody", data, ())
+    with pytest.raises(ValueError):
+        broker.send(99, data)
+    refused: list[int] = []
+
+    def write(frame: bytes) -> None:
+        socket.writes.append(frame)
+        for channel in (b"c", b"nobody"):
+            with pytest.raises(ValueError):
+                broker.publish(channel, data, ())
+        for socket_id in (socket.id, 99):
+            with pytest.raises(ValueError):
+                broker.send(socket_id, data)
+        refused.append(1)
+
+    socket.on_write = write
     broker.send(socket.id, "fine")
     broker.flush()
-    assert socket.received == [b"fine"]
+    assert socket.received == [b"fine"] and refused == [1] and broker.counters.unheard == 0
+
+
+def test_a_message_is_encoded_only_for_somebody_and_once() -> None:
+    broker = a_broker()
+    one, other = connect(broker), connect(broker)
+    big = b"x" * (1 << 20)
+    for socket in (one, other):
+        broker.subscribe(socket.id, b"c")
+    tracemalloc.start()
+    try:
+
+        def peak_of(work: Callable[[], object]) -> int:
+            tracemalloc.reset_peak()
+            before, _ = tracemalloc.get_traced_memory()
+            work()
+            return tracemalloc.get_traced_memory()[1] - before
+
+        assert peak_of(lambda: broker.publish(b"nobody", big, ())) < 1000
+        assert peak_of(lambda: broker.send(99, big)) < 1000
+        assert peak_of(lambda: broker.publish(b"nobody", "x" * 10, ())) < 1000
+
+        def write(data: bytes) -> None:
+            one.writes.append(data)
+            if len(one.writes) == 1:  # inside a flush: both wait for its end
+                broker.send(one.id, big)
+                broker.publish(b"c", big, ())
+                tracemalloc.reset_peak()
+
+        one.on_write = write
+        broker.send(one.id, "first")
+        before, _ = tracemalloc.get_traced_memory()
+        broker.flush()
+        after, peak = tracemalloc.get_traced_memory()
+        assert len(one.writes) == 3 and other.writes == one.writes[2:]
+        assert 2 * len(big) < after - before and peak - before < 2.5 * len(big)
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_is_no_message_is_refused_also_if_nobody_would_get_it() -> None:
+    broker = a_broker()
+    for wrong in (3, None, bytearray(b"x")):
+        with pytest.raises(TypeError, match="a message is str or bytes here"):
+            broker.publish(b"nobody", wrong, ())
+        with pytest.raises(TypeError, match="a message is str or bytes here"):
+            broker.send(99, wrong)
+    assert broker.counters.unheard == 0
 
 
 def test_a_blocked_socket_keeps_whole_frames_until_it_takes_more() -> None:

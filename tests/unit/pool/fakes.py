@@ -112,8 +112,14 @@ class FakeCore:
     def set_token(self, socket_id: int, token: bytes | None, /) -> None:
         self.note(commands.SET_TOKEN, socket_id, token)
 
-    def copy_subscriptions(self, source_id: int, target_id: int, /) -> None:
-        self.note(commands.COPY_SUBSCRIPTIONS, source_id, target_id)
+    def subscribe_nowait(self, socket_id: int, channel: bytes, /) -> None:
+        self.subscribe(socket_id, channel)
+
+    def unsubscribe_nowait(self, socket_id: int, channel: bytes, /) -> None:
+        self.unsubscribe(socket_id, channel)
+
+    def copy_subscriptions(self, from_channel: bytes, to_channel: bytes, /) -> None:
+        self.note(commands.COPY_SUBSCRIPTIONS, from_channel, to_channel)
 
     def close(self, socket_id: int, code: int, reason: str, /) -> None:
         self.note(commands.CLOSE, socket_id, code, reason)
