@@ -49,6 +49,16 @@ def test_1000_sockets_that_leave_a_channel_and_come_back(benchmark: BenchmarkFix
     assert load.broker.subscriber_count(b"c0") == 1000
 
 
+def test_a_channel_of_1000_sockets_copied_to_another_one_that_they_leave(
+    benchmark: BenchmarkFixture, work: type[Work]
+) -> None:
+    load = work(1000)
+    load.names.append(b"copied")
+    benchmark(load.copy_and_leave)
+    assert load.broker.subscriber_count(b"c0") == 1000
+    assert load.broker.channels() == [b"c0"]
+
+
 def test_1000_sockets_that_open_subscribe_and_are_gone(benchmark: BenchmarkFixture, work: type[Work]) -> None:
     load = work(0)
     benchmark(load.come_and_go, 1000)

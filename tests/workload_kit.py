@@ -120,6 +120,12 @@ class Work:
             self.broker.unsubscribe(connection.id, name)
             self.broker.subscribe(connection.id, name)
 
+    def copy_and_leave(self) -> None:
+        """The subscribers of the first channel are subscribed to the second one too, and leave that again."""
+        self.broker.copy_subscriptions(self.names[0], self.names[1])
+        for connection in self.connections:
+            self.broker.unsubscribe(connection.id, self.names[1])
+
     def come_and_go(self, count: int) -> None:
         """Sockets that open, subscribe and are gone; without close handlers."""
         for _ in range(count):

@@ -43,6 +43,7 @@ from wsbroker.worker import port as _ports
 from wsbroker.worker.arguments import MAX_SOCKET_ID as _MAX_SOCKET_ID
 from wsbroker.worker.arguments import channel_of as _channel_of
 from wsbroker.worker.arguments import close_code_of as _close_code_of
+from wsbroker.worker.arguments import copied_channel_of as _copied_channel_of
 from wsbroker.worker.arguments import data_of as _data_of
 from wsbroker.worker.arguments import excluded_of as _excluded_of
 from wsbroker.worker.arguments import reason_of as _reason_of
@@ -291,20 +292,30 @@ def set_token(socket_id: int, token: Data | None) -> None:
     _get_port().set_token(_socket_id_of(socket_id), _token_of(token))
 
 
-def copy_subscriptions(src: int, dst: int) -> None:
-    """Subscribes one socket to everything that another one is subscribed to now.
+def copy_subscriptions(from_channel: ChannelName, to_channel: ChannelName) -> None:
+    """Subscribes every socket that is subscribed to one channel now to another channel too.
 
-    One way, and once: later changes are not followed. No publication falls between.
+    One way, and once: the subscribers of `from_channel` keep that subscription, and later changes are not followed. No
+    publication falls between: all of them get what is published to `to_channel` after this call, and nothing that was
+    published to it before. They join in the order in which they subscribed to `from_channel`; who is subscribed to both
+    already stays so. A channel without subscribers, or the same channel twice, changes nothing. A socket that has
+    `max_channels_per_socket` subscriptions already is left out and counted.
 
     Args:
-        src: the socket whose subscriptions are taken.
-        dst: the socket that gets them.
+        from_channel: the name of the channel whose subscribers are taken, 1 to 255 bytes.
+        to_channel: the name of the channel that gets them, 1 to 255 bytes.
 
     Raises:
         TypeError: an argument has the wrong type.
+        ValueError: a name is empty or too long, or has a lone surrogate.
         CommandError: no broker is running.
+
+    Cost:
+        O(subscribers of `from_channel`).
     """
-    _get_port().copy_subscriptions(_socket_id_of(src, "src"), _socket_id_of(dst, "dst"))
+    _get_port().copy_subscriptions(
+        _copied_channel_of(from_channel, "from_channel"), _copied_channel_of(to_channel, "to_channel")
+    )
 
 
 def close(socket_id: int, code: CloseCode = 1000, reason: str = "") -> None:

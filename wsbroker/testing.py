@@ -375,13 +375,12 @@ class TestBroker(Port):
         if socket is not None:
             socket.token = token
 
-    def copy_subscriptions(self, source_id: int, target_id: int) -> None:
-        """Subscribes the target to what the source is subscribed to."""
-        self.commands.append(("copy_subscriptions", source_id, target_id))
-        source = self.sockets.get(source_id)
-        if source is not None:
-            for channel in list(source.subscriptions):
-                self._add(target_id, channel)
+    def copy_subscriptions(self, from_channel: bytes, to_channel: bytes) -> None:
+        """Subscribes the subscribers of one channel to another one too."""
+        self.commands.append(("copy_subscriptions", from_channel, to_channel))
+        if from_channel != to_channel:
+            for socket_id in self._channels.get(from_channel, {}):
+                self._add(socket_id, to_channel)
 
     def close(self, socket_id: int, code: int, reason: str) -> None:
         """Closes a socket; its close handler runs after the handler that asked for it."""

@@ -152,7 +152,7 @@ class CyclesControl(Control):
                 wsbroker.set_token(socket_id, b"from outside")
                 wsbroker.send(socket_id, "from outside")
                 wsbroker.subscribe_nowait(socket_id, "meddled")
-                wsbroker.copy_subscriptions(socket_id, max(1, socket_id - 1))
+                wsbroker.copy_subscriptions("meddled", "copied")
                 wsbroker.unsubscribe_nowait(max(1, socket_id - 2), "meddled")
             wsbroker.subscriber_count("meddled")
 

@@ -46,7 +46,12 @@ LOOP = -2
 LIMIT_S = 30.0
 
 NAMES = {kind: name for kind, name in METHODS.items() if kind != commands.QUEUED_BYTES}
-DIRECT = {**{name: name for name in NAMES.values()}, "publish": "send_to_channel"}
+DIRECT = {
+    **{name: name for name in NAMES.values()},
+    "publish": "send_to_channel",
+    "subscribe_nowait": "subscribe",
+    "unsubscribe_nowait": "unsubscribe",
+}
 """The core's methods that the main program's port calls on the loop's thread."""
 
 

@@ -26,15 +26,14 @@ class Model:
     received: dict[int, list[str]] = field(default_factory=dict)
     closed: dict[int, tuple[int, str]] = field(default_factory=dict)
     tokens: dict[int, str | None] = field(default_factory=dict)
-    _slots: dict[int, list[str | None]] = field(default_factory=dict)
-    """The channels of a socket. The place of the first one is taken again: which channels a copy beyond the limit
-    leaves out follows from that."""
+    _held: dict[int, list[str]] = field(default_factory=dict)
+    """The channels of a socket, oldest subscription first."""
 
     def __post_init__(self) -> None:
         for socket in self.sockets:
             self.received[socket] = []
             self.tokens[socket] = None
-            self._slots[socket] = [None]
+            self._held[socket] = []
 
     def apply(self, call: Call) -> object:
         """Carries out a call; returns its answer."""
@@ -42,38 +41,30 @@ class Model:
         return getattr(self, str(name))(*arguments)
 
     def is_open(self, socket: int) -> bool:
-        return socket in self._slots
+        return socket in self._held
 
     def subscriptions(self, socket: int) -> list[str]:
-        return [channel for channel in self._slots.get(socket, []) if channel is not None]
+        return list(self._held.get(socket, []))
 
     def subscribe(self, socket: int, channel: str) -> bool:
         held = self.subscriptions(socket)
         if not self.is_open(socket) or channel in held or len(held) >= LIMIT:
             return False
-        slots = self._slots[socket]
-        if slots[0] is None:
-            slots[0] = channel
-        else:
-            slots.append(channel)
+        self._held[socket].append(channel)
         self.members[channel].append(socket)
         return True
 
     def unsubscribe(self, socket: int, channel: str) -> bool:
         if channel not in self.subscriptions(socket):
             return False
-        slots = self._slots[socket]
-        if slots[0] == channel:
-            slots[0] = None
-        else:
-            slots.remove(channel)
+        self._held[socket].remove(channel)
         self.members[channel].remove(socket)
         return True
 
-    def copy_subscriptions(self, source: int, target: int) -> None:
-        if self.is_open(target):
-            for channel in self.subscriptions(source):
-                self.subscribe(target, channel)
+    def copy_subscriptions(self, source: str, target: str) -> None:
+        if source != target:
+            for socket in self.members[source]:
+                self.subscribe(socket, target)
 
     def set_token(self, socket: int, token: str | None) -> None:
         if self.is_open(socket):
@@ -92,7 +83,7 @@ class Model:
         if self.is_open(socket):
             for channel in self.subscriptions(socket):
                 self.unsubscribe(socket, channel)
-            del self._slots[socket]
+            del self._held[socket]
             self.closed[socket] = (code, reason)
 
     def subscriber_count(self, channel: str) -> int:
@@ -164,7 +155,7 @@ class Author:
         if name in ("subscriber_count", "has_subscribers", "subscribers"):
             return [name, channel]
         if name == "copy_subscriptions":
-            return [name, socket, self.random.choice(self._sockets)]
+            return [name, channel, self.random.choice(CHANNELS)]
         if name == "close":
             return [name, socket, 4000 + self.random.randrange(100), self._text()]
         if name == "set_token":

@@ -46,7 +46,7 @@ def main() -> None:
         assert_type(wsbroker.subscribe(1, "a"), bool)
         assert_type(wsbroker.unsubscribe(1, "a"), bool)
         wsbroker.unsubscribe_nowait(1, b"a")
-        wsbroker.copy_subscriptions(1, 2)
+        wsbroker.copy_subscriptions("all", b"others")
         wsbroker.close(1, 4000, "bye")
         assert_type(wsbroker.subscriber_count("a"), int)
         assert_type(wsbroker.has_subscribers("a"), bool)

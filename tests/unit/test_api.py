@@ -52,8 +52,8 @@ class RecordingPort(Port):
     def set_token(self, socket_id: int, token: bytes | None) -> None:
         self.calls.append(("set_token", socket_id, token))
 
-    def copy_subscriptions(self, source_id: int, target_id: int) -> None:
-        self.calls.append(("copy_subscriptions", source_id, target_id))
+    def copy_subscriptions(self, from_channel: bytes, to_channel: bytes) -> None:
+        self.calls.append(("copy_subscriptions", from_channel, to_channel))
 
     def close(self, socket_id: int, code: int, reason: str) -> None:
         self.calls.append(("close", socket_id, code, reason))
@@ -167,7 +167,8 @@ def exact_types(value: object) -> bool:
         (lambda: wsbroker.set_token(7, None), ("set_token", 7, None)),
         (lambda: wsbroker.set_token(7, "é"), ("set_token", 7, "é".encode())),
         (lambda: wsbroker.set_token(7, bytearray(4096)), ("set_token", 7, bytes(4096))),
-        (lambda: wsbroker.copy_subscriptions(7, Number.SEVEN), ("copy_subscriptions", 7, 7)),
+        (lambda: wsbroker.copy_subscriptions(Text.NAME, MyBytes(b"c")), ("copy_subscriptions", b"name", b"c")),
+        (lambda: wsbroker.copy_subscriptions("é", "é"), ("copy_subscriptions", "é".encode(), "é".encode())),
         (lambda: wsbroker.close(7), ("close", 7, 1000, "")),
         (lambda: wsbroker.close(7, 4999, Text.NAME), ("close", 7, 4999, "name")),
         (lambda: wsbroker.close(7, Number.SEVEN * 500, "é" * 61), ("close", 7, 3500, "é" * 61)),
@@ -245,8 +246,9 @@ def test_what_the_caller_may_still_change_is_copied(recorded: RecordingPort) -> 
         (lambda: untyped.send_to_channel("c", "x", exclude=["7"]), "each id in exclude must be an int, not str"),
         (lambda: untyped.send_to_channel("c", "x", exclude=[True]), "each id in exclude must be an int, not bool"),
         (lambda: untyped.set_token(7, 3), "token must be bytes-like, str or None, not int"),
-        (lambda: untyped.copy_subscriptions("1", 2), "src must be an int, not str"),
-        (lambda: untyped.copy_subscriptions(1, "2"), "dst must be an int, not str"),
+        (lambda: untyped.copy_subscriptions(None, "b"), "from_channel must be str or bytes, not NoneType"),
+        (lambda: untyped.copy_subscriptions("a", bytearray(b"b")), "to_channel must be str or bytes, not bytearray"),
+        (lambda: untyped.copy_subscriptions(1, 2), "call subscribe(socket_id, name) for each name in subscriptions("),
         (lambda: untyped.close(7, "1000"), "code must be an int, not str"),
         (lambda: untyped.close(7, True), "code must be an int, not bool"),
         (lambda: untyped.close(7, 1000, b"x"), "reason must be str, not bytes"),
@@ -273,6 +275,9 @@ def test_wrong_types_are_type_errors_and_nothing_is_sent(
         (lambda: wsbroker.send_to_channel("x" * 256, "x"), "a channel's name has 1 to 255 bytes, not 256"),
         (lambda: wsbroker.subscribe(7, "é" * 128), "a channel's name has 1 to 255 bytes, not 256"),
         (lambda: wsbroker.subscriber_count(""), "a channel's name has 1 to 255 bytes, not 0"),
+        (lambda: wsbroker.copy_subscriptions("", "b"), "a channel's name has 1 to 255 bytes, not 0"),
+        (lambda: wsbroker.copy_subscriptions("a", "x" * 256), "a channel's name has 1 to 255 bytes, not 256"),
+        (lambda: wsbroker.copy_subscriptions("a", "\ud800"), "to_channel has a lone surrogate at index 0"),
         (lambda: wsbroker.set_token(7, b"x" * 4097), "a token has at most 4096 bytes, not 4097"),
         (lambda: wsbroker.set_token(7, "\ud800"), "token has a lone surrogate"),
         (lambda: wsbroker.close(7, 1005), "code 1005 cannot be sent: use 1000 to 1003, 1007 to 1014, or your own"),

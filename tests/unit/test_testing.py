@@ -123,7 +123,8 @@ def test_the_test_itself_may_call_the_api() -> None:
         one, two = broker.connect(), broker.connect()
         assert wsbroker.subscribe(one.id, "a") and not wsbroker.subscribe(one.id, "a")
         wsbroker.subscribe_nowait(one.id, "b")
-        wsbroker.copy_subscriptions(one.id, two.id)
+        wsbroker.subscribe(two.id, "a")
+        wsbroker.copy_subscriptions("a", "b")
         assert wsbroker.subscriptions(two.id) == [b"a", b"b"] and wsbroker.subscriber_count("b") == 2
         assert wsbroker.unsubscribe(two.id, "a") and not wsbroker.unsubscribe(two.id, "a")
         wsbroker.unsubscribe_nowait(two.id, "b")
@@ -177,9 +178,8 @@ def test_a_socket_may_not_have_more_channels_than_the_setting_allows() -> None:
         ann, bob = broker.connect(), broker.connect()  # in the channel "all"
         assert wsbroker.subscribe(ann.id, "a")
         assert not wsbroker.subscribe(ann.id, "b") and not wsbroker.subscribe(ann.id, "a")
-        assert wsbroker.subscribe(bob.id, "b")
-        wsbroker.copy_subscriptions(ann.id, bob.id)
-        assert wsbroker.subscriptions(bob.id) == [b"all", b"b"]
+        wsbroker.copy_subscriptions("all", "b")
+        assert wsbroker.subscribers("b") == [bob.id] and wsbroker.subscriptions(ann.id) == [b"all", b"a"]
         assert wsbroker.unsubscribe(ann.id, "all") and wsbroker.subscribe(ann.id, "b")
 
 

@@ -53,7 +53,7 @@ def apply_command(
             index: i64 = NOWHERE if lane is None else lane.index
             broker.put_token(socket, cast(bytes | None, command[2]), index, number)
     elif kind == commands.COPY_SUBSCRIPTIONS:
-        broker.copy_subscriptions(cast(int, command[1]), cast(int, command[2]))
+        broker.copy_subscriptions(cast(bytes, command[1]), cast(bytes, command[2]))
     elif kind == commands.CLOSE:
         broker.close(cast(int, command[1]), cast(int, command[2]), cast(str, command[3]))
     elif kind == commands.FAILED:

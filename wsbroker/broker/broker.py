@@ -287,12 +287,16 @@ class Broker:
         if channel.count == 0 and channel.index == NOWHERE:
             self.table.pop(channel.name, None)
 
-    def copy_subscriptions(self, source_id: int, target_id: int) -> None:
-        """Subscribes the target to everything the source is subscribed to now. O(subscriptions of the source)."""
-        source = self.sockets.get(source_id)
-        target = self.sockets.get(target_id)
-        if source is None or target is None:
-            self.counters.unheard += 1
+    def copy_subscriptions(self, from_name: bytes, to_name: bytes) -> None:
+        """Subscribes every present subscriber of one channel to another channel too, in the order of the first one.
+
+        O(subscribers of the first). Sockets that may have no more channels are left out and counted.
+        """
+        if self.outgoing.is_flushing:
+            self.late.append((commands.COPY_SUBSCRIPTIONS, from_name, to_name))
+            return
+        source = self.table.get(from_name)
+        if source is None or from_name == to_name:
             return
         for socket in source.members:  # of another channel than the one that grows
             if socket is not None:

@@ -238,12 +238,12 @@ class LocalPort(Port):
         else:
             self._tell((commands.SET_TOKEN, socket_id, token, 0), sys.getsizeof(token))
 
-    def copy_subscriptions(self, source_id: int, target_id: int) -> None:
+    def copy_subscriptions(self, from_channel: bytes, to_channel: bytes) -> None:
         """See `wsbroker.copy_subscriptions`."""
         if get_ident() == self._loop_thread:
-            self._copy_subscriptions(source_id, target_id)
+            self._copy_subscriptions(from_channel, to_channel)
         else:
-            self._tell((commands.COPY_SUBSCRIPTIONS, source_id, target_id), 0)
+            self._tell((commands.COPY_SUBSCRIPTIONS, from_channel, to_channel), 0)
 
     def close(self, socket_id: int, code: int, reason: str) -> None:
         """See `wsbroker.close`."""

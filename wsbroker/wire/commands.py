@@ -20,7 +20,7 @@ SET_TOKEN: Final = 5
 """``(SET_TOKEN, socket_id, token, number)``: `token` is `bytes` or None; `number` grows with each one that a worker
 sends and caches, 0: it does not cache this one, so that it is told by TOKEN like everybody else."""
 COPY_SUBSCRIPTIONS: Final = 6
-"""``(COPY_SUBSCRIPTIONS, source_id, target_id)``"""
+"""``(COPY_SUBSCRIPTIONS, from_channel, to_channel)``: subscribes the subscribers of one channel to another one too."""
 CLOSE: Final = 7
 """``(CLOSE, socket_id, code, reason)``: close with a handshake, after everything sent before it."""
 ASK: Final = 8

@@ -49,10 +49,6 @@ def encoded(value: str, what: str) -> bytes:
         ) from None
 
 
-def _bytes_of(value: bytes | bytearray | memoryview) -> bytes:
-    return value if type(value) is bytes else memoryview(value).tobytes()
-
-
 def data_of(value: object) -> str | bytes:
     """Returns the exact form of a message, copied if the caller could still change it."""
     if isinstance(value, str):
@@ -63,17 +59,28 @@ def data_of(value: object) -> str | bytes:
     return content
 
 
-def channel_of(value: object) -> bytes:
+def channel_of(value: object, what: str = "channel") -> bytes:
     """Returns a channel's name as the broker knows it."""
     if isinstance(value, str):
-        name = encoded(str.__str__(value), "channel")
+        name = encoded(str.__str__(value), what)
     elif isinstance(value, bytes):
         name = value if type(value) is bytes else memoryview(value).tobytes()
     else:
-        raise TypeError(f"channel must be str or bytes, not {_named(value)}")
+        raise TypeError(f"{what} must be str or bytes, not {_named(value)}")
     if not 0 < len(name) <= MAX_CHANNEL_NAME_BYTES:
         raise ValueError(f"a channel's name has 1 to {MAX_CHANNEL_NAME_BYTES} bytes, not {len(name)}")
     return name
+
+
+def copied_channel_of(value: object, what: str) -> bytes:
+    """Returns the name of a channel between which and another one subscribers are copied."""
+    if isinstance(value, int):
+        raise TypeError(
+            f"{what} must be str or bytes, not {_named(value)}: copy_subscriptions(from_channel, to_channel) copies "
+            "the subscribers of a channel; to give one socket the channels of another one, call "
+            "subscribe(socket_id, name) for each name in subscriptions(other_id)"
+        )
+    return channel_of(value, what)
 
 
 def excluded_of(value: object) -> tuple[int, ...]:

@@ -48,8 +48,8 @@ class Port:
         """Sets the token of a socket."""
         raise NotImplementedError
 
-    def copy_subscriptions(self, source_id: int, target_id: int) -> None:
-        """Subscribes the target to what the source is subscribed to."""
+    def copy_subscriptions(self, from_channel: bytes, to_channel: bytes) -> None:
+        """Subscribes the subscribers of one channel to another one too."""
         raise NotImplementedError
 
     def close(self, socket_id: int, code: int, reason: str) -> None:

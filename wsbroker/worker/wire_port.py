@@ -168,9 +168,9 @@ class WirePort(Port):
         """Unsubscribes, one way."""
         self._tell((commands.UNSUBSCRIBE, socket_id, channel))
 
-    def copy_subscriptions(self, source_id: int, target_id: int) -> None:
-        """Subscribes the target to what the source is subscribed to."""
-        self._tell((commands.COPY_SUBSCRIPTIONS, source_id, target_id))
+    def copy_subscriptions(self, from_channel: bytes, to_channel: bytes) -> None:
+        """Subscribes the subscribers of one channel to another one too."""
+        self._tell((commands.COPY_SUBSCRIPTIONS, from_channel, to_channel))
 
     def close(self, socket_id: int, code: int, reason: str) -> None:
         """Closes a socket; of the one whose handler calls this, no further message is handled."""

@@ -283,16 +283,46 @@ def test_set_token_of_nobody_is_ignored(do: Do, nobody: int) -> None:
     assert do(f"(set_token({nobody}, b'x'), set_token(0, None), is_open({nobody}))") == (None, None, False)
 
 
-def test_copy_subscriptions_takes_what_is_there_now(do: Do, a: Client, b: Client, name: str, nobody: int) -> None:
-    one, two, three = (name.encode() + b" %d" % number for number in range(3))
-    do(f"(subscribe({a.id}, {one!r}), subscribe({a.id}, {two!r}), subscribe({b.id}, {two!r}))")
-    assert do(f"copy_subscriptions({a.id}, {b.id})") is None
-    assert do(f"subscriptions({b.id})") == [two, one]
-    assert do(f"(subscribe({a.id}, {three!r}), unsubscribe({a.id}, {one!r}))") == (True, True)
-    assert do(f"(subscriptions({a.id}), subscriptions({b.id}))") == ([two, three], [two, one])
-    assert do(f"(copy_subscriptions({a.id}, {nobody}), copy_subscriptions(0, {a.id}))") == (None, None)
-    assert do(f"copy_subscriptions({a.id}, {a.id})") is None
-    assert do(f"subscriptions({a.id})") == [two, three]
+def test_copy_subscriptions_takes_the_subscribers_there_are_now(do: Do, a: Client, b: Client, name: str) -> None:
+    one, two = (f"{name} {number}".encode() for number in range(2))
+    do(f"(subscribe({b.id}, {one!r}), subscribe({a.id}, {one!r}), subscribe({a.id}, {two!r}))")
+    calls = (
+        f"send_to_channel({two!r}, 'before')",
+        f"copy_subscriptions({one!r}, {two!r})",
+        f"send_to_channel({two!r}, 'both')",
+        f"send_to_channel({one!r}, 'source')",
+    )
+    assert do(f"({', '.join(calls)})") == (None,) * 4
+    a.receives("before", "both", "source")
+    b.receives("both", "source")
+    assert do(f"(subscribers({one!r}), subscribers({two!r}))") == ([b.id, a.id], [a.id, b.id])
+    assert do(f"(subscriptions({a.id}), subscriptions({b.id}))") == ([one, two], [one, two])
+    assert do(f"(unsubscribe({b.id}, {one!r}), subscriber_count({two!r}))") == (True, 2)  # only once: not followed
+    a.hears_nothing_else()
+    b.hears_nothing_else()
+
+
+def test_copy_subscriptions_joins_in_the_order_of_the_source(do: Do, a: Client, b: Client, name: str) -> None:
+    one, two = f"{name} 1", f"{name} 2"
+    do(f"(subscribe({b.id}, {one!r}), subscribe({a.id}, {one!r}))")
+    assert do(f"(copy_subscriptions({one!r}, {two!r}), subscribers({two!r}))") == (None, [b.id, a.id])
+
+
+def test_copy_subscriptions_of_nobody_or_onto_itself_changes_nothing(do: Do, a: Client, name: str) -> None:
+    do(f"(subscribe({a.id}, {name!r}), subscribe({a.id}, 'left'), unsubscribe({a.id}, 'left'))")
+    sources = f"('nobody', 'new'), ('left', 'new'), ({name!r}, {name.encode()!r}), ('nobody', 'nobody')"
+    assert do(f"[copy_subscriptions(source, target) for source, target in ({sources})]") == [None] * 4
+    assert do(f"(channels(), subscribers({name!r}))") == ([name.encode()], [a.id])
+
+
+def test_copy_subscriptions_leaves_out_and_counts_who_may_have_no_more(
+    do: Do, running: Running, a: Client, b: Client, name: str
+) -> None:
+    before = running.count("subscriptions_refused")
+    do(f"[subscribe(one, {name!r}) for one in ({a.id}, {b.id})]")
+    assert do(f"[subscribe({a.id}, f'{name} {{number}}') for number in range(4)]") == [True] * 4
+    assert do(f"(copy_subscriptions({name!r}, 'to'), subscribers('to'))") == (None, [b.id])
+    assert running.count("subscriptions_refused") == before + 1
 
 
 def test_queued_bytes_is_zero_when_nothing_waits(do: Do, a: Client, nobody: int) -> None:
@@ -334,8 +364,14 @@ WRONG_TYPES = [
     ("unsubscribe_nowait(1, ())", "channel must be str or bytes, not tuple"),
     ("set_token(1, 5)", "token must be bytes-like, str or None, not int"),
     ("set_token('1', b'')", "socket_id must be an int, not str"),
-    ("copy_subscriptions('1', 2)", "src must be an int, not str"),
-    ("copy_subscriptions(1, None)", "dst must be an int, not NoneType"),
+    ("copy_subscriptions(None, 'b')", "from_channel must be str or bytes, not NoneType"),
+    ("copy_subscriptions('a', 1.5)", "to_channel must be str or bytes, not float"),
+    (
+        "copy_subscriptions(1, 2)",
+        "from_channel must be str or bytes, not int: copy_subscriptions(from_channel, to_channel) copies the "
+        "subscribers of a channel; to give one socket the channels of another one, call subscribe(socket_id, name) for "
+        "each name in subscriptions(other_id)",
+    ),
     ("close('1')", "socket_id must be an int, not str"),
     ("close(1, '1000')", "code must be an int, not str"),
     ("close(1, True)", "code must be an int, not bool"),

@@ -36,7 +36,7 @@ CALLS = [
     "subscribe_nowait(1, 'a')",
     "unsubscribe_nowait(1, 'a')",
     "set_token(1, 'x')",
-    "copy_subscriptions(1, 2)",
+    "copy_subscriptions('a', 'b')",
     "close(1)",
     "subscriber_count('a')",
     "has_subscribers('a')",

@@ -1,10 +1,13 @@
 """The broker's registries, close events, tokens, lanes and commands."""
 
+from collections.abc import Callable
+
 import pytest
 
 from broker_kit import CountingWaker, RecordingSocket, a_broker, connect
 from wsbroker.broker.broker import Broker
-from wsbroker.broker.limits import MESSAGE_OVERHEAD_BYTES, Limits
+from wsbroker.broker.limits import BATCH_BYTES, MESSAGE_OVERHEAD_BYTES, Limits
+from wsbroker.errors import CommandError
 from wsbroker.wire import commands, events
 
 Batch = list[tuple[object, ...]]
@@ -45,25 +48,115 @@ def test_unknown_ids_are_ignored_and_counted() -> None:
         assert not broker.subscribe(nobody, b"c")
         assert not broker.unsubscribe(nobody, b"c")
         broker.set_token(nobody, b"t")
-        broker.copy_subscriptions(nobody, nobody)
         broker.close(nobody, 1000, "")
         assert broker.subscriptions(nobody) == []
         assert broker.queued_bytes(nobody) == 0
         assert not broker.is_open(nobody)
         assert broker.token(nobody) is None
-    assert broker.counters.unheard == 4 * 6
+    assert broker.counters.unheard == 4 * 5
     assert broker.table == {}
 
 
 def test_subscriptions_over_the_limit_are_refused_and_nothing_is_stored() -> None:
     broker = a_broker(Limits(max_channels=2))
-    socket, full = connect(broker), connect(broker)
+    full = connect(broker)
     assert [broker.subscribe(full.id, b"%d" % number) for number in range(3)] == [True, True, False]
     assert broker.counters.subscriptions_refused == 1
     assert broker.channels() == [b"0", b"1"]
-    broker.subscribe(socket.id, b"z")
-    broker.copy_subscriptions(full.id, socket.id)
-    assert broker.subscriptions(socket.id) == [b"z", b"0"]
+
+
+def test_a_copy_subscribes_who_is_in_the_source_now_in_its_order() -> None:
+    broker = a_broker()
+    first, both, last, later = (connect(broker) for _ in range(4))
+    for socket in (first, both, last):
+        broker.subscribe(socket.id, b"from")
+    broker.subscribe(both.id, b"to")
+    broker.copy_subscriptions(b"from", b"to")
+    broker.subscribe(later.id, b"from")
+    assert broker.subscribers(b"to") == [both.id, first.id, last.id]
+    assert broker.subscribers(b"from") == [first.id, both.id, last.id, later.id]
+    assert broker.subscriptions(first.id) == [b"from", b"to"]
+    assert broker.subscriptions(both.id) == [b"from", b"to"]
+
+
+@pytest.mark.parametrize(("source", "target"), [(b"nobody", b"new"), (b"left", b"new"), (b"c", b"c")])
+def test_a_copy_from_nobody_or_onto_itself_changes_nothing_and_makes_no_channel(source: bytes, target: bytes) -> None:
+    broker = a_broker()
+    socket = connect(broker)
+    broker.subscribe(socket.id, b"c")
+    broker.subscribe(socket.id, b"left")
+    broker.publish(b"left", "so that it is still in the table", ())
+    broker.unsubscribe(socket.id, b"left")
+    broker.copy_subscriptions(source, target)
+    assert broker.subscribers(b"c") == [socket.id] and broker.channels() == [b"c"]
+    assert set(broker.table) == {b"c", b"left"}
+    broker.flush()
+    assert set(broker.table) == {b"c"}
+
+
+def test_a_copy_leaves_out_and_counts_who_may_have_no_more_channels() -> None:
+    broker = a_broker(Limits(max_channels=2))
+    full, fits, both = connect(broker), connect(broker), connect(broker)
+    for socket in (full, fits, both):
+        broker.subscribe(socket.id, b"from")
+    broker.subscribe(full.id, b"other")
+    broker.subscribe(both.id, b"to")
+    broker.copy_subscriptions(b"from", b"to")
+    assert broker.subscribers(b"to") == [both.id, fits.id]
+    assert broker.counters.subscriptions_refused == 1
+    broker.unsubscribe(both.id, b"to")
+    broker.unsubscribe(fits.id, b"to")
+    broker.subscribe(fits.id, b"other")
+    broker.subscribe(both.id, b"other")
+    broker.copy_subscriptions(b"from", b"to")
+    assert b"to" not in broker.table and broker.counters.subscriptions_refused == 4
+
+
+def test_who_is_copied_in_within_a_turn_gets_the_target_from_then_on() -> None:
+    broker = a_broker()
+    mover, member = connect(broker), connect(broker)
+    broker.subscribe(mover.id, b"from")
+    broker.subscribe(member.id, b"to")
+    broker.publish(b"from", "1", ())
+    broker.publish(b"to", "2", ())
+    broker.copy_subscriptions(b"from", b"to")
+    broker.publish(b"from", "3", ())
+    broker.publish(b"to", "4", ())
+    broker.unsubscribe(mover.id, b"to")
+    broker.publish(b"to", "5", ())
+    broker.copy_subscriptions(b"from", b"to")
+    broker.publish(b"to", "6", (member.id,))
+    broker.flush()
+    assert mover.received == [b"1", b"3", b"4", b"6"]
+    assert member.received == [b"2", b"4", b"5"]
+
+
+def test_subscriptions_stand_in_the_order_of_subscribing_whichever_were_given_up() -> None:
+    broker = a_broker(Limits(max_channels=4))
+    socket = connect(broker)
+    held: list[bytes] = []
+    for seed in range(200):  # every step of a walk through all numbers of channels
+        name = b"c%d" % (seed * 7 % 5)
+        if name in held:
+            broker.unsubscribe(socket.id, name)
+            held.remove(name)
+        elif broker.subscribe(socket.id, name):
+            held.append(name)
+        assert broker.subscriptions(socket.id) == held
+        assert (socket.more is None) == (len(held) < 2 or (socket.first is None and not held))
+
+
+def test_a_socket_that_has_one_channel_left_keeps_no_table_for_it() -> None:
+    broker = a_broker()
+    socket = connect(broker)
+    for names in ((b"a", b"b"), (b"b", b"c"), (b"c", b"a")):  # moves on: the new one first, then out of the old one
+        broker.subscribe(socket.id, names[0])
+        broker.subscribe(socket.id, names[1])
+        broker.unsubscribe(socket.id, names[0])
+        assert socket.more is None and broker.subscriptions(socket.id) == [names[1]]
+        broker.publish(names[1], names[1], ())
+        broker.flush()
+    assert socket.received == [b"b", b"c", b"a"]
 
 
 def test_the_turn_is_armed_once_however_much_happens_in_it() -> None:
@@ -511,6 +604,76 @@ def test_what_is_asked_from_inside_a_flush_comes_after_it(is_alone: bool) -> Non
     assert one.received == [b"first", *direct, b"published", b"close"]
     assert other.received == [b"first", b"sent", b"published"]
     assert not broker.is_open(one.id) and broker.subscribers(b"c") == [other.id]
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+@pytest.mark.parametrize("is_cap", [True, False])
+def test_subscriptions_from_inside_a_flush_are_changed_behind_it_in_order(is_alone: bool, is_cap: bool) -> None:
+    broker = a_broker()
+    one, other = connect(broker), connect(broker)
+    for socket in (one, other):
+        broker.subscribe(socket.id, b"c")
+    broker.subscribe(other.id, b"d")
+
+    def write(data: bytes) -> None:
+        one.writes.append(data)
+        if len(one.writes) == 1:
+            broker.unsubscribe_nowait(other.id, b"c")
+            broker.copy_subscriptions(b"c", b"e")  # of one alone
+            broker.subscribe_nowait(one.id, b"d")
+            broker.set_token(one.id, b"token")
+            broker.copy_subscriptions(b"d", b"c")  # the other one comes back
+            broker.publish(b"e", "e", ())
+            broker.publish(b"d", "d", ())
+            assert broker.token(one.id) is None
+
+    one.on_write = write
+    if not is_alone:
+        broker.send(one.id, "direct")
+    first = b"x" * BATCH_BYTES if is_cap else b"first"
+    broker.publish(b"c", first, ())
+    if not is_cap:
+        broker.flush()
+    assert broker.subscribers(b"c") == [one.id, other.id]  # at once, not at the end of the turn
+    assert broker.subscribers(b"d") == [other.id, one.id] and broker.subscribers(b"e") == [one.id]
+    assert broker.subscriptions(other.id) == [b"d", b"c"] and broker.token(one.id) == b"token"
+    broker.unsubscribe(one.id, b"e")
+    broker.publish(b"e", "nobody", ())
+    broker.flush()
+    direct = [] if is_alone else [b"direct"]
+    assert one.received == [*direct, first, b"e", b"d"] and other.received == [first, b"d"]
+
+
+def test_a_question_from_inside_a_flush_is_refused_when_its_answer_could_be_wrong() -> None:
+    broker = a_broker()
+    socket = connect(broker)
+    broker.subscribe(socket.id, b"c")
+    questions: list[Callable[[], object]] = [
+        lambda: broker.subscriber_count(b"c"),
+        lambda: broker.subscribers(b"c"),
+        lambda: broker.subscriptions(socket.id),
+        broker.channels,
+        lambda: broker.is_open(socket.id),
+        lambda: broker.queued_bytes(socket.id),
+    ]
+    refused: list[int] = []
+
+    def write(data: bytes) -> None:
+        for change in (broker.subscribe, broker.unsubscribe):
+            with pytest.raises(CommandError, match="subscribe_nowait"):
+                change(socket.id, b"c")
+        for question in questions:
+            question()
+        broker.unsubscribe_nowait(socket.id, b"c")
+        for question in questions:
+            with pytest.raises(CommandError, match="cannot ask the broker"):
+                question()
+            refused.append(1)
+
+    socket.on_write = write
+    broker.publish(b"c", "x", ())
+    broker.flush()
+    assert len(refused) == len(questions) and broker.subscribers(b"c") == []
 
 
 def test_a_token_that_is_set_while_a_socket_closes_goes_to_who_runs_its_close_handler() -> None:

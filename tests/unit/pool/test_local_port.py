@@ -32,7 +32,7 @@ TELLS: list[Callable[[LocalPort], None]] = [
     lambda port: port.subscribe_nowait(1, b"a"),
     lambda port: port.unsubscribe_nowait(1, b"a"),
     lambda port: port.set_token(1, b"t"),
-    lambda port: port.copy_subscriptions(1, 2),
+    lambda port: port.copy_subscriptions(b"a", b"b"),
     lambda port: port.close(1, 1000, "bye"),
 ]
 ALL: list[Callable[[LocalPort], object]] = [*ASKS, *TELLS]

@@ -27,7 +27,7 @@ def test_a_message_is_handled_its_commands_come_and_then_its_acknowledgement() -
         wsbroker.send_to_channel("news", data, exclude=(socket_id,))
         wsbroker.subscribe_nowait(socket_id, "a")
         wsbroker.unsubscribe_nowait(socket_id, "b")
-        wsbroker.copy_subscriptions(socket_id, 9)
+        wsbroker.copy_subscriptions("a", b"b")
 
     with ScriptedBroker(handlers(message=handle)) as broker:
         broker.tell(message(7, "hi", 20))
@@ -37,7 +37,7 @@ def test_a_message_is_handled_its_commands_come_and_then_its_acknowledgement() -
             (commands.PUBLISH, b"news", "hi", (7,)),
             (commands.SUBSCRIBE, 7, b"a"),
             (commands.UNSUBSCRIBE, 7, b"b"),
-            (commands.COPY_SUBSCRIPTIONS, 7, 9),
+            (commands.COPY_SUBSCRIPTIONS, b"a", b"b"),
         ]
 
 
