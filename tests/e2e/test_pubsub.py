@@ -101,7 +101,6 @@ WRONG: list[tuple[object, str]] = [
     ('{"type":"publish","channel":"c","data":[-Infinity]}', "not_json"),
     ('{"type":"publish","channel":"c","data":{"a":1e999}}', "bad_data"),
     ('{"type":"publish","channel":"c","data":' + "9" * 5000 + "}", "not_json"),
-    ('{"type":"publish","channel":"c","data":' + "[" * 30000 + "]" * 30000 + "}", "not_json"),
     (r'{"type":"publish","channel":"c","data":["\ud800"]}', "bad_data"),
     (r'{"type":"publish","channel":"c","data":{"\udfff":1}}', "bad_data"),
     ('{"type":"publish","channel":"c"}', "bad_data"),
@@ -120,6 +119,7 @@ WRONG: list[tuple[object, str]] = [
     (r'{"type":"ping","id":"\ud800"}', "bad_id"),
     ('{"type":"ping","id":1e999}', "bad_id"),
 ]
+DEEP = '{"type":"publish","channel":"c","id":1,"data":' + "[" * 30000 + "]" * 30000 + "}"
 
 
 @pytest.mark.parametrize("connect", CLIENTS)
@@ -130,6 +130,9 @@ def test_what_is_wrong_is_answered_and_the_socket_stays_open(server: ServerProce
                 answer = await ann.ask(request)
                 assert (answer["type"], answer["error"]) == ("error", code), request
                 assert set(answer) == {"type", "error", "message"}
+            # How deep JSON may be nested is up to Python's parser, which takes this from 3.14 on.
+            answer = await ann.ask(DEEP)
+            assert answer.get("error") == "not_json" or (answer["type"], answer["delivered"]) == ("published", 0)
             answer = await ann.ask({"type": "dance", "id": {"a": 1}})
             assert (answer["error"], answer["id"]) == ("bad_request", {"a": 1})
             assert await ann.ask({"type": "subscribe", "channel": "é" * 127}) == {

@@ -1,4 +1,4 @@
-"""Subinterpreters: the one module that touches `_interpreters` (Python 3.13) and `concurrent.interpreters` (3.14 on).
+"""Subinterpreters: the one module that touches CPython's `_interpreters`.
 
 What it knows of them:
 
@@ -17,10 +17,9 @@ import io
 import os
 import sys
 import threading
-from abc import ABC, abstractmethod
 from importlib.util import find_spec
 from types import CodeType
-from typing import Final, final
+from typing import Final
 
 from wsbroker.errors import WorkerError
 
@@ -41,42 +40,51 @@ def are_available() -> bool:
     """Whether this Python has interpreters with a lock of their own that can be used from Python."""
     if sys.version_info < (3, 13) or sys.implementation.name != "cpython":
         return False
-    return find_spec("concurrent.interpreters" if sys.version_info >= (3, 14) else "_interpreters") is not None
+    return find_spec("_interpreters") is not None
 
 
-class Interpreter(ABC):
-    """A subinterpreter. All its methods are called on one thread, but for `left_behind`."""
+class Interpreter:
+    """A subinterpreter. All its methods are called on one thread, but for `left_behind`.
+
+    Args:
+        name: for messages.
+    """
 
     def __init__(self, name: str) -> None:
+        import _interpreters
+
         self.name: Final = name
+        # Daemon threads: handlers, and the libraries they use, start them in every other kind of worker. They are why
+        # this is not `concurrent.interpreters`, which makes interpreters that refuse them and takes no configuration.
+        config = _interpreters.new_config("isolated", allow_daemon_threads=True)
         with _making:
-            self._make()
+            self._id = _interpreters.create(config)
         _exits.add(self)
 
-    @abstractmethod
-    def _make(self) -> None:
-        """Makes it."""
-
-    @abstractmethod
     def run(self, program: str, start: bytes = b"") -> str:
-        """Runs a program in it to its end, with a variable `start`.
+        """Runs a program in the interpreter to its end, with a variable `start`.
 
         Returns:
             the traceback of what the program raised; "" if it ended well.
         """
+        import _interpreters
 
-    @abstractmethod
-    def _end(self) -> None:
-        """Ends it."""
+        failure = _interpreters.exec(self._id, program, {"start": start})
+        return "" if failure is None else str(getattr(failure, "errdisplay", "") or failure.formatted)
 
-    @final
     def end(self) -> bool:
-        """Ends it, when the threads that its program has left have ended; False: it stays, for a daemon thread does."""
+        """Ends the interpreter once the threads that its program left have ended.
+
+        Returns:
+            False: a daemon thread still runs in it, so that it stays.
+        """
+        import _interpreters
+
         if self.run(_CLOSE):
             self.left_behind()
             return False
         with _making:
-            self._end()
+            _interpreters.destroy(self._id)
         _exits.discard(self)
         return True
 
@@ -85,54 +93,11 @@ class Interpreter(ABC):
         _exits.watch()
 
 
-if sys.version_info >= (3, 14):  # written by its documentation and not tested: no 3.14 was at hand
-    from concurrent import interpreters
-
-    class _Interpreter(Interpreter):
-        """One of `concurrent.interpreters`. It has no daemon threads: its configuration cannot be chosen."""
-
-        def _make(self) -> None:
-            self._interpreter = interpreters.create()
-
-        def run(self, program: str, start: bytes = b"") -> str:
-            self._interpreter.prepare_main(start=start)
-            try:
-                self._interpreter.exec(program)
-            except interpreters.ExecutionFailed as failed:
-                return str(getattr(failed.excinfo, "errdisplay", "") or failed)
-            return ""
-
-        def _end(self) -> None:
-            self._interpreter.close()
-
-elif sys.version_info >= (3, 13):
-
-    class _Interpreter(Interpreter):
-        """One of `_interpreters`."""
-
-        def _make(self) -> None:
-            import _interpreters
-
-            # Daemon threads: handlers, and the libraries they use, start them in every other kind of worker.
-            self._id = _interpreters.create(_interpreters.new_config("isolated", allow_daemon_threads=True))
-
-        def run(self, program: str, start: bytes = b"") -> str:
-            import _interpreters
-
-            failure = _interpreters.exec(self._id, program, {"start": start})
-            return "" if failure is None else str(getattr(failure, "errdisplay", "") or failure.formatted)
-
-        def _end(self) -> None:
-            import _interpreters
-
-            _interpreters.destroy(self._id)
-
-
 def create(name: str) -> Interpreter:
     """Makes a new one; takes some 15 ms. `name` is for messages."""
-    if sys.version_info >= (3, 13):
-        return _Interpreter(name)
-    raise WorkerError("this Python has no interpreters that can be used")
+    if not are_available():
+        raise WorkerError("this Python has no interpreters that can be used")
+    return Interpreter(name)
 
 
 class _Exits:
