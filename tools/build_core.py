@@ -8,11 +8,16 @@ needed is little: one `mypycify` call in a folder of its own, and one decision.
 
     WSBROKER_PURE=1               no compile: a pure wheel (`py3-none-any`), the same behaviour, slower
     no C compiler                 a pure wheel, with a warning
+    free-threaded below 3.14      a pure wheel, with a warning: what mypyc makes cannot be imported there
     the compile fails             a pure wheel, with a warning and the compiler's words
+    the result cannot be imported the same
     WSBROKER_REQUIRE_COMPILED=1   instead of the two warnings: an error
 
 pip hides the output of a build that succeeds, so a pure wheel also carries its reason in `wsbroker/interpreted.txt`;
 `wsbroker.build` reads it. An editable install is always interpreted: it runs the sources as they are.
+
+What the compile needs (`COMPILE_REQUIREMENTS`) is asked for only where there will be one: a pure build needs no mypy, and
+not every Python has one.
 
 Run as a script (`python tools/build_core.py FOLDER`), this file is the compile itself: in a process of its own, because
 mypyc prints its errors and leaves with `sys.exit`, and because it patches setuptools.
@@ -31,6 +36,14 @@ from typing import Any, Final
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 COMPILED_PACKAGES: Final = ("wsbroker/websocket", "wsbroker/broker", "wsbroker/server")
+COMPILE_REQUIREMENTS: Final = (
+    # The compiler of the core. Its minor version is pinned: each one changes what may be compiled.
+    "mypy[mypyc]>=2.4.1,<2.5",
+    "setuptools>=65",
+    # Types that the compiled packages see while they are checked, and load when they are imported.
+    "librt>=0.16,<1",
+    "mypy_extensions>=1.1",
+)
 GROUP: Final = "wsbroker._core"
 """Gives mypyc's shared library its name and place: ``wsbroker/_core__mypyc.*.so``."""
 
@@ -44,8 +57,17 @@ def core_sources(root: Path) -> list[str]:
     return sorted(path.relative_to(root).as_posix() for path in found if path.name != "__init__.py")
 
 
+def is_set(variable: str) -> bool:
+    """Whether an environment variable is set to something else than 0."""
+    return os.environ.get(variable, "0") not in ("", "0")
+
+
 class CoreBuildHook(BuildHookInterface[Any]):
     """Adds the compiled core to a wheel, or the reason why it is not there."""
+
+    def dependencies(self) -> list[str]:
+        """Called by hatchling when it is asked what a build of the wheel needs."""
+        return [] if why_not_to_compile() else list(COMPILE_REQUIREMENTS)
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called by hatchling before it collects the files of the wheel."""
@@ -53,12 +75,9 @@ class CoreBuildHook(BuildHookInterface[Any]):
             return
         self._folder = TemporaryDirectory(prefix="wsbroker-core-")
         folder = Path(self._folder.name)
-        if os.environ.get("WSBROKER_PURE", "0") not in ("", "0"):
-            problem = "WSBROKER_PURE was set when it was built"
-        else:
-            problem = missing_toolchain() or self._compile(folder / "lib")
-            if problem and os.environ.get("WSBROKER_REQUIRE_COMPILED", "0") not in ("", "0"):
-                raise SystemExit(f"error: the core was not compiled, and WSBROKER_REQUIRE_COMPILED is set: {problem}")
+        problem = why_not_to_compile() or self._compile(folder / "lib") or self._import_compiled(folder / "lib")
+        if problem and is_set("WSBROKER_REQUIRE_COMPILED") and not is_set("WSBROKER_PURE"):
+            raise SystemExit(f"error: the core was not compiled, and WSBROKER_REQUIRE_COMPILED is set: {problem}")
         if problem:
             for line in ("", "*" * 79, f"The core is NOT compiled: {problem}.", "It works, and is slower.", "*" * 79):
                 self.app.display_warning(line)
@@ -84,6 +103,43 @@ class CoreBuildHook(BuildHookInterface[Any]):
         self.app.display_warning(done.stdout)
         errors = [line for line in done.stdout.splitlines() if "error" in line] or done.stdout.splitlines()[-1:]
         return f"its compile failed ({errors[0] if errors else f'exit code {done.returncode}'})"
+
+    def _import_compiled(self, library: Path) -> str:
+        """Imports the compiled modules in a fresh process; returns what went wrong, or ""."""
+        with TemporaryDirectory(prefix="wsbroker-import-") as folder:
+            shutil.copytree(Path(self.root, "wsbroker"), Path(folder, "wsbroker"))
+            shutil.copytree(library, folder, dirs_exist_ok=True)
+            command = [sys.executable, "-P", "-c", IMPORT_ALL, folder, *core_modules(Path(self.root))]
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode == 0:
+            return ""
+        self.app.display_warning(done.stdout)
+        return f"what its compile made cannot be imported ({(done.stdout.splitlines() or ['a crash'])[-1]})"
+
+
+IMPORT_ALL: Final = """
+import importlib, sys, sysconfig
+sys.path.insert(0, sys.argv[1])
+for name in sys.argv[2:]:
+    file = importlib.import_module(name).__file__
+    if not (file.startswith(sys.argv[1]) and file.endswith(sysconfig.get_config_var("EXT_SUFFIX"))):
+        raise ImportError(f"{name} was loaded from {file}")
+"""
+"""Imports the modules that the arguments name from the folder that the first one names; all must be compiled."""
+
+
+def core_modules(root: Path) -> list[str]:
+    """Returns the names of the modules that are compiled: ``["wsbroker.broker.broker", …]``."""
+    return [source.removesuffix(".py").replace("/", ".") for source in core_sources(root)]
+
+
+def why_not_to_compile() -> str:
+    """Returns why no compile is to be tried on this machine, or ""."""
+    if is_set("WSBROKER_PURE"):
+        return "WSBROKER_PURE was set when it was built"
+    if sysconfig.get_config_var("Py_GIL_DISABLED") and sys.version_info < (3, 14):
+        return "mypyc supports free-threaded Pythons from 3.14 on"
+    return missing_toolchain()
 
 
 def missing_toolchain() -> str:
