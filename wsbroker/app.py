@@ -18,6 +18,7 @@ from typing import Unpack
 from wsbroker.addresses import Address, parse_addresses
 from wsbroker.config import Config, Settings
 from wsbroker.errors import CommandError, ConfigError
+from wsbroker.guarded_log import GuardedLog, shown_error, write_to_stderr
 from wsbroker.leaving import leave_within
 from wsbroker.loops import LOOP_END_S, restore_switch_interval, run_loop, set_switch_interval
 from wsbroker.reload import check_available
@@ -25,7 +26,7 @@ from wsbroker.running import Server as Server
 from wsbroker.running import claim, lock
 from wsbroker.signals import Signals, second_signal_by_default, second_signal_exits, take_signals
 
-logger = logging.getLogger(__name__)
+logger = GuardedLog(__name__)
 
 
 class WorkerHandle:
@@ -115,8 +116,8 @@ def start(
             run_loop(server._live(addresses, opened.set))
         except BaseException as error:  # handed to the caller of start(), or logged below
             if opened.is_set():
-                logger.exception("the server ended by an error")
                 server._failure = error
+                logger.exception("the server ended by an error")
             failures.append(error)
         finally:
             server._end()
@@ -199,8 +200,16 @@ def run(
     if server._failure is not None:
         raise server._failure
     if server.wants_restart:
-        logging.shutdown()
+        _flush_logs()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _flush_logs() -> None:
+    """Has logging write what its handlers have kept; one that raises does not keep the process from its restart."""
+    try:
+        logging.shutdown()
+    except BaseException as error:
+        write_to_stderr(f"wsbroker: logging could not be shut down: {shown_error(error)}\n")
 
 
 def _refuse_inside_a_loop() -> None:

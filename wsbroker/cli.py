@@ -33,6 +33,7 @@ from wsbroker import sources
 from wsbroker.addresses import Address, failure_text, parse_addresses
 from wsbroker.config import GROUPS, SETTINGS, Config, Settings
 from wsbroker.errors import ConfigError, WorkerError, WSBrokerError
+from wsbroker.guarded_log import GuardedLog, write_to_stderr
 
 OK: Final = 0
 UNEXPECTED: Final = 1
@@ -44,7 +45,7 @@ INTERRUPTED: Final = 130
 BUILT_IN_APP: Final = "wsbroker.apps.pubsub"
 DEFAULT_BIND: Final = "127.0.0.1:3000"
 
-logger = logging.getLogger(__name__)
+logger = GuardedLog(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,7 +92,7 @@ def _fail(code: int, text: str, error: BaseException | None = None) -> int:
     """Writes the one line of an error, at debug level its traceback before it, and returns the exit code."""
     if error is not None:
         logger.debug("the error in full", exc_info=error)
-    click.echo(f"wsbroker: error: {' '.join(part.strip() for part in text.splitlines())}", err=True)
+    write_to_stderr(f"wsbroker: error: {' '.join(part.strip() for part in text.splitlines())}\n")
     return code
 
 

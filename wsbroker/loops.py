@@ -1,16 +1,16 @@
 """The event loop a server runs in: which one, what becomes of what is left in it, and how often threads take turns."""
 
 import asyncio
-import logging
 import sys
 import warnings
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+from wsbroker.guarded_log import GuardedLog, log_loop_error
 from wsbroker.worker.options import TO_THREAD
 
-logger = logging.getLogger(__name__)
+logger = GuardedLog(__name__)
 
 SWITCH_INTERVAL_S: Final = 0.0002
 """While the loop's thread is busy, other threads wait for the interpreter lock up to this long at a time; at the
@@ -28,6 +28,7 @@ def run_loop(main: Coroutine[object, object, None]) -> None:
     """
     loop = (_loop_factory() or asyncio.new_event_loop)()
     loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix=TO_THREAD))
+    loop.set_exception_handler(log_loop_error)
     life = loop.create_task(main, name="wsbroker")
     try:
         loop.run_until_complete(life)

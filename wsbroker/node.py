@@ -9,7 +9,6 @@ May import: everything. It is the only place where `front`, `pool` and `server` 
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -18,6 +17,7 @@ from wsbroker.addresses import Address
 from wsbroker.broker.limits import DISCONNECT, DROP_NEW, DROP_OLD, Limits
 from wsbroker.config import Config
 from wsbroker.front.front import Front
+from wsbroker.guarded_log import GuardedLog
 from wsbroker.pool.local_port import LocalPort
 from wsbroker.pool.pool import Pool
 from wsbroker.server.inline import InlineRunner
@@ -25,7 +25,7 @@ from wsbroker.server.sockets import Settings as SocketSettings
 from wsbroker.server.sockets import Sockets
 from wsbroker.worker import port
 
-logger = logging.getLogger(__name__)
+logger = GuardedLog(__name__)
 
 CLOSE_BATCH: Final = 500
 """Sockets closed at once during a shutdown; between batches the loop flushes, and clients spread their reconnects."""

@@ -5,14 +5,14 @@ May import: `errors`, standard library; watchfiles only when it is needed.
 
 import ast
 import importlib.util
-import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from wsbroker.errors import ConfigError
+from wsbroker.guarded_log import GuardedLog
 
-logger = logging.getLogger(__name__)
+logger = GuardedLog(__name__)
 
 DEBOUNCE_MS = 400
 """Changes that come this close together are one: editors write a file in several steps."""

@@ -4,7 +4,6 @@ One runs at a time in a process; a child of a fork has none.
 """
 
 import asyncio
-import logging
 import os
 import sys
 import threading
@@ -18,13 +17,14 @@ from typing import Any, Final, TypeVar
 from wsbroker.addresses import Address
 from wsbroker.config import Config
 from wsbroker.errors import CommandError, WSBrokerError
+from wsbroker.guarded_log import GuardedLog
 from wsbroker.loops import restore_switch_interval
 from wsbroker.node import Node
 from wsbroker.pool.pool import ReloadUnfinished
 from wsbroker.reload import folders_of, watch
 from wsbroker.worker import port
 
-logger = logging.getLogger(__name__)
+logger = GuardedLog(__name__)
 
 _T = TypeVar("_T")
 
@@ -291,9 +291,9 @@ class Server:
 
     def _fail(self, error: BaseException) -> None:
         """The broker cannot go on."""
-        logger.error("fatal: %s", error)
         self._failure = error
         self._ask_to_stop(None)
+        logger.error("fatal: %s", error)
 
     def _ask_to_reload(self) -> None:
         """From any thread, and from signal handlers."""

@@ -1,16 +1,17 @@
 """Signals of the process: the first asks the server to stop, the second does not ask, SIGHUP exchanges the workers."""
 
-import logging
 import os
 import signal
 from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
+from wsbroker.guarded_log import GuardedLog
+
 if TYPE_CHECKING:
     from wsbroker.running import Server
 
-logger = logging.getLogger(__name__)
+logger = GuardedLog(__name__)
 
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 SIGHUP: Final[signal.Signals | None] = getattr(signal, "SIGHUP", None)

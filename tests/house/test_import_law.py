@@ -14,6 +14,7 @@ PACKAGE: Final = Path(wsbroker.__file__).parent
 ALWAYS: Final[dict[str, set[str]]] = {
     "types": set(),
     "errors": set(),
+    "guarded_log": set(),
     "websocket": {"websocket", "types", "errors"},
     "broker": {"broker", "websocket", "wire", "types", "errors"},
     "apps": {"apps", "wsbroker", "types", "errors"},
@@ -22,10 +23,10 @@ ALWAYS: Final[dict[str, set[str]]] = {
 """Room -> the rooms it may import, wherever the import stands. ``wsbroker`` is the public API itself."""
 
 AT_IMPORT_TIME: Final[dict[str, set[str]]] = {
-    "wsbroker": {"worker", "wire", "types", "errors"},
+    "wsbroker": {"worker", "wire", "types", "errors", "guarded_log"},
     "build": {"errors"},
     "wire": {"wire", "types", "errors"},
-    "worker": {"worker", "wire", "types", "errors"},
+    "worker": {"worker", "wire", "types", "errors", "guarded_log"},
 }
 """The same for the rooms that every interpreter loads; inside a function or for types they may import more."""
 

@@ -8,6 +8,7 @@ Nothing else in the package may use an underscored name of aiohttp's. `test_aioh
 
 import asyncio
 from collections.abc import Sequence
+from logging import Logger
 from typing import Final, TypeAlias, cast
 
 from aiohttp import web
@@ -16,6 +17,8 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.http_writer import HttpVersion11
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
+
+from wsbroker.guarded_log import GuardedLog
 
 Message: TypeAlias = tuple[RawRequestMessage | _ErrInfo, StreamReader]
 """A request and its body, or what was wrong with it."""
@@ -53,6 +56,9 @@ PIPELINE_HIGH: Final = 4
 PIPELINE_LOW: Final = 2
 """… and goes on. (aiohttp's own 32 and 16 would let one connection hold 32 bodies.)"""
 
+AIOHTTP_LOG: Final = cast(Logger, GuardedLog("aiohttp.server"))
+"""Where aiohttp logs a failure before it answers it."""
+
 NO_BODY: Final = EMPTY_PAYLOAD
 """The body of every request that has none."""
 
@@ -80,6 +86,7 @@ class HttpProtocol(RequestHandler):
             loop=loop,
             keepalive_timeout=keepalive_timeout_s,
             tcp_keepalive=False,
+            logger=AIOHTTP_LOG,
             access_log=None,  # type: ignore[arg-type]  # None is how aiohttp's own runner switches it off
             max_line_size=max_head_bytes,
             max_field_size=max_head_bytes,

@@ -1,8 +1,9 @@
 """Log lines about peers, so few that no peer can fill a disk with them."""
 
-import logging
 from collections.abc import Callable
 from typing import Final
+
+from wsbroker.guarded_log import GuardedLog
 
 MAX_PER_SECOND: Final = 10
 
@@ -17,7 +18,7 @@ class Complaints:
 
     __slots__ = ("_clock", "_left", "_left_out", "_log", "_second")
 
-    def __init__(self, log: logging.Logger, clock: Callable[[], float]) -> None:
+    def __init__(self, log: GuardedLog, clock: Callable[[], float]) -> None:
         self._log = log
         self._clock = clock
         self._second = 0

@@ -15,7 +15,6 @@ costs no task, no future and no timer. Everything else is served by aiohttp's ow
 """
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -27,12 +26,13 @@ from wsbroker.front import aiohttp_private
 from wsbroker.front.aiohttp_private import HttpProtocol, Message
 from wsbroker.front.exchange import RAW_INTERNAL_ERROR, RAW_OVERLOADED, error_answer, response_of
 from wsbroker.front.parts import Admitted
+from wsbroker.guarded_log import GuardedLog
 from wsbroker.wire.http import HttpResponse
 
 if TYPE_CHECKING:
     from wsbroker.front.front import Front
 
-log: Final = logging.getLogger(__name__)
+log: Final = GuardedLog(__name__)
 
 FRESH: Final = 0
 OPENING: Final = 1
@@ -375,15 +375,15 @@ class Door(HttpProtocol):
 
     def broken(self) -> None:
         """Our own code has failed for this connection: called while that exception is handled."""
-        log.error("connection failed remote=%s state=%s", self.remote, STATE_NAMES[self.state], exc_info=True)
+        state = self.state
         wire = self.wire
-        if wire is None or wire.is_closing():
-            return
-        if self.state in (FRESH, OPENING):
-            wire.write(RAW_INTERNAL_ERROR)
-            wire.close()
-        else:
-            wire.abort()
+        if wire is not None and not wire.is_closing():
+            if state in (FRESH, OPENING):
+                wire.write(RAW_INTERNAL_ERROR)
+                wire.close()
+            else:
+                wire.abort()
+        log.error("connection failed remote=%s state=%s", self.remote, STATE_NAMES[state], exc_info=True)
 
 
 def _head_bytes(message: RawRequestMessage) -> int:

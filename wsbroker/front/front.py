@@ -1,7 +1,6 @@
 """The front: its listeners, its connections and their deadlines, and what happens to each request."""
 
 import asyncio
-import logging
 import re
 from collections.abc import Sequence
 from functools import partial
@@ -31,10 +30,11 @@ from wsbroker.front.exchange import (
     response_of,
 )
 from wsbroker.front.parts import AdmittedT, PoolLike, SocketsLike
+from wsbroker.guarded_log import GuardedLog
 from wsbroker.websocket.handshake import Upgrade, check_upgrade, offers_websocket, response_head
 from wsbroker.wire.http import HttpResponse
 
-log: Final = logging.getLogger(__name__)
+log: Final = GuardedLog(__name__)
 
 LINGER_S: Final = 2.0
 """How long a connection that we end may go on sending, so that it gets to read our answer; and how long one too many
@@ -334,10 +334,10 @@ class Front(Generic[AdmittedT]):
         try:
             self.sockets.accept(connection, transport, head, early or tail)
         except Exception:
-            log.exception("cannot hand over a connection socket=%d", connection.id)
             if transport.get_protocol() is door:
                 self.sockets.discard(connection)
             transport.abort()
+            log.exception("cannot hand over a connection socket=%d", connection.id)
 
     def _begin_opening(self, door: Door, connection: AdmittedT, tail: bytes = b"") -> None:
         self._openings += 1

@@ -6,7 +6,6 @@ the same for all.
 """
 
 import asyncio
-import logging
 import socket
 import threading
 from abc import ABC, abstractmethod
@@ -15,10 +14,11 @@ from dataclasses import dataclass
 from typing import Final, final
 
 from wsbroker.errors import ConfigError, WorkerError, WSBrokerError
+from wsbroker.guarded_log import GuardedLog, shown_error, shown_value
 
 START_HANDLER: Final = "handle_worker_start"
 
-logger = logging.getLogger(__name__)
+logger = GuardedLog(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +108,10 @@ class Carrier(ABC):
         try:
             self.carry(wire, control)
         except SystemExit as end:
-            self.outcome = f"SystemExit({end.code!r})"
+            self.outcome = f"SystemExit({shown_value(end.code)})"
         except BaseException as error:
+            self.outcome = shown_error(error)
             logger.exception("worker ended by an exception worker=%s", self.name)
-            self.outcome = f"{type(error).__name__}: {error}"
         finally:
             wire.close()
             control.close()

@@ -1,14 +1,14 @@
 """Close handlers that a lost worker has left undone: each is run by another worker, or by the replacement."""
 
-import logging
 from collections.abc import Sequence
 from typing import Final, cast
 
+from wsbroker.guarded_log import GuardedLog
 from wsbroker.pool.core import Core
 from wsbroker.pool.place import Place
 from wsbroker.wire.events import Event
 
-logger = logging.getLogger(__name__)
+logger = GuardedLog(__name__)
 
 MAX_LOSSES: Final = 3
 """A CLOSE event that was with this many workers when they were lost is not given to a further one: its handler is

@@ -5,12 +5,12 @@ rare.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Final
 
 from wsbroker.config import Config
 from wsbroker.errors import ConfigError, WorkerError
+from wsbroker.guarded_log import GuardedLog, shown_error
 from wsbroker.pool.slow_start import SlowStart
 from wsbroker.wire.http import HttpRequest, HttpResponse
 from wsbroker.worker.loader import Handlers, load
@@ -19,7 +19,7 @@ from wsbroker.worker.port import Port
 from wsbroker.worker.runtime import Runtime
 from wsbroker.worker.slowest import Slowest
 
-logger = logging.getLogger(__name__)
+logger = GuardedLog(__name__)
 
 NAME: Final = "inline"
 
@@ -75,7 +75,7 @@ class InlineWorker:
         except ConfigError:
             raise
         except (Exception, SystemExit) as error:
-            text = f"handle_worker_start of {handlers.where} failed: {type(error).__name__}: {error}"
+            text = f"handle_worker_start of {handlers.where} failed: {shown_error(error)}"
             raise WorkerError(text) from error
         self._handlers = handlers
         self._runtime = runtime

@@ -1,18 +1,18 @@
 """Kind `interpreter`: a subinterpreter with a lock of its own, in the carrier's thread. A stuck one is left behind."""
 
-import logging
 import marshal
 import socket
 import sys
 from typing import Final
 
 from wsbroker.errors import ConfigError, WSBrokerError
+from wsbroker.guarded_log import GuardedLog
 from wsbroker.pool import interpreters
 from wsbroker.pool.carrier import Carrier, Work
 from wsbroker.worker.loader import is_refusal
 from wsbroker.worker.logs import levels_here
 
-logger = logging.getLogger(__name__)
+logger = GuardedLog(__name__)
 
 PROGRAM: Final = """
 import marshal, sys

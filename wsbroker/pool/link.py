@@ -1,14 +1,14 @@
 """The broker's end of a worker's wire: bytes in become batches, batches out become one write. Never blocks the loop."""
 
 import asyncio
-import logging
 import socket
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
+from wsbroker.guarded_log import GuardedLog
 from wsbroker.wire.framing import Unpacker, pack
 
-logger = logging.getLogger(__name__)
+logger = GuardedLog(__name__)
 
 ENDED: Final = "it ended by itself"
 """Why a link was lost, if all that is known is that the other end is closed."""

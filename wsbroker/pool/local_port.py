@@ -15,7 +15,6 @@ has signal handlers of its own, which is looked at once a second (`look_at_signa
 """
 
 import asyncio
-import logging
 import signal
 import sys
 import threading
@@ -26,12 +25,13 @@ from types import CodeType, FrameType
 from typing import Final, ParamSpec, TypeVar, cast
 
 from wsbroker.errors import CommandError
+from wsbroker.guarded_log import GuardedLog
 from wsbroker.pool.core import Calls
 from wsbroker.wire import commands
 from wsbroker.wire.commands import Command
 from wsbroker.worker.port import Port
 
-logger = logging.getLogger(__name__)
+logger = GuardedLog(__name__)
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

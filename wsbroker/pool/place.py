@@ -6,13 +6,13 @@ loss before that step is the old worker's or the standby's, after it the new one
 """
 
 import asyncio
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final, TypedDict
 
 from wsbroker.config import Config
 from wsbroker.errors import WorkerError, WSBrokerError
+from wsbroker.guarded_log import GuardedLog, shown_error
 from wsbroker.pool.carrier import Carrier
 from wsbroker.pool.core import Core, LaneView
 from wsbroker.pool.link import ENDED, Batch
@@ -23,7 +23,7 @@ from wsbroker.wire.events import Event
 from wsbroker.worker.report import ERRORS, TIMEOUTS
 from wsbroker.worker.slowest import SlowCall, Slowest
 
-logger = logging.getLogger(__name__)
+logger = GuardedLog(__name__)
 
 EXCHANGE_POLL_S: Final = 0.005
 LEAVE_POLL_S: Final = 0.02
@@ -336,7 +336,7 @@ class Place:
             try:
                 await self.start()
             except Exception as error:
-                text = str(error) if isinstance(error, WSBrokerError) else repr(error)
+                text = str(error) if isinstance(error, WSBrokerError) else shown_error(error)
                 logger.error("replacement failed worker=%s reason=%r", self.name, text, exc_info=error.__cause__)
                 self._let_go()
                 next_delay_s = self._restarts.died(loop.time(), 0.0)

@@ -1,13 +1,13 @@
 """All workers of a server: which one gets what, what becomes of the work of one that is lost, start and stop."""
 
 import asyncio
-import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from wsbroker.config import Config, WorkerKind
 from wsbroker.errors import ConfigError, WorkerError
+from wsbroker.guarded_log import GuardedLog
 from wsbroker.pool.carrier import Carrier, Work
 from wsbroker.pool.closes import LeftCloses
 from wsbroker.pool.core import Core, LaneView
@@ -23,7 +23,7 @@ from wsbroker.wire.events import Event
 from wsbroker.wire.http import HttpRequest, HttpResponse
 from wsbroker.worker.options import Options
 
-logger = logging.getLogger(__name__)
+logger = GuardedLog(__name__)
 
 REQUEST_OVERHEAD_BYTES: Final = 512
 """What a request costs beyond its text while a worker has it: the objects that hold it."""

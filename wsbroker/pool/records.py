@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-import traceback
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
 from typing import Final, cast
 
+from wsbroker.guarded_log import is_own, write_unlogged
 from wsbroker.wire.commands import Command
 from wsbroker.worker.logs import NS
 
@@ -22,13 +22,15 @@ LOW: Final = 250
 
 
 def replay(worker: str, command: Command) -> None:
-    """Hands a record to the logger of its name, if that one wants it.
+    """Hands a record to the logger of its name, if that one wants it. Never raises.
 
-    A filter or handler of the program that raises must cost neither the worker nor the loop.
+    A filter or handler of the program that raises must cost neither the worker nor the loop: then it goes to stderr.
     """
     _, level, name, message, exception, stack, time_ns, path, line, function, thread, process = cast(Fields, command)
-    logger = logging.getLogger(name)
     try:
+        logger = logging.getLogger(name)
+        if logger.disabled and is_own(name):
+            logger.disabled = False  # see `guarded_log`
         if not logger.isEnabledFor(level):
             return
         record = logger.makeRecord(name, level, path, line, message, (), None, function, None, stack or None)
@@ -39,8 +41,8 @@ def replay(worker: str, command: Command) -> None:
         record.processName = worker
         record.process = process
         logger.handle(record)
-    except Exception:
-        traceback.print_exc()
+    except BaseException as problem:
+        write_unlogged(level, name, f"{message} (worker={worker})", exception, problem)
 
 
 class Records:

@@ -1,11 +1,12 @@
 """A start that does not come to its end is not silent: nobody else would say that a worker's start handler hangs."""
 
 import asyncio
-import logging
 from types import TracebackType
 from typing import Final
 
-logger = logging.getLogger(__name__)
+from wsbroker.guarded_log import GuardedLog
+
+logger = GuardedLog(__name__)
 
 REMIND_S: Final = 10.0
 """How often it is said."""

@@ -1,11 +1,12 @@
 """The pool's tasks: each has a root that logs what nobody else caught, and none outlives `finish`."""
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from typing import Final
 
-logger = logging.getLogger(__name__)
+from wsbroker.guarded_log import GuardedLog
+
+logger = GuardedLog(__name__)
 
 
 class Tasks:

@@ -12,6 +12,7 @@ import anyio
 
 from wsbroker.config import Config
 from wsbroker.errors import WorkerError
+from wsbroker.guarded_log import GuardedLog
 from wsbroker.pool.carrier import Carrier
 from wsbroker.pool.core import Core
 from wsbroker.pool.link import ENDED, Batch, Link, connect
@@ -23,7 +24,7 @@ from wsbroker.wire.commands import Command
 from wsbroker.wire.http import HttpResponse
 from wsbroker.worker.slowest import Slowest
 
-logger = logging.getLogger(__name__)
+logger = GuardedLog(__name__)
 
 MERGE_EVENTS: Final = 256
 """Batches that wait together leave as one write, of about this many events: one `marshal` and one wake-up."""

@@ -8,7 +8,7 @@ from wsbroker.errors import HandlerError
 from wsbroker.wire.http import HttpResponse, open_verdict, to_response
 from wsbroker.worker.loader import Handlers
 from wsbroker.worker.options import Options
-from wsbroker.worker.report import Report
+from wsbroker.worker.report import ERRORS, TIMEOUTS, Report
 from wsbroker.worker.slowest import Slowest
 from wsbroker.worker.tasks import CLOSE, HTTP, MESSAGE, OPEN, Call
 from wsbroker.worker.watch import HandlerTimeout
@@ -36,6 +36,8 @@ def no_http_handler() -> HttpResponse:
 
 class Calls:
     """The rules; where an answer goes is up to the subclass. It is the `Owner` of the handlers' tasks.
+
+    A failure is counted and answered first, and logged then.
 
     Args:
         handlers: the application's.
@@ -85,8 +87,10 @@ class Calls:
             else:
                 verdict = self.read(call, to_response, returned)
         except HandlerError as error:
+            self._report.count(ERRORS)
+            self._answer_failure(call, internal_error())
             self._report.illegal_return(handler, call.socket_id, str(error))
-            verdict = internal_error()
+            return
         except HandlerTimeout as timeout:
             self.timed_out(call, timeout)
             return
@@ -105,13 +109,15 @@ class Calls:
 
     def failed(self, call: Call, error: BaseException) -> None:
         """The handler raised in time. SystemExit and KeyboardInterrupt are errors like any other here."""
-        self._report.failed(call.handler, call.socket_id, error)
+        self._report.count(ERRORS)
         self._answer_failure(call, internal_error())
+        self._report.failed(call.handler, call.socket_id, error)
 
     def timed_out(self, call: Call, where: BaseException | str) -> None:
         """The handler took too long; it may still run."""
-        self._report.timed_out(call.handler, call.socket_id, monotonic() - call.start, where)
+        self._report.count(TIMEOUTS)
         self._answer_failure(call, out_of_time())
+        self._report.timed_out(call.handler, call.socket_id, monotonic() - call.start, where)
 
     def took(self, handler: str, socket_id: int, seconds: float) -> None:
         """A call has ended that took longer than `notice_s`."""

@@ -75,8 +75,10 @@ def _adopted(end: int | bytes) -> socket:
 def _leave_within(limit_s: float) -> None:
     def leave() -> None:
         sleep(limit_s)
-        os.write(2, f"worker process {os.getpid()} did not end within {limit_s:g} s: it exits now\n".encode())
-        os._exit(STAYED)
+        try:
+            os.write(2, f"worker process {os.getpid()} did not end within {limit_s:g} s: it exits now\n".encode())
+        finally:  # there may be no stderr
+            os._exit(STAYED)
 
     try:
         Thread(target=leave, name="leave", daemon=True).start()

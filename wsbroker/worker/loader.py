@@ -7,11 +7,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from wsbroker.errors import ConfigError
+from wsbroker.guarded_log import GuardedLog, shown_error, shown_type
 from wsbroker.worker.base import HANDLERS, is_absent
 from wsbroker.worker.signatures import arity_of, is_async
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+logger = GuardedLog(__name__)
 
 Handler = Callable[..., object]
 
@@ -116,10 +119,8 @@ def load(spec: object) -> Handlers:
     if not found:
         raise ConfigError(_nothing_found(target, where, misspelled))
     for name, meant in misspelled.items():
-        from logging import getLogger
-
         text = "handler is never called, its name is unknown name=%s in=%s meant=%s"
-        getLogger(__name__).warning(text, name, where, meant)
+        logger.warning(text, name, where, meant)
     return Handlers(found, where)
 
 
@@ -162,7 +163,7 @@ def _instantiated(cls: type, where: str) -> object:
         return cls()
     except Exception as error:
         raise ConfigError(
-            f"{where} cannot be instantiated: {_shown_error(error)} "
+            f"{where} cannot be instantiated: {shown_error(error)} "
             "(a worker class is called without arguments, in each worker; give an object to share one)"
         ) from error
 
@@ -234,7 +235,7 @@ def _import_failed(name: str, error: BaseException) -> str:
         origin = f" (imported by {chain})" if chain else ""
         return f"cannot import {name!r}: {refusal}{origin}"
     origin = f" (imported by {chain}{_place(error)})" if chain else ""
-    return f"cannot import {name!r}: {_shown_error(error)}{origin}"
+    return f"cannot import {name!r}: {shown_error(error)}{origin}"
 
 
 def refusal_of(error: BaseException | None) -> str:
@@ -244,9 +245,10 @@ def refusal_of(error: BaseException | None) -> str:
     """
     refusal = ""
     while error is not None:
-        text = " ".join(str(error).split())
-        if isinstance(error, ImportError) and is_refusal(text):
-            refusal = text
+        if isinstance(error, ImportError):
+            text = shown_error(error).removeprefix(f"{shown_type(error)}: ")
+            if is_refusal(text):
+                refusal = text
         error = error.__cause__ or error.__context__
     return refusal
 
@@ -288,14 +290,8 @@ def _import_chain(error: BaseException) -> list[str]:
 # Words. ---------------------------------------------------------------------------------------------------------------
 
 
-def _shown_error(error: BaseException) -> str:
-    """``ValueError: text``, on one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
 def _shown_type(value: object) -> str:
-    name = type(value).__name__
+    name = shown_type(value)
     return f"{'an' if name[:1] in 'aeiouAEIOU' else 'a'} {name}"
 
 

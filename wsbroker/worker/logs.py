@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping
 from typing import Final
 
+from wsbroker.guarded_log import cut, shown_trace
 from wsbroker.wire import commands
 from wsbroker.worker.wire_port import WirePort
 
@@ -36,7 +37,7 @@ class WireHandler(logging.Handler):
         self.setFormatter(logging.Formatter(_FORMAT))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Formats the message here, where its arguments are, and sends it."""
+        """Formats the message here, where its arguments are, and sends it, cut if it is longer than `MAX_TEXT`."""
         try:
             if not self._port.log(self._command(record)):
                 record.processName = self._worker
@@ -46,27 +47,45 @@ class WireHandler(logging.Handler):
 
     def _command(self, record: logging.LogRecord) -> commands.Command:
         if record.exc_info and not record.exc_text:
-            formatter = self.formatter or logging.Formatter()
-            record.exc_text = formatter.formatException(record.exc_info)
+            record.exc_text = self._trace(record.exc_info)
         return (
             commands.LOG,
-            int(record.levelno),
+            _exact_number(record.levelno),
             _exact(record.name),
             _exact(record.getMessage()),
             _exact(record.exc_text),
             _exact(record.stack_info),
-            int(record.created * NS),
+            _exact_number(record.created, NS),
             _exact(record.pathname),
-            int(record.lineno),
+            _exact_number(record.lineno),
             _exact(record.funcName),
             _exact(record.threadName),
-            record.process or 0,
+            _exact_number(record.process),
         )
 
+    def _trace(self, exc_info: object) -> str:
+        """The traceback, whatever an exception's own methods do when it is formatted."""
+        try:
+            formatter = self.formatter or logging.Formatter()
+            return formatter.formatException(exc_info)  # type: ignore[arg-type]  # the record's factory may be anybody's
+        except Exception:
+            error = exc_info[1] if isinstance(exc_info, tuple) and len(exc_info) == 3 else exc_info
+            return shown_trace(error) if isinstance(error, BaseException) else "(no traceback that could be shown)"
 
-def _exact(text: str | None) -> str:
-    """What the wire carries."""
-    return "" if text is None else str.__str__(text)
+
+def _exact(text: object) -> str:
+    """What the wire carries of a text. A record may have anything in its place: its factory is the application's."""
+    if text is None:
+        return ""
+    return cut(str.__str__(text if isinstance(text, str) else str(text)))
+
+
+def _exact_number(value: object, factor: int = 1) -> int:
+    """What the wire carries of a number, 0 where there is none."""
+    try:
+        return int(value * factor)  # type: ignore[operator]
+    except (TypeError, ValueError, OverflowError):
+        return 0
 
 
 def set_up(levels: Mapping[str, int], port: WirePort, worker: str) -> WireHandler:

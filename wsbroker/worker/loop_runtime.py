@@ -8,6 +8,7 @@ from contextvars import copy_context
 from time import monotonic
 from typing import TYPE_CHECKING, Final, cast
 
+from wsbroker.guarded_log import log_loop_error
 from wsbroker.wire import events
 from wsbroker.wire.events import Event
 from wsbroker.worker.loader import Handlers
@@ -71,6 +72,7 @@ class LoopRuntime(WireRuntime):
         from asyncio import get_running_loop
 
         self._loop = loop = get_running_loop()
+        loop.set_exception_handler(log_loop_error)
         limits_s = {self._limit_s, self._http_limit_s}
         self._tasks = Tasks(self, limits_s, self._options.worker_hang_timeout, self._watch)
         self._over = loop.create_future()
@@ -117,7 +119,7 @@ class LoopRuntime(WireRuntime):
                 if is_awaitable(returned):
                     await returned  # type: ignore[misc]
         except BaseException as error:
-            self._report.failed("handle_worker_stop", 0, error)
+            self._report.stop_failed(error)
         self.stopped()
 
     # Events. ----------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from threading import current_thread
 from typing import TYPE_CHECKING, Final
 
 from wsbroker.errors import ConfigError
+from wsbroker.guarded_log import shown_error, shown_trace
 from wsbroker.wire import commands
 from wsbroker.worker import port as ports
 from wsbroker.worker.helper import Helper
@@ -93,7 +94,7 @@ def _run(spec: object, how: Options, name: str, port: WirePort, watch: Watch, he
             text, cause = str(error), error.__cause__
         else:
             where = "loading the handlers" if runtime is None else f"handle_worker_start of {handlers.where}"
-            text, cause = f"{where} failed: {type(error).__name__}: {error}", error
+            text, cause = f"{where} failed: {shown_error(error)}", error
         port.arm = None
         port.tell((commands.START_FAILED, text, _shown(cause)))
         port.flush()
@@ -101,11 +102,7 @@ def _run(spec: object, how: Options, name: str, port: WirePort, watch: Watch, he
 
 def _shown(cause: BaseException | None) -> str:
     """The traceback of what the application raised; "" if it was nothing of its."""
-    if cause is None:
-        return ""
-    from traceback import format_exception
-
-    return "".join(format_exception(cause))
+    return "" if cause is None else shown_trace(cause)
 
 
 def _extend_path(sys_path: list[str]) -> None:

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 from types import CoroutineType, GeneratorType, TracebackType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from logging import Logger
+from wsbroker.guarded_log import GuardedLog, shown_type
 
 ERRORS: Final = "handler_errors"
 """Statistic: handlers that raised or returned what they may not."""
@@ -23,6 +22,18 @@ UNHANDLED: Final = "messages_without_handler"
 """Statistic: messages dropped because the application has no message handler."""
 
 _warned_of_no_message_handler = False
+
+
+def _in_application(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
+    """Returns an exception as logging takes it, with its traceback from the application's first line on.
+
+    Whatever the exception's own methods do: its class may have a `__traceback__` that raises.
+    """
+    try:
+        trace = error.__traceback__
+        return type(error), error, _without_ours(trace)
+    except BaseException:
+        return type(error), error, None
 
 
 def _without_ours(trace: TracebackType | None) -> TracebackType | None:
@@ -49,7 +60,7 @@ def position(awaited: object) -> str:
 
 
 class Report:
-    """Says what went wrong in one worker.
+    """Says what went wrong in one worker. Its methods never raise: see `guarded_log`.
 
     Args:
         worker: its name.
@@ -59,24 +70,29 @@ class Report:
     __slots__ = ("_count", "_logger", "_told", "worker")
 
     def __init__(self, worker: str, count: Callable[[str, int], None]) -> None:
-        from logging import getLogger
-
         self.worker = worker
         self._count = count
-        self._logger: Logger = getLogger("wsbroker.worker")
+        self._logger: Final = GuardedLog("wsbroker.worker")
         self._told: set[str] = set()
 
-    def failed(self, handler: str, socket_id: int, error: BaseException) -> None:
-        """A handler raised."""
+    def count(self, statistic: str) -> None:
+        """Adds one to a statistic: for `failed`, `illegal_return` and `timed_out`, which follow the answer."""
+        self._count(statistic, 1)
+
+    def stop_failed(self, error: BaseException) -> None:
+        """Counts and logs that `handle_worker_stop` raised."""
         self._count(ERRORS, 1)
-        trace = (type(error), error, _without_ours(error.__traceback__))
+        self.failed("handle_worker_stop", 0, error)
+
+    def failed(self, handler: str, socket_id: int, error: BaseException) -> None:
+        """Logs that a handler raised."""
+        trace = _in_application(error)
         self._logger.error(
             "handler failed handler=%s socket=%d worker=%s", handler, socket_id, self.worker, exc_info=trace
         )
 
     def illegal_return(self, handler: str, socket_id: int, problem: str) -> None:
-        """A handler returned what it may not; `problem` lists what it may."""
-        self._count(ERRORS, 1)
+        """Logs that a handler returned what it may not; `problem` lists what it may."""
         self._logger.error(
             "handler returned what it may not handler=%s socket=%d worker=%s: %s",
             handler,
@@ -86,13 +102,12 @@ class Report:
         )
 
     def timed_out(self, handler: str, socket_id: int, seconds: float, where: BaseException | str) -> None:
-        """A handler took too long and was interrupted: `where` is the exception that did it, or a position."""
-        self._count(TIMEOUTS, 1)
+        """Logs that a handler took too long: `where` is the exception that interrupted it, or a position."""
         text = "handler took too long handler=%s socket=%d worker=%s seconds=%.3f"
         if isinstance(where, str):
             self._logger.error(text + " at=%s", handler, socket_id, self.worker, seconds, where or "unknown")
         else:
-            trace = (type(where), where, _without_ours(where.__traceback__))
+            trace = _in_application(where)
             self._logger.error(text, handler, socket_id, self.worker, seconds, exc_info=trace)
 
     def long(self) -> None:
@@ -123,7 +138,7 @@ class Report:
             self._logger.warning(
                 "what a handler returned is ignored handler=%s type=%s worker=%s (return None; to answer, use send)",
                 handler,
-                type(returned).__name__,
+                shown_type(returned),
                 self.worker,
             )
 

@@ -85,10 +85,10 @@ class Runtime(Calls):
                     async with timeout(timeout_s):
                         await cast(Awaitable[object], returned)
         except TimeoutError as error:
-            self._report.failed("handle_worker_stop", 0, error)
+            self._report.stop_failed(error)
             is_idle = False
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # a handler does not end the server
-            self._report.failed("handle_worker_stop", 0, error)
+            self._report.stop_failed(error)
         finally:
             tasks.close()
         return is_idle
@@ -108,8 +108,10 @@ class Runtime(Calls):
         if is_awaitable(result):
             self._runs().start(call, self._limit_s, cast(Awaitable[object], result))
         else:
-            self.succeeded(call, result)
-            self.release(socket_id)
+            try:
+                self.succeeded(call, result)
+            finally:
+                self.release(socket_id)
 
     def message_failed(self, socket_id: int, error: BaseException) -> None:
         """The message handler raised."""

@@ -10,7 +10,7 @@ from wsbroker.worker.report import position
 from wsbroker.worker.watch import HandlerTimeout, Watch
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop, Future, Task, TimerHandle
+    from asyncio import AbstractEventLoop, Future, Handle, Task
 
 MESSAGE: Final = "handle_socket_message"
 OPEN: Final = "handle_socket_open"
@@ -148,7 +148,7 @@ class _Deadlines:
         self._limit_s = limit_s
         self._overdue = overdue
         self._runs: dict[Run, float] = {}
-        self._timer: TimerHandle | None = None
+        self._timer: Handle | None = None
 
     def add(self, run: Run) -> None:
         if self._limit_s < FOREVER:
@@ -175,7 +175,11 @@ class _Deadlines:
                 self._timer = self._loop.call_later(max(deadline - now, 0.001), self._look)
                 return
             del runs[run]
-            self._overdue(run)
+            try:
+                self._overdue(run)
+            except BaseException:
+                self._timer = self._loop.call_soon(self._look)  # the others are due all the same
+                raise
 
 
 class Tasks:
@@ -262,19 +266,23 @@ class Tasks:
         run.task = None
         self._runs.pop(run).discard(run)
         call = run.call
-        if run.is_late:
-            self._late.discard(run)
-        elif run.is_unwanted:
-            pass
-        elif error is None:
-            self._owner.succeeded(call, returned)
-        elif isinstance(error, HandlerTimeout):
-            self._owner.timed_out(call, error)
-        else:
-            self._owner.failed(call, error)
-        self._owner.ended(call)
-        if not self._runs and self._idle is not None and not self._idle.done():
-            self._idle.set_result(None)
+        try:
+            if run.is_late:
+                self._late.discard(run)
+            elif run.is_unwanted:
+                pass
+            elif error is None:
+                self._owner.succeeded(call, returned)
+            elif isinstance(error, HandlerTimeout):
+                self._owner.timed_out(call, error)
+            else:
+                self._owner.failed(call, error)
+        finally:  # whatever fails there, the socket's next event goes on
+            try:
+                self._owner.ended(call)
+            finally:
+                if not self._runs and self._idle is not None and not self._idle.done():
+                    self._idle.set_result(None)
 
     def _expire(self, run: Run) -> None:
         run.is_late = True
@@ -299,5 +307,5 @@ def is_awaitable(returned: object) -> bool:
         return True
     try:
         return hasattr(type(returned), "__await__")
-    except Exception:  # a metaclass of the application
+    except BaseException:  # a metaclass of the application
         return False

@@ -104,7 +104,7 @@ class WireRuntime(Calls):
                 if is_awaitable(returned):
                     _run_to_end(cast(Awaitable[object], returned))
         except BaseException as error:
-            self._report.failed("handle_worker_stop", 0, error)
+            self._report.stop_failed(error)
         self.stopped()
 
     def stopped(self) -> None:

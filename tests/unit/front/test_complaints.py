@@ -1,15 +1,14 @@
 """Warnings about peers are few, and say how many are missing."""
 
-import logging
-
 import pytest
 
 from wsbroker.front.complaints import MAX_PER_SECOND, Complaints
+from wsbroker.guarded_log import GuardedLog
 
 
 def test_a_flood_is_cut_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     now = 100.0
-    complaints = Complaints(logging.getLogger("x"), lambda: now)
+    complaints = Complaints(GuardedLog("x"), lambda: now)
     for number in range(1000):
         complaints.warn("bad number=%d", number)
     assert [record.getMessage() for record in caplog.records] == [f"bad number={n}" for n in range(MAX_PER_SECOND)]

@@ -5,6 +5,7 @@ from typing import cast
 
 import pytest
 
+from wsbroker.guarded_log import MAX_TEXT
 from wsbroker.pool.records import replay
 from wsbroker.wire import commands
 from wsbroker.wire.framing import Unpacker, pack
@@ -85,6 +86,92 @@ def test_a_filter_of_the_program_that_raises_costs_nothing(
     monkeypatch.setattr(logging.getLogger(NAME), "filters", [fails])
     port.replay()
     assert "ValueError: in a filter" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [SystemExit("no disk"), KeyboardInterrupt("no disk"), RecursionError("no disk")])
+def test_a_record_that_the_program_cannot_handle_is_written_to_stderr(
+    logger: logging.Logger,
+    port: FakePort,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+) -> None:
+    def fails(record: logging.LogRecord) -> bool:
+        raise error
+
+    try:
+        raise LookupError("here")
+    except LookupError:
+        logger.exception("it failed")
+    monkeypatch.setattr(logging.getLogger(NAME), "filters", [fails])
+    port.replay()
+    errors = capsys.readouterr().err
+    assert errors.startswith("ERROR tests.logs: it failed (worker=worker-3)\nTraceback ")
+    assert f"\nLookupError: here\n(the lines above could not be logged: {type(error).__name__}: no disk, at " in errors
+
+
+def test_what_a_worker_says_is_heard_where_existing_loggers_were_disabled(
+    port: FakePort, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("wsbroker.worker", NAME):
+        there = logging.Manager(logging.RootLogger(logging.DEBUG)).getLogger(name)
+        there.addHandler(WireHandler(cast(WirePort, port), "worker-3"))
+        there.error("from %s", name)
+        monkeypatch.setattr(logging.getLogger(name), "disabled", True)
+    port.replay()
+    assert caplog.messages == ["from wsbroker.worker"]
+
+
+class Odd:
+    """Nothing that a wire carries."""
+
+    def __str__(self) -> str:
+        return "odd"
+
+
+def test_a_record_with_anything_in_its_fields_crosses(
+    logger: logging.Logger, port: FakePort, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An application may make its records itself."""
+    odd = {
+        **{name: Odd() for name in ("msg", "stack_info", "pathname", "funcName", "threadName", "process", "lineno")},
+        "args": (),
+        "created": float("nan"),
+        "exc_info": True,
+        "levelno": logging.ERROR,
+        "name": NAME,
+    }
+    logger.handle(logging.makeLogRecord(odd))
+    logger.error("%s %r \ud800", Odd(), {1, 2})
+    port.replay()
+    first, second = caplog.records
+    assert (first.getMessage(), first.stack_info, first.funcName, first.lineno) == ("odd", "odd", "odd", 0)
+    assert first.exc_text == "(no traceback that could be shown)"
+    assert second.getMessage() == "odd {1, 2} \ud800"
+
+
+class Unshowable(Exception):
+    """Cannot be formatted."""
+
+    def __str__(self) -> str:
+        raise LookupError
+
+    @property
+    def __cause__(self) -> None:  # type: ignore[override]
+        raise LookupError
+
+
+def test_a_traceback_that_cannot_be_formatted_or_is_huge_crosses_in_part(
+    logger: logging.Logger, port: FakePort, caplog: pytest.LogCaptureFixture
+) -> None:
+    for error in (Unshowable(), ValueError("x" * 3 * MAX_TEXT)):
+        logger.error("it failed", exc_info=error)
+    logger.error("y" * 3 * MAX_TEXT)
+    port.replay()
+    odd, huge, long = caplog.records
+    assert odd.exc_text == "Unshowable: (its text cannot be shown) (its traceback cannot be shown)\n"
+    assert huge.exc_text is not None and MAX_TEXT < len(huge.exc_text) < MAX_TEXT + 100
+    assert MAX_TEXT < len(long.getMessage()) < MAX_TEXT + 100
 
 
 def test_what_is_logged_when_the_broker_is_gone_goes_to_stderr(
