@@ -18,6 +18,7 @@ from wsbroker.broker.limits import DISCONNECT, DROP_NEW, DROP_OLD, Limits
 from wsbroker.config import Config
 from wsbroker.front.front import Front
 from wsbroker.guarded_log import GuardedLog
+from wsbroker.operator_warnings import OperatorWarnings
 from wsbroker.pool.local_port import LocalPort
 from wsbroker.pool.pool import Pool
 from wsbroker.server.inline import InlineRunner
@@ -57,7 +58,7 @@ class Node:
         self.pool = Pool(config, spec, self.broker, self.local_port, on_fatal)
         self.front = Front(config, self.sockets, self.pool)
         self._warner: asyncio.TimerHandle | None = None
-        self._warned: set[str] = set()
+        self._warnings = OperatorWarnings(logger)
 
     async def open(self, addresses: Sequence[Address]) -> None:
         """Starts the workers and listens.
@@ -133,26 +134,29 @@ class Node:
             await asyncio.sleep(POLL_S)
 
     def _warn(self) -> None:
-        """The core counts and does not log: what an operator should hear of is said once, here."""
+        """Logs what an operator should hear of: the core counts, and does not log."""
         counters = self.broker.counters
-        if counters.subscriptions_refused:
-            limit = self.config.max_channels_per_socket
-            self._once(f"a subscription was refused: a socket may hold {limit} (max_channels_per_socket)")
-        if counters.slow_consumers:
-            self._once("a slow consumer was closed with 1013 (max_queue_bytes, write_timeout)")
-        if counters.frames_dropped:
-            self._once(f"messages to slow consumers are dropped (slow_consumer={self.config.slow_consumer})")
-        if counters.mailboxes_full:
-            self._once("a worker is behind: messages wait with their sockets (mailbox_bytes, workers)")
-        if counters.commands_refused:
-            self._once("commands of a worker were not understood and ignored: please report this")
+        limit = self.config.max_channels_per_socket
+        self._note(
+            counters.subscriptions_refused,
+            f"a subscription was refused: a socket may hold {limit} (max_channels_per_socket)",
+        )
+        self._note(counters.slow_consumers, "a slow consumer was closed with 1013 (max_queue_bytes, write_timeout)")
+        self._note(
+            counters.frames_dropped,
+            f"messages to slow consumers are dropped (slow_consumer={self.config.slow_consumer})",
+        )
+        self._note(
+            counters.mailboxes_full, "a worker is behind: messages wait with their sockets (mailbox_bytes, workers)"
+        )
+        self._note(
+            counters.commands_refused, "commands of a worker were not understood and ignored: please report this"
+        )
         self.local_port.look_at_signals()
         self._warner = asyncio.get_running_loop().call_later(WARN_EVERY_S, self._warn)
 
-    def _once(self, text: str) -> None:
-        if text not in self._warned:
-            self._warned.add(text)
-            logger.warning("%s", text)
+    def _note(self, count: int, text: str) -> None:
+        self._warnings.note(count, text, asyncio.get_running_loop().time())
 
     def statistics(self) -> dict[str, int]:
         """Counters and sizes, as plain numbers."""
