@@ -196,7 +196,11 @@ class Place:
         ends = [self._see_off(worker, seen_out, timeout_s) for worker, seen_out in self._leaving.items()]
         if self.worker is not None:
             ends.append(self.worker.stop(timeout_s))
-        return all(await asyncio.gather(*ends))
+        results = await asyncio.gather(*ends, return_exceptions=True)
+        for result in results:  # when all have ended: one that fails does not keep the others
+            if isinstance(result, BaseException):
+                raise result
+        return all(results)
 
     # Exchange. --------------------------------------------------------------------------------------------------
 
@@ -277,10 +281,15 @@ class Place:
     async def _see_out(self, worker: WireWorker) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._config.http_timeout + self._config.worker_hang_timeout
-        while worker.is_asked and loop.time() < deadline:
-            await asyncio.sleep(LEAVE_POLL_S)
-        await worker.stop(self._config.shutdown_timeout)
-        del self._leaving[worker]
+        try:
+            while worker.is_asked and loop.time() < deadline:
+                await asyncio.sleep(LEAVE_POLL_S)
+            await worker.stop(self._config.shutdown_timeout)
+        except Exception as error:
+            logger.exception("worker could not be retired worker=%s", self.name)
+            worker.abandon(f"it could not be retired: {shown_error(error)}")
+        finally:
+            del self._leaving[worker]
 
     async def _see_off(self, worker: WireWorker, seen_out: "asyncio.Task[None]", timeout_s: float) -> bool:
         """Waits for its end; by force when the time is over."""
@@ -315,7 +324,11 @@ class Place:
 
     async def _ask_why(self, worker: WireWorker, reason: str, closes_left: int, died_at: float) -> None:
         """Its sockets are closed already; why it ended takes a moment to know."""
-        self._go_on(worker, await worker.why_lost(reason), closes_left, died_at)
+        try:
+            reason = await worker.why_lost(reason)
+        except Exception:  # it is replaced all the same
+            logger.exception("cannot find out why a worker was lost worker=%s", self.name)
+        self._go_on(worker, reason, closes_left, died_at)
 
     def _go_on(self, worker: WireWorker, reason: str, closes_left: int, died_at: float) -> None:
         """Says that it was lost, and has it replaced."""

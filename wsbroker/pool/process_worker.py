@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from wsbroker.errors import WorkerError
+from wsbroker.guarded_log import GuardedLog
 from wsbroker.pool.carrier import Carrier, Work
 from wsbroker.worker.logs import levels_here
+
+logger = GuardedLog(__name__)
 
 PROGRAM: Final = (
     "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); import marshal, sys; "
@@ -67,7 +70,11 @@ class ProcessCarrier(Carrier):
         with self._lock:
             self._is_killed = True
             if self._process is not None:
-                self._process.kill()
+                try:
+                    self._process.kill()
+                except OSError as error:  # it has become another user's
+                    logger.error("worker process cannot be killed worker=%s: %s", self.name, error)
+                    return False
         return True
 
 

@@ -18,6 +18,7 @@ from wsbroker.pool.core import Core
 from wsbroker.pool.local_port import LocalPort
 from wsbroker.pool.place import Place
 from wsbroker.pool.pool import Pool, ReloadUnfinished
+from wsbroker.pool.wire_worker import WireWorker
 from wsbroker.wire import commands, events
 from wsbroker.wire.http import HttpRequest
 
@@ -504,3 +505,70 @@ def test_a_socket_whose_101_came_out_after_its_worker_was_lost_gets_its_close_ha
         await house.until(lambda: not house.broker.lanes[0].closing)
 
     live(work, old, replacement)
+
+
+def test_an_exception_while_a_worker_is_retired_leaves_nothing_of_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(worker: WireWorker, timeout_s: float) -> bool:
+        monkeypatch.undo()
+        raise OSError("no descriptors left")
+
+    async def work(house: House) -> None:
+        monkeypatch.setattr(WireWorker, "stop", fails)
+        await house.reload()
+        await house.until(lambda: not house.place._leaving)
+        assert house.place.is_running
+        talker = house.socket()
+        house.say(talker, "1")
+        await house.until(lambda: new.notes)
+        await house.until(lambda: house.alive() == [1])
+
+    old, new = Version(), Version()
+    live(work, old, new)
+    assert "worker could not be retired worker=worker-0" in caplog.text
+    assert "worker lost while it was leaving" in caplog.text
+
+
+def test_one_worker_that_cannot_be_stopped_does_not_keep_the_others_of_its_place(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stop = WireWorker.stop
+    failed: list[WireWorker] = []
+
+    async def fails_once(worker: WireWorker, timeout_s: float) -> bool:
+        done = await stop(worker, timeout_s)
+        if not failed:
+            failed.append(worker)
+            raise OSError("no descriptors left")
+        return done
+
+    async def work(house: House) -> None:
+        old.may_answer.clear()
+        asking = asyncio.create_task(house.pool.http(REQUEST))
+        await house.until(lambda: "request" in old.notes)
+        await house.reload()
+        monkeypatch.setattr(WireWorker, "stop", fails_once)
+        old.release()
+        await asking
+        await house.pool.stop(5)
+        assert new.notes == ["stop"] and old.notes == ["request", "stop"]
+
+    old, new = Version("handle_http_request"), Version("handle_http_request")
+    live(work, old, new)
+
+
+def test_a_worker_is_replaced_also_if_the_reason_of_its_end_cannot_be_found(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(worker: WireWorker, reason: str) -> str:
+        raise OSError("no descriptors left")
+
+    async def work(house: House) -> None:
+        monkeypatch.setattr(WireWorker, "why_lost", fails)
+        old.die()
+        await house.until(lambda: house.speaks(new))
+
+    old, new = Version(), Version()
+    live(work, old, new)
+    assert "cannot find out why a worker was lost worker=worker-0" in caplog.text
