@@ -21,9 +21,10 @@ from wsbroker.errors import CommandError, ConfigError
 from wsbroker.guarded_log import GuardedLog, shown_error, write_to_stderr
 from wsbroker.leaving import leave_within
 from wsbroker.loops import LOOP_END_S, restore_switch_interval, run_loop, set_switch_interval
+from wsbroker.redefinition import is_redefined
 from wsbroker.reload import check_available
 from wsbroker.running import Server as Server
-from wsbroker.running import claim, lock
+from wsbroker.running import claim, lock, refuse_newer
 from wsbroker.signals import Signals, second_signal_by_default, second_signal_exits, take_signals
 
 logger = GuardedLog(__name__)
@@ -33,7 +34,7 @@ class WorkerHandle:
     """What `register_worker` returns: the handlers that the next server runs.
 
     Attributes:
-        spec: what was registered.
+        spec: what was registered, in its newest definition.
     """
 
     def __init__(self, spec: object) -> None:
@@ -56,11 +57,15 @@ _registered: WorkerHandle | None = None
 def register_worker(worker: object) -> WorkerHandle:
     """Says which handlers the server runs.
 
+    What is defined anew (a notebook's cell run again, a reloaded module) takes the place of the definition before it,
+    if no server runs.
+
     Args:
         worker: ``"pkg.mod"``, ``"pkg.mod:obj"``, a module, a class (instantiated in each worker) or a live object,
             with any of the handlers.
 
     Raises:
+        RuntimeError: a server runs the definition before this one: `Server.stop` it first.
         ValueError: another worker is registered already. There is one per server, run in `workers` instances.
         TypeError: `None` or a number: nothing that could have handlers.
     """
@@ -71,8 +76,11 @@ def register_worker(worker: object) -> WorkerHandle:
         )
     global _registered
     with lock:
+        refuse_newer(worker)
         if _registered is None:
             _registered = WorkerHandle(worker)
+        elif is_redefined(_registered.spec, worker):
+            _registered.spec = worker
         elif _registered.spec is not worker and _registered.spec != worker:
             raise ValueError(
                 f"{_registered.spec!r} is registered already, and a server runs one worker (in as many instances as "

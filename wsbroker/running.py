@@ -21,6 +21,7 @@ from wsbroker.guarded_log import GuardedLog
 from wsbroker.loops import restore_switch_interval
 from wsbroker.node import Node
 from wsbroker.pool.pool import ReloadUnfinished
+from wsbroker.redefinition import is_redefined, parts_of
 from wsbroker.reload import folders_of, watch
 from wsbroker.worker import port
 
@@ -45,6 +46,7 @@ class Server:
     def __init__(self, config: Config, spec: object) -> None:
         self._config = config
         self._spec = spec
+        self._parts = parts_of(spec)
         self._node: Node | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
@@ -281,6 +283,12 @@ class Server:
         if self._stopped_async is not None:
             self._stopped_async.set()
 
+    def _runs_older(self, worker: object) -> bool:
+        """Whether its handlers are an older definition of this worker."""
+        if self._spec is worker or isinstance(worker, str) and self._spec == worker:
+            return any(before is not now for before, now in zip(self._parts, parts_of(worker), strict=True))
+        return is_redefined(self._spec, worker)
+
     def _forget(self) -> None:
         """In a child process: the server is the parent's."""
         self._is_forked = True
@@ -405,6 +413,20 @@ def claim(server: Server) -> None:
     if _running is not None:
         raise CommandError(f"a server runs in this process already: {_running!r}; stop it first")
     _running = server
+
+
+def refuse_newer(worker: object) -> None:
+    """Raises if the running server has an older definition of this worker. Under `lock`.
+
+    Raises:
+        CommandError: it has.
+    """
+    if _running is not None and _running._runs_older(worker):
+        raise CommandError(
+            f"{worker!r} was defined anew, and the running server has the definition before: stop() that server first, "
+            "then register the new one (a module's code is also exchanged by its reload(), with the worker kinds "
+            "interpreter and process)"
+        )
 
 
 def _forked() -> None:

@@ -1,5 +1,8 @@
 """Handlers may be given in many ways: by name, as a module, a class or an object; with all arguments or fewer."""
 
+import importlib
+from pathlib import Path
+
 import pytest
 
 import wsbroker
@@ -7,7 +10,7 @@ from e2e.contract.apps import echo, recorder
 from e2e.contract.apps.shapes import Few, Shouting, Typed
 from e2e.contract.logs import Log
 from e2e.contract.peers import Peer, request, text
-from e2e.contract_kit import APPS, HERE
+from e2e.contract_kit import APPS, HERE, ONLY_HERE
 from wsbroker.addresses import TcpAddress
 from wsbroker.config import WorkerKind
 
@@ -120,6 +123,72 @@ def test_one_worker_is_registered_and_a_different_one_is_a_value_error(nothing_r
     for nothing in (None, 5, b"x", True):
         with pytest.raises(TypeError):
             wsbroker.register_worker(nothing)
+
+
+CELL = """
+import wsbroker
+class Chat:
+    def handle_socket_message(self, data, socket_id):
+        wsbroker.send(socket_id, ANSWER)
+"""
+
+
+def run_cell(answer: str) -> type:
+    """Runs a notebook's cell; returns the class that it defines."""
+    names: dict[str, object] = {"__name__": "__main__", "ANSWER": answer}
+    exec(CELL, names)
+    found = names["Chat"]
+    assert isinstance(found, type)
+    return found
+
+
+@ONLY_HERE
+@pytest.mark.parametrize("is_live", [False, True])
+def test_a_cell_that_is_run_again_registers_its_new_definition_unless_a_server_runs_the_old(
+    nothing_runs: None, kind: WorkerKind, is_live: bool
+) -> None:
+    def worker(answer: str) -> object:
+        defined = run_cell(answer)
+        return defined() if is_live else defined
+
+    handle = wsbroker.register_worker(worker("never served"))
+    try:
+        for answer in ("first", "second"):
+            newest = worker(answer)
+            assert wsbroker.register_worker(newest) is handle
+            assert handle.spec is newest
+            with wsbroker.start("127.0.0.1:0", worker_kind=kind) as server:
+                assert said(server, "hello") == answer
+                assert wsbroker.register_worker(newest) is handle
+                with pytest.raises(RuntimeError) as refused:
+                    wsbroker.register_worker(worker("too late"))
+                assert "was defined anew" in str(refused.value) and "stop() that server first" in str(refused.value)
+                assert said(server, "hello") == answer and handle.spec is newest
+    finally:
+        handle.unregister()
+
+
+@ONLY_HERE
+def test_a_reloaded_module_is_served_anew_once_the_server_has_stopped(
+    nothing_runs: None, kind: WorkerKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / f"reloaded_{kind}.py"
+    file.write_text(
+        "ANSWER = 'hello'" + CELL.replace("class Chat:", "if True:").replace("self, ", ""), encoding="utf-8"
+    )
+    module = importlib.import_module(file.stem)
+    handle = wsbroker.register_worker(module)
+    try:
+        for _ in range(2):
+            assert wsbroker.register_worker(importlib.reload(module)) is handle
+            with wsbroker.start("127.0.0.1:0", worker_kind=kind) as server:
+                assert said(server, "hello") == "hello"
+                assert wsbroker.register_worker(module) is handle
+                with pytest.raises(RuntimeError, match="was defined anew"):
+                    wsbroker.register_worker(importlib.reload(module))
+    finally:
+        handle.unregister()
 
 
 def test_auto_takes_a_thread_for_a_live_object_and_says_what_to_do(nothing_runs: None, log: Log) -> None:
