@@ -107,6 +107,9 @@ def start(
         worker: the handlers, as for `register_worker`, which need not be called then.
         config: all settings as one object, instead of `settings`.
         handle_signals: called from the main thread, SIGINT and SIGTERM stop the server if nobody else handles them.
+            The first SIGINT (Ctrl-C) is a KeyboardInterrupt in the main thread as well, so that a loop of the program's
+            own ends; not while it waits in `Server.wait` or `Server.stop`, or has ended. SIGTERM stops the server only.
+            A second signal does what it would have done without the server.
         **settings: any field of `Config`.
 
     Raises:

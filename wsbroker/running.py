@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Final, TypeVar
 
 from wsbroker.addresses import Address
@@ -289,6 +289,14 @@ class Server:
             return any(before is not now for before, now in zip(self._parts, parts_of(worker), strict=True))
         return is_redefined(self._spec, worker)
 
+    def _is_awaited_in(self, frame: FrameType | None) -> bool:
+        """Whether a thread that stands at this frame waits for a server's end, or has come to its own."""
+        while frame is not None:
+            if frame.f_code in _WAITS:
+                return True
+            frame = frame.f_back
+        return False
+
     def _forget(self) -> None:
         """In a child process: the server is the parent's."""
         self._is_forked = True
@@ -363,6 +371,10 @@ class Server:
             loop.call_soon_threadsafe(asked.set)
         except RuntimeError:
             logger.debug("the loop has ended already")
+
+
+_WAITS: Final = (Server.wait.__code__, Server.stop.__code__, threading._shutdown.__code__)  # type: ignore[attr-defined]
+"""What runs in a thread that waits for a server's end; the last one when a program has come to its own."""
 
 
 async def _opened(node: Node, addresses: Sequence[Address], stop_asked: asyncio.Event) -> bool:

@@ -27,6 +27,8 @@ class Signals:
     def __init__(self, server: "Server", on_second: Callable[["Signals", int], None]) -> None:
         self.server = server
         self.on_second = on_second
+        self.interrupts = False
+        """Whether the first SIGINT is a KeyboardInterrupt too, for a main loop of the program's own."""
         self.before: dict[int, object] = {}
         self.count = 0
         self.ended = False
@@ -42,6 +44,8 @@ class Signals:
         self.count += 1
         if self.count == 1:
             self.server._ask_to_stop(None)
+            if self.interrupts and number == signal.SIGINT and not self.server._is_awaited_in(frame):
+                raise KeyboardInterrupt
         else:
             self.on_second(self, number)
 
@@ -56,6 +60,7 @@ class Signals:
 def take_signals(server: "Server", on_second: Callable[[Signals, int], None], *, always: bool = False) -> Signals:
     """Takes SIGINT and SIGTERM, those at their defaults or all."""
     signals = Signals(server, on_second)
+    signals.interrupts = not always
     for number in (*STOP_SIGNALS, SIGHUP) if always and SIGHUP is not None else STOP_SIGNALS:
         handler = signal.getsignal(number)
         if always or handler in (signal.SIG_DFL, signal.default_int_handler) or isinstance(handler, Signals):

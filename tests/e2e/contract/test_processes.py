@@ -219,6 +219,79 @@ def test_a_program_that_waits_goes_on_when_the_server_has_stopped(script: Script
         assert re.search(r"^True\nbehind wait\(\) <Server stopped http://127.0.0.1:\d+>\n\Z", program.log, re.MULTILINE)
 
 
+def test_a_first_sigint_stops_the_server_and_then_interrupts_a_program_with_a_main_loop_of_its_own(
+    script: Script, kind: WorkerKind
+) -> None:
+    source = f"""
+        import time
+        import wsbroker
+        try:
+            with wsbroker.start("127.0.0.1:0", worker={APPS + "echo"!r}, worker_kind={kind!r}) as server:
+                print("started")
+                while True:
+                    wsbroker.send_to_channel("ticks", "tick")
+                    time.sleep(0.01)
+        except KeyboardInterrupt:
+            print("interrupted", server)
+    """
+    with script(source) as program:
+        program.wait_for_line(STARTED, START_S)
+        peer = connected(program, text("hello"))
+        assert peer.text() == "hello"
+        program.process.send_signal(signal.SIGINT)
+        assert peer.close_frame() == BYE
+        peer.send(close_frame(1001))
+        peer.end()
+        assert program.ended() == 0
+        assert re.search(r"^interrupted <Server stopped ", program.log, re.MULTILINE)
+        assert "Traceback" not in program.log
+
+
+def test_a_program_that_the_interruption_ends_waits_for_the_end_of_its_server(script: Script) -> None:
+    source = f"""
+        import time
+        import wsbroker
+        server = wsbroker.start("127.0.0.1:0", worker={APPS + "echo"!r}, worker_kind="thread")
+        print("started")
+        time.sleep(60)
+    """
+    with script(source) as program:
+        program.wait_for_line(STARTED, START_S)
+        peer = connected(program, text("hello"))
+        assert peer.text() == "hello"
+        program.process.send_signal(signal.SIGINT)
+        assert peer.close_frame() == BYE
+        peer.send(close_frame(1001))
+        peer.end()
+        assert program.ended() in (1, 130, -signal.SIGINT)
+        assert program.log.endswith("INFO:wsbroker.running:stopped\n")
+        assert "KeyboardInterrupt" in program.log and "Exception ignored" not in program.log
+
+
+def test_a_program_that_waits_for_the_server_is_not_interrupted(script: Script) -> None:
+    """The end of the wait is what tells it."""
+    source = f"""
+        import signal, sys, threading, time
+        import wsbroker
+        main = threading.get_ident()
+
+        def waits(frame):
+            return frame is not None and (frame.f_code is wsbroker.Server.wait.__code__ or waits(frame.f_back))
+
+        def interrupt():
+            while not waits(sys._current_frames()[main]):
+                time.sleep(0.001)
+            signal.pthread_kill(main, signal.SIGINT)
+
+        with wsbroker.start("127.0.0.1:0", worker={APPS + "echo"!r}, worker_kind="thread") as server:
+            threading.Thread(target=interrupt).start()
+            print(server.wait(), "behind wait()")
+    """
+    with script(source) as program:
+        assert program.ended() == 0
+        assert program.log.splitlines()[-1] == "True behind wait()"
+
+
 def test_signals_that_a_program_handles_itself_stay_its_own(script: Script) -> None:
     source = f"""
         import signal, sys

@@ -174,9 +174,8 @@ def test_a_reloaded_module_is_served_anew_once_the_server_has_stopped(
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     file = tmp_path / f"reloaded_{kind}.py"
-    file.write_text(
-        "ANSWER = 'hello'" + CELL.replace("class Chat:", "if True:").replace("self, ", ""), encoding="utf-8"
-    )
+    source = CELL.replace("class Chat:", "if True:").replace("self, ", "")
+    file.write_text(f"ANSWER = 'hello'{source}", encoding="utf-8")
     module = importlib.import_module(file.stem)
     handle = wsbroker.register_worker(module)
     try:
