@@ -357,3 +357,12 @@ def test_a_handler_that_takes_too_long_is_a_504(
     assert (answer.status, answer.text) == (504, "Gateway Timeout")
     assert clients.http(running).text == "OK"
     log.forgives("handler took too long handler=handle_http_request")
+
+
+def test_a_request_has_the_time_of_requests_and_not_of_messages(
+    servers: Servers, kind: WorkerKind, app: str, clients: Clients, log: Log
+) -> None:
+    running = servers.get(app, kind, handler_timeout=0.02)
+    later = "__import__('asyncio').sleep(0.1)" if app == "async_puppet" else "__import__('time').sleep(0.1)"
+    assert clients.http(running, "GET", doing(later)).status == 200
+    log.forgives("handler took too long in the event loop")
