@@ -4,8 +4,8 @@
 `SETTINGS` is the same list as data, for the command line and the documentation. Where values may come from
 (flags, environment, files) is the business of `wsbroker.sources`.
 
-May import: `types`, `errors`, standard library. Must never: read the environment or files, or change the process
-(but for `raise_fd_limit`, which only `run()` and the command line may call).
+May import: `types`, `errors`, `machine_limits`, standard library. Must never: read the environment or files, or change
+the process (but for `raise_fd_limit`, which only `run()` and the command line may call).
 
 Units: sizes are bytes (int), durations are seconds (int or float). A batch on the wire has less than 2 GiB, hence 1 GiB
 as the upper bound of everything that crosses to a worker. This file is long because half of it is that one table.
@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, fields
 from typing import Final, Literal, TypeAlias, TypedDict, TypeVar, Unpack, get_args
 
 from wsbroker.errors import ConfigError
+from wsbroker.machine_limits import cpu_quota, memory_limit
 
 WorkerKind: TypeAlias = Literal["auto", "inline", "thread", "interpreter", "process"]
 Balance: TypeAlias = Literal["round-robin", "least-connections"]
@@ -33,6 +34,7 @@ names (tuple of str)"""
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 GIB: Final = 1024 * MIB
+TIB: Final = 1024 * GIB
 DAY_S: Final = 86_400.0
 SHORTEST_S: Final = 0.01
 
@@ -154,6 +156,16 @@ class Config:
         help="what may wait for one socket; an empty outbox takes any one message",
         reason="A client that keeps up never has that much waiting, and a thousand that do not cost 1 GB at most.",
     )
+    max_waiting_bytes: int | None = _setting(
+        None,
+        "size",
+        "Messages",
+        minimum=KIB,
+        maximum=TIB,
+        unset="auto",
+        help="waiting for all sockets; then the largest are closed; auto: 1/4 of memory",
+        reason="A thousand slow clients must not fill the memory. A container's limit counts; closed with 1013.",
+    )
     slow_consumer: SlowConsumer = _setting(
         "disconnect",
         "choice",
@@ -263,6 +275,16 @@ class Config:
         help="largest request head; a larger one is answered 431",
         reason="Room for large cookies; nginx takes 32 KiB too. Under 1 KiB browsers could not connect.",
     )
+    max_request_bytes_total: int | None = _setting(
+        None,
+        "size",
+        "HTTP",
+        minimum=KIB,
+        maximum=TIB,
+        unset="auto",
+        help="unfinished heads and bodies; then 503; auto: 1/4 of memory, up to 1GiB",
+        reason="A thousand uploads that never end hold a thousand bodies; a container's memory limit counts.",
+    )
     http_timeout: float = _seconds(
         30.0,
         "HTTP",
@@ -338,6 +360,14 @@ class Config:
         """Returns `max_connections`, or what the limit of open files allows now."""
         return default_max_connections() if self.max_connections is None else self.max_connections
 
+    def waiting_bytes_limit(self) -> int:
+        """Returns `max_waiting_bytes`, or a quarter of the memory this process may use."""
+        return memory_limit() // 4 if self.max_waiting_bytes is None else self.max_waiting_bytes
+
+    def request_bytes_limit(self) -> int:
+        """Returns `max_request_bytes_total`, or a quarter of the memory this process may use, at most 1 GiB."""
+        return min(memory_limit() // 4, GIB) if self.max_request_bytes_total is None else self.max_request_bytes_total
+
 
 class Settings(TypedDict, total=False):
     """The fields of `Config`, all optional, as keyword arguments."""
@@ -351,6 +381,7 @@ class Settings(TypedDict, total=False):
     on_handler_error: OnHandlerError
     max_message_size: int
     max_queue_bytes: int
+    max_waiting_bytes: int | None
     slow_consumer: SlowConsumer
     inbox_bytes: int
     mailbox_bytes: int
@@ -365,6 +396,7 @@ class Settings(TypedDict, total=False):
     subprotocols: tuple[str, ...]
     max_body_size: int
     max_head_size: int
+    max_request_bytes_total: int | None
     http_timeout: float
     keepalive_timeout: float
     ping_interval: float
@@ -431,7 +463,7 @@ SETTINGS: Final[dict[str, Setting]] = {
 
 def show_size(size: int) -> str:
     """Returns ``64KiB`` for 65536: the largest unit that says it exactly."""
-    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+    for unit, name in ((TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
         if size and size % unit == 0:
             return f"{size // unit}{name}"
     return f"{size}B"
@@ -615,7 +647,13 @@ def worker_count(kind: WorkerKind) -> int:
 
 
 def cpu_count() -> int:
-    """Returns how many CPUs this process may use (not how many the machine has, where the system tells)."""
+    """Returns how many CPUs this process may use: not how many the machine has, and no more than a cgroup's quota."""
+    quota = cpu_quota()
+    return _assigned_cpus() if quota is None else min(quota, _assigned_cpus())
+
+
+def _assigned_cpus() -> int:
+    """How many CPUs this process may run on, where the system tells."""
     if sys.version_info >= (3, 13):
         return os.process_cpu_count() or 1
     elif sys.platform == "linux":

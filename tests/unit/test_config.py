@@ -50,6 +50,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "on_handler_error": "close",
         "max_message_size": "64KiB",
         "max_queue_bytes": "1MiB",
+        "max_waiting_bytes": "auto",
         "slow_consumer": "disconnect",
         "inbox_bytes": "256KiB",
         "mailbox_bytes": "4MiB",
@@ -64,6 +65,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "subprotocols": "none",
         "max_body_size": "1MiB",
         "max_head_size": "32KiB",
+        "max_request_bytes_total": "auto",
         "http_timeout": "30s",
         "keepalive_timeout": "75s",
         "ping_interval": "25s",
@@ -291,6 +293,27 @@ def test_inline_and_thread_have_one_worker_and_the_others_one_per_cpu(monkeypatc
 
 def test_the_cpu_count_is_what_this_process_may_use() -> None:
     assert config.cpu_count() >= 1
+
+
+@pytest.mark.parametrize(("quota", "cpus"), [(None, 8), (2, 2), (16, 8)])
+def test_a_cpu_quota_lowers_the_number_of_workers(
+    monkeypatch: pytest.MonkeyPatch, quota: int | None, cpus: int
+) -> None:
+    monkeypatch.setattr(config, "cpu_quota", lambda: quota)
+    monkeypatch.setattr(config, "_assigned_cpus", lambda: 8)
+    assert config.worker_count("process") == cpus
+
+
+@pytest.mark.parametrize(
+    ("memory", "waiting", "requests"), [(512 << 20, 128 << 20, 128 << 20), (64 << 30, 16 << 30, 1 << 30)]
+)
+def test_the_totals_follow_the_memory_there_is(
+    monkeypatch: pytest.MonkeyPatch, memory: int, waiting: int, requests: int
+) -> None:
+    monkeypatch.setattr(config, "memory_limit", lambda: memory)
+    assert (Config().waiting_bytes_limit(), Config().request_bytes_limit()) == (waiting, requests)
+    given = Config(max_waiting_bytes=5000, max_request_bytes_total=6000)
+    assert (given.waiting_bytes_limit(), given.request_bytes_limit()) == (5000, 6000)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit of open files there")
