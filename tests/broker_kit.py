@@ -30,6 +30,7 @@ class RecordingSocket(Socket):
         self.paused = 0
         self.resumed = 0
         self.overflows = 0
+        self.aborts = 0
         self.on_write: Callable[[bytes], None] = self.writes.append
 
     def write(self, data: bytes) -> None:
@@ -55,6 +56,9 @@ class RecordingSocket(Socket):
 
     def overflowed(self) -> None:
         self.overflows += 1
+
+    def abort(self) -> None:
+        self.aborts += 1
 
     @property
     def received(self) -> list[bytes]:

@@ -67,6 +67,7 @@ class PaperTransport:
         self.protocol: Connection | None = None
         self.written = b""
         self.buffered = 0
+        self.high_bytes = 64 * 1024
         self.is_full = False
         self.is_reading = True
         self.is_closed = False
@@ -92,6 +93,12 @@ class PaperTransport:
         self.buffered = 0
         assert self.protocol is not None
         self.protocol.resume_writing()
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        self.high_bytes = high
 
     def get_write_buffer_size(self) -> int:
         return self.buffered

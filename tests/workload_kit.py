@@ -45,6 +45,11 @@ class PaperTransport:
         """Part of a transport's face."""
         self.protocol = protocol
 
+    def is_closing(self) -> bool:
+        return False
+
+    def set_write_buffer_limits(self, high: int) -> None: ...
+
     def get_write_buffer_size(self) -> int:
         """Nothing waits."""
         return 0

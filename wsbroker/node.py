@@ -15,7 +15,7 @@ from typing import Final
 
 from wsbroker.addresses import Address
 from wsbroker.broker.limits import DISCONNECT, DROP_NEW, DROP_OLD, Limits
-from wsbroker.config import Config
+from wsbroker.config import Config, show_size
 from wsbroker.front.front import Front
 from wsbroker.guarded_log import GuardedLog
 from wsbroker.operator_warnings import OperatorWarnings
@@ -143,6 +143,11 @@ class Node:
         )
         self._note(counters.slow_consumers, "a slow consumer was closed with 1013 (max_queue_bytes, write_timeout)")
         self._note(
+            counters.overload_closes,
+            f"more than {show_size(self.broker.limits.max_waiting_bytes)} waited for all clients together "
+            "(max_waiting_bytes): those for whom most waited were closed with 1013",
+        )
+        self._note(
             counters.frames_dropped,
             f"messages to slow consumers are dropped (slow_consumer={self.config.slow_consumer})",
         )
@@ -173,6 +178,8 @@ class Node:
             "unheard": counters.unheard,
             "frames_dropped": counters.frames_dropped,
             "slow_consumers": counters.slow_consumers,
+            "overload_closes": counters.overload_closes,
+            "waiting_bytes": int(self.broker.outgoing.waiting_bytes),
             "subscriptions_refused": counters.subscriptions_refused,
             "commands_refused": counters.commands_refused,
             "inboxes_full": counters.inboxes_full,
@@ -188,6 +195,7 @@ def _limits(config: Config) -> Limits:
         POLICIES[config.slow_consumer],
         config.inbox_bytes,
         config.max_channels_per_socket,
+        config.waiting_bytes_limit(),
     )
 
 

@@ -37,6 +37,11 @@ class Sink:
 
     def set_protocol(self, protocol: object) -> None: ...
 
+    def is_closing(self) -> bool:
+        return False
+
+    def set_write_buffer_limits(self, high: int) -> None: ...
+
     def get_write_buffer_size(self) -> int:
         return 0
 

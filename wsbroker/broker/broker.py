@@ -146,9 +146,11 @@ class Broker:
 
     def give_up(self, socket: Socket, code: int, reason: str) -> None:
         """Closes a slow consumer: what waits for it is dropped, a Close frame takes its place."""
-        if socket.state >= CLOSING:
-            return
-        self.counters.slow_consumers += 1
+        if socket.state < CLOSING:
+            self.counters.slow_consumers += 1
+            self._close_dropping(socket, code, reason)
+
+    def _close_dropping(self, socket: Socket, code: int, reason: str) -> None:
         self._leave(socket)
         socket.state = CLOSING
         self._tell_closed(socket, code, reason)
@@ -162,17 +164,30 @@ class Broker:
             outgoing.overflowing = []
             for socket in found:
                 outbox = socket.outbox
-                if socket.state == CLOSING and outbox and len(outbox) > 1:
+                if socket.state == CLOSING and outbox is not None and len(outbox.frames) > 1:
                     # Closed by somebody else after it had missed something: that Close is the last frame, and stays.
                     self.counters.slow_consumers += 1
-                    self._leave_waiting(socket, outbox[-1])
+                    self._leave_waiting(socket, outbox.frames[-1])
                 else:
                     self.give_up(socket, 1013, "slow consumer")
 
+    def give_up_overloading(self) -> None:
+        """Closes the sockets whose outboxes were dropped because too much waited for all sockets together."""
+        outgoing = self.outgoing
+        found = outgoing.overloading
+        outgoing.overloading = []
+        for socket in found:
+            outbox = socket.outbox
+            is_cut = outbox is not None and outbox.is_cut
+            if socket.state < CLOSING:
+                self.counters.overload_closes += 1
+                self._close_dropping(socket, 1013, "server overloaded")
+            if is_cut:
+                socket.abort()
+
     def _leave_waiting(self, socket: Socket, frame: bytes) -> None:
         """Drops what waits for a socket but for this Close frame."""
-        socket.outbox = deque([frame])
-        socket.outbox_bytes = len(frame)
+        self.outgoing.leave_waiting(socket, frame)
         socket.overflowed()
         if not socket.is_blocked:  # it has taken everything since the verdict: nobody else would drain it
             self.outgoing.drain(socket)
@@ -199,8 +214,7 @@ class Broker:
 
     def _forget(self, socket: Socket) -> None:
         socket.state = GONE
-        socket.outbox = None
-        socket.outbox_bytes = 0
+        self.outgoing.forget(socket)
 
     def _tell_closed(self, socket: Socket, code: int, reason: str) -> None:
         event = (events.CLOSE, socket.id, socket.token, socket.token_seen, code, reason)
@@ -361,6 +375,9 @@ class Broker:
         outgoing.flush()
         if outgoing.overflowing:
             self.give_up_overflowing()
+        if outgoing.overloading:
+            self.give_up_overloading()
+        outgoing.loop_turn += 1
         if outgoing.emptied:
             for channel in outgoing.emptied:
                 # After a flush in the middle of the turn another channel may have the name already.
@@ -480,12 +497,15 @@ class Broker:
         return [name for name, channel in self.table.items() if channel.count > 0]
 
     def queued_bytes(self, socket_id: int) -> int:
-        """What waits for the socket: this turn's direct frames, its outbox, its transport's buffer."""
+        """The bytes that wait for the socket: this turn's direct frames, its outbox, its transport's buffer. Frames
+        with their heads, without what `max_queue_bytes` counts for each beyond that."""
         self._check_answerable()
         socket = self.sockets.get(socket_id)
         if socket is None:
             return 0
-        return int(socket.direct_bytes + socket.outbox_bytes) + socket.transport_bytes()
+        outbox = socket.outbox
+        held: i64 = 0 if outbox is None else outbox.frame_bytes()
+        return int(socket.direct_bytes + held) + socket.transport_bytes()
 
     # Lanes. -----------------------------------------------------------------------------------------------------
 

@@ -10,21 +10,38 @@ MESSAGE_OVERHEAD_BYTES: Final = 128
 """What a waiting message costs beyond its payload: the objects that hold it. Without it a flood of empty messages
 would never reach a limit in bytes."""
 
+FRAME_OVERHEAD_BYTES: Final = 64
+"""What a frame that waits for a client costs beyond its bytes: the bytes object (33, and up to 15 to the next multiple
+of 16) and its place in a deque (8.25). Without it a client that leaves one-byte answers unread holds 19 times the
+limit."""
+
+OWN_TURN_FACTOR: Final = 4
+"""So many times `max_queue_bytes`, and one frame beyond, may wait for a socket in the turn in which its transport first
+refuses bytes. Once is too little for a client that reads: of 2.5 MiB published at once the kernel took 0.26 MiB on a
+busy machine, and the client had no chance to take more before the turn was over."""
+
 BATCH_BYTES: Final = 128 * 1024
 """One source (channel or direct sends to one socket) that gathers this much in a turn has the whole turn flushed."""
 
 TURN_BYTES: Final = 4 * 1024 * 1024
-"""The same for all frames of a turn together: what a handler that publishes in a loop can hold at most."""
+"""The same for all frames of a turn together, each counted with FRAME_OVERHEAD_BYTES: what a handler that publishes in
+a loop can hold at most."""
+
+SPARE_SHARE: Final = 16
+"""When too much waits for all sockets together, so many outboxes go that one part in this many of the limit is free
+again: the search for the largest is not to be repeated every turn."""
 
 
 class Limits:
     """Limits of the core.
 
     Args:
-        max_queue_bytes: what may wait for one socket, its transport's buffer included.
+        max_queue_bytes: what may wait for one socket, its transport's buffer included, each frame counted with
+            FRAME_OVERHEAD_BYTES.
         slow_consumer: DISCONNECT, DROP_NEW or DROP_OLD: what happens at that limit.
         inbox_bytes: messages of one socket read and not yet handled, before its reading pauses.
         max_channels: subscriptions of one socket.
+        max_waiting_bytes: what may wait for all sockets together, before the largest are closed.
     """
 
     def __init__(
@@ -33,11 +50,13 @@ class Limits:
         slow_consumer: int = DISCONNECT,
         inbox_bytes: int = 256 * 1024,
         max_channels: int = 128,
+        max_waiting_bytes: int = 1 << 40,
     ) -> None:
         self.max_queue_bytes: Final = max_queue_bytes
         self.slow_consumer: Final = slow_consumer
         self.inbox_bytes: Final = inbox_bytes
         self.max_channels: Final = max_channels
+        self.max_waiting_bytes: Final = max_waiting_bytes
 
 
 class Counters:
@@ -56,6 +75,8 @@ class Counters:
         """frames the drop policies dropped"""
         self.slow_consumers: int = 0
         """sockets closed because too much waited for them"""
+        self.overload_closes: int = 0
+        """sockets closed because too much waited for all of them together, and most for these"""
         self.subscriptions_refused: int = 0
         """subscriptions over `max_channels_per_socket`"""
         self.commands_refused: int = 0

@@ -12,19 +12,33 @@ direct sends. How it is kept while publishing stays O(1):
 * A Close frame is a direct frame after which the socket, out of all channels, gets nothing more.
 * When a batch reaches its cap the whole turn is flushed, never one channel alone.
 
-While a flush runs nothing here changes: transports may call `pause_writing` from inside a write, which only sets
-`is_blocked`; sockets over their limit are collected in `overflowing` for the owner to act on afterwards.
+While a flush runs nothing here changes: transports may call `pause_writing` from inside a write, which only marks the
+socket as blocked; sockets over their limit are collected in `overflowing` for the owner to act on afterwards.
+
+What waits for sockets whose transport takes nothing stands in their outboxes (`wsbroker.broker.outbox`). An outbox is
+held to its limit where the client is slow: in the turn in which a transport first refuses bytes, what waits is the
+doing of this turn, and OWN_TURN_FACTOR times the limit may wait. All outboxes together have a limit too.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Final, final
 
 from mypy_extensions import i64
 
 from wsbroker.broker.channel import Channel
-from wsbroker.broker.limits import BATCH_BYTES, DISCONNECT, DROP_OLD, TURN_BYTES, Counters, Limits
+from wsbroker.broker.limits import (
+    BATCH_BYTES,
+    DISCONNECT,
+    DROP_OLD,
+    FRAME_OVERHEAD_BYTES,
+    OWN_TURN_FACTOR,
+    SPARE_SHARE,
+    TURN_BYTES,
+    Counters,
+    Limits,
+)
+from wsbroker.broker.outbox import Outbox
 from wsbroker.broker.socket import CLOSING, GONE, NOWHERE, OPEN_END, Socket
 
 CACHED_SOURCES: Final = 8
@@ -54,6 +68,16 @@ class Outgoing:
         self.sockets: list[Socket] = []
         """Sockets with direct frames or ranges in this turn: each is looked at on its own."""
         self.overflowing: list[Socket] = []
+        self.overloading: list[Socket] = []
+        """Sockets whose outbox was dropped because too much waited for all: the owner closes them after the flush."""
+        self.waiting: dict[int, Socket] = {}
+        """Sockets that have an outbox, by id."""
+        self.waiting_bytes: i64 = 0
+        """What all outboxes cost, with the transports' buffers below them."""
+        self.peak_bytes: i64 = 0
+        """The most that was, since the owner last set it back."""
+        self.loop_turn: i64 = 0
+        """Grows when a turn has ended; one turn may be flushed several times."""
         self.emptied: list[Channel] = []
         """Channels that were dirty and have no member left: the owner drops them after the flush."""
         self.turn: i64 = 0
@@ -77,7 +101,7 @@ class Outgoing:
         else:
             direct.append(number)
         socket.direct_bytes += size
-        self.turn_bytes += size
+        self.turn_bytes += size + FRAME_OVERHEAD_BYTES
         if socket.direct_bytes >= BATCH_BYTES or self.turn_bytes >= TURN_BYTES:
             self.flush()
 
@@ -92,7 +116,7 @@ class Outgoing:
         channel.numbers.append(number)
         size: i64 = len(frame)
         channel.batch_bytes += size
-        self.turn_bytes += size
+        self.turn_bytes += size + FRAME_OVERHEAD_BYTES
         if excluded is not None:
             for socket in excluded:
                 if socket.is_member(channel):
@@ -150,6 +174,8 @@ class Outgoing:
         finally:  # whatever went wrong (no memory), the turns after this one leave
             self._start_turn(channels, sockets)
             self.is_flushing = False
+        if self.waiting_bytes > self.limits.max_waiting_bytes:
+            self._drop_largest()
 
     def _start_turn(self, channels: list[Channel], sockets: list[Socket]) -> None:
         for channel in channels:
@@ -322,63 +348,206 @@ class Outgoing:
             return
         outbox = socket.outbox
         if outbox is None:
-            outbox = deque()
-            socket.outbox = outbox
-        below: i64 = socket.transport_bytes()
+            outbox = self._open_outbox(socket)
+        elif outbox.is_given_up:
+            self._keep_close(socket, outbox, frames)
+            return
+        self._count_transport(outbox, socket.transport_bytes())
+        is_own_doing = outbox.turn == self.loop_turn or not socket.is_accepted
+        before = outbox.held_bytes
         for frame in frames:
-            if self._has_room(socket, outbox, frame, below):
-                outbox.append(frame)
-                socket.outbox_bytes += len(frame)
+            cost: i64 = len(frame) + FRAME_OVERHEAD_BYTES
+            if self._has_room(outbox, frame, cost, is_own_doing):
+                outbox.frames.append(frame)
+                outbox.held_bytes += cost
             elif self.limits.slow_consumer == DISCONNECT:
                 if socket.state == CLOSING:  # the last of the frames is its Close, which is never dropped
                     close = frames[-1]
-                    outbox.append(close)
-                    socket.outbox_bytes += len(close)
+                    outbox.frames.append(close)
+                    outbox.held_bytes += len(close) + FRAME_OVERHEAD_BYTES
                 self.overflowing.append(socket)
-                return
+                break
             else:
                 self.counters.frames_dropped += 1
+        self._count(outbox.held_bytes - before)
 
-    def _has_room(self, socket: Socket, outbox: deque[bytes], frame: bytes, below: i64) -> bool:
+    def _has_room(self, outbox: Outbox, frame: bytes, cost: i64, is_own_doing: bool) -> bool:
         """Whether the frame may wait, after DROP_OLD has made room. What waits already decides: an empty outbox takes
-        any one message, and control frames are always taken."""
-        size: i64 = len(frame)
+        any one message, and control frames are always taken.
+
+        Args:
+            is_own_doing: nothing was refused before this turn. What the transport holds is of this turn then, and
+                not counted.
+        """
         limit: i64 = self.limits.max_queue_bytes
-        waiting = socket.outbox_bytes + below
-        if waiting == 0 or waiting + size <= limit or _is_control(frame):
-            return True
+        waiting = outbox.held_bytes
+        if is_own_doing:
+            limit *= OWN_TURN_FACTOR
+            if waiting <= limit or _is_control(frame):
+                outbox.allowed_bytes = waiting + cost + outbox.transport_bytes
+                return True
+        else:
+            waiting += outbox.transport_bytes
+            if outbox.allowed_bytes > limit:
+                limit = outbox.allowed_bytes
+            if waiting == 0 or waiting + cost <= limit:
+                outbox.allowed_bytes = waiting + cost
+                return True
+            if _is_control(frame):
+                return True
         if self.limits.slow_consumer == DROP_OLD:
             kept: list[bytes] = []
-            while outbox and waiting + size > limit:
-                oldest = outbox.popleft()
+            frames = outbox.frames
+            while frames and waiting + cost > limit:
+                oldest = frames.popleft()
                 if _is_control(oldest):
                     kept.append(oldest)
                     continue
-                gone: i64 = len(oldest)
-                socket.outbox_bytes -= gone
+                gone: i64 = len(oldest) + FRAME_OVERHEAD_BYTES
+                outbox.held_bytes -= gone
                 waiting -= gone
                 self.counters.frames_dropped += 1
-            outbox.extendleft(reversed(kept))
-            return waiting == 0 or waiting + size <= limit
+            frames.extendleft(reversed(kept))
+            return waiting == 0 or waiting + cost <= limit
         return False
+
+    def _keep_close(self, socket: Socket, outbox: Outbox, frames: list[bytes]) -> None:
+        """Of the frames to a socket that was given up, keeps a Close in place of whatever waits."""
+        if socket.state == CLOSING:
+            self._replace_frames(outbox, frames[-1])
+
+    def put_first(self, socket: Socket, data: bytes) -> None:
+        """Puts bytes in front of everything that waits: the 101 that all of it has waited for."""
+        outbox = socket.outbox
+        if outbox is None:
+            outbox = self._open_outbox(socket)
+        outbox.turn = self.loop_turn  # nothing has been refused so far
+        outbox.frames.appendleft(data)
+        cost: i64 = len(data) + FRAME_OVERHEAD_BYTES
+        outbox.held_bytes += cost
+        self._count(cost)
+
+    def mark_blocked(self, socket: Socket) -> None:
+        """The transport has refused bytes; everything else waits in the outbox until `drain`."""
+        socket.is_blocked = True
+        if socket.state == GONE:
+            return
+        outbox = socket.outbox
+        if outbox is None:
+            outbox = self._open_outbox(socket)
+        self._count_transport(outbox, socket.transport_bytes())
 
     def drain(self, socket: Socket) -> None:
         """The transport takes more: hands it what waited, in pieces, until it is full again."""
         socket.is_blocked = False
         outbox = socket.outbox
-        while outbox and not socket.is_blocked:
-            piece: list[bytes] = []
-            size: i64 = 0
-            while outbox and size < BATCH_BYTES:
-                frame = outbox.popleft()
-                piece.append(frame)
-                size += len(frame)
-            socket.outbox_bytes -= size
-            socket.write(piece[0] if len(piece) == 1 else b"".join(piece))
-        if not outbox:
+        if outbox is not None:
+            self._count_transport(outbox, 0)
+            frames = outbox.frames
+            while frames and not socket.is_blocked:
+                piece: list[bytes] = []
+                size: i64 = 0
+                while frames and size < BATCH_BYTES:
+                    frame = frames.popleft()
+                    piece.append(frame)
+                    size += len(frame)
+                size += len(piece) * FRAME_OVERHEAD_BYTES
+                outbox.held_bytes -= size
+                self.waiting_bytes -= size
+                socket.write(piece[0] if len(piece) == 1 else b"".join(piece))
+            if frames:
+                return
+            if not socket.is_blocked:
+                self.forget(socket)
+        if socket.state == CLOSING and socket.direct is None and not socket.is_blocked:
+            socket.finish()
+
+    def leave_waiting(self, socket: Socket, frame: bytes) -> None:
+        """Drops what waits for a socket; this Close frame takes its place."""
+        outbox = socket.outbox
+        if outbox is None:
+            outbox = self._open_outbox(socket)
+        self._replace_frames(outbox, frame)
+
+    def forget(self, socket: Socket) -> None:
+        """Drops the outbox of a socket, and what waits in it."""
+        outbox = socket.outbox
+        if outbox is not None:
+            self.waiting_bytes -= outbox.held_bytes + outbox.transport_bytes
             socket.outbox = None
-            if socket.state == CLOSING and socket.direct is None and not socket.is_blocked:
-                socket.finish()
+            self.waiting.pop(socket.id, None)
+
+    def _open_outbox(self, socket: Socket) -> Outbox:
+        outbox = Outbox(self.loop_turn)
+        socket.outbox = outbox
+        self.waiting[socket.id] = socket
+        return outbox
+
+    def _replace_frames(self, outbox: Outbox, frame: bytes) -> None:
+        if outbox.is_cut:
+            return
+        outbox.frames.clear()
+        outbox.frames.append(frame)
+        before = outbox.held_bytes
+        outbox.held_bytes = len(frame) + FRAME_OVERHEAD_BYTES
+        self._count(outbox.held_bytes - before)
+
+    def _count_transport(self, outbox: Outbox, size: i64) -> None:
+        """Takes account of what the transport holds now."""
+        if size != outbox.transport_bytes:
+            self._count(size - outbox.transport_bytes)
+            outbox.transport_bytes = size
+
+    def _count(self, change: i64) -> None:
+        self.waiting_bytes += change
+        if self.waiting_bytes > self.peak_bytes:
+            self.peak_bytes = self.waiting_bytes
+
+    # All sockets. -----------------------------------------------------------------------------------------------
+
+    def _drop_largest(self) -> None:
+        """Too much waits for all sockets together: drops the largest outboxes until there is room again.
+
+        Their memory is free at once; the sockets are closed when the owner acts on `overloading`. Of a socket that is
+        closing already, and of one whose transport holds much, nothing would be free: those are cut. O(n log n) for n
+        sockets with an outbox, at most once for each SPARE_SHARE of the limit that comes to wait.
+        """
+        for socket in self.waiting.values():
+            outbox = socket.outbox
+            if outbox is not None:
+                self._count_transport(outbox, socket.transport_bytes())
+        limit: i64 = self.limits.max_waiting_bytes
+        if self.waiting_bytes <= limit:
+            return
+        goal = limit - limit // SPARE_SHARE
+        sizes: list[tuple[int, int]] = []
+        for socket in self.waiting.values():
+            outbox = socket.outbox
+            if outbox is not None:
+                sizes.append((int(outbox.held_bytes + outbox.transport_bytes), socket.id))
+        sizes.sort(reverse=True)
+        for _, socket_id in sizes:
+            if self.waiting_bytes <= goal:
+                return
+            socket = self.waiting[socket_id]
+            outbox = socket.outbox
+            if outbox is not None:
+                self._give_up(socket, outbox)
+
+    def _give_up(self, socket: Socket, outbox: Outbox) -> None:
+        close = outbox.frames[-1] if outbox.frames and socket.state == CLOSING else b""
+        is_cut = outbox.is_given_up or outbox.transport_bytes > BATCH_BYTES or (socket.state == CLOSING and not close)
+        outbox.is_given_up = True
+        self.overloading.append(socket)
+        self.waiting_bytes -= outbox.held_bytes
+        outbox.held_bytes = 0
+        outbox.frames.clear()
+        if is_cut:
+            outbox.is_cut = True
+            self._count_transport(outbox, 0)
+            self.waiting.pop(socket.id, None)
+        elif close:
+            self._replace_frames(outbox, close)
 
 
 def _largest(channels: list[Channel]) -> Channel | None:

@@ -14,6 +14,7 @@ from mypy_extensions import i64, mypyc_attr
 if TYPE_CHECKING:
     from wsbroker.broker.channel import Channel
     from wsbroker.broker.lane import Lane
+    from wsbroker.broker.outbox import Outbox
 
 OPENING: Final = 0
 """known, its calls count, its frames wait behind the 101"""
@@ -45,9 +46,8 @@ class Socket:
         self.first: Channel | None = None
         self.first_index: i64 = 0
         self.more: dict[Channel, int] | None = None
-        # Outbox: whole frames that wait because the transport is full or the 101 is not out yet.
-        self.outbox: deque[bytes] | None = None
-        self.outbox_bytes: i64 = 0
+        self.outbox: Outbox | None = None
+        """what waits because the transport is full or the 101 is not out yet"""
         # This turn (see outgoing.py).
         self.mark: i64 = 0
         self.only: i64 = NOWHERE
@@ -144,15 +144,6 @@ class Socket:
                 self.first_index = index
             self.more = None
 
-    def put_first(self, data: bytes) -> None:
-        """Puts bytes in front of everything that waits: the 101 that all of it has waited for."""
-        outbox = self.outbox
-        if outbox is None:
-            outbox = deque()
-            self.outbox = outbox
-        outbox.appendleft(data)
-        self.outbox_bytes += len(data)
-
     # What the connection fills in.
 
     def write(self, data: bytes) -> None:
@@ -177,3 +168,6 @@ class Socket:
 
     def overflowed(self) -> None:
         """The slow consumer policy gave this socket up: a Close frame waits in its outbox, time is running."""
+
+    def abort(self) -> None:
+        """Drops the connection without a word, and with it what its transport holds."""

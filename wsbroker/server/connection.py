@@ -46,6 +46,8 @@ class Connection(Socket):
         self.is_awaiting_pong = False
         self.is_throttled = False
         """It has read its share of this turn and goes on in the next."""
+        self.is_close_timed = False
+        """Time is running for what was sent before our Close, and for that, to leave."""
         self.is_finished = False
         """The Close frame has been handed to the transport."""
         self.is_peer_closed = False
@@ -94,15 +96,15 @@ class Connection(Socket):
         self.pong = None
 
     def pause_writing(self) -> None:
-        """The transport's buffer is full. Comes from inside `write`: sets flags only."""
-        self.is_blocked = True
-        if self.state < CLOSING or not self.is_finished:
+        """The peer takes nothing more. Comes from inside `write`: marks only. A closing connection's clock runs on."""
+        self.owner.broker.outgoing.mark_blocked(self)
+        if self.state < CLOSING:
             self.low_bytes = self.transport_bytes()
             self.since = self.owner.wheel.now
             self.owner.wheel.schedule(self, self.owner.write_ticks)
 
     def resume_writing(self) -> None:
-        """The transport's buffer is nearly empty again."""
+        """The transport's buffer is empty again."""
         if self.state == GONE:
             return
         self.owner.broker.outgoing.drain(self)
@@ -237,15 +239,21 @@ class Connection(Socket):
 
     def closing(self) -> None:
         """Our Close waits behind what was sent before it: `close_timeout` for all of it to leave."""
-        if self.transport is not None:
-            self._wait_for_close()
+        self._start_close_clock()
 
     def overflowed(self) -> None:
         """Given up as a slow consumer; the Close frame waits in the outbox."""
-        self._wait_for_close()
+        self._start_close_clock()
         if self.is_reading_paused:
             self.is_reading_paused = False
             self.owner.read_on(self)
+
+    def _start_close_clock(self) -> None:
+        """Gives what waits `close_timeout` to leave: once, whatever happens to it meanwhile, and from the 101 on. The
+        Close frame, when it is out, has another one to be answered (`finish`)."""
+        if self.transport is not None and not self.is_close_timed:
+            self.is_close_timed = True
+            self._wait_for_close()
 
     def _wait_for_close(self) -> None:
         wheel = self.owner.wheel

@@ -15,7 +15,7 @@ from mypy_extensions import i64
 
 from wsbroker.broker.broker import Broker, Waker
 from wsbroker.broker.limits import Limits
-from wsbroker.broker.socket import Socket
+from wsbroker.broker.socket import CLOSING, Socket
 from wsbroker.broker.wheel import Wheel
 from wsbroker.server.connection import Connection
 from wsbroker.websocket.decoder import Decoder
@@ -111,10 +111,17 @@ class Sockets(Waker):
         """
         connection.transport = transport
         transport.set_protocol(cast(asyncio.BaseProtocol, connection))
+        if not transport.is_closing():
+            # What the peer does not take waits in the outbox, not in the transport: that keeps up to 64 KiB by default,
+            # and uvloop's needs 700 bytes for each write of it, 14 MiB if those are one-byte answers.
+            transport.set_write_buffer_limits(0)
         # In front of what waits: the transport may be full with it, and what is behind it has to wait then.
-        connection.put_first(head)
+        self.broker.outgoing.put_first(connection, head)
         connection.heard = self.wheel.now
-        self.wheel.schedule(connection, self.ping_ticks if self.ping_ticks > 0 else self.idle_ticks)
+        if connection.state < CLOSING:
+            self.wheel.schedule(connection, self.ping_ticks if self.ping_ticks > 0 else self.idle_ticks)
+        else:
+            connection.closing()  # while it was opening: only now it can leave
         self.broker.opened(connection)
         if tail:
             connection.data_received(tail)
@@ -130,7 +137,7 @@ class Sockets(Waker):
     def discard(self, connection: Connection) -> None:
         """Refused, or gone before the 101."""
         self.count -= 1
-        self.wheel.remove(connection)  # given up as a slow consumer, it has a deadline already
+        self.wheel.remove(connection)
         self.broker.discard(connection)
 
     def connection_lost(self, connection: Connection) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from broker_kit import RecordingSocket, a_broker, connect, frames_of
-from wsbroker.broker.limits import BATCH_BYTES, DISCONNECT, DROP_NEW, DROP_OLD, TURN_BYTES, Limits
+from wsbroker.broker.limits import BATCH_BYTES, DISCONNECT, DROP_NEW, DROP_OLD, FRAME_OVERHEAD_BYTES, TURN_BYTES, Limits
 
 PONG = b"\x8a\x05alive"
 
@@ -212,7 +212,7 @@ def test_a_full_outbox_closes_the_slow_consumer() -> None:
 
 
 def test_drop_new_keeps_the_oldest_frames() -> None:
-    broker = a_broker(Limits(max_queue_bytes=100, slow_consumer=DROP_NEW))
+    broker = a_broker(Limits(max_queue_bytes=100 + 3 * FRAME_OVERHEAD_BYTES, slow_consumer=DROP_NEW))
     socket = connect(broker)
     socket.is_blocked = True
     for number in range(10):
@@ -225,7 +225,7 @@ def test_drop_new_keeps_the_oldest_frames() -> None:
 
 
 def test_drop_old_keeps_the_newest_frames() -> None:
-    broker = a_broker(Limits(max_queue_bytes=100, slow_consumer=DROP_OLD))
+    broker = a_broker(Limits(max_queue_bytes=100 + 3 * FRAME_OVERHEAD_BYTES, slow_consumer=DROP_OLD))
     socket = connect(broker)
     socket.is_blocked = True
     for number in range(10):
@@ -254,7 +254,7 @@ def test_a_slow_consumer_that_is_closed_in_the_same_turn_gets_that_close_and_not
     broker = a_broker(Limits(max_queue_bytes=100))
     socket = connect(broker)
     socket.is_blocked = True
-    for _ in range(3):
+    for _ in range(6):
         broker.send(socket.id, "x" * 60)
     broker.close(socket.id, 4000, "bye")
     broker.flush()
@@ -280,11 +280,12 @@ def test_a_slow_consumer_that_takes_more_before_the_verdict_is_still_told() -> N
 
 
 def test_drop_old_drops_no_control_frames() -> None:
-    broker = a_broker(Limits(max_queue_bytes=100, slow_consumer=DROP_OLD))
+    broker = a_broker(Limits(max_queue_bytes=100 + 3 * FRAME_OVERHEAD_BYTES - 2, slow_consumer=DROP_OLD))
     socket = connect(broker)
     socket.is_blocked = True
     broker.send(socket.id, "x" * 45)
     broker.send_frame(socket, PONG)
+    broker.flush()
     for number in range(5):
         broker.send(socket.id, f"{number}" * 45)
         broker.flush()
@@ -311,6 +312,8 @@ def test_what_the_transport_still_holds_counts_too() -> None:
     socket = connect(broker)
     socket.is_blocked = True
     socket.buffered = 90
-    broker.send(socket.id, "x" * 20)
+    broker.send(socket.id, "x")
+    broker.flush()
+    broker.send(socket.id, "x")
     broker.flush()
     assert not broker.is_open(socket.id)

@@ -8,8 +8,9 @@ import pytest
 
 from broker_kit import frames_of
 from server_kit import HEAD, Bench, PaperTransport, client_frame, close_frame, text
-from wsbroker.broker.limits import BATCH_BYTES, DROP_OLD, Limits
+from wsbroker.broker.limits import BATCH_BYTES, DROP_OLD, FRAME_OVERHEAD_BYTES, Limits
 from wsbroker.build import core_kind
+from wsbroker.server.connection import Connection
 from wsbroker.server.sockets import Settings
 
 
@@ -340,16 +341,16 @@ def test_a_slow_consumer_that_is_refused_leaves_no_deadline() -> None:
     bench = Bench(limits=Limits(max_queue_bytes=1000))
     opening = bench.sockets.admit(0)
     assert opening is not None
-    for _ in range(3):  # sent by its open handler, before the 101
+    for _ in range(9):  # sent by its open handler, before the 101
         bench.broker.send(opening.id, "x" * 600)
     bench.loop.run()
-    assert bench.sockets.wheel.count == 1
+    assert not bench.broker.is_open(opening.id)
     bench.sockets.discard(opening)
     assert (bench.sockets.wheel.count, bench.sockets.count) == (0, 0)
 
 
 def test_a_socket_of_a_drop_policy_goes_on_when_it_reads_again() -> None:
-    bench = Bench(limits=Limits(max_queue_bytes=1000, slow_consumer=DROP_OLD))
+    bench = Bench(limits=Limits(max_queue_bytes=1000 + 8 * FRAME_OVERHEAD_BYTES, slow_consumer=DROP_OLD))
     connection, transport = bench.connect()
     transport.is_full = True
     for number in range(50):
@@ -499,6 +500,78 @@ def test_a_peer_that_still_takes_what_was_sent_has_close_timeout_for_it_from_our
     assert not transport.is_aborted
     bench.tick(2)
     assert transport.is_aborted
+
+
+def take_a_piece(connection: Connection, transport: PaperTransport) -> None:
+    """The peer takes what the transport holds, and refuses again before all has left that waits behind it."""
+    transport.buffered = 0
+    connection.resume_writing()
+
+
+@pytest.mark.parametrize("cause", ["closed by the application", "closed by the peer", "slow consumer"])
+def test_a_slow_reader_does_not_stretch_a_close(cause: str) -> None:
+    bench = Bench(Settings(write_timeout=60, close_timeout=1, ping_interval=0), Limits(max_queue_bytes=1 << 30))
+    connection, transport = bench.connect()
+    transport.is_full = True
+    for _ in range(200):
+        bench.broker.send(connection.id, "x" * 60_000)
+        bench.loop.run()
+    if cause == "closed by the application":
+        bench.broker.close(connection.id, 1000, "")
+    elif cause == "closed by the peer":
+        connection.data_received(close_frame(1000))
+    else:
+        bench.broker.give_up(connection, 1013, "")
+    bench.loop.run()
+    waited_s = 0.0
+    while not transport.is_aborted and waited_s < 60:
+        take_a_piece(connection, transport)
+        bench.tick(0.25)
+        waited_s += 0.25
+    assert 0.75 <= waited_s <= 2.5  # once for what waits to leave, once for the peer's answer
+    assert transport.close_code is None or cause == "slow consumer"
+
+
+def test_a_socket_closed_before_a_101_that_does_not_leave_has_close_timeout_from_then_on() -> None:
+    bench = Bench(Settings(close_timeout=2, ping_interval=25))
+    connection = bench.sockets.admit(0)
+    assert connection is not None
+    bench.broker.close(connection.id, 1000, "")
+    bench.tick(5)
+    transport = PaperTransport()
+    transport.is_full = True
+    bench.sockets.accept(connection, cast(asyncio.Transport, transport), HEAD, b"")
+    bench.tick(1.5)
+    assert not transport.is_aborted
+    bench.tick(1.5)
+    assert transport.is_aborted
+
+
+def test_the_transport_keeps_nothing_but_what_the_peer_has_refused() -> None:
+    bench = Bench()
+    connection, transport = bench.connect()
+    assert transport.high_bytes == 0
+    transport.is_full = True
+    for _ in range(100):
+        bench.broker.send(connection.id, "x")
+        bench.loop.run()
+    assert transport.writes == 2  # the 101, and the one that was refused
+    assert bench.broker.queued_bytes(connection.id) == 300
+    assert bench.broker.outgoing.waiting_bytes == 300 + 99 * FRAME_OVERHEAD_BYTES
+    connection.connection_lost(None)
+    assert bench.broker.outgoing.waiting_bytes == 0
+
+
+def test_a_transport_that_has_closed_meanwhile_is_taken_over_all_the_same() -> None:
+    bench = Bench()
+    connection = bench.sockets.admit(0)
+    assert connection is not None
+    transport = PaperTransport()
+    transport.close()
+    bench.sockets.accept(connection, cast(asyncio.Transport, transport), HEAD, b"")
+    assert transport.high_bytes > 0
+    connection.connection_lost(None)
+    assert bench.sockets.count == 0
 
 
 def test_a_close_that_has_not_left_yet_is_not_cut_by_an_old_timer() -> None:
