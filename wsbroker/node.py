@@ -18,6 +18,7 @@ from wsbroker.broker.limits import DISCONNECT, DROP_NEW, DROP_OLD, Limits
 from wsbroker.config import Config, show_size
 from wsbroker.front.front import Front
 from wsbroker.guarded_log import GuardedLog
+from wsbroker.memory_release import MemoryRelease
 from wsbroker.operator_warnings import OperatorWarnings
 from wsbroker.pool.local_port import LocalPort
 from wsbroker.pool.pool import Pool
@@ -59,6 +60,7 @@ class Node:
         self.front = Front(config, self.sockets, self.pool)
         self._warner: asyncio.TimerHandle | None = None
         self._warnings = OperatorWarnings(logger)
+        self._memory_release = MemoryRelease()
 
     async def open(self, addresses: Sequence[Address]) -> None:
         """Starts the workers and listens.
@@ -158,10 +160,17 @@ class Node:
             counters.commands_refused, "commands of a worker were not understood and ignored: please report this"
         )
         self.local_port.look_at_signals()
+        self._give_memory_back()
         self._warner = asyncio.get_running_loop().call_later(WARN_EVERY_S, self._warn)
 
     def _note(self, count: int, text: str) -> None:
         self._warnings.note(count, text, asyncio.get_running_loop().time())
+
+    def _give_memory_back(self) -> None:
+        outgoing = self.broker.outgoing
+        peak = int(outgoing.peak_bytes)
+        outgoing.peak_bytes = outgoing.waiting_bytes
+        self._memory_release.observe(int(outgoing.waiting_bytes), peak, time.monotonic())
 
     def statistics(self) -> dict[str, int]:
         """Counters and sizes, as plain numbers."""
