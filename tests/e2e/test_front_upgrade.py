@@ -111,7 +111,7 @@ async def test_bytes_sent_before_the_101_reach_the_socket_in_order(is_asked: boo
 
 def early_bytes(door: Door) -> int:
     """What a connection keeps of the bytes behind its upgrade request."""
-    return len(door.early or b"") + len(door._message_tail)
+    return len(door.unfed)
 
 
 @pytest.mark.parametrize("before", [b"", get("/before")], ids=["first", "second"])
@@ -240,7 +240,6 @@ REFUSED: list[tuple[str, int, bytes]] = [
     ("version 8", 426, upgrade("/", "Sec-WebSocket-Version: 8", drop=("Sec-WebSocket-Version",))),
     ("version 7", 426, upgrade("/", "Sec-WebSocket-Version: 7", drop=("Sec-WebSocket-Version",))),
     ("no connection", 400, upgrade(drop=("Connection",))),
-    ("another upgrade too", 400, upgrade("/", "Upgrade: websocket, h2c", drop=("Upgrade",))),
     ("http 1.0", 400, upgrade(version="1.0")),
     ("post", 405, upgrade(method="POST")),
     ("a body", 400, upgrade("/", "Content-Length: 3") + b"abc"),
@@ -337,17 +336,91 @@ async def test_other_upgrades_are_ignored() -> None:
             assert field(head, "Connection") is None
 
 
-@pytest.mark.parametrize("more", [get("/b"), b"GET /b HT"], ids=["whole", "part"])
-async def test_what_aiohttp_loses_behind_an_ignored_upgrade_ends_the_connection(more: bytes) -> None:
+UNKNOWN = [
+    ("Connection: Upgrade", "Upgrade: h2c"),
+    ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA"),
+    ("Connection: keep-alive, Upgrade", "Upgrade: TLS/1.0"),
+    ("Connection: upgrade", "Upgrade: IRC/6.9, RTA/x11, h2c"),
+    ("Connection: upgrade", "Upgrade: h2c", "Upgrade: TLS/1.0"),
+    ("Upgrade: h2c",),
+    ("Connection: Upgrade",),
+]
+BODIES = {
+    "none": ((), b""),
+    "length": (("Content-Length: 5",), b"abcde"),
+    "chunks": (("Transfer-Encoding: chunked",), b"2;x=y\r\nab\r\n3\r\ncde\r\n0\r\nX: y\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("unknown", UNKNOWN, ids=[", ".join(fields) for fields in UNKNOWN])
+@pytest.mark.parametrize("method", ["POST", "GET", "PUT", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize("split", ["one segment", "body apart", "half bodies", "every byte"])
+async def test_a_request_with_an_upgrade_that_is_not_spoken_is_an_ordinary_request(
+    unknown: tuple[str, ...], method: str, split: str
+) -> None:
+    async with fronting(http_timeout=LONG_S * 2) as running:
+        peer = await running.connect()
+        expected = []
+        for number, (fields, body) in enumerate(BODIES.values()):
+            head = get(f"/{number}", *unknown, *fields, method=method)
+            half = len(body) // 2
+            parts = {
+                "one segment": [head + body],
+                "body apart": [head, body],
+                "half bodies": [head + body[:half], body[half:]],
+                "every byte": [bytes([byte]) for byte in head + body],
+            }[split]
+            for part in parts:
+                await peer.send(part)
+                await asyncio.sleep(0)
+            expected.append(f"{method} /{number} {5 if body else 0}".encode())
+        await peer.send(get("/last", "Connection: close"))
+        assert [(await peer.answer())[1] for _ in expected] == expected
+        assert (await peer.answer())[1] == b"GET /last 0"
+        assert await peer.rest() == b""
+
+
+async def test_a_body_behind_an_upgrade_that_is_not_spoken_is_asked_for_and_its_connection_closed_if_it_says_so() -> (
+    None
+):
     async with fronting() as running:
-        for first in (
-            get("/a", "Connection: Upgrade", "Upgrade: h2c"),
-            post(b"x", "/a", "Connection: Upgrade", "Upgrade: h2c"),
-        ):
-            answer = await running.ask(first + more)
-            assert answer.count(b"HTTP/1.1 200 OK") == 1
-            assert b"Connection: close" in answer
-    assert {request.path for request in running.pool.requests} == {"/a"}
+        peer = await running.connect()
+        h2c = ("Upgrade: h2c", "Expect: 100-continue", "Content-Length: 3")
+        for last in ("Upgrade", "Upgrade, close"):
+            await peer.send(get("/before") + get("/", f"Connection: {last}", *h2c, method="POST"))
+            assert (await peer.answer())[1] == b"GET /before 0"
+            assert await peer.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
+            await peer.send(b"abc")
+            head, body = await peer.answer()
+            assert (status(head), body) == (200, b"POST / 3")
+        assert field(head, "Connection") == "close"
+        assert await peer.rest() == b""
+        old = await running.ask(get("/", "Connection: Upgrade", *h2c[::2], method="POST", version="1.0") + b"abc")
+        assert old.startswith(b"HTTP/1.0 200 ") and old.endswith(b"POST / 3")
+
+
+@pytest.mark.parametrize("token", ["websocket", "h2c, websocket", "WebSocket,h2c"])
+async def test_a_post_that_asks_for_a_websocket_is_refused_at_once_whatever_its_body(token: str) -> None:
+    async with fronting() as running:
+        for fields, body in BODIES.values():
+            for sent in (b"", body[:1], body, body + get()):
+                lines = ("Connection: Upgrade", f"Upgrade: {token}", *fields)
+                answer = await running.ask(get("/", *lines, method="POST") + sent)
+                assert answer.startswith(b"HTTP/1.1 405 ") and answer.count(b"HTTP/1.1 ") == 1
+        assert running.pool.requests == []
+
+
+@pytest.mark.parametrize("before", [b"", get("/before")], ids=["first", "second"])
+@pytest.mark.parametrize("tokens", [("h2c, websocket",), ("websocket", "h2c"), ("h2c", "websocket")])
+async def test_a_websocket_may_be_one_of_several_upgrades(before: bytes, tokens: tuple[str, ...]) -> None:
+    async with fronting() as running:
+        peer = await running.connect()
+        fields = [f"Upgrade: {token}" for token in tokens]
+        await peer.send(before + upgrade("/", *fields, drop=("Upgrade",)) + b"early")
+        if before:
+            await peer.answer()
+        assert status(await peer.head()) == 101
+        assert await running.sockets.accepted[0].has_received(5) == b"early"
 
 
 async def test_a_failure_at_the_hand_over_ends_the_connection(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,7 +1,8 @@
 """Everything we touch of aiohttp that it does not promise (written against 3.14).
 
-`HttpProtocol` is aiohttp's `RequestHandler` with four doors built in: parsing before aiohttp's task runs (so that an
-upgrade costs no task, future or timer), beginning to serve, refusing what follows, and letting go of the transport.
+`HttpProtocol` is aiohttp's `RequestHandler` with five doors built in: parsing slice by slice (so that no read stalls
+the loop, and an upgrade costs no task, future or timer), beginning to serve, refusing what follows, one rule for when
+the transport is read, and letting go of the transport.
 Nothing else in the package may use an underscored name of aiohttp's. `test_aiohttp_private.py` fails when one of
 `PRIVATE_NAMES` changes, and when something of aiohttp stays behind after `let_go`.
 """
@@ -25,31 +26,32 @@ Message: TypeAlias = tuple[RawRequestMessage | _ErrInfo, StreamReader]
 
 PRIVATE_NAMES: Final = (
     "_buffer_paused",
+    "_close",
     "_force_close",
     "_keepalive_handle",
     "_manager",
     "_max_msg_queue_size",
-    "_message_tail",
     "_messages",
     "_msg_queue_resume_size",
     "_parser",
-    "_pause_reading_for_buffer",
     "_paused",
     "_reading_paused",
     "_request_count",
     "_request_factory",
     "_request_handler",
     "_task_handler",
-    "_upgraded",
     "_waiter",
 )
 """Attributes of `RequestHandler` used here."""
+
+OVERRIDDEN_NAMES: Final = ("_pause_transport_reading", "_resume_transport_reading")
+"""Methods of `RequestHandler` that it calls and that are replaced here."""
 
 TOO_MANY_HEADERS: Final = "Too many headers received"
 """The text by which aiohttp's parser tells that a head has more fields than `max_headers`."""
 
 READ_BUFFER_BYTES: Final = 64 * 1024
-"""What aiohttp keeps of a body, or of the bytes behind an upgrade, before it stops reading (body: twice that)."""
+"""What is kept of the bytes behind an upgrade before reading stops; of a body that nobody reads yet, twice that."""
 
 PIPELINE_HIGH: Final = 4
 """Requests read ahead of the one that is being answered before reading stops …"""
@@ -76,7 +78,7 @@ class HttpProtocol(RequestHandler):
         max_head_bytes: of the request line, and of each field (the sum is the caller's to watch).
     """
 
-    __slots__ = ("wire",)
+    __slots__ = ("_is_held", "_is_reading", "has_upgrade", "parsed_bytes", "unfed", "wire")
 
     def __init__(
         self, server: web.Server, loop: asyncio.AbstractEventLoop, keepalive_timeout_s: float, max_head_bytes: int
@@ -99,39 +101,106 @@ class HttpProtocol(RequestHandler):
         self._msg_queue_resume_size = PIPELINE_LOW
         self.wire: asyncio.Transport | None = None
         """The transport until the connection is lost or let go (aiohttp forgets its own when it closes it)."""
+        self.unfed = b""
+        """Bytes that were read and are not all parsed yet. While there are any, the transport is not read."""
+        self.parsed_bytes = 0
+        """How many of them are."""
+        self.has_upgrade = False
+        """Whether the newest request is one behind which another protocol speaks; what that says waits in `unfed`, and
+        the transport is read: only so is a client noticed that does not wait for its answer."""
+        self._is_reading = True
+        self._is_held = False
 
     def take(self, transport: asyncio.BaseTransport) -> None:
         """The transport to read from and to write to. aiohttp is told of it in `begin`."""
         self.wire = cast(asyncio.Transport, transport)
 
-    # Before aiohttp serves. -----------------------------------------------------------------------------------------
+    # Parsing. -------------------------------------------------------------------------------------------------------
 
-    def parse(self, data: bytes) -> tuple[Sequence[Message], bool, bytes]:
-        """Feeds the parser of a connection that does not serve yet.
+    def parse(self, data: bytes) -> tuple[Sequence[Message], bool]:
+        """Feeds the parser.
+
+        Args:
+            data: must not go beyond the end of a message: behind some, aiohttp's parser drops what follows.
 
         Returns:
-            the complete requests, whether the last one asks for an upgrade that aiohttp knows, and the bytes behind it.
-            What cannot be parsed is returned as an error message.
+            the requests whose heads are complete now, and whether the newest is one behind which another protocol
+            speaks: nothing more may be parsed then. What cannot be parsed is returned as an error message.
         """
-        assert self._parser is not None
+        parser = self._parser
+        assert parser is not None
         try:
-            messages, is_upgrade, tail = self._parser.feed_data(data)
+            messages, is_upgrade, _ = parser.feed_data(data)
         except HttpProcessingError as error:
-            return [error_message(400, error)], False, b""
-        return messages, is_upgrade, tail
+            # Its traceback has this frame, and with it this object, in whose queue it is going to stand.
+            return [error_message(400, error.with_traceback(None))], False
+        return messages, is_upgrade
 
-    def begin(self, messages: Sequence[Message], is_upgrade: bool, tail: bytes) -> None:
-        """Lets aiohttp serve: these requests first, then whatever comes."""
+    def begin(self, messages: Sequence[Message]) -> None:
+        """Lets aiohttp serve: these requests first, then those that `enqueue` adds."""
         assert self.wire is not None
         self._request_count = len(messages)
         self._messages.extend(messages)
-        self._upgraded = is_upgrade
-        self._message_tail = tail
-        if len(messages) >= self._max_msg_queue_size or len(tail) >= READ_BUFFER_BYTES:
-            # Before its task starts, which is what resumes (and from Python 3.12 on runs at once).
-            self.transport = self.wire
-            self._pause_reading_for_buffer()
         super().connection_made(self.wire)
+
+    def enqueue(self, messages: Sequence[Message]) -> None:
+        """Adds requests to those that wait."""
+        self._request_count += len(messages)
+        self._messages.extend(messages)
+        self._wake()
+
+    # Reading the transport. -----------------------------------------------------------------------------------------
+
+    def update_reading(self) -> None:
+        """Reads the transport if, and only if, there is room for what it brings.
+
+        aiohttp's own rule pauses its parser too, which then keeps the rest of what it was given; here the parser is
+        given only what it is to parse.
+        """
+        is_full = len(self._messages) >= PIPELINE_HIGH
+        is_behind = bool(self.unfed) and not self.has_upgrade
+        self._buffer_paused = is_full or is_behind  # which makes aiohttp's task ask for more when it has taken some
+        is_wanted = not (self._buffer_paused or self._reading_paused or self._is_held)
+        if is_wanted != self._is_reading and self.wire is not None and not self.wire.is_closing():
+            self._is_reading = is_wanted
+            if is_wanted:
+                self.wire.resume_reading()
+            else:
+                self.wire.pause_reading()
+
+    def pause_reading(self) -> None:
+        """A body that nobody reads yet has grown large."""
+        self._reading_paused = True
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """A body is being read, or complete."""
+        if self._reading_paused:
+            self._reading_paused = False
+            if resume_parser:
+                self.data_received(b"")
+
+    def drop_unfed(self) -> None:
+        """Forgets what was read and is not parsed."""
+        self.unfed = b""
+        self.parsed_bytes = 0
+
+    def _pause_transport_reading(self) -> None:
+        self.update_reading()
+
+    def _resume_transport_reading(self) -> None:
+        self.update_reading()
+
+    def hold_reading(self) -> None:
+        """Stops reading the transport until `read_on`."""
+        self._is_held = True
+        self.update_reading()
+
+    def read_on(self) -> None:
+        """Reads the transport again, whatever it was stopped for: what comes is another's, or discarded."""
+        self.drop_unfed()
+        self._messages.clear()
+        self._reading_paused = self._is_held = False
+        self.update_reading()
 
     # While it serves. -----------------------------------------------------------------------------------------------
 
@@ -141,14 +210,14 @@ class HttpProtocol(RequestHandler):
         return self._waiter is not None
 
     @property
-    def has_upgrade(self) -> bool:
-        """Whether the parser has stopped behind an upgrade request."""
-        return self._upgraded
+    def can_parse(self) -> bool:
+        """Whether there is room for another request, or another part of a body."""
+        return not self._reading_paused and len(self._messages) < PIPELINE_HIGH and not self._force_close
 
     @property
-    def request_count(self) -> int:
-        """Requests read so far."""
-        return self._request_count
+    def is_ending(self) -> bool:
+        """Whether the connection ends behind the answers that are due."""
+        return self._close
 
     @property
     def waiting(self) -> int:
@@ -174,6 +243,10 @@ class HttpProtocol(RequestHandler):
         for _ in range(min(newest, len(self._messages))):
             self._messages.pop()
         self._messages.append(error_message(status))
+        self._wake()
+
+    def _wake(self) -> None:
+        """Makes aiohttp's task look at its queue."""
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
@@ -181,20 +254,7 @@ class HttpProtocol(RequestHandler):
     def end_serving(self) -> None:
         """Makes aiohttp's task end behind the current answer without closing the transport, which reads on."""
         self._force_close = True
-        self._read_on()
-
-    def pause_reading_here(self) -> None:
-        """Stops reading until `let_go` or `end_serving`."""
-        if not self._buffer_paused:
-            self._buffer_paused = True
-            assert self.wire is not None
-            self.wire.pause_reading()
-
-    def _read_on(self) -> None:
-        if self._reading_paused or self._buffer_paused:
-            self._reading_paused = self._buffer_paused = False
-            assert self.wire is not None
-            self.wire.resume_reading()
+        self.read_on()
 
     # Leaving. -------------------------------------------------------------------------------------------------------
 
@@ -209,8 +269,8 @@ class HttpProtocol(RequestHandler):
         """
         transport = self.wire
         assert transport is not None and not self._paused
-        tail = self._message_tail
-        self._read_on()
+        tail = self.unfed
+        self.read_on()
         if self._keepalive_handle is not None:
             self._keepalive_handle.cancel()
             self._keepalive_handle = None
@@ -218,8 +278,6 @@ class HttpProtocol(RequestHandler):
         if self._manager is not None:
             self._manager.connection_lost(self)
         self._force_close = True
-        self._messages.clear()
-        self._message_tail = b""
         self._parser = None
         self._manager = None
         self._request_factory = None
@@ -227,6 +285,19 @@ class HttpProtocol(RequestHandler):
         self.transport = None
         self.wire = None
         return transport, tail
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The transport is gone. Nothing stays that could keep this object, or what the client has sent, alive.
+
+        aiohttp is not told why: it would store an exception in a future, which the traceback of that exception holds.
+        """
+        self.wire = None
+        self.drop_unfed()
+        super().connection_lost(None)
+        # aiohttp's task takes one more if it has been told of it already; that it has all the others nobody would see.
+        is_told = self._waiter is not None and not self._waiter.cancelled()
+        while len(self._messages) > is_told:
+            self._messages.pop()
 
 
 class NoAnswer(web.StreamResponse):

@@ -15,6 +15,7 @@ costs no task, no future and no timer. Everything else is served by aiohttp's ow
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -23,10 +24,21 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 
 from wsbroker.front import aiohttp_private
-from wsbroker.front.aiohttp_private import HttpProtocol, Message
-from wsbroker.front.exchange import RAW_INTERNAL_ERROR, RAW_OVERLOADED, error_answer, response_of
+from wsbroker.front.aiohttp_private import PIPELINE_HIGH, HttpProtocol, Message
+from wsbroker.front.cutter import MessageCutter
+from wsbroker.front.exchange import (
+    RAW_INTERNAL_ERROR,
+    RAW_OVERLOADED,
+    content_length,
+    error_answer,
+    fields_of,
+    response_of,
+    too_busy,
+)
 from wsbroker.front.parts import Admitted
+from wsbroker.front.upload import WHOLE, Upload
 from wsbroker.guarded_log import GuardedLog
+from wsbroker.websocket.handshake import offers_websocket
 from wsbroker.wire.http import HttpResponse
 
 if TYPE_CHECKING:
@@ -42,12 +54,24 @@ TURNED_AWAY: Final = 4
 GONE: Final = 5
 STATE_NAMES: Final = ("fresh", "opening", "serving", "leaving", "turned away", "gone")
 
-END_OF_HEAD: Final = b"\r\n\r\n"
 MAX_EARLY_BYTES: Final = aiohttp_private.READ_BUFFER_BYTES
 """What a client may send behind its upgrade request before our 101; then reading stops until the socket is open."""
 
-_LINE_OVERHEAD: Final = len("  HTTP/1.1\r\n") + len("\r\n")
-_FIELD_OVERHEAD: Final = len(": \r\n")
+CHUNK_OVERHEAD: Final = len("1\r\n") + len("\r\n")
+"""The fewest bytes of framing that a chunk takes."""
+
+MAX_FRAMING_SHARE: Final = 2
+"""A chunked body is refused (400) when its framing has taken more than `max_head_size`, and more than so many times its
+content: chunks of one or two bytes, thousands of them. A chunk costs the loop 3 µs whatever is in it, and even the
+smallest line of JSON, ``{}`` and its line break, stays below."""
+
+MAX_PARSED_BYTES: Final = 64 * 1024
+"""What may be kept although it is parsed, to save copying the rest."""
+
+HEAD_BYTE_COST: Final = 3
+"""Bytes of memory for each byte of a head: as it came, and decoded."""
+HEAD_LINE_COST: Final = 400
+"""Bytes of memory for each line of a head besides: the objects that hold name and value."""
 
 
 class Door(HttpProtocol):
@@ -61,16 +85,25 @@ class Door(HttpProtocol):
         "answers",
         "body",
         "body_bytes",
-        "early",
+        "broken_status",
+        "cutter",
+        "framing_bytes",
         "front",
+        "head_bytes",
+        "head_costs",
+        "is_advancing",
         "is_deaf",
         "is_half_closed",
         "is_last",
         "opening",
+        "read_bytes",
         "refusal",
+        "rest_bytes",
         "state",
         "unfinished_bytes",
+        "unfinished_lines",
         "unsent_bytes",
+        "upload",
     )
 
     def __init__(self, front: "Front[Any]") -> None:
@@ -79,16 +112,34 @@ class Door(HttpProtocol):
         self.state = FRESH
         self.answers = 0
         """Requests that were answered, or are being answered."""
+        self.cutter = MessageCutter(front.max_lines)
+        """Where what is read is divided."""
         self.unfinished_bytes = 0
         """Bytes of a head that is not complete yet; within a body, bytes since the body last grew."""
+        self.unfinished_lines = 0
+        """Lines of a head that is not complete yet."""
         self.body: StreamReader | None = None
         """The newest request's body, for as long as it is incomplete."""
         self.body_bytes = 0
         """What `body` had grown to."""
+        self.framing_bytes = 0
+        """Bytes of `body` that are no content: sizes and ends of chunks, extensions, trailers."""
+        self.broken_status = 400
+        """The answer to a request whose body has been given up."""
+        self.upload: Upload | None = None
+        """The body of the request that is being answered, while it is read."""
+        self.read_bytes = 0
+        """The size of that body once it has been read, until the request is answered."""
+        self.head_costs: deque[int] = deque()
+        """What the heads of the requests that are not answered yet take of memory."""
+        self.head_bytes = 0
+        """Their sum. This, and …"""
+        self.rest_bytes = 0
+        """… all else that is held of requests which are not answered, as last counted, are in `Front.request_bytes`."""
+        self.is_advancing = False
+        """Whether `advance` is on the stack (a body that is read from there asks for more)."""
         self.opening: Admitted | None = None
         """The socket that an open handler is being asked about."""
-        self.early: bytearray | None = None
-        """What the client sent behind its upgrade request, while OPENING."""
         self.refusal: HttpResponse | None = None
         """The answer to the first request, when that was decided before aiohttp served."""
         self.is_deaf = False
@@ -124,12 +175,16 @@ class Door(HttpProtocol):
         """Bytes from the peer, split anywhere. (aiohttp calls it too, with none, to parse on.)"""
         state = self.state
         try:
-            if state == FRESH:
-                self._read_first(data)
-            elif state == SERVING:
-                self._read_more(data)
+            if state == FRESH or state == SERVING:
+                if self.is_deaf:
+                    return
+                if data:
+                    self.unfed = self.unfed + data if self.unfed else data
+                self.advance()
             elif state == OPENING:
-                self._read_early(data)
+                self.unfed += data
+                self._hold_early()
+                self.count_bytes()
             elif state == TURNED_AWAY:
                 self._turn_away()
         except Exception:
@@ -137,7 +192,7 @@ class Door(HttpProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp never keeps a half-closed connection
         """The peer has closed its side. It may still read: what it has asked for completely is answered first."""
-        if self.state != SERVING or self.is_idle or self.has_upgrade or self._awaits_body():
+        if self.state != SERVING or self.is_idle or self.has_upgrade or self.body is not None:
             return False
         self.is_half_closed = self.is_last = True
         self.front.heads.add(self)  # ends it in case the last answer is being written already
@@ -148,13 +203,14 @@ class Door(HttpProtocol):
         if self.state == GONE:
             return
         self.state = GONE
-        self.early = None
         try:
             self.front.lost(self)
         except Exception:
             log.exception("cannot forget a lost connection")
-        self.wire = None
         super().connection_lost(exc)
+        self.body = None
+        self.end_upload(400)
+        self.release_bytes()
 
     def pause_writing(self) -> None:
         """The peer does not take what it asked for."""
@@ -168,147 +224,310 @@ class Door(HttpProtocol):
 
     # Reading. -------------------------------------------------------------------------------------------------------
 
-    def _read_first(self, data: bytes) -> None:
-        messages, is_upgrade, tail = self.parse(data)
-        front = self.front
-        if not messages:
-            self.unfinished_bytes += len(data)
-            if self.unfinished_bytes > front.config.max_head_size:
-                self._serve([aiohttp_private.error_message(431)])
-            return
-        if is_upgrade and len(messages) == 1 and self.unfinished_bytes + len(data) <= front.config.max_head_size:
-            message, body = messages[0]
-            if isinstance(message, RawRequestMessage) and not aiohttp_private.has_body(body):
-                front.upgrade_first(self, message, tail)
-                return
-        too_long = self._first_too_long(messages, len(data))
-        if too_long is not None:
-            messages = [*messages[:too_long], aiohttp_private.error_message(431)]
-        self._serve(messages, is_upgrade, tail, data)
+    def advance(self) -> int:
+        """Parses what has been read, as much as one turn of the loop allows; the front calls again for the rest.
 
-    def _read_more(self, data: bytes) -> None:
-        if self.is_deaf:
-            return
-        if self.has_upgrade:
-            super().data_received(data)  # it keeps, and bounds, what comes behind an upgrade request
-            return
-        before = self.request_count
-        super().data_received(data)
-        newest = self.newest(self.request_count - before)
-        if newest:
-            too_long = self._first_too_long(newest, len(data))
-            if too_long is not None:
-                self.refuse(431, len(newest) - too_long)
-                newest = self.newest(1)
-            self.front.heads.remove(self)
-            self._note(newest, self.has_upgrade, data)
-        elif data:
-            self._note_part(data)
-
-    def _read_early(self, data: bytes) -> None:
-        early = self.early
-        if early is None:
-            early = self.early = bytearray()
-        early += data
-        if len(early) >= MAX_EARLY_BYTES:
-            self.pause_reading_here()
-
-    def _serve(
-        self, messages: Sequence[Message], is_upgrade: bool = False, tail: bytes = b"", data: bytes = END_OF_HEAD
-    ) -> None:
-        """Lets aiohttp serve: these requests first, the last of which ended somewhere in `data`."""
-        self.state = SERVING
-        self.front.heads.remove(self)
-        self._note(messages, is_upgrade, data)
-        self.begin(messages, is_upgrade, tail)
-
-    def _first_too_long(self, messages: Sequence[Message], data_bytes: int) -> int | None:
-        """Returns the index of the first whose head is over `max_head_size`, or None.
-
-        aiohttp limits the fields of a head, not their sum. Counted only when enough came to be too long.
+        Returns:
+            what it took, in lines of heads and chunks.
         """
-        limit = self.front.config.max_head_size
-        if self.unfinished_bytes + data_bytes > limit:
-            for index, (message, _) in enumerate(messages):
-                if isinstance(message, RawRequestMessage) and _head_bytes(message) > limit:
-                    return index
-        return None
+        if self.is_advancing:
+            return 0
+        self.is_advancing = True
+        budget = left = self.front.max_lines
+        arrived: list[Message] = []
+        data, position = self.unfed, self.parsed_bytes
+        try:
+            while left > 0 and position < len(data) and self._may_parse(len(arrived)):
+                end = self.cutter.cut(data, position)
+                part = data[position:end]  # the same object if it is all
+                position = end
+                left -= self._parse_part(part, arrived)
+            self._keep_rest(data, position)
+            self._pass_on(arrived)
+        finally:
+            self.is_advancing = False
+        if self.state == FRESH or self.state == SERVING:
+            self._look_ahead()
+        return budget - left
 
-    def _note(self, messages: Sequence[Message], is_upgrade: bool, data: bytes) -> None:
-        """Remembers what follows the newest of these requests, which ended somewhere in `data`."""
-        self.unfinished_bytes = 0
-        message, body = messages[-1]
+    def _keep_rest(self, data: bytes, position: int) -> None:
+        """Keeps what is not parsed yet. It is not copied for each small part: chunks of one byte have 341 in a read."""
+        if position == len(data):
+            self.drop_unfed()
+        elif self.has_upgrade or position >= MAX_PARSED_BYTES:
+            self.unfed, self.parsed_bytes = data[position:], 0
+        else:
+            self.parsed_bytes = position
+
+    def _may_parse(self, arrived: int) -> bool:
+        """Whether the next part of what was read may be parsed now."""
+        if self.is_deaf or self.has_upgrade or not self.can_parse or self.waiting + arrived >= PIPELINE_HIGH:
+            return False
+        if self.body is None:
+            return not self.is_ending and (not arrived or self.state == SERVING)
+        # While others have chunks waiting that they may not parse in this turn, these wait behind them.
+        return self.cutter.remaining > 0 or self.front.may_parse_chunks(self)
+
+    def _look_ahead(self) -> None:
+        """Decides who reads on: the transport, a later turn of the loop, or aiohttp's task when it has room again."""
+        if self.has_upgrade:
+            self._hold_early()
+        elif self.is_deaf or self.is_ending and self.body is None:
+            self.drop_unfed()
+            self.update_reading()
+        else:
+            if self.unfed and self.can_parse:
+                self.front.parse_later(self)
+            self.update_reading()
+        if self.unfed or self.unfinished_bytes or self.body_bytes or self.body is not None or self.rest_bytes:
+            self.count_bytes()
+
+    def _parse_part(self, part: bytes, arrived: list[Message]) -> int:
+        """Parses one slice.
+
+        Args:
+            part: the slice.
+            arrived: takes the request whose head it completes.
+
+        Returns:
+            what it took, in lines.
+        """
+        messages, is_upgrade = self.parse(part)
+        if is_upgrade:
+            self.has_upgrade = True
+        if self.body is not None:
+            return self._note_body(len(part), messages, arrived)
+        self.unfinished_bytes += len(part)
+        self.unfinished_lines += self.cutter.lines
+        lines = 1 + self.cutter.lines
+        if self.unfinished_bytes > self.front.config.max_head_size and not (messages and _is_error(messages[0])):
+            self.is_deaf = True
+            arrived.append(aiohttp_private.error_message(431))
+        elif messages:
+            self._note_head(messages[0])
+            arrived.append(messages[0])
+        elif self.state == SERVING:
+            self.front.heads.add(self)
+        return lines
+
+    def _note_head(self, newest: Message) -> None:
+        """Remembers what follows a head that is complete."""
+        message, body = newest
         if not isinstance(message, RawRequestMessage):
             self.is_deaf = True
-            if self._awaits_body():
-                assert self.body is not None
-                aiohttp_private.break_body(self.body)
-        elif aiohttp_private.has_body(body):
+            return
+        cost = self.unfinished_bytes * HEAD_BYTE_COST + len(message.raw_headers) * HEAD_LINE_COST
+        self.head_costs.append(cost)
+        self.head_bytes += cost
+        self.front.request_bytes += cost
+        self.unfinished_bytes = self.unfinished_lines = self.body_bytes = self.framing_bytes = 0
+        if self.state == SERVING:
+            self.front.heads.remove(self)
+        has_body = aiohttp_private.has_body(body)
+        if not has_body:
+            # aiohttp stops only behind an Upgrade that names websocket and nothing else.
+            if message.upgrade and not self.has_upgrade:
+                self.has_upgrade = offers_websocket(fields_of(message))
+        elif not self.has_upgrade:
             self.body = body
-            self.body_bytes = body.total_bytes
-        else:
-            self.body = None
-            if data[-4:] != END_OF_HEAD and not is_upgrade:
-                self.front.heads.add(self)  # the next head has begun already
-        if isinstance(message, RawRequestMessage) and message.upgrade and not is_upgrade:
-            # An upgrade that we do not know is ignored, but aiohttp has dropped what came behind it in its segment: if
-            # there may have been something, the connection ends with the answer.
-            is_whole = self.body is None and data[-4:] == END_OF_HEAD and data.count(END_OF_HEAD) == len(messages)
-            if not is_whole:
-                self.is_last = self.is_deaf = True
+            if not message.chunked:
+                self.cutter.remaining = content_length(message) or 0
 
-    def _note_part(self, data: bytes) -> None:
-        """Bytes that completed no head: of a body, or of the next head."""
-        self.unfinished_bytes += len(data)
-        is_too_much = self.unfinished_bytes > self.front.config.max_head_size
+    def _note_body(self, part_bytes: int, messages: Sequence[Message], arrived: list[Message]) -> int:
+        """Bytes of the newest request's body were parsed.
+
+        Returns:
+            what that took, in lines: content is not looked at, so not more than there can have been chunks.
+        """
         body = self.body
-        if self._awaits_body():
-            assert body is not None
-            if body.total_bytes != self.body_bytes:
-                self.body_bytes = body.total_bytes
-                self.unfinished_bytes = 0
-            elif is_too_much:  # chunk extensions or trailers without end
-                self.is_deaf = True
-                aiohttp_private.break_body(body)
-        elif body is not None:
-            # The end of a body. A head that began behind it in the same segment is not told apart: its time starts
-            # with its next bytes, and until then the connection is as good as idle.
+        assert body is not None
+        grown = body.total_bytes - self.body_bytes
+        self.body_bytes += grown
+        framing = part_bytes - grown
+        self.framing_bytes += framing
+        self.unfinished_bytes = 0 if grown else self.unfinished_bytes + framing
+        limit = self.front.config.max_head_size
+        if messages:
+            self.break_body()
+        elif body.is_eof():
             self.body = None
             self.unfinished_bytes = 0
-        elif is_too_much:
-            self.is_deaf = True
-            self.refuse(431)
-        else:
-            self.front.heads.add(self)
+        elif self.unfinished_bytes > limit:  # chunk extensions or trailers without end
+            self.break_body()
+        elif self.framing_bytes > max(limit, MAX_FRAMING_SHARE * self.body_bytes):
+            self.break_body()
+        if self.upload is not None:
+            self.upload.collect()
+        return 1 + min(self.cutter.lines, framing // CHUNK_OVERHEAD)
 
-    def _awaits_body(self) -> bool:
-        body = self.body
-        return body is not None and not body.is_eof() and body.exception() is None
+    def _pass_on(self, arrived: list[Message]) -> None:
+        """Gives requests to who answers them."""
+        if not arrived:
+            return
+        if self.state != FRESH:
+            self.enqueue(arrived)
+            return
+        message, body = arrived[0]
+        if self.has_upgrade and isinstance(message, RawRequestMessage) and not aiohttp_private.has_body(body):
+            self.front.upgrade_first(self, message)
+        else:
+            self._serve(arrived)
+
+    def _serve(self, messages: Sequence[Message]) -> None:
+        """Lets aiohttp serve: these requests first."""
+        self.state = SERVING
+        self.front.heads.remove(self)
+        self.begin(messages)
+
+    def _hold_early(self) -> None:
+        """What a client sends behind its upgrade request is kept, up to a limit."""
+        if len(self.unfed) >= MAX_EARLY_BYTES:
+            self.hold_reading()
+
+    # Bodies. --------------------------------------------------------------------------------------------------------
+
+    async def read_body(self, content: StreamReader, limit_bytes: int) -> bytes | int:
+        """Reads the body of the request that is being answered.
+
+        Args:
+            content: where the parser puts it.
+            limit_bytes: of the body.
+
+        Returns:
+            the body, or the status of the answer to a request whose body is not to be had.
+        """
+        if content.is_eof() and content.exception() is None:
+            body = content.read_nowait()
+            if len(body) > limit_bytes:
+                return 413
+            self.read_bytes = len(body)
+            self.count_bytes()
+            return body
+        upload = self.upload = Upload(content, limit_bytes, self.front.loop.create_future())
+        self.front.uploads.add(self)
+        self._collect(upload)
+        try:
+            outcome = await upload.outcome
+        finally:
+            self.upload = None
+            self.front.uploads.remove(self)
+        if outcome != WHOLE:
+            return self.broken_status if outcome == 400 else outcome
+        self.read_bytes = upload.size_bytes
+        return upload.take()
+
+    def _collect(self, upload: Upload) -> None:
+        """Takes what is there of a body, then parses on."""
+        self.is_advancing = True
+        try:
+            upload.collect()
+        finally:
+            self.is_advancing = False
+        self.advance()
+
+    def end_upload(self, outcome: int) -> None:
+        """Gives the body that is being read up; the answer to its request is `outcome`."""
+        if self.upload is not None:
+            self.upload.end(outcome)
+
+    def break_body(self, status: int = 400) -> None:
+        """Gives up the newest request's body, which is incomplete: its request is answered with `status`."""
+        self.is_deaf = True
+        self.broken_status = status
+        body, self.body = self.body, None
+        if body is not None:
+            aiohttp_private.break_body(body)
+        if self.upload is not None:
+            self.upload.collect()
+
+    # What is held. --------------------------------------------------------------------------------------------------
+
+    def count_bytes(self) -> None:
+        """Counts what this connection holds besides heads, and sheds what is unfinished if all hold too much."""
+        held = len(self.unfed) + self.read_bytes
+        if self.body is None:
+            held += self.unfinished_bytes * HEAD_BYTE_COST + self.unfinished_lines * HEAD_LINE_COST
+        if self.upload is not None:
+            held += self.upload.size_bytes
+        if self.waiting:
+            held += sum([body.total_bytes for _, body in self.newest(self.waiting)])
+        front = self.front
+        front.request_bytes += held - self.rest_bytes
+        self.rest_bytes = held
+        if front.request_bytes > front.max_request_bytes:
+            self._shed()
+
+    def _shed(self) -> None:
+        """Gives up what is unfinished here, with a 503: all connections together hold too much."""
+        if self.is_deaf or self.state not in (FRESH, OPENING, SERVING):
+            return
+        if self.has_upgrade:
+            if self.unfed:
+                self.hold_reading()  # the open handler is on it, and more will not come
+            return
+        spared = max(self.waiting - 1, 0)
+        if self.body is not None:
+            self.break_body(503)
+        elif self.state == FRESH and self.unfinished_bytes:
+            self.is_deaf = True
+            self._serve([aiohttp_private.error_message(503)])
+        elif self.unfed or self.unfinished_bytes or spared:
+            self.is_deaf = True
+            self.refuse(503, spared)
+            for _ in range(spared):
+                self._release_head(self.head_costs.pop())
+        else:
+            return
+        front = self.front
+        front.requests_shed += 1
+        front.complaints.warn("no room for another request remote=%s bytes=%d", self.remote, front.request_bytes)
+        front.heads.remove(self)
+        self.drop_unfed()
+        self.unfinished_bytes = self.unfinished_lines = 0
+        self.update_reading()
+        self.count_bytes()
+
+    def note_answered(self) -> None:
+        """The oldest request is answered: what it held is free."""
+        if self.head_costs:
+            self._release_head(self.head_costs.popleft())
+        if self.rest_bytes:
+            self.read_bytes = 0
+            self.count_bytes()
+
+    def release_bytes(self) -> None:
+        """Counts nothing any more: the connection is gone, or no longer HTTP's."""
+        self.front.request_bytes -= self.head_bytes + self.rest_bytes
+        self.head_bytes = self.rest_bytes = 0
+        self.head_costs.clear()
+
+    def _release_head(self, cost: int) -> None:
+        self.head_bytes -= cost
+        self.front.request_bytes -= cost
 
     # Upgrades. ------------------------------------------------------------------------------------------------------
 
-    def begin_opening(self, connection: Admitted, early: bytes = b"") -> None:
+    def begin_opening(self, connection: Admitted) -> None:
         """An open handler is asked about this connection; what the client sends meanwhile is kept."""
         self.opening = connection
         if self.state == FRESH:
             self.state = OPENING
             self.front.heads.remove(self)
-            if early:
-                self._read_early(early)
+            self._hold_early()
 
     def refuse_first(self, message: RawRequestMessage, answer: HttpResponse) -> None:
         """Answers the first request, an upgrade, with this instead of the 101."""
         self.refusal = answer
-        self.early = None
+        self.is_deaf = True
+        self.drop_unfed()
         self._serve([(message, aiohttp_private.NO_BODY)])
 
     def let_go(self) -> tuple[asyncio.Transport, bytes]:
         """See `HttpProtocol.let_go`."""
-        early, self.early = self.early, None
         self.state = GONE
         self.opening = None
-        transport, tail = super().let_go()
-        return transport, tail if early is None else bytes(early)
+        self.release_bytes()
+        return super().let_go()
 
     # Answers. -------------------------------------------------------------------------------------------------------
 
@@ -332,6 +551,8 @@ class Door(HttpProtocol):
     ) -> web.StreamResponse:
         """Answers what could not be parsed (and what failed inside aiohttp). Never repeats what the peer sent."""
         if status >= 500:
+            if status == 503:  # `_shed` has said why
+                return self.end_with(too_busy())
             log.error("cannot answer remote=%s", self.remote, exc_info=exc)
         else:
             if aiohttp_private.is_about_size(exc):
@@ -386,7 +607,5 @@ class Door(HttpProtocol):
         log.error("connection failed remote=%s state=%s", self.remote, STATE_NAMES[state], exc_info=True)
 
 
-def _head_bytes(message: RawRequestMessage) -> int:
-    """What a head took on the wire, but for white space around its values."""
-    fields = sum([len(name) + len(value) + _FIELD_OVERHEAD for name, value in message.raw_headers])
-    return len(message.method) + len(message.path) + _LINE_OVERHEAD + fields
+def _is_error(message: Message) -> bool:
+    return not isinstance(message[0], RawRequestMessage)

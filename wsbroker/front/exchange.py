@@ -22,6 +22,7 @@ from wsbroker.wire.http import HttpRequest, HttpResponse
 SERVER_NAME: Final = "wsbroker"
 
 OVERLOADED: Final = "this server has no room for another connection; try again later"
+TOO_BUSY: Final = "this server holds too many unfinished requests; try again later"
 RETRY_AFTER_S: Final = 5
 
 _OURS: Final = frozenset(
@@ -62,6 +63,11 @@ def overloaded() -> HttpResponse:
     return error_answer(503, OVERLOADED, [("Retry-After", str(RETRY_AFTER_S))])
 
 
+def too_busy() -> HttpResponse:
+    """Returns the answer to a request for whose bytes there is no room (`max_request_bytes_total`)."""
+    return error_answer(503, TOO_BUSY, [("Retry-After", str(RETRY_AFTER_S))])
+
+
 def raw(answer: HttpResponse) -> bytes:
     """Returns an answer as bytes, for a connection that aiohttp does not serve; it ends the connection."""
     pairs = [*answer.headers.pairs, ("Content-Length", str(len(answer.body))), ("Connection", "close")]
@@ -85,6 +91,12 @@ def request_of(message: RawRequestMessage, remote: str, body: bytes) -> HttpRequ
         body: as it was sent, but for its transfer coding.
     """
     return HttpRequest(message.method, message.path, fields_of(message), body, remote=remote, scheme="http")
+
+
+def content_length(message: RawRequestMessage) -> int | None:
+    """Returns what Content-Length says, None without one. The parser lets 64 bits through, and any number of zeros."""
+    length = message.headers.get(hdrs.CONTENT_LENGTH)
+    return None if length is None else int(length.lstrip("0") or "0")
 
 
 def fields_of(message: RawRequestMessage) -> list[tuple[str, str]]:

@@ -10,7 +10,6 @@ from aiohttp import hdrs, web
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.http_writer import HttpVersion10, HttpVersion11
 from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import RequestPayloadError
 
 from wsbroker.addresses import Address
 from wsbroker.config import Config
@@ -22,12 +21,14 @@ from wsbroker.front.deadlines import Deadlines
 from wsbroker.front.door import FRESH, LEAVING, SERVING, TURNED_AWAY, Door
 from wsbroker.front.exchange import (
     RAW_OVERLOADED,
+    content_length,
     error_answer,
     fields_of,
     overloaded,
     refusal_of,
     request_of,
     response_of,
+    too_busy,
 )
 from wsbroker.front.parts import AdmittedT, PoolLike, SocketsLike
 from wsbroker.guarded_log import GuardedLog
@@ -49,6 +50,10 @@ UNWIND_S: Final = 1.0
 ANSWERS_IN_A_ROW: Final = 16
 """Pipelined requests that one connection gets answered before the others have their turn (where a handler needs no
 await, aiohttp would go on until all that was read is answered: a read can hold 7,000 requests)."""
+
+TURNS_IN_A_ROW: Final = 4
+"""Connections that use up their budget (`read_budget_frames` lines of heads and chunks) in one turn of the loop; the
+others wait for the next one. So nobody waits longer when 200 send one-byte chunks than when 20 do."""
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -81,8 +86,22 @@ class Front(Generic[AdmittedT]):
         """Who must take what was written."""
         self.lingering: Final = Deadlines[Door](self.loop, LINGER_S, self._linger_late)
         """Who has been answered for the last time."""
+        self.uploads: Final = Deadlines[Door](self.loop, config.http_timeout, self._upload_late)
+        """Who must send the rest of a body."""
         self.complaints: Final = Complaints(log, self.loop.time)
         self.is_stopping = False
+        self.max_lines: Final = config.read_budget_frames
+        """Lines of heads and chunks that a connection may have parsed in one turn of the loop."""
+        self.request_bytes = 0
+        """What the connections hold of requests that are not answered: memory for heads, bytes of bodies."""
+        self.max_request_bytes: Final = config.request_bytes_limit()
+        self.requests_shed = 0
+        """Requests that were refused because all together held too much."""
+        self._behind: dict[Door, None] = {}
+        """Who has more to parse than one turn allows, in the order of their turns."""
+        self._is_parsing_later = False
+        self._current: Door | None = None
+        """Whose turn it is."""
         self._limit: Final = config.connection_limit()
         self._openings = 0
         self._listeners: list[listening.Listener] = []
@@ -135,7 +154,7 @@ class Front(Generic[AdmittedT]):
         if tasks:
             await asyncio.wait(tasks, timeout=UNWIND_S)
         await self._until_empty(UNWIND_S)
-        for deadlines in (self.heads, self.writing, self.lingering):
+        for deadlines in (self.heads, self.writing, self.lingering, self.uploads):
             deadlines.clear()
 
     def _wind_down(self, door: Door) -> None:
@@ -191,12 +210,46 @@ class Front(Generic[AdmittedT]):
         if door.wire is None or not door.wire.is_closing():
             self.writing.remove(door)
 
+    def may_parse_chunks(self, door: Door) -> bool:
+        """Whether a connection may have chunks parsed now: it may unless others wait for their turn to."""
+        return not self._behind or door is self._current
+
+    def parse_later(self, door: Door) -> None:
+        """A connection has more to parse than this turn of the loop allows."""
+        self._behind[door] = None
+        if not self._is_parsing_later:
+            self._is_parsing_later = True
+            self.loop.call_soon(self._parse_on)
+
+    def _parse_on(self) -> None:
+        """One turn: whoever was first goes on, and behind the others if that is not enough."""
+        behind = self._behind
+        budget = TURNS_IN_A_ROW * self.max_lines
+        for _ in range(len(behind)):
+            door = self._current = next(iter(behind), None)
+            if door is None or budget <= 0:
+                break
+            del behind[door]
+            try:
+                budget -= 1 + door.advance()
+            except Exception:
+                door.broken()
+        self._current = None
+        self._is_parsing_later = bool(behind)
+        if behind:
+            self.loop.call_soon(self._parse_on)
+
+    def _upload_late(self, door: Door) -> None:
+        door.end_upload(408)
+
     def _forget(self, door: Door) -> None:
         doors = self.doors
         doors.discard(door)
         self.heads.remove(door)
         self.writing.remove(door)
         self.lingering.remove(door)
+        self.uploads.remove(door)
+        self._behind.pop(door, None)
         if not doors and self._emptied is not None and not self._emptied.done():
             self._emptied.set_result(None)
 
@@ -240,7 +293,7 @@ class Front(Generic[AdmittedT]):
 
     # Upgrades. ------------------------------------------------------------------------------------------------------
 
-    def upgrade_first(self, door: Door, message: RawRequestMessage, tail: bytes) -> None:
+    def upgrade_first(self, door: Door, message: RawRequestMessage) -> None:
         """The usual connection: its first request is an upgrade. Without an open handler it is a socket at once."""
         upgrade = self._check(message)
         if isinstance(upgrade, HttpResponse):
@@ -251,12 +304,12 @@ class Front(Generic[AdmittedT]):
         if connection is None:
             door.refuse_first(message, overloaded())
         elif self.pool.has_open_handler:
-            self._begin_opening(door, connection, tail)
+            self._begin_opening(door, connection)
             task = self.loop.create_task(self._open_first(door, message, upgrade, connection, lane_index))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         else:
-            self._hand_over(door, upgrade, connection, tail)
+            self._hand_over(door, upgrade, connection)
 
     async def _open_first(
         self, door: Door, message: RawRequestMessage, upgrade: Upgrade, connection: AdmittedT, lane_index: int
@@ -266,7 +319,7 @@ class Front(Generic[AdmittedT]):
             if not self._is_still_there(door, connection):
                 return
             if answer is None:
-                self._hand_over(door, upgrade, connection, b"")
+                self._hand_over(door, upgrade, connection)
             else:
                 self._end_opening(door)
                 self.sockets.discard(connection)
@@ -281,8 +334,7 @@ class Front(Generic[AdmittedT]):
         if isinstance(upgrade, HttpResponse):
             return door.end_with(upgrade)
         if not door.has_upgrade or aiohttp_private.has_body(request.content):
-            # aiohttp's parser did not stop behind it, so what follows would not reach the socket.
-            return door.end_with(error_answer(400, "the Upgrade field must be websocket, alone"))
+            return door.end_with(error_answer(400, "a request for a WebSocket has no body"))
         lane_index = self.pool.next_lane()
         connection = self.sockets.admit(lane_index)
         if connection is None:
@@ -295,7 +347,7 @@ class Front(Generic[AdmittedT]):
                 self.sockets.discard(connection)
                 return door.end_with(answer)
         if self._is_still_there(door, connection):
-            self._hand_over(door, upgrade, connection, b"")
+            self._hand_over(door, upgrade, connection)
         return NoAnswer()
 
     def _check(self, message: RawRequestMessage) -> Upgrade | HttpResponse:
@@ -326,22 +378,22 @@ class Front(Generic[AdmittedT]):
             log.exception("cannot ask the open handler socket=%d remote=%s", connection.id, door.remote)
             return error_answer(500)
 
-    def _hand_over(self, door: Door, upgrade: Upgrade, connection: AdmittedT, tail: bytes) -> None:
+    def _hand_over(self, door: Door, upgrade: Upgrade, connection: AdmittedT) -> None:
         head = response_head(upgrade)
         self._end_opening(door)
         self._forget(door)
-        transport, early = door.let_go()
+        transport, tail = door.let_go()
         try:
-            self.sockets.accept(connection, transport, head, early or tail)
+            self.sockets.accept(connection, transport, head, tail)
         except Exception:
             if transport.get_protocol() is door:
                 self.sockets.discard(connection)
             transport.abort()
             log.exception("cannot hand over a connection socket=%d", connection.id)
 
-    def _begin_opening(self, door: Door, connection: AdmittedT, tail: bytes = b"") -> None:
+    def _begin_opening(self, door: Door, connection: AdmittedT) -> None:
         self._openings += 1
-        door.begin_opening(connection, tail)
+        door.begin_opening(connection)
 
     def _end_opening(self, door: Door) -> AdmittedT | None:
         if door.opening is None:
@@ -394,12 +446,14 @@ class Front(Generic[AdmittedT]):
         except Exception:
             log.exception("cannot answer remote=%s method=%s", door.remote, request.method)
             return door.end_with(error_answer(500), request.method)
+        finally:
+            door.note_answered()
 
     async def _read_body(self, door: Door, message: RawRequestMessage, content: StreamReader) -> bytes | HttpResponse:
         """Returns the whole body, or the answer to one that cannot be had."""
         limit = self.config.max_body_size
-        length = message.headers.get(hdrs.CONTENT_LENGTH)
-        if length is not None and int(length.lstrip("0")[:20] or "0") > limit:
+        length = content_length(message)
+        if length is not None and length > limit:
             return error_answer(413)
         expects = message.headers.get(hdrs.EXPECT)
         if expects is not None and message.version == HttpVersion11:
@@ -407,17 +461,10 @@ class Front(Generic[AdmittedT]):
                 return error_answer(417)
             if not content.total_bytes and not content.is_eof() and door.wire is not None:
                 door.wire.write(CONTINUE)
-        try:
-            if content.is_eof():
-                body = content.read_nowait()
-            else:
-                async with asyncio.timeout(self.config.http_timeout):
-                    body = await _collect(content, limit)
-        except TimeoutError:
-            return error_answer(408)
-        except (RequestPayloadError, ConnectionError):
-            return error_answer(400)
-        return body if len(body) <= limit else error_answer(413)
+        body = await door.read_body(content, limit)
+        if isinstance(body, bytes):
+            return body
+        return too_busy() if body == 503 else error_answer(body)
 
 
 def _problem(message: RawRequestMessage) -> HttpResponse | None:
@@ -436,16 +483,3 @@ def _problem(message: RawRequestMessage) -> HttpResponse | None:
     if _HOST.fullmatch(message.headers.get(hdrs.HOST, "")) is None:  # RFC 9112 section 3.2
         return error_answer(400)
     return None
-
-
-async def _collect(content: StreamReader, limit: int) -> bytes:
-    """Reads a body to its end, or to some bytes behind the limit."""
-    parts: list[bytes] = []
-    size = 0
-    while size <= limit:
-        part = await content.readany()
-        if not part:
-            break
-        parts.append(part)
-        size += len(part)
-    return b"".join(parts)
