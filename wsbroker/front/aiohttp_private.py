@@ -147,7 +147,9 @@ class HttpProtocol(RequestHandler):
         """Adds requests to those that wait."""
         self._request_count += len(messages)
         self._messages.extend(messages)
-        self._wake()
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     # Reading the transport. -----------------------------------------------------------------------------------------
 
@@ -224,6 +226,13 @@ class HttpProtocol(RequestHandler):
         """Requests read and not yet begun."""
         return len(self._messages)
 
+    def waiting_body_bytes(self) -> int:
+        """Returns the size of what has been read of the bodies of requests that have not begun."""
+        size = 0
+        for _, body in self._messages:
+            size += body.total_bytes
+        return size
+
     @property
     def task(self) -> "asyncio.Task[None] | None":
         """aiohttp's task for this connection."""
@@ -242,14 +251,7 @@ class HttpProtocol(RequestHandler):
         """
         for _ in range(min(newest, len(self._messages))):
             self._messages.pop()
-        self._messages.append(error_message(status))
-        self._wake()
-
-    def _wake(self) -> None:
-        """Makes aiohttp's task look at its queue."""
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        self.enqueue([error_message(status)])
 
     def end_serving(self) -> None:
         """Makes aiohttp's task end behind the current answer without closing the transport, which reads on."""
@@ -270,7 +272,9 @@ class HttpProtocol(RequestHandler):
         transport = self.wire
         assert transport is not None and not self._paused
         tail = self.unfed
-        self.read_on()
+        if tail or not self._is_reading:
+            self.read_on()
+        self._messages.clear()
         if self._keepalive_handle is not None:
             self._keepalive_handle.cancel()
             self._keepalive_handle = None

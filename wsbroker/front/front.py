@@ -248,7 +248,8 @@ class Front(Generic[AdmittedT]):
         self.heads.remove(door)
         self.writing.remove(door)
         self.lingering.remove(door)
-        self.uploads.remove(door)
+        if door.upload is not None:
+            self.uploads.remove(door)
         self._behind.pop(door, None)
         if not doors and self._emptied is not None and not self._emptied.done():
             self._emptied.set_result(None)
@@ -461,10 +462,12 @@ class Front(Generic[AdmittedT]):
                 return error_answer(417)
             if not content.total_bytes and not content.is_eof() and door.wire is not None:
                 door.wire.write(CONTINUE)
-        body = await door.read_body(content, limit)
-        if isinstance(body, bytes):
-            return body
-        return too_busy() if body == 503 else error_answer(body)
+        body: bytes | int | None = door.whole_body(content)
+        if body is None:
+            body = await door.read_body(content, limit)
+        if isinstance(body, int):
+            return too_busy() if body == 503 else error_answer(body)
+        return body if len(body) <= limit else error_answer(413)
 
 
 def _problem(message: RawRequestMessage) -> HttpResponse | None:
