@@ -157,6 +157,11 @@ class Node:
             counters.mailboxes_full, "a worker is behind: messages wait with their sockets (mailbox_bytes, workers)"
         )
         self._note(
+            self.front.requests_shed,
+            f"a request was refused with 503: all together held {show_size(self.front.max_request_bytes)} "
+            "(max_request_bytes_total)",
+        )
+        self._note(
             counters.commands_refused, "commands of a worker were not understood and ignored: please report this"
         )
         self.local_port.look_at_signals()
@@ -167,10 +172,12 @@ class Node:
         self._warnings.note(count, text, asyncio.get_running_loop().time())
 
     def _give_memory_back(self) -> None:
-        outgoing = self.broker.outgoing
-        peak = int(outgoing.peak_bytes)
+        outgoing, front = self.broker.outgoing, self.front
+        held = int(outgoing.waiting_bytes) + front.request_bytes
+        peak = int(outgoing.peak_bytes) + front.peak_request_bytes
         outgoing.peak_bytes = outgoing.waiting_bytes
-        self._memory_release.observe(int(outgoing.waiting_bytes), peak, time.monotonic())
+        front.peak_request_bytes = front.request_bytes
+        self._memory_release.observe(held, peak, time.monotonic())
 
     def statistics(self) -> dict[str, int]:
         """Counters and sizes, as plain numbers."""
@@ -194,6 +201,9 @@ class Node:
             "inboxes_full": counters.inboxes_full,
             "mailboxes_full": counters.mailboxes_full,
             "timers": int(self.sockets.wheel.count),
+            "http_connections": len(self.front.doors),
+            "request_bytes": self.front.request_bytes,
+            "requests_shed": self.front.requests_shed,
             "command_bytes": self.local_port.waiting_bytes,
         }
 

@@ -484,6 +484,52 @@ async def test_what_is_no_proper_request_is_refused_and_closed(
         assert all(record.levelno <= logging.WARNING for record in caplog.records)
 
 
+async def test_what_is_refused_is_refused_as_soon_when_it_comes_byte_by_byte() -> None:
+    async with fronting(http_timeout=LONG_S * 2, handshake_timeout=LONG_S * 2) as running:
+        for name, expected, data in REFUSED:
+            peer = await running.connect()
+            try:
+                for byte in data:
+                    await peer.send(bytes([byte]))
+                    await asyncio.sleep(0)
+            except ConnectionError:
+                pass  # it has been refused, and closed, before its end
+            assert status((await peer.answer())[0]) == expected, name
+            peer.close()
+        assert running.pool.requests == []
+
+
+BEFORE = get("/before")
+BROKEN = {
+    "size": b"3\r\nabc\r\nzz\r\n",
+    "end of a chunk": b"3\r\nabcX\r\n",
+    "too long": b"3\r\nabcdef\r\n0\r\n\r\n",
+    "line feed alone": b"3\nabc\n0\n\n",
+    "extension": b"3;\0=b\r\nabc\r\n",
+    "trailer without a name": b"3\r\nabc\r\n0\r\n: y\r\n\r\n",
+    "trailer with a space": b"3\r\nabc\r\n0\r\nX : y\r\n\r\n",
+    "trailer with a nul": b"3\r\nabc\r\n0\r\nX: \0\r\n\r\n",
+    "trailer without a colon": b"3\r\nabc\r\n0\r\nnonsense\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
+async def test_a_body_with_broken_framing_is_refused_at_once_whatever_the_splitting(broken: bytes) -> None:
+    head = get("/", "Transfer-Encoding: chunked", method="POST")
+    async with fronting(http_timeout=LONG_S * 2) as running:
+        for step, before in ((len(broken), b""), (1, b""), (2, b""), (3, b""), (len(broken), BEFORE), (1, BEFORE)):
+            peer = await running.connect()
+            await peer.send(before + head)
+            for start in range(0, len(broken), step):
+                await peer.send(broken[start : start + step])
+                await asyncio.sleep(0)
+            if before:
+                await peer.answer()
+            assert status((await peer.answer())[0]) == 400
+            assert await peer.rest() == b""
+        assert {request.path for request in running.pool.requests} <= {"/before"}
+
+
 async def test_garbage_in_the_middle_of_a_chunked_body_is_refused_at_once() -> None:
     async with fronting() as running:
         peer = await running.connect()

@@ -517,18 +517,23 @@ class Door(HttpProtocol):
         front = self.front
         front.request_bytes += held - self.rest_bytes
         self.rest_bytes = held
+        if front.request_bytes > front.peak_request_bytes:
+            front.peak_request_bytes = front.request_bytes
         if front.request_bytes > front.max_request_bytes:
             self._shed()
+
+    def has_room(self) -> bool:
+        """Whether what came behind the first request, an upgrade, may be kept while its open handler is asked."""
+        return self.front.request_bytes + len(self.unfed) <= self.front.max_request_bytes
 
     def _shed(self) -> None:
         """Gives up what is unfinished here, with a 503: all connections together hold too much."""
         if self.is_deaf or self.state not in (FRESH, OPENING, SERVING):
             return
-        if self.has_upgrade:
-            if self.unfed:
-                self.hold_reading()  # the open handler is on it, and more will not come
+        if self.has_upgrade and (self.state != SERVING or not self.waiting):
+            self.hold_reading()  # the open handler is asked about it: more will not come
             return
-        spared = max(self.waiting - 1, 0)
+        spared = max(self.waiting - 1, int(self.has_upgrade))
         if self.body is not None:
             self.break_body(503)
         elif self.state == FRESH and self.unfinished_bytes:
@@ -573,7 +578,9 @@ class Door(HttpProtocol):
         if self.state == FRESH:
             self.state = OPENING
             self.front.heads.remove(self)
-            self._hold_early()
+            if self.unfed:
+                self._hold_early()
+                self.count_bytes()
 
     def refuse_first(self, message: RawRequestMessage, answer: HttpResponse) -> None:
         """Answers the first request, an upgrade, with this instead of the 101."""
@@ -586,7 +593,7 @@ class Door(HttpProtocol):
         """See `HttpProtocol.let_go`."""
         self.state = GONE
         self.opening = None
-        if self.head_costs:
+        if self.head_costs or self.rest_bytes:
             self.release_bytes()
         return super().let_go()
 

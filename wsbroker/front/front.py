@@ -94,6 +94,8 @@ class Front(Generic[AdmittedT]):
         """Lines of heads and chunks that a connection may have parsed in one turn of the loop."""
         self.request_bytes = 0
         """What the connections hold of requests that are not answered: memory for heads, bytes of bodies."""
+        self.peak_request_bytes = 0
+        """The most that `request_bytes` has been since whoever watches it set this back."""
         self.max_request_bytes: Final = config.request_bytes_limit()
         self.requests_shed = 0
         """Requests that were refused because all together held too much."""
@@ -299,6 +301,9 @@ class Front(Generic[AdmittedT]):
         upgrade = self._check(message)
         if isinstance(upgrade, HttpResponse):
             door.refuse_first(message, upgrade)
+            return
+        if door.unfed and not door.has_room():
+            door.refuse_first(message, too_busy())
             return
         lane_index = self.pool.next_lane()
         connection = self.sockets.admit(lane_index)
