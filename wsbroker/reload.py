@@ -1,16 +1,18 @@
 """Watching an application's files, for `--reload`.
 
-May import: `errors`, standard library; watchfiles only when it is needed.
+May import: `errors`, `pool.executable`, standard library; watchfiles only when it is needed.
 """
 
 import ast
 import importlib.util
 import os
+import sys
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from wsbroker.errors import ConfigError
 from wsbroker.guarded_log import GuardedLog
+from wsbroker.pool.executable import FROZEN, is_frozen
 
 logger = GuardedLog(__name__)
 
@@ -31,7 +33,14 @@ def folders_of(spec: str) -> list[Path]:
 
 
 def check_available() -> None:
-    """Raises a ConfigError if files cannot be watched."""
+    """Raises a ConfigError if files cannot be watched, or their new code could not be started."""
+    if is_frozen():
+        raise ConfigError(f"--reload is for code in files: {FROZEN}")
+    if not sys.executable:
+        raise ConfigError(
+            "--reload restarts the program by its Python interpreter, and sys.executable is empty: "
+            "set it to one before the start"
+        )
     if importlib.util.find_spec("watchfiles") is None:
         raise ConfigError("--reload needs the package watchfiles: pip install 'wsbroker[reload]'")
 

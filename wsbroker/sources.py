@@ -40,6 +40,7 @@ OTHER_VARIABLES: Final = (
     PREFIX + "PURE",
     PREFIX + "REQUIRE_COMPILED",
     PREFIX + "REQUIRE_INTERPRETED",
+    PREFIX + "WORKER_OF",
 )
 """Variables of ours that hold something else: they are no reason to warn."""
 

@@ -89,7 +89,7 @@ def test_auto_moves_all_workers_to_processes_and_says_why(apps: Path, caplog: py
     live("moving_app", work, worker_kind="auto", workers=2)
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert warning.getMessage() == (
-        "all workers move to processes (worker_kind=process does so at once): cannot import 'moving_app': "
+        "all workers move to kind process (worker_kind=process does so at once): cannot import 'moving_app': "
         "module fast.core does not support loading in subinterpreters (imported by moving_app → moving_fast)"
     )
 

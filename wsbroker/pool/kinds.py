@@ -10,6 +10,7 @@ from wsbroker.config import Config, WorkerKind, cpu_count
 from wsbroker.errors import ConfigError
 from wsbroker.pool import interpreters
 from wsbroker.pool.carrier import Carrier, Work
+from wsbroker.pool.executable import is_copy, why_no_interpreters, why_no_processes
 from wsbroker.pool.interpreter_worker import InterpreterCarrier
 from wsbroker.pool.process_worker import ProcessCarrier
 from wsbroker.pool.specs import name_of, why_unnamed
@@ -37,11 +38,25 @@ class Host:
     is_free_threaded: bool
     """Whether threads run Python code at the same time, now."""
     cpus: int
+    no_processes: str = ""
+    """Why there can be no worker processes; empty if there can."""
+    no_interpreters: str = ""
+    """Why handlers cannot be imported in a subinterpreter, if there are any; empty if they can."""
+    is_copy: bool = False
+    """Whether this very program was started in place of a worker process."""
 
 
 def this_host() -> Host:
     """Returns the facts about the running interpreter."""
-    return Host("{}.{}".format(*sys.version_info[:2]), interpreters.are_available(), is_free_threaded(), cpu_count())
+    return Host(
+        "{}.{}".format(*sys.version_info[:2]),
+        interpreters.are_available(),
+        is_free_threaded(),
+        cpu_count(),
+        why_no_processes(),
+        why_no_interpreters(),
+        is_copy(),
+    )
 
 
 def is_free_threaded() -> bool:
@@ -60,8 +75,8 @@ class Choice:
     """As the workers get it: a name where they import it themselves."""
     reason: str
     """For the log."""
-    may_move: bool = False
-    """To `process`, all of them, if a module refuses to be loaded."""
+    moves_to: WorkerKind | None = None
+    """The kind that all of them become if a module refuses to be loaded; None: that is an error."""
     needs_free_threads: bool = False
     """The choice was wrong if the handlers' modules switch the interpreter lock on."""
 
@@ -74,13 +89,13 @@ def choose(config: Config, spec: object, host: Host) -> Choice:
     """
     kind = config.worker_kind
     name = name_of(spec)
+    if host.is_copy:
+        raise ConfigError(
+            f"this program was started in place of a worker process, because {sys.executable!r} (sys.executable) is no "
+            "Python interpreter: use worker kind 'thread', or set sys.executable to one before the start"
+        )
     if kind != "auto":
-        if kind in ELSEWHERE and name is None:
-            raise ConfigError(f"worker kind {kind!r} cannot run this worker: {why_unnamed(spec)}")
-        if kind == "interpreter" and not host.has_interpreters:
-            raise ConfigError(
-                f"worker kind 'interpreter' needs CPython 3.13 or later, and this is {host.python}: use 'process'"
-            )
+        _refuse_impossible(kind, spec, host)
         return Choice(kind, _count(config, kind, host), name if kind in ELSEWHERE else spec, "as configured")
     if host.is_free_threaded:
         count = _count(config, "process", host)  # threads are as good as processes there
@@ -88,14 +103,31 @@ def choose(config: Config, spec: object, host: Host) -> Choice:
         return Choice("thread", count, spec, reason, needs_free_threads=True)  # not tested: no such build was at hand
     if name is None:
         return Choice("thread", _count(config, "thread", host), spec, f"auto takes thread: {why_unnamed(spec)}")
-    if host.has_interpreters:
+    if host.has_interpreters and not host.no_interpreters:
         reason = f"auto takes interpreter: Python {host.python} has them, and they use all cores"
-        return Choice("interpreter", _count(config, "interpreter", host), name, reason, may_move=True)
+        moves_to: WorkerKind = "thread" if host.no_processes else "process"
+        return Choice("interpreter", _count(config, "interpreter", host), name, reason, moves_to)
+    if host.no_processes:
+        return Choice("thread", _count(config, "thread", host), spec, f"auto takes thread: {host.no_processes}")
     count = _count(config, "process", host)
     if count > 1:
         reason = f"auto takes process: Python {host.python} has no subinterpreters with a lock of their own"
         return Choice("process", count, name, reason)
     return Choice("thread", 1, spec, "auto takes thread: one worker needs no other interpreter")
+
+
+def _refuse_impossible(kind: WorkerKind, spec: object, host: Host) -> None:
+    """Raises ConfigError if workers of this kind cannot run this spec, or not here."""
+    if kind in ELSEWHERE and name_of(spec) is None:
+        raise ConfigError(f"worker kind {kind!r} cannot run this worker: {why_unnamed(spec)}")
+    if kind == "interpreter" and not host.has_interpreters:
+        instead = "thread" if host.no_processes else "process"
+        raise ConfigError(
+            f"worker kind 'interpreter' needs CPython 3.13 or later, and this is {host.python}: use {instead!r}"
+        )
+    obstacle = {"process": host.no_processes, "interpreter": host.no_interpreters}.get(kind)
+    if obstacle:
+        raise ConfigError(f"worker kind {kind!r} cannot run here: {obstacle}; or use worker kind 'thread'")
 
 
 def _count(config: Config, kind: WorkerKind, host: Host) -> int:

@@ -136,11 +136,11 @@ class Pool(Owner):
             try:
                 return await self._start_places()
             except ModuleRefused as refused:
-                if not self._choice.may_move:
+                if self._choice.moves_to is None:
                     raise
-                text = "all workers move to processes (worker_kind=process does so at once): %s"
-                logger.warning(text, refused.problem)
-                self.kind = "process"
+                self.kind = self._choice.moves_to
+                text = "all workers move to kind %s (worker_kind=%s does so at once): %s"
+                logger.warning(text, self.kind, self.kind, refused.problem)
                 self._make_places()
                 return await self._start_places()
         except BaseException:

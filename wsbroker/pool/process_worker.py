@@ -1,6 +1,7 @@
 """Kind `process`: a process of its own, spawned and not forked, so that it can be killed and takes every module."""
 
 import marshal
+import os
 import signal
 import socket
 import subprocess
@@ -9,9 +10,9 @@ import threading
 from collections.abc import Sequence
 from typing import Final
 
-from wsbroker.errors import WorkerError
 from wsbroker.guarded_log import GuardedLog
 from wsbroker.pool.carrier import Carrier, Work
+from wsbroker.pool.executable import PARENT_VARIABLE
 from wsbroker.worker.logs import levels_here
 
 logger = GuardedLog(__name__)
@@ -79,12 +80,13 @@ class ProcessCarrier(Carrier):
 
 
 def _spawn(name: str, descriptors: Sequence[int]) -> "subprocess.Popen[bytes]":
-    if not sys.executable:
-        raise WorkerError("this program does not know its Python (sys.executable): use worker kind 'thread'")
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     command = [sys.executable, *flags, "-P", "-c", PROGRAM, f"wsbroker {name}"]
     is_inherited = sys.platform != "win32"
-    return subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=descriptors if is_inherited else ())
+    environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, pass_fds=descriptors if is_inherited else (), env=environment
+    )
 
 
 def _shared(end: socket.socket, process_id: int) -> int | bytes:

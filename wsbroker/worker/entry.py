@@ -47,6 +47,7 @@ def process_main(
         limit_s: how long it may stay when the server is gone or its own end has begun: a handler may be stuck, or a
             thread that it has started. A server that is there does not wait longer itself.
     """
+    os.environ.pop("WSBROKER_WORKER_OF", None)  # see pool/executable.py: a program that a handler starts is no copy
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)

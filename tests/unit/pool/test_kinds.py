@@ -1,6 +1,7 @@
 """Which kind of worker is chosen and why, on machines that are a few facts; and what is refused."""
 
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -48,7 +49,7 @@ def test_auto_takes_what_uses_all_cores(host: Host, settings: Settings, kind: st
     choice = chosen(host, **settings)
     assert (choice.kind, choice.count, choice.spec) == (kind, count, "pkg.mod")
     assert choice.reason.startswith(f"auto takes {kind}: ")
-    assert choice.may_move == (kind == "interpreter")
+    assert choice.moves_to == ("process" if kind == "interpreter" else None)
     assert choice.needs_free_threads == host.is_free_threaded
 
 
@@ -90,12 +91,42 @@ def test_inline_and_thread_take_anything_as_it_is(kind: WorkerKind, spec: object
 def test_the_others_get_one_worker_per_cpu_and_a_name(kind: str) -> None:
     choice = chosen(NEW, Chat, worker_kind=kind)
     assert choice == Choice(kind, 4, f"{__name__}:Chat", "as configured")  # type: ignore[arg-type]
-    assert not choice.may_move
+    assert choice.moves_to is None
 
 
 def test_interpreters_are_refused_where_there_are_none() -> None:
     with pytest.raises(ConfigError, match="^worker kind 'interpreter' needs CPython 3.13 or later, and this is 3.11: "):
         chosen(OLD, worker_kind="interpreter")
+
+
+NO_PROCESSES = replace(OLD, no_processes="a reason")
+NOTHING = replace(NEW, no_processes="a reason", no_interpreters="another reason")
+
+
+def test_auto_takes_threads_where_a_worker_process_would_start_the_program_again() -> None:
+    for host in (NO_PROCESSES, NOTHING):
+        choice = chosen(host, workers=3)
+        assert (choice.kind, choice.count, choice.reason) == ("thread", 3, "auto takes thread: a reason")
+        assert chosen(host).count == 1
+    moving = chosen(replace(NEW, no_processes="a reason"))
+    assert (moving.kind, moving.moves_to) == ("interpreter", "thread")
+
+
+def test_an_explicit_kind_that_cannot_run_here_is_refused() -> None:
+    for host, kind, reason in (
+        (NO_PROCESSES, "process", "a reason"),
+        (NOTHING, "process", "a reason"),
+        (NOTHING, "interpreter", "another reason"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            chosen(host, worker_kind=kind)
+        assert str(caught.value) == f"worker kind {kind!r} cannot run here: {reason}; or use worker kind 'thread'"
+
+
+@pytest.mark.parametrize("kind", ["auto", "inline", "thread", "process"])
+def test_a_copy_of_the_program_that_was_started_as_a_worker_starts_no_server(kind: str) -> None:
+    with pytest.raises(ConfigError, match="^this program was started in place of a worker process, because "):
+        chosen(replace(OLD, is_copy=True), worker_kind=kind)
 
 
 def test_names_of_what_can_be_imported() -> None:
@@ -118,3 +149,4 @@ def test_the_facts_about_this_python() -> None:
     assert host.has_interpreters == (sys.version_info >= (3, 13))
     assert host.is_free_threaded == is_free_threaded() == (not getattr(sys, "_is_gil_enabled", lambda: True)())
     assert host.cpus == Config().workers_for("process")
+    assert (host.no_processes, host.no_interpreters, host.is_copy) == ("", "", False)

@@ -1,0 +1,67 @@
+"""Whether other kinds of worker than threads can begin: `sys.executable` must be a Python, and find our modules.
+
+A frozen program (PyInstaller, Nuitka, cx_Freeze) is its own `sys.executable`: a worker process would be the whole
+program once more, which would start workers in turn. So it is with a Python embedded in a host program (uWSGI). Both
+are found by what they say of themselves; for one that says nothing there is `PARENT_VARIABLE`, which ends the
+repetition at the first copy.
+
+May import: standard library.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from importlib.machinery import PathFinder
+from typing import Final
+
+PARENT_VARIABLE: Final = "WSBROKER_WORKER_OF"
+"""Set for a worker process, which removes it: the process id of its server. It is still there in a copy of the program
+that was started in place of the worker."""
+
+_PYTHON_NAME: Final = re.compile(r"py|ython", re.IGNORECASE)
+"""python3.11, pypy3, hython, mayapy: not uwsgi."""
+
+_EVERYWHERE: Final = ("_frozen_importlib_external", "zipimport")
+"""Where the importers stand that every interpreter has."""
+
+FROZEN: Final = "this program is frozen (PyInstaller, Nuitka, cx_Freeze)"
+
+
+def is_frozen() -> bool:
+    """Returns whether the program and its modules were packed into an executable of its own."""
+    if getattr(sys, "frozen", False):
+        return True
+    compiled = getattr(sys.modules.get("__main__"), "__compiled__", None)  # Nuitka, which leaves sys.frozen unset
+    return bool(compiled is not None and getattr(compiled, "standalone", True))
+
+
+def why_no_processes() -> str:
+    """Returns why `sys.executable` cannot run a worker process, or "" if it can."""
+    if is_frozen():
+        return f"{FROZEN}, and a worker process would start all of it once more"
+    python = sys.executable
+    advice = "set sys.executable to a Python interpreter before the start"
+    if not python:
+        return f"this program does not know its Python interpreter (sys.executable is {python!r}); {advice}"
+    if not os.access(python, os.X_OK):
+        return f"there is no program {python!r} (sys.executable); {advice}"
+    if not any(_PYTHON_NAME.search(os.path.basename(path)) for path in (python, os.path.realpath(python))):
+        return f"{python!r} (sys.executable) does not look like a Python interpreter; {advice}"
+    return ""
+
+
+def why_no_interpreters() -> str:
+    """Returns why a subinterpreter cannot import the handlers, or "" if nothing is known to keep it from that.
+
+    The importer of a frozen program exists in the main interpreter only; the others have `sys.path`.
+    """
+    spec = PathFinder.find_spec(__package__.partition(".")[0]) if is_frozen() else None
+    if not is_frozen() or (spec is not None and type(spec.loader).__module__ in _EVERYWHERE):
+        return ""
+    return f"{FROZEN}, and its modules can be imported in the main interpreter only"
+
+
+def is_copy(environment: Mapping[str, str] = os.environ) -> bool:
+    """Returns whether this process was started as a worker, but runs the program from its beginning."""
+    return environment.get(PARENT_VARIABLE) == str(os.getppid())
