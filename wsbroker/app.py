@@ -26,6 +26,7 @@ from wsbroker.reload import check_available
 from wsbroker.running import Server as Server
 from wsbroker.running import claim, lock, refuse_newer
 from wsbroker.signals import Signals, second_signal_by_default, second_signal_exits, take_signals
+from wsbroker.standard_streams import open_standard_streams
 
 logger = GuardedLog(__name__)
 
@@ -300,7 +301,11 @@ async def _ended(life: "asyncio.Task[None]") -> None:
 def _prepare(
     bind: str | Sequence[str], worker: object, config: Config | None, settings: Settings
 ) -> tuple[Server, list[Address]]:
-    """Checks everything that can be checked without a loop, and takes the one place for a running server."""
+    """Checks everything that can be checked without a loop, and takes the one place for a running server.
+
+    First of all it opens the null device as standard streams that are closed: no socket may get their numbers.
+    """
+    open_standard_streams()
     if config is not None and settings:
         raise ConfigError(f"give 'config' or single settings ({', '.join(settings)}), not both")
     if config is not None and not isinstance(config, Config):

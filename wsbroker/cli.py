@@ -13,7 +13,7 @@ Exit codes
 Every error but the unexpected one is a single line on stderr, ``wsbroker: error: …``; with ``--log-level debug`` its
 traceback too. Secrets are never shown.
 
-May import: `config`, `sources`, `addresses`, `errors`, click; `app` and `build` only when they are needed.
+May import: `config`, `sources`, `addresses`, `standard_streams`, `errors`, click; `app` and `build` only when they are needed.
 """
 
 import importlib.util
@@ -34,6 +34,7 @@ from wsbroker.addresses import Address, failure_text, parse_addresses
 from wsbroker.config import GROUPS, SETTINGS, Config, Settings
 from wsbroker.errors import ConfigError, WorkerError, WSBrokerError
 from wsbroker.guarded_log import GuardedLog, write_to_stderr
+from wsbroker.standard_streams import open_standard_streams
 
 OK: Final = 0
 UNEXPECTED: Final = 1
@@ -50,6 +51,7 @@ logger = GuardedLog(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code; `argv` is without the program's name."""
+    open_standard_streams()
     code = _main(argv)
     if "wsbroker.leaving" in sys.modules:  # the server has run
         from wsbroker import leaving
