@@ -18,6 +18,7 @@ from typing import Unpack
 from wsbroker.addresses import Address, parse_addresses
 from wsbroker.config import Config, Settings
 from wsbroker.errors import CommandError, ConfigError
+from wsbroker.folders import working_directory
 from wsbroker.guarded_log import GuardedLog, shown_error, write_to_stderr
 from wsbroker.leaving import leave_within
 from wsbroker.loops import LOOP_END_S, restore_switch_interval, run_loop, set_switch_interval
@@ -190,8 +191,10 @@ def run(
     from wsbroker.config import raise_fd_limit
 
     _refuse_inside_a_loop()
+    folder = ""
     if reload:
         check_available()
+        folder = working_directory()
     raise_fd_limit()
     server, addresses = _prepare(bind, worker, config, settings)
     if reload:
@@ -212,8 +215,17 @@ def run(
     if server._failure is not None:
         raise server._failure
     if server.wants_restart:
-        _flush_logs()
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        _restart(folder)
+
+
+def _restart(folder: str) -> None:
+    """Starts the program anew in this process, in the folder that its working directory's name leads to by now."""
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        logger.warning("the program stays in the folder that it was started in: %s", error)
+    _flush_logs()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _flush_logs() -> None:

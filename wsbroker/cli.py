@@ -13,7 +13,8 @@ Exit codes
 Every error but the unexpected one is a single line on stderr, ``wsbroker: error: …``; with ``--log-level debug`` its
 traceback too. Secrets are never shown.
 
-May import: `config`, `sources`, `addresses`, `standard_streams`, `errors`, click; `app` and `build` only when they are needed.
+May import: `config`, `sources`, `addresses`, `folders`, `standard_streams`, `errors`, click; `app` and `build` only
+when they are needed.
 """
 
 import importlib.util
@@ -34,6 +35,7 @@ from wsbroker.addresses import Address, failure_text, parse_addresses
 from wsbroker.config import GROUPS, SETTINGS, Config, Settings
 from wsbroker.errors import ConfigError, WorkerError, WSBrokerError
 from wsbroker.guarded_log import GuardedLog, write_to_stderr
+from wsbroker.folders import absolute_path, working_directory
 from wsbroker.standard_streams import open_standard_streams
 
 OK: Final = 0
@@ -286,18 +288,20 @@ def _serve(plan: Plan) -> int:
 def find_app(app: str) -> str:
     """Makes an application importable and returns the spec to load it by.
 
-    Puts the working directory first on `sys.path`, or the folder of the file if `app` is one.
+    Puts the working directory first on `sys.path`, or the folder of the file if `app` is one; with the symbolic links
+    in them, so that a reload follows a link that leads elsewhere by then.
 
     Args:
         app: ``module``, ``module:object``, or a file: ``./chat.py``, ``path/chat.py:obj``. A file is what has a
             separator in it or ends in ``.py``.
 
     Raises:
-        ConfigError: there is no such file, or Python could not import it by its name.
+        ConfigError: there is no such file, Python could not import it by its name, or the working directory is needed
+            and has been deleted.
     """
     path, name = _split_app(app)
     if not _is_file_path(path):
-        _come_first(os.getcwd())
+        _come_first(working_directory())
         return app
     folder, module = _locate(path)
     _come_first(folder)
@@ -323,9 +327,9 @@ def _locate(path: str) -> tuple[str, str]:
         raise ConfigError(f"{path!r} is a folder: name a file in it, or the package as a module")
     if not os.path.isfile(path):
         similar = f"; did you mean {path + '.py'!r}?" if os.path.isfile(path + ".py") else ""
-        where = f" in {os.getcwd()}" if not os.path.isabs(path) else ""
+        where = f" in {working_directory()}" if not os.path.isabs(path) else ""
         raise ConfigError(f"there is no file {path!r}{where}{similar}")
-    folder, file = os.path.split(os.path.abspath(path))
+    folder, file = os.path.split(absolute_path(path))
     module, extension = os.path.splitext(file)
     if extension != ".py":
         raise ConfigError(f"{path!r} is not a Python file: its name must end in .py")
@@ -339,7 +343,11 @@ def _come_first(folder: str) -> None:
 
     ``python -m`` has put the working directory there: it makes place, so that both ways to start find the same modules.
     """
-    if sys.path and not sys.flags.safe_path and sys.path[0] in ("", os.getcwd()):
+    try:
+        working_directories = ("", os.getcwd())
+    except OSError:  # it has been deleted
+        working_directories = ("", "")
+    if sys.path and not sys.flags.safe_path and sys.path[0] in working_directories:
         del sys.path[0]
     sys.path.insert(0, folder)
     importlib.invalidate_caches()

@@ -21,6 +21,6 @@ def open_standard_streams() -> None:
         os.set_inheritable(number, True)
         name = _NAMES[number]
         if getattr(sys, name) is None:
-            stream = open(number, "w" if number else "r", encoding="utf-8", closefd=False)  # noqa: SIM115
+            stream = open(number, "w" if number else "r", encoding="utf-8", closefd=False)
             setattr(sys, name, stream)
     os.close(number)

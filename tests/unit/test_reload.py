@@ -67,3 +67,39 @@ async def test_a_change_is_told_once_it_can_be_read(folder: Path) -> None:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.anyio
+async def test_a_link_that_leads_elsewhere_is_a_change_and_then_the_new_folder_is_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("watchfiles")
+    monkeypatch.setattr(reload, "LINKS_EVERY_MS", 50)
+    for release in ("first", "second"):
+        (tmp_path / release).mkdir()
+        (tmp_path / release / "app.py").write_text("")
+    current, new = tmp_path / "current", tmp_path / "new"
+    current.symlink_to("first")
+    told: asyncio.Queue[None] = asyncio.Queue()
+
+    async def on_change() -> None:
+        told.put_nowait(None)
+
+    task = asyncio.create_task(reload.watch([current], on_change))
+    try:
+        async with asyncio.timeout(20):
+            await asyncio.sleep(0.1)  # in which it begins
+            new.symlink_to("second")
+            new.replace(current)
+            await told.get()
+            number = 0
+            while told.empty():
+                number += 1
+                (tmp_path / "second" / "app.py").write_text(f"version = {number}\n")
+                await asyncio.sleep(0.05)
+            current.unlink()  # a link that is gone is not one that leads elsewhere
+            await asyncio.sleep(0.2)
+            assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -8,6 +8,7 @@ from typing import Final
 from wsbroker.config import Config, WorkerKind
 from wsbroker.errors import ConfigError, WorkerError
 from wsbroker.guarded_log import GuardedLog
+from wsbroker.folders import with_links
 from wsbroker.pool.carrier import Carrier, Work
 from wsbroker.pool.closes import LeftCloses
 from wsbroker.pool.core import Core, LaneView
@@ -103,7 +104,7 @@ class Pool(Owner):
         """One for each lane, for workers of this kind."""
         config = self._config
         make = self._carrier_for or CARRIERS[self.kind]
-        work = Work(list(sys.path), self._choice.spec, worker_options(config), config.shutdown_timeout)
+        work = Work(with_links(sys.path), self._choice.spec, worker_options(config), config.shutdown_timeout)
         self._places[:] = [
             Place(index, lane, lambda name: make(name, work), self._core, config, self._tasks, self)
             for index, lane in enumerate(self.lanes)

@@ -1,0 +1,54 @@
+"""The working directory, by the name that the user has for it.
+
+A deployment switches a symbolic link (`current`) from one release to the next. The system knows the working directory
+without its links, so that a reload would load the old release again; the shell's `PWD` keeps them.
+
+May import: `errors`, standard library.
+"""
+
+import os
+from collections.abc import Sequence
+
+from wsbroker.errors import ConfigError
+
+
+def working_directory() -> str:
+    """Returns the path of the working directory: `PWD` where that is the same folder, so that links stay in it.
+
+    Raises:
+        ConfigError: the folder has been deleted.
+    """
+    named = os.environ.get("PWD", "")
+    try:
+        return named if os.path.isabs(named) and os.path.samefile(named, ".") else os.getcwd()
+    except OSError:
+        pass  # PWD is gone, or the folder itself
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise ConfigError(
+            "the working directory has been deleted: change into one that exists, or name the application by the "
+            "absolute path of its file"
+        ) from error
+
+
+def absolute_path(path: str) -> str:
+    """Returns the absolute path of an existing file, with its links; raises as `working_directory`.
+
+    A ``..`` goes up from where a link leads, so it stays in the path where taking it out would make another file of it.
+    """
+    joined = path if os.path.isabs(path) else os.path.join(working_directory(), path)
+    plain = os.path.normpath(joined)
+    return plain if os.path.exists(plain) and os.path.samefile(plain, joined) else joined
+
+
+def with_links(sys_path: Sequence[str]) -> list[str]:
+    """Returns `sys.path` with the working directory, where it is an entry, by the name that the user has for it.
+
+    Python itself puts it there without its links.
+    """
+    try:
+        physical, named = os.getcwd(), working_directory()
+    except (OSError, ConfigError):
+        return list(sys_path)
+    return [named if entry in ("", physical) else entry for entry in sys_path]
