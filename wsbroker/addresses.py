@@ -6,6 +6,8 @@ May import: `errors`, standard library. Must never: open a socket or ask a name 
     :PORT           all interfaces, IPv4 and IPv6        :3000
     [IPV6]:PORT     an IPv6 address                      [::1]:3000
     unix:/PATH      a Unix socket                        unix:/run/wsbroker.sock
+    fd://N          a listening socket that is open      fd://3
+    fd://NAME       one that systemd has handed in       fd://wsbroker.socket
 
 Port 0 takes any free port; the server says which.
 """
@@ -22,8 +24,12 @@ from typing import Final, TypeAlias
 
 from wsbroker.errors import ConfigError
 
-EXPECTED: Final = "HOST:PORT (such as 127.0.0.1:3000), :PORT for all interfaces, [IPV6]:PORT or unix:/PATH"
+EXPECTED: Final = (
+    "HOST:PORT (such as 127.0.0.1:3000), :PORT for all interfaces, [IPV6]:PORT, unix:/PATH, or fd://3 for a socket "
+    "that is open"
+)
 MAX_PORT: Final = 65535
+MAX_DESCRIPTOR_DIGITS: Final = 7
 # sockaddr_un.sun_path is 108 bytes on Linux and 104 on macOS and the BSDs, its closing zero included.
 MAX_UNIX_PATH_BYTES: Final = 107 if sys.platform == "linux" else 103
 
@@ -77,10 +83,27 @@ class UnixAddress:
         return True
 
 
+@dataclass(frozen=True, slots=True)
+class OpenSocket:
+    """A listening socket that this process was given by the program that has started it.
+
+    Args:
+        name: the number of its descriptor, or the name that systemd gave it.
+    """
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"fd://{self.name}"
+
+
 Address: TypeAlias = TcpAddress | UnixAddress
+"""Where a server listens."""
+BindAddress: TypeAlias = Address | OpenSocket
+"""Where a server is asked to listen."""
 
 
-def parse_address(text: str) -> Address:
+def parse_address(text: str) -> BindAddress:
     """Reads one address, see the grammar at the top.
 
     Raises:
@@ -91,6 +114,8 @@ def parse_address(text: str) -> Address:
         raise TypeError(f"an address must be a str such as '127.0.0.1:3000', not {type(text).__name__}")
     if text.startswith("unix:"):
         return _parse_unix(text)
+    if text.startswith("fd://"):
+        return _parse_open_socket(text)
     if "://" in text:
         bare = text.partition("://")[2].rstrip("/")
         raise _refusal(text, f"an address has no scheme; did you mean {bare!r}?")
@@ -116,7 +141,7 @@ def _several(bind: object) -> list[str]:
     return texts
 
 
-def parse_addresses(bind: str | Sequence[str]) -> list[Address]:
+def parse_addresses(bind: str | Sequence[str]) -> list[BindAddress]:
     """Reads one address or several.
 
     Raises:
@@ -126,7 +151,7 @@ def parse_addresses(bind: str | Sequence[str]) -> list[Address]:
     texts = [bind] if isinstance(bind, str) else _several(bind)
     if not texts:
         raise ConfigError(f"there is no address to listen on: write {EXPECTED}")
-    addresses: list[Address] = []
+    addresses: list[BindAddress] = []
     for text in texts:
         address = parse_address(text)
         is_any_port = isinstance(address, TcpAddress) and address.port == 0
@@ -136,7 +161,7 @@ def parse_addresses(bind: str | Sequence[str]) -> list[Address]:
     return addresses
 
 
-def bind_failure(address: Address, error: OSError) -> OSError:
+def bind_failure(address: BindAddress, error: OSError) -> OSError:
     """Returns an error of the same type and number whose text names the address and what to do.
 
     The original belongs in its ``__cause__``: ``raise bind_failure(address, error) from error``.
@@ -146,7 +171,7 @@ def bind_failure(address: Address, error: OSError) -> OSError:
     return described
 
 
-def failure_text(error: OSError, addresses: Sequence[Address]) -> str | None:
+def failure_text(error: OSError, addresses: Sequence[BindAddress]) -> str | None:
     """The line for an OSError that starting a server on `addresses` raised, or None if binding did not cause it."""
     if (error.strerror or "").startswith(_FAILURE_PREFIX):
         return error.strerror
@@ -181,6 +206,15 @@ def _parse_unix(text: str) -> UnixAddress:
     if size > MAX_UNIX_PATH_BYTES:
         raise _refusal(text, f"its path is {size} bytes long and a Unix socket's has at most {MAX_UNIX_PATH_BYTES}")
     return UnixAddress(path)
+
+
+def _parse_open_socket(text: str) -> OpenSocket:
+    name = text.removeprefix("fd://").rstrip("/")
+    if not name:
+        raise _refusal(text, "the number of the descriptor, or the name of the socket, is missing")
+    if name.isdigit() and (not name.isascii() or len(name) > MAX_DESCRIPTOR_DIGITS):
+        raise _refusal(text, f"{name!r} is not the number of a descriptor")
+    return OpenSocket(str(int(name)) if name.isdigit() else name)
 
 
 def _parse_host(text: str, host: str) -> str:
@@ -222,9 +256,11 @@ def _parse_port(text: str, port: str) -> int:
     return int(port)
 
 
-def _advice(address: Address, error: OSError) -> str:
+def _advice(address: BindAddress, error: OSError) -> str:
     if isinstance(address, UnixAddress):
         return _unix_advice(address, error)
+    if isinstance(address, OpenSocket):
+        return _plain(error)
     if isinstance(error, socket.gaierror):
         return f"the host name {address.host!r} is unknown; check its spelling, or write an address of this machine"
     match error.errno:

@@ -15,10 +15,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Unpack
 
-from wsbroker.addresses import Address, parse_addresses
+from wsbroker import open_sockets
+from wsbroker.addresses import BindAddress, UnixAddress, parse_addresses
 from wsbroker.config import Config, Settings
 from wsbroker.errors import CommandError, ConfigError
 from wsbroker.folders import working_directory
+from wsbroker.front.listening import group_number
 from wsbroker.guarded_log import GuardedLog, shown_error, write_to_stderr
 from wsbroker.leaving import leave_within
 from wsbroker.loops import LOOP_END_S, restore_switch_interval, run_loop, set_switch_interval
@@ -105,7 +107,8 @@ def start(
 
     Args:
         bind: where to listen, one address or several: ``"127.0.0.1:3000"``, ``":3000"`` (all interfaces),
-            ``"[::1]:3000"``, ``"unix:/path"``; port 0 takes a free one, see `Server.addresses`.
+            ``"[::1]:3000"``, ``"unix:/path"``, ``"fd://3"`` or ``"fd://NAME"`` (a listening socket that is open, or
+            that systemd has handed in by that name); port 0 takes a free one, see `Server.addresses`.
         worker: the handlers, as for `register_worker`, which need not be called then.
         config: all settings as one object, instead of `settings`.
         handle_signals: called from the main thread, SIGINT and SIGTERM stop the server if nobody else handles them.
@@ -224,6 +227,7 @@ def _restart(folder: str) -> None:
         os.chdir(folder)
     except OSError as error:
         logger.warning("the program stays in the folder that it was started in: %s", error)
+    open_sockets.handed_in.restore()
     _flush_logs()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
@@ -312,7 +316,7 @@ async def _ended(life: "asyncio.Task[None]") -> None:
 
 def _prepare(
     bind: str | Sequence[str], worker: object, config: Config | None, settings: Settings
-) -> tuple[Server, list[Address]]:
+) -> tuple[Server, list[BindAddress]]:
     """Checks everything that can be checked without a loop, and takes the one place for a running server.
 
     First of all it opens the null device as standard streams that are closed: no socket may get their numbers.
@@ -324,6 +328,8 @@ def _prepare(
         raise TypeError(f"config must be a wsbroker.Config, such as Config.of(workers=2), not {type(config).__name__}")
     checked = Config.of(**settings) if config is None else config
     addresses = parse_addresses(bind)
+    open_sockets.check(addresses)
+    _check_unix_access(checked, addresses)
     spec = worker
     with lock:
         if spec is None:
@@ -333,3 +339,12 @@ def _prepare(
         server = Server(checked, spec)
         claim(server)
     return server, addresses
+
+
+def _check_unix_access(config: Config, addresses: Sequence[BindAddress]) -> None:
+    """Raises ConfigError if there is no such group; warns if no Unix socket is made that could have it."""
+    if config.unix_group is not None:
+        group_number(config.unix_group)
+    is_set = config.unix_mode is not None or config.unix_group is not None
+    if is_set and not any(isinstance(address, UnixAddress) for address in addresses):
+        logger.warning("unix_mode and unix_group are for the files of Unix sockets, and none is made: bind=unix:/PATH")

@@ -13,8 +13,8 @@ Exit codes
 Every error but the unexpected one is a single line on stderr, ``wsbroker: error: …``; with ``--log-level debug`` its
 traceback too. Secrets are never shown.
 
-May import: `config`, `sources`, `addresses`, `folders`, `standard_streams`, `errors`, click; `app` and `build` only
-when they are needed.
+May import: `config`, `sources`, `addresses`, `folders`, `open_sockets`, `standard_streams`, `errors`, click; `app` and
+`build` only when they are needed.
 """
 
 import importlib.util
@@ -30,8 +30,8 @@ from typing import Final, cast
 import click
 
 from wsbroker import config as settings
-from wsbroker import sources
-from wsbroker.addresses import Address, failure_text, parse_addresses
+from wsbroker import open_sockets, sources
+from wsbroker.addresses import BindAddress, OpenSocket, failure_text, parse_addresses
 from wsbroker.config import GROUPS, SETTINGS, Config, Settings
 from wsbroker.errors import ConfigError, WorkerError, WSBrokerError
 from wsbroker.guarded_log import GuardedLog, write_to_stderr
@@ -128,7 +128,7 @@ class Plan:
 
     app: str | None
     bind: list[str]
-    addresses: list[Address]
+    addresses: list[BindAddress]
     config: Config
     warnings: tuple[str, ...]
     reload: bool = False
@@ -162,7 +162,7 @@ def _plan(flags: Mapping[str, object], environment: Mapping[str, str]) -> Plan:
         )
     settings.check_settings(values, labels)
     config = Config.of(**cast("Settings", values))
-    bind, addresses = _bind(found)
+    bind, addresses = _bind(found, warnings)
     if app is None and secret is None:
         warnings += _open_to_all(addresses)
     _log_sources(found, values)
@@ -237,20 +237,30 @@ def _settle_built_in(values: dict[str, object], labels: Mapping[str, str], secre
         values["worker_arg"] = json.dumps(options)
 
 
-def _bind(found: sources.Layer) -> tuple[list[str], list[Address]]:
-    if "bind" not in found:
-        return [DEFAULT_BIND], parse_addresses(DEFAULT_BIND)
-    texts = sources.texts_of(found["bind"])
+def _bind(found: sources.Layer, warnings: list[str]) -> tuple[list[str], list[BindAddress]]:
+    """Returns where to listen, as texts and read: where nobody says, on all sockets that systemd has handed in."""
+    handed_in = open_sockets.handed_in.take()
+    if open_sockets.why_not_ours():
+        warnings.append(f"sockets that were handed in are not used: {open_sockets.why_not_ours()}")
+    texts = sources.texts_of(found["bind"]) if "bind" in found else [str(each) for each in handed_in] or [DEFAULT_BIND]
+    label = found["bind"].label if "bind" in found else "LISTEN_FDS" if handed_in else "--bind"
     try:
-        return texts, parse_addresses(texts)
+        addresses = parse_addresses(texts)
+        open_sockets.check(addresses)
     except ConfigError as error:
-        raise ConfigError(f"{found['bind'].label}: {error}") from error
+        raise ConfigError(f"{label}: {error}") from error
+    if handed_in and not any(isinstance(address, OpenSocket) for address in addresses):
+        warnings.append(
+            f"sockets that were handed in are not used: {label} names others; leave it out, or write {handed_in[0]}"
+        )
+    return texts, addresses
 
 
-def _open_to_all(addresses: Sequence[Address]) -> list[str]:
+def _open_to_all(addresses: Sequence[BindAddress]) -> list[str]:
     return [
         f"anyone who can reach {address} may publish and subscribe: set WSBROKER_SECRET, or bind to {DEFAULT_BIND}"
-        for address in addresses
+        for each in addresses
+        for address in open_sockets.real_addresses(each)
         if not address.is_loopback
     ]
 
@@ -374,6 +384,7 @@ _METAVARS: Final = {
     "size": "SIZE",
     "seconds": "TIME",
     "count": "N",
+    "mode": "MODE",
     "choice": "WORD",
     "text": "TEXT",
     "names": "NAMES",
@@ -432,7 +443,8 @@ def _command() -> click.Command:
         _GroupedOption(
             "--bind",
             "Serving",
-            f"HOST:PORT, :PORT, [IPV6]:PORT or unix:/PATH; may be repeated  [{DEFAULT_BIND}]",
+            "HOST:PORT, :PORT, [IPV6]:PORT, unix:/PATH, or fd://3 or fd://NAME for a socket handed in; may be "
+            f"repeated  [those handed in, or {DEFAULT_BIND}]",
             "ADDRESS",
             multiple=True,
         ),

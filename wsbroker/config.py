@@ -27,9 +27,9 @@ WorkerKind: TypeAlias = Literal["auto", "inline", "thread", "interpreter", "proc
 Balance: TypeAlias = Literal["round-robin", "least-connections"]
 SlowConsumer: TypeAlias = Literal["disconnect", "drop_new", "drop_old"]
 OnHandlerError: TypeAlias = Literal["close", "log"]
-Kind: TypeAlias = Literal["size", "seconds", "count", "choice", "switch", "text", "names"]
-"""size: bytes (int) · seconds (float) · count (int) · choice (one of `choices`) · switch (bool) · text (str) ·
-names (tuple of str)"""
+Kind: TypeAlias = Literal["size", "seconds", "count", "mode", "choice", "switch", "text", "names"]
+"""size: bytes (int) · seconds (float) · count (int) · mode: permission bits (int) · choice (one of `choices`) ·
+switch (bool) · text (str) · names (tuple of str)"""
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -259,6 +259,23 @@ class Config:
         help="subprotocols spoken, the preferred one first",
         reason="Only a name that both sides list may be answered (RFC 6455 section 4.2.2).",
     )
+    unix_mode: int | None = _setting(
+        None,
+        "mode",
+        "Connections",
+        minimum=0,
+        maximum=0o777,
+        unset="umask",
+        help="permissions of a Unix socket's file, such as 660; who may write may connect",
+        reason="Without it they follow the umask of the process, so that often only the same user's proxy can connect.",
+    )
+    unix_group: str | None = _setting(
+        None,
+        "text",
+        "Connections",
+        help="group of a Unix socket's file, a name or number; unix_mode is 660 then",
+        reason="A proxy runs as another user: give the file to a group that both are in. An explicit unix_mode wins.",
+    )
 
     max_body_size: int = _size(
         MIB,
@@ -394,6 +411,8 @@ class Settings(TypedDict, total=False):
     max_connections: int | None
     allowed_origins: tuple[str, ...] | None
     subprotocols: tuple[str, ...]
+    unix_mode: int | None
+    unix_group: str | None
     max_body_size: int
     max_head_size: int
     max_request_bytes_total: int | None
@@ -448,6 +467,8 @@ class Setting:
             return "on" if value else "off"
         if self.kind == "size" and isinstance(value, int):
             return show_size(value)
+        if self.kind == "mode" and isinstance(value, int):
+            return f"{value:03o}"
         if self.kind == "seconds" and isinstance(value, (int, float)) and math.isfinite(value):
             return f"{value:g}s"
         if isinstance(value, tuple):
@@ -510,6 +531,8 @@ def check_value(setting: Setting, value: object, label: str) -> object:
     if setting.kind == "text":
         if not isinstance(value, str):
             raise _wrong_type(setting, value, label)
+        if setting.name == "unix_group" and not value.strip():
+            raise ConfigError(f"{label} is empty: write the name or number of a group, or leave it out")
         return str(value)
     if setting.kind == "choice":
         return _checked_choice(setting, value, label)
@@ -522,6 +545,7 @@ _TYPES: Final[dict[Kind, str]] = {
     "size": "an int (bytes)",
     "seconds": "a number (seconds)",
     "count": "an int",
+    "mode": "an int such as 0o660",
     "choice": "a str",
     "switch": "a bool",
     "text": "a str",
@@ -541,6 +565,10 @@ def _checked_number(setting: Setting, value: object, label: str) -> int | float:
         raise _wrong_type(setting, value, label)
     assert setting.minimum is not None and setting.maximum is not None
     if not setting.minimum <= value <= setting.maximum:  # so written, it refuses NaN too
+        if setting.kind == "mode":
+            raise ConfigError(
+                f"{label} is {value}, but must be permission bits from 0o000 to 0o777: write it in octal, such as 0o660"
+            )
         low, high = _show_bound(setting, setting.minimum), _show_bound(setting, setting.maximum)
         raise ConfigError(f"{label} is {setting.show(value)}, but must be from {low} to {high}")
     return float(value) if setting.kind == "seconds" else int(value)

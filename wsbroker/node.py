@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from wsbroker.addresses import Address
+from wsbroker.addresses import Address, BindAddress
 from wsbroker.broker.limits import DISCONNECT, DROP_NEW, DROP_OLD, Limits
 from wsbroker.config import Config, show_size
 from wsbroker.front.front import Front
@@ -62,7 +62,7 @@ class Node:
         self._warnings = OperatorWarnings(logger)
         self._memory_release = MemoryRelease()
 
-    async def open(self, addresses: Sequence[Address]) -> None:
+    async def open(self, addresses: Sequence[BindAddress]) -> None:
         """Starts the workers and listens.
 
         Raises:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Final, TypeVar
 
-from wsbroker.addresses import Address
+from wsbroker.addresses import Address, BindAddress
 from wsbroker.config import Config
 from wsbroker.errors import CommandError, WSBrokerError
 from wsbroker.guarded_log import GuardedLog
@@ -236,7 +236,7 @@ class Server:
 
     # The life of it. --------------------------------------------------------------------------------------------
 
-    async def _live(self, addresses: Sequence[Address], on_open: Callable[[], None]) -> None:
+    async def _live(self, addresses: Sequence[BindAddress], on_open: Callable[[], None]) -> None:
         """Runs from start to stop in the current loop; raises what kept it from starting."""
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
@@ -377,7 +377,7 @@ _WAITS: Final = (Server.wait.__code__, Server.stop.__code__, threading._shutdown
 """What runs in a thread that waits for a server's end; the last one when a program has come to its own."""
 
 
-async def _opened(node: Node, addresses: Sequence[Address], stop_asked: asyncio.Event) -> bool:
+async def _opened(node: Node, addresses: Sequence[BindAddress], stop_asked: asyncio.Event) -> bool:
     """Opens the node; False if a stop was asked for first: a worker that does not come up keeps nobody waiting."""
     if stop_asked.is_set():
         return False

@@ -4,8 +4,9 @@ Every setting of `wsbroker.config` has one name in three spellings, ``--max-mess
 ``WSBROKER_MAX_MESSAGE_SIZE`` and ``max_message_size = …``; so have `app`, `bind`, `secret` and the log level. The file
 holds its keys at the top, or all of them in a table ``[wsbroker]``: then whatever else is in it belongs to others.
 
-Texts: sizes ``65536``, ``64KiB``, ``1MiB``, ``1MB``; durations ``10``, ``10s``, ``500ms``, ``1m``; lists separated by
-commas; switches ``on`` and ``off``. An empty variable counts as not set, except for the secret.
+Texts: sizes ``65536``, ``64KiB``, ``1MiB``, ``1MB``; durations ``10``, ``10s``, ``500ms``, ``1m``; permissions in
+octal, ``660``; lists separated by commas; switches ``on`` and ``off``. An empty variable counts as not set, except for
+the secret.
 
 May import: `config`, `errors`, standard library. Must never: decide what a value means, or print.
 """
@@ -213,6 +214,8 @@ def _parse(setting: Setting, texts: list[str], label: str) -> object:
             value = parse_seconds(text)
         case "count":
             value = int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else None
+        case "mode":
+            value = int(text, 8) if re.fullmatch(r"(?:0o?)?[0-7]{1,3}", text) else None
         case "switch":
             value = {"1": True, "true": True, "yes": True, "on": True}.get(text.lower())
             value = {"0": False, "false": False, "no": False, "off": False}.get(text.lower(), value)
@@ -235,6 +238,7 @@ _EXAMPLES: Final = {
     "size": "a size such as 65536, 64KiB or 1MiB",
     "seconds": "a duration such as 10, 10s, 500ms or 1m",
     "count": "a whole number",
+    "mode": "octal permissions such as 660",
     "switch": "on or off",
     "names": "a list of texts",
     "choice": "a text in quotes",

@@ -16,6 +16,7 @@ import pytest
 from unit.front.front_kit import FakeConnection, FakePool, FakeSockets, Peer, fronting, get, status, upgrade
 from wsbroker.addresses import Address, TcpAddress, UnixAddress, parse_addresses
 from wsbroker.config import Config
+from wsbroker.errors import ConfigError
 from wsbroker.front import listening
 from wsbroker.front.front import Front
 
@@ -43,6 +44,7 @@ def has_ipv6() -> bool:
     return True
 
 
+needs_unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this system has no Unix sockets")
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 
 
@@ -310,3 +312,79 @@ async def test_the_kernel_keeps_little_of_what_a_connection_cannot_send() -> Non
         accepted, _ = listener.sockets[0].accept()
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == listening.UNSENT_BYTES
+
+
+# Who may connect to a Unix socket. ------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def mode_of(path: str) -> int:
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+@needs_unix
+@pytest.mark.parametrize("mask", [0, 0o077])
+@pytest.mark.parametrize("mode", [0o660, 0o600, 0o606, 0o777])
+async def test_the_file_of_a_unix_socket_has_the_mode_asked_for(
+    path: str, mode: int, mask: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply = listening.UnixAccess.apply
+    before: list[int] = []
+
+    def watched(access: listening.UnixAccess, path: str) -> None:
+        before.append(mode_of(path))
+        with socket.socket(socket.AF_UNIX) as early, pytest.raises(ConnectionRefusedError):
+            early.connect(path)
+        apply(access, path)
+
+    monkeypatch.setattr(listening.UnixAccess, "apply", watched)
+    with umask(mask):
+        (listener,) = await listening.bind([UnixAddress(path)], mode)
+    assert mode_of(path) == mode
+    if sys.platform == "linux":
+        assert before[0] | mode == mode  # never wider
+    listener.close()
+    assert not os.path.exists(path)
+
+
+@needs_unix
+async def test_a_group_may_use_a_unix_socket_that_it_is_given(path: str) -> None:
+    import grp
+
+    group = os.getgid()
+    for name in (str(group), grp.getgrgid(group).gr_name):
+        for mode in (None, 0o620):
+            (listener,) = await listening.bind([UnixAddress(path)], mode, name)
+            assert (mode_of(path), os.stat(path).st_gid) == (mode or 0o660, group)
+            listener.close()
+
+
+@needs_unix
+async def test_a_group_that_is_not_there_or_not_ours_is_refused(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="^unix_group is 'no such group', and this machine has no group of that name"):
+        await listening.bind([UnixAddress(path)], unix_group="no such group")
+
+    def forbidden(path: str, user: int, group: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", forbidden)
+    with pytest.raises(ConfigError, match="^unix_group is '0', but this user may not give a file to that group: it "):
+        await listening.bind([UnixAddress(path)], unix_group="0")
+    assert not os.path.exists(path)
+
+
+@needs_unix
+async def test_the_file_of_a_server_that_is_gone_is_no_obstacle_to_its_mode(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(path)
+    (listener,) = await listening.bind([UnixAddress(path)], 0o640)
+    assert mode_of(path) == 0o640
+    listener.close()

@@ -8,6 +8,7 @@ import pytest
 from wsbroker.addresses import (
     MAX_UNIX_PATH_BYTES,
     Address,
+    OpenSocket,
     TcpAddress,
     UnixAddress,
     bind_failure,
@@ -17,7 +18,10 @@ from wsbroker.addresses import (
 )
 from wsbroker.errors import ConfigError
 
-WRITE = "HOST:PORT (such as 127.0.0.1:3000), :PORT for all interfaces, [IPV6]:PORT or unix:/PATH"
+WRITE = (
+    "HOST:PORT (such as 127.0.0.1:3000), :PORT for all interfaces, [IPV6]:PORT, unix:/PATH, or fd://3 for a socket "
+    "that is open"
+)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +36,9 @@ WRITE = "HOST:PORT (such as 127.0.0.1:3000), :PORT for all interfaces, [IPV6]:PO
         ("[::]:3000", TcpAddress("::", 3000), "http://[::]:3000"),
         ("[fe80::1%eth0]:3000", TcpAddress("fe80::1%eth0", 3000), "http://[fe80::1%eth0]:3000"),
         ("unix:/run/ws.sock", UnixAddress("/run/ws.sock"), "unix:/run/ws.sock"),
+        ("fd://3", OpenSocket("3"), "fd://3"),
+        ("fd://003/", OpenSocket("3"), "fd://3"),
+        ("fd://ws.socket", OpenSocket("ws.socket"), "fd://ws.socket"),
         ("unix:/run/a:b,c.sock", UnixAddress("/run/a:b,c.sock"), "unix:/run/a:b,c.sock"),
     ],
 )
@@ -64,6 +71,9 @@ def test_an_address_is_read_and_shown_as_a_url(text: str, address: Address, url:
         ("ü" * 60 + ":1", f"'{'ü' * 60}' is not a host name; write"),
         ("unix:", "the path is missing; write"),
         ("unix:/a\0b", "a path has no zero bytes; write"),
+        ("fd://", "the number of the descriptor, or the name of the socket, is missing; write"),
+        ("fd://12345678", "'12345678' is not the number of a descriptor; write"),
+        ("fd://\u0663", "'\u0663' is not the number of a descriptor; write"),
     ],
 )
 def test_what_is_no_address_is_refused_with_what_is_expected(text: str, problem: str) -> None:
@@ -126,7 +136,8 @@ def test_an_address_named_twice_is_refused() -> None:
     ],
 )
 def test_loopback_is_told_without_asking_a_name_server(text: str, is_loopback: bool) -> None:
-    assert parse_address(text).is_loopback is is_loopback
+    address = parse_address(text)
+    assert not isinstance(address, OpenSocket) and address.is_loopback is is_loopback
 
 
 @pytest.mark.parametrize(

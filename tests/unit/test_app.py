@@ -353,3 +353,15 @@ def test_the_child_of_a_fork_has_no_server_and_says_so(what: str, said: list[str
         [sys.executable, "-c", FORKING.format(what=what)], capture_output=True, text=True, timeout=30, env=os.environ
     )
     assert ran.stdout.splitlines() == [*said, "open"], ran.stderr
+
+
+def test_the_mode_and_group_of_a_unix_socket_are_checked_before_anything_starts(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    text = "^unix_group is 'no such group', and this machine has no group of that name$"
+    with pytest.raises(wsbroker.ConfigError, match=text):
+        wsbroker.start("unix:/no/such/folder/s", worker=NeverStarts(), unix_group="no such group")
+    with wsbroker.start(BIND, worker=Idle(), worker_kind="inline", unix_mode=0o660, handle_signals=False):
+        pass
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning == "unix_mode and unix_group are for the files of Unix sockets, and none is made: bind=unix:/PATH"

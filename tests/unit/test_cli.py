@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from wsbroker import cli, sources
+from wsbroker import cli, open_sockets, sources
 from wsbroker.addresses import TcpAddress, bind_failure
 from wsbroker.config import SETTINGS, Config
 from wsbroker.errors import CommandError, ConfigError, WorkerError
@@ -110,6 +110,7 @@ def test_every_setting_has_a_flag(run: Run, name: str) -> None:
         "size": [flag, "64KiB"],
         "seconds": [flag, "3s"],
         "count": [flag, "7"],
+        "mode": [flag, "640"],
         "choice": [flag, setting.choices[-1] if setting.choices else ""],
         "switch": [flag.replace("--", "--no-")],
         "text": [flag, "text"],
@@ -119,6 +120,7 @@ def test_every_setting_has_a_flag(run: Run, name: str) -> None:
         "size": 65536,
         "seconds": 3.0,
         "count": 7,
+        "mode": 0o640,
         "choice": argv[-1],
         "switch": False,
         "text": "text",
@@ -145,6 +147,24 @@ def test_a_flag_beats_the_environment_that_beats_the_file_that_beats_the_default
     assert (run.worker, run.bind) == ("environment", [":9"])
     assert cli.main(["flag"]) == 0
     assert run.worker == "flag"
+
+
+def test_sockets_that_were_handed_in_and_are_not_used_are_warned_of(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(open_sockets, "handed_in", open_sockets.HandedIn())
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    monkeypatch.setenv("LISTEN_PID", "1")
+    assert cli.main(["app"]) == 0
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setattr(open_sockets, "_keep_from_children", lambda number: None)
+    assert cli.main(["app", "--bind", ":0"]) == 0
+    assert [bind for bind, _, _ in run.calls] == [["127.0.0.1:3000"], [":0"]]
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
+        f"sockets that were handed in are not used: LISTEN_FDS is for process 1, and this is {os.getpid()}; "
+        "a script in between has to start wsbroker with 'exec'",
+        "sockets that were handed in are not used: --bind names others; leave it out, or write fd://3",
+    ]
 
 
 def test_a_flag_may_take_back_what_the_environment_says(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,7 +387,7 @@ def test_unknown_variables_and_a_low_limit_of_open_files_are_warnings(
             ["--bind", "localhost"],
             (
                 "--bind: cannot bind to 'localhost': the port is missing; write HOST:PORT (such as 127.0.0.1:3000), "
-                ":PORT for all interfaces, [IPV6]:PORT or unix:/PATH"
+                ":PORT for all interfaces, [IPV6]:PORT, unix:/PATH, or fd://3 for a socket that is open"
             ),
         ),
         (["--bind", ":1", "--bind", ":1"], "--bind: cannot bind to ':1': it is named twice; once is enough"),
@@ -427,7 +447,7 @@ def test_an_error_in_the_environment_names_the_variable(
             "bind = []",
             (
                 "bind in ws.toml: there is no address to listen on: write HOST:PORT (such as 127.0.0.1:3000), "
-                ":PORT for all interfaces, [IPV6]:PORT or unix:/PATH"
+                ":PORT for all interfaces, [IPV6]:PORT, unix:/PATH, or fd://3 for a socket that is open"
             ),
         ),
         ("log_level = 'loud'", "log_level in ws.toml is 'loud', but must be debug, info, warning, error or critical"),

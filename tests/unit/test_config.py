@@ -63,6 +63,8 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "max_connections": "auto",
         "allowed_origins": "same-host",
         "subprotocols": "none",
+        "unix_mode": "umask",
+        "unix_group": "none",
         "max_body_size": "1MiB",
         "max_head_size": "32KiB",
         "max_request_bytes_total": "auto",
@@ -85,7 +87,7 @@ def test_every_setting_is_described(name: str) -> None:
     assert setting.reason.endswith(".")
     assert (setting.unit != "") == (setting.kind in ("size", "seconds"))
     assert (setting.minimum is not None) == (setting.maximum is not None)
-    assert (setting.minimum is not None) == (setting.kind in ("size", "seconds", "count"))
+    assert (setting.minimum is not None) == (setting.kind in ("size", "seconds", "count", "mode"))
     assert (setting.choices != ()) == (setting.kind == "choice")
 
 
@@ -93,6 +95,14 @@ def test_every_setting_is_described(name: str) -> None:
 def test_every_default_passes_its_own_check(name: str) -> None:
     default = SETTINGS[name].default
     assert getattr(make({name: default}), name) == default
+
+
+def test_permissions_are_shown_in_octal_and_a_decimal_number_is_told_from_them() -> None:
+    assert SETTINGS["unix_mode"].show(Config(unix_mode=0o60).unix_mode) == "060"
+    text = "but must be permission bits from 0o000 to 0o777: write it in octal, such as 0o660"
+    assert refusal(unix_mode=660) == f"unix_mode is 660, {text}"
+    assert refusal(unix_mode=-1) == f"unix_mode is -1, {text}"
+    assert type_error(unix_mode="660") == "unix_mode must be an int such as 0o660 or None, not str"
 
 
 def test_a_config_cannot_be_changed_and_a_copy_is_checked() -> None:

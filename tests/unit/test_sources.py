@@ -71,6 +71,7 @@ def test_other_kinds_are_read_from_texts() -> None:
     assert flag("max_connections", " 100 ") == 100
     assert flag("compression", "No") is False
     assert flag("slow_consumer", "drop_old") == "drop_old"
+    assert flag("unix_mode", "660") == flag("unix_mode", "0660") == flag("unix_mode", "0o660") == 0o660
     assert flag("worker_arg", " as it is ") == " as it is "
     assert flag("subprotocols", "b, a", "c") == ("b", "a", "c")
     assert flag("subprotocols", "") == ()
@@ -80,6 +81,7 @@ def test_a_word_stands_for_the_value_that_is_found_out() -> None:
     assert flag("workers", "auto") is None
     assert flag("max_connections", "AUTO") is None
     assert flag("allowed_origins", "same-host") is None
+    assert flag("unix_mode", "umask") is None
 
 
 @pytest.mark.parametrize(
@@ -89,6 +91,10 @@ def test_a_word_stands_for_the_value_that_is_found_out() -> None:
         ("workers", "1.5", "--workers is '1.5', but must be a whole number, or auto"),
         ("workers", "-1", "--workers is -1, but must be from 1 to 1024"),
         ("max_connections", "9" * 30, f"--max-connections is '{'9' * 30}', but must be a whole number, or auto"),
+        ("unix_mode", "rw", "--unix-mode is 'rw', but must be octal permissions such as 660, or umask"),
+        ("unix_mode", "1777", "--unix-mode is '1777', but must be octal permissions such as 660, or umask"),
+        ("unix_mode", "680", "--unix-mode is '680', but must be octal permissions such as 660, or umask"),
+        ("unix_group", "", "--unix-group is empty: write the name or number of a group, or leave it out"),
         ("compression", "maybe", "--compression is 'maybe', but must be on or off"),
         ("max_message_size", "2GiB", "--max-message-size is 2GiB, but must be from 1B to 1GiB"),
         ("pong_timeout", "0", "--pong-timeout is 0s, but must be from 0.01s to 86400s"),

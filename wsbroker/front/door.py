@@ -161,7 +161,8 @@ class Door(HttpProtocol):
         """The peer's address; ``""`` for a Unix socket, or when it is gone."""
         wire = self.wire
         peer = None if wire is None else wire.get_extra_info("peername")
-        return str(peer[0]) if isinstance(peer, tuple) else ""
+        # A socket handed in may take both families; its IPv4 peers have mapped addresses (RFC 4291 section 2.5.5.2).
+        return str(peer[0]).removeprefix("::ffff:") if isinstance(peer, tuple) else ""
 
     # From the transport. --------------------------------------------------------------------------------------------
 

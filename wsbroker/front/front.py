@@ -11,7 +11,7 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.http_writer import HttpVersion10, HttpVersion11
 from aiohttp.streams import StreamReader
 
-from wsbroker.addresses import Address
+from wsbroker.addresses import Address, BindAddress
 from wsbroker.config import Config
 from wsbroker.errors import HandshakeError
 from wsbroker.front import aiohttp_private, listening
@@ -112,7 +112,7 @@ class Front(Generic[AdmittedT]):
 
     # Life. ----------------------------------------------------------------------------------------------------------
 
-    async def listen(self, addresses: Sequence[Address]) -> list[Address]:
+    async def listen(self, addresses: Sequence[BindAddress]) -> list[Address]:
         """Binds all addresses and starts to accept.
 
         Returns:
@@ -121,7 +121,7 @@ class Front(Generic[AdmittedT]):
         Raises:
             OSError: one of them cannot be bound; its text names the address and says what to do. Nothing stays bound.
         """
-        listeners = await listening.bind(addresses)
+        listeners = await listening.bind(addresses, self.config.unix_mode, self.config.unix_group)
         try:
             for listener in listeners:
                 await listener.serve(partial(Door, self))

@@ -8,10 +8,13 @@ import errno
 import os
 import socket
 import stat
+import sys
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias, cast
 
-from wsbroker.addresses import Address, TcpAddress, UnixAddress, bind_failure
+from wsbroker.addresses import Address, BindAddress, OpenSocket, TcpAddress, UnixAddress, bind_failure
+from wsbroker.errors import ConfigError
+from wsbroker.open_sockets import address_of, duplicates_of
 
 BACKLOG: Final = 4096
 """Connections the kernel holds for us between two turns of the loop (cut to `net.core.somaxconn`)."""
@@ -20,6 +23,9 @@ UNSENT_BYTES: Final = 128 * 1024
 """Of what a connection is given, how much the kernel takes before it can be sent (Linux, macOS). Without this limit a
 socket grows to 4 MiB there, where no slow consumer policy sees them; and as the kernel asks for more only when a third
 of that is free, a client that reads 200 KB/s looks as if it had stopped for seconds (`write_timeout`)."""
+
+_KEEP_FILE: Final[dict[str, bool]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+"""Event loops remove the file of any Unix socket since Python 3.13, also of one that is somebody else's."""
 
 _NOTSENT_LOWAT: Final[int | None] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 
@@ -33,6 +39,50 @@ _Target: TypeAlias = tuple[int, _SocketAddress]
 """A family and an address of it."""
 
 
+class UnixAccess:
+    """Who may connect to a Unix socket: the mode and group of its file.
+
+    Args:
+        mode: permission bits; None: 0o660 if there is a group, else as the umask says.
+        group: name or number of a group; None: that of the process.
+
+    Raises:
+        ConfigError: there is no such group.
+    """
+
+    __slots__ = ("_group", "_mode", "_number")
+
+    def __init__(self, mode: int | None, group: str | None) -> None:
+        self._mode = 0o660 if mode is None and group is not None else mode
+        self._group = group
+        self._number = None if group is None else group_number(group)
+
+    def prepare(self, sock: socket.socket) -> None:
+        """Has a socket that is not bound yet get a file that only its owner may use, where the system can do that.
+
+        On Linux the file's mode is that of the socket, less the umask. The umask itself is for the whole process, and
+        other threads make files meanwhile.
+        """
+        if self._mode is not None:
+            try:
+                os.fchmod(sock.fileno(), self._mode & 0o600)
+            except OSError:
+                pass  # elsewhere it is enough that nobody can connect before the socket listens
+
+    def apply(self, path: str) -> None:
+        """Gives the file of a socket that does not listen yet its group and mode."""
+        if self._number is not None:
+            try:
+                os.chown(path, -1, self._number)
+            except PermissionError as error:
+                raise ConfigError(
+                    f"unix_group is {self._group!r}, but this user may not give a file to that group: it has to be a "
+                    "member of it"
+                ) from error
+        if self._mode is not None:
+            os.chmod(path, self._mode)
+
+
 class Listener:
     """The sockets of one address that was asked for.
 
@@ -40,17 +90,20 @@ class Listener:
         address: with the real port.
         sockets: bound and listening.
         also: further addresses, where the families of one name could not get the same free port.
+        owns_file: whether the file of a Unix socket is removed at the end.
     """
 
     __slots__ = ("_identity", "_servers", "address", "also", "sockets")
 
-    def __init__(self, address: Address, sockets: list[socket.socket], also: Sequence[Address] = ()) -> None:
+    def __init__(
+        self, address: Address, sockets: list[socket.socket], also: Sequence[Address] = (), owns_file: bool = True
+    ) -> None:
         self.address = address
         self.also = also
         self.sockets = sockets
         self._servers: list[asyncio.AbstractServer] = []
         self._identity: tuple[int, int] | None = None
-        if isinstance(address, UnixAddress):
+        if isinstance(address, UnixAddress) and owns_file:
             found = os.stat(address.path)
             self._identity = (found.st_dev, found.st_ino)
 
@@ -59,8 +112,11 @@ class Listener:
         loop = asyncio.get_running_loop()
         for sock in self.sockets:
             sock.setblocking(False)
-            make = loop.create_unix_server if isinstance(self.address, UnixAddress) else loop.create_server
-            self._servers.append(await make(factory, sock=sock, backlog=BACKLOG))
+            if sock.family in (socket.AF_INET, socket.AF_INET6):
+                server = await loop.create_server(factory, sock=sock, backlog=BACKLOG)
+            else:
+                server = await loop.create_unix_server(factory, sock=sock, backlog=BACKLOG, **_KEEP_FILE)  # type: ignore[arg-type]
+            self._servers.append(server)
 
     def close(self) -> None:
         """Stops accepting and removes a Unix socket's file, if it is still ours. Connections stay."""
@@ -75,17 +131,27 @@ class Listener:
             self._identity = None
 
 
-async def bind(addresses: Sequence[Address]) -> list[Listener]:
+async def bind(
+    addresses: Sequence[BindAddress], unix_mode: int | None = None, unix_group: str | None = None
+) -> list[Listener]:
     """Binds every address and listens, without accepting yet.
+
+    Args:
+        addresses: what to bind, or to take over.
+        unix_mode: permissions of the file of a Unix socket; None: as the umask says.
+        unix_group: its group, by name or number; None: that of the process. With a group, `unix_mode` is 0o660 by
+            default.
 
     Raises:
         OSError: one of them cannot be bound; its text names the address and says what to do. Nothing stays bound.
+        ConfigError: there is no such group, or an open socket that is none to listen on.
     """
+    access = UnixAccess(unix_mode, unix_group)
     listeners: list[Listener] = []
     try:
         for address in addresses:
             try:
-                listeners.append(await _bind_one(address))
+                listeners.append(await _bind_one(address, access))
             except OSError as error:
                 raise bind_failure(address, error) from error
     except BaseException:
@@ -95,9 +161,11 @@ async def bind(addresses: Sequence[Address]) -> list[Listener]:
     return listeners
 
 
-async def _bind_one(address: Address) -> Listener:
+async def _bind_one(address: BindAddress, access: UnixAccess) -> Listener:
+    if isinstance(address, OpenSocket):
+        return _take_over(address)
     if isinstance(address, UnixAddress):
-        return _bind_unix(address)
+        return _bind_unix(address, access)
     targets = await _resolve(address)
     if address.port:
         sockets = _bind_all(targets, address.port)
@@ -178,8 +246,7 @@ def _bind_tcp(family: int, target: tuple[object, ...]) -> socket.socket:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if _NOTSENT_LOWAT is not None:  # inherited by what it accepts
-            sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT_BYTES)
+        _limit_unsent(sock)
         sock.bind(target)
         # Two sockets that both have SO_REUSEADDR may bind the same port; who comes second learns it only here.
         sock.listen(BACKLOG)
@@ -189,10 +256,47 @@ def _bind_tcp(family: int, target: tuple[object, ...]) -> socket.socket:
     return sock
 
 
-def _bind_unix(address: UnixAddress) -> Listener:
+def _limit_unsent(sock: socket.socket) -> None:
+    if _NOTSENT_LOWAT is not None:  # inherited by what it accepts
+        sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT_BYTES)
+
+
+def _take_over(address: OpenSocket) -> Listener:
+    sockets = duplicates_of(address)
+    try:
+        for sock in sockets:
+            if sock.family in (socket.AF_INET, socket.AF_INET6):
+                _limit_unsent(sock)
+        first, *others = [address_of(sock) for sock in sockets]
+        return Listener(first, sockets, others, owns_file=False)
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+
+
+def group_number(group: str) -> int:
+    """Returns the number of a group, which is named or is a number already.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    if group.isascii() and group.isdigit() and len(group) < 10:
+        return int(group)
+    try:
+        import grp
+
+        return grp.getgrnam(group).gr_gid
+    except (ImportError, KeyError, ValueError):
+        raise ConfigError(f"unix_group is {group!r}, and this machine has no group of that name") from None
+
+
+def _bind_unix(address: UnixAddress, access: UnixAccess) -> Listener:
     path = address.path
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    is_bound = False
     try:
+        access.prepare(sock)
         try:
             sock.bind(path)
         except OSError as error:
@@ -200,10 +304,14 @@ def _bind_unix(address: UnixAddress) -> Listener:
                 raise
             _remove_stale(path, error)
             sock.bind(path)
-        sock.listen(BACKLOG)
+        is_bound = True
+        access.apply(path)
+        sock.listen(BACKLOG)  # until here every connection is refused
         return Listener(address, [sock])
     except BaseException:
         sock.close()
+        if is_bound:
+            os.unlink(path)
         raise
 
 

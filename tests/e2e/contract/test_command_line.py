@@ -27,7 +27,10 @@ HANDLERS: Final = (
 TAKES: Final = (
     "it is called as handle_socket_message(data, socket_id, token), and may take fewer of these: the first ones"
 )
-WRITE: Final = "HOST:PORT (such as 127.0.0.1:3000), :PORT for all interfaces, [IPV6]:PORT or unix:/PATH"
+WRITE: Final = (
+    "HOST:PORT (such as 127.0.0.1:3000), :PORT for all interfaces, [IPV6]:PORT, unix:/PATH, or fd://3 for a socket "
+    "that is open"
+)
 
 FILES: Final = {
     "good.py": "def handle_socket_message(data): ...\nclass App:\n    def handle_socket_message(self, data): ...\n",
