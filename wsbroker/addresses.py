@@ -119,6 +119,8 @@ def parse_address(text: str) -> BindAddress:
     if "://" in text:
         bare = text.partition("://")[2].rstrip("/")
         raise _refusal(text, f"an address has no scheme; did you mean {bare!r}?")
+    if re.fullmatch(r"fd:[0-9]+", text):
+        raise _refusal(text, f"did you mean 'fd://{text[3:]}'?")
     if text.isascii() and text.isdigit():
         raise _refusal(text, f"that is a port only; did you mean '127.0.0.1:{text}'?")
     host, colon, port = text.rpartition(":")

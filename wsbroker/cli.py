@@ -17,11 +17,13 @@ May import: `config`, `sources`, `addresses`, `folders`, `open_sockets`, `standa
 `build` only when they are needed.
 """
 
+import errno
 import importlib.util
 import json
 import logging
 import os
 import platform
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -75,7 +77,8 @@ def _main(argv: Sequence[str] | None) -> int:
         return _serve(_plan(cast("dict[str, object]", parsed), os.environ))
     except click.NoSuchOption as error:
         # click adds the flag to the name of a short option; the name as it was typed is what helps
-        return _fail(USAGE, f"there is no flag {error.option_name}{_similar_flag(error.option_name)}")
+        name = error.option_name
+        return _fail(USAGE, f"there is no flag {name}{_FLAGS_ELSEWHERE.get(name) or _similar_flag(name)}")
     except click.BadOptionUsage as error:
         return _fail(USAGE, _bad_usage(error))
     except click.Abort:
@@ -100,14 +103,30 @@ def _fail(code: int, text: str, error: BaseException | None = None) -> int:
     return code
 
 
+_ADDRESS_FLAG: Final = "; write --bind HOST:PORT"
+_TLS: Final = "; a proxy in front speaks TLS, this server does not"
+_FLAGS_ELSEWHERE: Final = {
+    **dict.fromkeys(("--host", "--port", "-p", "-b", "--listen", "--address"), _ADDRESS_FLAG),
+    **dict.fromkeys(("--uds", "--socket"), "; write --bind unix:/PATH"),
+    "--fd": "; write --bind fd://N",
+    **dict.fromkeys(("--ssl-certfile", "--ssl-keyfile", "--certfile", "--keyfile", "--tls"), _TLS),
+}
+"""Flags of other servers, and what to write here."""
+
+
 def _similar_flag(name: str) -> str:
     flags = [flag for option in _command().params for flag in (*option.opts, *option.secondary_opts) if flag[0] == "-"]
     return settings.did_you_mean(name, flags)
 
 
 def _bad_usage(error: click.BadOptionUsage) -> str:
-    known = {flag for option in _command().params for flag in option.opts}
-    return f"{error.option_name} needs a value" if error.option_name in known else error.format_message()
+    name = error.option_name
+    known = {flag: option for option in _command().params for flag in (*option.opts, *option.secondary_opts)}
+    if name not in known:
+        return error.format_message()
+    option = known[name]
+    is_switch = isinstance(option, click.Option) and option.is_flag
+    return f"{name} takes no value" if is_switch else f"{name} needs a value"
 
 
 # --- what the flags, the environment and the file ask for ---------------------------------------------------------
@@ -193,6 +212,10 @@ def _app(found: sources.Layer) -> str | None:
     app = names[0]
     if not app.strip():
         raise ConfigError(f"{each.label} is empty: write module, module:object or a file such as ./chat.py")
+    if re.fullmatch(r"\w+://.*|[^/]*:[0-9]+|[0-9]+", app):
+        address = app.partition("://")[2].rstrip("/") or app
+        bind = f"127.0.0.1:{address}" if address.isdigit() else address
+        raise ConfigError(f"{app!r} is an address and no APP: to listen there, write --bind {bind}")
     return None if app == BUILT_IN_APP else app
 
 
@@ -288,6 +311,8 @@ def _serve(plan: Plan) -> int:
     try:
         run(plan.bind, config=plan.config, worker=worker, reload=plan.reload)
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            return _fail(UNEXPECTED, f"{error.strerror}: raise the limit of open files (ulimit -n, LimitNOFILE)", error)
         text = failure_text(error, plan.addresses)
         if text is None:
             raise

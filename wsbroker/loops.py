@@ -26,7 +26,11 @@ def run_loop(main: Coroutine[object, object, None]) -> None:
     Not by `asyncio.Runner`, which waits for ever for a task that catches its cancellation, and for a thread of
     `asyncio.to_thread`; its `run` would also take SIGINT for itself, and ours are set already.
     """
-    loop = (_loop_factory() or asyncio.new_event_loop)()
+    try:
+        loop = (_loop_factory() or asyncio.new_event_loop)()
+    except BaseException:  # there are no descriptors left
+        main.close()
+        raise
     loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix=TO_THREAD))
     loop.set_exception_handler(log_loop_error)
     life = loop.create_task(main, name="wsbroker")

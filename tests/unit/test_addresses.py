@@ -71,6 +71,7 @@ def test_an_address_is_read_and_shown_as_a_url(text: str, address: Address, url:
         ("ü" * 60 + ":1", f"'{'ü' * 60}' is not a host name; write"),
         ("unix:", "the path is missing; write"),
         ("unix:/a\0b", "a path has no zero bytes; write"),
+        ("fd:3", "did you mean 'fd://3'? Write"),
         ("fd://", "the number of the descriptor, or the name of the socket, is missing; write"),
         ("fd://12345678", "'12345678' is not the number of a descriptor; write"),
         ("fd://\u0663", "'\u0663' is not the number of a descriptor; write"),

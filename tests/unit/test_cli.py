@@ -380,6 +380,14 @@ def test_unknown_variables_and_a_low_limit_of_open_files_are_warnings(
         (["--max_message_size", "1"], "there is no flag --max_message_size; did you mean '--max-message-size'?"),
         (["--zzz"], "there is no flag --zzz"),
         (["-z"], "there is no flag -z"),
+        (["app", "--port", "3000"], "there is no flag --port; write --bind HOST:PORT"),
+        (["app", "-p3000"], "there is no flag -p; write --bind HOST:PORT"),
+        (["--uds", "x"], "there is no flag --uds; write --bind unix:/PATH"),
+        (["--ssl-keyfile=x"], "there is no flag --ssl-keyfile; a proxy in front speaks TLS, this server does not"),
+        (["3000"], "'3000' is an address and no APP: to listen there, write --bind 127.0.0.1:3000"),
+        ([":3000"], "':3000' is an address and no APP: to listen there, write --bind :3000"),
+        (["http://[::1]:3/"], "'http://[::1]:3/' is an address and no APP: to listen there, write --bind [::1]:3"),
+        (["app", "--reload=true"], "--reload takes no value"),
         (["--bind"], "--bind needs a value"),
         (["app", "--workers"], "--workers needs a value"),
         (["a", "b"], "one APP is served, not several: got 'a' and 'b'; flags start with --"),
@@ -516,8 +524,14 @@ def test_the_traceback_of_an_error_is_shown_at_debug_level_only(
     assert capsys.readouterr().err == "wsbroker: error: cannot import 'x'\n" * 2
 
 
+def test_too_few_descriptors_are_told_in_one_line(run: Run, error_of: ErrorOf) -> None:
+    run.error = OSError(errno.EMFILE, "Too many open files")
+    text = "Too many open files: raise the limit of open files (ulimit -n, LimitNOFILE)"
+    assert error_of("app") == (1, text)
+
+
 def test_an_unexpected_error_keeps_its_traceback(run: Run) -> None:
-    for error in (ZeroDivisionError(), OSError(errno.EMFILE, "Too many open files")):
+    for error in (ZeroDivisionError(), OSError(errno.EIO, "Input/output error")):
         run.error = error
         with pytest.raises(type(error)):
             cli.main(["app"])
