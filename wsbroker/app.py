@@ -177,8 +177,9 @@ def run(
     """Serves until SIGINT, SIGTERM or `Server.stop`, in the calling thread; for programs that do nothing else.
 
     It changes the process: signal handlers, garbage collector (`gc.freeze` after the start), limit of open files,
-    switch interval; a second signal ends the process at once with status 128 + its number. A program that ends after it
-    waits for what handlers have left to `asyncio.to_thread` no longer than `shutdown_timeout` from the stop on.
+    switch interval, standard streams that are closed (they become the null device, as they do for `start`); a second
+    signal ends the process at once with status 128 + its number. A program that ends after it waits for what handlers
+    have left to `asyncio.to_thread` no longer than `shutdown_timeout` from the stop on.
 
     Args:
         bind: see `start`.

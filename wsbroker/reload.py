@@ -6,14 +6,13 @@ May import: `errors`, `folders`, `pool.executable`, standard library; watchfiles
 import ast
 import importlib.util
 import os
-import sys
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from wsbroker.errors import ConfigError
 from wsbroker.guarded_log import GuardedLog
 from wsbroker.folders import working_directory
-from wsbroker.pool.executable import FROZEN, is_frozen
+from wsbroker.pool.executable import FROZEN, is_frozen, why_no_processes
 
 logger = GuardedLog(__name__)
 
@@ -41,11 +40,8 @@ def check_available() -> None:
     """Raises a ConfigError if files cannot be watched, or their new code could not be started."""
     if is_frozen():
         raise ConfigError(f"--reload is for code in files: {FROZEN}")
-    if not sys.executable:
-        raise ConfigError(
-            "--reload restarts the program by its Python interpreter, and sys.executable is empty: "
-            "set it to one before the start"
-        )
+    if why_no_processes():
+        raise ConfigError(f"--reload restarts the program by its Python interpreter: {why_no_processes()}")
     if importlib.util.find_spec("watchfiles") is None:
         raise ConfigError("--reload needs the package watchfiles: pip install 'wsbroker[reload]'")
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="descriptors can
 APP: Final = """
 import os
 def handle_http_request(request):
-    return f"{sorted(name for name in os.environ if name.startswith('LISTEN_'))} {request.remote!r} {os.getpid()}"
+    return f"{sorted(name for name in os.environ if name.startswith(('LISTEN_', 'WSBROKER_WORKER_')))} {request.remote!r} {os.getpid()}"
 """
 
 
