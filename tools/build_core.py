@@ -16,8 +16,8 @@ needed is little: one `mypycify` call in a folder of its own, and one decision.
 pip hides the output of a build that succeeds, so a pure wheel also carries its reason in `wsbroker/interpreted.txt`;
 `wsbroker.build` reads it. An editable install is always interpreted: it runs the sources as they are.
 
-What the compile needs (`COMPILE_REQUIREMENTS`) is asked for only where there will be one: a pure build needs no mypy, and
-not every Python has one.
+What the compile needs (`COMPILE_REQUIREMENTS`) is asked for only where there will be one: a pure build needs no mypy,
+and not every Python has one.
 
 Run as a script (`python tools/build_core.py FOLDER`), this file is the compile itself: in a process of its own, because
 mypyc prints its errors and leaves with `sys.exit`, and because it patches setuptools.

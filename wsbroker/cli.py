@@ -36,8 +36,8 @@ from wsbroker import open_sockets, sources
 from wsbroker.addresses import BindAddress, OpenSocket, failure_text, parse_addresses
 from wsbroker.config import GROUPS, SETTINGS, Config, Settings
 from wsbroker.errors import ConfigError, WorkerError, WSBrokerError
-from wsbroker.guarded_log import GuardedLog, write_to_stderr
 from wsbroker.folders import absolute_path, working_directory
+from wsbroker.guarded_log import GuardedLog, write_to_stderr
 from wsbroker.standard_streams import open_standard_streams
 
 OK: Final = 0

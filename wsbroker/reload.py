@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from wsbroker.errors import ConfigError
-from wsbroker.guarded_log import GuardedLog
 from wsbroker.folders import working_directory
+from wsbroker.guarded_log import GuardedLog
 from wsbroker.pool.executable import FROZEN, is_frozen, why_no_processes
 
 logger = GuardedLog(__name__)

@@ -7,8 +7,8 @@ from typing import Final
 
 from wsbroker.config import Config, WorkerKind
 from wsbroker.errors import ConfigError, WorkerError
-from wsbroker.guarded_log import GuardedLog
 from wsbroker.folders import with_links
+from wsbroker.guarded_log import GuardedLog
 from wsbroker.pool.carrier import Carrier, Work
 from wsbroker.pool.closes import LeftCloses
 from wsbroker.pool.core import Core, LaneView
