@@ -4,16 +4,17 @@ The C library keeps what is freed in the middle of its heap: after a thousand sl
 as large as it was with them, and a container counts that. glibc's `malloc_trim` gives such pages back; where there is
 none (macOS, Windows, musl) the library does so by itself, or nothing can be done.
 
-May import: standard library. Must never: run `malloc_trim` in the event loop's thread (it takes milliseconds for a
+May import: `guarded_log`. Must never: run `malloc_trim` in the event loop's thread (it takes milliseconds for a
 large heap).
 """
 
-import logging
 import threading
 from collections.abc import Callable
 from typing import Final
 
-logger = logging.getLogger(__name__)
+from wsbroker.guarded_log import GuardedLog
+
+logger = GuardedLog(__name__)
 
 WORTH_BYTES: Final = 32 * 1024 * 1024
 """Less than this freed is not worth a trim: the next load takes it again."""

@@ -43,6 +43,19 @@ def are_available() -> bool:
     return find_spec("_interpreters") is not None
 
 
+def why_unsafe() -> str:
+    """Returns why interpreters would take the process down, or "".
+
+    CPython's `tracemalloc` keeps one table for all interpreters: entries that another one allocated are freed in the
+    main interpreter's heap when tracing stops ("free(): invalid pointer", seen on 3.13 and 3.14 with nothing of ours).
+    """
+    import tracemalloc
+
+    if not tracemalloc.is_tracing():
+        return ""
+    return "tracemalloc is on (PYTHONTRACEMALLOC, -X tracemalloc), and CPython's aborts the process with subinterpreters"
+
+
 class Interpreter:
     """A subinterpreter. All its methods are called on one thread, but for `left_behind`.
 

@@ -41,7 +41,7 @@ class Host:
     no_processes: str = ""
     """Why there can be no worker processes; empty if there can."""
     no_interpreters: str = ""
-    """Why handlers cannot be imported in a subinterpreter, if there are any; empty if they can."""
+    """Why handlers cannot run in subinterpreters, if there are any; empty if they can."""
     is_copy: bool = False
     """Whether this very program was started in place of a worker process."""
 
@@ -54,7 +54,7 @@ def this_host() -> Host:
         is_free_threaded(),
         cpu_count(),
         why_no_processes(),
-        why_no_interpreters(),
+        why_no_interpreters() or interpreters.why_unsafe(),
         is_copy(),
     )
 
@@ -100,7 +100,7 @@ def choose(config: Config, spec: object, host: Host) -> Choice:
     if host.is_free_threaded:
         count = _count(config, "process", host)  # threads are as good as processes there
         reason = "auto takes thread: this Python has no lock that keeps threads apart"
-        return Choice("thread", count, spec, reason, needs_free_threads=True)  # not tested: no such build was at hand
+        return Choice("thread", count, spec, reason, needs_free_threads=True)
     if name is None:
         return Choice("thread", _count(config, "thread", host), spec, f"auto takes thread: {why_unnamed(spec)}")
     if host.has_interpreters and not host.no_interpreters:
@@ -111,8 +111,8 @@ def choose(config: Config, spec: object, host: Host) -> Choice:
         return Choice("thread", _count(config, "thread", host), spec, f"auto takes thread: {host.no_processes}")
     count = _count(config, "process", host)
     if count > 1:
-        reason = f"auto takes process: Python {host.python} has no subinterpreters with a lock of their own"
-        return Choice("process", count, name, reason)
+        without = host.no_interpreters or f"Python {host.python} has no subinterpreters with a lock of their own"
+        return Choice("process", count, name, f"auto takes process: {without}")
     return Choice("thread", 1, spec, "auto takes thread: one worker needs no other interpreter")
 
 

@@ -1,5 +1,6 @@
 """Which kind of worker is chosen and why, on machines that are a few facts; and what is refused."""
 
+import subprocess
 import sys
 from dataclasses import replace
 from types import ModuleType
@@ -51,6 +52,26 @@ def test_auto_takes_what_uses_all_cores(host: Host, settings: Settings, kind: st
     assert choice.reason.startswith(f"auto takes {kind}: ")
     assert choice.moves_to == ("process" if kind == "interpreter" else None)
     assert choice.needs_free_threads == host.is_free_threaded
+
+
+def test_no_interpreters_are_taken_while_tracemalloc_traces() -> None:
+    """CPython's `tracemalloc` aborts a process that had subinterpreters."""
+    script = """
+from wsbroker.config import Config
+from wsbroker.pool.kinds import choose, this_host
+from dataclasses import replace
+host = replace(this_host(), has_interpreters=True, is_free_threaded=False)
+print(choose(Config.of(workers=2), "pkg.mod", host).kind, host.no_interpreters)
+try:
+    choose(Config.of(worker_kind="interpreter"), "pkg.mod", host)
+except Exception as error:
+    print(error)
+"""
+    command = [sys.executable, "-X", "tracemalloc", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    chosen_kind, refused = done.stdout.splitlines()
+    assert chosen_kind.startswith("process tracemalloc is on (PYTHONTRACEMALLOC, -X tracemalloc)")
+    assert refused.startswith("worker kind 'interpreter' cannot run here: tracemalloc is on")
 
 
 @pytest.mark.parametrize("spec", [Chat(), made_by("__main__"), made_by("__main__")(), "__main__", "__main__:Chat"])
