@@ -644,6 +644,28 @@ def test_subscriptions_from_inside_a_flush_are_changed_behind_it_in_order(is_alo
     assert one.received == [*direct, first, b"e", b"d"] and other.received == [first, b"d"]
 
 
+@pytest.mark.parametrize("is_copied", [True, False])
+def test_who_joins_a_channel_while_it_is_written_out_gets_what_comes_next(is_copied: bool) -> None:
+    broker = a_broker()
+    member, joiner = connect(broker), connect(broker)
+    broker.subscribe(member.id, b"c")
+    broker.subscribe(joiner.id, b"other")
+
+    def write(data: bytes) -> None:
+        member.writes.append(data)
+        if is_copied:
+            broker.copy_subscriptions(b"other", b"c")
+        else:
+            broker.subscribe_nowait(joiner.id, b"c")
+
+    member.on_write = write
+    broker.publish(b"c", "1", ())
+    broker.flush()
+    broker.publish(b"c", "2", ())
+    broker.flush()
+    assert member.received == [b"1", b"2"] and joiner.received == [b"2"]
+
+
 def test_a_question_from_inside_a_flush_is_refused_when_its_answer_could_be_wrong() -> None:
     broker = a_broker()
     socket = connect(broker)
