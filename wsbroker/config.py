@@ -249,7 +249,7 @@ class Config:
         "names",
         "Connections",
         unset="same-host",
-        help="web pages that may connect, such as https://example.com; * is any",
+        help="origins of pages and apps that may connect: https://example.com, file://, null, app://host; * is any",
         reason="Without it any web page could connect in the name of its visitor (RFC 6455 section 10.2).",
     )
     subprotocols: tuple[str, ...] = _setting(
@@ -607,29 +607,64 @@ def _checked_names(setting: Setting, value: object, label: str) -> tuple[str, ..
     return names
 
 
-_ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9._*-]+)(?::([0-9]{1,5}))?")
+_ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9._-]*)(?::([0-9]{1,5}))?")
 
 
 def _checked_origins(names: tuple[str, ...], label: str) -> tuple[str, ...]:
     if "*" in names and len(names) > 1:
         raise ConfigError(f"{label} holds '*', which is any origin, and others too: write '*' alone, or the others")
-    return tuple(name if name in ("*", "null") else _checked_origin(name, label) for name in names)
+    return tuple(name if name == "*" else _checked_origin(name, label) for name in names)
 
 
 def _checked_origin(name: str, label: str) -> str:
     """Returns an origin as browsers send it: lower case, no default port (RFC 6454 section 6.2)."""
-    match = _ORIGIN.fullmatch(name.lower())
+    origin = name.lower()
+    if origin == "null":  # a sandboxed frame, a page opened as a file
+        return origin
+    if "*" in origin:
+        raise ConfigError(f"{label} holds {name!r}, but patterns are not supported: list each origin, or write * alone")
+    match = _ORIGIN.fullmatch(origin)
     if match is None:
         raise ConfigError(
-            f"{label} holds {name!r}, but an origin is scheme and host as a browser sends them, "
-            "such as https://example.com or http://localhost:8080, or *"
+            f"{label} holds {name!r}, but an origin is scheme and host as a browser sends them{_origin_hint(origin)}, "
+            "such as https://example.com, http://localhost:8080, capacitor://localhost, file:// or null, or *"
         )
     scheme, host, digits = match.groups()
-    if "*" in host:
-        raise ConfigError(f"{label} holds {name!r}, but patterns are not supported: list each origin, or write * alone")
+    if not host and (digits or scheme in _DEFAULT_PORTS):
+        raise ConfigError(f"{label} holds {name!r}, in which no host stands behind {scheme}://")
     port = int(digits) if digits else None
-    is_default = port is None or port == {"http": 80, "https": 443}.get(scheme)
+    if port is not None and not 0 < port < 65536:
+        raise ConfigError(f"{label} holds {name!r}, but a port is a number from 1 to 65535")
+    if host.startswith("["):
+        host = _checked_ipv6(host, name, label)
+    is_default = port is None or port == _DEFAULT_PORTS.get(scheme)
     return f"{scheme}://{host}" if is_default else f"{scheme}://{host}:{port}"
+
+
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+
+def _origin_hint(origin: str) -> str:
+    """Returns what is wrong with an origin, in brackets, where that can be told; else ``""``."""
+    scheme, separator, rest = origin.partition("://")
+    if not separator:
+        is_host = _ORIGIN.fullmatch(f"https://{origin}") is not None and ("." in origin or ":" in origin)
+        return f" (https://{origin}?)" if is_host else ""
+    if _ORIGIN.fullmatch(f"{scheme}://{re.split('[/?#]', rest)[0]}"):
+        return " (without a path)"
+    if not rest.isascii():
+        return " (a host in its xn-- form)"
+    return ""
+
+
+def _checked_ipv6(host: str, name: str, label: str) -> str:
+    """Returns an IPv6 address in the form in which browsers send it."""
+    from ipaddress import IPv6Address
+
+    try:
+        return f"[{IPv6Address(host[1:-1])}]"
+    except ValueError as error:
+        raise ConfigError(f"{label} holds {name!r}, whose host is no IPv6 address: {error}") from None
 
 
 def _check_subprotocols(names: tuple[str, ...], label: str) -> None:

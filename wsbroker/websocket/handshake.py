@@ -18,6 +18,12 @@ from wsbroker.errors import HandshakeError
 VERSION: Final = "13"
 ANY_ORIGIN: Final = "*"
 
+OTHER_HOST: Final = (
+    "this origin is not allowed: the Origin header does not name the host that the request goes to "
+    "(a proxy must pass the Host header on; the server's setting allowed_origins lists other origins)"
+)
+NOT_LISTED: Final = "this origin is not allowed: the server's setting allowed_origins does not list the Origin header"
+
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _WHITESPACE: Final = " \t"
 _FIELDS: Final = frozenset(
@@ -41,11 +47,13 @@ class Upgrade:
     Attributes:
         accept: the value of Sec-WebSocket-Accept.
         subprotocol: the first one that the client offered and the server knows.
+        offered: all that the client offered, in its order.
     """
 
-    def __init__(self, accept: str, subprotocol: str | None) -> None:
+    def __init__(self, accept: str, subprotocol: str | None, offered: list[str]) -> None:
         self.accept = accept
         self.subprotocol = subprotocol
+        self.offered = offered
 
 
 def accept_key(key: str) -> str:
@@ -66,6 +74,7 @@ def check_upgrade(
     headers: list[tuple[str, str]],
     subprotocols: tuple[str, ...],
     allowed_origins: tuple[str, ...] | None,
+    authority: str = "",
 ) -> Upgrade:
     """Returns what the 101 needs if the request may become a WebSocket.
 
@@ -77,8 +86,10 @@ def check_upgrade(
         subprotocols: those the server speaks.
         allowed_origins: None: a browser's page must come from the same host and port as the request goes to (behind
             a proxy that ends TLS the scheme differs, so it does not count, and ports 80 and 443 are left out);
-            ``("*",)``: any; else the list of origins, such as ``"https://example.com"`` or ``"null"``. A request
-            without Origin is no browser's and is let in.
+            ``("*",)``: any; else the list of origins, such as ``"https://example.com"``, ``"file://"`` or ``"null"``.
+            A request without Origin is no browser's and is let in.
+        authority: host and port of a target in absolute form: the request goes there, whatever Host says (RFC 9112
+            section 3.2.2). ``""``: the target has none.
 
     Raises:
         HandshakeError: 405, 400, 426 or 403, with the fields that the answer must have.
@@ -101,21 +112,35 @@ def check_upgrade(
         raise HandshakeError(400, "the Sec-WebSocket-Key field is not 16 bytes in base64")
     if _announces_body(fields):
         raise HandshakeError(400, "a request for a WebSocket has no body")
-    _check_origin(fields.get("origin", _NO_VALUES), host, allowed_origins)
-    return Upgrade(accept_key(key), _choose_subprotocol(fields.get("sec-websocket-protocol", _NO_VALUES), subprotocols))
+    _check_origin(fields.get("origin", _NO_VALUES), authority or host, allowed_origins)
+    offered = _NO_VALUES
+    chosen: str | None = None
+    if "sec-websocket-protocol" in fields:
+        offered = [offer for offer in _items(fields["sec-websocket-protocol"]) if offer]
+        chosen = _choose_subprotocol(offered, subprotocols)
+    return Upgrade(accept_key(key), chosen, offered)
 
 
-def response_head(upgrade: Upgrade) -> bytes:
-    """Returns the whole 101 response (RFC 6455 section 4.2.2, item 5)."""
+def response_head(upgrade: Upgrade, subprotocol: str | None = None, headers: tuple[tuple[str, str], ...] = ()) -> bytes:
+    """Returns the whole 101 response (RFC 6455 section 4.2.2, item 5).
+
+    Args:
+        upgrade: what was accepted.
+        subprotocol: an offered one to answer instead of the upgrade's; None: the upgrade's.
+        headers: further fields, checked.
+    """
     head = (
         "HTTP/1.1 101 Switching Protocols\r\n"
         "Upgrade: websocket\r\n"
         "Connection: Upgrade\r\n"
         f"Sec-WebSocket-Accept: {upgrade.accept}\r\n"
     )
-    if upgrade.subprotocol is not None:
-        head += f"Sec-WebSocket-Protocol: {upgrade.subprotocol}\r\n"
-    return (head + "\r\n").encode("latin-1")
+    chosen = upgrade.subprotocol if subprotocol is None else subprotocol
+    if chosen is not None:
+        head += f"Sec-WebSocket-Protocol: {chosen}\r\n"
+    for name, value in headers:
+        head += f"{name}: {value}\r\n"
+    return (head + "\r\n").encode()
 
 
 def _fields(headers: list[tuple[str, str]]) -> dict[str, list[str]]:
@@ -188,7 +213,7 @@ def _check_origin(origins: list[str], host: str, allowed: tuple[str, ...] | None
     else:
         accepted = _is_listed(origins[0], allowed)
     if not accepted:
-        raise HandshakeError(403, "this origin is not allowed")
+        raise HandshakeError(403, OTHER_HOST if allowed is None else NOT_LISTED)
 
 
 def _is_same_host(origin: str, host: str) -> bool:
@@ -213,15 +238,18 @@ def _is_listed(origin: str, allowed: tuple[str, ...]) -> bool:
 
 
 def _normal_origin(origin: str) -> str:
-    """An origin as browsers write it: lower case, no default port; a slash at the end of a setting is forgiven."""
-    origin = origin.lower().removesuffix("/")
-    scheme = origin.partition("://")[0]
-    return origin.removesuffix(_DEFAULT_PORTS[scheme]) if scheme in _DEFAULT_PORTS else origin
+    """An origin as browsers write it: lower case, no default port; a slash at the end of a setting is forgiven.
+
+    ``file://`` names no host, so its slashes are not at the end of one.
+    """
+    scheme, separator, host = origin.lower().partition("://")
+    host = host.removesuffix("/")
+    return scheme + separator + (host.removesuffix(_DEFAULT_PORTS[scheme]) if scheme in _DEFAULT_PORTS else host)
 
 
 def _choose_subprotocol(offers: list[str], known: tuple[str, ...]) -> str | None:
     """The client's order decides: it "indicates preference" (RFC 6455 section 4.1, item 10)."""
-    for offer in _items(offers):
+    for offer in offers:
         if offer in known:
             return offer
     return None

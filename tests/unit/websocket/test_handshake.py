@@ -3,7 +3,15 @@
 import pytest
 
 from wsbroker.errors import HandshakeError
-from wsbroker.websocket.handshake import Upgrade, accept_key, check_upgrade, offers_websocket, response_head
+from wsbroker.websocket.handshake import (
+    NOT_LISTED,
+    OTHER_HOST,
+    Upgrade,
+    accept_key,
+    check_upgrade,
+    offers_websocket,
+    response_head,
+)
 
 Fields = list[tuple[str, str]]
 
@@ -32,8 +40,9 @@ def check(
     version: tuple[int, int] = (1, 1),
     subprotocols: tuple[str, ...] = (),
     allowed_origins: tuple[str, ...] | None = None,
+    authority: str = "",
 ) -> Upgrade:
-    return check_upgrade(method, *version, headers, subprotocols, allowed_origins)
+    return check_upgrade(method, *version, headers, subprotocols, allowed_origins, authority)
 
 
 def refusal(
@@ -241,7 +250,17 @@ def test_a_page_of_the_same_host_and_port_is_let_in(host: str, origin: str) -> N
     ],
 )
 def test_any_other_page_is_refused_with_403(host: str, origin: str) -> None:
-    assert refusal(request(("Host", host), ("Origin", origin))) == (403, "this origin is not allowed")
+    assert refusal(request(("Host", host), ("Origin", origin))) == (403, OTHER_HOST)
+
+
+def test_a_target_in_absolute_form_names_the_host_that_a_page_must_come_from() -> None:
+    headers = request(("Host", "proxy.example"), ("Origin", "http://a.example:3000"))
+    assert check(headers, authority="a.example:3000").accept
+    for authority in ("", "b.example:3000", "a.example"):
+        with pytest.raises(HandshakeError, match="403"):
+            check(headers, authority=authority)
+    with pytest.raises(HandshakeError, match="403"):
+        check(request(("Host", "a.example"), ("Origin", "http://a.example")), authority="b.example")
 
 
 @pytest.mark.parametrize("allowed", [None, (), ("https://a.example",)])
@@ -263,6 +282,10 @@ def test_a_doubled_origin_is_refused() -> None:
         ("http://a.example:80", ("http://a.example",)),
         ("https://a.example:8443", ("https://a.example:8443",)),
         ("app://localhost", ("app://localhost",)),
+        ("file://", ("file://",)),
+        ("FILE:///", ("file://",)),
+        ("capacitor://localhost", ("file://", "capacitor://localhost")),
+        ("chrome-extension://abcdefghijklmnop", ("chrome-extension://abcdefghijklmnop",)),
         ("null", ("null",)),
         ("null", ("*",)),
         ("https://anything.example", ("*",)),
@@ -282,12 +305,19 @@ def test_a_listed_origin_is_let_in(origin: str, allowed: tuple[str, ...]) -> Non
         ("https://sub.a.example", ("https://a.example",)),
         ("https://a.example", ("a.example",)),
         ("null", ("https://a.example",)),
+        ("null", ("file://",)),
+        ("file://evil.example", ("file://",)),
+        ("file://", ("null",)),
+        ("file:", ("file://",)),
+        ("capacitor://evil.example", ("capacitor://localhost",)),
+        ("http://localhost", ("capacitor://localhost",)),
+        ("app://localhost:80", ("app://localhost",)),
         ("", ("https://a.example",)),
     ],
 )
 def test_an_origin_that_is_not_listed_is_refused_even_on_the_same_host(origin: str, allowed: tuple[str, ...]) -> None:
     headers = request(("Origin", origin))
-    assert refusal(headers, allowed_origins=allowed) == (403, "this origin is not allowed")
+    assert refusal(headers, allowed_origins=allowed) == (403, NOT_LISTED)
 
 
 @pytest.mark.parametrize(
@@ -306,4 +336,13 @@ def test_the_first_offered_subprotocol_that_the_server_knows_is_chosen(
     offers: tuple[str, ...], known: tuple[str, ...], chosen: str | None
 ) -> None:
     headers = request(*[("Sec-WebSocket-Protocol", offer) for offer in offers], without=("Sec-WebSocket-Protocol",))
-    assert check(headers, subprotocols=known).subprotocol == chosen
+    upgrade = check(headers, subprotocols=known)
+    assert upgrade.subprotocol == chosen
+    assert upgrade.offered == [offer.strip() for offer in ",".join(offers).split(",") if offer.strip()]
+
+
+def test_an_application_may_choose_the_subprotocol_and_add_fields() -> None:
+    upgrade = check(REQUEST, subprotocols=("chat",))
+    head = response_head(upgrade, "superchat", (("Set-Cookie", "a=1"), ("Set-Cookie", "b=ü")))
+    assert head.endswith(b"Sec-WebSocket-Protocol: superchat\r\nSet-Cookie: a=1\r\nSet-Cookie: b=\xc3\xbc\r\n\r\n")
+    assert b"Sec-WebSocket-Protocol: chat\r\n" in response_head(upgrade, None, (("A", "b"),))
