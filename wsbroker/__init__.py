@@ -38,7 +38,7 @@ from wsbroker.errors import (
     WSBrokerError,
 )
 from wsbroker.types import ChannelName, CloseCode, Data, SocketId
-from wsbroker.wire.http import Headers, HttpRequest, HttpResponse
+from wsbroker.wire.http import Accept, Headers, HttpRequest, HttpResponse
 from wsbroker.worker import port as _ports
 from wsbroker.worker.arguments import MAX_SOCKET_ID as _MAX_SOCKET_ID
 from wsbroker.worker.arguments import channel_of as _channel_of
@@ -92,6 +92,7 @@ _LAZY: _Final = {
 }
 
 __all__ = [
+    "Accept",
     "ChannelName",
     "CloseCode",
     "CommandError",

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from wsbroker.types import Data, SocketId
-from wsbroker.wire.http import HeaderItems, Headers, HttpRequest, HttpResponse, open_verdict, to_response
+from wsbroker.wire.http import Accept, HeaderItems, Headers, HttpRequest, HttpResponse, open_verdict, to_response
 from wsbroker.worker import port as ports
 from wsbroker.worker.arguments import close_code_of, data_of, reason_of
 from wsbroker.worker.calls import no_http_handler
@@ -66,6 +66,10 @@ class TestSocket:
         """Its channels, in the order in which it was subscribed."""
         self.response: HttpResponse | None = None
         """What it was refused with; None if it was accepted."""
+        self.headers: Headers = Headers()
+        """The header fields that its open handler added to the 101, with `Accept`."""
+        self.subprotocol: str | None = None
+        """The subprotocol that its open handler chose, with `Accept`."""
         self.is_open = True
         """Whether it is still there."""
         self.close_code: int | None = None
@@ -175,12 +179,13 @@ class TestBroker(Port):
             ports.set_default(self._before)
             self._end_loop()
 
-    def connect(self, path: str = "/", headers: HeaderItems = (), *, remote: str = "127.0.0.1") -> TestSocket:
+    def connect(self, url: str = "/", headers: HeaderItems = (), *, remote: str = "127.0.0.1") -> TestSocket:
         """Opens a socket and runs the open handler.
 
         Args:
-            path: of the upgrade request, with its query.
-            headers: of the upgrade request, beside those of the upgrade itself.
+            url: path and query of the upgrade request.
+            headers: of the upgrade request, beside those of the upgrade itself: the subprotocols that the client
+                offers, for example, as ``{"Sec-WebSocket-Protocol": "chat.v2, chat.v1"}``.
             remote: the client's address.
 
         Returns:
@@ -189,16 +194,18 @@ class TestBroker(Port):
         self._last_id += 1
         socket = TestSocket(self, self._last_id)
         self.sockets[socket.id] = socket
-        request = HttpRequest("GET", path, _with_upgrade(headers), remote=remote)
+        request = HttpRequest("GET", url, _with_upgrade(headers), remote=remote)
         if self._handlers.open is not None:
-            response: HttpResponse | None = HttpResponse(500, (), "Internal Server Error")
+            verdict: HttpResponse | Accept | None = HttpResponse(500, (), "Internal Server Error")
             try:
                 with self._reporting():
-                    response = open_verdict(self._run(self._handlers.open, request, socket.id))
+                    verdict = open_verdict(self._run(self._handlers.open, request, socket.id), request)
             finally:  # whatever the handler raised: as if the socket had never been there
-                if response is not None:
+                if isinstance(verdict, Accept):
+                    socket.headers, socket.subprotocol = verdict.headers, verdict.subprotocol
+                elif verdict is not None:
                     self._leave(socket)
-                    socket.response = response
+                    socket.response = verdict
                     self._closes = [each for each in self._closes if each is not socket]
                 self._run_closes()
         return socket
@@ -206,7 +213,7 @@ class TestBroker(Port):
     def http(
         self,
         method: str,
-        path: str = "/",
+        url: str = "/",
         headers: HeaderItems = (),
         body: str | bytes = b"",
         *,
@@ -216,15 +223,15 @@ class TestBroker(Port):
 
         Args:
             method: ``"GET"``, ``"POST"``, …
-            path: with its query.
+            url: path and query.
             headers: of the request.
             body: ``str`` is sent as UTF-8.
             remote: the client's address.
         """
-        if self._handlers.http is None:
-            return no_http_handler()
         content = body.encode() if isinstance(body, str) else body
-        request = HttpRequest(method, path, Headers(headers), content, remote=remote)
+        request = HttpRequest(method, url, Headers(headers), content, remote=remote)
+        if self._handlers.http is None:
+            return no_http_handler(request.headers)
         response = HttpResponse(500, (), "Internal Server Error")
         try:
             with self._reporting():

@@ -222,6 +222,9 @@ class Refused(Exception):
 class Link(Protocol):
     """What is different from client to client."""
 
+    @property
+    def subprotocol(self) -> str | None: ...
+
     def send(self, data: str | bytes) -> None: ...
 
     def receive(self) -> str | bytes:
@@ -251,6 +254,11 @@ class Client:
             assert isinstance(found, int)
             self._id = found
         return self._id
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that the server has chosen."""
+        return self._link.subprotocol
 
     def send(self, data: str | bytes) -> None:
         """Sends a message."""
@@ -385,6 +393,10 @@ class _AiohttpLink:
         session: aiohttp.ClientSession, url: str, headers: dict[str, str], subprotocols: list[str] | None
     ) -> aiohttp.ClientWebSocketResponse:
         return await session.ws_connect(url, headers=headers, protocols=subprotocols or (), max_msg_size=0)
+
+    @property
+    def subprotocol(self) -> str | None:
+        return self._connection.protocol
 
     def send(self, data: str | bytes) -> None:
         if isinstance(data, str):

@@ -6,12 +6,12 @@ import gzip
 import logging
 import socket
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import aiohttp
 import pytest
 
-from unit.front.front_kit import LONG_S, Fronting, field, fronting, get, post, status
+from unit.front.front_kit import LONG_S, Fronting, field, fronting, get, post, status, upgrade
 from wsbroker.wire.http import HttpRequest, HttpResponse
 
 pytestmark = pytest.mark.anyio
@@ -47,8 +47,8 @@ async def test_a_request_reaches_the_handler_and_its_answer_the_client() -> None
         assert field(head, "Date") is not None
         assert field(head, "Connection") is None
         (request,) = running.pool.requests
-        assert request.url == "http://127.0.0.1/a%20b?c=d&e"
-        assert (request.pathname, request.query, request.remote) == ("/a%20b", "c=d&e", "127.0.0.1")
+        assert request.absolute_url == "http://127.0.0.1/a%20b?c=d&e"
+        assert (request.path, request.query, request.remote) == ("/a%20b", "c=d&e", "127.0.0.1")
         assert request.headers.get_all("X-A") == ["1", "2"]
         assert request.headers["cookie"] == "ÿ"
 
@@ -289,7 +289,7 @@ async def test_http_1_0_is_served_and_closed_unless_it_asks_otherwise() -> None:
     async with fronting() as running:
         answer = await running.ask(b"GET /a HTTP/1.0\r\n\r\n")
         assert answer.startswith(b"HTTP/1.0 200 OK\r\n") and answer.endswith(b"GET /a 0")
-        assert running.pool.requests[0].url == "http://localhost/a"
+        assert running.pool.requests[0].absolute_url == "http://localhost/a"
         peer = await running.connect()
         for _ in range(2):
             await peer.send(get("/a", "Connection: keep-alive", version="1.0"))
@@ -545,7 +545,23 @@ async def test_an_absolute_target_is_served() -> None:
     async with fronting() as running:
         await running.ask(get("http://other.example:81/x?y", "Connection: close"))
         (request,) = running.pool.requests
-        assert (request.url, request.pathname, request.query) == ("http://other.example:81/x?y", "/x", "y")
+        assert (request.absolute_url, request.host) == ("http://other.example:81/x?y", "other.example:81")
+        assert (request.url, request.path, request.query) == ("/x?y", "/x", "y")
+
+
+@pytest.mark.parametrize("target", ["/a#b", "http://h/x#b", "http://user@h/x", "http://u:p@h/", "ftp://h/x", "app://h"])
+@pytest.mark.parametrize("ask", [get, upgrade], ids=["plain", "upgrade"])
+async def test_a_target_that_no_server_answers_is_refused_with_the_reason(
+    target: str, ask: Callable[..., bytes]
+) -> None:
+    async with fronting() as running:
+        for before in (b"", get("/first")):
+            answer = await running.ask(before + ask(target))
+            head, _, body = answer.rpartition(b"\r\n\r\n")
+            assert head.count(b"HTTP/1.1 400 ") == 1 and b"Connection: close" in head
+            assert body.startswith((b"the request target", b"the scheme of the request target", b"400 Bad Request"))
+            assert b"user" not in body.replace(b"user information", b"")
+        assert [request.path for request in running.pool.requests] == ["/first"]
 
 
 async def test_options_for_the_whole_server_are_served() -> None:

@@ -236,7 +236,7 @@ async def test_a_long_head_behind_others_in_one_segment_is_answered_431_in_its_t
             await peer.send(get("/1") + get("/2") + long + get("/3"))
             assert [status((await peer.answer())[0]) for _ in range(3)] == [200, 200, 431]
             assert await peer.rest() == b""
-        assert [request.path for request in running.pool.requests] == ["/1", "/2", "/0", "/1", "/2"]
+        assert [request.url for request in running.pool.requests] == ["/1", "/2", "/0", "/1", "/2"]
 
 
 async def test_a_head_at_the_limit_is_fine() -> None:

@@ -25,7 +25,7 @@ class Gate:
     async def http(self, request: HttpRequest) -> HttpResponse:
         self.asked += 1
         await self.open.wait()
-        return HttpResponse(200, (), request.path)
+        return HttpResponse(200, (), request.url)
 
     async def opener(self, request: HttpRequest) -> HttpResponse | None:
         self.asked += 1

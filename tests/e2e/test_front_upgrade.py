@@ -148,7 +148,7 @@ async def test_the_open_handler_sees_the_request() -> None:
         running.pool.opener = accepting
         await opened(running, upgrade("/chat?room=1", "Cookie: a=b", "X-Name: \xe4"))
         (request,) = running.pool.requests
-        assert (request.method, request.path, request.remote, request.scheme) == (
+        assert (request.method, request.url, request.remote, request.scheme) == (
             "GET",
             "/chat?room=1",
             "127.0.0.1",

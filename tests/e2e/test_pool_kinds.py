@@ -66,7 +66,7 @@ def test_a_thread_that_a_handler_starts_asks_and_sends_in_order(kind: str, how: 
 def test_an_open_handler_that_takes_too_long_is_a_504(kind: str) -> None:
     async def work(shop: Shop) -> None:
         answer = await shop.pool.open(1, 0, REQUEST)
-        assert answer is not None and answer.status == 504
+        assert isinstance(answer, HttpResponse) and answer.status == 504
 
     live(APPS + "Slow", work, worker_kind=kind, handler_timeout=0.05)
 
@@ -143,7 +143,7 @@ def test_a_stopped_pool_refuses_sockets_and_requests(kind: str, caplog: pytest.L
         await shop.pool.stop(5)
         await shop.pool.stop(5)
         answer = await shop.pool.open(1, 0, REQUEST)
-        assert answer is not None and answer.status == 503
+        assert isinstance(answer, HttpResponse) and answer.status == 503
         assert (await shop.pool.http(REQUEST)).status == 503
         if shop.pool.inline is None:
             shop.message(1, "nobody there")
@@ -188,7 +188,7 @@ def test_requests_that_inline_handlers_work_on_are_bounded_in_bytes() -> None:
         first = asyncio.ensure_future(shop.pool.http(big))  # an idle worker takes any one
         await asyncio.sleep(0)
         refused, not_opened = await shop.pool.http(big), await shop.pool.open(1, 0, big)
-        assert not_opened is not None and (refused.status, not_opened.status) == (503, 503)
+        assert isinstance(not_opened, HttpResponse) and (refused.status, not_opened.status) == (503, 503)
         spec.gate.set()
         assert (await first).body == b"done"
         assert (await shop.pool.http(big)).body == b"done" and await shop.pool.open(1, 0, big) is None

@@ -447,7 +447,7 @@ def test_an_open_handler_gets_the_request_and_one_that_never_answers_is_a_504(li
 
     async def work(house: House) -> None:
         answer = await house.pool.open(9, 0, REQUEST)
-        assert answer is not None and answer.status == 504
+        assert isinstance(answer, HttpResponse) and answer.status == 504
         await house.core.until(lambda: bool(house.core.log))  # the late answer was read, and ignored
 
     live(work, mute, settings=Settings(workers=1, handshake_timeout=0.05))
@@ -497,7 +497,7 @@ def test_open_handlers_that_wait_are_bounded_in_bytes(live: Callable[..., House]
             opening.cancel()
         await asyncio.wait(waiting)
         answer = await house.pool.open(99, 0, REQUEST)
-        assert answer is not None and answer.status == 503
+        assert isinstance(answer, HttpResponse) and answer.status == 503
         assert house.pool.statistics()[0]["asked_bytes"] <= 3000
 
     live(work, never, settings=Settings(workers=1, mailbox_bytes=3000))
@@ -618,13 +618,13 @@ def test_a_lost_worker_closes_its_sockets_answers_what_it_was_asked_and_is_repla
         await asyncio.sleep(0)
         house.message(1, "die")
         answer = await opening
-        assert answer is not None and (answer.status, answer.headers["Retry-After"]) == (503, "1")
+        assert isinstance(answer, HttpResponse) and (answer.status, answer.headers["Retry-After"]) == (503, "1")
         assert (await request).status == 500
         assert core.lost == [(0, 1012)] and core.adopted == []
         # Meanwhile nobody is let in, and nothing waits for nobody.
         house.message(1, "to a socket that is closed")
         answer = await pool.open(10, 0, REQUEST)
-        assert answer is not None and answer.status == 503
+        assert isinstance(answer, HttpResponse) and answer.status == 503
         assert (await pool.http(REQUEST)).status == 503
         await core.until(lambda: commands.CLOSED in [entry[0] for entry in core.log])
         assert core.adopted == [(0, [(events.CLOSE, 5, b"t", 0, 1000, "")])]
@@ -762,7 +762,7 @@ def test_a_crash_loop_ends_in_one_fatal_error(live: Callable[..., House], monkey
         assert len(house.scripts.made) == 6
         assert house.pool.next_lane() == 0
         answer = await house.pool.open(1, 0, REQUEST)
-        assert answer is not None and answer.status == 503
+        assert isinstance(answer, HttpResponse) and answer.status == 503
 
     live(work, dies)
 

@@ -7,7 +7,7 @@ import asyncio
 from typing import assert_type
 
 import wsbroker
-from wsbroker import Config, HttpRequest, HttpResponse, Server, SocketId, Worker, WorkerHandle
+from wsbroker import Accept, Config, HttpRequest, HttpResponse, Server, SocketId, Worker, WorkerHandle
 
 
 class Chat(Worker):
@@ -18,10 +18,14 @@ class Chat(Worker):
 
     def handle_worker_stop(self, /) -> None: ...
 
-    def handle_socket_open(self, request: HttpRequest, socket_id: SocketId, /) -> bool | HttpResponse | None:
+    def handle_socket_open(self, request: HttpRequest, socket_id: SocketId, /) -> bool | HttpResponse | Accept | None:
         assert_type(request.headers.get_all("cookie"), list[str])
         assert_type(request.text(), str)
-        wsbroker.subscribe_nowait(socket_id, request.pathname)
+        assert_type((request.url, request.path, request.pathname, request.search), tuple[str, str, str, str])
+        assert_type((request.host, request.absolute_url), tuple[str, str])
+        wsbroker.subscribe_nowait(socket_id, request.path)
+        if request.query == "who":
+            return Accept(headers={"Set-Cookie": "seen=1"}, subprotocol="chat.v2")
         return HttpResponse(401, {"WWW-Authenticate": "Bearer"}, "who?") if request.query == "" else True
 
     def handle_socket_message(self, data: str | bytes, socket_id: SocketId, token: bytes | None, /) -> None:

@@ -52,7 +52,7 @@ class Chat(wsbroker.Worker):
         wsbroker.send_to_channel("all", f"{socket_id} left")
 
     def handle_http_request(self, request: wsbroker.HttpRequest, /) -> dict[str, object]:
-        return {"method": request.method, "path": request.path, "body": request.text()}
+        return {"method": request.method, "url": request.url, "body": request.text()}
 
 
 def test_an_application_runs_without_a_socket() -> None:
@@ -73,7 +73,7 @@ def test_an_application_runs_without_a_socket() -> None:
         bob.close()
         assert broker.sockets == {} and wsbroker.channels() == []
         response = broker.http("POST", "/x?y", {"A": "b"}, "é")
-        assert response == wsbroker.HttpResponse.json({"method": "POST", "path": "/x?y", "body": "é"})
+        assert response == wsbroker.HttpResponse.json({"method": "POST", "url": "/x?y", "body": "é"})
     assert chat.log == [("start", "x"), (1, b"two", 4000, "left"), (2, None, 1001, "going"), "stop"]
     assert broker.commands[:3] == [
         ("subscribe", 1, b"all"),
@@ -92,6 +92,44 @@ def test_a_refused_socket_has_a_response_and_leaves_nothing_behind() -> None:
     assert refused.response is not None and refused.response.status == 401 and refused.close_code is None
     assert broker.sockets == {} and broker.channels() == []
     assert repr(refused) == "<TestSocket 2, refused>"
+
+
+def test_an_accepted_socket_knows_what_its_open_handler_put_into_the_101() -> None:
+    accept = wsbroker.Accept({"Set-Cookie": "a=1"}, "v2")
+    broker = TestBroker(handlers(open=lambda request: accept if request.query == "v2" else None))
+    socket = broker.connect("/?v2", {"Sec-WebSocket-Protocol": "v1, v2"})
+    assert socket.is_open and socket.response is None
+    assert (socket.subprotocol, socket.headers["set-cookie"]) == ("v2", "a=1")
+    plain = broker.connect("/")
+    assert plain.is_open and (plain.subprotocol, len(plain.headers)) == (None, 0)
+    with pytest.raises(wsbroker.HandlerError, match="has not offered the subprotocol 'v2': it offered none"):
+        broker.connect("/?v2")
+    quiet = TestBroker(handlers(open=lambda request: accept), raise_errors=False)
+    refused = quiet.connect().response
+    assert refused is not None and refused.status == 500 and quiet.sockets == {}
+
+
+def test_a_dict_with_a_status_is_a_response_and_any_other_is_json() -> None:
+    answers: list[object] = [{"status": 404, "body": "no"}, {"status": 404, "detail": "no"}, {"status": "ok"}]
+    broker = TestBroker(handlers(http=lambda: answers.pop(0)))
+    assert broker.http("GET") == wsbroker.HttpResponse(404, {}, "no")
+    assert broker.http("GET") == wsbroker.HttpResponse.json({"status": 404, "detail": "no"})
+    with pytest.raises(wsbroker.HandlerError, match="the status of a response is an int, not str"):
+        broker.http("GET")
+
+
+def test_a_target_may_be_a_whole_url_and_must_be_one_or_a_path() -> None:
+    broker = TestBroker(handlers(http=lambda request: f"{request.host} {request.url}"))
+    assert broker.http("GET", "https://example.org:1/a?b").body == b"example.org:1 /a?b"
+    with pytest.raises(ValueError, match="neither a path that begins with '/' nor a whole URL"):
+        broker.http("GET", "a")
+
+
+def test_without_an_http_handler_a_websocket_that_lost_its_upgrade_is_told_so() -> None:
+    broker = TestBroker(handlers(message=lambda: None))
+    assert broker.http("GET").body == b"No HTTP handler registered"
+    told = broker.http("GET", "/", {"Sec-WebSocket-Key": "x"})
+    assert told.status == 503 and told.body.startswith(b"No HTTP handler registered\nThis was meant to become")
 
 
 def test_what_a_handler_raises_reaches_the_test_or_closes_the_socket() -> None:

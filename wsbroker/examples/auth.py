@@ -38,7 +38,7 @@ def handle_worker_start(arg: str | None) -> None:
 
 def handle_http_request(request: HttpRequest) -> HttpResponse:
     """Trades a name and a password for a JWT."""
-    if (request.method, request.pathname) != ("POST", "/auth"):
+    if (request.method, request.path) != ("POST", "/auth"):
         return HttpResponse.json({"error": "there is only POST /auth"}, status=404)
     form = parse(request.body)
     user, password = form.get("user", ""), form.get("password", "")

@@ -31,7 +31,7 @@ PAGE = Path(__file__).with_name("chat.html").read_bytes()
 
 def handle_http_request(request: HttpRequest) -> HttpResponse:
     """Every plain HTTP request comes here; upgrades to WebSocket do not."""
-    if request.pathname != "/":
+    if request.path != "/":
         return HttpResponse(404, {"Content-Type": "text/plain"}, b"there is only /")
     return HttpResponse(200, {"Content-Type": "text/html; charset=utf-8"}, PAGE)
 

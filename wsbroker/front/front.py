@@ -33,7 +33,8 @@ from wsbroker.front.exchange import (
 from wsbroker.front.parts import AdmittedT, PoolLike, SocketsLike
 from wsbroker.guarded_log import GuardedLog
 from wsbroker.websocket.handshake import Upgrade, check_upgrade, offers_websocket, response_head
-from wsbroker.wire.http import HttpResponse
+from wsbroker.wire.http import Accept, HttpResponse
+from wsbroker.wire.targets import escape_text, means_websocket, split_target
 
 log: Final = GuardedLog(__name__)
 
@@ -56,6 +57,11 @@ TURNS_IN_A_ROW: Final = 4
 others wait for the next one. So nobody waits longer when 200 send one-byte chunks than when 20 do."""
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+NO_UPGRADE: Final = (
+    "a WebSocket was meant, but the request has no Upgrade: websocket remote=%s: a proxy in front must pass the "
+    "Upgrade and Connection headers on"
+)
 
 _HOST: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+;=%:\[\]-]*")
 """uri-host [ ":" port ], as far as its characters tell (RFC 3986 section 3.2.2)."""
@@ -298,7 +304,7 @@ class Front(Generic[AdmittedT]):
 
     def upgrade_first(self, door: Door, message: RawRequestMessage) -> None:
         """The usual connection: its first request is an upgrade. Without an open handler it is a socket at once."""
-        upgrade = self._check(message)
+        upgrade = self._check(door, message)
         if isinstance(upgrade, HttpResponse):
             door.refuse_first(message, upgrade)
             return
@@ -315,7 +321,7 @@ class Front(Generic[AdmittedT]):
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         else:
-            self._hand_over(door, upgrade, connection)
+            self._hand_over(door, upgrade, None, connection)
 
     async def _open_first(
         self, door: Door, message: RawRequestMessage, upgrade: Upgrade, connection: AdmittedT, lane_index: int
@@ -324,19 +330,19 @@ class Front(Generic[AdmittedT]):
         try:
             if not self._is_still_there(door, connection):
                 return
-            if answer is None:
-                self._hand_over(door, upgrade, connection)
-            else:
+            if isinstance(answer, HttpResponse):
                 self._end_opening(door)
                 self.sockets.discard(connection)
                 door.refuse_first(message, answer)
+            else:
+                self._hand_over(door, upgrade, answer, connection)
         except Exception:
             door.broken()
 
     async def _upgrade_later(self, door: Door, request: web.BaseRequest) -> web.StreamResponse:
         """An upgrade behind other requests: the same, inside aiohttp's task."""
         message = aiohttp_private.message_of(request)
-        upgrade = self._check(message)
+        upgrade = self._check(door, message)
         if isinstance(upgrade, HttpResponse):
             return door.end_with(upgrade)
         if not door.has_upgrade or aiohttp_private.has_body(request.content):
@@ -346,20 +352,24 @@ class Front(Generic[AdmittedT]):
         if connection is None:
             return door.end_with(overloaded())
         self._begin_opening(door, connection)
+        accept: Accept | None = None
         if self.pool.has_open_handler:
             answer = await self._ask(door, message, connection, lane_index)
-            if self._is_still_there(door, connection) and answer is not None:
+            if not isinstance(answer, HttpResponse):
+                accept = answer
+            elif self._is_still_there(door, connection):
                 self._end_opening(door)
                 self.sockets.discard(connection)
                 return door.end_with(answer)
         if self._is_still_there(door, connection):
-            self._hand_over(door, upgrade, connection)
+            self._hand_over(door, upgrade, accept, connection)
         return NoAnswer()
 
-    def _check(self, message: RawRequestMessage) -> Upgrade | HttpResponse:
+    def _check(self, door: Door, message: RawRequestMessage) -> Upgrade | HttpResponse:
         config = self.config
         version = message.version
         try:
+            authority = "" if message.method != hdrs.METH_GET else _authority_of(message)
             return check_upgrade(
                 message.method,
                 version.major,
@@ -367,25 +377,56 @@ class Front(Generic[AdmittedT]):
                 fields_of(message),
                 config.subprotocols,
                 config.allowed_origins,
+                authority,
             )
         except HandshakeError as error:
+            self._warn_of_refusal(door, message, error)
             return refusal_of(error)
+
+    def _warn_of_refusal(self, door: Door, message: RawRequestMessage, error: HandshakeError) -> None:
+        """Logs an upgrade that breaks the rules, with the origin and the host if they are why."""
+        if error.status != 403:
+            text = "upgrade refused remote=%s status=%d: %s"
+            self.complaints.warn_of_kind(error.reason, text, door.remote, error.status, error.reason)
+            return
+        text = "upgrade refused remote=%s status=%d origin=%s host=%s: %s"
+        origin = escape_text(message.headers.get(hdrs.ORIGIN, ""))
+        host = escape_text(request_of(message, "", b"").host)
+        self.complaints.warn_of_kind((origin, host), text, door.remote, error.status, origin, host, error.reason)
+
+    def _warn_of_subprotocols(self, door: Door, upgrade: Upgrade) -> None:
+        """Logs that none of the subprotocols that a client offers was chosen: browsers close such a connection."""
+        offered = escape_text(", ".join(upgrade.offered))
+        self.complaints.warn_of_kind(
+            (offered,),
+            "no subprotocol chosen remote=%s offered=%s: browsers close the connection then; list one of them in the "
+            "setting subprotocols, or return Accept(subprotocol=...) from handle_socket_open",
+            door.remote,
+            offered,
+        )
 
     async def _ask(
         self, door: Door, message: RawRequestMessage, connection: AdmittedT, lane_index: int
-    ) -> HttpResponse | None:
+    ) -> HttpResponse | Accept | None:
         """Runs the open handler."""
         try:
             answer = await self.pool.open(connection.id, lane_index, request_of(message, door.remote, b""))
-            if answer is None and not self._is_still_there(door, connection):
+            if not isinstance(answer, HttpResponse) and not self._is_still_there(door, connection):
                 self.pool.forget(connection.id, lane_index)
             return answer
         except Exception:
             log.exception("cannot ask the open handler socket=%d remote=%s", connection.id, door.remote)
             return error_answer(500)
 
-    def _hand_over(self, door: Door, upgrade: Upgrade, connection: AdmittedT) -> None:
-        head = response_head(upgrade)
+    def _hand_over(self, door: Door, upgrade: Upgrade, accept: Accept | None, connection: AdmittedT) -> None:
+        chosen = upgrade.subprotocol
+        if accept is None:
+            head = response_head(upgrade)
+        else:
+            chosen = accept.subprotocol or chosen
+            head = response_head(upgrade, chosen, accept.headers.pairs)
+        if upgrade.offered and chosen is None:
+            self._warn_of_subprotocols(door, upgrade)
         self._end_opening(door)
         self._forget(door)
         transport, tail = door.let_go()
@@ -440,6 +481,8 @@ class Front(Generic[AdmittedT]):
             if problem is not None:
                 aiohttp_private.answer_in_1_1(request)
                 return door.end_with(problem, message.method)
+            if message.method == hdrs.METH_GET and means_websocket(message.headers):
+                self.complaints.warn_of_kind(NO_UPGRADE, NO_UPGRADE, door.remote)
             body = b""
             if aiohttp_private.has_body(request.content):
                 read = await self._read_body(door, message, request.content)
@@ -490,4 +533,20 @@ def _problem(message: RawRequestMessage) -> HttpResponse | None:
             return error_answer(501)
     if _HOST.fullmatch(message.headers.get(hdrs.HOST, "")) is None:  # RFC 9112 section 3.2
         return error_answer(400)
+    try:
+        split_target(message.method, message.path)
+    except ValueError as error:
+        return error_answer(400, str(error))
     return None
+
+
+def _authority_of(message: RawRequestMessage) -> str:
+    """Returns host and port of a target in absolute form, else ``""``.
+
+    Raises:
+        HandshakeError: the target is none that a server answers.
+    """
+    try:
+        return split_target(message.method, message.path)[2]
+    except ValueError as error:
+        raise HandshakeError(400, str(error)) from None

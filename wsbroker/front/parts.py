@@ -3,7 +3,7 @@
 import asyncio
 from typing import Protocol, TypeVar
 
-from wsbroker.wire.http import HttpRequest, HttpResponse
+from wsbroker.wire.http import Accept, HttpRequest, HttpResponse
 
 
 class Admitted(Protocol):
@@ -51,8 +51,8 @@ class PoolLike(Protocol):
         """The worker a new socket belongs to."""
         ...
 
-    async def open(self, socket_id: int, lane_index: int, request: HttpRequest) -> HttpResponse | None:
-        """Runs the open handler; None accepts, a response refuses."""
+    async def open(self, socket_id: int, lane_index: int, request: HttpRequest) -> HttpResponse | Accept | None:
+        """Runs the open handler; None and an `Accept` accept, a response refuses."""
         ...
 
     def forget(self, socket_id: int, lane_index: int) -> None:

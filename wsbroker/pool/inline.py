@@ -12,7 +12,7 @@ from wsbroker.config import Config
 from wsbroker.errors import ConfigError, WorkerError
 from wsbroker.guarded_log import GuardedLog, shown_error
 from wsbroker.pool.slow_start import SlowStart
-from wsbroker.wire.http import HttpRequest, HttpResponse
+from wsbroker.wire.http import Accept, HttpRequest, HttpResponse
 from wsbroker.worker.loader import Handlers, load
 from wsbroker.worker.options import Options
 from wsbroker.worker.port import Port
@@ -96,8 +96,8 @@ class InlineWorker:
             logger.error("worker did not stop in time worker=%s timeout_s=%g", NAME, timeout_s)
         return is_done
 
-    async def open(self, socket_id: int, request: HttpRequest, size_bytes: int) -> HttpResponse | None:
-        """Runs the open handler; None accepts."""
+    async def open(self, socket_id: int, request: HttpRequest, size_bytes: int) -> HttpResponse | Accept | None:
+        """Runs the open handler; None and an `Accept` accept."""
         self.asked_bytes += size_bytes
         try:
             async with asyncio.timeout(self._config.handshake_timeout):

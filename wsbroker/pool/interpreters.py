@@ -53,7 +53,9 @@ def why_unsafe() -> str:
 
     if not tracemalloc.is_tracing():
         return ""
-    return "tracemalloc is on (PYTHONTRACEMALLOC, -X tracemalloc), and CPython's aborts the process with subinterpreters"
+    return (
+        "tracemalloc is on (PYTHONTRACEMALLOC, -X tracemalloc), and CPython's aborts the process with subinterpreters"
+    )
 
 
 class Interpreter:

@@ -19,9 +19,10 @@ from wsbroker.pool.link import Batch
 from wsbroker.pool.local_port import LocalPort
 from wsbroker.pool.place import Owner, Place, WorkerStatistics, idle_statistics
 from wsbroker.pool.tasks import Tasks
-from wsbroker.pool.wire_worker import PROBE_INTERVAL_S, WireWorker, unavailable
+from wsbroker.pool.wire_worker import PROBE_INTERVAL_S, Verdict, WireWorker, unavailable
 from wsbroker.wire.events import Event
 from wsbroker.wire.http import HttpRequest, HttpResponse
+from wsbroker.worker.calls import no_http_handler
 from wsbroker.worker.options import Options
 
 logger = GuardedLog(__name__)
@@ -316,11 +317,11 @@ class Pool(Owner):
         self._next = (first + 1) % count
         return first
 
-    async def open(self, socket_id: int, lane_index: int, request: HttpRequest) -> HttpResponse | None:
+    async def open(self, socket_id: int, lane_index: int, request: HttpRequest) -> Verdict:
         """Asks the open handler of this socket's worker. Whoever loses interest cancels the call.
 
         Returns:
-            None: accepted; else the response to send instead of the 101.
+            None or an `Accept`: accepted; else the response to send instead of the 101.
         """
         if self.inline is not None:
             size_bytes = size_of(request)
@@ -348,7 +349,7 @@ class Pool(Owner):
     async def http(self, request: HttpRequest) -> HttpResponse:
         """Asks the HTTP handler of the worker with the fewest requests in flight."""
         if not self.has_http_handler:
-            return HttpResponse(503, {}, "No HTTP handler registered")
+            return no_http_handler(request.headers)
         size_bytes = size_of(request)
         if self.inline is not None:
             if self._is_stopping or not self._has_room(self.inline, size_bytes):
@@ -410,7 +411,7 @@ def _look_at(reloading: "asyncio.Task[None]") -> None:
 
 def size_of(request: HttpRequest) -> int:
     """What a request costs while it waits for its handler, in bytes."""
-    return REQUEST_OVERHEAD_BYTES + len(request.path) + request.head_bytes() + len(request.body)
+    return REQUEST_OVERHEAD_BYTES + len(request.url) + request.head_bytes() + len(request.body)
 
 
 def worker_options(config: Config) -> dict[str, object]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from enum import Enum
 from time import time
-from typing import Final, cast
+from typing import Final, TypeAlias, cast
 
 import anyio
 
@@ -21,7 +21,7 @@ from wsbroker.pool.slow_start import SlowStart
 from wsbroker.pool.tasks import Tasks
 from wsbroker.wire import commands, control, events
 from wsbroker.wire.commands import Command
-from wsbroker.wire.http import HttpResponse
+from wsbroker.wire.http import Accept, HttpResponse
 from wsbroker.worker.slowest import Slowest
 
 logger = GuardedLog(__name__)
@@ -40,6 +40,9 @@ OUTCOME_WAIT_S: Final = 1.0
 KILL_WAIT_S: Final = 1.0
 """How long a worker that was killed may take to be gone."""
 
+
+Verdict: TypeAlias = HttpResponse | Accept | None
+"""About a socket that is opening: None and an `Accept` accept it, a response is sent instead of the 101."""
 
 NO_LANE: Final = -1
 """The lane of commands that are not a worker's."""
@@ -100,7 +103,7 @@ class WireWorker:
         self._inlet, self._outlet = anyio.create_memory_object_stream[Batch](math.inf)
         self._waiting = 0
         self._pump_task: asyncio.Task[None] | None = None
-        self._opens: dict[int, tuple[asyncio.Future[HttpResponse | None], int]] = {}
+        self._opens: dict[int, tuple[asyncio.Future[Verdict], int]] = {}
         self._requests: dict[int, tuple[asyncio.Future[HttpResponse], int]] = {}
         self._request_number = 0
         self.asked_bytes = 0
@@ -337,14 +340,14 @@ class WireWorker:
             logger.exception("mailbox broken worker=%s", self.name)
             self.abandon(f"its mailbox broke: {error!r}")
 
-    async def open(self, socket_id: int, fields: tuple[object, ...], size_bytes: int) -> HttpResponse | None:
+    async def open(self, socket_id: int, fields: tuple[object, ...], size_bytes: int) -> Verdict:
         """Asks the open handler.
 
         Returns:
-            None: accepted; else what to send instead of the 101: the handler's answer, 504 after `handshake_timeout`,
-            503 if the worker is lost.
+            None or an `Accept`: accepted; else what to send instead of the 101: the handler's answer, 504 after
+            `handshake_timeout`, 503 if the worker is lost.
         """
-        opening: asyncio.Future[HttpResponse | None] = self._loop.create_future()
+        opening: asyncio.Future[Verdict] = self._loop.create_future()
         self._opens[socket_id] = (opening, size_bytes)
         self.asked_bytes += size_bytes
         timer = self._loop.call_later(self._config.handshake_timeout, _out_of_time, opening)
@@ -352,7 +355,7 @@ class WireWorker:
         try:
             self.post([(events.OPEN, socket_id, fields)])
             answer = await opening
-            is_accepted = answer is None
+            is_accepted = not isinstance(answer, HttpResponse)
             return answer
         finally:
             timer.cancel()
@@ -426,7 +429,7 @@ class WireWorker:
                 opening, size_bytes = opened
                 self.asked_bytes -= size_bytes
                 if not opening.done():
-                    opening.set_result(None if status == 101 else self._response(status, headers, body))
+                    opening.set_result(self._verdict(status, headers, body))
         elif kind == commands.RESPONSE:
             _, number, status, headers, body = cast(tuple[int, int, int, list[tuple[str, str]], bytes], command)
             asked = self._requests.pop(number, None)
@@ -458,6 +461,18 @@ class WireWorker:
             self._slowest.add(*cast(tuple[str, int, float, float], command[1:]))
         else:
             self._refuse(COMMANDS_REFUSED, "command", kind)
+
+    def _verdict(self, status: int, headers: list[tuple[str, str]], body: bytes) -> Verdict:
+        """What a worker's open handler decided."""
+        if status != 101:
+            return self._response(status, headers, body)
+        if not headers and not body:
+            return None
+        try:
+            return Accept(headers, body.decode() or None)
+        except (TypeError, ValueError) as error:
+            logger.error("101 cannot be sent worker=%s: %s", self.name, error)
+            return HttpResponse(500, (), "Internal Server Error")
 
     def _response(self, status: int, headers: list[tuple[str, str]], body: bytes) -> HttpResponse:
         """What a worker answered; it has checked that already, and one that is wrong concerns nobody else."""
@@ -527,6 +542,6 @@ def unavailable() -> HttpResponse:
     return HttpResponse(503, {"Retry-After": "1"}, "Service Unavailable")
 
 
-def _out_of_time(answer: "asyncio.Future[HttpResponse] | asyncio.Future[HttpResponse | None]") -> None:
+def _out_of_time(answer: "asyncio.Future[HttpResponse] | asyncio.Future[Verdict]") -> None:
     if not answer.done():
         answer.set_result(HttpResponse(504, {}, "Gateway Timeout"))

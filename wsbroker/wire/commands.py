@@ -48,8 +48,8 @@ QUEUED_BYTES: Final = 25
 
 FIRST_FOR_POOL: Final = 32
 OPENED: Final = 32
-"""``(OPENED, socket_id, status, headers, body)``: 101 accepts (headers and body empty), anything else is sent as the
-HTTP answer."""
+"""``(OPENED, socket_id, status, headers, body)``: with 101 the socket is accepted, `headers` are further fields of the
+101 and `body` is the subprotocol (``b""``: the settings choose); anything else is sent as the HTTP answer."""
 RESPONSE: Final = 33
 """``(RESPONSE, request_id, status, headers, body)``: `headers` is a list of (name, value) pairs, `body` is `bytes`."""
 STARTED: Final = 34

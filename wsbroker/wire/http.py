@@ -4,11 +4,14 @@ Plain values: a request is built from a few fields and computes the rest when it
 when it is made, so that whoever sends it does not have to.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, TypeAlias
 
 from wsbroker.errors import HandlerError
 from wsbroker.types import Data, copied_bytes
+from wsbroker.wire.charsets import decode_body
+from wsbroker.wire.targets import escape_text, split_list, split_target
 
 HeaderItems: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
 """Headers as a caller may give them: a mapping, or (name, value) pairs when a name comes several times."""
@@ -16,8 +19,23 @@ HeaderItems: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
 _TOKEN: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 """The characters of a token, such as a header's name (RFC 9110 section 5.6.2)."""
 
-_HTTP_RETURNS: Final = "HttpResponse, str, bytes, dict (sent as JSON) or None (200 OK)"
-_OPEN_RETURNS: Final = "True or None (accept), False (403) or an HttpResponse (sent as it is)"
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
+"""The control characters but for TAB: none of them may be in a field's value (RFC 9110 section 5.5)."""
+
+_RESPONSE_KEYS: Final = frozenset({"status", "headers", "body"})
+"""The keys of a dict that spells a response; `status` must be among them."""
+
+_RESERVED_IN_101: Final = frozenset({"upgrade", "connection", "content-length", "transfer-encoding"})
+"""Fields of a 101 that are the server's, beside those that begin with ``sec-websocket-``."""
+
+_HTTP_RETURNS: Final = (
+    "HttpResponse, str, bytes, a dict with status, and headers and body if it has them (sent as that response), "
+    "any other dict (sent as JSON, as HttpResponse.json sends every dict) or None (200 OK)"
+)
+_OPEN_RETURNS: Final = (
+    "True or None (accept), False (403), an HttpResponse (sent as it is) or an Accept (accept with header fields and "
+    "a subprotocol that the client has offered)"
+)
 
 
 def _exact(text: str) -> str:
@@ -101,20 +119,25 @@ class HttpRequest:
 
     Args:
         method: ``"GET"``, in capitals.
-        path: the request target as it came, with its query.
+        target: path and query as they came: ``"/a%20b?c=d"``. A whole URL (the absolute form) is split: its host and
+            scheme count then, not those of the other arguments (RFC 9112 section 3.2.2).
         headers: its header fields.
         body: the whole body.
         remote: the peer's address, ``""`` if there is none (a unix socket).
         scheme: ``"http"`` or ``"https"``.
-        host: what `url` is built with; None: the Host header.
+        host: host and port the request was sent to; None: those of the Host header.
+
+    Raises:
+        ValueError: the target is none: no path and no URL, with a fragment or user information in it, or ``"*"`` for
+            another method than OPTIONS.
     """
 
-    __slots__ = ("_headers", "_host", "_items", "body", "method", "path", "remote", "scheme")
+    __slots__ = ("_headers", "_host", "_items", "body", "method", "remote", "scheme", "url")
 
     def __init__(
         self,
         method: str,
-        path: str,
+        target: str,
         headers: HeaderItems = (),
         body: bytes = b"",
         *,
@@ -122,10 +145,13 @@ class HttpRequest:
         scheme: str = "http",
         host: str | None = None,
     ) -> None:
+        if target[:1] != "/" or "#" in target:
+            target, absolute_scheme, authority = split_target(method, target)
+            scheme, host = absolute_scheme or scheme, authority or host
         self.method: str = method
         """``"GET"``, ``"POST"``, …"""
-        self.path: str = path
-        """The path with its query, percent-encoded as it came: ``"/a%20b?c=d"``."""
+        self.url: str = target
+        """Path and query, percent-encoded as they came: ``"/a%20b?c=d"``; ``"*"`` for ``OPTIONS *``."""
         self.body: bytes = body
         """The whole body; ``b""`` if there is none."""
         self.remote: str = remote
@@ -152,32 +178,31 @@ class HttpRequest:
         return self._host or self.headers.get("host") or "localhost"
 
     @property
-    def url(self) -> str:
+    def absolute_url(self) -> str:
         """The whole URL: ``"http://example.org:3000/a?b=c"``."""
-        path = self.path
-        if path.startswith("/") or path == "*":
-            return f"{self.scheme}://{self.host}{'' if path == '*' else path}"
-        return path  # absolute-form (RFC 9112 section 3.2.2): it is the URL
+        url = self.url
+        return f"{self.scheme}://{self.host}{'' if url == '*' else url}"
+
+    @property
+    def path(self) -> str:
+        """The path without its query, percent-encoded as it came: ``"/a%20b"``."""
+        return self.url.partition("?")[0]
 
     @property
     def pathname(self) -> str:
-        """The path without its query, percent-encoded as it came: ``"/a%20b"``."""
-        path = self.path.partition("?")[0]
-        if path.startswith("/") or "://" not in path:
-            return path
-        slash = path.find("/", path.index("://") + 3)
-        return "/" if slash < 0 else path[slash:]
+        """The same as `path`."""
+        return self.url.partition("?")[0]
 
     @property
     def search(self) -> str:
         """The query with its question mark: ``"?c=d"``; ``""`` if there is none."""
-        query = self.query
+        query = self.url.partition("?")[2]
         return "?" + query if query else ""
 
     @property
     def query(self) -> str:
         """The query without its question mark: ``"c=d"``; ``""`` if there is none."""
-        return self.path.partition("?")[2]
+        return self.url.partition("?")[2]
 
     def head_bytes(self) -> int:
         """Returns how long its header fields are, names and values. Cost: O(fields), without making `headers`."""
@@ -189,17 +214,10 @@ class HttpRequest:
         """Returns the body as text: in the charset that its Content-Type names, else UTF-8.
 
         Raises:
-            ValueError: the body is not in that charset (a `UnicodeDecodeError`), or nobody knows the charset.
+            ValueError: the body is not in that charset (a `UnicodeDecodeError`), or the charset is not one of UTF-8,
+                UTF-16, ISO-8859-1 (Latin-1), US-ASCII and windows-1250 to windows-1258: decode `body` then.
         """
-        charset = "utf-8"
-        for parameter in self.headers.get("content-type", "").split(";")[1:]:
-            name, _, value = parameter.partition("=")
-            if name.strip().lower() == "charset":
-                charset = value.strip().strip('"')
-        try:
-            return self.body.decode(charset)
-        except LookupError:
-            raise ValueError(f"the body's charset {charset!r} is unknown") from None
+        return decode_body(self.body, self.headers.get("content-type", ""))
 
     def json(self) -> object:
         """Returns the body's JSON value.
@@ -219,7 +237,7 @@ class HttpRequest:
         """Returns the request as the wire carries it: a tuple of plain values for `from_fields`."""
         return (
             _exact(self.method),
-            _exact(self.path),
+            _exact(self.url),
             _exact(self.scheme),
             None if self._host is None else _exact(self._host),
             _exact(self.remote),
@@ -230,11 +248,11 @@ class HttpRequest:
     @classmethod
     def from_fields(cls, fields: tuple[object, ...]) -> "HttpRequest":
         """Makes the request that `fields` was called on."""
-        method, path, scheme, host, remote, body, pairs = fields
-        return cls(method, path, pairs, body, remote=remote, scheme=scheme, host=host)  # type: ignore[arg-type]
+        method, url, scheme, host, remote, body, pairs = fields
+        return cls(method, url, pairs, body, remote=remote, scheme=scheme, host=host)  # type: ignore[arg-type]
 
     def __repr__(self) -> str:
-        return f"<HttpRequest {self.method} {self.pathname}>"
+        return f"<HttpRequest {self.method} {self.path}>"
 
 
 _TEXT: Final = ("Content-Type", "text/plain; charset=utf-8")
@@ -271,8 +289,8 @@ def _checked_pairs(headers: object) -> tuple[tuple[str, str], ...]:
         name, value = _exact(name), _exact(value)
         if not name or not name.isascii() or name.encode().translate(None, _TOKEN):
             raise ValueError(f"not a header name: {name!r}")
-        if "\r" in value or "\n" in value or "\0" in value:
-            raise ValueError(f"the value of header {name!r} has a line break or a NUL in it")
+        if not value.isprintable() and _CONTROL.search(value) is not None:
+            raise ValueError(f"the value of header {name!r} has a control character in it; of those only TAB may be")
         if not value.isascii():  # it is let through, and sent as UTF-8
             try:
                 value.encode()
@@ -296,8 +314,8 @@ class HttpResponse:
 
     Raises:
         TypeError: an argument has the wrong type.
-        ValueError: the status is out of range, a header's name is no token, its value has CR, LF or NUL in it, it
-            contradicts the body, or a status that has no body (204, 304) comes with one.
+        ValueError: the status is out of range, a header's name is no token, its value has a control character in it
+            (other than TAB), it contradicts the body, or a status that has no body (204, 304) comes with one.
     """
 
     __slots__ = ("body", "headers", "status")
@@ -357,6 +375,47 @@ class HttpResponse:
         return f"<HttpResponse {self.status}, {len(self.body)} bytes>"
 
 
+class Accept:
+    """Accepts a socket when an open handler returns it, with header fields and a subprotocol for the 101.
+
+    Args:
+        headers: fields of the 101, a mapping or (name, value) pairs: cookies, for example. Upgrade, Connection,
+            Content-Length, Transfer-Encoding and all Sec-WebSocket-* are the server's business.
+        subprotocol: one that the client has offered (its Sec-WebSocket-Protocol header), whether the setting
+            `subprotocols` lists it or not. None: that setting chooses, as if True had been returned.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: a header's name is no token, or its value has a control character in it (other than TAB).
+
+    Example:
+        ```python
+        def handle_socket_open(request, socket_id):
+            return wsbroker.Accept(headers={"Set-Cookie": "seen=1; Path=/"}, subprotocol="chat.v2")
+        ```
+    """
+
+    __slots__ = ("headers", "subprotocol")
+
+    def __init__(self, headers: HeaderItems = (), subprotocol: str | None = None) -> None:
+        if subprotocol is not None and not isinstance(subprotocol, str):
+            raise TypeError(f"a subprotocol is a str or None, not {type(subprotocol).__name__}")
+        self.headers: Headers = Headers._of(_checked_pairs(headers))
+        """The further header fields, checked."""
+        self.subprotocol: str | None = None if subprotocol is None else _exact(subprotocol)
+        """The subprotocol, or None for the setting's choice."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Accept):
+            return NotImplemented
+        return (self.headers, self.subprotocol) == (other.headers, other.subprotocol)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<Accept, {len(self.headers.pairs)} fields, subprotocol {self.subprotocol!r}>"
+
+
 def to_response(returned: object) -> HttpResponse:
     """Turns what an HTTP handler returned into the response.
 
@@ -374,17 +433,23 @@ def to_response(returned: object) -> HttpResponse:
         if isinstance(returned, str | bytes):
             return HttpResponse(200, (), returned)
         if isinstance(returned, dict):
+            if "status" in returned and returned.keys() <= _RESPONSE_KEYS:
+                return HttpResponse(returned["status"], returned.get("headers", ()), returned.get("body", b""))
             return HttpResponse.json(returned)
     except Exception as error:
         raise _wrong("handle_http_request", returned, error, _HTTP_RETURNS) from error
     raise HandlerError(f"handle_http_request returned {_kind_of(returned)}; it may return {_HTTP_RETURNS}")
 
 
-def open_verdict(returned: object) -> HttpResponse | None:
-    """Turns what an open handler returned into the verdict: None accepts, a response is sent instead of the 101.
+def open_verdict(returned: object, request: HttpRequest) -> HttpResponse | Accept | None:
+    """Turns what an open handler returned into the verdict: None and an `Accept` accept, a response refuses.
+
+    Args:
+        returned: by the handler.
+        request: what it was called with; its offers of subprotocols are the only ones that may be chosen.
 
     Returns:
-        a response that is made and checked here, as by `to_response`.
+        a response or an `Accept` that is made and checked here, as by `to_response`.
 
     Raises:
         HandlerError: it may not return that; the message lists what it may.
@@ -396,9 +461,28 @@ def open_verdict(returned: object) -> HttpResponse | None:
     try:
         if isinstance(returned, HttpResponse):
             return HttpResponse(returned.status, returned.headers, returned.body)
+        if isinstance(returned, Accept):
+            return _checked_accept(Accept(returned.headers, returned.subprotocol), request)
     except Exception as error:
         raise _wrong("handle_socket_open", returned, error, _OPEN_RETURNS) from error
     raise HandlerError(f"handle_socket_open returned {_kind_of(returned)}; it may return {_OPEN_RETURNS}")
+
+
+def _checked_accept(accept: Accept, request: HttpRequest) -> Accept:
+    """Raises ValueError if the client may not be answered that."""
+    for name, _ in accept.headers.pairs:
+        lowered = name.lower()
+        if lowered in _RESERVED_IN_101 or lowered.startswith("sec-websocket-"):
+            hint = ": use its subprotocol" if lowered == "sec-websocket-protocol" else ""
+            raise ValueError(f"the header {name!r} of a 101 is the server's{hint}")
+    chosen = accept.subprotocol
+    if chosen is not None:
+        offered = [offer for offer in split_list(request.headers.get_all("sec-websocket-protocol")) if offer]
+        if chosen not in offered:
+            # Not what was offered instead: it came from the peer.
+            said = "offered others" if offered else "offered none"
+            raise ValueError(f"the client has not offered the subprotocol {escape_text(chosen)}: it {said}")
+    return accept
 
 
 def _wrong(handler: str, returned: object, error: Exception, legal: str) -> HandlerError:

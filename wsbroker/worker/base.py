@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias, TypeVar
 
 from wsbroker.types import SocketId
-from wsbroker.wire.http import HttpRequest, HttpResponse
+from wsbroker.wire.http import Accept, HttpRequest, HttpResponse
 
 HANDLERS: Final[dict[str, tuple[str, ...]]] = {
     "handle_worker_start": ("arg",),
@@ -15,6 +15,9 @@ HANDLERS: Final[dict[str, tuple[str, ...]]] = {
     "handle_http_request": ("request",),
 }
 """The names of all handlers and what each one is given, in this order."""
+
+OpenReturn: TypeAlias = bool | HttpResponse | Accept | None
+"""What an open handler may return."""
 
 HttpReturn: TypeAlias = HttpResponse | str | bytes | dict[str, object] | None
 """What an HTTP handler may return."""
@@ -69,9 +72,7 @@ class Worker:
         return None
 
     @_absent
-    def handle_socket_open(
-        self, request: HttpRequest, socket_id: SocketId, /
-    ) -> Awaitable[bool | HttpResponse | None] | bool | HttpResponse | None:
+    def handle_socket_open(self, request: HttpRequest, socket_id: SocketId, /) -> Awaitable[OpenReturn] | OpenReturn:
         """Decides about a socket, before the answer to its upgrade request is sent.
 
         The socket exists already: calls about it work, and what is sent to it arrives once it is open.
@@ -81,8 +82,9 @@ class Worker:
             socket_id: the id of the new socket.
 
         Returns:
-            True or None accepts it, False refuses it with 403, an `HttpResponse` is sent instead (a 401, a redirect).
-            The client gets 500 if the handler raises and 504 if it takes too long.
+            True or None accepts it, and so does an `Accept`, which adds header fields to the 101 and may choose the
+            subprotocol. False refuses it with 403, an `HttpResponse` is sent instead (a 401, a redirect). The client
+            gets 500 if the handler raises and 504 if it takes too long.
         """
         return None
 
@@ -121,8 +123,9 @@ class Worker:
             request: the request with its whole body.
 
         Returns:
-            an `HttpResponse`; ``str`` (sent as text) or ``bytes``; a ``dict`` (sent as JSON); None for ``200 OK``. The
-            client gets 500 if the handler raises and 504 if it takes too long.
+            an `HttpResponse`; ``str`` (sent as text) or ``bytes``; a ``dict`` that spells a response with ``status``
+            and perhaps ``headers`` and ``body`` and no other key; any other ``dict`` (sent as JSON); None for
+            ``200 OK``. The client gets 500 if the handler raises and 504 if it takes too long.
         """
         return None
 

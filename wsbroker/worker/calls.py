@@ -1,11 +1,12 @@
 """What the end of a handler's call means, in every kind of worker: who is answered what, what is logged and counted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import monotonic, time
 from typing import Final, TypeVar
 
 from wsbroker.errors import HandlerError
-from wsbroker.wire.http import HttpResponse, open_verdict, to_response
+from wsbroker.wire.http import Accept, HttpResponse, open_verdict, to_response
+from wsbroker.wire.targets import means_websocket
 from wsbroker.worker.loader import Handlers
 from wsbroker.worker.options import Options
 from wsbroker.worker.report import ERRORS, TIMEOUTS, Report
@@ -29,9 +30,21 @@ def out_of_time() -> HttpResponse:
     return HttpResponse(504, (), "Gateway Timeout")
 
 
-def no_http_handler() -> HttpResponse:
-    """The answer when the application has no HTTP handler."""
-    return HttpResponse(503, (), "No HTTP handler registered")
+NO_HTTP_HANDLER: Final = "No HTTP handler registered"
+NO_UPGRADE: Final = (
+    "This was meant to become a WebSocket, but there is no Upgrade: websocket in the request. A proxy in front must "
+    "pass the Upgrade and Connection headers on (nginx: proxy_http_version 1.1; "
+    'proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";).'
+)
+
+
+def no_http_handler(headers: Mapping[str, str]) -> HttpResponse:
+    """Returns the answer when the application has no HTTP handler, with a hint if a WebSocket was meant.
+
+    Args:
+        headers: of the request.
+    """
+    return HttpResponse(503, (), f"{NO_HTTP_HANDLER}\n{NO_UPGRADE}\n" if means_websocket(headers) else NO_HTTP_HANDLER)
 
 
 class Calls:
@@ -56,8 +69,8 @@ class Calls:
 
     # Where answers go. ------------------------------------------------------------------------------------------
 
-    def answer_open(self, call: Call, response: HttpResponse | None) -> None:
-        """The verdict about a socket; None accepts it."""
+    def answer_open(self, call: Call, verdict: HttpResponse | Accept | None) -> None:
+        """The verdict about a socket; None and an `Accept` accept it."""
         raise NotImplementedError
 
     def answer_http(self, call: Call, response: HttpResponse) -> None:
@@ -81,9 +94,11 @@ class Calls:
             if returned is not None:
                 self._report.ignored_return(handler, returned)
             return
+        verdict: HttpResponse | Accept | None
         try:
             if handler == OPEN:
-                verdict = self.read(call, open_verdict, returned)
+                assert call.request is not None
+                verdict = self.read(call, open_verdict, returned, call.request)
             else:
                 verdict = self.read(call, to_response, returned)
         except HandlerError as error:
@@ -100,12 +115,12 @@ class Calls:
         if handler == OPEN:
             self.answer_open(call, verdict)
         else:
-            assert verdict is not None
+            assert isinstance(verdict, HttpResponse)
             self.answer_http(call, verdict)
 
-    def read(self, call: Call, reader: Callable[[object], _Read], returned: object) -> _Read:
+    def read(self, call: Call, reader: Callable[..., _Read], *arguments: object) -> _Read:
         """Has `reader` read what a handler returned, which may run code of the application."""
-        return reader(returned)
+        return reader(*arguments)
 
     def failed(self, call: Call, error: BaseException) -> None:
         """The handler raised in time. SystemExit and KeyboardInterrupt are errors like any other here."""

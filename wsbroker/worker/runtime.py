@@ -9,7 +9,7 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, cast
 
 from wsbroker.types import SocketId
-from wsbroker.wire.http import HttpRequest, HttpResponse
+from wsbroker.wire.http import Accept, HttpRequest, HttpResponse
 from wsbroker.worker.calls import Calls, no_http_handler
 from wsbroker.worker.loader import Handler, Handlers
 from wsbroker.worker.options import Options
@@ -161,20 +161,20 @@ class Runtime(Calls):
 
     # Opens and requests. ----------------------------------------------------------------------------------------
 
-    async def run_open(self, request: HttpRequest, socket_id: int) -> HttpResponse | None:
-        """Runs the open handler; returns None to accept the socket, or what to send instead of the 101."""
+    async def run_open(self, request: HttpRequest, socket_id: int) -> HttpResponse | Accept | None:
+        """Runs the open handler; None and an `Accept` accept the socket, a response is sent instead of the 101."""
         handler = self._handlers.open
         if handler is None:
             return None
-        call = Call(OPEN, socket_id, self._limit_s)
+        call = Call(OPEN, socket_id, self._limit_s, request=request)
         verdict = await self._answered(call, self._limit_s, handler, request, SocketId(socket_id))
-        return cast("HttpResponse | None", verdict)
+        return cast("HttpResponse | Accept | None", verdict)
 
     async def run_http(self, request: HttpRequest) -> HttpResponse:
         """Runs the HTTP handler; returns the response to send, whatever happens to the handler."""
         handler = self._handlers.http
         if handler is None:
-            return no_http_handler()
+            return no_http_handler(request.headers)
         call = Call(HTTP, 0, self._http_limit_s)
         return cast("HttpResponse", await self._answered(call, self._http_limit_s, handler, request))
 
@@ -217,18 +217,18 @@ class Runtime(Calls):
 
     # Where answers go. ------------------------------------------------------------------------------------------
 
-    def answer_open(self, call: Call, response: HttpResponse | None) -> None:
+    def answer_open(self, call: Call, verdict: HttpResponse | Accept | None) -> None:
         """To `run_open`."""
-        self._resolve(call, response)
+        self._resolve(call, verdict)
 
     def answer_http(self, call: Call, response: HttpResponse) -> None:
         """To `run_http`."""
         self._resolve(call, response)
 
-    def _resolve(self, call: Call, response: HttpResponse | None) -> None:
+    def _resolve(self, call: Call, verdict: HttpResponse | Accept | None) -> None:
         answer = call.answer
         if answer is not None and not answer.done():
-            answer.set_result(response)
+            answer.set_result(verdict)
 
     def close_failed(self, socket_id: int) -> None:
         """Through the port."""

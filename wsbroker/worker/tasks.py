@@ -12,6 +12,8 @@ from wsbroker.worker.watch import HandlerTimeout, Watch
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future, Handle, Task
 
+    from wsbroker.wire.http import HttpRequest
+
 MESSAGE: Final = "handle_socket_message"
 OPEN: Final = "handle_socket_open"
 CLOSE: Final = "handle_socket_close"
@@ -29,18 +31,26 @@ class Call:
         limit_s: how long it may take.
         number: what its answer is for: an HTTP request's number, or the cost of a message.
         start: when it was called, if that was not just now.
+        request: what an open handler was called with.
     """
 
-    __slots__ = ("answer", "deadline", "handler", "number", "socket_id", "start")
+    __slots__ = ("answer", "deadline", "handler", "number", "request", "socket_id", "start")
 
     def __init__(
-        self, handler: str, socket_id: int, limit_s: float, number: int = 0, start: float | None = None
+        self,
+        handler: str,
+        socket_id: int,
+        limit_s: float,
+        number: int = 0,
+        start: float | None = None,
+        request: "HttpRequest | None" = None,
     ) -> None:
         self.handler = handler
         self.socket_id = socket_id
         self.number = number
         self.start = monotonic() if start is None else start
         self.deadline = self.start + limit_s
+        self.request = request
         self.answer: Future[object] | None = None
         """Resolved with the answer, for whoever waits for it in the same loop."""
 

@@ -11,7 +11,7 @@ from wsbroker.errors import HandlerError
 from wsbroker.types import SocketId
 from wsbroker.wire import commands, events
 from wsbroker.wire.events import Event
-from wsbroker.wire.http import HttpRequest, HttpResponse
+from wsbroker.wire.http import Accept, HttpRequest, HttpResponse
 from wsbroker.worker.calls import Calls, no_http_handler
 from wsbroker.worker.loader import Handler, Handlers
 from wsbroker.worker.options import Options
@@ -198,9 +198,10 @@ class WireRuntime(Calls):
         if handler is None:
             self._port.tell((commands.OPENED, socket_id, 101, [], b""))
             return
-        call = Call(OPEN, socket_id, self._limit_s)
+        request = HttpRequest.from_fields(fields)
+        call = Call(OPEN, socket_id, self._limit_s, request=request)
         self._port.running = socket_id
-        self._invoke(call, self._limit_s, handler, HttpRequest.from_fields(fields), SocketId(socket_id))
+        self._invoke(call, self._limit_s, handler, request, SocketId(socket_id))
 
     def _handle_close(self, socket_id: int, token: bytes | None, seen: int, code: int, reason: str) -> None:
         port = self._port
@@ -216,7 +217,7 @@ class WireRuntime(Calls):
         handler = self._handlers.http
         call = Call(HTTP, 0, self._http_limit_s, number)
         if handler is None:
-            self.answer_http(call, no_http_handler())
+            self.answer_http(call, no_http_handler(HttpRequest.from_fields(fields).headers))
             return
         self._invoke(call, self._http_limit_s, handler, HttpRequest.from_fields(fields))
 
@@ -254,23 +255,26 @@ class WireRuntime(Calls):
 
     # Where answers go. ------------------------------------------------------------------------------------------
 
-    def read(self, call: Call, reader: Callable[[object], _Read], returned: object) -> _Read:
+    def read(self, call: Call, reader: Callable[..., _Read], *arguments: object) -> _Read:
         """Reads it in what is left of the handler's time, and refuses what is too long for the wire."""
-        verdict = self._watch.call(call.deadline, call.start, call.handler, call.socket_id, reader, returned)
+        verdict = self._watch.call(call.deadline, call.start, call.handler, call.socket_id, reader, *arguments)
         if isinstance(verdict, HttpResponse) and len(verdict.body) > MAX_DATA:
             text = f"{call.handler} returned a body of {len(verdict.body)} bytes; a worker can send {MAX_DATA} at once"
             raise HandlerError(text)
         return verdict
 
-    def answer_open(self, call: Call, response: HttpResponse | None) -> None:
+    def answer_open(self, call: Call, verdict: HttpResponse | Accept | None) -> None:
         """To the pool."""
         socket_id = call.socket_id
-        if response is None:
+        if verdict is None:
             self._port.tell((commands.OPENED, socket_id, 101, [], b""))
+            return
+        headers = list(verdict.headers.pairs)
+        if isinstance(verdict, Accept):
+            self._port.tell((commands.OPENED, socket_id, 101, headers, (verdict.subprotocol or "").encode()))
         else:
-            headers = list(response.headers.pairs)
-            body = response.body
-            self._port.tell((commands.OPENED, socket_id, response.status, headers, body), len(body))
+            body = verdict.body
+            self._port.tell((commands.OPENED, socket_id, verdict.status, headers, body), len(body))
 
     def answer_http(self, call: Call, response: HttpResponse) -> None:
         """To the pool."""

@@ -4,9 +4,11 @@ from typing import Final
 
 import pytest
 
+from e2e.contract.logs import Log
 from e2e.contract.peers import KEY, request, text, upgrade
-from e2e.contract_kit import Clients, Refused, Running, Servers, until
+from e2e.contract_kit import APPS, Clients, Refused, Running, Servers, doing, until
 from wsbroker.config import WorkerKind
+from wsbroker.websocket.handshake import NOT_LISTED, OTHER_HOST
 
 
 @pytest.fixture(params=["puppet", "echo"], ids=["open handler", "no open handler"], scope="module")
@@ -62,8 +64,14 @@ REFUSED = {
         400,
         "a request for a WebSocket has no body",
     ),
-    "another host's page": (upgrade("/", "Origin: https://evil.example"), 403, "this origin is not allowed"),
-    "a page of nobody": (upgrade("/", "Origin: null"), 403, "this origin is not allowed"),
+    "another host's page": (upgrade("/", "Origin: https://evil.example"), 403, OTHER_HOST),
+    "a page of nobody": (upgrade("/", "Origin: null"), 403, OTHER_HOST),
+    "a page of the host that the Host field names, not the target": (
+        upgrade("http://else.example/", "Origin: http://127.0.0.1"),
+        403,
+        OTHER_HOST,
+    ),
+    "a fragment": (upgrade("/#x"), 400, "the request target has a fragment, which stays with the client"),
     "two origins": (
         upgrade("/", "Origin: http://127.0.0.1", "Origin: http://127.0.0.1"),
         400,
@@ -105,6 +113,8 @@ ACCEPTED = {
     "with an empty body": upgrade("/", "Content-Length: 0"),
     "from its own page": upgrade("/", "Origin: http://127.0.0.1"),
     "from its own page behind TLS": upgrade("/", "Origin: https://127.0.0.1"),
+    "to a whole URL": upgrade("http://127.0.0.1:9/x"),
+    "to a whole URL, from its page": upgrade("http://a.example:9/x", "Origin: http://a.example:9"),
     "with unknown extensions": upgrade("/", "Sec-WebSocket-Extensions: permessage-deflate, x-unknown; a=b"),
     "with unknown subprotocols": upgrade("/", "Sec-WebSocket-Protocol: chat, superchat"),
 }
@@ -139,10 +149,37 @@ def test_the_clients_first_known_subprotocol_is_chosen(clients: Clients, running
             assert b"Sec-WebSocket-Protocol: " + chosen + b"\r\n" in head
 
 
+def test_a_subprotocol_that_nobody_chooses_is_logged_with_what_to_do(
+    servers: Servers, kind: WorkerKind, app: str, clients: Clients, log: Log
+) -> None:
+    running = servers.of(APPS + app, kind, subprotocols=("one", "two"))
+    for _ in range(3):
+        clients.connect(running, "aiohttp", subprotocols=["zero", "none"])
+    lines = [line for line in log.text.splitlines() if "no subprotocol chosen" in line]
+    assert len(lines) == 1 and lines[0].startswith("WARNING wsbroker.front.front: ")
+    assert "remote=127.0.0.1 offered='zero, none'" in lines[0]
+    assert "setting subprotocols" in lines[0] and "Accept(subprotocol=...)" in lines[0]
+
+
+def test_who_accepts_a_subprotocol_leaves_no_line(
+    servers: Servers, kind: WorkerKind, clients: Clients, log: Log
+) -> None:
+    running = servers.get("puppet", kind, subprotocols=("one", "two"))
+    for accept, chosen in (("Accept(subprotocol='zero')", "zero"), ("Accept({'A': 'b'})", "one"), ("None", "one")):
+        ann = clients.connect(running, path=doing(accept), subprotocols=["zero", "one"])
+        assert ann.subprotocol == chosen
+    assert "no subprotocol chosen" not in log.text
+
+
 ORIGINS: Final[list[tuple[tuple[str, ...], dict[str, bool]]]] = [
     (
-        ("https://example.com", "null"),
+        ("https://example.com", "null", "file://", "capacitor://localhost"),
         {
+            "file://": True,
+            "file://evil": False,
+            "capacitor://localhost": True,
+            "capacitor://localhost.evil.example": False,
+            "chrome-extension://abcdef": False,
             "https://example.com": True,
             "HTTPS://EXAMPLE.COM:443": True,
             "http://example.com": False,
@@ -168,7 +205,55 @@ def test_only_allowed_origins_connect(
         else:
             with pytest.raises(Refused) as caught:
                 clients.connect(running, headers={"Origin": origin})
-            assert caught.value.status == 403
+            assert (caught.value.status, caught.value.body) == (403, f"{NOT_LISTED}\n")
+
+
+def test_a_refused_origin_is_logged_with_what_to_do(
+    servers: Servers, kind: WorkerKind, clients: Clients, log: Log
+) -> None:
+    running = servers.of(APPS + "echo", kind)
+    for _ in range(2):
+        with pytest.raises(Refused) as caught:
+            clients.connect(running, "websockets", headers={"Origin": "https://evil.example"})
+        assert (caught.value.status, caught.value.body) == (403, f"{OTHER_HOST}\n")
+    for origin in ("x" * 1000, "\xe9\xa0\x9b[31m"):
+        peer = clients.peer(running)
+        peer.send(upgrade("/", f"Origin: {origin}"))
+        assert peer.answer().text == f"{OTHER_HOST}\n"
+    lines = [line for line in log.text.splitlines() if "upgrade refused" in line]
+    host = f"host='{running.authority}'"
+    assert [line for line in lines if "evil" in line] == [
+        "WARNING wsbroker.front.front: upgrade refused remote=127.0.0.1 status=403 origin='https://evil.example' "
+        f"{host}: {OTHER_HOST}"
+    ]
+    assert len(lines) == 3 and max(map(len, lines)) < 600 and all(line.isprintable() for line in lines)
+
+
+def test_an_upgrade_that_lost_its_upgrade_field_is_told_so(
+    servers: Servers, kind: WorkerKind, clients: Clients, log: Log
+) -> None:
+    running = servers.of(APPS + "echo", kind)
+    for lost in (("Upgrade",), ("Upgrade", "Connection")):
+        peer = clients.peer(running)
+        peer.send(upgrade(drop=lost))
+        answer = peer.answer()
+        assert answer.status == 503
+        assert answer.text.startswith(
+            "No HTTP handler registered\nThis was meant to become a WebSocket, but there is no "
+        )
+        assert "proxy_set_header Upgrade $http_upgrade" in answer.text
+    assert clients.http(running).text == "No HTTP handler registered"
+    lines = [line for line in log.text.splitlines() if "a WebSocket was meant" in line]
+    assert len(lines) == 1 and lines[0].startswith("WARNING wsbroker.front.front: ") and "proxy" in lines[0]
+
+
+def test_an_http_handler_sees_an_upgrade_that_lost_its_upgrade_field_as_a_plain_request(
+    servers: Servers, kind: WorkerKind, clients: Clients, log: Log
+) -> None:
+    peer = clients.peer(servers.of(APPS + "puppet", kind))
+    peer.send(upgrade("/?do=request.method", drop=("Upgrade",)))
+    assert peer.answer().text == "GET"
+    assert log.text.count("a WebSocket was meant") == 1
 
 
 def test_a_connection_too_many_is_a_503(servers: Servers, kind: WorkerKind, clients: Clients) -> None:

@@ -34,6 +34,11 @@ BINARY = "application/octet-stream"
         ("'größe'", 200, TEXT, "größe".encode()),
         ("b'\\x00\\xff'", 200, BINARY, b"\x00\xff"),
         ("{}", 200, "application/json", b"{}"),
+        ("{'status':404}", 404, BINARY, b""),
+        ("{'status':201,'body':'größe'}", 201, TEXT, "größe".encode()),
+        ("{'body':b'\\x00','status':299,'headers':{'Content-Type':'a/b'}}", 299, "a/b", b"\0"),
+        ("{'status':404,'x':1}", 200, "application/json", b'{"status":404,"x":1}'),
+        ("{'body':'x'}", 200, "application/json", b'{"body":"x"}'),
         ("{'a':['ü',1,None,True,1.5]}", 200, "application/json", '{"a":["ü",1,null,true,1.5]}'.encode()),
         ("HttpResponse()", 200, BINARY, b""),
         ("HttpResponse(404)", 404, BINARY, b""),
@@ -63,7 +68,11 @@ def test_an_answer_without_content_has_no_body(clients: Clients, running: Runnin
 
 
 @pytest.mark.parametrize(
-    "returned", ["5", "True", "[1]", "object()", "{'a':object()}", "{'a':float('nan')}", "'\\ud800'"]
+    "returned",
+    [
+        *["5", "True", "[1]", "object()", "{'a':object()}", "{'a':float('nan')}", "'\\ud800'", "Accept()"],
+        *["{'status':'ok'}", "{'status':101}", "{'status':200,'body':{}}", "{'status':200,'headers':{'A':'\\x7f'}}"],
+    ],
 )
 def test_anything_else_is_a_500_and_a_line_in_the_log(
     clients: Clients, running: Running, log: Log, returned: str
@@ -71,6 +80,7 @@ def test_anything_else_is_a_500_and_a_line_in_the_log(
     answer = clients.http(running, "GET", doing(returned))
     assert (answer.status, answer.body) == (500, b"Internal Server Error")
     assert "handler returned what it may not handler=handle_http_request" in log.text
+    assert "it may return HttpResponse, str, bytes, a dict with status, and headers and body" in log.text
     log.forgives("handler returned what it may not handler=handle_http_request")
 
 
@@ -86,10 +96,16 @@ def test_an_exception_is_a_500_whose_body_tells_nothing(
     assert clients.http(running).text == "OK"
 
 
+CONTROL = "the value of header 'X' has a control character in it; of those only TAB may be"
+
+
 @pytest.mark.parametrize(
     ("returned", "error"),
     [
-        ("HttpResponse(200, {'X': 'a\\r\\nSet-Cookie: b'})", "the value of header 'X' has a line break or a NUL in it"),
+        ("HttpResponse(200, {'X': 'a\\r\\nSet-Cookie: b'})", CONTROL),
+        ("HttpResponse(200, {'X': '\\x00'})", CONTROL),
+        ("HttpResponse(200, {'X': '\\x1b[31m'})", CONTROL),
+        ("HttpResponse.json({}, headers={'X': '\\x7f'})", CONTROL),
         ("HttpResponse(200, {'X\\n': 'a'})", "not a header name: 'X\\n'"),
         ("HttpResponse(200, {'': 'a'})", "not a header name: ''"),
         ("HttpResponse(99)", "the status of a response is 200 to 599, not 99"),
@@ -125,17 +141,72 @@ def test_without_a_handler_the_answer_is_503(servers: Servers, kind: WorkerKind,
 def test_a_handler_sees_the_whole_request(clients: Clients, running: Running) -> None:
     shown = (
         "[request.method, request.url, request.path, request.pathname, request.search, request.query, request.remote, "
-        "request.scheme, request.headers['x-a'], request.headers.get_all('X-A'), request.headers.get('nope'), "
+        "request.scheme, request.host, request.absolute_url, "
+        "request.headers['x-a'], request.headers.get_all('X-A'), request.headers.get('nope'), "
         "len(request.body), request.text() == request.body.decode()]"
     )
     peer = clients.peer(running)
     peer.send(request("POST", "/a%20b/?c=d&e=%20", "X-A: 1", "x-a: 2", body=shown.encode()))
     assert peer.answer().text == repr(
-        ["POST", "http://127.0.0.1/a%20b/?c=d&e=%20", "/a%20b/?c=d&e=%20", "/a%20b/", "?c=d&e=%20", "c=d&e=%20"]
-        + ["127.0.0.1", "http", "1", ["1", "2"], None, len(shown), True]
+        ["POST", "/a%20b/?c=d&e=%20", "/a%20b/", "/a%20b/", "?c=d&e=%20", "c=d&e=%20"]
+        + [
+            "127.0.0.1",
+            "http",
+            "127.0.0.1",
+            "http://127.0.0.1/a%20b/?c=d&e=%20",
+            "1",
+            ["1", "2"],
+            None,
+            len(shown),
+            True,
+        ]
     )
     peer.send(request("POST", "/", body=b"[request.search, request.query, request.pathname]"))
     assert peer.answer().text == repr(["", "", "/"])
+
+
+@pytest.mark.parametrize(
+    ("target", "seen"),
+    [
+        ("http://a.example:81/x?y=/z", ("a.example:81", "/x?y=/z", "/x", "http://a.example:81/x?y=/z")),
+        ("https://a.example", ("a.example", "/", "/", "https://a.example/")),
+        ("http://a.example?y", ("a.example", "/?y", "/", "http://a.example/?y")),
+        ("http://[::1]:3000/x", ("[::1]:3000", "/x", "/x", "http://[::1]:3000/x")),
+        ("/http://a.example/", ("127.0.0.1", *["/http://a.example/"] * 2, "http://127.0.0.1/http://a.example/")),
+        ("//a.example/", ("127.0.0.1", *["//a.example/"] * 2, "http://127.0.0.1//a.example/")),
+    ],
+)
+def test_the_host_is_that_of_an_absolute_target(
+    clients: Clients, running: Running, target: str, seen: tuple[str, ...]
+) -> None:
+    peer = clients.peer(running)
+    peer.send(request("POST", target, body=b"(request.host, request.url, request.path, request.absolute_url)"))
+    assert peer.answer().text == repr(seen)
+
+
+def test_an_open_handler_sees_the_host_of_an_absolute_target(clients: Clients, running: Running) -> None:
+    peer = clients.peer(running)
+    peer.send(upgrade("http://a.example:81/x?do=send(me,request.host+request.url[:7])", "Origin: http://a.example:81"))
+    assert peer.head().startswith(b"HTTP/1.1 101 ")
+    assert peer.text() == "a.example:81/x?do=s"
+
+
+def test_options_for_the_whole_server_reaches_the_handler(clients: Clients, running: Running) -> None:
+    peer = clients.peer(running)
+    for target in ("*", "http://a.example"):
+        peer.send(request("OPTIONS", target))
+        assert peer.answer().text == "OK"
+
+
+@pytest.mark.parametrize(
+    "target", ["/x#y", "http://u@a.example/", "http://u:p@a.example/", "ftp://a.example/", "*", "a.example:80", "x"]
+)
+def test_a_target_that_no_server_answers_is_a_400(clients: Clients, running: Running, target: str) -> None:
+    for head in (request("GET", target), upgrade(target)):
+        peer = clients.peer(running)
+        peer.send(head)
+        assert peer.answer().status == 400
+        assert peer.rest() == b""
 
 
 @pytest.mark.parametrize("body", [b'{"a": [1, "\xc3\xbc"]}', b'"\xff"', b"{", b""])
@@ -158,7 +229,11 @@ def test_text_is_read_in_its_charset(servers: Servers, kind: WorkerKind, clients
     assert text("grün".encode(), "text/plain") == "'grün'"
     assert text("grün".encode("latin-1"), "text/plain; charset=latin-1") == "'grün'"
     assert text(b"\xff", "text/plain") == "UnicodeDecodeError"
+    assert text("€".encode("cp1252"), "text/plain; charset=Windows-1252") == "'€'"
+    assert text("grün".encode("utf-16"), "text/plain; charset=utf-16") == "'grün'"
     assert text(b"x", "text/plain; charset=nope") == "ValueError"
+    for charset in ("punycode", "idna", "utf-7", "unicode_escape", "hex", "gb18030"):
+        assert text(b"x" * (MAX_BODY // 2) + b"-" + b"a" * 9, f"text/plain; charset={charset}") == "ValueError"
 
 
 @pytest.mark.parametrize("size", [0, 1, 65536, MAX_BODY])

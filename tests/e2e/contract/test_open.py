@@ -1,12 +1,16 @@
 """The open handler: before the 101, with a socket that exists already."""
 
+from typing import Final
+
 import pytest
 from websockets.frames import Opcode
 
 from e2e.contract.logs import Log
 from e2e.contract.peers import request, text, upgrade
-from e2e.contract_kit import ASYNC, CLIENTS, ERRORS, Client, Clients, Refused, Running, Servers, fresh, until
+from e2e.contract_kit import ASYNC, CLIENTS, ERRORS, Client, Clients, Refused, Running, Servers, doing, fresh, until
 from wsbroker.config import WorkerKind
+
+LEGAL: Final = "it may return True or None (accept), False (403), an HttpResponse (sent as it is) or an Accept "
 
 
 @pytest.fixture
@@ -85,10 +89,7 @@ def test_anything_else_is_a_500_and_a_line_that_lists_what_is_legal(
     assert (caught.value.status, caught.value.body) == (500, "Internal Server Error")
     kind_of = type(eval(returned)).__name__
     article = "an" if kind_of == "int" else "a"
-    assert (
-        f"handle_socket_open returned {article} {kind_of}; "
-        "it may return True or None (accept), False (403) or an HttpResponse (sent as it is)"
-    ) in log.text
+    assert (f"handle_socket_open returned {article} {kind_of}; {LEGAL}") in log.text
     log.forgives("handler returned what it may not handler=handle_socket_open")
 
 
@@ -209,6 +210,80 @@ def test_the_first_101_has_what_the_rfc_wants(clients: Clients, running: Running
     )
     peer.send(text("here 'hello'"))
     assert peer.frame() == (Opcode.TEXT, b"'hello'")
+
+
+# Accept: more in the 101. ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_an_open_handler_chooses_an_offered_subprotocol(clients: Clients, running: Running, client: str) -> None:
+    chosen = "Accept(subprotocol=request.headers['sec-websocket-protocol'].split(',')[1].strip())"
+    ann = clients.connect(running, client, doing(chosen), subprotocols=["v1", "v2", "v3"])
+    assert ann.subprotocol == "v2"
+    assert ann.ask("(is_open(me), 1)") == (True, 1)
+    assert clients.connect(running, client, doing("Accept()"), subprotocols=["v1"]).subprotocol is None
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["first", "second"])
+def test_an_open_handler_adds_fields_to_the_101(clients: Clients, running: Running, before: bool) -> None:
+    accept = "Accept([('Set-Cookie','a=1'),('Set-Cookie','b=2'),('X-Name','\\xfc\\t!')],'two')"
+    peer = clients.peer(running)
+    if before:
+        peer.send(request("GET"))
+        assert peer.answer().text == "OK"
+    peer.send(
+        upgrade(doing(f"send(me,'hello')or({accept})"), "Sec-WebSocket-Protocol: one", "Sec-WebSocket-Protocol: two")
+    )
+    assert peer.head() == (
+        b"HTTP/1.1 101 Switching Protocols\r\n"
+        b"Upgrade: websocket\r\n"
+        b"Connection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"
+        b"Sec-WebSocket-Protocol: two\r\n"
+        b"Set-Cookie: a=1\r\n"
+        b"Set-Cookie: b=2\r\n"
+        b"X-Name: \xc3\xbc\t!\r\n\r\n"
+    )
+    assert peer.text() == "hello"
+
+
+@pytest.mark.parametrize(
+    ("accept", "problem"),
+    [
+        ("Accept(subprotocol='three')", "the client has not offered the subprotocol 'three'"),
+        ("Accept(subprotocol='ONE')", "the client has not offered the subprotocol 'ONE'"),
+        ("Accept(subprotocol='')", "the client has not offered the subprotocol ''"),
+        ("Accept({'Upgrade': 'h2c'})", "the header 'Upgrade' of a 101 is the server's"),
+        ("Accept({'connection': 'close'})", "the header 'connection' of a 101 is the server's"),
+        (
+            "Accept([('Sec-WebSocket-Extensions', 'x')])",
+            "the header 'Sec-WebSocket-Extensions' of a 101 is the server's",
+        ),
+        (
+            "Accept({'Sec-WebSocket-Protocol': 'one'})",
+            "the header 'Sec-WebSocket-Protocol' of a 101 is the server's: use its subprotocol",
+        ),
+    ],
+)
+def test_an_accept_that_the_client_may_not_be_answered_is_a_500_and_a_line_that_lists_what_is_legal(
+    clients: Clients, running: Running, watcher: Client, log: Log, accept: str, problem: str
+) -> None:
+    with pytest.raises(Refused) as caught:
+        told = f"[send({watcher.id}, repr(me)), subscribe(me, 'gone')] and {accept}"
+        clients.connect(running, path=doing(told), subprotocols=["one", "two"])
+    assert caught.value.status == 500
+    assert caught.value.body in ("Internal Server Error", None)
+    socket_id = watcher.answer()
+    assert watcher.ask(f"(is_open({socket_id}), subscribers('gone'))") == (False, [])
+    until(lambda: f"handle_socket_open returned an Accept that cannot be sent (ValueError: {problem}" in log.text)
+    assert LEGAL in log.text
+    log.forgives("handler returned what it may not handler=handle_socket_open")
+
+
+def test_an_accept_with_a_control_character_cannot_be_made(clients: Clients, running: Running) -> None:
+    for value in ("a\\r\\nSet-Cookie: b", "\\x1b[31m", "\\x7f"):
+        made = clients.http(running, "POST", data=f"Accept({{'X': '{value}'}})").text
+        assert made == "!ValueError: the value of header 'X' has a control character in it; of those only TAB may be"
 
 
 def until_closed(watcher: Client, socket_id: object) -> None:

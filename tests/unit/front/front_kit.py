@@ -154,7 +154,7 @@ class FakePool:
 
 async def describe(request: HttpRequest) -> HttpResponse:
     """Answers what was asked: method, target and the length of the body."""
-    return HttpResponse(200, (), f"{request.method} {request.path} {len(request.body)}")
+    return HttpResponse(200, (), f"{request.method} {request.url} {len(request.body)}")
 
 
 class Fronting:

@@ -28,15 +28,15 @@ def lines_of(answer: Answer, version: HttpVersion = HttpVersion11) -> list[bytes
 
 def test_a_request_keeps_target_fields_and_body() -> None:
     request = request_of(message("/a%20b?c=d", ("Host", "h:1"), ("X", "1"), ("x", "2"), method="POST"), "::1", b"body")
-    assert (request.method, request.path, request.pathname, request.query) == ("POST", "/a%20b?c=d", "/a%20b", "c=d")
+    assert (request.method, request.url, request.path, request.query) == ("POST", "/a%20b?c=d", "/a%20b", "c=d")
     assert (request.remote, request.scheme, request.body) == ("::1", "http", b"body")
-    assert request.url == "http://h:1/a%20b?c=d"
+    assert request.absolute_url == "http://h:1/a%20b?c=d"
     assert request.headers.get_all("x") == ["1", "2"]
 
 
-def test_an_absolute_target_is_the_url() -> None:
+def test_an_absolute_target_says_the_host() -> None:
     request = request_of(message("http://other/x?y", ("Host", "h")), "", b"")
-    assert (request.url, request.pathname) == ("http://other/x?y", "/x")
+    assert (request.absolute_url, request.host, request.url) == ("http://other/x?y", "other", "/x?y")
 
 
 def test_a_value_that_is_not_utf_8_is_read_as_latin_1() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from unit.pool.fakes import House, Wire, run, started
 from wsbroker.wire import commands, events
-from wsbroker.wire.http import HttpRequest
+from wsbroker.wire.http import HttpRequest, HttpResponse
 
 REQUEST = HttpRequest("GET", "/")
 WRONG: list[tuple[object, object, object]] = [
@@ -17,6 +17,12 @@ WRONG: list[tuple[object, object, object]] = [
     (200, None, b""),
     (200, [], {"a": 1}),
 ]
+WRONG_OPEN: list[tuple[object, object, object]] = [
+    WRONG[0],
+    (101, [("A", "b\r\nC: d")], b""),
+    (101, [("A", 1)], b""),
+    (101, [], b"\xff"),
+]
 
 
 def _answers(wire: Wire) -> None:
@@ -25,7 +31,7 @@ def _answers(wire: Wire) -> None:
     while batch := wire.read():
         for event in batch:
             if event[0] == events.OPEN:
-                wire.write((commands.OPENED, event[1], *WRONG[0]))
+                wire.write((commands.OPENED, event[1], *(WRONG_OPEN.pop() if WRONG_OPEN else (101, [], b""))))
             elif event[0] == events.HTTP:
                 fields = WRONG[number] if number < len(WRONG) else (200, [], b"fine")
                 number += 1
@@ -42,8 +48,10 @@ def test_an_answer_that_cannot_be_sent_is_a_500_and_the_worker_lives(caplog: pyt
         try:
             answers = [await house.pool.http(REQUEST) for _ in range(len(WRONG) + 1)]
             assert [answer.status for answer in answers] == [500] * len(WRONG) + [200]
-            refused = await house.pool.open(7, 0, REQUEST)
-            assert refused is not None and refused.status == 500
+            for _ in range(len(WRONG_OPEN)):
+                refused = await house.pool.open(7, 0, REQUEST)
+                assert isinstance(refused, HttpResponse) and refused.status == 500
+            assert await house.pool.open(7, 0, REQUEST) is None
             assert not house.core.lost
             await asyncio.sleep(0)
         finally:

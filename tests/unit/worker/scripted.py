@@ -32,9 +32,11 @@ def handlers(**functions: Callable[..., object]) -> object:
     return SimpleNamespace(**{full[name]: function for name, function in functions.items()})
 
 
-def request_fields(method: str = "GET", path: str = "/", body: bytes = b"") -> tuple[object, ...]:
+def request_fields(
+    method: str = "GET", path: str = "/", body: bytes = b"", headers: tuple[tuple[str, str], ...] = ()
+) -> tuple[object, ...]:
     """An HTTP request as the wire carries it."""
-    return HttpRequest(method, path, [("Host", "example.org")], body).fields()
+    return HttpRequest(method, path, [("Host", "example.org"), *headers], body).fields()
 
 
 class _Stream:

@@ -288,7 +288,7 @@ def test_open_verdicts(run: Run, is_async: bool) -> None:
 
         async def status(path: str) -> int | None:
             verdict = await inline.runtime.run_open(HttpRequest("GET", path), 9)
-            return None if verdict is None else verdict.status
+            return verdict.status if isinstance(verdict, HttpResponse) else None
 
         found = [await status(path) for path in (*returns, "/raise")]
         assert found == [None, None, 403, 302, 500, 500]
@@ -340,7 +340,7 @@ def test_over_time_an_open_or_http_handler_is_answered_504_at_once(run: Run) -> 
 
         inline = Inline(handlers(open=stuck, http=stuck), timeout_s=0.05)
         verdict = await inline.runtime.run_open(REQUEST, 1)
-        assert verdict is not None and verdict.status == 504
+        assert isinstance(verdict, HttpResponse) and verdict.status == 504
         assert (await inline.runtime.run_http(REQUEST)).status == 504
         end.set()
         assert await inline.runtime.stop(5)

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from enum import StrEnum
 
 import pytest
 
@@ -19,6 +20,13 @@ from wsbroker.worker.watch import Watch
 from wsbroker.worker.wire_port import WirePort
 
 TEXT = [("Content-Type", "text/plain; charset=utf-8")]
+
+
+class Name(StrEnum):
+    """Text that is not exactly `str`."""
+
+    COOKIE = "Set-Cookie"
+    VALUE = "one"
 
 
 def test_a_message_is_handled_its_commands_come_and_then_its_acknowledgement() -> None:
@@ -358,7 +366,7 @@ def test_the_verdict_about_a_socket_is_sent(returned: object, status: int, body:
     seen: list[object] = []
 
     def open_(request: wsbroker.HttpRequest, socket_id: int) -> object:
-        seen.append((request.path, socket_id))
+        seen.append((request.url, socket_id))
         wsbroker.send(socket_id, "welcome")
         return returned
 
@@ -368,6 +376,21 @@ def test_the_verdict_about_a_socket_is_sent(returned: object, status: int, body:
     assert (opened[1], opened[2], opened[4]) == (8, status, body)
     assert seen == [("/x?y=z", 8)]
     assert broker.seen[1] == (commands.SEND, 8, "welcome")
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["plain", "async"])
+def test_an_accept_is_sent_as_plain_values(is_async: bool) -> None:
+    def accept() -> wsbroker.Accept:
+        return wsbroker.Accept([(Name.COOKIE, Name.VALUE), ("Set-Cookie", "b=2")], Name.VALUE)
+
+    async def accept_later() -> wsbroker.Accept:
+        return accept()
+
+    offers = (events.OPEN, 8, request_fields(headers=(("Sec-WebSocket-Protocol", "x, one"),)))
+    with ScriptedBroker(handlers(open=accept_later if is_async else accept)) as broker:
+        broker.tell(offers)
+        opened = broker.until(commands.OPENED)
+    assert opened == (commands.OPENED, 8, 101, [("Set-Cookie", "one"), ("Set-Cookie", "b=2")], b"one")
 
 
 @pytest.mark.parametrize("kind", ["raises", "returns"])
@@ -383,7 +406,7 @@ def test_a_wrong_open_handler_is_a_500_and_the_log_lists_what_it_may_return(
         broker.tell((events.OPEN, 8, request_fields()))
         assert broker.until(commands.OPENED)[2::2] == (500, b"Internal Server Error")
     if kind == "returns":
-        assert "handle_socket_open returned a str; it may return True or None (accept), False (403) or" in caplog.text
+        assert "handle_socket_open returned a str; it may return True or None (accept), False (403), an" in caplog.text
 
 
 @pytest.mark.parametrize(

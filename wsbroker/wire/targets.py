@@ -1,0 +1,71 @@
+"""What a request's head says before any handler sees it: the forms of a target, and a WebSocket that was meant."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+_SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
+"""The schemes of an absolute target, and what they are to a handler."""
+
+_AUTHORITY: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]+)(?::[0-9]*)?")
+"""uri-host [ ":" port ], as far as its characters tell (RFC 3986 section 3.2.2). User information is not let in."""
+
+
+def split_target(method: str, target: str) -> tuple[str, str, str]:
+    """Splits a request target into the origin form, and the scheme and authority of an absolute form.
+
+    Returns:
+        the path with its query (``"*"`` for a server-wide OPTIONS), then ``"http"`` or ``"https"``, then host and
+        port; the last two are ``""`` for a target that is not in absolute form.
+
+    Raises:
+        ValueError: the target has none of the forms that a server answers. The text does not repeat it.
+
+    Source:
+        RFC 9112 section 3.2; RFC 9110 section 4.2.4 for user information, which is refused because it is there to
+        deceive; section 7.1 for fragments, which no client may send.
+    """
+    if "#" in target:
+        raise ValueError("the request target has a fragment, which stays with the client")
+    if target.startswith("/"):
+        return target, "", ""
+    if target == "*":
+        if method != "OPTIONS":
+            raise ValueError("the request target '*' is for OPTIONS only")
+        return target, "", ""
+    scheme, separator, rest = target.partition("://")
+    if not separator:
+        raise ValueError("the request target is neither a path that begins with '/' nor a whole URL")
+    known = _SCHEMES.get(scheme.lower())
+    if known is None:
+        raise ValueError("the scheme of the request target is not http, https, ws or wss")
+    end = min([found for found in (rest.find("/"), rest.find("?")) if found >= 0], default=len(rest))
+    authority, path = rest[:end], rest[end:]
+    if _AUTHORITY.fullmatch(authority) is None:
+        raise ValueError("the request target does not name a host, or has user information before it")
+    if not path:
+        path = "*" if method == "OPTIONS" else "/"  # RFC 9112 section 3.2.4
+    elif path.startswith("?"):
+        path = "/" + path
+    return path, known, authority
+
+
+def means_websocket(headers: Mapping[str, str]) -> bool:
+    """Returns whether a request without ``Upgrade: websocket`` was meant to become a WebSocket.
+
+    The fields of the handshake that a proxy passes on are there, or the option in Connection without its field.
+    """
+    if "sec-websocket-key" in headers or "sec-websocket-version" in headers:
+        return True
+    connection = headers.get("connection")
+    return connection is not None and "upgrade" not in headers and "upgrade" in split_list([connection.lower()])
+
+
+def split_list(values: Iterable[str]) -> list[str]:
+    """Returns the items of a comma-separated list that may stand on several lines (RFC 9110 section 5.6.1)."""
+    return [item.strip(" \t") for value in values for item in value.split(",")]
+
+
+def escape_text(text: str, limit: int = 100) -> str:
+    """Returns text that came from a peer as a log line or an error may show it: quoted, escaped, cut at `limit`."""
+    return ascii(text) if len(text) <= limit else ascii(text[:limit]) + "…"
