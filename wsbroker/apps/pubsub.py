@@ -43,7 +43,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NoReturn
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 
 from wsbroker import (
     HttpRequest,
@@ -276,7 +276,7 @@ def _channel(name: object) -> str:
 
 def handle_http_request(request: HttpRequest) -> HttpResponse:
     """Serves the page, the health and ``POST /channels/C``."""
-    path = request.pathname
+    path = request.path
     if path == "/":
         return _with_method(request, ("GET", "HEAD"), _serve_page)
     if path == "/healthz":
@@ -306,7 +306,7 @@ def _serve_publication(request: HttpRequest) -> HttpResponse:
     if not (_access.is_open or _access.admits_header(request.headers.get("authorization"))):
         return _unauthorized()
     try:
-        channel = _channel(unquote_to_bytes(request.pathname.removeprefix(_CHANNELS)).decode())
+        channel = _channel(unquote_to_bytes(request.path.removeprefix(_CHANNELS)).decode())
     except UnicodeDecodeError:
         return _json(400, {"error": "bad_channel", "message": "the channel's name is not UTF-8"})
     except Refused as refused:
@@ -327,13 +327,10 @@ def _is_same_origin(request: HttpRequest) -> bool:
     origin = request.headers.get("origin")
     if origin is None:
         return True
-    try:
-        where = urlsplit(origin)
-        default_port = ":443" if where.scheme == "https" else ":80"
-        host = request.headers.get("host") or ""
-        return where.netloc.lower().removesuffix(default_port) == host.lower().removesuffix(default_port)
-    except ValueError:
-        return False
+    # Not urlsplit: it normalises Unicode, which takes 0.3 s for 16 KB of combining characters.
+    scheme, _, authority = origin.lower().partition("://")
+    default_port = ":443" if scheme == "https" else ":80"
+    return authority.removesuffix(default_port) == request.host.lower().removesuffix(default_port)
 
 
 def _serve_page(request: HttpRequest) -> HttpResponse:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -254,6 +255,14 @@ def test_a_post_publishes_to_the_channel_of_its_path(broker: FakePort, path: str
 )
 def test_a_page_of_another_site_may_not_publish(broker: FakePort, origin: str, host: str, status: int) -> None:
     assert get("/channels/c", "POST", b"1", Origin=origin, Host=host).status == status
+
+
+def test_the_longest_origin_costs_no_time(broker: FakePort) -> None:
+    """To normalise so many combining characters takes more than a second, for its cost is quadratic."""
+    origin = "http://" + "\u0300" * 8000 + "\u0316" * 8000
+    start = time.perf_counter()
+    assert get("/channels/c", "POST", b"1", Origin=origin, Host="here.example").status == 403
+    assert time.perf_counter() - start < 0.5
 
 
 def test_with_a_secret_a_post_needs_it(broker: FakePort) -> None:
