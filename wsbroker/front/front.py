@@ -58,6 +58,11 @@ others wait for the next one. So nobody waits longer when 200 send one-byte chun
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
+NO_SUBPROTOCOL: Final = (
+    "no subprotocol chosen remote=%s offered=%d: browsers close the connection then; list one that the client offers "
+    "(its header Sec-WebSocket-Protocol) in the setting subprotocols, or return Accept(subprotocol=...) from "
+    "handle_socket_open"
+)
 NO_UPGRADE: Final = (
     "a WebSocket was meant, but the request has no Upgrade: websocket remote=%s: a proxy in front must pass the "
     "Upgrade and Connection headers on"
@@ -395,15 +400,11 @@ class Front(Generic[AdmittedT]):
         self.complaints.warn_of_kind((origin, host), text, door.remote, error.status, origin, host, error.reason)
 
     def _warn_of_subprotocols(self, door: Door, upgrade: Upgrade) -> None:
-        """Logs that none of the subprotocols that a client offers was chosen: browsers close such a connection."""
-        offered = escape_text(", ".join(upgrade.offered))
-        self.complaints.warn_of_kind(
-            (offered,),
-            "no subprotocol chosen remote=%s offered=%s: browsers close the connection then; list one of them in the "
-            "setting subprotocols, or return Accept(subprotocol=...) from handle_socket_open",
-            door.remote,
-            offered,
-        )
+        """Logs that none of the subprotocols that a client offers was chosen: browsers close such a connection.
+
+        Not their names: some clients offer a token among them, for a browser lets them set no other header.
+        """
+        self.complaints.warn_of_kind(NO_SUBPROTOCOL, NO_SUBPROTOCOL, door.remote, len(upgrade.offered))
 
     async def _ask(
         self, door: Door, message: RawRequestMessage, connection: AdmittedT, lane_index: int

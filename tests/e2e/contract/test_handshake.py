@@ -4,7 +4,7 @@ from typing import Final
 
 import pytest
 
-from e2e.contract.logs import Log
+from e2e.contract.logs import SECRET, Log
 from e2e.contract.peers import KEY, request, text, upgrade
 from e2e.contract_kit import APPS, Clients, Refused, Running, Servers, doing, until
 from wsbroker.config import WorkerKind
@@ -154,10 +154,10 @@ def test_a_subprotocol_that_nobody_chooses_is_logged_with_what_to_do(
 ) -> None:
     running = servers.of(APPS + app, kind, subprotocols=("one", "two"))
     for _ in range(3):
-        clients.connect(running, "aiohttp", subprotocols=["zero", "none"])
+        clients.connect(running, "aiohttp", subprotocols=["zero", SECRET])
     lines = [line for line in log.text.splitlines() if "no subprotocol chosen" in line]
     assert len(lines) == 1 and lines[0].startswith("WARNING wsbroker.front.front: ")
-    assert "remote=127.0.0.1 offered='zero, none'" in lines[0]
+    assert "remote=127.0.0.1 offered=2: " in lines[0] and "Sec-WebSocket-Protocol" in lines[0]
     assert "setting subprotocols" in lines[0] and "Accept(subprotocol=...)" in lines[0]
 
 
