@@ -22,14 +22,15 @@ from wsbroker.errors import CommandError, ConfigError
 from wsbroker.folders import working_directory
 from wsbroker.front.listening import group_number
 from wsbroker.guarded_log import GuardedLog, shown_error, write_to_stderr
-from wsbroker.leaving import leave_within
 from wsbroker.loops import LOOP_END_S, restore_switch_interval, run_loop, set_switch_interval
 from wsbroker.redefinition import is_redefined
+from wsbroker.process_exit import leave_threads_within
 from wsbroker.reload import check_available
 from wsbroker.running import Server as Server
 from wsbroker.running import claim, lock, refuse_newer
 from wsbroker.signals import Signals, second_signal_by_default, second_signal_exits, take_signals
 from wsbroker.standard_streams import open_standard_streams
+from wsbroker.worker.options import TO_THREAD
 
 logger = GuardedLog(__name__)
 
@@ -215,7 +216,8 @@ def run(
         if signals is not None:
             signals.restore()
         if is_main:
-            leave_within(max(LOOP_END_S, server._stop_timeout_s - (time.monotonic() - server._stop_asked_at)))
+            left_s = server._stop_timeout_s - (time.monotonic() - server._stop_asked_at)
+            leave_threads_within(max(LOOP_END_S, left_s), TO_THREAD)
     if server._failure is not None:
         raise server._failure
     if server.wants_restart:

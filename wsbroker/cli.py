@@ -13,8 +13,8 @@ Exit codes
 Every error but the unexpected one is a single line on stderr, ``wsbroker: error: …``; with ``--log-level debug`` its
 traceback too. Secrets are never shown.
 
-May import: `config`, `sources`, `addresses`, `folders`, `open_sockets`, `standard_streams`, `errors`, click; `app` and
-`build` only when they are needed.
+May import: `config`, `sources`, `addresses`, `folders`, `open_sockets`, `standard_streams`, `process_exit`, `errors`,
+click; `app` and `build` only when they are needed.
 """
 
 import errno
@@ -32,7 +32,7 @@ from typing import Final, cast
 import click
 
 from wsbroker import config as settings
-from wsbroker import open_sockets, sources
+from wsbroker import open_sockets, process_exit, sources
 from wsbroker.addresses import BindAddress, OpenSocket, failure_text, parse_addresses
 from wsbroker.config import GROUPS, SETTINGS, Config, Settings
 from wsbroker.errors import ConfigError, WorkerError, WSBrokerError
@@ -57,10 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code; `argv` is without the program's name."""
     open_standard_streams()
     code = _main(argv)
-    if "wsbroker.leaving" in sys.modules:  # the server has run
-        from wsbroker import leaving
-
-        leaving.exit_status = code
+    process_exit.expect_status(code)
     return code
 
 

@@ -1,12 +1,14 @@
 """Signals of the process: the first asks the server to stop, the second does not ask, SIGHUP exchanges the workers."""
 
 import os
+import logging
 import signal
 from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from wsbroker.guarded_log import GuardedLog
+from wsbroker import process_exit
 
 if TYPE_CHECKING:
     from wsbroker.running import Server
@@ -74,7 +76,7 @@ def take_signals(server: "Server", on_second: Callable[[Signals, int], None], *,
 def second_signal_exits(signals: Signals, number: int) -> None:
     """For programs that do nothing else: ends the process."""
     logger.warning("second signal: exiting at once")
-    os._exit(128 + number)
+    process_exit.exit_now(128 + number)
 
 
 def second_signal_by_default(signals: Signals, number: int) -> None:

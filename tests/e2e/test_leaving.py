@@ -35,6 +35,8 @@ if __name__ == "__main__":
     print("after run", flush=True)
     if sys.argv[2] == "raise":
         raise LookupError("as told")
+    if sys.argv[2] == "exit":
+        sys.exit(3)
 """
 
 
@@ -75,7 +77,14 @@ def running(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[st
         process.communicate()
 
 
-@pytest.mark.parametrize("how, status", [("return", 0), ("raise", 1)])
+@pytest.mark.parametrize(
+    "how, status",
+    [
+        ("return", 0),
+        ("raise", 1),
+        pytest.param("exit", 3, marks=pytest.mark.skipif(sys.version_info < (3, 12), reason="nothing tells of it")),
+    ],
+)
 def test_so_it_is_by_a_program_that_has_called_run(how: str, status: int, folder: Path) -> None:
     with running(folder, "0.5", how) as (process, url):
         urllib.request.urlopen(url, timeout=START_S).close()

@@ -15,6 +15,7 @@ ALWAYS: Final[dict[str, set[str]]] = {
     "types": set(),
     "errors": set(),
     "guarded_log": set(),
+    "process_exit": {"errors"},
     "websocket": {"websocket", "types", "errors"},
     "broker": {"broker", "websocket", "wire", "types", "errors"},
     "apps": {"apps", "wsbroker", "types", "errors"},
@@ -26,7 +27,7 @@ AT_IMPORT_TIME: Final[dict[str, set[str]]] = {
     "wsbroker": {"worker", "wire", "types", "errors", "guarded_log"},
     "build": {"errors"},
     "wire": {"wire", "types", "errors"},
-    "worker": {"worker", "wire", "types", "errors", "guarded_log"},
+    "worker": {"worker", "wire", "process_exit", "types", "errors", "guarded_log"},
 }
 """The same for the rooms that every interpreter loads; inside a function or for types they may import more."""
 

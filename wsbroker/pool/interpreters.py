@@ -6,21 +6,19 @@ What it knows of them:
   imported, and that check stays on: without it such a module takes the process down.
 * Nothing ends one from outside. One whose thread is stuck, or that has daemon threads left, can only be left behind.
 * CPython ends the interpreters that are left when the process ends, and that hangs or aborts if one still runs. So a
-  process that has such a one leaves by `os._exit`, as the last of its `atexit` functions and after everything is
-  flushed; with the exit status that it would have had. A process without one ends as ever.
+  process that has such a one leaves by `os._exit`, as the last of its `atexit` functions (see `process_exit`). A
+  process without one ends as ever.
 * 3.13 loses 2 to 6 MiB for each one that was ended (3.14 does not), so none is ended without need.
 """
 
 import atexit
-import gc
-import io
 import os
 import sys
 import threading
 from importlib.util import find_spec
-from types import CodeType
 from typing import Final
 
+from wsbroker import process_exit
 from wsbroker.errors import WorkerError
 
 _CLOSE: Final = """
@@ -74,7 +72,7 @@ class Interpreter:
         config = _interpreters.new_config("isolated", allow_daemon_threads=True)
         with _making:
             self._id = _interpreters.create(config)
-        _exits.add(self)
+        _left.add(self)
 
     def run(self, program: str, start: bytes = b"") -> str:
         """Runs a program in the interpreter to its end, with a variable `start`.
@@ -100,12 +98,12 @@ class Interpreter:
             return False
         with _making:
             _interpreters.destroy(self._id)
-        _exits.discard(self)
+        _left.discard(self)
         return True
 
     def left_behind(self) -> None:
         """Nobody waits for its end any more; it may still come. From any thread."""
-        _exits.watch()
+        process_exit.watch_end_of_main()
 
 
 def create(name: str) -> Interpreter:
@@ -115,24 +113,20 @@ def create(name: str) -> Interpreter:
     return Interpreter(name)
 
 
-class _Exits:
-    """How the process ends with an interpreter that is left."""
+class _Left:
+    """The interpreters that are there when the process ends: CPython's own end would wait for them."""
 
     def __init__(self) -> None:
         self._running: set[Interpreter] = set()
         self._lock = threading.Lock()
         self._is_registered = False
-        self._is_watching = False
-        self._status: object = None
 
     def add(self, interpreter: Interpreter) -> None:
         with self._lock:
             self._running.add(interpreter)
             if not self._is_registered:
                 self._is_registered = True
-                # Called when the main thread has ended. What is registered with `atexit` as late as that is the first
-                # to be called, which can then call all the others itself.
-                threading._register_atexit(atexit.register, self._leave)  # type: ignore[attr-defined]
+                process_exit.call_before_atexit(self._leave)
                 if hasattr(os, "register_at_fork"):
                     os.register_at_fork(after_in_child=self._running.clear)  # CPython ends them there
 
@@ -140,65 +134,12 @@ class _Exits:
         with self._lock:
             self._running.discard(interpreter)
 
-    def watch(self) -> None:
-        """From here on the exit status is watched: nothing tells an `atexit` function of it.
-
-        An exception that leaves the main thread's outermost frame is it; `sys.monitoring` tells of those.
-        """
-        if sys.version_info < (3, 13):
-            return
-        monitoring = sys.monitoring
-        with self._lock:
-            if self._is_watching:
-                return
-            self._is_watching = True
-            for tool in (4, 3):  # the numbers that are nobody's by convention
-                if monitoring.get_tool(tool) is None:
-                    monitoring.use_tool_id(tool, "wsbroker")
-                    monitoring.register_callback(tool, monitoring.events.PY_UNWIND, self._unwound)
-                    monitoring.set_events(tool, monitoring.events.PY_UNWIND)
-                    return
-
-    def _unwound(self, code: CodeType, offset: int, error: BaseException) -> None:
-        if isinstance(error, SystemExit | KeyboardInterrupt):
-            if sys._getframe(1).f_back is None and threading.current_thread() is threading.main_thread():
-                self._status = error
-
     def _leave(self) -> None:
         """The first `atexit` function."""
-        if not self._running:
-            return
-        atexit.unregister(self._leave)
-        atexit._run_exitfuncs()
-        names = ", ".join(sorted(interpreter.name for interpreter in self._running))
-        try:
-            os.write(2, f"wsbroker: the process exits without waiting for {names}, still busy\n".encode())
-        except OSError:
-            pass  # there is no stderr
-        flush_files()
-        os._exit(self._exit_status())
-
-    def _exit_status(self) -> int:
-        """As CPython computes it."""
-        ended_by = self._status
-        if isinstance(ended_by, SystemExit):
-            code = ended_by.code
-            if code is None:
-                return 0
-            return code & 0xFF if isinstance(code, int) else 1
-        if isinstance(ended_by, KeyboardInterrupt):
-            return 130
-        return 1 if getattr(sys, "last_exc", None) is not None and not sys.flags.interactive else 0
+        if self._running:
+            atexit.unregister(self._leave)
+            names = ", ".join(sorted(interpreter.name for interpreter in self._running))
+            process_exit.exit_with_python_end(f"wsbroker: the process exits without waiting for {names}, still busy")
 
 
-def flush_files() -> None:
-    """What CPython does with files that are open when it ends."""
-    files = [each for each in gc.get_objects() if issubclass(type(each), io.TextIOWrapper | io.BufferedWriter)]
-    for file in sorted(files, key=lambda file: issubclass(type(file), io.BufferedWriter)):  # text first
-        try:
-            file.flush()
-        except (OSError, ValueError):
-            pass  # closed, or its disk is full
-
-
-_exits: Final = _Exits()
+_left: Final = _Left()

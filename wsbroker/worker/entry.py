@@ -8,14 +8,9 @@ import signal
 import sys
 from collections.abc import Mapping
 from socket import dup, socket
-from threading import Thread
-from time import sleep
-from typing import Final
 
+from wsbroker import process_exit
 from wsbroker.worker.main import worker_main
-
-STAYED: Final = 1
-"""Exit code of a process that did not end by itself."""
 
 
 def interpreter_main(wire: int, control: int, spec: str, options: Mapping[str, object]) -> None:
@@ -74,14 +69,5 @@ def _adopted(end: int | bytes) -> socket:
 
 
 def _leave_within(limit_s: float) -> None:
-    def leave() -> None:
-        sleep(limit_s)
-        try:
-            os.write(2, f"worker process {os.getpid()} did not end within {limit_s:g} s: it exits now\n".encode())
-        finally:  # there may be no stderr
-            os._exit(STAYED)
-
-    try:
-        Thread(target=leave, name="leave", daemon=True).start()
-    except RuntimeError:
-        pass  # no threads left, or the end is here already
+    text = f"worker process {os.getpid()} did not end within {limit_s:g} s: it exits now"
+    process_exit.exit_within(limit_s, process_exit.STAYED, text)
