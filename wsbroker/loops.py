@@ -4,11 +4,10 @@ import asyncio
 import sys
 import warnings
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from wsbroker.guarded_log import GuardedLog, log_loop_error
-from wsbroker.worker.options import TO_THREAD
+from wsbroker.worker.forks import LoopGuard, to_thread_executor
 
 logger = GuardedLog(__name__)
 
@@ -31,11 +30,12 @@ def run_loop(main: Coroutine[object, object, None]) -> None:
     except BaseException:  # there are no descriptors left
         main.close()
         raise
-    loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix=TO_THREAD))
+    loop.set_default_executor(to_thread_executor())
     loop.set_exception_handler(log_loop_error)
     life = loop.create_task(main, name="wsbroker")
     try:
-        loop.run_until_complete(life)
+        with LoopGuard(loop):
+            loop.run_until_complete(life)
     finally:
         try:
             loop.run_until_complete(_end_what_is_left(life))

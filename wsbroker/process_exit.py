@@ -18,7 +18,6 @@ import io
 import os
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from time import monotonic, sleep
 from types import CodeType
@@ -67,14 +66,17 @@ def exit_forked(error: BaseException | None) -> NoReturn:
     """Ends the forked child of a process that goes on: flushes stdout and stderr and runs no `atexit` function.
 
     Args:
-        error: what ended the code that the child ran; its traceback is printed, but for a SystemExit. None: it returned.
+        error: what ended the code that the child ran, whose traceback is printed, but for a SystemExit; None: it
+            returned.
     """
+    from traceback import print_exception  # loads more than all the rest of this module
+
     try:
         if isinstance(error, SystemExit):
             if error.code is not None and not isinstance(error.code, int):
                 print(error.code, file=sys.stderr)
         elif error is not None:
-            traceback.print_exception(error)
+            print_exception(error)
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()
@@ -132,7 +134,7 @@ def _leave_threads(left: Sequence[threading.Thread], deadline: float) -> None:
 
 def call_before_atexit(function: Callable[[], None]) -> None:
     """Has `function` called at the end of the process, as the first of all `atexit` functions."""
-    # The callback comes when the main thread has ended. What is registered with `atexit` as late as that is called first.
+    # The callback comes when the main thread has ended. What is registered with `atexit` as late as that comes first.
     threading._register_atexit(atexit.register, function)  # type: ignore[attr-defined]
 
 

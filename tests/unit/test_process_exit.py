@@ -30,10 +30,8 @@ def test_the_status_after_an_exception_is_that_of_python(error: str, status: int
 
 def test_it_is_indeed() -> None:
     """All in one process that forks, as a start of Python takes long."""
-    program = "import os, sys\n" + "\n".join(
-        f"pid = os.fork()\nif not pid: raise {error}\nprint(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)"
-        for error, _ in ENDS
-    )
+    each = "pid = os.fork()\nif not pid: raise {}\nprint(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)"
+    program = "\n".join(["import os", *(each.format(error) for error, _ in ENDS)])
     if not hasattr(os, "fork"):
         pytest.skip("nothing forks there")
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)

@@ -149,6 +149,14 @@ class Front(Generic[AdmittedT]):
             listener.close()
         self._listeners.clear()
 
+    def descriptors(self) -> list[int]:
+        """Returns those of all listeners and of all connections that are not sockets."""
+        found = [sock.fileno() for listener in self._listeners for sock in listener.sockets]
+        for door in self.doors:
+            if door.wire is not None:
+                found.append(door.wire.get_extra_info("socket").fileno())
+        return found
+
     async def stop(self, timeout_s: float) -> None:
         """Ends: idle connections at once, requests in flight when they are answered, or `timeout_s` from now."""
         self.stop_listening()

@@ -7,6 +7,7 @@ from typing import Final, Protocol, cast
 
 from wsbroker.guarded_log import GuardedLog
 from wsbroker.wire.framing import Unpacker, pack
+from wsbroker.worker import forks
 
 logger = GuardedLog(__name__)
 
@@ -94,6 +95,7 @@ class Link(asyncio.Protocol):
     def close(self) -> None:
         """Drops the link at once; `on_lost` is not called, and what still comes in is ignored."""
         self._is_closed = True
+        forks.forget(self._become_child)
         if self._transport is not None:
             self._transport.abort()
             self._transport = None
@@ -104,6 +106,7 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keeps the transport."""
         self._transport = cast(asyncio.Transport, transport)
+        forks.in_child(self._become_child)
         if self._early:
             self._transport.write(self._early)
             self._early = b""
@@ -133,6 +136,11 @@ class Link(asyncio.Protocol):
         """The transport's buffer is under its low mark."""
         self.is_paused = False
         self._wake()
+
+    def _become_child(self) -> None:
+        """In a forked child: the worker could not learn of the server's end while the child lives."""
+        if self._transport is not None:
+            forks.replace([self._transport.get_extra_info("socket").fileno()])
 
     def _lose(self, reason: str) -> None:
         if not self._is_closed:

@@ -5,6 +5,7 @@ from time import monotonic, time
 from typing import Final, TypeVar
 
 from wsbroker.errors import HandlerError
+from wsbroker.process_exit import exit_forked
 from wsbroker.wire.http import Accept, HttpResponse, open_verdict, to_response
 from wsbroker.wire.targets import means_websocket
 from wsbroker.worker.loader import Handlers
@@ -66,6 +67,8 @@ class Calls:
         self.slowest = Slowest()
         self.notice_s = 0.0
         """A call that took no longer is of no interest: nothing more than this comparison is spent on it."""
+        self.is_forked = False
+        """This process is a child that a handler without a watch has forked: it ends where the handler ends."""
 
     # Where answers go. ------------------------------------------------------------------------------------------
 
@@ -89,6 +92,8 @@ class Calls:
 
     def succeeded(self, call: Call, returned: object) -> None:
         """The handler returned in time."""
+        if self.is_forked:
+            exit_forked(None)
         handler = call.handler
         if handler not in (OPEN, HTTP):
             if returned is not None:
@@ -124,6 +129,8 @@ class Calls:
 
     def failed(self, call: Call, error: BaseException) -> None:
         """The handler raised in time. SystemExit and KeyboardInterrupt are errors like any other here."""
+        if self.is_forked:
+            exit_forked(error)
         self._report.count(ERRORS)
         self._answer_failure(call, internal_error())
         self._report.failed(call.handler, call.socket_id, error)

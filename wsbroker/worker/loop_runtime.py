@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final, cast
 from wsbroker.guarded_log import log_loop_error
 from wsbroker.wire import events
 from wsbroker.wire.events import Event
+from wsbroker.worker.forks import LoopGuard, to_thread_executor
 from wsbroker.worker.loader import Handlers
-from wsbroker.worker.options import TO_THREAD, Options
+from wsbroker.worker.options import Options
 from wsbroker.worker.report import Report
 from wsbroker.worker.tasks import Call, Tasks, is_awaitable
 from wsbroker.worker.watch import Watch
@@ -22,7 +23,6 @@ from wsbroker.worker.wire_runtime import Unfinished, WireRuntime
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future
     from collections.abc import Callable
-    from concurrent.futures import ThreadPoolExecutor
     from socket import socket
 
 _QUEUED: Final = frozenset({events.OPEN, events.MESSAGE, events.CLOSE, events.FORGET})
@@ -64,7 +64,7 @@ class LoopRuntime(WireRuntime):
         """Runs the worker, from `handle_worker_start` to its end. What that handler raises reaches the caller."""
         from asyncio import Runner
 
-        with Runner(loop_factory=_new_loop) as runner:
+        with Runner(loop_factory=_new_loop) as runner, LoopGuard(runner.get_loop()):
             runner.run(self._main())
         return None
 
@@ -76,8 +76,7 @@ class LoopRuntime(WireRuntime):
         limits_s = {self._limit_s, self._http_limit_s}
         self._tasks = Tasks(self, limits_s, self._options.worker_hang_timeout, self._watch)
         self._over = loop.create_future()
-        if not self._options.owns_interpreter:
-            loop.set_default_executor(_to_thread_executor())
+        loop.set_default_executor(to_thread_executor())
         port = self._port
         port.wake = self._wake
         port.arm = self._arm
@@ -119,7 +118,7 @@ class LoopRuntime(WireRuntime):
                 if is_awaitable(returned):
                     await returned  # type: ignore[misc]
         except BaseException as error:
-            self._report.stop_failed(error)
+            self.stop_failed(error)
         self.stopped()
 
     # Events. ----------------------------------------------------------------------------------------------------
@@ -208,13 +207,6 @@ class LoopRuntime(WireRuntime):
     def _flush(self) -> None:
         self._is_armed = False
         self._port.flush()
-
-
-def _to_thread_executor() -> "ThreadPoolExecutor":
-    """asyncio's own, but for the names of its threads."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    return ThreadPoolExecutor(thread_name_prefix=TO_THREAD)
 
 
 def _new_loop() -> "AbstractEventLoop":

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 from wsbroker.errors import ConfigError
 from wsbroker.guarded_log import shown_error, shown_trace
+from wsbroker.process_exit import exit_forked
 from wsbroker.wire import commands
+from wsbroker.worker import forks
 from wsbroker.worker import port as ports
 from wsbroker.worker.helper import Helper
 from wsbroker.worker.loader import load
@@ -52,6 +54,14 @@ def worker_main(
     watch = Watch(min(limits_s) / LOOKS_PER_LIMIT, how.worker_hang_timeout, helper.interrupted, helper.hung)
     port = WirePort(wire, watch)
     token = ports.current.set(port)
+
+    def become_child() -> None:
+        """A child must not keep the wire open, or nobody learns of this worker's end."""
+        port.become_child()
+        wire.close()
+        control.close()
+
+    forks.in_child(become_child)
     try:
         if how.owns_interpreter:
             current_thread().name = name
@@ -64,11 +74,18 @@ def worker_main(
         helper.start(watch, port.abandon)
         _run(spec, how, name, port, watch, helper, wire)
     finally:
+        if port.is_forked:
+            exit_forked(sys.exception())
+        forks.forget(become_child)
         helper.stop()
         port.end()
         ports.current.reset(token)
         if ports.default is port:
             ports.set_default(None)
+        try:
+            wire.shutdown(2)  # SHUT_RDWR: the broker learns of the end, whatever process still holds a copy of this
+        except OSError:
+            pass  # the other end is gone
         wire.close()
         control.close()
 
@@ -78,6 +95,8 @@ def _run(spec: object, how: Options, name: str, port: WirePort, watch: Watch, he
     runtime: WireRuntime | None = None
     try:
         handlers = load(spec)
+        if port.is_forked:
+            exit_forked(None)
         unfinished: Unfinished | None = None
         if not handlers.is_async:
             runtime = WireRuntime(handlers, port, watch, report, how)
@@ -88,6 +107,8 @@ def _run(spec: object, how: Options, name: str, port: WirePort, watch: Watch, he
         runtime = LoopRuntime(handlers, port, watch, report, how, wire, helper.hung, unfinished)
         runtime.run()
     except BaseException as error:
+        if port.is_forked:
+            exit_forked(error)
         if runtime is not None and (runtime.is_started or port.is_ended):
             raise
         if isinstance(error, ConfigError):

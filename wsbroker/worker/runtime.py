@@ -4,12 +4,16 @@ The compiled runner calls the message handler itself. It comes here when the han
 slow, and for every other handler.
 """
 
+import sys
 from collections.abc import Awaitable, Callable
+from threading import get_ident
 from time import monotonic, time
 from typing import TYPE_CHECKING, cast
 
+from wsbroker.process_exit import exit_forked
 from wsbroker.types import SocketId
 from wsbroker.wire.http import Accept, HttpRequest, HttpResponse
+from wsbroker.worker import forks
 from wsbroker.worker.calls import Calls, no_http_handler
 from wsbroker.worker.loader import Handler, Handlers
 from wsbroker.worker.options import Options
@@ -52,6 +56,7 @@ class Runtime(Calls):
         self._http_limit_s = options.http_timeout
         self._tasks: Tasks | None = None
         self._epoch_s = time() - monotonic()
+        self._thread_id = get_ident()
 
     def _count(self, name: str, amount: int) -> None:
         self.counters[name] = self.counters.get(name, 0) + amount
@@ -61,10 +66,23 @@ class Runtime(Calls):
     async def start(self) -> None:
         """Runs `handle_worker_start`; what it raises reaches the caller."""
         self._runs()
-        if self._handlers.worker_start is not None:
-            returned = self._handlers.worker_start(self._options.worker_arg)
-            if is_awaitable(returned):
-                await cast(Awaitable[object], returned)
+        forks.in_child(self._become_child)
+        try:
+            if self._handlers.worker_start is not None:
+                returned = self._handlers.worker_start(self._options.worker_arg)
+                if is_awaitable(returned):
+                    await cast(Awaitable[object], returned)
+        except BaseException as error:
+            if self.is_forked:
+                exit_forked(error)
+            forks.forget(self._become_child)
+            raise
+        if self.is_forked:
+            exit_forked(None)
+
+    def _become_child(self) -> None:
+        if get_ident() == self._thread_id:
+            self.is_forked = self._runs().is_forked = True
 
     async def stop(self, timeout_s: float) -> bool:
         """Waits for the handlers that run, cancels those that do not end, and runs `handle_worker_stop`.
@@ -88,8 +106,13 @@ class Runtime(Calls):
             self._report.stop_failed(error)
             is_idle = False
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # a handler does not end the server
+            if self.is_forked:
+                exit_forked(error)
             self._report.stop_failed(error)
         finally:
+            if self.is_forked:
+                exit_forked(sys.exception())
+            forks.forget(self._become_child)
             tasks.close()
         return is_idle
 
@@ -128,6 +151,8 @@ class Runtime(Calls):
         Returns:
             how long is of no interest from now on.
         """
+        if self.is_forked:
+            exit_forked(None)
         epoch_s, self._epoch_s = self._epoch_s, time() - monotonic()
         if abs(self._epoch_s - epoch_s) < seconds / 2:
             if seconds > self._limit_s:

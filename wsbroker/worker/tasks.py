@@ -6,6 +6,7 @@ from time import monotonic
 from types import CoroutineType, TracebackType
 from typing import TYPE_CHECKING, Final, Protocol
 
+from wsbroker.process_exit import exit_forked
 from wsbroker.worker.report import position
 from wsbroker.worker.watch import HandlerTimeout, Watch
 
@@ -125,7 +126,10 @@ class Run(Coroutine[object, object, None]):
         try:
             watch = self._tasks.watch
             if watch is None:
-                return go(value)
+                waits_for = go(value)
+                if self._tasks.is_forked:
+                    exit_forked(None)
+                return waits_for
             call = self.call
             start = monotonic()
             # What is late already runs its clean-up: as long as its hanging is tolerated.
@@ -207,6 +211,8 @@ class Tasks:
 
         self.hang_s = hang_s
         self.watch = watch
+        self.is_forked = False
+        """This process is a child that a handler without a watch has forked."""
         self._owner = owner
         self._loop = loop = get_running_loop()
         self._deadlines = {limit_s: _Deadlines(loop, limit_s, self._expire) for limit_s in limits_s}
@@ -272,6 +278,8 @@ class Tasks:
 
     def ended(self, run: Run, returned: object, error: BaseException | None) -> None:
         """A run has ended; called by it."""
+        if self.is_forked:
+            exit_forked(error)
         run.is_ended = True
         run.task = None
         self._runs.pop(run).discard(run)

@@ -85,6 +85,7 @@ class WirePort(Port):
         "closing",
         "is_abandoned",
         "is_ended",
+        "is_forked",
         "own_tokens",
         "queues",
         "running",
@@ -121,6 +122,8 @@ class WirePort(Port):
         """The other end is gone, or the worker has ended."""
         self.is_abandoned = False
         """Nobody is interested in this worker any more."""
+        self.is_forked = False
+        """This process is a child that a handler has forked."""
         self.abandoned: Callable[[], None] | None = None
         """Tells the runtime, from any thread, that no further handler is to begin."""
         self.arm: Callable[[], None] | None = None
@@ -565,6 +568,17 @@ class WirePort(Port):
             self.abandoned()
         if self.wake is not None:
             self.wake()
+
+    def become_child(self) -> None:
+        """In a process that was forked from the worker's: no call gets to the broker.
+
+        If the worker's own thread was it, with a handler, the process ends where that handler ends.
+        """
+        if get_ident() == self._thread_id:
+            self.is_forked = True
+            self._watch.become_child()
+        self.is_ended = True
+        self._thread_id = 0
 
     def end(self) -> None:
         """The worker has ended: threads that it leaves behind are sent to the broker, where there is one."""

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Final, NamedTuple, TypeVar, cast
 
 from wsbroker.errors import HandlerError
+from wsbroker.process_exit import exit_forked
 from wsbroker.types import SocketId
 from wsbroker.wire import commands, events
 from wsbroker.wire.events import Event
@@ -78,6 +79,8 @@ class WireRuntime(Calls):
 
     def started(self) -> None:
         """Says that the worker is ready."""
+        if self._port.is_forked:
+            exit_forked(None)
         self.is_started = True
         self._port.tell((commands.STARTED, list(self._handlers.names)))
         self._port.flush()
@@ -104,11 +107,19 @@ class WireRuntime(Calls):
                 if is_awaitable(returned):
                     _run_to_end(cast(Awaitable[object], returned))
         except BaseException as error:
-            self._report.stop_failed(error)
+            self.stop_failed(error)
         self.stopped()
+
+    def stop_failed(self, error: BaseException) -> None:
+        """Says that `handle_worker_stop` raised."""
+        if self._port.is_forked:
+            exit_forked(error)
+        self._report.stop_failed(error)
 
     def stopped(self) -> None:
         """Says that nothing more comes."""
+        if self._port.is_forked:
+            exit_forked(None)
         self._port.flush()
         self._port.tell((commands.STOPPED,))
         self._port.flush()
