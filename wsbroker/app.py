@@ -23,8 +23,8 @@ from wsbroker.folders import working_directory
 from wsbroker.front.listening import group_number
 from wsbroker.guarded_log import GuardedLog, shown_error, write_to_stderr
 from wsbroker.loops import LOOP_END_S, restore_switch_interval, run_loop, set_switch_interval
-from wsbroker.redefinition import is_redefined
 from wsbroker.process_exit import leave_threads_within
+from wsbroker.redefinition import is_redefined
 from wsbroker.reload import check_available
 from wsbroker.running import Server as Server
 from wsbroker.running import claim, lock, refuse_newer

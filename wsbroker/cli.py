@@ -13,8 +13,8 @@ Exit codes
 Every error but the unexpected one is a single line on stderr, ``wsbroker: error: …``; with ``--log-level debug`` its
 traceback too. Secrets are never shown.
 
-May import: `config`, `sources`, `addresses`, `folders`, `open_sockets`, `standard_streams`, `process_exit`, `errors`,
-click; `app` and `build` only when they are needed.
+May import: `config`, `sources`, `addresses`, `folders`, `open_sockets`, `standard_streams`, `signals`, `process_exit`,
+`errors`, click; `app` and `build` only when they are needed.
 """
 
 import errno
@@ -38,6 +38,7 @@ from wsbroker.config import GROUPS, SETTINGS, Config, Settings
 from wsbroker.errors import ConfigError, WorkerError, WSBrokerError
 from wsbroker.folders import absolute_path, working_directory
 from wsbroker.guarded_log import GuardedLog, write_to_stderr
+from wsbroker.signals import end_program_by_signals
 from wsbroker.standard_streams import open_standard_streams
 
 OK: Final = 0
@@ -62,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
+    is_program = argv is None
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["bench"]:  # an application of this name is reached as ./bench.py
         from wsbroker.bench.command import main as bench
@@ -71,7 +73,10 @@ def _main(argv: Sequence[str] | None) -> int:
         parsed = _command().main(args=arguments, prog_name="wsbroker", standalone_mode=False)
         if isinstance(parsed, int):  # --help and --version
             return parsed
-        return _serve(_plan(cast("dict[str, object]", parsed), os.environ))
+        plan = _plan(cast("dict[str, object]", parsed), os.environ)
+        if is_program:
+            end_program_by_signals()
+        return _serve(plan)
     except click.NoSuchOption as error:
         # click adds the flag to the name of a short option; the name as it was typed is what helps
         name = error.option_name

@@ -9,7 +9,6 @@ May import: everything. It is the only place where `front`, `pool` and `server` 
 """
 
 import asyncio
-import logging
 import math
 import signal
 import time

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -156,6 +157,31 @@ def test_ctrl_c_reaches_the_workers_too_and_is_the_servers_business() -> None:
         assert {int(talk(server, "process")) for _ in workers} == set(workers)
         assert server.stop(signal.SIGINT) == 0
         assert "lost" not in server.log
+
+
+@linux
+def test_a_child_that_outlives_a_killed_server_keeps_no_worker(tmp_path: Path) -> None:
+    """A worker ends with its wire, so the child must not have the server's end of it."""
+    os.mkfifo(tmp_path / "pipe")
+    script = f"""
+import os
+import wsbroker
+if __name__ == "__main__":
+    server = wsbroker.start("127.0.0.1:0", worker="{APPS}Hangs", worker_kind="process", workers=2)
+    if os.fork() == 0:
+        os.open({str(tmp_path / "pipe")!r}, os.O_RDONLY)
+        os._exit(0)
+    print("forked", flush=True)
+"""
+    environment = {**os.environ, **PATH}
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment) as server:
+        assert server.stdout is not None and server.stdout.readline() == b"forked\n"
+        found = children(server.pid)
+        assert len(found) == 3
+        server.kill()
+        until(lambda: sum(map(has_ended, found)) == 2)
+        with open(tmp_path / "pipe", "wb"):
+            until(lambda: all(map(has_ended, found)))
 
 
 @linux

@@ -13,12 +13,13 @@ from typing import Final
 from wsbroker.guarded_log import GuardedLog
 from wsbroker.pool.carrier import Carrier, Work
 from wsbroker.pool.executable import PARENT_VARIABLE
+from wsbroker.worker.forks import SERVER_SIGNALS
 from wsbroker.worker.logs import levels_here
 
 logger = GuardedLog(__name__)
 
 PROGRAM: Final = (
-    "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); import marshal, sys; "
+    "import marshal, sys; "
     "sys.path[:], sys.argv[:], start = marshal.loads(sys.stdin.buffer.read()); "
     "from wsbroker.worker.entry import process_main; process_main(*start)"
 )
@@ -82,11 +83,16 @@ class ProcessCarrier(Carrier):
 def _spawn(name: str, descriptors: Sequence[int]) -> "subprocess.Popen[bytes]":
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     command = [sys.executable, *flags, "-P", "-c", PROGRAM, f"wsbroker {name}"]
-    is_inherited = sys.platform != "win32"
     environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
-    return subprocess.Popen(
-        command, stdin=subprocess.PIPE, pass_fds=descriptors if is_inherited else (), env=environment
-    )
+    if sys.platform == "win32":
+        return subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
+    # Its handlers stand only when it has started, and a signal to the whole process group may come before: the process
+    # inherits what is blocked here. (In this thread only; it waits for the process and does nothing else.)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SERVER_SIGNALS)
+    try:
+        return subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=descriptors, env=environment)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _shared(end: socket.socket, process_id: int) -> int | bytes:

@@ -8,8 +8,10 @@ import signal
 import sys
 from collections.abc import Mapping
 from socket import dup, socket
+from types import FrameType
 
 from wsbroker import process_exit
+from wsbroker.worker import forks
 from wsbroker.worker.main import worker_main
 
 
@@ -31,8 +33,9 @@ def process_main(
 ) -> None:
     """Runs a worker in this process.
 
-    SIGINT is ignored: a Ctrl-C goes to all processes of a terminal, and the server stops its workers itself. When the
-    server is gone, so is the other end of the wire, and the worker ends as after a stop.
+    The signals that stop the server do nothing here: they often go to all processes of a group (a terminal's Ctrl-C or
+    hang-up, `timeout`, systemd), and the server stops its workers itself. When the server is gone, so is the other end
+    of the wire, and the worker ends as after a stop.
 
     Args:
         wire: descriptor of the wire's end, now this process's; on Windows what `socket.share` has made of it.
@@ -42,19 +45,40 @@ def process_main(
         limit_s: how long it may stay when the server is gone or its own end has begun: a handler may be stuck, or a
             thread that it has started. A server that is there does not wait longer itself.
     """
+    _live_through_signals()
     os.environ.pop("WSBROKER_WORKER_OF", None)  # see pool/executable.py: a program that a handler starts is no copy
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     ends = _adopted(wire), _adopted(control)
-    if sys.platform != "win32":
-        # A process that a handler forks must not keep the wire open, or nobody learns of this one's end.
-        for end in ends:
-            os.register_at_fork(after_in_child=end.close)
     try:
         worker_main(*ends, sys.path, spec, options, lambda: _leave_within(limit_s))
     finally:
         _leave_within(limit_s)
+
+
+def _live_through_signals() -> None:
+    """Has the signals that stop the server do nothing. Until now they were blocked, by the server before the start.
+
+    They are not ignored: that would hold for each program that a handler starts, which could not be ended then. One
+    that is ignored already is to stay so, for those too (SIGHUP after `nohup`).
+    """
+    numbers = [number for number in forks.SERVER_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    forks.take_signals(numbers, _do_nothing, _restore_signals)
+    if sys.platform != "win32":
+        for number in numbers:
+            signal.siginterrupt(number, False)  # nor does a call in C of some library notice
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, forks.SERVER_SIGNALS)
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    """What a signal does that is for the server."""
+
+
+def _restore_signals() -> None:
+    """In a forked child, which is not the server's business."""
+    for number in forks.SERVER_SIGNALS:
+        if signal.getsignal(number) is _do_nothing:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def _adopted(end: int | bytes) -> socket:

@@ -45,6 +45,7 @@ def be(output: int, arguments: list[str], script: str | None, environment: dict[
     """Is the program; does not return."""
     code: Any = 70
     try:
+        os.setpgid(0, 0)  # a test may signal to all of it
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.close(output)
