@@ -27,7 +27,7 @@ from wsbroker.process_exit import leave_threads_within
 from wsbroker.redefinition import is_redefined
 from wsbroker.reload import check_available
 from wsbroker.running import Server as Server
-from wsbroker.running import claim, lock, refuse_newer
+from wsbroker.running import claim, lock, refuse_newer, wait_at_end, wait_until_set
 from wsbroker.signals import Signals, second_signal_by_default, second_signal_exits, take_signals
 from wsbroker.standard_streams import open_standard_streams
 from wsbroker.worker.options import TO_THREAD
@@ -144,10 +144,12 @@ def start(
     interval = server._interval_s = set_switch_interval()
     thread = threading.Thread(target=main, name="wsbroker", daemon=False)
     try:
+        wait_at_end()
         thread.start()
-        opened.wait()
+        wait_until_set(opened)
         if failures:
-            thread.join()
+            wait_until_set(server._stopped)
+            thread.join()  # past its last lines
             raise failures[0]
         restore = take_signals(server, second_signal_by_default) if takes_signals else None
         if restore is not None:
@@ -178,16 +180,18 @@ def run(
     """Serves until SIGINT, SIGTERM or `Server.stop`, in the calling thread; for programs that do nothing else.
 
     It changes the process: signal handlers, garbage collector (`gc.freeze` after the start), limit of open files,
-    switch interval, standard streams that are closed (they become the null device, as they do for `start`); a second
-    signal ends the process at once with status 128 + its number. A program that ends after it waits for what handlers
-    have left to `asyncio.to_thread` no longer than `shutdown_timeout` from the stop on.
+    switch interval, standard streams that are closed (they become the null device, as they do for `start`). A second
+    signal, half a second after the first or later, ends the process at once with status 128 + its number. A program
+    that ends after it waits for what handlers have left to `asyncio.to_thread` no longer than `shutdown_timeout` from
+    the stop on.
 
     Args:
         bind: see `start`.
         worker: see `start`.
         config: see `start`.
         reload: exchange the workers when the application's files change (kinds `interpreter` and `process`), or
-            restart the process (the others); for development. SIGHUP exchanges them at any time.
+            restart the process (the others); for development. SIGHUP exchanges them at any time, unless
+            it was ignored when the program started (`nohup`).
         **settings: any field of `Config`.
 
     Raises:

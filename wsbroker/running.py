@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
+from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Final, TypeVar
@@ -32,12 +33,16 @@ _T = TypeVar("_T")
 ANSWER_S: Final = 10.0
 """How long other threads wait for the event loop to tell its statistics."""
 
+SLICE_S: Final = 0.5
+"""How long a thread waits for a lock at a time: its signals come no later."""
+
 STOPPED_MEANWHILE: Final = "the server has stopped meanwhile"
 
 lock: Final = threading.Lock()
 """Held while the running server, or what is registered for the next one, changes; never locked in a forked child."""
 
 _running: "Server | None" = None
+_is_waiting_at_end = False
 
 
 class Server:
@@ -55,7 +60,6 @@ class Server:
         self._stop_asked_at = 0.0
         self._stop_timeout_s = config.shutdown_timeout
         self._stopped = threading.Event()
-        self._is_forked = False
         self._stopped_async: asyncio.Event | None = None
         self._failure: BaseException | None = None
         self._interval_s: float | None = None
@@ -98,7 +102,7 @@ class Server:
         self._ask_to_stop(timeout_s)
         if threading.get_ident() == self._loop_thread or port.current.get() is not None:
             return
-        self._stopped.wait()
+        wait_until_set(self._stopped)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Blocks until the server has stopped; False if `timeout_s` seconds went by first.
@@ -109,7 +113,7 @@ class Server:
         """
         if threading.get_ident() == self._loop_thread:
             raise CommandError("wait() would block the event loop it waits for: use 'await server.wait_closed()'")
-        if not self._stopped.wait(timeout_s):
+        if not wait_until_set(self._stopped, timeout_s):
             return False
         if self._failure is not None:
             raise self._failure
@@ -192,7 +196,8 @@ class Server:
 
     def _wait_for(self, answer: "Future[_T]", timeout_s: float | None) -> _T:
         try:
-            return answer.result(timeout_s)
+            wait_in_slices(partial(_is_done_within, answer), timeout_s)
+            return answer.result(0)
         except CancelledError:
             raise CommandError(STOPPED_MEANWHILE) from None
         finally:
@@ -299,7 +304,6 @@ class Server:
 
     def _forget(self) -> None:
         """In a child process: the server is the parent's."""
-        self._is_forked = True
         self._loop = self._node = None
         self._loop_thread = 0
         self._stopped = threading.Event()  # another thread may have held the lock of the old one
@@ -415,6 +419,64 @@ def _statistics(node: Node) -> dict[str, object]:
     return {**node.statistics(), "workers": node.pool.statistics()}
 
 
+def wait_until_set(event: threading.Event, timeout_s: float | None = None) -> bool:
+    """Waits for an event as `Event.wait` does, and misses no signal; returns whether it is set."""
+    return wait_in_slices(event.wait, timeout_s)
+
+
+def wait_in_slices(wait_for: Callable[[float], bool], timeout_s: float | None = None) -> bool:
+    """Waits as long as it takes, or `timeout_s`, in slices.
+
+    A signal that comes between the last look for one and the beginning of a wait for a lock does not end that wait, so
+    its handler, which may be what all wait for, would not run before it ends.
+
+    Args:
+        wait_for: waits for so many seconds; returns whether that for which it waits is there.
+        timeout_s: seconds; None: no limit.
+
+    Returns:
+        whether it is there.
+    """
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    while True:
+        left_s = SLICE_S if deadline is None else deadline - time.monotonic()
+        if wait_for(max(0.0, min(left_s, SLICE_S))):
+            return True
+        if deadline is not None and left_s <= SLICE_S:
+            return False
+
+
+def wait_at_end() -> None:
+    """Has the main thread, when it has come to its end, wait for the server that runs then, before all else.
+
+    Python would wait for the server's thread too, but only after it has shut down `concurrent.futures`, so that
+    `asyncio.to_thread` fails in handlers from then on; and in a wait that may miss a signal.
+    """
+    import concurrent.futures.thread  # noqa: F401  it registers its own end, and who comes last is called first
+
+    global _is_waiting_at_end
+    with lock:
+        if not _is_waiting_at_end:
+            threading._register_atexit(_wait_for_running)  # type: ignore[attr-defined]
+            _is_waiting_at_end = True
+
+
+def _wait_for_running() -> None:
+    server = _running
+    if server is not None and server._interval_s is not None:  # it has a thread of its own
+        wait_until_set(server._stopped)
+
+
+def _is_done_within(answer: "Future[Any]", seconds: float) -> bool:
+    try:
+        answer.exception(seconds)
+    except TimeoutError:
+        return answer.done()
+    except CancelledError:
+        pass
+    return True
+
+
 def claim(server: Server) -> None:
     """Takes the one place for a running server. Under `lock`.
 
@@ -446,8 +508,6 @@ def _forked() -> None:
     global _running
     server, _running = _running, None
     lock.release()
-    port.set_default(None)
-    port.current.set(None)  # a handler that forks would speak on its worker's wire, together with the worker
     if server is not None:
         server._forget()
 

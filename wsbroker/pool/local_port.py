@@ -38,6 +38,8 @@ _T = TypeVar("_T")
 
 NO_WORKER: Final = -1
 """The lane of commands that are not a worker's."""
+SLICE_S: Final = 0.5
+"""How long a thread waits for the loop at a time: a signal that comes as a wait begins is handled only when it ends."""
 COMMAND_OVERHEAD_BYTES: Final = 128
 """What a waiting command costs beyond its data, so that a flood of empty ones reaches the limit too."""
 
@@ -315,7 +317,8 @@ class LocalPort(Port):
                 self._leave(me)
             if blocked is None:
                 return
-            blocked.acquire()  # until the loop has applied what waits, or stops
+            while not blocked.acquire(timeout=SLICE_S):  # until the loop has applied what waits, or stops
+                pass
 
     def _ask(self, *question: object) -> object:
         """Appends a question and waits for its answer."""
@@ -334,7 +337,8 @@ class LocalPort(Port):
                 self._append((commands.ASK, self._last_question, *question), COMMAND_OVERHEAD_BYTES)
         finally:
             self._leave(me)
-        asked.done.acquire()
+        while not asked.done.acquire(timeout=SLICE_S):
+            pass
         if asked.error:
             raise CommandError(asked.error)
         return asked.value

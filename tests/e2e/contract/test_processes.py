@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import textwrap
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -50,6 +51,17 @@ def connected(process: ServerProcess, *more: bytes, path: str = "/") -> Peer:
     peer = Peer(("127.0.0.1", process.port))
     peer.upgrade(*more, path=path)
     return peer
+
+
+def send_until_ended(program: ServerProcess, number: signal.Signals) -> None:
+    """Sends a signal again and again: what comes half a second after the first one is the second."""
+    for _ in range(1000):
+        program.process.send_signal(number)
+        try:
+            program.process.wait(0.02)
+            return
+        except subprocess.TimeoutExpired:
+            continue
 
 
 @pytest.fixture
@@ -98,7 +110,7 @@ def test_a_second_signal_ends_the_command_line_at_once(forks: Forks, kind: Worke
         assert peer.text() == "waiting"
         server.process.send_signal(number)
         assert peer.close_frame() == BYE
-        server.process.send_signal(number)
+        send_until_ended(server, number)
         assert server.ended() == 128 + number
         assert "second signal: exiting at once" in server.log
         assert "Traceback" not in server.log
@@ -110,13 +122,7 @@ def test_a_second_signal_ends_a_handler_that_blocks_the_loop(forks: Forks) -> No
         peer = connected(server, text("here 1"))
         assert peer.text() == "1"
         peer.send(text("tell next(0 for one in iter(int, 1) if one)"))
-        for _ in range(1000):
-            server.process.send_signal(signal.SIGTERM)
-            try:
-                server.process.wait(0.02)
-                break
-            except subprocess.TimeoutExpired:
-                continue
+        send_until_ended(server, signal.SIGTERM)
         assert server.ended() == 143
         peer.end()
 
@@ -292,6 +298,46 @@ def test_a_program_that_waits_for_the_server_is_not_interrupted(script: Script) 
         assert program.log.splitlines()[-1] == "True behind wait()"
 
 
+@pytest.mark.parametrize("last", ["server.wait()", "pass"])
+def test_no_wait_of_a_program_misses_a_signal(last: str, script: Script) -> None:
+    """One that comes just before a wait for a lock does not end that wait, as one does not that another thread gets."""
+    source = f"""
+        import signal, threading
+        import wsbroker
+        def signals():
+            print("started")
+            threading.Event().wait(0.1)  # the main thread waits by now
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+        server = wsbroker.start("127.0.0.1:0", worker={APPS + "echo"!r}, worker_kind="inline")
+        threading.Thread(target=signals, daemon=True).start()
+        {last}
+    """
+    with script(source) as program:
+        program.wait_for_line(STARTED, START_S)
+        assert program.ended() == 0
+
+
+def test_a_script_that_ends_with_start_goes_on_with_threads(script: Script) -> None:
+    """Python shuts `asyncio.to_thread` down when the main thread ends, before it waits for the server's."""
+    source = """
+        import asyncio
+        import wsbroker
+        class Threads:
+            async def handle_http_request(self, request):
+                return await asyncio.to_thread(str, 42)
+        wsbroker.start("127.0.0.1:0", worker=Threads(), worker_kind="inline")
+        print("started")
+    """
+    with script(source) as program:
+        program.wait_for_line(STARTED, START_S)
+        time.sleep(0.1)  # the main thread has come to its end
+        connection = http.client.HTTPConnection("127.0.0.1", program.port, timeout=PATIENCE_S)
+        connection.request("GET", "/")
+        assert connection.getresponse().read() == b"42"
+        connection.close()
+        assert program.stop() == 0
+
+
 def test_signals_that_a_program_handles_itself_stay_its_own(script: Script) -> None:
     source = f"""
         import signal, sys
@@ -334,7 +380,7 @@ def test_a_second_signal_after_start_is_the_default(script: Script) -> None:
         assert peer.text() == "waiting"
         program.process.send_signal(signal.SIGTERM)
         assert peer.close_frame() == BYE
-        program.process.send_signal(signal.SIGTERM)
+        send_until_ended(program, signal.SIGTERM)
         assert program.ended() == -signal.SIGTERM
         peer.end()
 
