@@ -142,12 +142,12 @@ def test_a_record_with_anything_in_its_fields_crosses(
         "name": NAME,
     }
     logger.handle(logging.makeLogRecord(odd))
-    logger.error("%s %r \ud800", Odd(), {1, 2})
     port.replay()
-    first, second = caplog.records
+    (first,) = caplog.records
     assert (first.getMessage(), first.stack_info, first.funcName, first.lineno) == ("odd", "odd", "odd", 0)
     assert first.exc_text == "(no traceback that could be shown)"
-    assert second.getMessage() == "odd {1, 2} \ud800"
+    logger.error("%s %r \ud800", Odd(), {1, 2})  # not replayed: pytest-xdist cannot send what pytest would capture
+    assert port.records[-1][3] == "odd {1, 2} \ud800"
 
 
 class Unshowable(Exception):
