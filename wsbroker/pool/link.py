@@ -54,7 +54,7 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._resumed: asyncio.Future[None] | None = None
         self._is_closed = False
-        self._early = b""
+        self._early: list[bytes] = []
         """What was queued before there was a transport."""
         self.is_paused = False
         """The transport has enough for now: whoever can wait calls `drain` before the next write."""
@@ -74,7 +74,7 @@ class Link(asyncio.Protocol):
         if transport is not None:
             transport.write(pack(batch))
         elif not self._is_closed:
-            self._early += pack(batch)
+            self._early.append(pack(batch))
 
     async def drain(self) -> None:
         """Waits until the transport takes more, or the link is closed. For one task at a time."""
@@ -108,8 +108,8 @@ class Link(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         forks.in_child(self._become_child)
         if self._early:
-            self._transport.write(self._early)
-            self._early = b""
+            self._transport.write(b"".join(self._early))
+            self._early.clear()
 
     def data_received(self, data: bytes) -> None:
         """Hands each complete batch on."""

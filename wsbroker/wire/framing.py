@@ -24,12 +24,16 @@ def pack(batch: list[tuple[object, ...]]) -> bytes:
     return size.to_bytes(HEADER_BYTES, "big") + body
 
 
-def split(chunks: list[bytes]) -> tuple[list[list[tuple[object, ...]]], list[bytes]]:
+def split(chunks: list[bytes], size: int) -> tuple[list[list[tuple[object, ...]]], list[bytes]]:
     """Returns the batches that are complete in these bytes, oldest first, and the bytes that are left.
 
-    It changes nothing: whoever is interrupted in it can do it again.
+    It changes nothing: whoever is interrupted in it can do it again. O(1) while the first batch is not complete, so that
+    a batch of 100 MiB costs as much in pieces of 4 KiB as in one.
+
+    Args:
+        chunks: the bytes in pieces, as they were read.
+        size: of all of them together; the caller keeps count.
     """
-    size = sum(map(len, chunks))
     if size < HEADER_BYTES:
         return [], chunks
     first = chunks[0]
@@ -54,12 +58,20 @@ def split(chunks: list[bytes]) -> tuple[list[list[tuple[object, ...]]], list[byt
 class Unpacker:
     """Turns the bytes of a wire, split anywhere, back into batches."""
 
-    __slots__ = ("_chunks",)
+    __slots__ = ("_chunks", "_size")
 
     def __init__(self) -> None:
         self._chunks: list[bytes] = []
+        self._size = 0
+        """Bytes in `_chunks`."""
 
     def feed(self, data: bytes) -> list[list[tuple[object, ...]]]:
         """Takes the next bytes; returns the batches that are complete now, oldest first."""
-        batches, self._chunks = split([*self._chunks, data])
+        chunks = self._chunks
+        chunks.append(data)
+        self._size += len(data)
+        batches, rest = split(chunks, self._size)
+        if rest is not chunks:
+            self._chunks = rest
+            self._size = sum(map(len, rest))
         return batches

@@ -71,6 +71,7 @@ class WirePort(Port):
         "_has_more",
         "_is_writing",
         "_lock",
+        "_measured",
         "_reader",
         "_room",
         "_thread_id",
@@ -109,6 +110,8 @@ class WirePort(Port):
         self._changed = Condition(self._lock)
         self._unsorted: list[bytes] = []
         """What was read and does not stand in the next two yet."""
+        self._measured = (0, 0)
+        """How many pieces of it have been measured, and their bytes. Replaced as a whole, with the lock."""
         self._sorted: tuple[list[Event], ...] = ()
         """Batches of events that were read after those of the backlog. Replaced as a whole, with the lock."""
         self._backlog: deque[list[Event]] = deque()
@@ -523,7 +526,11 @@ class WirePort(Port):
             return False  # that thread is about to add to it, and sorts it then
         if unsorted and not unsorted[-1]:
             self.is_ended = True
-        batches, rest = split(unsorted)
+        count, size = self._measured
+        if count < len(unsorted):
+            size += sum(map(len, unsorted[count:]))
+            self._measured = (len(unsorted), size)
+        batches, rest = split(unsorted, size)
         kept: list[list[Event]] = []
         answers = self._answers
         for batch in batches:
@@ -534,7 +541,8 @@ class WirePort(Port):
                 batch = [event for event in batch if event[0] != ANSWER]
             if batch:
                 kept.append(batch)
-        self._unsorted, self._sorted = list(rest), (*self._sorted, *kept)
+        if rest is not unsorted:
+            self._unsorted, self._measured, self._sorted = rest, (0, 0), (*self._sorted, *kept)
         self._changed.notify_all()
         return bool(batches)
 

@@ -1,5 +1,7 @@
 """Batches on a stream of bytes."""
 
+from typing import ClassVar
+
 import pytest
 
 from wsbroker.wire.framing import Unpacker, pack
@@ -23,3 +25,24 @@ def test_batches_come_out_as_they_went_in_however_the_bytes_are_split(size: int)
 def test_what_the_wire_does_not_carry_is_refused() -> None:
     with pytest.raises(ValueError):
         pack([(object(),)])
+
+
+class Piece(bytes):
+    """Bytes that count how often anybody looks at them."""
+
+    looks: ClassVar[int] = 0
+
+    def __len__(self) -> int:
+        Piece.looks += 1
+        return super().__len__()
+
+
+def test_a_batch_in_many_pieces_costs_each_piece_once() -> None:
+    batch: list[tuple[object, ...]] = [(1, b"x" * 10_000)]
+    stream = pack(batch)
+    pieces = [Piece(stream[at : at + 10]) for at in range(0, len(stream), 10)]
+    unpacker = Unpacker()
+    Piece.looks = 0
+    found = [batch for piece in pieces for batch in unpacker.feed(piece)]
+    assert found == [batch]
+    assert Piece.looks <= 4 * len(pieces)

@@ -248,8 +248,8 @@ def test_another_thread_that_waits_is_not_left_waiting_by_a_reader_that_was_inte
                 time.sleep(0)
             answers.append(port.subscriber_count(b"other"))
 
-        def fails(chunks: list[bytes]) -> tuple[list[list[Command]], list[bytes]]:
-            batches, rest = framing.split(chunks)
+        def fails(chunks: list[bytes], size: int) -> tuple[list[list[Command]], list[bytes]]:
+            batches, rest = framing.split(chunks, size)
             if batches and threading.get_ident() == me and not failed:
                 failed.append(True)
                 raise MemoryError

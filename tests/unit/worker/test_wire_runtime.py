@@ -5,8 +5,10 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from enum import StrEnum
+from typing import ClassVar, cast
 
 import pytest
 
@@ -974,3 +976,33 @@ def test_what_the_worker_does_not_understand_is_skipped_counted_and_logged_once(
         assert broker.next_control(control.REFUSED, control.ALIVE) == (control.ALIVE, 5)
     [record] = caplog.records
     assert record.getMessage().startswith("event not understood and skipped") and "kind=99" in record.getMessage()
+
+
+class Piece(bytes):
+    """Bytes that count how often anybody looks at them."""
+
+    looks: ClassVar[int] = 0
+
+    def __len__(self) -> int:
+        Piece.looks += 1
+        return super().__len__()
+
+
+class PiecewiseWire:
+    """A wire that hands out a few bytes at a time."""
+
+    def __init__(self, data: bytes) -> None:
+        self.pieces = deque(Piece(data[at : at + 10]) for at in range(0, len(data), 10))
+
+    def recv(self, size: int) -> bytes:
+        return self.pieces.popleft() if self.pieces else b""
+
+
+def test_events_that_come_in_many_pieces_cost_each_piece_once() -> None:
+    sent = [[message(1, "x" * 10_000)], [message(2, "y")]]
+    wire = PiecewiseWire(b"".join(map(pack, sent)))
+    count = len(wire.pieces)
+    port = WirePort(cast(socket.socket, wire), Watch(float("inf"), 1.0, print, print))
+    Piece.looks = 0
+    assert [port.next_batch(), port.next_batch(), port.next_batch()] == [*sent, None]
+    assert Piece.looks <= 8 * count
