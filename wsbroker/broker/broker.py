@@ -518,7 +518,8 @@ class Broker:
         return lane
 
     def receive(self, socket: Socket, data: object, size: i64) -> None:
-        """A message came in: on its way to the socket's worker, or into the inbox while there is no credit."""
+        """A message came in: on its way to the socket's worker, or into the inbox while there is no credit or the
+        socket has its share in flight."""
         self.counters.messages_received += 1
         lane = socket.lane
         if lane.is_inline:
@@ -551,12 +552,19 @@ class Broker:
 
     def handled(self, lane: Lane, done: list[tuple[int, int]]) -> None:
         """A worker's handlers have ended: credit comes back, readings resume, inboxes move on."""
-        lane.messages -= len(done)
+        count: i64 = len(done)
+        lane.messages -= count
+        lane.handled += count
         for socket_id, cost in done:
             lane.in_flight -= cost
             socket = self.sockets.get(socket_id)
             if socket is not None:
+                lane.return_share(socket, cost)
                 self.release(socket, cost)
+            elif lane.inboxes:  # it has left the tables: its last messages, and its CLOSE, may still wait for its share
+                socket = lane.inboxes.get(socket_id)
+                if socket is not None:
+                    lane.return_share(socket, cost)
         if lane.move_on():
             self._list(lane)
 
@@ -599,15 +607,7 @@ class Broker:
         """
         lane = self.lanes[index]
         lane.generation += 1
-        lane.in_flight = 0
-        lane.messages = 0
-        for socket in self.sockets.values():
-            if socket.lane is lane:
-                socket.token_seen = 0
-                socket.is_token_stale = socket.token is not None
-        for socket in lane.waiting:  # some have left the tables, with messages that are not handled yet
-            socket.token_seen = 0
-            socket.is_token_stale = socket.token is not None
+        lane.forget_worker(self.sockets)
         self.unhold(index)
 
     def adopt_closes(self, index: int, closes: list[tuple[object, ...]]) -> None:

@@ -2,6 +2,10 @@
 
 Events of a turn gather in `events` and leave as one batch. Messages spend credit, which comes back with HANDLED;
 without credit they stay in the inbox of their socket, and the sockets take turns (`waiting`) when credit returns.
+
+No socket has more in flight than its share (`limits.SHARE_UNITS`, `limits.CROWD_UNITS`): the rest stays in its inbox,
+out of line (`parked`), so that the messages of other sockets pass it. The socket gets back in line when its worker has
+handled one of its messages; such a message is always in flight, because the share was used up.
 """
 
 from __future__ import annotations
@@ -9,8 +13,9 @@ from __future__ import annotations
 from collections import deque
 from typing import Final, cast, final
 
-from mypy_extensions import i64
+from mypy_extensions import i64, u8
 
+from wsbroker.broker.limits import CREDIT_SHARES, CROWD_MESSAGES, CROWD_UNITS, SHARE_UNITS
 from wsbroker.broker.socket import Socket
 from wsbroker.wire import events
 
@@ -22,6 +27,8 @@ class Lane:
     def __init__(self, index: int, credit_bytes: int, is_inline: bool) -> None:
         self.index: Final = index
         self.credit_bytes: i64 = credit_bytes
+        self.unit_bytes: i64 = max(1, credit_bytes // CREDIT_SHARES // SHARE_UNITS)
+        """What a message may cost to count for one unit of its socket's share."""
         self.is_inline: Final = is_inline
         self.generation: int = 0
         """Grows when the worker is replaced: what an older one still says is ignored."""
@@ -29,6 +36,8 @@ class Lane:
         """Cost of the messages sent and not yet acknowledged as handled."""
         self.messages: i64 = 0
         """How many they are."""
+        self.handled: i64 = 0
+        """Messages acknowledged as handled since the start, by all workers that this lane has led to."""
         self.events: list[tuple[object, ...]] = []
         """This turn's batch (wire workers)."""
         self.sockets: list[Socket] = []
@@ -36,7 +45,11 @@ class Lane:
         self.data: list[object] = []
         """str or bytes; a tuple is a CLOSE event, an empty one where an ending socket's messages end (`Broker.end`)."""
         self.waiting: deque[Socket] = deque()
-        """Sockets with events in their inbox, in turn."""
+        """Sockets with events in their inbox that wait for credit, in turn."""
+        self.inboxes: dict[int, Socket] = {}
+        """All sockets with events in their inbox, by id: those in line and those that are parked."""
+        self.parked: set[int] = set()
+        """Ids of the sockets with events in their inbox that have their share in flight."""
         self.closing: dict[int, tuple[object, ...]] = {}
         """CLOSE events whose handler has not run yet, by socket id; of a held lane, only those that its worker has."""
         self.busy: dict[int, Socket] = {}
@@ -49,11 +62,21 @@ class Lane:
         self.socket_count: int = 0
 
     def take(self, socket: Socket, event: tuple[object, ...], cost: i64) -> bool:
-        """Takes a MESSAGE event worth `cost`: on its way if there is credit and nobody who waits longer is passed, else
-        False and it waits in its socket's inbox."""
-        if self.waiting or self.is_held or (self.in_flight + cost > self.credit_bytes and self.in_flight != 0):
+        """Takes a MESSAGE event worth `cost`: on its way, or into its socket's inbox while that has its share in flight,
+        there is no credit, or a socket that waits longer would be passed.
+
+        Returns:
+            False: it waits for credit. True: it is on its way, or waits for messages of its own socket only.
+        """
+        if (
+            socket.inbox is not None
+            or self.waiting
+            or self.is_held
+            or (self.in_flight + cost > self.credit_bytes and self.in_flight != 0)
+            or not self._has_share(socket)
+        ):
             self.keep(socket, event)
-            return False
+            return socket.id in self.parked
         self._send(socket, event, cost)
         return True
 
@@ -67,13 +90,41 @@ class Lane:
             self.events.append(event)
 
     def keep(self, socket: Socket, event: tuple[object, ...]) -> None:
-        """Puts an event into its socket's inbox, and the socket in line."""
+        """Puts an event into its socket's inbox, and the socket in line unless it has its share in flight."""
         inbox = socket.inbox
         if inbox is None:
             inbox = deque()
             socket.inbox = inbox
-            self.waiting.append(socket)
+            self.inboxes[socket.id] = socket
+            self._line_up(socket)
         inbox.append(event)
+
+    def _has_share(self, socket: Socket) -> bool:
+        """Whether the socket may have one more message in flight."""
+        units = i64(socket.in_flight)
+        return units < CROWD_UNITS or (units < SHARE_UNITS and self.messages < CROWD_MESSAGES)
+
+    def _line_up(self, socket: Socket) -> None:
+        """Puts a socket with an inbox in line, or parks it while it has its share in flight."""
+        if self._has_share(socket):
+            self.waiting.append(socket)
+        else:
+            self.parked.add(socket.id)
+
+    def units(self, cost: i64) -> i64:
+        """Returns what a message of this cost counts for in its socket's share, at most the whole of it."""
+        if cost <= self.unit_bytes:
+            return 1
+        units = (cost + self.unit_bytes - 1) // self.unit_bytes
+        return units if units < SHARE_UNITS else SHARE_UNITS
+
+    def return_share(self, socket: Socket, cost: i64) -> None:
+        """Takes a message of this socket as handled; a parked socket that has room in its share gets back in line."""
+        left = i64(socket.in_flight) - self.units(cost)
+        socket.in_flight = u8(left) if left > 0 else u8(0)
+        if self.parked and socket.id in self.parked and self._has_share(socket):
+            self.parked.discard(socket.id)
+            self.waiting.append(socket)
 
     def move_on(self) -> bool:
         """Spends credit on the waiting inboxes, one event of each socket in turn; says whether an event left."""
@@ -83,7 +134,7 @@ class Lane:
             socket = waiting.popleft()
             inbox = socket.inbox
             if not inbox:
-                socket.inbox = None
+                self._drop_inbox(socket)
                 continue
             event = inbox.popleft()
             if event[0] == events.MESSAGE:
@@ -94,17 +145,22 @@ class Lane:
                     self.closing[socket.id] = event
                 self.events.append(event)
             has_moved = True
-            if inbox:
-                waiting.append(socket)
+            if not inbox:
+                self._drop_inbox(socket)
             else:
-                socket.inbox = None
+                self._line_up(socket)
         return has_moved
+
+    def _drop_inbox(self, socket: Socket) -> None:
+        socket.inbox = None
+        self.inboxes.pop(socket.id, None)
 
     def _send(self, socket: Socket, event: tuple[object, ...], cost: i64) -> None:
         """Spends credit on a MESSAGE event. The token only goes in front of one: a flood of `set_token` costs a stalled
         worker nothing."""
         self.in_flight += cost
         self.messages += 1
+        socket.in_flight = u8(i64(socket.in_flight) + self.units(cost))
         if socket.is_token_stale:
             socket.is_token_stale = False
             self.events.append((events.TOKEN, socket.id, socket.token, socket.token_seen))
@@ -126,7 +182,7 @@ class Lane:
     def unhandled(self) -> i64:
         """How many messages its worker would still handle, those that wait with their sockets too. O(waiting)."""
         found = self.messages
-        for socket in self.waiting:
+        for socket in self.inboxes.values():
             inbox = socket.inbox
             if inbox is not None:
                 for event in inbox:
@@ -138,8 +194,10 @@ class Lane:
         """Drops what was for a dead worker; returns the CLOSE events whose handler has not run."""
         self.closing.update(self._waiting_closes())
         left = list(self.closing.values())
-        for waiting in self.waiting:
-            waiting.inbox = None
+        for socket in self.inboxes.values():
+            socket.inbox = None
+        self.inboxes.clear()
+        self.parked.clear()
         self.waiting.clear()
         self.events = []
         self.in_flight = 0
@@ -147,21 +205,41 @@ class Lane:
         self.closing.clear()
         return left
 
+    def forget_worker(self, sockets: dict[int, Socket]) -> None:
+        """Another worker follows: nothing is in flight to it, and it knows no tokens. O(sockets).
+
+        Args:
+            sockets: all that are in the tables; those of other lanes stay as they are.
+        """
+        self.in_flight = 0
+        self.messages = 0
+        for socket in self.inboxes.values():  # some have left the tables, with messages that are not handled yet
+            if socket.id in self.parked:
+                self.waiting.append(socket)
+            _forget_worker(socket)
+        self.parked.clear()
+        for socket in sockets.values():
+            if socket.lane is self:
+                _forget_worker(socket)
+
     def _waiting_closes(self) -> dict[int, tuple[object, ...]]:
         """The CLOSE events that wait behind messages of their sockets. O(waiting sockets)."""
         found: dict[int, tuple[object, ...]] = {}
-        for socket in self.waiting:
+        for socket in self.inboxes.values():
             inbox = socket.inbox
             if inbox and inbox[-1][0] == events.CLOSE:
                 found[socket.id] = _with_token(socket, inbox[-1])
         return found
 
     def leaving(self, socket_id: int) -> Socket | None:
-        """A socket that has left the tables, or is about to, with events in its inbox. O(waiting sockets)."""
-        for socket in self.waiting:
-            if socket.id == socket_id:
-                return socket
-        return None
+        """Returns a socket that has left the tables, or is about to, with events in its inbox; None: there is none."""
+        return self.inboxes.get(socket_id)
+
+
+def _forget_worker(socket: Socket) -> None:
+    socket.in_flight = 0
+    socket.token_seen = 0
+    socket.is_token_stale = socket.token is not None
 
 
 def _with_token(socket: Socket, close: tuple[object, ...]) -> tuple[object, ...]:

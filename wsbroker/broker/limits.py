@@ -20,6 +20,21 @@ OWN_TURN_FACTOR: Final = 4
 refuses bytes. Once is too little for a client that reads: of 2.5 MiB published at once the kernel took 0.26 MiB on a
 busy machine, and the client had no chance to take more before the turn was over."""
 
+SHARE_UNITS: Final = 64
+"""What one socket may have in flight to its worker: this many messages, and 1/16 of the lane's credit. One small number
+per socket counts both: a message is one unit, or as many as the 64ths of those bytes that it costs."""
+
+CREDIT_SHARES: Final = 16
+"""One socket's messages in flight cost about this part of its lane's credit; what is left of it takes any message."""
+
+CROWD_MESSAGES: Final = 512
+"""While a lane has this many messages in flight, a socket may have CROWD_UNITS only: 20 sockets that flood handlers of
+0.3 ms keep another one waiting for 0.15 s and not for 0.4 (benchmarks: soak flood). The worker has enough to do all the
+same."""
+
+CROWD_UNITS: Final = 16
+"""Not less: a pipelined echo with 16 messages in flight would lose its batches."""
+
 BATCH_BYTES: Final = 128 * 1024
 """One source (channel or direct sends to one socket) that gathers this much in a turn has the whole turn flushed."""
 

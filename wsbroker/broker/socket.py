@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from mypy_extensions import i64, mypyc_attr
+from mypy_extensions import i64, mypyc_attr, u8
 
 if TYPE_CHECKING:
     from wsbroker.broker.channel import Channel
@@ -71,10 +71,12 @@ class Socket:
         self.is_token_stale = False
         """somebody else has set the token since its worker was told"""
         self.is_busy = False
-        """inline: an async handler of this socket is running"""
+        """inline: its events wait in its inbox, for an async handler of it runs or it has had its share of the turn"""
         self.is_muted = False
         """the application closed it: messages read but not yet handled are dropped"""
         self.is_reading_paused = False
+        self.in_flight: u8 = 0
+        """its messages with its worker, in units of its share (`Lane.units`); a byte beside the flags costs nothing"""
 
     def is_member(self, channel: Channel) -> bool:
         """Whether this socket is subscribed to the channel."""

@@ -26,6 +26,11 @@ class LaneView(Protocol):
         ...
 
     @property
+    def handled(self) -> int:
+        """Messages whose handlers have ended, since the start."""
+        ...
+
+    @property
     def waiting(self) -> Sized:
         """Sockets with messages that wait for credit."""
         ...

@@ -18,7 +18,7 @@ from wsbroker.pool.core import Core, LaneView
 from wsbroker.pool.link import ENDED, Batch
 from wsbroker.pool.restarts import MAX_DEATHS, WINDOW_S, Restarts
 from wsbroker.pool.tasks import Tasks
-from wsbroker.pool.wire_worker import HANDLED, State, WireWorker
+from wsbroker.pool.wire_worker import State, WireWorker
 from wsbroker.wire.events import Event
 from wsbroker.worker.report import ERRORS, TIMEOUTS
 from wsbroker.worker.slowest import SlowCall, Slowest
@@ -371,14 +371,12 @@ class Place:
         worker = self.worker
         lane = self.lane
         state = State.ENDED if worker is None else worker.state
-        counts = dict(self._counts)
-        handled = counts.pop(HANDLED, 0)
-        statistics = idle_statistics(self.name, state.value, lane.socket_count, counts, self._slowest)
+        statistics = idle_statistics(self.name, state.value, lane.socket_count, dict(self._counts), self._slowest)
         statistics["restarts"] = self._restarts.count
         statistics["sockets_waiting"] = len(lane.waiting)
         statistics["mailbox_messages"] = lane.messages
         statistics["mailbox_bytes"] = lane.in_flight
-        statistics["handled"] = handled
+        statistics["handled"] = lane.handled
         if worker is not None:
             statistics["mailbox_batches"] = worker.waiting_batches
             statistics["unwritten_bytes"] = worker.unwritten_bytes

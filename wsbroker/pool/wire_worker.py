@@ -28,8 +28,6 @@ logger = GuardedLog(__name__)
 
 MERGE_EVENTS: Final = 256
 """Batches that wait together leave as one write, of about this many events: one `marshal` and one wake-up."""
-HANDLED: Final = "handled"
-"""Statistic: messages whose handlers have ended."""
 COMMANDS_REFUSED: Final = "commands_refused"
 """Statistic: commands for the pool that it does not understand; it has skipped them."""
 CONTROL_REFUSED: Final = "control_messages_refused"
@@ -413,9 +411,6 @@ class WireWorker:
         if self._is_standby:
             self._take_standby(batch)
             return
-        for command in batch[-2:]:  # it is the last one, but for a question or a command of another thread
-            if command[0] == commands.HANDLED:
-                self._count(HANDLED, len(cast(list[tuple[int, int]], command[1])))
         rest = self._apply(self._index, self._generation, batch)
         for command in rest:
             self._take(command)

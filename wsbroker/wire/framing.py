@@ -27,8 +27,8 @@ def pack(batch: list[tuple[object, ...]]) -> bytes:
 def split(chunks: list[bytes], size: int) -> tuple[list[list[tuple[object, ...]]], list[bytes]]:
     """Returns the batches that are complete in these bytes, oldest first, and the bytes that are left.
 
-    It changes nothing: whoever is interrupted in it can do it again. O(1) while the first batch is not complete, so that
-    a batch of 100 MiB costs as much in pieces of 4 KiB as in one.
+    It changes nothing: whoever is interrupted in it can do it again. O(1) while the first batch is not complete, so
+    that a batch of 100 MiB costs as much in pieces of 4 KiB as in one.
 
     Args:
         chunks: the bytes in pieces, as they were read.

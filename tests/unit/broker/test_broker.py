@@ -239,19 +239,26 @@ def test_a_socket_closed_while_it_opens_is_told_when_it_is_accepted() -> None:
 
 def test_messages_wait_in_their_inbox_while_the_worker_has_no_credit() -> None:
     cost = 10 + MESSAGE_OVERHEAD_BYTES
-    broker = a_broker(inline=False, credit_bytes=2 * cost)
+    broker = a_broker(inline=False, credit_bytes=2 * cost)  # a share is less than a message: each socket has one
     told = Deliveries(broker)
-    one, other = connect(broker), connect(broker)
-    for number in range(3):
+    first, second, one, other = (connect(broker) for _ in range(4))
+    receive(broker, first, b"1st 000000")
+    receive(broker, second, b"2nd 000000")
+    assert broker.counters.mailboxes_full == 0
+    for number in range(2):
         receive(broker, one, b"one %06d" % number)
     receive(broker, other, b"other 0000")
+    assert broker.counters.mailboxes_full == 3
     broker.deliver_lanes()
-    assert [event[2] for event in told.events()] == [b"one 000000", b"one 000001"]
+    assert [event[2] for event in told.events()] == [b"1st 000000", b"2nd 000000"]
     assert (broker.lanes[0].in_flight, broker.lanes[0].messages) == (2 * cost, 2)
-    broker.apply(0, 0, [(commands.HANDLED, [(one.id, cost), (one.id, cost)])])
+    broker.apply(0, 0, [(commands.HANDLED, [(first.id, cost), (second.id, cost)])])
     broker.deliver_lanes()
-    assert [event[2] for event in told.events()] == [b"one 000002", b"other 0000"]
+    assert [event[2] for event in told.events()] == [b"one 000000", b"other 0000"]
     broker.apply(0, 0, [(commands.HANDLED, [(one.id, cost), (other.id, cost)])])
+    broker.deliver_lanes()
+    assert [event[2] for event in told.events()] == [b"one 000001"]
+    broker.apply(0, 0, [(commands.HANDLED, [(one.id, cost)])])
     assert (broker.lanes[0].in_flight, broker.lanes[0].messages) == (0, 0)
     assert one.unhandled == 0 and one.inbox is None
 
@@ -537,7 +544,7 @@ def test_a_worker_that_dies_while_its_lane_is_held_leaves_the_held_closes_too() 
 
 def test_a_mailbox_that_fails_does_not_keep_the_batches_of_other_workers() -> None:
     broker = a_broker(inline=False)
-    broker.add_lane(1, 1000)
+    broker.add_lane(1, 1 << 20)
     told = Deliveries(broker)
 
     def fail_once(lane: int, batch: Batch) -> None:

@@ -52,6 +52,7 @@ class FakeLane:
         self.generation = 0
         self.in_flight = 0
         self.messages = 0
+        self.handled = 0
         self.waiting: list[object] = []
         self.socket_count = 0
         self.closing: dict[int, Event] = {}
@@ -192,6 +193,8 @@ class FakeCore:
             else:
                 if self.poison is not None and self.poison in command:
                     raise ValueError("poison")
+                if kind == commands.HANDLED:
+                    self.lanes[lane_index].handled += len(cast(list[object], command[1]))
                 if kind == commands.CLOSED:
                     self.lanes[lane_index].closing.pop(cast(int, command[1]), None)
                 self.note(*command)

@@ -1,0 +1,156 @@
+"""What one socket may have with its worker: the rest of its messages waits in its inbox, and others pass them."""
+
+from broker_kit import RecordingSocket, a_broker, connect
+from wsbroker.broker.broker import Broker
+from wsbroker.broker.limits import CROWD_MESSAGES, CROWD_UNITS, MESSAGE_OVERHEAD_BYTES, SHARE_UNITS
+from wsbroker.wire import commands, events
+
+COST = 1 + MESSAGE_OVERHEAD_BYTES
+CREDIT = 4 << 20
+
+
+class Worker:
+    """The worker's end of a lane: what it was sent and has not handled yet."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self.lane = broker.lanes[0]
+        self.mailbox: list[tuple[object, ...]] = []
+        broker.deliver = self._deliver
+
+    def _deliver(self, index: int, batch: list[tuple[object, ...]]) -> None:
+        self.mailbox += batch
+
+    def sent(self) -> list[tuple[object, ...]]:
+        """What is in the mailbox at the end of the turn."""
+        self.broker.deliver_lanes()
+        return self.mailbox
+
+    def count(self, socket: RecordingSocket) -> int:
+        """How many messages of a socket are in the mailbox."""
+        return sum(event[:2] == (events.MESSAGE, socket.id) for event in self.sent())
+
+    def handle(self, count: int) -> list[tuple[object, ...]]:
+        """Handles the first events of the mailbox; returns them."""
+        done, self.mailbox = self.mailbox[:count], self.mailbox[count:]
+        handled = [(event[1], event[3]) for event in done if event[0] == events.MESSAGE]
+        closed = [(commands.CLOSED, event[1]) for event in done if event[0] == events.CLOSE]
+        self.broker.apply(0, self.lane.generation, [(commands.HANDLED, handled), *closed])
+        return done
+
+
+def receive(broker: Broker, socket: RecordingSocket, count: int, size: int = 1) -> None:
+    for _ in range(count):
+        broker.receive(socket, b"x" * size, size)
+
+
+def test_a_flood_has_a_share_of_the_mailbox_and_others_pass_what_waits() -> None:
+    broker = a_broker(inline=False, credit_bytes=CREDIT)
+    worker = Worker(broker)
+    flood, other = connect(broker), connect(broker)
+    receive(broker, flood, 1000)
+    receive(broker, other, 1)
+    assert worker.count(flood) == SHARE_UNITS
+    assert worker.sent()[-1][1] == other.id
+    assert broker.counters.mailboxes_full == 0  # the worker is not behind: one socket is
+    worker.handle(10)
+    assert worker.count(flood) == SHARE_UNITS
+    while worker.sent():
+        worker.handle(7)
+    assert (flood.unhandled, flood.in_flight, flood.inbox) == (0, 0, None)
+    assert (worker.lane.in_flight, worker.lane.messages, worker.lane.handled) == (0, 0, 1001)
+    assert not worker.lane.inboxes and not worker.lane.parked and not worker.lane.waiting
+
+
+def test_the_share_counts_bytes_too_and_what_is_left_of_it_takes_any_one_message() -> None:
+    broker = a_broker(inline=False, credit_bytes=CREDIT)
+    worker = Worker(broker)
+    socket = connect(broker)
+    receive(broker, socket, 30, 20_000)
+    assert 0 < worker.lane.in_flight <= CREDIT // 16
+    big = CREDIT // 8
+    receive(broker, socket, 1, big)
+    receive(broker, socket, 10)
+    handled = 0
+    while worker.sent():
+        in_flight = worker.lane.in_flight
+        assert in_flight <= CREDIT // 16 + 20_000 + (big if in_flight > big else 0)
+        handled += len(worker.handle(1))
+    assert handled == 41
+
+
+def test_a_crowd_has_smaller_shares_but_a_pipeline_of_sixteen() -> None:
+    broker = a_broker(inline=False, credit_bytes=CREDIT)
+    worker = Worker(broker)
+    sockets = [connect(broker) for _ in range(40)]
+    for socket in sockets:
+        receive(broker, socket, 100)
+    assert min(worker.count(socket) for socket in sockets) == CROWD_UNITS
+    assert worker.lane.messages <= CROWD_MESSAGES + len(sockets) * CROWD_UNITS
+    order: dict[int, int] = {}
+    while worker.sent():
+        for event in worker.handle(5):
+            order[int(str(event[1]))] = order.get(int(str(event[1])), 0) + 1
+    assert set(order.values()) == {100}
+
+
+def test_the_last_messages_of_a_socket_that_has_left_and_its_close_wait_for_its_share() -> None:
+    broker = a_broker(inline=False, credit_bytes=CREDIT)
+    worker = Worker(broker)
+    socket = connect(broker)
+    receive(broker, socket, 3 * SHARE_UNITS)
+    broker.lost(socket, 1006, "")
+    assert list(worker.lane.closing) == [socket.id]
+    broker.apply(0, 0, [(commands.SET_TOKEN, socket.id, b"last", 1)])
+    seen: list[tuple[object, ...]] = []
+    while worker.sent():
+        assert worker.count(socket) <= SHARE_UNITS
+        seen += worker.handle(1)
+    assert [event[0] for event in seen] == [events.MESSAGE] * 3 * SHARE_UNITS + [events.CLOSE]
+    assert seen[-1][2] == b"last"
+    assert not worker.lane.closing and not worker.lane.inboxes
+
+
+def test_a_new_worker_gets_the_share_of_every_socket_anew() -> None:
+    broker = a_broker(inline=False, credit_bytes=CREDIT)
+    worker = Worker(broker)
+    flood, gone = connect(broker), connect(broker)
+    receive(broker, flood, 200)
+    receive(broker, gone, 200)
+    broker.hold(0)
+    broker.lost(gone, 1006, "")
+    while worker.sent():
+        worker.handle(50)
+    assert worker.lane.in_flight == 0
+    broker.exchange(0)
+    assert (worker.count(flood), worker.count(gone)) == (SHARE_UNITS, SHARE_UNITS)
+    handled = 0
+    while worker.sent():
+        handled += sum(event[0] == events.MESSAGE for event in worker.handle(9))
+    assert handled == 2 * (200 - SHARE_UNITS)
+
+
+def test_an_exchange_that_is_called_off_leaves_the_shares_as_they_are() -> None:
+    broker = a_broker(inline=False, credit_bytes=CREDIT)
+    worker = Worker(broker)
+    flood = connect(broker)
+    receive(broker, flood, 200)
+    broker.hold(0)
+    worker.sent()
+    worker.handle(4)
+    assert worker.count(flood) == SHARE_UNITS - 4
+    broker.unhold(0)
+    assert worker.count(flood) == SHARE_UNITS
+
+
+def test_what_a_lost_worker_leaves_includes_what_waited_for_a_share() -> None:
+    broker = a_broker(inline=False, credit_bytes=CREDIT)
+    worker = Worker(broker)
+    flood, gone = connect(broker), connect(broker)
+    receive(broker, flood, 200)
+    receive(broker, gone, 100)
+    broker.lost(gone, 1006, "")
+    left = broker.lane_lost(0, 1012)
+    assert sorted((event[1], event[4]) for event in left) == [(flood.id, 1012), (gone.id, 1006)]
+    assert broker.counters.messages_lost == 300
+    assert not worker.lane.inboxes and not worker.lane.parked and not worker.lane.waiting
