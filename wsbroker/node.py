@@ -106,6 +106,7 @@ class Node:
             runtime.message_missing,
         )
         runtime.release = runner.release
+        runtime.is_behind = lambda: runner.is_behind
         inline.handled_count = lambda: runner.handled
         self.sockets.inline = runner
 

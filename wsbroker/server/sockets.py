@@ -187,6 +187,8 @@ class Sockets(Waker):
                 self.loop.call_later(self.flush_interval_s, self._flush_timed)
         else:  # caps have flushed it all: what they found is acted on
             self.broker.flush()
+        if inline is not None:
+            inline.run_deferred()  # behind the answers to everybody else
 
     def _flush_timed(self) -> None:
         self.is_flush_due = False
@@ -197,7 +199,7 @@ class Sockets(Waker):
         if self.unread or broker.dirty_lanes or (broker.outgoing.frames and not self.is_flush_due):
             return True
         inline = self.inline
-        return inline is not None and len(inline.lane.sockets) > 0
+        return inline is not None and (len(inline.lane.sockets) > 0 or len(inline.deferred) > 0)
 
     # Time. ------------------------------------------------------------------------------------------------------
 

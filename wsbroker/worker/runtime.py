@@ -8,7 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from threading import get_ident
 from time import monotonic, time
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from wsbroker.process_exit import exit_forked
 from wsbroker.types import SocketId
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 INTERNAL_ERROR = 1011
 HANDLER_ERROR = "handler error"
+
+
+STOP_POLL_S: Final = 0.005
+"""How often `stop` looks whether messages still wait with their sockets."""
 
 
 def _release_nobody(socket_id: int) -> None:
@@ -51,6 +55,8 @@ class Runtime(Calls):
         """Statistics by name: see `report`."""
         self.release: Callable[[int], None] = _release_nobody
         """Called when the handler of a socket for which `begin_result` or `begin_close` waited has ended."""
+        self.is_behind: Callable[[], bool] = bool
+        """Says whether messages or closes are waiting for their handlers, or being handled."""
         self._port = port
         self._limit_s = options.handler_timeout
         self._http_limit_s = options.http_timeout
@@ -88,12 +94,16 @@ class Runtime(Calls):
         """Waits for the handlers that run, cancels those that do not end, and runs `handle_worker_stop`.
 
         Returns:
-            whether all that took no longer than `timeout_s`.
+            whether neither of the two took longer than `timeout_s`.
         """
-        from asyncio import timeout
+        from asyncio import sleep, timeout
 
         tasks = self._runs()
+        deadline = monotonic() + timeout_s
         is_idle = await tasks.wait_idle(timeout_s)
+        while is_idle and self.is_behind():  # what waits with its socket goes on in the next turns of the loop
+            await sleep(STOP_POLL_S)
+            is_idle = await tasks.wait_idle(max(0.0, deadline - monotonic())) and monotonic() < deadline
         if not is_idle:
             tasks.cancel_all()
         try:

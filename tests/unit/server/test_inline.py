@@ -3,7 +3,8 @@
 import pytest
 
 from server_kit import Bench, close_frame, text
-from wsbroker.server.inline import InlineRunner
+from wsbroker.server.inline import SHARE_EVENTS, InlineRunner
+from wsbroker.server.sockets import Settings
 
 
 @pytest.mark.parametrize("arity", [0, 1, 2, 3])
@@ -166,3 +167,94 @@ def test_a_token_that_is_set_while_a_socket_closes_reaches_its_close_handler() -
     ]
     assert bench.lane.current is None and not bench.lane.busy
     assert bench.broker.counters.unheard == 1
+
+
+def record_by_socket(bench: Bench) -> list[int]:
+    """The sockets whose messages have been handled, in order, each run of one once with its length."""
+    runs: list[int] = []
+    last = 0
+    for _, socket_id, _ in bench.messages:
+        if socket_id == last:
+            runs[-1] += 1
+        else:
+            runs.append(1)
+            last = socket_id
+    return runs
+
+
+def test_a_socket_that_has_had_its_share_of_a_turn_goes_on_behind_the_others() -> None:
+    bench = Bench(Settings(read_budget_frames=10_000))
+    flood, _ = bench.connect()
+    other, _ = bench.connect()
+    flood.data_received(text("x") * 700)
+    other.data_received(text("y"))
+    bench.loop.run()
+    assert record_by_socket(bench) == [SHARE_EVENTS, 1, 700 - SHARE_EVENTS]
+    assert bench.messages[SHARE_EVENTS] == ("y", other.id, None)
+    assert (flood.unhandled, flood.inbox, flood.is_busy, bench.runner.is_behind) == (0, None, False, False)
+
+
+def test_what_comes_while_a_socket_waits_for_its_next_share_stays_behind_what_waits() -> None:
+    bench = Bench(Settings(read_budget_frames=10_000))
+    flood, _ = bench.connect()
+    flood.data_received(b"".join(text(str(number)) for number in range(1000)))
+    bench.sockets.run_turn()
+    flood.data_received(text("1000") + text("1001") + close_frame(4000))
+    bench.loop.run()
+    assert [message[0] for message in bench.messages] == [str(number) for number in range(1002)]
+    assert [close[2] for close in bench.closes] == [4000]
+    assert not bench.runner.is_behind
+
+
+def test_what_an_async_handler_has_held_up_goes_on_in_shares_too() -> None:
+    def handler(data: str, socket_id: int, token: object) -> object:
+        bench.messages.append((data, socket_id, token))
+        return data if data == "await" else None
+
+    bench = Bench(Settings(read_budget_frames=10_000), handler=handler)
+    flood, _ = bench.connect()
+    flood.data_received(text("await") + text("x") * 600)
+    bench.loop.run()
+    bench.runner.release(flood.id)
+    assert len(bench.messages) == 1 + SHARE_EVENTS
+    bench.loop.run()
+    assert len(bench.messages) == 601
+    assert flood.unhandled == 0 and not bench.runner.is_behind
+
+
+def test_a_failure_outside_the_handlers_does_not_strand_what_a_socket_has_waiting() -> None:
+    def handler(data: str, socket_id: int, token: object) -> object:
+        if data == "bad":
+            raise ValueError
+        bench.messages.append((data, socket_id, token))
+        return data if data == "await" else None
+
+    class Full(list[tuple[int, BaseException]]):
+        """A log that cannot be written."""
+
+        def append(self, error: tuple[int, BaseException]) -> None:
+            raise OSError("no space left on device")
+
+    bench = Bench(handler=handler)
+    bench.errors = Full()
+    connection, _ = bench.connect()
+    connection.data_received(text("await") + text("bad") + text("good"))
+    bench.loop.run()
+    with pytest.raises(OSError, match="no space"):
+        bench.runner.release(connection.id)
+    bench.loop.run()
+    assert [message[0] for message in bench.messages] == ["await", "good"]
+    assert bench.lane.current is None and not bench.runner.is_behind
+
+
+def test_a_socket_is_not_being_handled_any_more_once_its_held_messages_have_been() -> None:
+    bench = Bench(handler=lambda data, socket_id, token: data if data == "await" else None)
+    connection, _ = bench.connect()
+    connection.data_received(text("await") + text("x"))
+    bench.loop.run()
+    bench.runner.release(connection.id)
+    connection.connection_lost(None)
+    bench.broker.set_token(connection.id, b"too late")
+    assert bench.broker.counters.unheard == 1
+    bench.loop.run()
+    assert [close[1] for close in bench.closes] == [None]
