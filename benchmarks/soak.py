@@ -5,6 +5,7 @@
     python -m benchmarks.soak joins   --kind interpreter|… [--count 10000] [--channels 8] [--workers 2] [--rounds 3]
     python -m benchmarks.soak stall   [--count 64] [--size 16384] [--seconds 8]
     python -m benchmarks.soak busy    [--kind thread] [--seconds 60] [--workers 2]
+    python -m benchmarks.soak flood   [--kind thread] [--count 20] [--kib 703] [--seconds 8]
     python -m benchmarks.soak threads --kind inline|thread [--seconds 10]
 
 Each prints what it measured and what it checked, and exits with 1 if anything was wrong. The server runs in a process
@@ -21,7 +22,7 @@ if not __package__:  # run as a file: behind everything, so that an installed ws
     sys.path.append(str(Path(__file__).parent.parent))
 
 from benchmarks.load.machine import facts
-from benchmarks.soaking import busy, cycles, joins, order, stall, threads
+from benchmarks.soaking import busy, cycles, flood, joins, order, stall, threads
 from benchmarks.soaking.report import Report
 
 KINDS = ("inline", "thread", "process", *(["interpreter"] if sys.version_info >= (3, 13) else []))
@@ -37,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
         "joins": "thousands of sockets join channels at once, leave, and leave nothing behind",
         "stall": "a worker that stands still costs its own sockets time, and nobody else anything",
         "busy": "worker threads get their turn while the event loop never rests",
+        "flood": "sockets that send more than their worker handles, and one that does not wait for them",
         "threads": "threads that publish at full speed wait, and nobody starves",
     }.items():
         command = commands.add_parser(name, help=text)
@@ -45,8 +47,8 @@ def parser() -> argparse.ArgumentParser:
         )
         if name == "stall":
             continue
-        if name in ("joins", "busy"):
-            default = "thread" if name == "busy" else KINDS[-1]
+        if name in ("joins", "busy", "flood"):
+            default = KINDS[-1] if name == "joins" else "thread"
             command.add_argument("--kind", choices=KINDS, default=default, help=f"of worker  [{default}]")
             continue
         command.add_argument("--kind", choices=("inline", "thread"), default="inline", help="of worker")
@@ -69,10 +71,14 @@ def parser() -> argparse.ArgumentParser:
     stalling.add_argument("--count", type=int, default=64, help="MiB that are pushed")
     stalling.add_argument("--size", type=int, default=16 * 1024, help="of a message, in bytes")
     stalling.add_argument("--seconds", type=float, default=8, help="that the worker stands still after that")
-    flooding = commands.choices["threads"]
-    flooding.add_argument("--count", type=int, default=1 << 40, help="messages of each thread, at most")
-    flooding.add_argument("--seconds", type=float, default=10)
-    flooding.add_argument("--command-bytes", type=int, default=16 << 20, help="the setting: of calls that may wait")
+    flooding = commands.choices["flood"]
+    flooding.add_argument("--count", type=int, default=20, help="sockets")
+    flooding.add_argument("--kib", type=int, default=703, help="that each sends, in messages of 2 bytes")
+    flooding.add_argument("--seconds", type=float, default=8)
+    publishing = commands.choices["threads"]
+    publishing.add_argument("--count", type=int, default=1 << 40, help="messages of each thread, at most")
+    publishing.add_argument("--seconds", type=float, default=10)
+    publishing.add_argument("--command-bytes", type=int, default=16 << 20, help="the setting: of calls that may wait")
     return root
 
 
@@ -95,6 +101,8 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], object] | 
         busy.run(report, options.kind, options.workers, options.seconds, sys.executable)
     elif options.scenario == "stall":
         stall.run(report, options.count << 20, options.size, options.seconds)
+    elif options.scenario == "flood":
+        flood.run(report, options.kind, options.count, options.kib, options.seconds)
     elif options.scenario == "threads":
         threads.run(report, options.kind, options.count, options.seconds, options.command_bytes)
     report.say(f"{len(report.failures)} wrong" if report.failures else "all is right")

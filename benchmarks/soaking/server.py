@@ -159,12 +159,16 @@ def kept(server: wsbroker.Server) -> dict[str, int]:
     add("broker", broker, ("sockets", "table", "dirty_lanes", "outgoing.frames", "outgoing.sockets"))
     add("broker", broker, ("outgoing.channels", "outgoing.overflowing", "outgoing.emptied", "outgoing.turn_bytes"))
     for lane in broker.lanes:
-        add("lane", lane, ("events", "sockets", "data", "waiting", "closing", "in_flight", "socket_count"))
+        add(
+            "lane",
+            lane,
+            ("events", "sockets", "data", "waiting", "inboxes", "parked", "closing", "in_flight", "socket_count"),
+        )
     add("sockets", node.sockets, ("count", "unread", "wheel.count"))
     for slot in node.sockets.wheel.slots:
         sizes["sockets.wheel.slots"] += len(slot)
     if node.sockets.inline is not None:
-        add("inline", node.sockets.inline, ("busy",))
+        add("inline", node.sockets.inline, ("busy", "deferred"))
     front = node.front
     add("front", front, ("doors", "heads", "writing", "lingering", "_openings", "_tasks", "server.connections"))
     add("port", node.local_port, ("_waiting", "_questions", "_blocked", "_nested", "_inside", "waiting_bytes"))

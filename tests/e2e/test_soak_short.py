@@ -5,8 +5,11 @@ import sys
 import pytest
 
 import benchmark_kit  # noqa: F401
-from benchmarks.soaking import busy, cycles, joins, order, stall, threads
+from benchmarks.soaking import busy, cycles, flood, joins, order, stall, threads
 from benchmarks.soaking.report import Report
+
+FLOODED = ["inline", "interpreter" if sys.version_info >= (3, 13) else "process"]
+"""A thread is a worker at a wire like the others."""
 
 
 @pytest.mark.parametrize("kind, handlers", [("inline", "sync"), ("thread", "sync"), ("thread", "async")])
@@ -39,6 +42,13 @@ def test_threads_that_publish_faster_than_anybody_reads_wait_and_keep_their_orde
 def test_sockets_that_join_channels_at_once_leave_nothing_behind(kind: str) -> None:
     report = Report("joins")
     joins.run(report, kind, workers=2, sockets=60, channels=6, rounds=2)
+    assert report.failures == []
+
+
+@pytest.mark.parametrize("kind", FLOODED)
+def test_sockets_that_flood_their_worker_do_not_keep_another_one_waiting(kind: str) -> None:
+    report = Report("flood")
+    flood.run(report, kind, sockets=20, kib=703, seconds=0.4, worst_s=10 * flood.WORST_S)
     assert report.failures == []
 
 
