@@ -62,8 +62,8 @@ class Lane:
         self.socket_count: int = 0
 
     def take(self, socket: Socket, event: tuple[object, ...], cost: i64) -> bool:
-        """Takes a MESSAGE event worth `cost`: on its way, or into its socket's inbox while that has its share in flight,
-        there is no credit, or a socket that waits longer would be passed.
+        """Takes a MESSAGE event worth `cost`: on its way, or into its socket's inbox while the socket has its share in
+        flight, there is no credit, or a socket that waits longer would be passed.
 
         Returns:
             False: it waits for credit. True: it is on its way, or waits for messages of its own socket only.
