@@ -327,7 +327,7 @@ def test_an_interpreter_of_its_own_loads_nothing_heavy(kind: str) -> None:
         heavy = {"anyio", "aiohttp", "uvloop", "click", "librt", "pytest"}
         assert heavy & {module.partition(".")[0] for module in modules} == {"asyncio"} & heavy
         rooms = {module.split(".")[1] for module in modules if module.startswith("wsbroker.")}
-        assert rooms == {"worker", "wire", "process_exit", "types", "errors"}
+        assert rooms == {"worker", "wire", "process_exit", "types", "errors", "guarded_log"}
 
     live(APPS + "Where", work, worker_kind=kind)
 

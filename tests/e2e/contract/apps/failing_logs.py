@@ -85,11 +85,11 @@ def fail(how: str) -> object:
     if how == "unshowable":
         raise Unshowable
     if how == "huge":
-        raise LookupError("x" * 3_000_000)
+        raise LookupError("x" * 600_000)
     if how == "wrong":
         return {1, 2}
     if how == "slow":
-        time.sleep(0.2)
+        time.sleep(0.4)
     return None
 
 
