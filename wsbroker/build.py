@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from wsbroker.errors import WSBrokerError
 
-VERSION: Final = "0.1.0"
+VERSION: Final = "0.2.0"
 
 COMPILED_PACKAGES: Final = ("wsbroker.websocket", "wsbroker.broker", "wsbroker.server")
 """The packages that mypyc compiles, every module of them but `__init__`."""
