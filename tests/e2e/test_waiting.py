@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Unpack, cast
+from typing import cast
 
 import pytest
 
@@ -14,7 +14,7 @@ from e2e.contract.peers import Peer, frame, request, text
 from e2e.contract_kit import until
 from e2e.serving import ServerProcess, serving
 from wsbroker.addresses import TcpAddress
-from wsbroker.config import Settings
+from wsbroker.config import Config
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -92,10 +92,9 @@ class Silent:
 
 
 @contextmanager
-def running(**settings: Unpack[Settings]) -> Iterator[tuple[wsbroker.Server, tuple[str, int]]]:
-    with wsbroker.start(
-        "127.0.0.1:0", worker=Silent(), worker_kind="inline", handle_signals=False, shutdown_timeout=2, **settings
-    ) as server:
+def running(max_waiting_bytes: int | None = None) -> Iterator[tuple[wsbroker.Server, tuple[str, int]]]:
+    config = Config(worker_kind="inline", shutdown_timeout=2, max_waiting_bytes=max_waiting_bytes)
+    with wsbroker.start("127.0.0.1:0", worker=Silent(), config=config, handle_signals=False) as server:
         address = server.addresses[0]
         assert isinstance(address, TcpAddress)
         yield server, ("127.0.0.1", address.port)

@@ -15,7 +15,7 @@ FRAME_OVERHEAD_BYTES: Final = 64
 of 16) and its place in a deque (8.25). Without it a client that leaves one-byte answers unread holds 19 times the
 limit."""
 
-OWN_TURN_FACTOR: Final = 4
+OWN_TURN_FACTOR: Final = 3
 """So many times `max_queue_bytes`, and one frame beyond, may wait for a socket in the turn in which its transport first
 refuses bytes. Once is too little for a client that reads: of 2.5 MiB published at once the kernel took 0.26 MiB on a
 busy machine, and the client had no chance to take more before the turn was over."""
