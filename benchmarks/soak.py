@@ -7,6 +7,7 @@
     python -m benchmarks.soak busy    [--kind thread] [--seconds 60] [--workers 2]
     python -m benchmarks.soak flood   [--kind thread] [--count 20] [--kib 703] [--seconds 8]
     python -m benchmarks.soak threads --kind inline|thread [--seconds 10]
+    python -m benchmarks.soak bodies  [--count 200]
 
 Each prints what it measured and what it checked, and exits with 1 if anything was wrong. The server runs in a process
 of its own; nothing leaves the loopback interface.
@@ -22,7 +23,7 @@ if not __package__:  # run as a file: behind everything, so that an installed ws
     sys.path.append(str(Path(__file__).parent.parent))
 
 from benchmarks.load.machine import facts
-from benchmarks.soaking import busy, cycles, flood, joins, order, stall, threads
+from benchmarks.soaking import bodies, busy, cycles, flood, joins, order, stall, threads
 from benchmarks.soaking.report import Report
 
 KINDS = ("inline", "thread", "process", *(["interpreter"] if sys.version_info >= (3, 13) else []))
@@ -40,12 +41,13 @@ def parser() -> argparse.ArgumentParser:
         "busy": "worker threads get their turn while the event loop never rests",
         "flood": "sockets that send more than their worker handles, and one that does not wait for them",
         "threads": "threads that publish at full speed wait, and nobody starves",
+        "bodies": "request bodies in crumbs, unfinished or left, cost nobody else time or memory",
     }.items():
         command = commands.add_parser(name, help=text)
         command.add_argument(
             "--json", type=Path, metavar="FILE", help="write what was wrong and the main figures there"
         )
-        if name == "stall":
+        if name in ("stall", "bodies"):
             continue
         if name in ("joins", "busy", "flood"):
             default = KINDS[-1] if name == "joins" else "thread"
@@ -71,14 +73,7 @@ def parser() -> argparse.ArgumentParser:
     stalling.add_argument("--count", type=int, default=64, help="MiB that are pushed")
     stalling.add_argument("--size", type=int, default=16 * 1024, help="of a message, in bytes")
     stalling.add_argument("--seconds", type=float, default=8, help="that the worker stands still after that")
-    flooding = commands.choices["flood"]
-    flooding.add_argument("--count", type=int, default=20, help="sockets")
-    flooding.add_argument("--kib", type=int, default=703, help="that each sends, in messages of 2 bytes")
-    flooding.add_argument("--seconds", type=float, default=8)
-    publishing = commands.choices["threads"]
-    publishing.add_argument("--count", type=int, default=1 << 40, help="messages of each thread, at most")
-    publishing.add_argument("--seconds", type=float, default=10)
-    publishing.add_argument("--command-bytes", type=int, default=16 << 20, help="the setting: of calls that may wait")
+from benchmarks.soaking import bodies, busy, cycles, flood, joins, order, stall, threads
     return root
 
 
@@ -105,6 +100,8 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], object] | 
         flood.run(report, options.kind, options.count, options.kib, options.seconds)
     elif options.scenario == "threads":
         threads.run(report, options.kind, options.count, options.seconds, options.command_bytes)
+    elif options.scenario == "bodies":
+        bodies.run(report, options.count)
     report.say(f"{len(report.failures)} wrong" if report.failures else "all is right")
     if options.json:
         found = {

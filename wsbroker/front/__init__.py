@@ -1,5 +1,8 @@
 """The front door: listens, parses requests with aiohttp, serves plain HTTP, and hands upgrades to the sockets.
 
+What is read goes to the parser in slices (`cutter`), so that no client's bytes stall the others; bodies are collected
+without exceptions (`upload`), so that nothing of a client that leaves waits for the collector.
+
 An upgraded connection leaves this room whole: its transport and the bytes already read go to `SocketsLike.accept`, and
 nothing of aiohttp stays behind. What this room keeps is bounded in bytes, in connections and in time.
 

@@ -12,6 +12,9 @@
 A connection too many is TURNED_AWAY instead: its first bytes are answered 503, whatever they are.
 FRESH is ours: bytes go to aiohttp's parser directly, so that the usual connection (one upgrade request in one segment)
 costs no task, no future and no timer. Everything else is served by aiohttp's own task (SERVING).
+
+In both, `advance` feeds the parser slice by slice (`cutter`), as much as one turn of the loop allows, and counts what is
+held of requests that are not answered. The file is long because that reading decides by these states, line by line.
 """
 
 import asyncio
@@ -61,6 +64,9 @@ CHUNK_OVERHEAD: Final = len("1\r\n") + len("\r\n")
 
 MAX_USUAL_BYTES: Final = 8 * 1024
 """A request that is larger is divided like everything that is unusual."""
+
+CHUNK_COST: Final = 90
+"""Bytes of memory for a chunk besides its content, until its request's turn comes."""
 
 MAX_FRAMING_SHARE: Final = 2
 """A chunked body is refused (400) when its framing has taken more than `max_head_size`, and more than so many times its
@@ -135,7 +141,7 @@ class Door(HttpProtocol):
         self.read_bytes = 0
         """The size of that body once it has been read, until the request is answered."""
         self.head_costs: list[int] = []
-        """What the heads of the requests that are not answered yet take of memory."""
+        """What each request that is not answered yet takes of memory besides the bytes of its body."""
         self.rest_bytes = 0
         """All else that is held of requests which are not answered, as last counted."""
         self.is_advancing = False
@@ -407,6 +413,11 @@ class Door(HttpProtocol):
         self.body_bytes += grown
         framing = part_bytes - grown
         self.framing_bytes += framing
+        if framing and self.waiting and self.head_costs:
+            # Nobody reads it yet: aiohttp keeps an object for each chunk.
+            cost = framing // CHUNK_OVERHEAD * CHUNK_COST
+            self.head_costs[-1] += cost
+            self.front.request_bytes += cost
         self.unfinished_bytes = 0 if grown else self.unfinished_bytes + framing
         limit = self.front.config.max_head_size
         if is_broken:
