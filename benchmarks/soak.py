@@ -73,7 +73,15 @@ def parser() -> argparse.ArgumentParser:
     stalling.add_argument("--count", type=int, default=64, help="MiB that are pushed")
     stalling.add_argument("--size", type=int, default=16 * 1024, help="of a message, in bytes")
     stalling.add_argument("--seconds", type=float, default=8, help="that the worker stands still after that")
-from benchmarks.soaking import bodies, busy, cycles, flood, joins, order, stall, threads
+    flooding = commands.choices["flood"]
+    flooding.add_argument("--count", type=int, default=20, help="sockets")
+    flooding.add_argument("--kib", type=int, default=703, help="that each sends, in messages of 2 bytes")
+    flooding.add_argument("--seconds", type=float, default=8)
+    publishing = commands.choices["threads"]
+    publishing.add_argument("--count", type=int, default=1 << 40, help="messages of each thread, at most")
+    publishing.add_argument("--seconds", type=float, default=10)
+    publishing.add_argument("--command-bytes", type=int, default=16 << 20, help="the setting: of calls that may wait")
+    commands.choices["bodies"].add_argument("--count", type=int, default=200, help="clients at a time")
     return root
 
 

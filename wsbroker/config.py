@@ -249,7 +249,7 @@ class Config:
         "names",
         "Connections",
         unset="same-host",
-        help="origins that may connect: https://example.com, file://, null, app://x; * is any",
+        help="origins that may connect: https://example.com, file://, null; * is any",
         reason="Without it any web page could connect in the name of its visitor (RFC 6455 section 10.2).",
     )
     subprotocols: tuple[str, ...] = _setting(

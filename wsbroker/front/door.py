@@ -13,8 +13,8 @@ A connection too many is TURNED_AWAY instead: its first bytes are answered 503, 
 FRESH is ours: bytes go to aiohttp's parser directly, so that the usual connection (one upgrade request in one segment)
 costs no task, no future and no timer. Everything else is served by aiohttp's own task (SERVING).
 
-In both, `advance` feeds the parser slice by slice (`cutter`), as much as one turn of the loop allows, and counts what is
-held of requests that are not answered. The file is long because that reading decides by these states, line by line.
+In both, `advance` feeds the parser slice by slice (`cutter`), as much as one turn of the loop allows, and counts what
+is held of requests that are not answered. The file is long because that reading decides by these states, line by line.
 """
 
 import asyncio
