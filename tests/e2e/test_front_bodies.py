@@ -100,12 +100,12 @@ async def worst_wait(running: Fronting, has_ended: Callable[[], bool]) -> float:
 )
 async def test_bystanders_wait_no_longer_when_others_send_crumbs(crumbs: bytes) -> None:
     async with fronting(max_head_size=2**20) as running:  # so that nothing of it is refused
-        ends = asyncio.get_running_loop().time() + 0.15
+        ends = asyncio.get_running_loop().time() + 0.05
         undisturbed = await worst_wait(running, lambda: asyncio.get_running_loop().time() > ends)
         senders = [await running.connect() for _ in range(8)]
         for peer in senders:
             peer.writer.write(CHUNKED + crumbs)
-        ends = asyncio.get_running_loop().time() + 0.3
+        ends = asyncio.get_running_loop().time() + 0.15
         worst = await worst_wait(running, lambda: asyncio.get_running_loop().time() > ends)
         # Eight reads of 43,000 chunks, parsed at once, took 1.6 s; a turn takes 10 ms.
         assert worst < 0.3 + 10 * undisturbed
@@ -192,7 +192,7 @@ async def test_nothing_of_a_client_that_has_left_waits_for_the_collector(sent: b
             peers = [await running.connect() for _ in range(3)]
             for peer in peers:
                 peer.writer.write(sent)
-            await asyncio.sleep(0.06)
+            await asyncio.sleep(0.03)
             peers[0].close()
             reset(peers[1])
             await asyncio.sleep(0.01)

@@ -68,6 +68,9 @@ MAX_USUAL_BYTES: Final = 8 * 1024
 CHUNK_COST: Final = 90
 """Bytes of memory for a chunk besides its content, until its request's turn comes."""
 
+USUAL_LINE_BYTES: Final = 16
+"""The length of a line in a head, where lines are not counted."""
+
 MAX_FRAMING_SHARE: Final = 2
 """A chunked body is refused (400) when its framing has taken more than `max_head_size`, and more than so many times its
 content: chunks of one or two bytes, thousands of them. A chunk costs the loop 3 µs whatever is in it, and even the
@@ -302,10 +305,16 @@ class Door(HttpProtocol):
         cutter = self.cutter or self._make_cutter()
         try:
             while left > 0 and position < len(data) and self._may_parse(len(arrived)):
-                end = cutter.cut(data, position)
+                end = lines = 0
+                if self.body is None and not self.unfinished_bytes:  # a whole head, the usual thing, needs no cutter
+                    end = data.find(EMPTY_LINE, position, position + MAX_USUAL_BYTES) + 4
+                    lines = (end - position) // USUAL_LINE_BYTES
+                if end < 4:
+                    end = cutter.cut(data, position)
+                    lines = cutter.lines
                 part = data[position:end]  # the same object if it is all
                 position = end
-                left -= self._parse_part(part, cutter.lines, arrived)
+                left -= self._parse_part(part, lines, arrived)
             self._keep_rest(data, position)
             self._pass_on(arrived)
         finally:
