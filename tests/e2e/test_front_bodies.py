@@ -202,7 +202,7 @@ async def test_nothing_of_a_client_that_has_left_waits_for_the_collector(sent: b
             await running.until_empty()
             running.pool.requests.clear()
             left: list[object] = []
-            for _ in range(300):
+            for _ in range(3000):
                 await asyncio.sleep(0.001)
                 left = [thing for thing in gc.get_objects() if isinstance(thing, HELD)]
                 left = [thing for thing in left if type(thing) is not EmptyStreamReader]

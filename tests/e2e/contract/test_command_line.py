@@ -333,8 +333,9 @@ CASES: Final = [
     flag("--compression", "--compression is on, but this version cannot compress messages yet: leave it off"),
     flag(
         "--allowed-origins=example.com",
-        "--allowed-origins holds 'example.com', but an origin is scheme and host as a browser sends them, "
-        "such as https://example.com or http://localhost:8080, or *",
+        "--allowed-origins holds 'example.com', but an origin is scheme and host as a browser sends them "
+        "(https://example.com?), such as https://example.com, http://localhost:8080, capacitor://localhost, file:// or "
+        "null, or *",
     ),
     flag(
         "--subprotocols=a b",

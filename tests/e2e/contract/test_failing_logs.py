@@ -79,6 +79,10 @@ def test_what_is_slow_odd_or_goes_wrong_in_the_loop_goes_on(
         ann.send("in the loop")
         ann.send("echo")
         ann.receives("echo")
+    if kind != "inline":
+        ann.send("async ")  # takes a turn of the loop: the last failure has been reported behind it
+        ann.send("echo end")
+        ann.receives("echo end")
 
 
 def test_what_cannot_be_logged_is_written_to_stderr(

@@ -444,7 +444,7 @@ def test_nothing_that_a_peer_or_the_application_hides_is_logged(forks: Forks, ki
             request("POST", "/", body=f"{{}}[{SECRET!r}]".encode()),
             b"GET / HTTP/1.1\r\nHost: x\r\n" + hidden + b"\r\n\r\n",
             b"GET / HTTP/1.1\r\n" + hidden + b" : x\r\n\r\n",
-            upgrade("/", f"Origin: https://{SECRET}.example"),
+            upgrade("/", "Origin: https://other.example", f"X: {SECRET}"),
             upgrade("/", f"Sec-WebSocket-Protocol: {SECRET}", f"X: {SECRET}"),
             upgrade("/?do=[]", f"Cookie: {SECRET}"),
         ):
