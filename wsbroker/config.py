@@ -180,6 +180,16 @@ class Config:
         help="read from one socket and not yet handled; then its reading pauses",
         reason="Enough to keep a worker busy over a round trip; TCP tells the client to wait.",
     )
+    max_inbox_bytes_total: int | None = _setting(
+        None,
+        "size",
+        "Messages",
+        minimum=KIB,
+        maximum=TIB,
+        unset="auto",
+        help="not yet handled of all sockets; then 16 KiB each; auto: 1/4 of memory",
+        reason="While handlers are stuck, a thousand clients that go on sending must not fill the memory.",
+    )
     mailbox_bytes: int = _size(
         4 * MIB,
         "Messages",
@@ -381,6 +391,10 @@ class Config:
         """Returns `max_waiting_bytes`, or a quarter of the memory this process may use."""
         return memory_limit() // 4 if self.max_waiting_bytes is None else self.max_waiting_bytes
 
+    def inbox_bytes_limit(self) -> int:
+        """Returns `max_inbox_bytes_total`, or a quarter of the memory this process may use."""
+        return memory_limit() // 4 if self.max_inbox_bytes_total is None else self.max_inbox_bytes_total
+
     def request_bytes_limit(self) -> int:
         """Returns `max_request_bytes_total`, or a quarter of the memory this process may use, at most 1 GiB."""
         return min(memory_limit() // 4, GIB) if self.max_request_bytes_total is None else self.max_request_bytes_total
@@ -401,6 +415,7 @@ class Settings(TypedDict, total=False):
     max_waiting_bytes: int | None
     slow_consumer: SlowConsumer
     inbox_bytes: int
+    max_inbox_bytes_total: int | None
     mailbox_bytes: int
     command_bytes: int
     max_channels_per_socket: int

@@ -226,6 +226,7 @@ class Node:
             "http_connections": len(self.front.doors),
             "request_bytes": self.front.request_bytes,
             "requests_shed": self.front.requests_shed,
+            "inbox_bytes": int(self.broker.unhandled_bytes),
             "command_bytes": self.local_port.waiting_bytes,
         }
 
@@ -237,6 +238,7 @@ def _limits(config: Config) -> Limits:
         config.inbox_bytes,
         config.max_channels_per_socket,
         config.waiting_bytes_limit(),
+        config.inbox_bytes_limit(),
     )
 
 

@@ -76,3 +76,4 @@ def test_every_message_is_handled_once_in_order_before_its_close(steps: list[tup
         handle(50)
     assert got == {socket_id: [*messages, "closed"] for socket_id, messages in sent.items()}
     assert not mailbox and not lane.inboxes and not lane.parked and not lane.waiting and lane.messages == 0
+    assert (broker.unhandled_bytes, lane.unhandled_bytes) == (0, 0)

@@ -51,6 +51,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "max_message_size": "64KiB",
         "max_queue_bytes": "1MiB",
         "max_waiting_bytes": "auto",
+        "max_inbox_bytes_total": "auto",
         "slow_consumer": "disconnect",
         "inbox_bytes": "256KiB",
         "mailbox_bytes": "4MiB",
@@ -363,9 +364,14 @@ def test_the_totals_follow_the_memory_there_is(
     monkeypatch: pytest.MonkeyPatch, memory: int, waiting: int, requests: int
 ) -> None:
     monkeypatch.setattr(config, "memory_limit", lambda: memory)
-    assert (Config().waiting_bytes_limit(), Config().request_bytes_limit()) == (waiting, requests)
-    given = Config(max_waiting_bytes=5000, max_request_bytes_total=6000)
-    assert (given.waiting_bytes_limit(), given.request_bytes_limit()) == (5000, 6000)
+    auto = Config()
+    assert (auto.waiting_bytes_limit(), auto.inbox_bytes_limit(), auto.request_bytes_limit()) == (
+        waiting,
+        waiting,
+        requests,
+    )
+    given = Config(max_waiting_bytes=5000, max_inbox_bytes_total=5500, max_request_bytes_total=6000)
+    assert (given.waiting_bytes_limit(), given.inbox_bytes_limit(), given.request_bytes_limit()) == (5000, 5500, 6000)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit of open files there")

@@ -15,7 +15,7 @@ from mypy_extensions import i64, mypyc_attr
 from wsbroker.broker.applying import apply_command
 from wsbroker.broker.channel import Channel
 from wsbroker.broker.lane import Lane
-from wsbroker.broker.limits import MESSAGE_OVERHEAD_BYTES, Counters, Limits
+from wsbroker.broker.limits import MESSAGE_OVERHEAD_BYTES, SCARCE_INBOX_BYTES, Counters, Limits
 from wsbroker.broker.outgoing import Outgoing
 from wsbroker.broker.socket import CLOSING, GONE, NOWHERE, OPEN, OPENING, Socket
 from wsbroker.errors import CommandError
@@ -50,6 +50,9 @@ class Broker:
         self.lanes: Final[list[Lane]] = []
         self.dirty_lanes: list[Lane] = []
         self.last_id: int = 0
+        self.unhandled_bytes: i64 = 0
+        """Cost of the messages of all sockets that were read and are not yet handled (inline: those that are held)."""
+        self.max_unhandled_bytes: i64 = limits.max_inbox_bytes_total
         self.is_awake = False
         self.late: list[tuple[object, ...]] = []
         """Commands from inside a flush, for after it: a finaliser, or a signal handler, interrupted a transport. Those
@@ -528,6 +531,8 @@ class Broker:
         else:
             cost = size + MESSAGE_OVERHEAD_BYTES
             socket.unhandled += cost
+            lane.unhandled_bytes += cost
+            self.unhandled_bytes += cost
             if not lane.take(socket, (events.MESSAGE, socket.id, data, int(cost)), cost) and not lane.is_held:
                 self.counters.mailboxes_full += 1
         if not lane.is_listed:
@@ -555,8 +560,9 @@ class Broker:
         count: i64 = len(done)
         lane.messages -= count
         lane.handled += count
+        total: i64 = 0
         for socket_id, cost in done:
-            lane.in_flight -= cost
+            total += cost
             socket = self.sockets.get(socket_id)
             if socket is not None:
                 lane.return_share(socket, cost)
@@ -565,13 +571,27 @@ class Broker:
                 socket = lane.inboxes.get(socket_id)
                 if socket is not None:
                     lane.return_share(socket, cost)
+        lane.in_flight -= total
+        self._count_off(lane, total)
         if lane.move_on():
             self._list(lane)
+
+    def _count_off(self, lane: Lane, cost: i64) -> None:
+        """Messages of a worker worth `cost` are handled, or lost."""
+        lane.unhandled_bytes -= cost
+        self.unhandled_bytes -= cost
+
+    def inbox_limit(self) -> i64:
+        """Returns the bytes that one socket may have read and not yet handled, before its reading pauses."""
+        limit: i64 = self.limits.inbox_bytes
+        if self.unhandled_bytes < self.max_unhandled_bytes or limit < SCARCE_INBOX_BYTES:
+            return limit
+        return SCARCE_INBOX_BYTES
 
     def release(self, socket: Socket, cost: i64) -> None:
         """Messages worth `cost` left the inbox; reading resumes once it is half empty."""
         socket.unhandled -= cost
-        if socket.is_reading_paused and socket.unhandled * 2 <= self.limits.inbox_bytes:
+        if socket.is_reading_paused and socket.unhandled * 2 <= self.inbox_limit():
             socket.resume_reading()
         if socket.ending is not None and socket.unhandled <= 0 and not socket.lane.is_inline:
             self.handled_all(socket)
@@ -588,6 +608,7 @@ class Broker:
             if socket.lane is lane:
                 self.close_socket(socket, code, reason, code, reason)
         self.counters.messages_lost += lane.unhandled()
+        self._count_off(lane, lane.unhandled_bytes)
         return lane.empty()
 
     def hold(self, index: int) -> None:
@@ -607,6 +628,7 @@ class Broker:
         """
         lane = self.lanes[index]
         lane.generation += 1
+        self._count_off(lane, lane.in_flight)
         lane.forget_worker(self.sockets)
         self.unhold(index)
 

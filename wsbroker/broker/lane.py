@@ -34,6 +34,8 @@ class Lane:
         """Grows when the worker is replaced: what an older one still says is ignored."""
         self.in_flight: i64 = 0
         """Cost of the messages sent and not yet acknowledged as handled."""
+        self.unhandled_bytes: i64 = 0
+        """Cost of the messages taken and not yet acknowledged as handled: those in flight and those in inboxes."""
         self.messages: i64 = 0
         """How many they are."""
         self.handled: i64 = 0

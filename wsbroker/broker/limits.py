@@ -20,6 +20,10 @@ OWN_TURN_FACTOR: Final = 3
 refuses bytes. Once is too little for a client that reads: of 2.5 MiB published at once the kernel took 0.26 MiB on a
 busy machine, and the client had no chance to take more before the turn was over."""
 
+SCARCE_INBOX_BYTES: Final = 16 * 1024
+"""What one socket may have read and not yet handled while all sockets together have too much: enough for a round trip
+of small messages, so that an honest client beside a thousand that flood stuck handlers is served on."""
+
 SHARE_UNITS: Final = 64
 """What one socket may have in flight to its worker: this many messages, and 1/16 of the lane's credit. One small number
 per socket counts both: a message is one unit, or as many as the 64ths of those bytes that it costs."""
@@ -57,6 +61,8 @@ class Limits:
         inbox_bytes: messages of one socket read and not yet handled, before its reading pauses.
         max_channels: subscriptions of one socket.
         max_waiting_bytes: what may wait for all sockets together, before the largest are closed.
+        max_inbox_bytes_total: messages of all sockets read and not yet handled, before SCARCE_INBOX_BYTES are the
+            `inbox_bytes` of each.
     """
 
     def __init__(
@@ -66,12 +72,14 @@ class Limits:
         inbox_bytes: int = 256 * 1024,
         max_channels: int = 128,
         max_waiting_bytes: int = 1 << 40,
+        max_inbox_bytes_total: int = 1 << 40,
     ) -> None:
         self.max_queue_bytes: Final = max_queue_bytes
         self.slow_consumer: Final = slow_consumer
         self.inbox_bytes: Final = inbox_bytes
         self.max_channels: Final = max_channels
         self.max_waiting_bytes: Final = max_waiting_bytes
+        self.max_inbox_bytes_total: Final = max_inbox_bytes_total
 
 
 class Counters:

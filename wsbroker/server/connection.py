@@ -123,7 +123,10 @@ class Connection(Socket):
             return
         broker = owner.broker
         stop = decoder.frames + owner.read_budget_frames
-        inbox_bytes: i64 = broker.limits.inbox_bytes
+        inbox_bytes = broker.inbox_limit()
+        # Inline messages count only once they are held, which is after this turn's reading.
+        is_scarce = inbox_bytes < broker.limits.inbox_bytes and self.lane.is_inline
+        taken: i64 = 0
         while True:
             kind = decoder.next_event()
             if kind == NEED_DATA:
@@ -144,7 +147,9 @@ class Connection(Socket):
             if self.unhandled >= inbox_bytes and self.state < CLOSING:
                 self.pause_reading()
                 return
-            if decoder.frames >= stop:
+            if is_scarce:
+                taken += decoder.size
+            if decoder.frames >= stop or taken >= inbox_bytes:
                 owner.read_on(self)
                 return
 
@@ -178,6 +183,8 @@ class Connection(Socket):
             self.is_reading_paused = True
             self.owner.broker.counters.inboxes_full += 1
             self.transport.pause_reading()
+            if self.decoder is not None:  # a read of 256 KiB may be held by one last frame in it
+                self.decoder.drop_decoded()
 
     def resume_reading(self) -> None:
         """The inbox has room: first what has been read already, in the next turn."""

@@ -155,8 +155,11 @@ class InlineRunner:
             inbox = deque()
             socket.inbox = inbox
         inbox.append((data,))
-        socket.unhandled += cost_of(data)
-        if socket.unhandled >= self.broker.limits.inbox_bytes:
+        cost = cost_of(data)
+        socket.unhandled += cost
+        broker = self.broker
+        broker.unhandled_bytes += cost
+        if socket.unhandled >= broker.inbox_limit():
             socket.pause_reading()
 
     def _handle(self, socket: Socket, data: object) -> None:
@@ -239,7 +242,9 @@ class InlineRunner:
             while inbox and not socket.is_busy and left > 0 and self.clock_s < until_s:
                 left -= 1
                 data = inbox.popleft()[0]
-                self.broker.release(socket, cost_of(data))
+                cost = cost_of(data)
+                self.broker.unhandled_bytes -= cost
+                self.broker.release(socket, cost)
                 self._handle(socket, data)
         finally:
             lane.current = current

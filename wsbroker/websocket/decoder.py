@@ -119,6 +119,12 @@ class Decoder:
             later.write(data)
             self._later = later
 
+    def drop_decoded(self) -> None:
+        """Gives back the memory of what is decoded, where decoding may pause for long. Cost: a copy of the rest."""
+        if self._position > 0:
+            self._buffer = self._buffer[self._position :]
+            self._position = 0
+
     def next_event(self) -> int:
         """Decodes up to the next event and returns it; see the class for what it brings.
 

@@ -10,6 +10,7 @@ from threading import get_ident
 from time import monotonic, time
 from typing import TYPE_CHECKING, Final, cast
 
+from wsbroker.errors import CommandError
 from wsbroker.process_exit import exit_forked
 from wsbroker.types import SocketId
 from wsbroker.wire.http import Accept, HttpRequest, HttpResponse
@@ -266,8 +267,11 @@ class Runtime(Calls):
             answer.set_result(verdict)
 
     def close_failed(self, socket_id: int) -> None:
-        """Through the port."""
-        self._port.close(socket_id, INTERNAL_ERROR, HANDLER_ERROR)
+        """Through the port. Where the broker has stopped meanwhile, the socket is gone."""
+        try:
+            self._port.close(socket_id, INTERNAL_ERROR, HANDLER_ERROR)
+        except CommandError:
+            pass
 
     def ended(self, call: Call) -> None:
         """Lets the socket's next event go on."""

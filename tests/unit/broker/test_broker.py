@@ -6,7 +6,7 @@ import pytest
 
 from broker_kit import CountingWaker, RecordingSocket, a_broker, connect
 from wsbroker.broker.broker import Broker
-from wsbroker.broker.limits import BATCH_BYTES, MESSAGE_OVERHEAD_BYTES, Limits
+from wsbroker.broker.limits import BATCH_BYTES, MESSAGE_OVERHEAD_BYTES, SCARCE_INBOX_BYTES, Limits
 from wsbroker.errors import CommandError
 from wsbroker.wire import commands, events
 
@@ -314,6 +314,31 @@ def test_reading_resumes_when_the_inbox_is_half_empty() -> None:
     assert socket.resumed == 0
     broker.apply(0, 0, [(commands.HANDLED, [(socket.id, cost)])])
     assert socket.resumed == 1
+
+
+def test_while_all_inboxes_hold_too_much_each_may_have_little() -> None:
+    cost = 1000 + MESSAGE_OVERHEAD_BYTES
+    broker = a_broker(Limits(inbox_bytes=256 * 1024, max_inbox_bytes_total=30 * cost), inline=False)
+    Deliveries(broker)
+    flood, other = connect(broker), connect(broker)
+    for _ in range(29):
+        receive(broker, flood, b"x" * 1000)
+    assert broker.inbox_limit() == 256 * 1024
+    receive(broker, other, b"x" * 1000)
+    assert (broker.inbox_limit(), broker.unhandled_bytes) == (SCARCE_INBOX_BYTES, 30 * cost)
+    flood.pause_reading()  # as the connection does now
+    broker.apply(0, 0, [(commands.HANDLED, [(other.id, cost)])])
+    assert broker.inbox_limit() == 256 * 1024
+    broker.apply(0, 0, [(commands.HANDLED, [(flood.id, cost)])])
+    assert flood.resumed == 1
+    broker.lane_lost(0, 1012)  # what it had is lost, and counts no more
+    assert (broker.unhandled_bytes, broker.lanes[0].unhandled_bytes) == (0, 0)
+
+
+def test_an_inbox_limit_that_is_small_already_stays() -> None:
+    broker = a_broker(Limits(inbox_bytes=1000, max_inbox_bytes_total=100), inline=False)
+    receive(broker, connect(broker), b"x" * 500)
+    assert broker.inbox_limit() == 1000
 
 
 def test_a_token_set_by_its_own_worker_is_not_told_back_and_a_foreign_one_is() -> None:

@@ -58,6 +58,7 @@ def test_a_flood_has_a_share_of_the_mailbox_and_others_pass_what_waits() -> None
     while worker.sent():
         worker.handle(7)
     assert (flood.unhandled, flood.in_flight, flood.inbox) == (0, 0, None)
+    assert (broker.unhandled_bytes, worker.lane.unhandled_bytes) == (0, 0)
     assert (worker.lane.in_flight, worker.lane.messages, worker.lane.handled) == (0, 0, 1001)
     assert not worker.lane.inboxes and not worker.lane.parked and not worker.lane.waiting
 

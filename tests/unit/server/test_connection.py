@@ -8,7 +8,7 @@ import pytest
 
 from broker_kit import frames_of
 from server_kit import HEAD, Bench, PaperTransport, client_frame, close_frame, text
-from wsbroker.broker.limits import BATCH_BYTES, DROP_OLD, FRAME_OVERHEAD_BYTES, Limits
+from wsbroker.broker.limits import BATCH_BYTES, DROP_OLD, FRAME_OVERHEAD_BYTES, SCARCE_INBOX_BYTES, Limits
 from wsbroker.build import core_kind
 from wsbroker.server.connection import Connection
 from wsbroker.server.sockets import Settings
@@ -248,6 +248,27 @@ def test_a_full_inbox_pauses_reading_until_it_is_half_empty() -> None:
     assert transport.is_reading
     bench.runner.release(connection.id)
     assert connection.unhandled == 0
+
+
+def test_sockets_stop_reading_early_while_all_of_them_hold_too_much() -> None:
+    bench = Bench(limits=Limits(max_inbox_bytes_total=100_000), handler=lambda data, socket_id, token: data)
+    greedy, greedy_transport = bench.connect()
+    modest, modest_transport = bench.connect()
+    greedy.data_received(b"".join(text("x" * 10_000) for _ in range(11)))
+    bench.loop.run()
+    assert bench.sockets.broker.unhandled_bytes > 100_000
+    modest.data_received(b"".join(text("x" * 1_000) for _ in range(30)))
+    bench.loop.run()
+    assert not modest_transport.is_reading and modest.unhandled <= SCARCE_INBOX_BYTES + 30 * 1_200
+    modest_transport.is_reading = False
+    for _ in range(11):
+        bench.runner.release(greedy.id)
+        bench.loop.run()
+    for _ in range(30):
+        bench.runner.release(modest.id)
+        bench.loop.run()
+    assert greedy_transport.is_reading and modest_transport.is_reading
+    assert bench.sockets.broker.unhandled_bytes == 0
 
 
 def test_a_silent_peer_is_pinged_and_cut_without_a_pong() -> None:

@@ -437,3 +437,18 @@ def test_a_decoder_is_idle_when_nothing_of_a_client_is_left_in_it() -> None:
 
 def test_xored_is_what_the_frames_of_these_tests_carry() -> None:
     assert frame(TEXT, b"Hello") == b"\x81\x85" + KEY + xored(b"Hello") == bytes.fromhex("81 85 37fa213d 7f9f4d5158")
+
+
+def test_what_is_decoded_can_be_given_back_in_the_middle_of_a_read() -> None:
+    decoder = Decoder(1000)
+    decoder.receive(frame(BINARY, b"first") + frame(BINARY, b"second") + frame(BINARY, b"third")[:-1])
+    assert (decoder.next_event(), decoder.data) == (BINARY, b"first")
+    waiting = decoder.buffered
+    decoder.drop_decoded()
+    decoder.drop_decoded()
+    assert decoder.buffered == waiting
+    assert (decoder.next_event(), decoder.data) == (BINARY, b"second")
+    decoder.drop_decoded()
+    assert decoder.next_event() == NEED_DATA
+    decoder.receive(frame(BINARY, b"third")[-1:])
+    assert (decoder.next_event(), decoder.data) == (BINARY, b"third")
