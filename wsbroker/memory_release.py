@@ -25,11 +25,11 @@ PAUSE_S: Final = 10.0
 
 def find_malloc_trim() -> Callable[[], object] | None:
     """Returns a call of the C library's `malloc_trim`, None if it has none."""
-    import ctypes  # 5 ms and 1 MiB: most servers never need it
-
     try:
+        import ctypes  # 5 ms and 1 MiB: most servers never need it
+
         trim = ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):  # TypeError: Windows has no library without a name
+    except (ImportError, AttributeError, OSError, TypeError):  # TypeError: Windows has no library without a name
         return None
     trim.argtypes = [ctypes.c_size_t]
     trim.restype = ctypes.c_int

@@ -37,7 +37,8 @@ def copied_bytes(value: object) -> bytes | None:
     as they are in memory.
 
     Returns:
-        None: the object has no buffer, or one of references to Python objects, whose bytes mean nothing elsewhere.
+        None: the object has no buffer, or one with references to Python objects or pointers in it, whose bytes mean
+            nothing elsewhere.
     """
     if type(value) is bytes:
         return value
@@ -46,7 +47,9 @@ def copied_bytes(value: object) -> bytes | None:
     except TypeError:
         return None
     with view:
-        return None if view.format.endswith("O") else view.tobytes()
+        # PEP 3118: names of fields stand between colons, O is a reference, & begins a pointer, X{} one to a function.
+        kinds = "".join(view.format.split(":")[::2])
+        return None if any(kind in kinds for kind in "O&X") else view.tobytes()
 
 
 def is_sendable_close_code(code: int) -> bool:

@@ -575,11 +575,17 @@ class Broker:
         self._count_off(lane, total)
         if lane.move_on():
             self._list(lane)
+        self._count_dropped(lane)
 
     def _count_off(self, lane: Lane, cost: i64) -> None:
         """Messages of a worker worth `cost` are handled, or lost."""
         lane.unhandled_bytes -= cost
         self.unhandled_bytes -= cost
+
+    def _count_dropped(self, lane: Lane) -> None:
+        if lane.dropped_bytes:
+            self._count_off(lane, lane.dropped_bytes)
+            lane.dropped_bytes = 0
 
     def inbox_limit(self) -> i64:
         """Returns the bytes that one socket may have read and not yet handled, before its reading pauses."""
@@ -620,6 +626,7 @@ class Broker:
         lane = self.lanes[index]
         if lane.unhold():
             self._list(lane)
+        self._count_dropped(lane)
 
     def exchange(self, index: int) -> None:
         """Another worker has taken a lane over that was held and has run empty: its sockets stay as they are.

@@ -36,6 +36,8 @@ class Lane:
         """Cost of the messages sent and not yet acknowledged as handled."""
         self.unhandled_bytes: i64 = 0
         """Cost of the messages taken and not yet acknowledged as handled: those in flight and those in inboxes."""
+        self.dropped_bytes: i64 = 0
+        """Of `unhandled_bytes`, what was dropped with its socket's close and is still to be counted off."""
         self.messages: i64 = 0
         """How many they are."""
         self.handled: i64 = 0
@@ -135,6 +137,8 @@ class Lane:
         while waiting and not self.is_held and self.in_flight < self.credit_bytes:
             socket = waiting.popleft()
             inbox = socket.inbox
+            if inbox and socket.is_muted:
+                self._drop_muted(inbox)
             if not inbox:
                 self._drop_inbox(socket)
                 continue
@@ -152,6 +156,12 @@ class Lane:
             else:
                 self._line_up(socket)
         return has_moved
+
+    def _drop_muted(self, inbox: deque[tuple[object, ...]]) -> None:
+        """Drops the messages of a socket that the application has closed: the worker that did so drops those it has,
+        and one that takes over would not."""
+        while inbox and inbox[0][0] == events.MESSAGE:
+            self.dropped_bytes += i64(cast(int, inbox.popleft()[3]))
 
     def _drop_inbox(self, socket: Socket) -> None:
         socket.inbox = None
@@ -186,7 +196,7 @@ class Lane:
         found = self.messages
         for socket in self.inboxes.values():
             inbox = socket.inbox
-            if inbox is not None:
+            if inbox is not None and not socket.is_muted:
                 for event in inbox:
                     if event[0] == events.MESSAGE:
                         found += 1

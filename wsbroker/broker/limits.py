@@ -46,6 +46,13 @@ TURN_BYTES: Final = 4 * 1024 * 1024
 """The same for all frames of a turn together, each counted with FRAME_OVERHEAD_BYTES: what a handler that publishes in
 a loop can hold at most."""
 
+LOOKS_LEFT_OUT: Final = 64
+"""While more than the limit waits for all sockets, if what is shared counts for each of them, it is looked how much
+memory that is in one flush of so many (60 ns for a frame that waits), and whenever a SPARE_SHARE more has come."""
+
+OTHER_HOLDERS: Final = 4
+"""So many references to a frame may be those of calls that are going on: what few sockets share counts for each."""
+
 SPARE_SHARE: Final = 16
 """When too much waits for all sockets together, so many outboxes go that one part in this many of the limit is free
 again: the search for the largest is not to be repeated every turn."""

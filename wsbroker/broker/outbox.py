@@ -25,6 +25,8 @@ class Outbox:
         for each of them."""
         self.transport_bytes: i64 = 0
         """What waited in the transport's own buffer when that was last looked at."""
+        self.unsent: bytes | None = None
+        """What was handed to the transport when it refused: it holds this object until all of it has left."""
         self.turn: i64 = turn
         """Turn in which the waiting began."""
         self.allowed_bytes: i64 = 0

@@ -22,6 +22,7 @@ doing of this turn, and OWN_TURN_FACTOR times the limit may wait. All outboxes t
 
 from __future__ import annotations
 
+from sys import getrefcount
 from typing import Final, final
 
 from mypy_extensions import i64
@@ -32,6 +33,8 @@ from wsbroker.broker.limits import (
     DISCONNECT,
     DROP_OLD,
     FRAME_OVERHEAD_BYTES,
+    LOOKS_LEFT_OUT,
+    OTHER_HOLDERS,
     OWN_TURN_FACTOR,
     SPARE_SHARE,
     TURN_BYTES,
@@ -73,7 +76,12 @@ class Outgoing:
         self.waiting: dict[int, Socket] = {}
         """Sockets that have an outbox, by id."""
         self.waiting_bytes: i64 = 0
-        """What all outboxes cost, with the transports' buffers below them."""
+        """What all outboxes cost, with the transports' buffers below them: what is shared counts for each of them."""
+        self.look_from_bytes: i64 = 0
+        """At so many waiting bytes it is looked again how much memory they are; 0: as soon as they are too many."""
+        self.looks_left_out: i64 = 0
+        self.writing: bytes = b""
+        """What is being handed to transports: one that refuses it keeps it."""
         self.peak_bytes: i64 = 0
         """The most that was, since the owner last set it back."""
         self.loop_turn: i64 = 0
@@ -175,7 +183,9 @@ class Outgoing:
             self._start_turn(channels, sockets)
             self.is_flushing = False
         if self.waiting_bytes > self.limits.max_waiting_bytes:
-            self._drop_largest()
+            self._look_at_all()
+        elif self.look_from_bytes:
+            self.look_from_bytes = 0
 
     def _start_turn(self, channels: list[Channel], sockets: list[Socket]) -> None:
         for channel in channels:
@@ -193,6 +203,7 @@ class Outgoing:
             socket.ranges = None
         self.frames = []
         self.turn_bytes = 0
+        self.writing = b""
         self.channels = []
         self.sockets = []
         if self.merges:
@@ -202,6 +213,7 @@ class Outgoing:
         # The hot loop of the whole project: 1,000 subscribers are 1,000 turns of it (benchmarks: fan-out).
         frames = self._shared(channel)
         data = channel.joined
+        self.writing = data
         for socket in channel.members:
             if socket is not None:
                 if socket.is_blocked:
@@ -340,6 +352,7 @@ class Outgoing:
         if socket.is_blocked:
             self._hold(socket, frames)
         else:
+            self.writing = data
             socket.write(data)
 
     def _hold(self, socket: Socket, frames: list[bytes]) -> None:
@@ -388,7 +401,7 @@ class Outgoing:
                 return True
         else:
             waiting += outbox.transport_bytes
-            if outbox.allowed_bytes > limit:
+            if outbox.allowed_bytes > limit and self.limits.slow_consumer == DISCONNECT:
                 limit = outbox.allowed_bytes
             if waiting == 0 or waiting + cost <= limit:
                 outbox.allowed_bytes = waiting + cost
@@ -435,6 +448,7 @@ class Outgoing:
         outbox = socket.outbox
         if outbox is None:
             outbox = self._open_outbox(socket)
+        outbox.unsent = self.writing if self.writing else None  # b"" is everybody's
         self._count_transport(outbox, socket.transport_bytes())
 
     def drain(self, socket: Socket) -> None:
@@ -454,7 +468,9 @@ class Outgoing:
                 size += len(piece) * FRAME_OVERHEAD_BYTES
                 outbox.held_bytes -= size
                 self.waiting_bytes -= size
-                socket.write(piece[0] if len(piece) == 1 else b"".join(piece))
+                self.writing = piece[0] if len(piece) == 1 else b"".join(piece)
+                socket.write(self.writing)
+            self.writing = b""
             if frames:
                 return
             if not socket.is_blocked:
@@ -505,30 +521,44 @@ class Outgoing:
 
     # All sockets. -----------------------------------------------------------------------------------------------
 
-    def _drop_largest(self) -> None:
-        """Too much waits for all sockets together: drops the largest outboxes until there is room again.
-
-        Their memory is free at once; the sockets are closed when the owner acts on `overloading`. Of a socket that is
-        closing already, and of one whose transport holds much, nothing would be free: those are cut. O(n log n) for n
-        sockets with an outbox, at most once for each SPARE_SHARE of the limit that comes to wait.
-        """
-        for socket in self.waiting.values():
-            outbox = socket.outbox
-            if outbox is not None:
-                self._count_transport(outbox, socket.transport_bytes())
+    def _look_at_all(self) -> None:
+        """More than the limit waits for all sockets together, if what is shared counts for each of them: looks how much
+        memory that is, but not in every flush."""
         limit: i64 = self.limits.max_waiting_bytes
-        if self.waiting_bytes <= limit:
+        step = limit // SPARE_SHARE
+        self.looks_left_out += 1
+        if self.waiting_bytes < self.look_from_bytes and self.looks_left_out < LOOKS_LEFT_OUT:
+            if self.waiting_bytes + step < self.look_from_bytes:
+                self.look_from_bytes = self.waiting_bytes + step
             return
-        goal = limit - limit // SPARE_SHARE
+        self.looks_left_out = 0
+        self._drop_largest(limit, limit - step)
+        self.look_from_bytes = self.waiting_bytes + step
+
+    def _drop_largest(self, limit: i64, goal: i64) -> None:
+        """Drops the largest outboxes if all together take more than the limit, until no more than the goal is left.
+
+        A publication that waits for a thousand sockets is in memory once: each of them has a thousandth of it. Memory
+        is free at once; the sockets are closed when the owner acts on `overloading`. Of a socket that is closing
+        already, and of one whose transport holds much, nothing would be free: those are cut. O(frames that wait).
+        """
+        one = _one_holder()
+        total: i64 = 0
         sizes: list[tuple[int, int]] = []
         for socket in self.waiting.values():
             outbox = socket.outbox
             if outbox is not None:
-                sizes.append((int(outbox.held_bytes + outbox.transport_bytes), socket.id))
+                self._count_transport(outbox, socket.transport_bytes())
+                size = _share_of(outbox, one)
+                total += size
+                sizes.append((int(size), socket.id))
+        if total <= limit:
+            return
         sizes.sort(reverse=True)
-        for _, socket_id in sizes:
-            if self.waiting_bytes <= goal:
+        for share, socket_id in sizes:
+            if total <= goal:
                 return
+            total -= i64(share)
             socket = self.waiting[socket_id]
             outbox = socket.outbox
             if outbox is not None:
@@ -548,6 +578,34 @@ class Outgoing:
             self.waiting.pop(socket.id, None)
         elif close:
             self._replace_frames(outbox, close)
+
+
+def _one_holder() -> i64:
+    """Returns the reference count that `_holders` sees of a frame in one outbox; it differs between the builds."""
+    outbox = Outbox(0)
+    outbox.frames.append(b"\x00" * FRAME_OVERHEAD_BYTES)
+    for frame in outbox.frames:
+        return i64(getrefcount(frame))
+    return 1
+
+
+def _share_of(outbox: Outbox, one: i64) -> i64:
+    """Returns the memory that what waits for this socket takes, of what is shared its part. O(frames that wait).
+
+    Args:
+        one: from `_one_holder`.
+    """
+    share: i64 = 0
+    for frame in outbox.frames:
+        holders = i64(getrefcount(frame)) - one + 1 - OTHER_HOLDERS
+        cost: i64 = len(frame)
+        share += FRAME_OVERHEAD_BYTES + (cost // holders if holders > 1 else cost)
+    unsent = outbox.unsent
+    if unsent is not None and outbox.transport_bytes > 0:
+        # The outbox and the transport: two for each socket.
+        holders = (i64(getrefcount(unsent)) - one + 1 - OTHER_HOLDERS) // 2
+        share += outbox.transport_bytes // holders if holders > 1 else outbox.transport_bytes
+    return share
 
 
 def _largest(channels: list[Channel]) -> Channel | None:
