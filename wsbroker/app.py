@@ -167,6 +167,7 @@ def start(
 def _let_go(server: Server, signals: Signals) -> None:
     server._stopped.wait()
     signals.ended = True
+    signals.forget_server()
 
 
 def run(
@@ -218,7 +219,7 @@ def run(
         gc.unfreeze()
         restore_switch_interval(interval)
         if signals is not None:
-            signals.restore()
+            signals.end()
         if is_main:
             left_s = server._stop_timeout_s - (time.monotonic() - server._stop_asked_at)
             leave_threads_within(max(LOOP_END_S, left_s), TO_THREAD)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, cast
 
+from wsbroker import open_sockets
 from wsbroker.addresses import Address, BindAddress
 from wsbroker.broker.limits import DISCONNECT, DROP_NEW, DROP_OLD, Limits
 from wsbroker.config import Config, show_size
@@ -138,7 +139,7 @@ class Node:
 
         O(connections), about 1.5 µs each.
         """
-        found = self.front.descriptors()
+        found = self.front.descriptors() + open_sockets.handed_in.descriptors()
         for slot in self.sockets.wheel.slots:
             for socket in slot:
                 transport = cast(Connection, socket).transport

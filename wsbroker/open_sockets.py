@@ -78,6 +78,10 @@ class HandedIn:
             return f"no socket of this name was handed in; there are: {named}"
         return "no socket was handed in by that name: " + (why_not_ours() or "LISTEN_FDS is not set")
 
+    def descriptors(self) -> list[int]:
+        """Returns the numbers of the sockets that were handed in, served or not."""
+        return [*self._used.union(self.names)]
+
     def restore(self) -> None:
         """Lets a program that is executed in place of this one find all of it again."""
         os.environ.update(self._variables)

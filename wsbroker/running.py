@@ -347,7 +347,7 @@ class Server:
         Nobody waits for the end of it: code that hangs in its import may be mended meanwhile.
         """
         node = self._node
-        if node is None:
+        if node is None or self._is_stop_asked:
             return
         if node.pool.kind in ("interpreter", "process"):
             self._begin_reload()

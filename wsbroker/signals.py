@@ -36,7 +36,8 @@ class Signals:
     """
 
     def __init__(self, server: "Server", on_second: Callable[["Signals", int], None]) -> None:
-        self.server = server
+        self.server: Server | None = server
+        """None when it has stopped."""
         self.on_second = on_second
         self.interrupts = False
         """Whether the first SIGINT is a KeyboardInterrupt too, for a main loop of the program's own."""
@@ -46,18 +47,22 @@ class Signals:
         self.ended = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.ended:  # as if we had never been here
+        global _stopped_at
+        server = self.server
+        if self.ended or server is None:  # as if we had never been here
+            if number in STOP_SIGNALS and monotonic() - _stopped_at < DUPLICATE_S:
+                return
             self.restore()
             signal.raise_signal(number)
             return
         if number == SIGHUP:
-            self.server._ask_to_reload()
+            server._ask_to_reload()
             return
-        global _stopped_at
+        server.wants_restart = False
         if self.first_at is None:
             self.first_at = _stopped_at = monotonic()
-            self.server._ask_to_stop(None)
-            if self.interrupts and number == signal.SIGINT and not self.server._is_awaited_in(frame):
+            server._ask_to_stop(None)
+            if self.interrupts and number == signal.SIGINT and not server._is_awaited_in(frame):
                 raise KeyboardInterrupt
         elif monotonic() - self.first_at >= DUPLICATE_S:
             self.on_second(self, number)
@@ -70,6 +75,19 @@ class Signals:
                 handler = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
             self.before[number] = handler
         forks.take_signals(self.before, self, self.restore)
+
+    def forget_server(self) -> None:
+        """Lets go of a server that has stopped."""
+        forks.forget(self.restore)
+        self.server = None
+
+    def end(self) -> None:
+        """Gives the signals back, the server having stopped; a duplicate of the signal that stopped it is ignored."""
+        if monotonic() - _stopped_at >= DUPLICATE_S:
+            self.restore()
+        else:
+            self.ended = True
+            forks.forget(self.restore)
 
     def restore(self) -> None:
         """Gives the signals back to who handled them before."""

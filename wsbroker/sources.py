@@ -159,6 +159,8 @@ def value_of(name: str, found: Found) -> object:
     """
     setting = SETTINGS[name]
     if found.source == "file" and not isinstance(found.raw, str):
+        if setting.kind == "mode":
+            raise ConfigError(f'{found.label} is a number, and 440 would be mode 670: write it as a text such as "660"')
         value = found.raw
     else:
         value = _parse(setting, _texts(found), found.label)

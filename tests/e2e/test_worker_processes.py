@@ -56,6 +56,7 @@ def test_it_inherits_its_two_streams_and_the_servers_output_and_nothing_else() -
             names = (await shop.asks("descriptors")).splitlines()
         output = [os.readlink(f"/proc/self/fd/{number}") for number in (1, 2)]
         assert names[:3] == ["/dev/null", *output]
+        names = [name for name in names if "/libffi." not in name]  # it may keep its own file open, for ctypes
         assert [name.partition(":")[0] for name in names[3:]] == ["socket", "socket"]
 
     live(APPS + "Where", work, worker_kind=PROCESS)

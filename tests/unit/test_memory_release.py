@@ -1,6 +1,9 @@
 """Memory is given back after much was freed, and not too often."""
 
+import sys
 import threading
+
+import pytest
 
 from wsbroker.memory_release import PAUSE_S, WORTH_BYTES, MemoryRelease, find_malloc_trim
 
@@ -73,3 +76,9 @@ def test_the_trim_of_this_c_library_can_be_called() -> None:
     trim = find_malloc_trim()
     if trim is not None:
         assert trim() in (0, 1)
+
+
+def test_a_python_without_ctypes_gives_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ctypes", None)
+    assert find_malloc_trim() is None
+    assert not MemoryRelease().observe(0, 2 * WORTH_BYTES, 1.0)

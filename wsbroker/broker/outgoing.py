@@ -600,11 +600,14 @@ def _share_of(outbox: Outbox, one: i64) -> i64:
         holders = i64(getrefcount(frame)) - one + 1 - OTHER_HOLDERS
         cost: i64 = len(frame)
         share += FRAME_OVERHEAD_BYTES + (cost // holders if holders > 1 else cost)
+    held = outbox.transport_bytes
     unsent = outbox.unsent
-    if unsent is not None and outbox.transport_bytes > 0:
+    if unsent is not None and held > 0:
         # The outbox and the transport: two for each socket.
         holders = (i64(getrefcount(unsent)) - one + 1 - OTHER_HOLDERS) // 2
-        share += outbox.transport_bytes // holders if holders > 1 else outbox.transport_bytes
+        if holders > 1:
+            held //= holders
+    share += held
     return share
 
 

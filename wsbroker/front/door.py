@@ -270,7 +270,7 @@ class Door(HttpProtocol):
             self.advance(messages)
             return True
         self._pass_on(messages)
-        if self.body is not None or self.has_upgrade or self.waiting >= PIPELINE_HIGH:
+        if self.body is not None or self.has_upgrade or self.waiting >= PIPELINE_HIGH or self._is_too_much():
             self._look_ahead()
         return True
 
@@ -357,8 +357,18 @@ class Door(HttpProtocol):
             if self.unfed and self.can_parse:
                 self.front.parse_later(self)
             self.update_reading()
-        if self.unfed or self.unfinished_bytes or self.body_bytes > MAX_UNCOUNTED_BYTES or self.rest_bytes:
+        if (
+            self.unfed
+            or self.unfinished_bytes
+            or self.body_bytes > MAX_UNCOUNTED_BYTES
+            or self.rest_bytes
+            or self._is_too_much()
+        ):
             self.count_bytes()
+
+    def _is_too_much(self) -> bool:
+        """Whether all connections together hold more than they may, heads that wait included."""
+        return self.front.request_bytes > self.front.max_request_bytes
 
     def _parse_part(self, part: bytes, lines: int, arrived: list[Message]) -> int:
         """Parses one slice.
@@ -554,7 +564,8 @@ class Door(HttpProtocol):
         if self.has_upgrade and (self.state != SERVING or not self.waiting):
             self.hold_reading()  # the open handler is asked about it: more will not come
             return
-        spared = max(self.waiting - 1, int(self.has_upgrade))
+        begun = self.answers > 0 and not self.is_idle
+        spared = max(self.waiting - (not begun), int(self.has_upgrade))
         if self.body is not None:
             self.break_body(503)
         elif self.state == FRESH and self.unfinished_bytes:

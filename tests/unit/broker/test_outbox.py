@@ -14,6 +14,7 @@ from wsbroker.broker.limits import (
     DROP_NEW,
     DROP_OLD,
     FRAME_OVERHEAD_BYTES,
+    LOOKS_LEFT_OUT,
     OWN_TURN_FACTOR,
     Limits,
 )
@@ -243,6 +244,47 @@ def test_a_socket_given_up_and_closed_in_the_same_turn_gets_that_close_alone() -
     assert socket.received == [b"close"]
     assert socket.writes[-1][2:4] == (4000).to_bytes(2, "big")
     assert socket.finishes == 1
+
+
+def test_what_waits_for_many_sockets_is_in_memory_once() -> None:
+    broker = a_broker(Limits(max_queue_bytes=1 << 30, max_waiting_bytes=1024 * KIB))
+    sockets = [blocked(broker) for _ in range(50)]
+    for socket in sockets:
+        broker.subscribe(socket.id, b"all")
+    for _ in range(4):
+        broker.publish(b"all", bytes(100 * KIB), ())
+    broker.flush()
+    assert broker.outgoing.waiting_bytes > 50 * 400 * KIB
+    assert all(broker.is_open(socket.id) for socket in sockets)
+    for _ in range(10):  # of their own, they take memory each
+        for socket in sockets[:2]:
+            broker.send(socket.id, bytes(100 * KIB))
+        broker.flush()
+    assert not any(broker.is_open(socket.id) for socket in sockets[:2])
+    assert all(broker.is_open(socket.id) for socket in sockets[2:])
+    for socket in sockets:
+        broker.lost(socket, 1006, "")
+    broker.flush()
+    assert (broker.outgoing.waiting_bytes, broker.outgoing.waiting) == (0, {})
+
+
+def test_what_waits_for_many_is_looked_at_again_when_it_is_not_shared_any_more() -> None:
+    broker = a_broker(Limits(max_queue_bytes=1 << 30, max_waiting_bytes=1024 * KIB))
+    sockets = [blocked(broker) for _ in range(50)]
+    for socket in sockets:
+        broker.subscribe(socket.id, b"all")
+    broker.publish(b"all", bytes(500 * KIB), ())
+    broker.flush()
+    for socket in sockets[:40]:
+        broker.outgoing.drain(socket)
+        broker.outgoing.mark_blocked(socket)
+        socket.buffered = 250 * KIB  # and as much as was shared waits in their own transports
+    for _ in range(2 * LOOKS_LEFT_OUT):
+        broker.send(sockets[0].id, "x")
+        broker.flush()
+        if not all(broker.is_open(socket.id) for socket in sockets):
+            return
+    raise AssertionError("ten times the limit waits")
 
 
 def test_a_socket_whose_transport_holds_most_is_cut() -> None:

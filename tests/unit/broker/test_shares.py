@@ -155,3 +155,25 @@ def test_what_a_lost_worker_leaves_includes_what_waited_for_a_share() -> None:
     assert sorted((event[1], event[4]) for event in left) == [(flood.id, 1012), (gone.id, 1006)]
     assert broker.counters.messages_lost == 300
     assert not worker.lane.inboxes and not worker.lane.parked and not worker.lane.waiting
+
+
+def test_another_worker_is_not_given_the_messages_of_a_socket_that_was_closed() -> None:
+    """The worker that closed it drops those that it has, and only that one knows."""
+    broker = a_broker(inline=False, credit_bytes=CREDIT)
+    worker = Worker(broker)
+    closed, other = connect(broker), connect(broker)
+    receive(broker, closed, 300)
+    receive(broker, other, 100)
+    worker.sent()
+    broker.apply(0, worker.lane.generation, [(commands.CLOSE, closed.id, 4000, "enough")])
+    broker.hold(0)
+    assert worker.lane.unhandled() == 2 * SHARE_UNITS + 100 - SHARE_UNITS  # what is dropped is not lost
+    while worker.lane.in_flight:
+        worker.handle(7)
+    broker.exchange(0)
+    assert worker.count(closed) == 0
+    assert [event[0] for event in worker.sent() if event[1] == closed.id] == [events.CLOSE]
+    while worker.sent():
+        worker.handle(7)
+    assert (worker.lane.handled, broker.unhandled_bytes, worker.lane.unhandled_bytes) == (SHARE_UNITS + 100, 0, 0)
+    assert not worker.lane.inboxes and not worker.lane.closing
