@@ -239,6 +239,33 @@ async def test_waves_of_leavers_hold_no_memory() -> None:
 TOTAL = 1_000_000
 
 
+async def test_whole_heads_that_wait_behind_a_slow_answer_count_too() -> None:
+    async with fronting(max_request_bytes_total=TOTAL) as running:
+        gate = asyncio.Event()
+
+        async def handler(_: HttpRequest) -> HttpResponse:
+            await gate.wait()
+            return HttpResponse(200, (), "x")
+
+        running.pool.handler = handler
+        head = get("/", *[f"X{number}: {'v' * 1000}" for number in range(6)])
+        peers = []
+        for _ in range(100):  # four waiting heads of each would be 8 MB
+            peer = await running.connect()
+            peers.append(peer)
+            for _ in range(5):
+                peer.writer.write(head)
+                await asyncio.sleep(0)
+        await until(lambda: running.front.requests_shed > 0)
+        await asyncio.sleep(0.05)
+        assert running.front.request_bytes <= TOTAL + 100 * 22_000  # and those that a handler has: 21 kB each
+        gate.set()
+        for peer in peers:
+            peer.close()
+        await running.until_empty()
+        assert running.front.request_bytes == 0
+
+
 async def test_a_body_for_which_there_is_no_room_is_answered_503_and_the_others_go_on() -> None:
     async with fronting(max_request_bytes_total=TOTAL) as running:
         peers = [await running.connect() for _ in range(3)]

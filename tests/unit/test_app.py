@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -365,3 +367,17 @@ def test_the_mode_and_group_of_a_unix_socket_are_checked_before_anything_starts(
         pass
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert warning == "unix_mode and unix_group are for the files of Unix sockets, and none is made: bind=unix:/PATH"
+
+
+def test_a_server_that_has_stopped_is_forgotten() -> None:
+    servers = []
+    for _ in range(3):
+        server = wsbroker.start(BIND, worker=Idle(), worker_kind="inline")
+        servers.append(weakref.ref(server))
+        server.stop()
+        del server
+    deadline = time.monotonic() + 10
+    while any(reference() is not None for reference in servers[:-1]) and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.01)
+    assert [reference() for reference in servers[:-1]] == [None, None]  # the last one's signals may be its own still

@@ -258,3 +258,10 @@ def test_the_file_is_named_by_the_flag_before_the_variable() -> None:
     assert sources.config_path("a.toml", {"WSBROKER_CONFIG": "b.toml"}) == ("a.toml", "--config")
     assert sources.config_path(None, {"WSBROKER_CONFIG": "b.toml"}) == ("b.toml", "WSBROKER_CONFIG")
     assert sources.config_path(None, {"WSBROKER_CONFIG": ""}) is None
+
+
+@pytest.mark.parametrize("number", ["440", "0o660"])
+def test_a_mode_in_a_file_is_a_text_because_a_number_would_be_decimal(file: Path, number: str) -> None:
+    with pytest.raises(ConfigError, match="a number, and 440 would be mode 670: write it as a text"):
+        sources.value_of("unix_mode", read(file, f"unix_mode = {number}")["unix_mode"])
+    assert sources.value_of("unix_mode", read(file, 'unix_mode = "660"')["unix_mode"]) == 0o660

@@ -171,13 +171,16 @@ def test_a_crash_loop_ends_the_command_with_code_4(script: Script, tmp_path: Pat
 
 def test_run_returns_after_a_signal(script: Script, kind: WorkerKind) -> None:
     source = f"""
-        import signal
+        import signal, time
         import wsbroker
-        before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
         wsbroker.register_worker({APPS + "echo"!r})
         wsbroker.run("127.0.0.1:0", worker_kind={kind!r})
-        assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
-        print("behind run()")
+        time.sleep(0.5)  # until then another one is taken for a duplicate
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            print("behind run()")
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     """
     with script(source) as program:
         peer = connected(program, text("hello"))
@@ -296,6 +299,34 @@ def test_a_program_that_waits_for_the_server_is_not_interrupted(script: Script) 
     with script(source) as program:
         assert program.ended() == 0
         assert program.log.splitlines()[-1] == "True behind wait()"
+
+
+@pytest.mark.parametrize(
+    ("serve", "line"),
+    [
+        ("wsbroker.run({0}, worker={1}, worker_kind='inline')", "serving on"),
+        ("server = wsbroker.start({0}, worker={1}); print('started'); server.wait()", "^started$"),
+    ],
+)
+def test_a_duplicate_of_the_stop_signal_does_not_end_what_a_program_does_behind_its_server(
+    serve: str, line: str, script: Script
+) -> None:
+    call = serve.format('"127.0.0.1:0"', repr(APPS + "echo"))
+    source = f"""
+        import time
+        import wsbroker
+        {call}
+        print("stopped")
+        time.sleep(0.4)
+        print("cleaned up")
+    """
+    with script(source) as program:
+        program.wait_for_line(re.compile(line), START_S)
+        program.process.send_signal(signal.SIGTERM)
+        program.wait_for_line(re.compile("^stopped$"), START_S)
+        program.process.send_signal(signal.SIGTERM)
+        assert program.ended() == 0
+        assert program.log.endswith("cleaned up\n")
 
 
 @pytest.mark.parametrize("last", ["server.wait()", "pass"])
