@@ -173,6 +173,11 @@ class Node:
             "(max_waiting_bytes): those for whom most waited were closed with 1013",
         )
         self._note(
+            self.front.answers_shed,
+            f"answers of more than {show_size(self.front.max_answer_bytes)} waited for all HTTP clients together "
+            "(max_waiting_bytes): connections for which most waited were aborted",
+        )
+        self._note(
             counters.frames_dropped,
             f"messages to slow consumers are dropped (slow_consumer={self.config.slow_consumer})",
         )
@@ -196,10 +201,11 @@ class Node:
 
     def _give_memory_back(self) -> None:
         outgoing, front = self.broker.outgoing, self.front
-        held = int(outgoing.waiting_bytes) + front.request_bytes
-        peak = int(outgoing.peak_bytes) + front.peak_request_bytes
+        held = int(outgoing.waiting_bytes) + front.request_bytes + front.answer_bytes
+        peak = int(outgoing.peak_bytes) + front.peak_request_bytes + front.peak_answer_bytes
         outgoing.peak_bytes = outgoing.waiting_bytes
         front.peak_request_bytes = front.request_bytes
+        front.peak_answer_bytes = front.answer_bytes
         self._memory_release.observe(held, peak, time.monotonic())
 
     def statistics(self) -> dict[str, int]:
@@ -227,6 +233,8 @@ class Node:
             "http_connections": len(self.front.doors),
             "request_bytes": self.front.request_bytes,
             "requests_shed": self.front.requests_shed,
+            "answer_bytes": self.front.answer_bytes,
+            "answers_shed": self.front.answers_shed,
             "inbox_bytes": int(self.broker.unhandled_bytes),
             "command_bytes": self.local_port.waiting_bytes,
         }

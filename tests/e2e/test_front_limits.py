@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
 
 import aiohttp
 import pytest
@@ -178,6 +180,87 @@ async def test_who_reads_slowly_is_not_cut() -> None:
                     received += len(data)
                     await asyncio.sleep(SHORT_S / 6)
             assert received > size
+
+
+# Answers that nobody takes. -----------------------------------------------------------------------------------------
+
+
+def asking(running: Fronting, request: bytes) -> socket.socket:
+    """Returns a client that has asked, has little room for the answer and does not read it."""
+    raw = socket.socket()
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    raw.connect(("127.0.0.1", running.port))
+    raw.setblocking(False)
+    raw.send(request)
+    return raw
+
+
+async def sized(request: HttpRequest) -> HttpResponse:
+    """Answers with as many bytes as the target says."""
+    return HttpResponse(200, (), b"x" * int(request.path[1:]))
+
+
+async def until(claim: Callable[[], bool]) -> None:
+    """Waits until something is so."""
+    async with asyncio.timeout(LONG_S):
+        while not claim():
+            await asyncio.sleep(0.001)
+
+
+async def test_answers_that_nobody_takes_hold_no_more_than_their_limit_and_who_reads_gets_all() -> None:
+    limit, size = 4 * 1024 * 1024, 1_000_000
+    async with fronting(max_waiting_bytes=limit) as running, AsyncExitStack() as stack:
+        running.pool.handler = sized
+        front = running.front
+        for count in range(1, 21):
+            stack.callback(asking(running, get(f"/{size}")).close)
+            await until(lambda count=count: len(running.pool.requests) == count)  # type: ignore[misc]
+        await until(lambda: len(front.doors) < 10)
+        assert front.answers_shed == 20 - len(front.doors)
+        assert limit / 2 < front.answer_bytes <= limit
+        assert front.peak_answer_bytes <= limit + size + 1000
+        reader = await running.connect()
+        await reader.send(get(f"/{3 * size}"))
+        head, body = await reader.answer()
+        assert (status(head), len(body)) == (200, 3 * size)
+        assert front.answer_bytes <= limit
+        await stack.aclose()
+        await until(lambda: front.answer_bytes == 0)
+
+
+async def test_the_connections_for_which_most_waits_are_aborted_first() -> None:
+    async with fronting(max_waiting_bytes=20_000_000) as running, AsyncExitStack() as stack:
+        running.pool.handler = sized
+        raws = []
+        for size in (6_000_000, 9_000_000, 7_000_000):
+            raws.append(asking(running, get(f"/{size}", "Connection: close")))
+            stack.callback(raws[-1].close)
+            await until(lambda: len(running.pool.requests) == len(raws))
+        await until(lambda: running.front.answers_shed == 1)
+        loop = asyncio.get_running_loop()
+        received = [0, 0, 0]
+        async with asyncio.timeout(LONG_S):
+            for index, raw in enumerate(raws):
+                with suppress(ConnectionError):
+                    while data := await loop.sock_recv(raw, 500_000):
+                        received[index] += len(data)
+        assert received[0] > 6_000_000 and received[1] < 9_000_000 and received[2] > 7_000_000
+        await until(lambda: running.front.answer_bytes == 0)
+
+
+async def test_an_answer_counts_also_if_writing_stopped_at_its_head() -> None:
+    async with fronting() as running, AsyncExitStack() as stack:
+        sizes = iter((60_000, 1_000_000))
+
+        async def handler(_: HttpRequest) -> HttpResponse:
+            (door,) = running.front.doors
+            assert door.wire is not None
+            door.wire.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            return HttpResponse(200, [("X-Long", "y" * 40_000)] * (running.pool.requests[1:] != []), b"x" * next(sizes))
+
+        running.pool.handler = handler
+        stack.callback(asking(running, get() + get()).close)
+        await until(lambda: running.front.answer_bytes > 1_000_000)
 
 
 async def until_gone(running: Fronting) -> None:

@@ -90,6 +90,9 @@ class Silent:
         for number in range(40):
             wsbroker.send_to_channel("all", bytes([number]) * 64 * KIB)
 
+    def handle_http_request(self, request: object) -> wsbroker.HttpResponse:
+        return wsbroker.HttpResponse(200, (), bytes(8 * MIB))
+
 
 @contextmanager
 def running(max_waiting_bytes: int | None = None) -> Iterator[tuple[wsbroker.Server, tuple[str, int]]]:
@@ -155,3 +158,17 @@ def test_those_for_whom_most_waits_are_closed_before_all_of_it_fills_the_memory(
         until(lambda: server.statistics()["waiting_bytes"] == 0)
         for peer in peers:
             peer.end()
+
+
+def test_http_answers_that_are_not_taken_are_counted_and_those_that_are_too_much_aborted() -> None:
+    with running(max_waiting_bytes=MIB) as (server, address):
+        peers = [Peer(address) for _ in range(2)]
+        for count, peer in enumerate(peers):
+            peer.send(request("GET"))
+            until(lambda count=count: server.statistics()["answers_shed"] == count)  # type: ignore[misc]
+            until(lambda: cast(int, server.statistics()["answer_bytes"]) > MIB)
+            assert cast(int, server.statistics()["answer_bytes"]) <= 8 * MIB + KIB
+        assert len(peers[1].answer().body) == 8 * MIB
+        until(lambda: server.statistics()["answer_bytes"] == 0)
+        for peer in peers:
+            peer.reset()

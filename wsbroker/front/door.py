@@ -96,6 +96,7 @@ class Door(HttpProtocol):
     """
 
     __slots__ = (
+        "answer_bytes",
         "answers",
         "body",
         "body_bytes",
@@ -161,6 +162,8 @@ class Door(HttpProtocol):
         """Whether the connection ends behind the requests that have been read."""
         self.unsent_bytes = 0
         """What the transport's buffer had shrunk to when its progress was last looked at."""
+        self.answer_bytes = 0
+        """What this connection has in the front's `answer_bytes`."""
 
     def __repr__(self) -> str:
         return f"<Door {self.remote or 'unix'} {STATE_NAMES[self.state]}>"
@@ -230,6 +233,11 @@ class Door(HttpProtocol):
         """The peer does not take what it asked for."""
         super().pause_writing()
         self.front.watch_writing(self)
+
+    def count_unsent(self) -> None:
+        """More was written since the peer has stopped taking it."""
+        if self.wire is not None and not self.wire.is_closing():
+            self.front.count_unsent(self)
 
     def resume_writing(self) -> None:
         """It does now."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from html import escape
 from http import HTTPStatus
-from typing import Final
+from typing import TYPE_CHECKING, Final, cast
 
 from aiohttp import hdrs, web
 from aiohttp.http_parser import RawRequestMessage
@@ -18,6 +18,9 @@ from aiohttp.http_writer import HttpVersion, HttpVersion11
 from wsbroker.errors import HandshakeError
 from wsbroker.front.aiohttp_private import is_writing_paused
 from wsbroker.wire.http import HttpRequest, HttpResponse
+
+if TYPE_CHECKING:
+    from wsbroker.front.door import Door
 
 SERVER_NAME: Final = "wsbroker"
 
@@ -174,6 +177,7 @@ class Answer:
         # Should the client leave now, this call stays in a cycle (its own traceback) until the collector comes by.
         del content
         if is_writing_paused(request.protocol):
+            cast("Door", request.protocol).count_unsent()
             await request.writer.drain()
         if self.on_written is not None:
             self.on_written()

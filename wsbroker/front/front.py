@@ -52,6 +52,10 @@ ANSWERS_IN_A_ROW: Final = 16
 """Pipelined requests that one connection gets answered before the others have their turn (where a handler needs no
 await, aiohttp would go on until all that was read is answered: a read can hold 7,000 requests)."""
 
+SPARE_SHARE: Final = 16
+"""When too much waits for all connections together, so many are aborted that one part in this many of the limit is free
+again: the search for the largest is not to be repeated for each answer."""
+
 TURNS_IN_A_ROW: Final = 4
 """Connections that use up their budget (`read_budget_frames` lines of heads and chunks) in one turn of the loop; the
 others wait for the next one. So nobody waits longer when 200 send one-byte chunks than when 20 do."""
@@ -110,6 +114,13 @@ class Front(Generic[AdmittedT]):
         self.max_request_bytes: Final = config.request_bytes_limit()
         self.requests_shed = 0
         """Requests that were refused because all together held too much."""
+        self.answer_bytes = 0
+        """What the transports hold of answers that their clients do not take, as `count_unsent` counts it."""
+        self.peak_answer_bytes = 0
+        """The most that `answer_bytes` has been since whoever watches it set this back."""
+        self.max_answer_bytes: Final = config.waiting_bytes_limit()
+        self.answers_shed = 0
+        """Connections that were aborted because too much waited for all together."""
         self._behind: dict[Door, None] = {}
         """Who has more to parse than one turn allows, in the order of their turns."""
         self._is_parsing_later = False
@@ -225,11 +236,50 @@ class Front(Generic[AdmittedT]):
         assert door.wire is not None
         door.unsent_bytes = door.wire.get_write_buffer_size()
         self.writing.add(door)
+        self.count_unsent(door)
 
     def unwatch_writing(self, door: Door) -> None:
         """It has taken nearly everything; the rest counts only when nothing else would notice that it stays."""
+        self._count_taken(door)
         if door.wire is None or not door.wire.is_closing():
             self.writing.remove(door)
+
+    def count_unsent(self, door: Door) -> None:
+        """Counts what the transport of a watched connection holds, and aborts others if all together hold too much.
+
+        What its client takes of it counts until nearly all is taken: a transport frees an answer as a whole.
+        """
+        assert door.wire is not None
+        grown = door.wire.get_write_buffer_size() - door.answer_bytes
+        if grown <= 0:
+            return
+        door.answer_bytes += grown
+        self.answer_bytes += grown
+        if self.answer_bytes > self.peak_answer_bytes:
+            self.peak_answer_bytes = self.answer_bytes
+        if self.answer_bytes > self.max_answer_bytes:
+            self._shed_answers(door)
+
+    def _count_taken(self, door: Door) -> None:
+        self.answer_bytes -= door.answer_bytes
+        door.answer_bytes = 0
+
+    def _shed_answers(self, newest: Door) -> None:
+        """Aborts the connections for which most waits until a part of the limit is free.
+
+        Not the newest: its client has had no time to take anything. So one answer may go beyond the limit.
+        """
+        goal = self.max_answer_bytes - self.max_answer_bytes // SPARE_SHARE
+        behind = [door for door in self.doors if door.answer_bytes and door is not newest]
+        behind.sort(key=lambda door: door.answer_bytes, reverse=True)
+        for door in behind:
+            if self.answer_bytes <= goal:
+                return
+            self._count_taken(door)
+            self.writing.remove(door)
+            self.answers_shed += 1
+            if door.wire is not None:
+                door.wire.abort()
 
     def may_parse_chunks(self, door: Door) -> bool:
         """Whether a connection may have chunks parsed now: it may unless others wait for their turn to."""
@@ -266,6 +316,8 @@ class Front(Generic[AdmittedT]):
     def _forget(self, door: Door) -> None:
         doors = self.doors
         doors.discard(door)
+        if door.answer_bytes:
+            self._count_taken(door)
         self.heads.remove(door)
         self.writing.remove(door)
         self.lingering.remove(door)
