@@ -164,7 +164,7 @@ class Config:
         maximum=TIB,
         unset="auto",
         help="waiting for all sockets; then the largest are closed; auto: 1/4 of memory",
-        reason="A thousand slow clients must not fill the memory. A container's limit counts; closed with 1013.",
+        reason="A thousand slow clients must not fill the memory. HTTP answers have as much of their own.",
     )
     slow_consumer: SlowConsumer = _setting(
         "disconnect",
@@ -266,7 +266,7 @@ class Config:
         (),
         "names",
         "Connections",
-        help="subprotocols spoken, the preferred one first",
+        help="subprotocols spoken; of several, the one that the client prefers is chosen",
         reason="Only a name that both sides list may be answered (RFC 6455 section 4.2.2).",
     )
     unix_mode: int | None = _setting(

@@ -108,6 +108,7 @@ class Node:
         )
         runtime.release = runner.release
         runtime.is_behind = lambda: runner.is_behind
+        runtime.drop_waiting = runner.drop_waiting
         inline.handled_count = lambda: runner.handled
         self.sockets.inline = runner
 
@@ -125,6 +126,7 @@ class Node:
         # Requests in flight need the workers; half of the time is theirs, the rest is for the handlers' end.
         await asyncio.gather(self._close_sockets(deadline), self.front.stop(timeout_s / 2))
         await self.pool.stop(max(0.0, deadline - time.monotonic()))
+        self.sockets.inline = None  # no handler runs behind `handle_worker_stop`
         dropped = self.sockets.abort_all()
         if dropped:
             logger.info("connections dropped count=%d", dropped)

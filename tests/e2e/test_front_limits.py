@@ -444,3 +444,18 @@ async def test_those_too_many_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -
         for peer in refused[:3]:
             await peer.send(get())
             assert status((await peer.answer())[0]) == 503
+
+
+async def test_a_client_that_closes_right_behind_its_answer_holds_no_place() -> None:
+    async with fronting(handshake_timeout=60) as running:
+
+        async def handler(_: HttpRequest) -> HttpResponse:
+            return HttpResponse(200, (), "x")
+
+        running.pool.handler = handler
+        for _ in range(100):
+            peer = await running.connect()
+            peer.writer.write(get("/"))
+            await peer.reader.readuntil(b"\r\n\r\nx")
+            peer.close()
+        await until(lambda: not running.front.doors)

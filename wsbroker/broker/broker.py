@@ -628,6 +628,18 @@ class Broker:
             self._list(lane)
         self._count_dropped(lane)
 
+    def drop_waiting(self) -> int:
+        """Drops the messages that workers have not been given yet, so that the close handlers behind them still run:
+        the server stops, and there is no time for both. Returns how many; they are counted as lost."""
+        dropped: i64 = 0
+        for lane in self.lanes:
+            dropped += lane.drop_waiting()
+            if lane.move_on():
+                self._list(lane)
+            self._count_dropped(lane)
+        self.counters.messages_lost += dropped
+        return int(dropped)
+
     def exchange(self, index: int) -> None:
         """Another worker has taken a lane over that was held and has run empty: its sockets stay as they are.
 

@@ -191,6 +191,14 @@ class Lane:
         self.closing.update(self._waiting_closes())
         return self.move_on()
 
+    def drop_waiting(self) -> i64:
+        """Has the messages that wait in inboxes dropped as their sockets' turns come, so that the CLOSE events behind
+        them get through; returns how many messages. O(waiting)."""
+        waiting = self.unhandled() - self.messages
+        for socket in self.inboxes.values():
+            socket.is_muted = True
+        return waiting
+
     def unhandled(self) -> i64:
         """How many messages its worker would still handle, those that wait with their sockets too. O(waiting)."""
         found = self.messages

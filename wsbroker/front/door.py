@@ -79,6 +79,8 @@ smallest line of JSON, ``{}`` and its line break, stays below."""
 MAX_PARSED_BYTES: Final = 64 * 1024
 """What may be kept although it is parsed, to save copying the rest."""
 
+HALF_CLOSED_LOOK_S: Final = 0.02
+"""When it is looked whether a half-closed connection has been answered already; aiohttp's task knows by then."""
 MAX_UNCOUNTED_BYTES: Final = 4 * 1024
 """A body that has been read whole and is no larger is not counted: that would cost more than it tells."""
 
@@ -212,8 +214,14 @@ class Door(HttpProtocol):
         if self.state != SERVING or self.is_idle or self.has_upgrade or self.body is not None:
             return False
         self.is_half_closed = self.is_last = True
-        self.front.heads.add(self)  # ends it in case the last answer is being written already
+        self.front.heads.add(self)
+        self.front.loop.call_later(HALF_CLOSED_LOOK_S, self._end_if_answered)
         return True
+
+    def _end_if_answered(self) -> None:
+        """Ends a half-closed connection whose last answer was being written already when its peer had heard enough."""
+        if self.state == SERVING and self.is_idle and self.wire is not None:
+            self.wire.close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The transport is gone, whoever ended it."""

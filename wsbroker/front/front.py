@@ -174,7 +174,12 @@ class Front(Generic[AdmittedT]):
         self.is_stopping = True
         for door in list(self.doors):
             self._wind_down(door)
-        await self._until_empty(timeout_s)
+        grace_s = min(timeout_s, self.config.close_timeout)
+        await self._until_empty(grace_s)
+        for door in list(self.doors):  # answers may take longer, but not requests: a client could hold the stop
+            if door.body is not None and door.wire is not None:
+                door.wire.abort()
+        await self._until_empty(timeout_s - grace_s)
         tasks = [*self._tasks, *(door.task for door in self.doors if door.task is not None)]
         if self.doors:
             log.warning("stopped with unanswered requests connections=%d", len(self.doors))

@@ -89,6 +89,9 @@ class Core(Calls, Protocol):
         """Lets them go on."""
         ...
 
+    def drop_waiting(self, /) -> int:
+        """Drops the messages that workers have not been given yet; returns how many."""
+
     def exchange(self, index: int, /) -> None:
         """Another worker has taken over a lane that was held: the generation grows, the sockets stay."""
         ...

@@ -29,8 +29,10 @@ logger = GuardedLog(__name__)
 
 REQUEST_OVERHEAD_BYTES: Final = 512
 """What a request costs beyond its text while a worker has it: the objects that hold it."""
-DRAIN_SHARE: Final = 0.75
-"""The part of the time to stop in which handlers may end; the rest is for `handle_worker_stop`."""
+DRAIN_SHARE: Final = 0.7
+"""The part of the time to stop in which handlers may end; the rest is for close handlers and `handle_worker_stop`."""
+CLOSE_SHARE: Final = 0.2
+"""The part in which close handlers may still run, when messages in front of them had to be dropped."""
 DRAIN_POLL_S: Final = 0.01
 FAILED_START_STOP_S: Final = 5.0
 """How long the other workers may take to stop after one could not start."""
@@ -196,6 +198,10 @@ class Pool(Owner):
         for place in self._places:
             await place.stop_replacing()
         await self._drain(loop.time() + timeout_s * DRAIN_SHARE)
+        if self._has_closes():
+            dropped = self._core.drop_waiting()
+            logger.warning("messages dropped, there is no time left for their handlers count=%d", dropped)
+            await self._drain(loop.time() + timeout_s * CLOSE_SHARE)
         left_behind = await self._stop_places(max(0.0, deadline - loop.time()))
         if self._timer is not None:
             self._timer.cancel()
@@ -276,8 +282,11 @@ class Pool(Owner):
         after STOP. CLOSE is the last event of a socket, so when there is none left, nothing is.
         """
         loop = asyncio.get_running_loop()
-        while any(place.is_running and place.lane.closing for place in self._places) and loop.time() < deadline:
+        while self._has_closes() and loop.time() < deadline:
             await asyncio.sleep(DRAIN_POLL_S)
+
+    def _has_closes(self) -> bool:
+        return any(place.is_running and place.lane.closing for place in self._places)
 
     def _arm(self) -> None:
         """One timer for all workers."""

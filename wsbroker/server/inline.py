@@ -143,6 +143,20 @@ class InlineRunner:
             socket.is_busy = False
             self._go_on(socket)
 
+    def drop_waiting(self) -> int:
+        """Has the messages that are held dropped, so that the close handlers behind them still run: the server stops,
+        and there is no time for both. Returns how many; they are counted as lost."""
+        dropped = 0
+        for socket in [*self.deferred, *self.busy.values(), *self.lane.sockets]:
+            inbox = socket.inbox
+            if inbox and not socket.is_muted:
+                for event in inbox:
+                    if not isinstance(event[0], tuple):
+                        dropped += 1
+            socket.is_muted = True
+        self.broker.counters.messages_lost += dropped
+        return dropped
+
     def _defer(self, socket: Socket) -> None:
         """Holds the further events of a socket that has had its share until `run_deferred` comes to it."""
         socket.is_busy = True

@@ -79,6 +79,11 @@ class Report:
         """Adds one to a statistic: for `failed`, `illegal_return` and `timed_out`, which follow the answer."""
         self._count(statistic, 1)
 
+    def messages_dropped(self, count: int) -> None:
+        """Logs that messages were dropped because the server stops."""
+        if count:
+            self._logger.warning("messages dropped, there is no time left for their handlers count=%d", count)
+
     def stop_failed(self, error: BaseException) -> None:
         """Counts and logs that `handle_worker_stop` raised."""
         self._count(ERRORS, 1)

@@ -31,6 +31,8 @@ INTERNAL_ERROR = 1011
 HANDLER_ERROR = "handler error"
 
 
+CLOSE_SHARE: Final = 0.5
+"""The part of the time to stop that close handlers have when messages had to be dropped."""
 STOP_POLL_S: Final = 0.005
 """How often `stop` looks whether messages still wait with their sockets."""
 
@@ -56,6 +58,8 @@ class Runtime(Calls):
         """Statistics by name: see `report`."""
         self.release: Callable[[int], None] = _release_nobody
         """Called when the handler of a socket for which `begin_result` or `begin_close` waited has ended."""
+        self.drop_waiting: Callable[[], int] = int
+        """Drops the messages that wait for their handlers; returns how many."""
         self.is_behind: Callable[[], bool] = bool
         """Says whether messages or closes are waiting for their handlers, or being handled."""
         self._port = port
@@ -106,7 +110,11 @@ class Runtime(Calls):
             await sleep(STOP_POLL_S)
             is_idle = await tasks.wait_idle(max(0.0, deadline - monotonic())) and monotonic() < deadline
         if not is_idle:
+            self._report.messages_dropped(self.drop_waiting())
             tasks.cancel_all()
+            deadline = monotonic() + timeout_s * CLOSE_SHARE
+            while self.is_behind() and monotonic() < deadline:  # the close handlers behind them
+                await sleep(STOP_POLL_S)
         try:
             if self._handlers.worker_stop is not None:
                 returned = self._handlers.worker_stop()

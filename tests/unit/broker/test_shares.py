@@ -177,3 +177,20 @@ def test_another_worker_is_not_given_the_messages_of_a_socket_that_was_closed() 
         worker.handle(7)
     assert (worker.lane.handled, broker.unhandled_bytes, worker.lane.unhandled_bytes) == (SHARE_UNITS + 100, 0, 0)
     assert not worker.lane.inboxes and not worker.lane.closing
+
+
+def test_at_the_end_of_a_stop_what_waits_is_dropped_and_the_closes_behind_it_come() -> None:
+    broker = a_broker(inline=False, credit_bytes=CREDIT)
+    worker = Worker(broker)
+    sockets = [connect(broker) for _ in range(3)]
+    for socket in sockets:
+        receive(broker, socket, 300)
+        broker.close_socket(socket, 1001, "", 1001, "")
+    worker.sent()
+    assert broker.drop_waiting() == 3 * (300 - SHARE_UNITS)
+    assert broker.counters.messages_lost == 3 * (300 - SHARE_UNITS)
+    while worker.sent():
+        worker.handle(50)
+    assert not worker.lane.closing and not worker.lane.inboxes
+    assert (worker.lane.handled, broker.unhandled_bytes) == (3 * SHARE_UNITS, 0)
+    assert broker.drop_waiting() == 0

@@ -164,6 +164,10 @@ class FakeCore:
     def unhold(self, index: int, /) -> None:
         self.note("unhold", index)
 
+    def drop_waiting(self, /) -> int:
+        self.note("drop_waiting")
+        return 7
+
     def exchange(self, index: int, /) -> None:
         self.lanes[index].generation += 1
         self.note("exchange", index)
