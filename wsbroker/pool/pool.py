@@ -84,6 +84,8 @@ class Pool(Owner):
         self._has_stopped = False
         self._reloading: asyncio.Task[None] | None = None
         """The newest reload. Another one or the stop of the pool calls it off."""
+        self._has_started = asyncio.Event()
+        """Set when all workers have started for the first time; a reload waits for that."""
         self._reload_lock = asyncio.Lock()
         """Held by the reload that goes on, until all of it is put away."""
         self.handlers_found: frozenset[str] = frozenset()
@@ -127,6 +129,7 @@ class Pool(Owner):
         else:
             names = await self._start_places_or_move()
         self._find_handlers(names)
+        self._has_started.set()
         if self._places:
             self._arm()
         if self._choice.needs_free_threads and not is_free_threaded():
@@ -240,8 +243,9 @@ class Pool(Owner):
         reloading.result()
 
     async def _exchange_all(self) -> None:
-        places = list(self._places)
         async with self._reload_lock:
+            await self._has_started.wait()  # a place whose first worker has not come up cannot be exchanged
+            places = list(self._places)
             try:
                 async with asyncio.TaskGroup() as group:
                     starts = [group.create_task(place.prepare()) for place in places]

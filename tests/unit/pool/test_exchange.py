@@ -425,6 +425,28 @@ def test_of_three_reloads_at_once_the_last_one_counts() -> None:
     live(work, old, new)
 
 
+def test_a_reload_waits_for_workers_that_start_for_the_first_time() -> None:
+    slow, new = Version(), Version()
+    slow.may_start.clear()
+
+    async def main() -> None:
+        house = House(slow, new)
+        starting = asyncio.create_task(house.pool.start())
+        await house.until(lambda: len(house.scripts.made) == 1)
+        reloading = [asyncio.create_task(house.pool.reload()) for _ in range(2)]
+        await asyncio.sleep(0.02)
+        assert len(house.scripts.made) == 1
+        slow.release()
+        await starting
+        outcomes = await asyncio.gather(*reloading, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [ReloadUnfinished, type(None)]
+        assert house.speaks(new)
+        await house.pool.stop(5)
+        assert house.alive() == []
+
+    run(main())
+
+
 # Nothing is held longer than needed. ----------------------------------------------------------------------------------
 
 
