@@ -595,6 +595,8 @@ def _problem(message: RawRequestMessage) -> HttpResponse | None:
     if coding is not None:
         if version == HttpVersion10:  # RFC 9112 section 6.1: its framing is faulty
             return error_answer(400)
+        if [each.strip().lower() for each in coding.split(",")].count("chunked") > 1:
+            return error_answer(400)  # no client may chunk a body twice; only one of aiohttp's two parsers says so
         if coding.lower() != "chunked":
             return error_answer(501)
     if _HOST.fullmatch(message.headers.get(hdrs.HOST, "")) is None:  # RFC 9112 section 3.2
