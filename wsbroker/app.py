@@ -219,7 +219,7 @@ def run(
         gc.unfreeze()
         restore_switch_interval(interval)
         if signals is not None:
-            signals.end()
+            signals.give_back()
         if is_main:
             left_s = server._stop_timeout_s - (time.monotonic() - server._stop_asked_at)
             leave_threads_within(max(LOOP_END_S, left_s), TO_THREAD)

@@ -76,6 +76,11 @@ def _size(default: int, group: str, *, help: str, reason: str) -> int:
     return _setting(default, "size", group, help=help, reason=reason, minimum=1, maximum=GIB)
 
 
+def _total_size(group: str, *, help: str, reason: str) -> int | None:
+    """Makes a setting for a size of all connections together, which follows the memory there is."""
+    return _setting(None, "size", group, help=help, reason=reason, minimum=KIB, maximum=TIB, unset="auto")
+
+
 def _seconds(default: float, group: str, *, help: str, reason: str, minimum: float = SHORTEST_S) -> float:
     return _setting(default, "seconds", group, help=help, reason=reason, minimum=minimum, maximum=DAY_S)
 
@@ -154,15 +159,10 @@ class Config:
         MIB,
         "Messages",
         help="what may wait for one socket; an empty outbox takes any one message",
-        reason="A client that keeps up never has that much waiting, and a thousand that do not cost 1 GB at most.",
+        reason="A client that keeps up never has that much waiting; what all may have together is max_waiting_bytes.",
     )
-    max_waiting_bytes: int | None = _setting(
-        None,
-        "size",
+    max_waiting_bytes: int | None = _total_size(
         "Messages",
-        minimum=KIB,
-        maximum=TIB,
-        unset="auto",
         help="waiting for all sockets; then the largest are closed; auto: 1/4 of memory",
         reason="A thousand slow clients must not fill the memory. HTTP answers have as much of their own.",
     )
@@ -180,13 +180,8 @@ class Config:
         help="read from one socket and not yet handled; then its reading pauses",
         reason="Enough to keep a worker busy over a round trip; TCP tells the client to wait.",
     )
-    max_inbox_bytes_total: int | None = _setting(
-        None,
-        "size",
+    max_inbox_bytes_total: int | None = _total_size(
         "Messages",
-        minimum=KIB,
-        maximum=TIB,
-        unset="auto",
         help="not yet handled of all sockets; then 16 KiB each; auto: 1/4 of memory",
         reason="While handlers are stuck, a thousand clients that go on sending must not fill the memory.",
     )
@@ -302,13 +297,8 @@ class Config:
         help="largest request head; a larger one is answered 431",
         reason="Room for large cookies; nginx takes 32 KiB too. Under 1 KiB browsers could not connect.",
     )
-    max_request_bytes_total: int | None = _setting(
-        None,
-        "size",
+    max_request_bytes_total: int | None = _total_size(
         "HTTP",
-        minimum=KIB,
-        maximum=TIB,
-        unset="auto",
         help="unfinished heads and bodies; then 503; auto: 1/4 of memory, up to 1GiB",
         reason="A thousand uploads that never end hold a thousand bodies; a container's memory limit counts.",
     )
@@ -389,15 +379,20 @@ class Config:
 
     def waiting_bytes_limit(self) -> int:
         """Returns `max_waiting_bytes`, or a quarter of the memory this process may use."""
-        return memory_limit() // 4 if self.max_waiting_bytes is None else self.max_waiting_bytes
+        return _memory_share() if self.max_waiting_bytes is None else self.max_waiting_bytes
 
     def inbox_bytes_limit(self) -> int:
         """Returns `max_inbox_bytes_total`, or a quarter of the memory this process may use."""
-        return memory_limit() // 4 if self.max_inbox_bytes_total is None else self.max_inbox_bytes_total
+        return _memory_share() if self.max_inbox_bytes_total is None else self.max_inbox_bytes_total
 
     def request_bytes_limit(self) -> int:
         """Returns `max_request_bytes_total`, or a quarter of the memory this process may use, at most 1 GiB."""
-        return min(memory_limit() // 4, GIB) if self.max_request_bytes_total is None else self.max_request_bytes_total
+        return min(_memory_share(), GIB) if self.max_request_bytes_total is None else self.max_request_bytes_total
+
+
+def _memory_share() -> int:
+    """Returns a quarter of the memory this process may use, in bytes."""
+    return memory_limit() // 4
 
 
 class Settings(TypedDict, total=False):

@@ -77,11 +77,11 @@ class Signals:
         forks.take_signals(self.before, self, self.restore)
 
     def forget_server(self) -> None:
-        """Lets go of a server that has stopped."""
+        """Releases the server, which has stopped, so that nothing here keeps it in memory."""
         forks.forget(self.restore)
         self.server = None
 
-    def end(self) -> None:
+    def give_back(self) -> None:
         """Gives the signals back, the server having stopped; a duplicate of the signal that stopped it is ignored."""
         if monotonic() - _stopped_at >= DUPLICATE_S:
             self.restore()

@@ -170,22 +170,28 @@ LEAVERS: dict[str, tuple[bytes, dict[str, Any]]] = {
 }
 
 
+def gated_handlers(running: Fronting) -> asyncio.Event:
+    """Has requests for /slow and open handlers wait for the event that is returned."""
+    gate = asyncio.Event()
+
+    async def handler(request: HttpRequest) -> HttpResponse:
+        if request.path == "/slow":
+            await gate.wait()
+        return HttpResponse(200, (), "x")
+
+    async def opener(_: HttpRequest) -> HttpResponse | None:
+        await gate.wait()
+        return None
+
+    running.pool.handler, running.pool.opener = handler, opener
+    return gate
+
+
 @pytest.mark.parametrize(("sent", "settings"), LEAVERS.values(), ids=LEAVERS)
 async def test_nothing_of_a_client_that_has_left_waits_for_the_collector(sent: bytes, settings: dict[str, Any]) -> None:
     """Of three: one closes, one resets, one is aborted here."""
     async with fronting(**settings) as running:
-        gate = asyncio.Event()
-
-        async def handler(request: HttpRequest) -> HttpResponse:
-            if request.path == "/slow":
-                await gate.wait()
-            return HttpResponse(200, (), "x")
-
-        async def opener(_: HttpRequest) -> HttpResponse | None:
-            await gate.wait()
-            return None
-
-        running.pool.handler, running.pool.opener = handler, opener
+        gate = gated_handlers(running)
         gc.collect()
         gc.disable()  # references alone must do
         try:
@@ -303,18 +309,7 @@ FILLERS = {
 @pytest.mark.parametrize("sent", FILLERS.values(), ids=FILLERS)
 async def test_all_that_clients_hold_is_bounded(sent: bytes) -> None:
     async with fronting(max_request_bytes_total=TOTAL) as running:
-        gate = asyncio.Event()
-
-        async def handler(request: HttpRequest) -> HttpResponse:
-            if request.path == "/slow":
-                await gate.wait()
-            return HttpResponse(200, (), "x")
-
-        async def opener(_: HttpRequest) -> HttpResponse | None:
-            await gate.wait()
-            return None
-
-        running.pool.handler, running.pool.opener = handler, opener
+        gate = gated_handlers(running)
         peers = [await running.connect() for _ in range(60)]
         for peer in peers:
             peer.writer.write(sent)

@@ -52,7 +52,6 @@ class Broker:
         self.last_id: int = 0
         self.unhandled_bytes: i64 = 0
         """Cost of the messages of all sockets that were read and are not yet handled (inline: those that are held)."""
-        self.max_unhandled_bytes: i64 = limits.max_inbox_bytes_total
         self.is_awake = False
         self.late: list[tuple[object, ...]] = []
         """Commands from inside a flush, for after it: a finaliser, or a signal handler, interrupted a transport. Those
@@ -578,7 +577,7 @@ class Broker:
         self._count_dropped(lane)
 
     def _count_off(self, lane: Lane, cost: i64) -> None:
-        """Messages of a worker worth `cost` are handled, or lost."""
+        """Takes messages worth `cost` off what is unhandled: they were handled, or are lost."""
         lane.unhandled_bytes -= cost
         self.unhandled_bytes -= cost
 
@@ -590,7 +589,7 @@ class Broker:
     def inbox_limit(self) -> i64:
         """Returns the bytes that one socket may have read and not yet handled, before its reading pauses."""
         limit: i64 = self.limits.inbox_bytes
-        if self.unhandled_bytes < self.max_unhandled_bytes or limit < SCARCE_INBOX_BYTES:
+        if self.unhandled_bytes < self.limits.max_inbox_bytes_total or limit < SCARCE_INBOX_BYTES:
             return limit
         return SCARCE_INBOX_BYTES
 

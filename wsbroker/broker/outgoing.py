@@ -441,7 +441,7 @@ class Outgoing:
         self._count(cost)
 
     def mark_blocked(self, socket: Socket) -> None:
-        """The transport has refused bytes; everything else waits in the outbox until `drain`."""
+        """Has everything for a socket whose transport has refused bytes wait in its outbox until `drain`."""
         socket.is_blocked = True
         if socket.state == GONE:
             return
@@ -522,8 +522,8 @@ class Outgoing:
     # All sockets. -----------------------------------------------------------------------------------------------
 
     def _look_at_all(self) -> None:
-        """More than the limit waits for all sockets together, if what is shared counts for each of them: looks how much
-        memory that is, but not in every flush."""
+        """Finds out how much memory all outboxes take, and drops the largest if that is over the limit. Called while it
+        is over the limit with what is shared counted for each of them; does nothing in most of these flushes."""
         limit: i64 = self.limits.max_waiting_bytes
         step = limit // SPARE_SHARE
         self.looks_left_out += 1
@@ -581,7 +581,7 @@ class Outgoing:
 
 
 def _one_holder() -> i64:
-    """Returns the reference count that `_holders` sees of a frame in one outbox; it differs between the builds."""
+    """Returns the reference count that `_share_of` sees of a frame in one outbox; it differs between the builds."""
     outbox = Outbox(0)
     outbox.frames.append(b"\x00" * FRAME_OVERHEAD_BYTES)
     for frame in outbox.frames:

@@ -286,7 +286,7 @@ class Door(HttpProtocol):
             self.advance(messages)
             return True
         self._pass_on(messages)
-        if self.body is not None or self.has_upgrade or self.waiting >= PIPELINE_HIGH or self._is_too_much():
+        if self.body is not None or self.has_upgrade or self.waiting >= PIPELINE_HIGH or self._is_total_exceeded():
             self._look_ahead()
         return True
 
@@ -378,11 +378,11 @@ class Door(HttpProtocol):
             or self.unfinished_bytes
             or self.body_bytes > MAX_UNCOUNTED_BYTES
             or self.rest_bytes
-            or self._is_too_much()
+            or self._is_total_exceeded()
         ):
             self.count_bytes()
 
-    def _is_too_much(self) -> bool:
+    def _is_total_exceeded(self) -> bool:
         """Whether all connections together hold more than they may, heads that wait included."""
         return self.front.request_bytes > self.front.max_request_bytes
 
@@ -482,13 +482,13 @@ class Door(HttpProtocol):
             self._serve(arrived)
 
     def _serve(self, messages: Sequence[Message]) -> None:
-        """Lets aiohttp serve: these requests first."""
+        """Hands the connection over to aiohttp, which serves these requests first."""
         self.state = SERVING
         self.front.heads.remove(self)
         self.begin(messages)
 
     def _hold_early(self) -> None:
-        """What a client sends behind its upgrade request is kept, up to a limit."""
+        """Keeps what a client sends behind its upgrade request, up to a limit."""
         if len(self.unfed) >= MAX_EARLY_BYTES:
             self.hold_reading()
 

@@ -298,7 +298,7 @@ class Front(Generic[AdmittedT]):
             self.loop.call_soon(self._parse_on)
 
     def _parse_on(self) -> None:
-        """One turn: whoever was first goes on, and behind the others if that is not enough."""
+        """Parses on for one turn of the loop: connections in the order of their turns, as far as the budget goes."""
         behind = self._behind
         budget = TURNS_IN_A_ROW * self.max_lines
         for _ in range(len(behind)):

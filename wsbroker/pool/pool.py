@@ -24,6 +24,7 @@ from wsbroker.wire.events import Event
 from wsbroker.wire.http import HttpRequest, HttpResponse
 from wsbroker.worker.calls import no_http_handler
 from wsbroker.worker.options import Options
+from wsbroker.worker.report import MESSAGES_DROPPED
 
 logger = GuardedLog(__name__)
 
@@ -203,7 +204,8 @@ class Pool(Owner):
         await self._drain(loop.time() + timeout_s * DRAIN_SHARE)
         if self._has_closes():
             dropped = self._core.drop_waiting()
-            logger.warning("messages dropped, there is no time left for their handlers count=%d", dropped)
+            if dropped:
+                logger.warning(MESSAGES_DROPPED, dropped)
             await self._drain(loop.time() + timeout_s * CLOSE_SHARE)
         left_behind = await self._stop_places(max(0.0, deadline - loop.time()))
         if self._timer is not None:

@@ -458,7 +458,7 @@ class WireWorker:
             self._refuse(COMMANDS_REFUSED, "command", kind)
 
     def _verdict(self, status: int, headers: list[tuple[str, str]], body: bytes) -> Verdict:
-        """What a worker's open handler decided."""
+        """Returns what a worker's open handler decided."""
         if status != 101:
             return self._response(status, headers, body)
         if not headers and not body:

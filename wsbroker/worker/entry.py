@@ -71,7 +71,7 @@ def _live_through_signals() -> None:
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:
-    """What a signal does that is for the server."""
+    """Ignores a signal that is meant for the server."""
 
 
 def _restore_signals() -> None:

@@ -74,14 +74,14 @@ class WireHandler(logging.Handler):
 
 
 def _exact(text: object) -> str:
-    """What the wire carries of a text. A record may have anything in its place: its factory is the application's."""
+    """Returns what the wire carries of a text. A record of the application's may have anything there."""
     if text is None:
         return ""
     return cut(str.__str__(text if isinstance(text, str) else str(text)))
 
 
 def _exact_number(value: object, factor: int = 1) -> int:
-    """What the wire carries of a number, 0 where there is none."""
+    """Returns what the wire carries of a number, 0 where there is none."""
     try:
         return int(value * factor)  # type: ignore[operator]
     except (TypeError, ValueError, OverflowError):

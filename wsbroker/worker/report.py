@@ -18,6 +18,7 @@ LONG: Final = "long_handlers"
 """Statistic: calls of handlers that took longer than a tenth of `handler_timeout`."""
 EVENTS_REFUSED: Final = "events_refused"
 """Statistic: events of a kind that the worker does not understand; it has skipped them."""
+MESSAGES_DROPPED: Final = "messages dropped, there is no time left for their handlers count=%d"
 UNHANDLED: Final = "messages_without_handler"
 """Statistic: messages dropped because the application has no message handler."""
 
@@ -82,7 +83,7 @@ class Report:
     def messages_dropped(self, count: int) -> None:
         """Logs that messages were dropped because the server stops."""
         if count:
-            self._logger.warning("messages dropped, there is no time left for their handlers count=%d", count)
+            self._logger.warning(MESSAGES_DROPPED, count)
 
     def stop_failed(self, error: BaseException) -> None:
         """Counts and logs that `handle_worker_stop` raised."""
