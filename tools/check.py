@@ -4,6 +4,7 @@
     python tools/check.py --compiled    and the tests once more, against a compiled build in a folder of its own
     python tools/check.py --fast        the same, for what git says was touched
     python tools/check.py --static      nothing that runs the broker
+    python tools/check.py --report      checks nothing; prints sizes, shares of names, import circles (`tree_figures`)
 
 It runs in the environment of the Python that runs it: ``pip install -e '.[dev,test]'``. Exits with the number of steps
 that failed.
@@ -19,6 +20,8 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, NamedTuple
+
+import tree_figures
 
 ROOT: Final = Path(__file__).parent.parent
 PYTEST: Final = "import sys; del sys.path[0]; import pytest; sys.exit(pytest.main())"
@@ -38,7 +41,11 @@ def main() -> int:
     parser.add_argument("--fast", action="store_true", help="only what git says was touched")
     parser.add_argument("--static", action="store_true", help="nothing that runs the broker")
     parser.add_argument("--compiled", action="store_true", help="test a compiled build too")
+    parser.add_argument("--report", action="store_true", help="print figures about the sources; check nothing")
     options = parser.parse_args()
+    if options.report:
+        print(*tree_figures.report(), sep="\n")
+        return 0
     touched = touched_files() if options.fast else None
     failed = run_together(static_steps(touched))
     if not options.static:

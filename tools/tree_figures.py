@@ -1,0 +1,210 @@
+"""Counts what can be counted about the sources: sizes, names, private attributes, import circles. Part of the checks.
+
+    python tools/check.py --report     prints the figures of this checkout
+
+`tests/house/test_names.py` holds two of them: the share of functions named with one bare word, and the list of the
+words that may stand alone. Only the standard library is needed; nothing is imported from the package.
+"""
+
+import ast
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+ROOT: Final = Path(__file__).parent.parent
+PACKAGE: Final = "wsbroker"
+LONG_FUNCTION_LINES: Final = 30
+LONG_FILE_LINES: Final = 500
+
+
+class Function(NamedTuple):
+    """One function or method: where it stands, its name, its length with decorators, what it is for Python."""
+
+    path: Path
+    line: int
+    name: str
+    lines: int
+    is_property: bool
+
+    @property
+    def is_bare(self) -> bool:
+        """Says whether the name is one word; a leading underscore and trailing digits do not count."""
+        return "_" not in self.name.strip("_")
+
+    @property
+    def is_counted(self) -> bool:
+        """Says whether the name was ours to choose as a verb: neither a dunder nor a property."""
+        return not self.is_property and not (self.name.startswith("__") and self.name.endswith("__"))
+
+
+class Import(NamedTuple):
+    """One module of the package that another imports; deferred: inside a function, or for type checkers only."""
+
+    source: str
+    target: str
+    is_deferred: bool
+
+
+def python_files(folder: str) -> list[Path]:
+    """Returns the Python files below a folder of the checkout, sorted."""
+    return sorted(path for path in (ROOT / folder).rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def count_lines(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def functions_of(path: Path) -> list[Function]:
+    """Returns every function of a file, methods and nested functions included; overloads count once."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            decorators = {ast.unparse(decorator).rpartition(".")[2] for decorator in node.decorator_list}
+            if "overload" not in decorators:
+                is_property = bool(decorators & {"property", "cached_property", "setter"})
+                first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+                lines = (node.end_lineno or first) - first + 1
+                found.append(Function(path, node.lineno, node.name, lines, is_property))
+    return found
+
+
+def named_functions(folder: str) -> list[Function]:
+    """Returns the functions below a folder whose names were ours to choose: no dunders, no properties."""
+    return [function for path in python_files(folder) for function in functions_of(path) if function.is_counted]
+
+
+def bare_share(functions: list[Function]) -> float:
+    """Returns the share of functions that are named with one bare word, 0 to 1."""
+    return sum(function.is_bare for function in functions) / max(1, len(functions))
+
+
+def module_name(path: Path) -> str:
+    """Returns the dotted name of a file of the package."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(path: Path, modules: set[str]) -> Iterator[Import]:
+    """Yields the modules of the package that a file imports."""
+    source = module_name(path)
+
+    def walk(node: ast.AST, is_deferred: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            for target in _targets(child, modules):
+                if target != source:
+                    yield Import(source, target, is_deferred)
+            is_for_types = isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING")
+            is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+            yield from walk(child, is_deferred or is_for_types or is_function)
+
+    yield from walk(ast.parse(path.read_text(encoding="utf-8")), False)
+
+
+def _targets(node: ast.AST, modules: set[str]) -> list[str]:
+    """Returns the modules that one import statement loads: `from a.b import c` is `a.b.c` where that is a module."""
+    if isinstance(node, ast.Import):
+        return [name.name for name in node.names if name.name in modules]
+    if not isinstance(node, ast.ImportFrom) or node.module is None:
+        return []
+    inner = [f"{node.module}.{name.name}" for name in node.names]
+    loaded = [name for name in inner if name in modules]
+    return loaded or ([node.module] if node.module in modules else [])
+
+
+def import_circles(*, with_deferred: bool) -> list[list[str]]:
+    """Returns the sets of modules that import each other, directly or through others; sorted, without single ones.
+
+    Args:
+        with_deferred: Count imports inside functions and those for type checkers too. The package's own
+            `__init__` is left out then: it loads the server when an application starts one.
+    """
+    paths = python_files(PACKAGE)
+    modules = {module_name(path) for path in paths}
+    graph: dict[str, set[str]] = {module: set() for module in modules}
+    for path in paths:
+        for found in imports_of(path, modules):
+            if with_deferred or not found.is_deferred:
+                graph[found.source].add(found.target)
+    if with_deferred:
+        graph[PACKAGE] = set()
+    reached = {module: _reachable(graph, module) for module in modules}
+    circles = {frozenset(other for other in reached[module] if module in reached[other]) for module in modules}
+    return sorted(sorted(circle) for circle in circles if len(circle) > 1)
+
+
+def _reachable(graph: dict[str, set[str]], start: str) -> set[str]:
+    found: set[str] = set()
+    waiting = list(graph[start])
+    while waiting:
+        module = waiting.pop()
+        if module not in found:
+            found.add(module)
+            waiting += graph[module]
+    return found
+
+
+def foreign_private_uses(folder: str) -> list[tuple[Path, int, str]]:
+    """Returns the uses of an attribute with a leading underscore that the same file does not define.
+
+    Only names that some file of the package defines count: what is private in the standard library or in another
+    package is not ours. Each use is (file, line, attribute).
+    """
+    ours = {name for path in python_files(PACKAGE) for name in _private_names(path)}
+    uses = []
+    for path in python_files(folder):
+        own = _private_names(path)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            is_on_self = isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("self", "cls", "super()")
+            if isinstance(node, ast.Attribute) and node.attr in ours - own and not is_on_self:
+                uses.append((path, node.lineno, node.attr))
+    return uses
+
+
+def _private_names(path: Path) -> set[str]:
+    """Returns the private attributes and functions that a file defines: assigned, declared or written with `def`."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self":
+            found.add(node.attr)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    return {name for name in found if name.startswith("_") and not name.startswith("__")}
+
+
+def report() -> Iterator[str]:
+    """Yields the figures of this checkout, as lines for a person."""
+    yield from _size_lines()
+    for folder in (PACKAGE, "tests", "benchmarks", "tools"):
+        named = named_functions(folder)
+        bare = sum(function.is_bare for function in named)
+        yield f"{folder}: functions named with one bare word: {bare} of {len(named)} ({bare_share(named):.0%})"
+    for folder in (PACKAGE, "tests"):
+        uses = foreign_private_uses(folder)
+        files = len({path for path, _, _ in uses})
+        yield f"{folder}: private attributes used outside their file: {len(uses)} in {files} files"
+    for with_deferred, what in ((False, "at import time"), (True, "with deferred and type-only imports")):
+        circles = import_circles(with_deferred=with_deferred)
+        yield f"import circles, {what}: {len(circles)}"
+        yield from (f"    {' '.join(circle)}" for circle in circles)
+
+
+def _size_lines() -> Iterator[str]:
+    product = {path: count_lines(path) for path in python_files(PACKAGE)}
+    total = sum(product.values())
+    for folder in (PACKAGE, "tests", "benchmarks", "tools"):
+        lines = [count_lines(path) for path in python_files(folder)]
+        yield f"{folder}: {len(lines)} files, {sum(lines):,} lines, {sum(lines) / total:.2f} per product line"
+    long = {path: lines for path, lines in product.items() if lines > LONG_FILE_LINES}
+    yield f"file length: median {statistics.median(product.values()):.0f}, over {LONG_FILE_LINES}: {len(long)}"
+    yield from (f"    {path.relative_to(ROOT)} {lines}" for path, lines in long.items())
+    lengths = sorted(function.lines for path in product for function in functions_of(path))
+    short = sum(length <= LONG_FUNCTION_LINES for length in lengths) / len(lengths)
+    yield (
+        f"function length: median {statistics.median(lengths):.0f}, p90 {lengths[len(lengths) * 9 // 10]}, "
+        f"max {lengths[-1]}; at most {LONG_FUNCTION_LINES} lines: {short:.1%} of {len(lengths)}"
+    )
+    top = [path.name for path in sorted((ROOT / PACKAGE).glob("*.py"))]
+    yield f"top-level files of the package: {len(top)}: {' '.join(top)}"
