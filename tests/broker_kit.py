@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from wsbroker.broker.broker import Broker, Waker
-from wsbroker.broker.lane import Lane
 from wsbroker.broker.limits import Limits
 from wsbroker.broker.socket import Socket
+from wsbroker.broker.worker_queue import Lane
 
 
 class CountingWaker(Waker):

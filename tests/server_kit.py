@@ -6,9 +6,9 @@ from typing import cast
 
 from broker_kit import frames_of
 from wsbroker.broker.limits import Limits
-from wsbroker.server.connection import Connection
-from wsbroker.server.inline import InlineRunner
-from wsbroker.server.sockets import Settings, Sockets
+from wsbroker.connections.connection import Connection
+from wsbroker.connections.connections import Settings, Sockets
+from wsbroker.connections.inline_runner import InlineRunner
 
 HEAD = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
 KEY = b"\x01\x02\x03\x04"

@@ -17,9 +17,9 @@ from typing import Final, NoReturn, cast
 import wsbroker
 from wsbroker.broker.limits import Limits
 from wsbroker.build import core_kind
-from wsbroker.server.connection import Connection
-from wsbroker.server.inline import InlineRunner
-from wsbroker.server.sockets import Settings, Sockets
+from wsbroker.connections.connection import Connection
+from wsbroker.connections.connections import Settings, Sockets
+from wsbroker.connections.inline_runner import InlineRunner
 from wsbroker.wire.framing import Unpacker, pack
 
 Batch = list[tuple[object, ...]]
@@ -215,7 +215,7 @@ def _interpreted() -> type[Work]:
     sys.meta_path.insert(0, finder)
     try:
         twin = importlib.import_module(__name__)
-        assert str(sys.modules["wsbroker.server.connection"].__file__).endswith(".py")
+        assert str(sys.modules["wsbroker.connections.connection"].__file__).endswith(".py")
     finally:
         sys.meta_path.remove(finder)
         for name in [name for name in sys.modules if name.partition(".")[0] == "wsbroker"]:

@@ -5,7 +5,7 @@
 
 The reference is what `wsbroker.__all__` promises, with signatures and docstrings as they stand in the sources: griffe
 reads them without importing anything, so it works whatever is built or installed. The settings come from the data that
-the command line is made of too, `wsbroker.config.SETTINGS`.
+the command line is made of too, `wsbroker.settings.config.SETTINGS`.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 import griffe
 
 if TYPE_CHECKING:
-    from wsbroker.config import Setting
+    from wsbroker.settings.config import Setting
 
 ROOT: Final = Path(__file__).parent.parent
 README: Final = ROOT / "README.md"
@@ -268,7 +268,7 @@ def _join(*parts: str) -> str:
 def settings_tables() -> str:
     """Returns a table of settings for each group."""
     sys.path.insert(0, str(ROOT))
-    from wsbroker.config import GROUPS, SETTINGS
+    from wsbroker.settings.config import GROUPS, SETTINGS
 
     parts = []
     for group in GROUPS:

@@ -35,7 +35,7 @@ from typing import Any, Final
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-COMPILED_PACKAGES: Final = ("wsbroker/websocket", "wsbroker/broker", "wsbroker/server")
+COMPILED_PACKAGES: Final = ("wsbroker/websocket", "wsbroker/broker", "wsbroker/connections")
 COMPILE_REQUIREMENTS: Final = (
     # The compiler of the core. Its minor version is pinned: each one changes what may be compiled.
     "mypy[mypyc]>=2.4.1,<2.5",

@@ -37,9 +37,11 @@ from wsbroker.errors import (
     WorkerError,
     WSBrokerError,
 )
+from wsbroker.http.messages import Accept, Headers, HttpRequest, HttpResponse
 from wsbroker.types import ChannelName, CloseCode, Data, SocketId
-from wsbroker.wire.http import Accept, Headers, HttpRequest, HttpResponse
-from wsbroker.worker import port as _ports
+from wsbroker.worker import api as _ports
+from wsbroker.worker.api import current as _current
+from wsbroker.worker.api import get_port as _get_port
 from wsbroker.worker.arguments import MAX_SOCKET_ID as _MAX_SOCKET_ID
 from wsbroker.worker.arguments import channel_of as _channel_of
 from wsbroker.worker.arguments import close_code_of as _close_code_of
@@ -51,13 +53,11 @@ from wsbroker.worker.arguments import socket_id_of as _socket_id_of
 from wsbroker.worker.arguments import text_of as _text_of
 from wsbroker.worker.arguments import token_of as _token_of
 from wsbroker.worker.base import Worker
-from wsbroker.worker.port import current as _current
-from wsbroker.worker.port import get_port as _get_port
 
 if TYPE_CHECKING:
-    from wsbroker.app import Server, WorkerHandle, register_worker, run, serve, start
     from wsbroker.build import VERSION as __version__
-    from wsbroker.config import Config, Settings
+    from wsbroker.server.api import Server, WorkerHandle, register_worker, run, serve, start
+    from wsbroker.settings.config import Config, Settings
 else:
     # Not for type checkers: to them every name would exist, and a typo in an import would pass.
 
@@ -69,8 +69,8 @@ else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
         from importlib import import_module
 
-        if _ports.is_worker and where == "wsbroker.app":
-            where = "wsbroker.worker.absent"
+        if _ports.is_worker and where == "wsbroker.server.api":
+            where = "wsbroker.worker.server_stubs"
         found = getattr(import_module(where), real_name)
         globals()[name] = found
         return found
@@ -80,15 +80,15 @@ else:
 
 
 _LAZY: _Final = {
-    "Config": ("wsbroker.config", "Config"),
-    "Server": ("wsbroker.app", "Server"),
-    "Settings": ("wsbroker.config", "Settings"),
-    "WorkerHandle": ("wsbroker.app", "WorkerHandle"),
+    "Config": ("wsbroker.settings.config", "Config"),
+    "Server": ("wsbroker.server.api", "Server"),
+    "Settings": ("wsbroker.settings.config", "Settings"),
+    "WorkerHandle": ("wsbroker.server.api", "WorkerHandle"),
     "__version__": ("wsbroker.build", "VERSION"),
-    "register_worker": ("wsbroker.app", "register_worker"),
-    "run": ("wsbroker.app", "run"),
-    "serve": ("wsbroker.app", "serve"),
-    "start": ("wsbroker.app", "start"),
+    "register_worker": ("wsbroker.server.api", "register_worker"),
+    "run": ("wsbroker.server.api", "run"),
+    "serve": ("wsbroker.server.api", "serve"),
+    "start": ("wsbroker.server.api", "start"),
 }
 
 __all__ = [

@@ -13,7 +13,7 @@ from wsbroker.errors import WSBrokerError
 
 VERSION: Final = "0.2.0"
 
-COMPILED_PACKAGES: Final = ("wsbroker.websocket", "wsbroker.broker", "wsbroker.server")
+COMPILED_PACKAGES: Final = ("wsbroker.websocket", "wsbroker.broker", "wsbroker.connections")
 """The packages that mypyc compiles, every module of them but `__init__`."""
 
 

@@ -1,6 +1,6 @@
 """The command line: ``python -m wsbroker [APP] …`` and the console script ``wsbroker``.
 
-It reads flags, environment and file into a `Config`, finds the application, and calls `wsbroker.app.run`.
+It reads flags, environment and file into a `Config`, finds the application, and calls `wsbroker.server.api.run`.
 
 Exit codes
     0        stopped cleanly (SIGINT or SIGTERM, or the application asked for it)
@@ -31,15 +31,16 @@ from typing import Final, cast
 
 import click
 
-from wsbroker import config as settings
-from wsbroker import open_sockets, process_exit, sources
-from wsbroker.addresses import BindAddress, OpenSocket, failure_text, parse_addresses
-from wsbroker.config import GROUPS, SETTINGS, Config, Settings
+from wsbroker import process_exit
 from wsbroker.errors import ConfigError, WorkerError, WSBrokerError
-from wsbroker.folders import absolute_path, working_directory
 from wsbroker.guarded_log import GuardedLog, write_to_stderr
-from wsbroker.signals import end_program_by_signals
-from wsbroker.standard_streams import open_standard_streams
+from wsbroker.server.signals import end_program_by_signals
+from wsbroker.server.standard_streams import open_standard_streams
+from wsbroker.settings import config as settings
+from wsbroker.settings import open_sockets, sources
+from wsbroker.settings.addresses import BindAddress, OpenSocket, failure_text, parse_addresses
+from wsbroker.settings.config import GROUPS, SETTINGS, Config, Settings
+from wsbroker.settings.folders import absolute_path, working_directory
 
 OK: Final = 0
 UNEXPECTED: Final = 1
@@ -308,7 +309,7 @@ def _serve(plan: Plan) -> int:
     if shortage is not None:
         logger.warning("%s", shortage)
 
-    from wsbroker.app import run
+    from wsbroker.server.api import run
 
     try:
         run(plan.bind, config=plan.config, worker=worker, reload=plan.reload)

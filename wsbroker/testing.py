@@ -23,14 +23,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
+from wsbroker.http.messages import Accept, HeaderItems, Headers, HttpRequest, HttpResponse, open_verdict, to_response
 from wsbroker.types import Data, SocketId
-from wsbroker.wire.http import Accept, HeaderItems, Headers, HttpRequest, HttpResponse, open_verdict, to_response
-from wsbroker.worker import port as ports
+from wsbroker.worker import api as ports
+from wsbroker.worker.api import Port
 from wsbroker.worker.arguments import close_code_of, data_of, reason_of
-from wsbroker.worker.calls import no_http_handler
+from wsbroker.worker.async_calls import is_awaitable
 from wsbroker.worker.loader import Handler, load
-from wsbroker.worker.port import Port
-from wsbroker.worker.tasks import is_awaitable
+from wsbroker.worker.outcomes import no_http_handler
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop

@@ -13,7 +13,7 @@ from benchmarks.soaking.loops import run_in_loop
 from benchmarks.soaking.report import Report, mib
 from benchmarks.soaking.server import Control, ServerProcess, Snapshot
 from wsbroker import HttpRequest
-from wsbroker.config import Settings, WorkerKind
+from wsbroker.settings.config import Settings, WorkerKind
 
 CHANNELS: Final = 50
 """That all share; each socket has one or more of its own beside them."""

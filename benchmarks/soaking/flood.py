@@ -9,7 +9,7 @@ from benchmarks.soaking.flood_app import Flooding
 from benchmarks.soaking.loops import run_in_loop
 from benchmarks.soaking.report import Report, percentiles, spread
 from benchmarks.soaking.server import Control, ServerProcess
-from wsbroker.config import Settings, WorkerKind
+from wsbroker.settings.config import Settings, WorkerKind
 
 QUIET_S: Final = 0.2
 PAUSE_S: Final = 0.01

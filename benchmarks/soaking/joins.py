@@ -11,7 +11,7 @@ from benchmarks.soaking.joins_app import Joining
 from benchmarks.soaking.loops import run_in_loop
 from benchmarks.soaking.report import Report, mib, spread
 from benchmarks.soaking.server import Control, ServerProcess
-from wsbroker.config import Settings, WorkerKind
+from wsbroker.settings.config import Settings, WorkerKind
 
 AT_ONCE: Final = 200
 """Connections that are being opened at a time."""

@@ -18,7 +18,7 @@ from benchmarks.soaking.plan import BURST, MAIN, MAIN_THREADS, Plan
 from benchmarks.soaking.report import Report, mib
 from benchmarks.soaking.server import Control, ServerProcess
 from wsbroker import HttpRequest
-from wsbroker.config import Settings, WorkerKind
+from wsbroker.settings.config import Settings, WorkerKind
 
 
 class Ordered:

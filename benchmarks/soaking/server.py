@@ -23,12 +23,12 @@ from typing import Any, Final, Unpack, cast
 
 import wsbroker
 from benchmarks.client import Address
-from wsbroker.addresses import TcpAddress
 from wsbroker.build import core_kind
-from wsbroker.config import Settings
-from wsbroker.worker.loop_runtime import LoopRuntime
-from wsbroker.worker.wire_port import WirePort
-from wsbroker.worker.wire_runtime import WireRuntime
+from wsbroker.settings.addresses import TcpAddress
+from wsbroker.settings.config import Settings
+from wsbroker.worker.async_runtime import LoopRuntime
+from wsbroker.worker.sync_runtime import WireRuntime
+from wsbroker.worker.wire_api import WirePort
 
 LIFE_S: Final = 600.0
 PATIENCE_S: Final = 60.0

@@ -13,7 +13,7 @@ from benchmarks.soaking.echo import Echo
 from benchmarks.soaking.loops import run_in_loop
 from benchmarks.soaking.report import Report, mib
 from benchmarks.soaking.server import Control, ServerProcess, rss_bytes
-from wsbroker.config import Config, Settings, WorkerKind
+from wsbroker.settings.config import Config, Settings, WorkerKind
 
 THREADS: Final = 4
 READERS: Final = 8

@@ -27,9 +27,9 @@ import websockets.sync.client
 import wsbroker
 from e2e.contract.loops import LoopThread
 from e2e.contract.peers import PATIENCE_S, Answer, Peer
-from wsbroker.addresses import TcpAddress
 from wsbroker.build import core_kind
-from wsbroker.config import Settings, WorkerKind
+from wsbroker.settings.addresses import TcpAddress
+from wsbroker.settings.config import Settings, WorkerKind
 
 HERE: Final[tuple[WorkerKind, ...]] = ("inline", "thread")
 """The kinds whose handlers run in this program's interpreter: they can be live objects, and reach its variables."""

@@ -26,14 +26,14 @@ import websockets
 import wsbroker
 from e2e.exact_app import PAUSE, REPORTS, Done, Op, Report, Task, carry_out, carry_out_all, carry_out_in_turns
 from e2e.exact_model import CHANNELS, LIMIT, QUESTIONS, Author, Call, Model, call_of, is_answer
-from wsbroker import node
 from wsbroker.broker.broker import Broker
-from wsbroker.config import WorkerKind
-from wsbroker.pool.core import Core
-from wsbroker.pool.local_port import LocalPort
+from wsbroker.pool.interfaces import Core
+from wsbroker.pool.local_api import LocalPort
 from wsbroker.pool.pool import Pool
+from wsbroker.server import node
+from wsbroker.settings.config import WorkerKind
 from wsbroker.wire import commands
-from wsbroker.worker.wire_port import METHODS
+from wsbroker.worker.wire_api import METHODS
 
 WORKERS = 3
 SOCKETS = 6

@@ -12,12 +12,12 @@ from typing import Final, cast
 import pytest
 
 from unit.pool.fakes import LOOPS, FakeCore, run
-from wsbroker.config import Config, Settings, WorkerKind
 from wsbroker.errors import WSBrokerError
-from wsbroker.pool.local_port import LocalPort
+from wsbroker.pool.local_api import LocalPort
 from wsbroker.pool.pool import Pool
+from wsbroker.settings.config import Config, Settings, WorkerKind
 from wsbroker.wire import commands, events
-from wsbroker.worker import port as ports
+from wsbroker.worker import api as ports
 
 ELSEWHERE: Final[tuple[WorkerKind, ...]] = ("process", "interpreter") if sys.version_info >= (3, 13) else ("process",)
 """The kinds with an interpreter of their own."""

@@ -16,7 +16,7 @@ import pytest
 from e2e.exact_kit import Play, recorded
 from e2e.pool_kit import ELSEWHERE, KINDS
 from unit.pool.fakes import LOOPS
-from wsbroker.config import WorkerKind
+from wsbroker.settings.config import WorkerKind
 
 PROGRAMS = int(os.environ.get("EXACT_PROGRAMS", "6"))
 SECONDS = float(os.environ.get("EXACT_SECONDS", "0"))

@@ -7,8 +7,8 @@ import pytest
 
 import wsbroker
 from e2e.contract.peers import Peer, text
-from wsbroker.addresses import TcpAddress
-from wsbroker.config import Config, WorkerKind
+from wsbroker.settings.addresses import TcpAddress
+from wsbroker.settings.config import Config, WorkerKind
 
 SOCKETS = 10
 

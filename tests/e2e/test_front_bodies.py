@@ -14,9 +14,9 @@ from aiohttp.streams import EmptyStreamReader, StreamReader
 
 from unit.front.front_kit import LONG_S, Fronting, Peer, field, fronting, get, post, status, upgrade
 from wsbroker.front import front as front_module
-from wsbroker.front.door import Door
-from wsbroker.front.upload import Upload
-from wsbroker.wire.http import HttpRequest, HttpResponse
+from wsbroker.front.http_connection import Door
+from wsbroker.front.request_body import Upload
+from wsbroker.http.messages import HttpRequest, HttpResponse
 
 pytestmark = pytest.mark.anyio
 

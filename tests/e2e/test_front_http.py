@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from unit.front.front_kit import LONG_S, Fronting, field, fronting, get, post, status, upgrade
-from wsbroker.wire.http import HttpRequest, HttpResponse
+from wsbroker.http.messages import HttpRequest, HttpResponse
 
 pytestmark = pytest.mark.anyio
 

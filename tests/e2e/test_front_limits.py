@@ -11,7 +11,7 @@ import websockets
 
 from unit.front.front_kit import LONG_S, Fronting, Peer, field, fronting, get, post, status, upgrade
 from wsbroker.front import front as front_module
-from wsbroker.wire.http import HttpRequest, HttpResponse
+from wsbroker.http.messages import HttpRequest, HttpResponse
 
 pytestmark = pytest.mark.anyio
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from unit.front.front_kit import FakeConnection, FakePool, FakeSockets, Peer, fronting, get, status, upgrade
-from wsbroker.addresses import Address, TcpAddress, UnixAddress, parse_addresses
-from wsbroker.config import Config
 from wsbroker.errors import ConfigError
 from wsbroker.front import listening
 from wsbroker.front.front import Front
+from wsbroker.settings.addresses import Address, TcpAddress, UnixAddress, parse_addresses
+from wsbroker.settings.config import Config
 
 pytestmark = pytest.mark.anyio
 

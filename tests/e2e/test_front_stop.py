@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from unit.front.front_kit import LONG_S, field, fronting, get, status, upgrade
-from wsbroker.wire.http import HttpRequest, HttpResponse
+from wsbroker.http.messages import HttpRequest, HttpResponse
 
 pytestmark = pytest.mark.anyio
 

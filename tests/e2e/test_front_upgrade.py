@@ -10,8 +10,8 @@ import pytest
 import websockets
 
 from unit.front.front_kit import ACCEPT, LONG_S, Fronting, Peer, field, fronting, get, status, upgrade
-from wsbroker.front.door import MAX_EARLY_BYTES, Door
-from wsbroker.wire.http import HttpRequest, HttpResponse
+from wsbroker.front.http_connection import MAX_EARLY_BYTES, Door
+from wsbroker.http.messages import HttpRequest, HttpResponse
 
 pytestmark = pytest.mark.anyio
 

@@ -16,7 +16,7 @@ import pytest
 import wsbroker
 from e2e.serving import START_S, ServerProcess
 from wsbroker.errors import ConfigError
-from wsbroker.open_sockets import HandedIn, handed_in
+from wsbroker.settings.open_sockets import HandedIn, handed_in
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="descriptors cannot be handed in there")
 
@@ -194,7 +194,7 @@ def test_the_variables_are_taken_and_given_back(monkeypatch: pytest.MonkeyPatch)
     variables = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "3", "LISTEN_FDNAMES": "web:web"}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("wsbroker.open_sockets._keep_from_children", lambda number: None)
+    monkeypatch.setattr("wsbroker.settings.open_sockets._keep_from_children", lambda number: None)
     monkeypatch.setattr(os, "set_inheritable", lambda number, inheritable: None)
     handed = HandedIn()
     assert [str(address) for address in handed.take()] == ["fd://3", "fd://4", "fd://5"]

@@ -21,8 +21,8 @@ import websockets
 import wsbroker
 from e2e.pool_kit import APPS, WIRED, Pipe
 from unit.pool.fakes import run
-from wsbroker.config import WorkerKind
-from wsbroker.pool.place import WorkerStatistics
+from wsbroker.pool.slot import WorkerStatistics
+from wsbroker.settings.config import WorkerKind
 
 SOCKETS = 12
 """For each of the workers."""

@@ -18,11 +18,11 @@ import wsbroker
 from e2e.pool_apps import Door, Echo
 from e2e.pool_kit import APPS, ELSEWHERE, KINDS, WIRED, Pipe, Shop, live, start_error
 from unit.pool.fakes import LOOPS, run
-from wsbroker.config import Settings
 from wsbroker.errors import ConfigError, WorkerError
-from wsbroker.pool import slow_start
+from wsbroker.http.messages import HttpRequest, HttpResponse
+from wsbroker.pool import start_reminder
+from wsbroker.settings.config import Settings
 from wsbroker.wire import commands, events
-from wsbroker.wire.http import HttpRequest, HttpResponse
 
 REQUEST = HttpRequest("GET", "/a?b=c", [("Host", "example.org")])
 
@@ -120,7 +120,7 @@ def test_every_worker_gets_the_argument_and_runs_its_stop_handler(kind: str) -> 
 def test_a_start_that_does_not_end_is_said_again_and_again(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(slow_start, "REMIND_S", 0.02)
+    monkeypatch.setattr(start_reminder, "REMIND_S", 0.02)
     gate = tmp_path / "gate"
 
     async def main() -> None:
@@ -297,7 +297,9 @@ def test_stop_with_a_stuck_handler_takes_no_longer_than_allowed(
     pipe = Pipe(tmp_path)
 
     async def main() -> None:
-        settings = Settings(worker_kind=cast("wsbroker.config.WorkerKind", kind), workers=1, worker_arg=str(pipe.path))
+        settings = Settings(
+            worker_kind=cast("wsbroker.settings.config.WorkerKind", kind), workers=1, worker_arg=str(pipe.path)
+        )
         shop = Shop(APPS + "Hangs", settings)
         await shop.pool.start()
         shop.message(1, "block")

@@ -10,11 +10,11 @@ from typing import cast
 import pytest
 
 from unit.pool.fakes import LOOPS, Batch, House, Script, Wire, run, serve, started
-from wsbroker.config import Settings
 from wsbroker.errors import ConfigError, WorkerError
-from wsbroker.pool import restarts
+from wsbroker.http.messages import HttpRequest, HttpResponse
+from wsbroker.pool import restart_policy as restarts
+from wsbroker.settings.config import Settings
 from wsbroker.wire import commands, control, events
-from wsbroker.wire.http import HttpRequest, HttpResponse
 
 NAMES = {events.ANSWER: "ANSWER", events.STOP: "STOP"}
 OPEN_NAME = "handle_socket_open"

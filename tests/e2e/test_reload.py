@@ -17,9 +17,9 @@ import websockets
 import wsbroker
 from e2e.pool_kit import APPS
 from e2e.serving import START_S, ServerProcess, serving
-from wsbroker.config import WorkerKind
-from wsbroker.pool.place import WorkerStatistics
-from wsbroker.pool.process_worker import ProcessCarrier
+from wsbroker.pool.kinds.process import ProcessCarrier
+from wsbroker.pool.slot import WorkerStatistics
+from wsbroker.settings.config import WorkerKind
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGHUP")
 
@@ -106,7 +106,7 @@ async def test_workers_are_exchanged_under_load(kind: str, workers: int, tmp_pat
                 app.write_text(APP.replace("VERSION = 1", "VERSION = 2"))
                 server.process.send_signal(signal.SIGHUP)
                 await answered(talkers, 50, version=2)
-                await logged(server, "wsbroker.running: reloaded")
+                await logged(server, "wsbroker.server.server: reloaded")
                 app.write_text("1 / 0\n")
                 server.process.send_signal(signal.SIGHUP)
                 await logged(server, "not reloaded, the running workers stay: cannot import 'app': ZeroDivisionError")

@@ -13,8 +13,8 @@ import wsbroker
 from e2e.contract.peers import Peer, frame, request, text
 from e2e.contract_kit import until
 from e2e.serving import ServerProcess, serving
-from wsbroker.addresses import TcpAddress
-from wsbroker.config import Config
+from wsbroker.settings.addresses import TcpAddress
+from wsbroker.settings.config import Config
 
 KIB = 1024
 MIB = 1024 * KIB

@@ -10,9 +10,9 @@ import pytest
 
 from e2e.pool_kit import APPS, ELSEWHERE, Shop, live, start_error
 from wsbroker.errors import ConfigError
-from wsbroker.pool import interpreters
+from wsbroker.pool.kinds import subinterpreters
 
-pytestmark = pytest.mark.skipif(not interpreters.are_available(), reason="this Python has no subinterpreters to use")
+pytestmark = pytest.mark.skipif(not subinterpreters.are_available(), reason="this Python has no subinterpreters to use")
 
 REFUSING = """
 import _interpreters
@@ -140,9 +140,9 @@ def test_a_module_that_starts_the_server_when_it_is_imported_is_told_so(apps: Pa
 
 STUCK = """
 import atexit, logging, os, sys, threading
-from wsbroker.pool import interpreters
+from wsbroker.pool.kinds import subinterpreters
 
-interpreter = interpreters.create("worker-0")
+interpreter = subinterpreters.create("worker-0")
 reading, writing = os.pipe()
 program = f"import os, time; os.write({writing}, b'x'); time.sleep(1000)"
 threading.Thread(target=interpreter.run, args=(program,), daemon=True).start()
@@ -185,8 +185,8 @@ def test_a_process_with_a_stuck_interpreter_ends_at_once_with_its_own_status(
 @pytest.mark.parametrize("program", ["1 / 0", "import sys; sys.exit(2)", "import os; os.x", "pass"])
 def test_what_a_program_raised_is_told_and_the_process_ends_as_ever(program: str) -> None:
     script = f"""
-from wsbroker.pool import interpreters
-interpreter = interpreters.create("worker-0")
+from wsbroker.pool.kinds import subinterpreters
+interpreter = subinterpreters.create("worker-0")
 print(interpreter.run({program!r}).strip().splitlines()[-1:], interpreter.end())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=False)
@@ -202,9 +202,9 @@ print(interpreter.run({program!r}).strip().splitlines()[-1:], interpreter.end())
 def test_daemon_threads_keep_their_interpreter_and_others_are_waited_for() -> None:
     script = """
 import os, threading
-from wsbroker.pool import interpreters
+from wsbroker.pool.kinds import subinterpreters
 for is_daemon in (False, True):
-    interpreter = interpreters.create("worker-0")
+    interpreter = subinterpreters.create("worker-0")
     reading, writing = os.pipe()
     program = f"import os, threading; threading.Thread(target=os.read, args=({reading}, 1), daemon={is_daemon}).start()"
     assert interpreter.run(program) == ""

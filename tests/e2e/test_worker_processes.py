@@ -15,9 +15,9 @@ import websockets.sync.client
 
 from e2e.pool_kit import APPS, Pipe, Shop, live, start_error
 from e2e.serving import ServerProcess, serving
-from wsbroker.config import WorkerKind
 from wsbroker.errors import WorkerError
-from wsbroker.pool.process_worker import ending
+from wsbroker.pool.kinds.process import ending
+from wsbroker.settings.config import WorkerKind
 from wsbroker.wire import commands
 
 PROCESS: WorkerKind = "process"
@@ -116,7 +116,7 @@ def test_a_process_that_ends_while_it_starts_says_how() -> None:
 
 
 def test_a_crash_loop_is_fatal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("wsbroker.pool.restarts.FIRST_DELAY_S", 0.001)
+    monkeypatch.setattr("wsbroker.pool.restart_policy.FIRST_DELAY_S", 0.001)
     flag = tmp_path / "flag"
 
     async def work(shop: Shop) -> None:

@@ -18,8 +18,8 @@ import pytest
 
 from server_kit import HEAD, Bench, text
 from wsbroker.build import core_kind
-from wsbroker.server.connection import Connection
-from wsbroker.worker.watch import settle
+from wsbroker.connections.connection import Connection
+from wsbroker.worker.interruption import settle
 
 compiled_only = pytest.mark.skipif(core_kind() != "compiled", reason="costs of the compiled core")
 

@@ -12,7 +12,7 @@ MAY: Final = {
     "guarded_log.py": "the guard itself",
     "cli.py": "sets up logging before anything runs",
     "worker/logs.py": "is a handler of logging, and copies levels",
-    "pool/records.py": "hands records of workers on, guarded",
+    "pool/log_replay.py": "hands records of workers on, guarded",
     "examples/auth.py": "an application",
 }
 """Who may look up a logger, or call one of `logging`'s functions that log, and why."""

@@ -16,8 +16,8 @@ import pytest
 import wsbroker
 from wsbroker.types import is_sendable_close_code
 from wsbroker.websocket import closing
-from wsbroker.worker import port
-from wsbroker.worker.port import Port
+from wsbroker.worker import api as port
+from wsbroker.worker.api import Port
 
 untyped: Any = wsbroker
 """The API for callers that have no type checker."""
@@ -355,7 +355,7 @@ def test_importing_wsbroker_loads_nothing_heavy() -> None:
     heavy = {"asyncio", "anyio", "aiohttp", "uvloop", "dataclasses", "inspect", "ctypes", "logging", "socket", "re"}
     typing_needs = {"re"} if sys.version_info < (3, 13) else set()
     assert heavy & set(loaded) <= typing_needs
-    compiled = ("wsbroker.websocket", "wsbroker.broker", "wsbroker.server")
+    compiled = ("wsbroker.websocket", "wsbroker.broker", "wsbroker.connections")
     assert not [name for name in loaded if name.startswith(compiled)]
 
 
@@ -366,7 +366,7 @@ def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
 
 def test_what_a_program_needs_comes_when_it_is_used() -> None:
     from wsbroker.build import VERSION
-    from wsbroker.config import Config
+    from wsbroker.settings.config import Config
 
     assert wsbroker.__version__ == VERSION
     assert wsbroker.Config is Config

@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from wsbroker import cli, open_sockets, sources
-from wsbroker.addresses import TcpAddress, bind_failure
-from wsbroker.config import SETTINGS, Config
+from wsbroker import cli
 from wsbroker.errors import CommandError, ConfigError, WorkerError
+from wsbroker.settings import open_sockets, sources
+from wsbroker.settings.addresses import TcpAddress, bind_failure
+from wsbroker.settings.config import SETTINGS, Config
 
 
 class Run:
-    """Stands in for `wsbroker.app.run`: records what it is called with and raises what it is told to."""
+    """Stands in for `wsbroker.server.api.run`: records what it is called with and raises what it is told to."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[list[str], Config, str]] = []
@@ -52,10 +53,10 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Run]:
         if variable.startswith("WSBROKER_"):
             monkeypatch.delenv(variable)
     recorder = Run()
-    app = types.ModuleType("wsbroker.app")
+    app = types.ModuleType("wsbroker.server.api")
     app.__dict__["run"] = recorder
-    monkeypatch.setitem(sys.modules, "wsbroker.app", app)
-    monkeypatch.setattr("wsbroker.config.raise_fd_limit", lambda: None)
+    monkeypatch.setitem(sys.modules, "wsbroker.server.api", app)
+    monkeypatch.setattr("wsbroker.settings.config.raise_fd_limit", lambda: None)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
     level = logging.getLogger().level
@@ -359,7 +360,7 @@ def test_unknown_variables_and_a_low_limit_of_open_files_are_warnings(
     run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("WSBROKER_MAX_MESAGE_SIZE", "1")
-    monkeypatch.setattr("wsbroker.config.fd_warning", lambda config: f"too low for {config.max_connections}")
+    monkeypatch.setattr("wsbroker.settings.config.fd_warning", lambda config: f"too low for {config.max_connections}")
     assert cli.main(["app", "--max-connections", "9"]) == 0
     assert warnings_of(caplog) == [
         (
@@ -616,5 +617,5 @@ def test_the_version_says_how_the_core_runs(
 
 
 def test_the_command_line_is_loaded_without_the_server(run: Run) -> None:
-    names = {"aiohttp", "anyio", "uvloop", "asyncio", "wsbroker.app"}
+    names = {"aiohttp", "anyio", "uvloop", "asyncio", "wsbroker.server.api"}
     assert not names & set(vars(cli))

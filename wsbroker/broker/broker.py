@@ -12,12 +12,12 @@ from typing import Final, cast, final
 
 from mypy_extensions import i64, mypyc_attr
 
-from wsbroker.broker.applying import apply_command
 from wsbroker.broker.channel import Channel
-from wsbroker.broker.lane import Lane
+from wsbroker.broker.commands import apply_command
 from wsbroker.broker.limits import MESSAGE_OVERHEAD_BYTES, SCARCE_INBOX_BYTES, Counters, Limits
 from wsbroker.broker.outgoing import Outgoing
 from wsbroker.broker.socket import CLOSING, GONE, NOWHERE, OPEN, OPENING, Socket
+from wsbroker.broker.worker_queue import Lane
 from wsbroker.errors import CommandError
 from wsbroker.websocket.frames import check_message, encode_close, encode_message
 from wsbroker.wire import commands, events

@@ -13,8 +13,8 @@ from mypy_extensions import i64, mypyc_attr, u8
 
 if TYPE_CHECKING:
     from wsbroker.broker.channel import Channel
-    from wsbroker.broker.lane import Lane
     from wsbroker.broker.outbox import Outbox
+    from wsbroker.broker.worker_queue import Lane
 
 OPENING: Final = 0
 """known, its calls count, its frames wait behind the 101"""

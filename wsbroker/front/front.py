@@ -11,15 +11,10 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.http_writer import HttpVersion10, HttpVersion11
 from aiohttp.streams import StreamReader
 
-from wsbroker.addresses import Address, BindAddress
-from wsbroker.config import Config
 from wsbroker.errors import HandshakeError
 from wsbroker.front import aiohttp_private, listening
 from wsbroker.front.aiohttp_private import NoAnswer
-from wsbroker.front.complaints import Complaints
-from wsbroker.front.deadlines import Deadlines
-from wsbroker.front.door import FRESH, LEAVING, SERVING, TURNED_AWAY, Door
-from wsbroker.front.exchange import (
+from wsbroker.front.conversion import (
     RAW_OVERLOADED,
     content_length,
     error_answer,
@@ -30,11 +25,16 @@ from wsbroker.front.exchange import (
     response_of,
     too_busy,
 )
-from wsbroker.front.parts import AdmittedT, PoolLike, SocketsLike
+from wsbroker.front.deadlines import Deadlines
+from wsbroker.front.http_connection import FRESH, LEAVING, SERVING, TURNED_AWAY, Door
+from wsbroker.front.interfaces import AdmittedT, PoolLike, SocketsLike
+from wsbroker.front.rate_limited_log import Complaints
 from wsbroker.guarded_log import GuardedLog
+from wsbroker.http.messages import Accept, HttpResponse
+from wsbroker.http.targets import escape_text, means_websocket, split_target
+from wsbroker.settings.addresses import Address, BindAddress
+from wsbroker.settings.config import Config
 from wsbroker.websocket.handshake import Upgrade, check_upgrade, offers_websocket, response_head
-from wsbroker.wire.http import Accept, HttpResponse
-from wsbroker.wire.targets import escape_text, means_websocket, split_target
 
 log: Final = GuardedLog(__name__)
 

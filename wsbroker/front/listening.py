@@ -12,9 +12,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias, cast
 
-from wsbroker.addresses import Address, BindAddress, OpenSocket, TcpAddress, UnixAddress, bind_failure
 from wsbroker.errors import ConfigError
-from wsbroker.open_sockets import address_of, duplicates_of
+from wsbroker.settings.addresses import Address, BindAddress, OpenSocket, TcpAddress, UnixAddress, bind_failure
+from wsbroker.settings.open_sockets import address_of, duplicates_of
 
 BACKLOG: Final = 4096
 """Connections the kernel holds for us between two turns of the loop (cut to `net.core.somaxconn`)."""

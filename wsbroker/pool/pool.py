@@ -5,25 +5,25 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from wsbroker.config import Config, WorkerKind
 from wsbroker.errors import ConfigError, WorkerError
-from wsbroker.folders import with_links
 from wsbroker.guarded_log import GuardedLog
-from wsbroker.pool.carrier import Carrier, Work
-from wsbroker.pool.closes import LeftCloses
-from wsbroker.pool.core import Core, LaneView
-from wsbroker.pool.inline import InlineWorker
-from wsbroker.pool.interpreter_worker import ModuleRefused
-from wsbroker.pool.kinds import CARRIERS, ELSEWHERE, choose, is_free_threaded, this_host
-from wsbroker.pool.link import Batch
-from wsbroker.pool.local_port import LocalPort
-from wsbroker.pool.place import Owner, Place, WorkerStatistics, idle_statistics
+from wsbroker.http.messages import HttpRequest, HttpResponse
+from wsbroker.pool.interfaces import Core, LaneView
+from wsbroker.pool.kinds.choice import CARRIERS, ELSEWHERE, choose, is_free_threaded, this_host
+from wsbroker.pool.kinds.host import Carrier, Work
+from wsbroker.pool.kinds.inline import InlineWorker
+from wsbroker.pool.kinds.interpreter import ModuleRefused
+from wsbroker.pool.local_api import LocalPort
+from wsbroker.pool.orphaned_closes import LeftCloses
+from wsbroker.pool.remote_worker import PROBE_INTERVAL_S, Verdict, WireWorker, unavailable
+from wsbroker.pool.slot import Owner, Place, WorkerStatistics, idle_statistics
 from wsbroker.pool.tasks import Tasks
-from wsbroker.pool.wire_worker import PROBE_INTERVAL_S, Verdict, WireWorker, unavailable
+from wsbroker.pool.worker_stream import Batch
+from wsbroker.settings.config import Config, WorkerKind
+from wsbroker.settings.folders import with_links
 from wsbroker.wire.events import Event
-from wsbroker.wire.http import HttpRequest, HttpResponse
-from wsbroker.worker.calls import no_http_handler
 from wsbroker.worker.options import Options
+from wsbroker.worker.outcomes import no_http_handler
 from wsbroker.worker.report import MESSAGES_DROPPED
 
 logger = GuardedLog(__name__)

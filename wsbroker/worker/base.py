@@ -3,8 +3,8 @@
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias, TypeVar
 
+from wsbroker.http.messages import Accept, HttpRequest, HttpResponse
 from wsbroker.types import SocketId
-from wsbroker.wire.http import Accept, HttpRequest, HttpResponse
 
 HANDLERS: Final[dict[str, tuple[str, ...]]] = {
     "handle_worker_start": ("arg",),

@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from wsbroker import process_exit
-from wsbroker.worker import port as ports
+from wsbroker.worker import api as ports
 from wsbroker.worker.options import TO_THREAD
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import Final
 
 from wsbroker.guarded_log import cut, shown_trace
 from wsbroker.wire import commands
-from wsbroker.worker.wire_port import WirePort
+from wsbroker.worker.wire_api import WirePort
 
 NS: Final = 1_000_000_000
 _FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s (worker=%(processName)s)"

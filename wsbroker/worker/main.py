@@ -9,16 +9,16 @@ from wsbroker.errors import ConfigError
 from wsbroker.guarded_log import shown_error, shown_trace
 from wsbroker.process_exit import exit_forked
 from wsbroker.wire import commands
+from wsbroker.worker import api as ports
 from wsbroker.worker import forks
-from wsbroker.worker import port as ports
-from wsbroker.worker.helper import Helper
+from wsbroker.worker.async_runtime import LoopRuntime
+from wsbroker.worker.control_thread import Helper
+from wsbroker.worker.interruption import Watch
 from wsbroker.worker.loader import load
-from wsbroker.worker.loop_runtime import LoopRuntime
 from wsbroker.worker.options import Options
 from wsbroker.worker.report import Report
-from wsbroker.worker.watch import Watch
-from wsbroker.worker.wire_port import WirePort
-from wsbroker.worker.wire_runtime import Unfinished, WireRuntime
+from wsbroker.worker.sync_runtime import Unfinished, WireRuntime
+from wsbroker.worker.wire_api import WirePort
 
 if TYPE_CHECKING:
     from socket import socket

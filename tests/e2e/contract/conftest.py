@@ -12,7 +12,7 @@ from e2e.contract.forking import Forks
 from e2e.contract.logs import Log, recorded
 from e2e.contract.loops import LoopThread
 from e2e.contract_kit import KINDS, PUPPETS, Clients, Servers, client_for, until
-from wsbroker.config import WorkerKind
+from wsbroker.settings.config import WorkerKind
 
 
 @pytest.hookimpl(trylast=True)

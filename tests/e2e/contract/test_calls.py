@@ -13,7 +13,7 @@ import pytest
 from e2e.contract.apps.acting import evaluated
 from e2e.contract.loops import in_a_thread
 from e2e.contract_kit import Client, Clients, How, Running, Servers, fresh, value_of
-from wsbroker.config import WorkerKind
+from wsbroker.settings.config import WorkerKind
 
 Do = Callable[[str], object]
 """Evaluates an expression in some place and returns its value."""

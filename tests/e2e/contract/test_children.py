@@ -14,7 +14,7 @@ import pytest
 from e2e.contract.forking import Forks, Program, program
 from e2e.contract.peers import PATIENCE_S, Peer, close_frame, text
 from e2e.contract_kit import APPS, KINDS
-from wsbroker.config import WorkerKind
+from wsbroker.settings.config import WorkerKind
 
 FORKING = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "interpreter"], indirect=True)
 """An isolated subinterpreter refuses to fork."""

@@ -8,7 +8,7 @@ from websockets.frames import Opcode
 from e2e.contract.logs import Log
 from e2e.contract.peers import PATIENCE_S, close_frame, frame, text
 from e2e.contract_kit import ASYNC, ERRORS, LOST, Client, Clients, Running, Servers, fresh, until
-from wsbroker.config import WorkerKind
+from wsbroker.settings.config import WorkerKind
 
 LIMIT = 1000
 

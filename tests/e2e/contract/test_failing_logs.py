@@ -12,7 +12,7 @@ from e2e.contract.logs import Log
 from e2e.contract.peers import PATIENCE_S, Peer, request, text
 from e2e.contract_kit import APPS, ELSEWHERE, Clients, Refused, Running, Servers, until
 from e2e.serving import START_S
-from wsbroker.config import WorkerKind
+from wsbroker.settings.config import WorkerKind
 
 LIMIT_S = 0.2
 """Of handlers; a slow one takes longer."""

@@ -7,7 +7,7 @@ import pytest
 from e2e.contract.logs import SECRET, Log
 from e2e.contract.peers import KEY, request, text, upgrade
 from e2e.contract_kit import APPS, Clients, Refused, Running, Servers, doing, until
-from wsbroker.config import WorkerKind
+from wsbroker.settings.config import WorkerKind
 from wsbroker.websocket.handshake import NOT_LISTED, OTHER_HOST
 
 

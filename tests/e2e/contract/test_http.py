@@ -8,7 +8,7 @@ import pytest
 from e2e.contract.logs import Log
 from e2e.contract.peers import PATIENCE_S, request, upgrade
 from e2e.contract_kit import ASYNC, ERRORS, Clients, Running, Servers, doing, fresh
-from wsbroker.config import WorkerKind
+from wsbroker.settings.config import WorkerKind
 
 MAX_BODY = 100_000
 MAX_HEAD = 8 * 1024

@@ -20,8 +20,8 @@ from e2e.contract.logs import Log
 from e2e.contract.loops import in_a_thread
 from e2e.contract.peers import PATIENCE_S, Peer, close_frame, request, text
 from e2e.contract_kit import APPS, ONLY_HERE, Clients, Running, Servers, until
-from wsbroker.addresses import TcpAddress, UnixAddress
-from wsbroker.config import WorkerKind
+from wsbroker.settings.addresses import TcpAddress, UnixAddress
+from wsbroker.settings.config import WorkerKind
 
 ECHO = APPS + "echo"
 NO_BROKER = (

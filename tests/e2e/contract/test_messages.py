@@ -6,7 +6,7 @@ from websockets.frames import Opcode
 from e2e.contract.logs import Log
 from e2e.contract.peers import frame, text
 from e2e.contract_kit import ASYNC, ERRORS, Client, Clients, Running, Servers, fresh
-from wsbroker.config import WorkerKind
+from wsbroker.settings.config import WorkerKind
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from websockets.frames import Opcode
 from e2e.contract.logs import Log
 from e2e.contract.peers import request, text, upgrade
 from e2e.contract_kit import ASYNC, CLIENTS, ERRORS, Client, Clients, Refused, Running, Servers, doing, fresh, until
-from wsbroker.config import WorkerKind
+from wsbroker.settings.config import WorkerKind
 
 LEGAL: Final = "it may return True or None (accept), False (403), an HttpResponse (sent as it is) or an Accept "
 

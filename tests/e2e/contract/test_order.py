@@ -9,7 +9,7 @@ import pytest
 import wsbroker
 from e2e.contract.peers import PATIENCE_S, text
 from e2e.contract_kit import Client, Clients, Running, Servers
-from wsbroker.config import WorkerKind
+from wsbroker.settings.config import WorkerKind
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from e2e.contract.logs import SECRET
 from e2e.contract.peers import PATIENCE_S, Peer, close_frame, frame, request, text, upgrade
 from e2e.contract_kit import APPS, KINDS, ONLY_WIRED
 from e2e.serving import SERVING_ON, START_S, ServerProcess, serving
-from wsbroker.config import WorkerKind
+from wsbroker.settings.config import WorkerKind
 
 STARTED = re.compile("^started$")
 BYE = (1001, "server shutdown")
@@ -152,8 +152,8 @@ def test_a_crash_loop_ends_the_command_with_code_4(script: Script, tmp_path: Pat
     source = f"""
         import sys
         import wsbroker.cli
-        import wsbroker.pool.restarts
-        wsbroker.pool.restarts.FIRST_DELAY_S = 0.001
+        import wsbroker.pool.restart_policy
+        wsbroker.pool.restart_policy.FIRST_DELAY_S = 0.001
         arguments = ["e2e.pool_apps:DiesAgain", "--bind=127.0.0.1:0", "--workers=1", "--worker-kind=process"]
         sys.exit(wsbroker.cli.main([*arguments, "--worker-arg={flag}"]))
     """
@@ -273,7 +273,7 @@ def test_a_program_that_the_interruption_ends_waits_for_the_end_of_its_server(sc
         peer.send(close_frame(1001))
         peer.end()
         assert program.ended() in (1, 130, -signal.SIGINT)
-        assert program.log.endswith("INFO:wsbroker.running:stopped\n")
+        assert program.log.endswith("INFO:wsbroker.server.server:stopped\n")
         assert "KeyboardInterrupt" in program.log and "Exception ignored" not in program.log
 
 

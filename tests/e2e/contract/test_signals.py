@@ -14,7 +14,7 @@ import pytest
 from e2e.contract.forking import Forks, Program, program
 from e2e.contract.peers import PATIENCE_S, Peer, close_frame, text
 from e2e.contract_kit import APPS
-from wsbroker.config import WorkerKind
+from wsbroker.settings.config import WorkerKind
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no process groups there")
 
@@ -169,15 +169,15 @@ def test_a_hang_up_that_nohup_has_ignored_stays_ignored(forks: Forks, tmp_path: 
 
 PROGRAM = """
 import signal, sys, weakref
-import wsbroker.app, wsbroker.cli, wsbroker.signals
+import wsbroker.server.api, wsbroker.cli, wsbroker.server.signals
 def run(*arguments, **settings):
     class Lock: ...
     lock = Lock()
     ref = weakref.ref(lock, lambda ref: {what})  # an import has such a callback; Python ignores what it raises
     del lock
     sys.exit(5)
-wsbroker.app.run = run
-wsbroker.signals.DUPLICATE_S = 60
+wsbroker.server.api.run = run
+wsbroker.server.signals.DUPLICATE_S = 60
 sys.argv = ["wsbroker", "--bind=127.0.0.1:0"]
 sys.exit(wsbroker.cli.main())
 """
@@ -188,7 +188,7 @@ sys.exit(wsbroker.cli.main())
     [
         ("signal.raise_signal(signal.SIGINT)", 130),
         ("signal.raise_signal(signal.SIGTERM)", -signal.SIGTERM),
-        ("(setattr(wsbroker.signals, '_stopped_at', 1e12), signal.raise_signal(signal.SIGTERM))", 5),
+        ("(setattr(wsbroker.server.signals, '_stopped_at', 1e12), signal.raise_signal(signal.SIGTERM))", 5),
     ],
 )
 def test_a_signal_before_the_start_ends_the_command_line_and_a_duplicate_behind_the_stop_does_not(

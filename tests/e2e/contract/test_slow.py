@@ -9,7 +9,7 @@ from websockets.frames import Opcode
 import wsbroker
 from e2e.contract.peers import PATIENCE_S, Peer, frame, text
 from e2e.contract_kit import ASYNC, PLAIN, Client, Clients, Running, Servers, fresh, until
-from wsbroker.config import WorkerKind
+from wsbroker.settings.config import WorkerKind
 
 QUEUE = 64 * 1024
 BIG = 256 * 1024

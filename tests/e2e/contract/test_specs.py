@@ -11,9 +11,9 @@ from e2e.contract.apps.shapes import Few, Shouting, Typed
 from e2e.contract.logs import Log
 from e2e.contract.peers import Peer, request, text
 from e2e.contract_kit import APPS, HERE, ONLY_HERE
-from wsbroker.addresses import TcpAddress
-from wsbroker.config import WorkerKind
-from wsbroker.pool.kinds import is_free_threaded
+from wsbroker.pool.kinds.choice import is_free_threaded
+from wsbroker.settings.addresses import TcpAddress
+from wsbroker.settings.config import WorkerKind
 
 ECHO = APPS + "echo"
 

@@ -5,7 +5,7 @@ import pytest
 from e2e.contract.logs import Log
 from e2e.contract.peers import text
 from e2e.contract_kit import ASYNC, ONLY_WIRED, PLAIN, Clients, Refused, Running, Servers, doing, fresh
-from wsbroker.config import WorkerKind
+from wsbroker.settings.config import WorkerKind
 
 LIMIT_S = 0.3
 """Much longer than every other handler here takes."""

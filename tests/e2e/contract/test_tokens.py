@@ -4,7 +4,7 @@ import pytest
 
 from e2e.contract.peers import text, upgrade
 from e2e.contract_kit import ASYNC, Clients, Refused, Running, Servers
-from wsbroker.config import WorkerKind
+from wsbroker.settings.config import WorkerKind
 
 
 @pytest.fixture

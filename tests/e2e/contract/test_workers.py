@@ -4,7 +4,7 @@ import pytest
 
 from e2e.contract.peers import request
 from e2e.contract_kit import ASYNC, ONLY_WIRED, PLAIN, Client, Clients, Running, Servers, fresh
-from wsbroker.config import WorkerKind
+from wsbroker.settings.config import WorkerKind
 
 WORKERS = 3
 IDENTITY = "(__import__('os').getpid(), __import__('threading').get_ident())"

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from wsbroker.worker import port
+from wsbroker.worker import api as port
 
 
 class FakePort(port.Port):

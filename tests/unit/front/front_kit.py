@@ -5,10 +5,10 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from wsbroker.addresses import Address, TcpAddress
-from wsbroker.config import Config
 from wsbroker.front.front import Front
-from wsbroker.wire.http import HttpRequest, HttpResponse
+from wsbroker.http.messages import HttpRequest, HttpResponse
+from wsbroker.settings.addresses import Address, TcpAddress
+from wsbroker.settings.config import Config
 
 LONG_S = 20.0
 """Longer than anything here takes; a test that waits so long has failed."""

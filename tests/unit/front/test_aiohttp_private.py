@@ -15,13 +15,13 @@ from aiohttp.web_protocol import RequestHandler
 
 import wsbroker.front
 from unit.front.front_kit import FakePool, FakeSockets, fronting, get, upgrade
-from wsbroker.config import Config
 from wsbroker.front import aiohttp_private
 from wsbroker.front.aiohttp_private import OVERRIDDEN_NAMES, PRIVATE_NAMES, HttpProtocol
-from wsbroker.front.cutter import MessageCutter
-from wsbroker.front.door import Door
-from wsbroker.front.exchange import Answer
+from wsbroker.front.conversion import Answer
 from wsbroker.front.front import Front
+from wsbroker.front.http_connection import Door
+from wsbroker.front.request_slicer import MessageCutter
+from wsbroker.settings.config import Config
 
 pytestmark = pytest.mark.anyio
 

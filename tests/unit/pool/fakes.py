@@ -9,10 +9,10 @@ from typing import TypeVar, cast
 
 import uvloop
 
-from wsbroker.config import Config, Settings
-from wsbroker.pool.carrier import Carrier, Work
-from wsbroker.pool.local_port import LocalPort
+from wsbroker.pool.kinds.host import Carrier, Work
+from wsbroker.pool.local_api import LocalPort
 from wsbroker.pool.pool import Pool
+from wsbroker.settings.config import Config, Settings
 from wsbroker.wire import commands, control, events
 from wsbroker.wire.commands import Command
 from wsbroker.wire.events import Event

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from unit.pool.fakes import House, Wire, run, started
+from wsbroker.http.messages import HttpRequest, HttpResponse
 from wsbroker.wire import commands, events
-from wsbroker.wire.http import HttpRequest, HttpResponse
 
 REQUEST = HttpRequest("GET", "/")
 WRONG: list[tuple[object, object, object]] = [

@@ -12,15 +12,15 @@ from broker_kit import RecordingSocket
 from unit.pool.fakes import Scripts, Wire, run, started
 from wsbroker.broker.broker import Broker, Waker
 from wsbroker.broker.limits import Limits
-from wsbroker.config import Config, Settings
 from wsbroker.errors import WorkerError
-from wsbroker.pool.core import Core
-from wsbroker.pool.local_port import LocalPort
-from wsbroker.pool.place import Place
+from wsbroker.http.messages import HttpRequest
+from wsbroker.pool.interfaces import Core
+from wsbroker.pool.local_api import LocalPort
 from wsbroker.pool.pool import Pool, ReloadUnfinished
-from wsbroker.pool.wire_worker import WireWorker
+from wsbroker.pool.remote_worker import WireWorker
+from wsbroker.pool.slot import Place
+from wsbroker.settings.config import Config, Settings
 from wsbroker.wire import commands, events
-from wsbroker.wire.http import HttpRequest
 
 POLL_S = 0.002
 """How often `until` looks; whatever it waits for has no limit but that of the test."""

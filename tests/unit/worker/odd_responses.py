@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from enum import IntEnum
 from typing import Any
 
-from wsbroker.wire.http import Headers, HttpResponse
+from wsbroker.http.messages import Headers, HttpResponse
 
 
 class Raises(HttpResponse):

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from contextvars import Context
 from types import SimpleNamespace, TracebackType
 
+from wsbroker.http.messages import HttpRequest
 from wsbroker.wire import commands, control, events
 from wsbroker.wire.framing import Unpacker, pack
-from wsbroker.wire.http import HttpRequest
 from wsbroker.worker.main import worker_main
 from wsbroker.worker.report import LONG
 

@@ -18,8 +18,8 @@ import pytest
 import wsbroker
 from unit.worker.scripted import PATIENCE_S, Command, ScriptedBroker, handlers, message
 from wsbroker.wire import commands, events, framing
-from wsbroker.worker import wire_port
-from wsbroker.worker.port import current
+from wsbroker.worker import wire_api as wire_port
+from wsbroker.worker.api import current
 
 FILE = wire_port.__file__
 LINES = Path(FILE).read_text(encoding="utf-8").split("\n")

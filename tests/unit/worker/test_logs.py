@@ -6,11 +6,11 @@ from typing import cast
 import pytest
 
 from wsbroker.guarded_log import MAX_TEXT
-from wsbroker.pool.records import replay
+from wsbroker.pool.log_replay import replay
 from wsbroker.wire import commands
 from wsbroker.wire.framing import Unpacker, pack
 from wsbroker.worker.logs import WireHandler, levels_here, set_up
-from wsbroker.worker.wire_port import WirePort
+from wsbroker.worker.wire_api import WirePort
 
 NAME = "tests.logs"
 

@@ -8,12 +8,12 @@ import pytest
 import wsbroker
 from unit.worker.scripted import ScriptedBroker, closed, handlers, message, request_fields
 from wsbroker.wire import commands, events
-from wsbroker.worker import runtime as inline
+from wsbroker.worker import inline_runtime as inline
+from wsbroker.worker.api import Port
+from wsbroker.worker.inline_runtime import Runtime
 from wsbroker.worker.loader import load
 from wsbroker.worker.options import Options
-from wsbroker.worker.port import Port
 from wsbroker.worker.report import LONG, SLOW
-from wsbroker.worker.runtime import Runtime
 from wsbroker.worker.slowest import KEPT, Slowest
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import wsbroker
-from wsbroker.worker import port
+from wsbroker.worker import api as port
 
 RAISED: Final = (ValueError, RecursionError, SystemExit, KeyboardInterrupt, MemoryError, asyncio.CancelledError)
 """What each part of logging raises, one after the other."""

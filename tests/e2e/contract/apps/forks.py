@@ -17,7 +17,7 @@ from typing import Any
 
 import wsbroker.apps.pubsub
 import wsbroker.cli
-import wsbroker.node  # noqa: F401
+import wsbroker.server.node  # noqa: F401
 
 MAX_REQUEST = 1 << 20
 

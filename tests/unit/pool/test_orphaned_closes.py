@@ -1,0 +1,77 @@
+"""Close handlers of lost workers find another one, but not for ever."""
+
+from typing import cast
+
+import pytest
+
+from unit.pool.fakes import FakeCore, FakeLane
+from wsbroker.pool.orphaned_closes import MAX_LOSSES, LeftCloses
+from wsbroker.pool.slot import Place
+from wsbroker.wire import events
+from wsbroker.wire.events import Event
+
+
+class FakePlace:
+    """A place that runs or does not."""
+
+    def __init__(self, core: FakeCore, is_running: bool = True) -> None:
+        self.index = len(core.lanes)
+        self.lane: FakeLane = core.add_lane(self.index, 0, False)
+        self.is_running = is_running
+
+
+def kit(*are_running: bool) -> tuple[FakeCore, list[FakePlace], LeftCloses]:
+    core = FakeCore()
+    places = [FakePlace(core, is_running) for is_running in are_running]
+    return core, places, LeftCloses(core, cast(list[Place], places))
+
+
+def close(socket_id: int) -> Event:
+    return (events.CLOSE, socket_id, None, 0, 1012, "worker restart")
+
+
+def test_they_go_to_the_running_worker_with_the_fewest_sockets() -> None:
+    core, places, closes = kit(False, True, True)
+    places[1].lane.socket_count = 5
+    closes.left(cast(Place, places[0]), [close(7), close(8)])
+    assert core.adopted == [(2, [close(7), close(8)])]
+
+
+def test_without_a_running_worker_they_wait_for_the_replacement() -> None:
+    core, places, closes = kit(False)
+    closes.left(cast(Place, places[0]), [close(7)])
+    assert core.adopted == [] and len(closes) == 1
+    places[0].is_running = True
+    closes.find_homes()
+    closes.find_homes()
+    assert core.adopted == [(0, [close(7)])] and len(closes) == 0
+
+
+def test_one_that_was_with_three_lost_workers_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    core, places, closes = kit(False)
+    place = places[0]
+    left = [close(7)]
+    for _ in range(MAX_LOSSES):
+        closes.left(cast(Place, place), left)
+        place.is_running = True
+        closes.find_homes()
+        place.is_running = False
+        left = core.lane_lost(0, 1012)
+    assert len(core.adopted) == MAX_LOSSES - 1
+    assert "close handler given up, lost with its worker socket=7 times=3" in caplog.text
+
+
+def test_what_was_run_is_forgotten() -> None:
+    core, places, closes = kit(False, True)
+    for socket_id in range(100):
+        closes.left(cast(Place, places[0]), [close(socket_id)])
+        core.lanes[1].closing.clear()  # its handler has run
+    assert closes._adopted == {1: {99: 1}}
+
+
+def test_what_is_left_when_the_pool_stops_is_counted_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    _, places, closes = kit(False)
+    closes.left(cast(Place, places[0]), [close(7), close(8)])
+    closes.give_up()
+    assert "close handlers not run, worker lost and pool stopping count=2" in caplog.text
+    assert len(closes) == 0

@@ -1,0 +1,126 @@
+"""A link: any split of the bytes gives the same batches, and the end is told once."""
+
+import asyncio
+
+import pytest
+
+from unit.pool.fakes import Batch, run
+from wsbroker.pool.worker_stream import Link
+from wsbroker.wire.framing import pack
+
+
+class FakeTransport(asyncio.Transport):
+    """Remembers what was written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+        self.is_aborted = False
+
+    def write(self, data: "bytes | bytearray | memoryview[int]") -> None:
+        self.written.append(bytes(data))
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+    def get_write_buffer_size(self) -> int:
+        return sum(map(len, self.written))
+
+
+class Kit:
+    """A link on a fake transport."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+        self.losses: list[str] = []
+        self.link = Link("worker-0", self.batches.append, self.losses.append)
+        self.transport = FakeTransport()
+        self.link.connection_made(self.transport)
+
+
+def test_bytes_split_anywhere_become_the_same_batches() -> None:
+    batches: list[Batch] = [[(1, 2, "ä"), (3, b"x", None)], [], [(4, (5, 6))]]
+    stream = b"".join(map(pack, batches))
+    for size in range(1, len(stream) + 1):
+        kit = Kit()
+        for start in range(0, len(stream), size):
+            kit.link.data_received(stream[start : start + size])
+        assert kit.batches == batches
+
+
+def test_what_is_written_before_there_is_a_transport_is_the_first_on_it() -> None:
+    link = Link("worker-0", lambda batch: None, lambda reason: None)
+    link.write([(1,)])
+    link.write([(2,)])
+    transport = FakeTransport()
+    link.connection_made(transport)
+    link.write([(3,)])
+    assert b"".join(transport.written) == pack([(1,)]) + pack([(2,)]) + pack([(3,)])
+
+
+def test_a_closed_link_swallows_what_is_written() -> None:
+    link = Link("worker-0", lambda batch: None, lambda reason: None)
+    link.close()
+    link.write([(1,)])
+    transport = FakeTransport()
+    link.connection_made(transport)
+    assert transport.written == []
+
+
+def test_nonsense_loses_the_link_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    kit = Kit()
+    kit.link.data_received(b"\0\0\0\x04GET ")
+    assert kit.transport.is_aborted
+    assert len(kit.losses) == 1 and kit.losses[0].startswith("what it sent could not be read or applied")
+    assert "wire broken worker=worker-0" in caplog.text
+    kit.link.data_received(pack([(1,)]))
+    kit.link.connection_lost(None)
+    assert kit.batches == [] and len(kit.losses) == 1
+
+
+def test_the_end_of_the_other_side_is_told_once() -> None:
+    kit = Kit()
+    kit.link.connection_lost(None)
+    kit.link.connection_lost(None)
+    assert kit.losses == ["it ended by itself"]
+
+
+def test_a_closed_link_is_silent() -> None:
+    kit = Kit()
+    kit.link.close()
+    kit.link.write([(1,)])
+    kit.link.data_received(pack([(1,)]))
+    kit.link.connection_lost(OSError("gone"))
+    assert (kit.batches, kit.losses, kit.transport.written, kit.link.unwritten_bytes) == ([], [], [], 0)
+
+
+def test_a_batch_that_closes_the_link_is_its_last() -> None:
+    kit = Kit()
+    seen: list[Batch] = []
+
+    def take(batch: Batch) -> None:
+        seen.append(batch)
+        link.close()
+
+    link = Link("worker-0", take, kit.losses.append)
+    link.connection_made(kit.transport)
+    link.data_received(pack([(1,)]) + pack([(2,)]))
+    assert seen == [[(1,)]] and kit.losses == []
+
+
+@pytest.mark.parametrize("ends_by", ["resume", "close"])
+def test_drain_waits_while_the_transport_is_full(ends_by: str) -> None:
+    async def main() -> None:
+        kit = Kit()
+        await kit.link.drain()
+        kit.link.pause_writing()
+        draining = asyncio.ensure_future(kit.link.drain())
+        await asyncio.sleep(0)
+        assert not draining.done()
+        if ends_by == "resume":
+            kit.link.resume_writing()
+        else:
+            kit.link.close()
+        await draining
+
+    run(main())

@@ -1,0 +1,39 @@
+"""Warnings that come again as long as what they warn of goes on, and say how often it was."""
+
+import pytest
+
+from wsbroker.guarded_log import GuardedLog
+from wsbroker.server.operator_warnings import WARN_AGAIN_S, OperatorWarnings
+
+BEHIND = "a worker is behind"
+
+
+def test_each_is_said_at_once_and_then_at_intervals_with_the_count_since_the_last_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    warnings = OperatorWarnings(GuardedLog("x"))
+    for second in range(int(WARN_AGAIN_S) * 3):
+        warnings.note(second + 1, BEHIND, 1000.0 + second)
+        warnings.note(0, "never", 1000.0 + second)
+    every = int(WARN_AGAIN_S)
+    assert caplog.messages == [f"{BEHIND} count=1", f"{BEHIND} count={every}", f"{BEHIND} count={every}"]
+
+
+def test_what_has_ended_is_not_said_again_and_what_begins_again_is_said_at_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One that falls behind every night."""
+    warnings = OperatorWarnings(GuardedLog("x"))
+    for night in range(3):
+        for hour in range(24):
+            warnings.note(7 * (night + (hour >= 2)), BEHIND, 3600.0 * (24 * night + hour))
+    assert caplog.messages == [f"{BEHIND} count=7"] * 3
+
+
+def test_what_comes_within_the_interval_is_counted_in_the_next_line(caplog: pytest.LogCaptureFixture) -> None:
+    warnings = OperatorWarnings(GuardedLog("x"))
+    warnings.note(1, BEHIND, 5.0)
+    warnings.note(2, "another", 5.5)
+    warnings.note(4, BEHIND, 6.0)
+    warnings.note(4, BEHIND, 5.0 + WARN_AGAIN_S)
+    assert caplog.messages == [f"{BEHIND} count=1", "another count=2", f"{BEHIND} count=3"]

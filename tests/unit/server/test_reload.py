@@ -1,0 +1,105 @@
+"""What `--reload` watches, and what it refuses to load."""
+
+import asyncio
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from wsbroker.errors import ConfigError
+from wsbroker.server import reload
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def test_the_folder_of_a_module_is_watched(folder: Path) -> None:
+    (folder / "reload_me.py").write_text("")
+    assert reload.folders_of("reload_me:app") == [folder]
+
+
+def test_the_whole_package_of_a_module_is_watched(folder: Path) -> None:
+    (folder / "reload_pkg" / "inner").mkdir(parents=True)
+    for place in ("", "inner"):
+        (folder / "reload_pkg" / place / "__init__.py").write_text("")
+    assert reload.folders_of("reload_pkg.inner:app") == [folder / "reload_pkg"]
+
+
+def test_what_is_not_found_leaves_the_working_directory(folder: Path) -> None:
+    assert reload.folders_of("there_is_no_such_module") == [Path.cwd()]
+
+
+def test_a_file_that_python_cannot_read_is_named_with_its_line(folder: Path) -> None:
+    (folder / "a.py").write_text("fine = 1\n")
+    (folder / "b.py").write_text("fine = 1\ndef broken(:\n")
+    assert reload.first_mistake([str(folder / "a.py"), str(folder / "gone.py")]) is None
+    mistake = reload.first_mistake([str(folder / "a.py"), str(folder / "b.py")])
+    assert mistake is not None and mistake.startswith(f"{folder / 'b.py'}, line 2: ")
+
+
+def test_without_watchfiles_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "watchfiles", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"--reload needs the package watchfiles: pip install 'wsbroker\[reload\]'"):
+        reload.check_available()
+
+
+@pytest.mark.anyio
+async def test_a_change_is_told_once_it_can_be_read(folder: Path) -> None:
+    pytest.importorskip("watchfiles")
+    told = asyncio.Event()
+
+    async def on_change() -> None:
+        told.set()
+
+    task = asyncio.create_task(reload.watch([folder], on_change))
+    try:
+        async with asyncio.timeout(20):
+            number = 0
+            while not told.is_set():  # the watcher may not look yet: change it until it does
+                number += 1
+                (folder / "app.py").write_text(f"version = {number}\n")
+                await asyncio.sleep(0.05)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.anyio
+async def test_a_link_that_leads_elsewhere_is_a_change_and_then_the_new_folder_is_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("watchfiles")
+    monkeypatch.setattr(reload, "LINKS_EVERY_MS", 50)
+    for release in ("first", "second"):
+        (tmp_path / release).mkdir()
+        (tmp_path / release / "app.py").write_text("")
+    current, new = tmp_path / "current", tmp_path / "new"
+    current.symlink_to("first")
+    told: asyncio.Queue[None] = asyncio.Queue()
+
+    async def on_change() -> None:
+        told.put_nowait(None)
+
+    task = asyncio.create_task(reload.watch([current], on_change))
+    try:
+        async with asyncio.timeout(20):
+            await asyncio.sleep(0.1)  # in which it begins
+            new.symlink_to("second")
+            new.replace(current)
+            await told.get()
+            number = 0
+            while told.empty():
+                number += 1
+                (tmp_path / "second" / "app.py").write_text(f"version = {number}\n")
+                await asyncio.sleep(0.05)
+            current.unlink()  # a link that is gone is not one that leads elsewhere
+            await asyncio.sleep(0.2)
+            assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

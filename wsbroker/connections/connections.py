@@ -1,0 +1,245 @@
+"""All connections of a server, and the loop turn that moves their messages.
+
+A turn is armed by the first thing that gets dirty and runs once the loop has read from every socket that was ready:
+connections that had to stop reading go on, handlers in the loop run, the workers get their batches, and then everything
+published is flushed with one write per socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from math import ceil
+from typing import TYPE_CHECKING, Final, cast, final
+
+from mypy_extensions import i64
+
+from wsbroker.broker.broker import Broker, Waker
+from wsbroker.broker.limits import Limits
+from wsbroker.broker.socket import CLOSING, Socket
+from wsbroker.broker.timer_wheel import Wheel
+from wsbroker.connections.connection import Connection
+from wsbroker.websocket.decoder import Decoder
+
+if TYPE_CHECKING:
+    from wsbroker.connections.inline_runner import InlineRunner
+
+LONGEST_TICK_S: Final = 0.25
+SHORTEST_TICK_S: Final = 0.01
+TICKS_PER_DEADLINE: Final = 8
+"""The tick is this fraction of the shortest deadline, so that none is late by more than an eighth."""
+
+
+@final
+class Settings:
+    """What connections go by. Sizes in bytes, durations in seconds; a `ping_interval` of 0 sends no pings,
+    a `flush_interval` of 0 flushes once per turn."""
+
+    def __init__(
+        self,
+        max_connections: int = 10_000,
+        max_message_size: int = 64 * 1024,
+        read_budget_bytes: int = 256 * 1024,
+        read_budget_frames: int = 256,
+        flush_interval: float = 0.0,
+        ping_interval: float = 25.0,
+        pong_timeout: float = 10.0,
+        write_timeout: float = 10.0,
+        close_timeout: float = 5.0,
+    ) -> None:
+        self.max_connections: Final = max_connections
+        self.max_message_size: Final = max_message_size
+        self.read_budget_bytes: Final = read_budget_bytes
+        self.read_budget_frames: Final = read_budget_frames
+        self.flush_interval: Final = flush_interval
+        self.ping_interval: Final = ping_interval
+        self.pong_timeout: Final = pong_timeout
+        self.write_timeout: Final = write_timeout
+        self.close_timeout: Final = close_timeout
+
+
+@final
+class Sockets(Waker):
+    """Every WebSocket connection of one server. Loop thread only."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, limits: Limits, settings: Settings) -> None:
+        self.loop: Final = loop
+        self.broker: Final = Broker(limits, self)
+        self.wheel: Final = Wheel()
+        self.max_connections: Final = settings.max_connections
+        self.max_message_size: Final = settings.max_message_size
+        self.read_budget_bytes: i64 = settings.read_budget_bytes
+        self.read_budget_frames: i64 = settings.read_budget_frames
+        deadlines = [settings.pong_timeout, settings.write_timeout, settings.close_timeout]
+        if settings.ping_interval > 0:
+            deadlines.append(settings.ping_interval)
+        self.tick_s: Final = max(SHORTEST_TICK_S, min(LONGEST_TICK_S, min(deadlines) / TICKS_PER_DEADLINE))
+        self.ping_ticks: i64 = ceil(settings.ping_interval / self.tick_s)
+        self.pong_ticks: i64 = ceil(settings.pong_timeout / self.tick_s)
+        self.write_ticks: i64 = ceil(settings.write_timeout / self.tick_s)
+        self.close_ticks: i64 = ceil(settings.close_timeout / self.tick_s)
+        self.idle_ticks: i64 = ceil(3600 / self.tick_s)
+        self.flush_interval_s: Final = settings.flush_interval
+        self.is_flush_due = False
+        """A flush is timed, `flush_interval` after the first frame since the last one."""
+        self.count: int = 0
+        """Connections from `admit` until they are lost or discarded, closing ones included."""
+        self.turn: i64 = 0
+        self.unread: list[Connection] = []
+        self.inline: InlineRunner | None = None
+        self.spare_decoder: Decoder | None = None
+        """An idle one. Most reads end with a whole message, so nearly all connections share it (112 bytes each)."""
+        self.is_stopped = False
+
+    # Coming and going. ------------------------------------------------------------------------------------------
+
+    def admit(self, lane_index: int) -> Connection | None:
+        """A new socket, known to the broker from here on; None when `max_connections` are there already."""
+        if self.count >= self.max_connections or self.is_stopped:
+            return None
+        broker = self.broker
+        connection = Connection(broker.next_id(), broker.lanes[lane_index], self)
+        broker.register(connection)
+        self.count += 1
+        return connection
+
+    def accept(self, connection: Connection, transport: asyncio.Transport, head: bytes, tail: bytes) -> None:
+        """Takes the transport over.
+
+        Args:
+            head: the whole 101 response.
+            tail: what the client has sent behind its request already.
+        """
+        connection.transport = transport
+        transport.set_protocol(cast(asyncio.BaseProtocol, connection))
+        if not transport.is_closing():
+            # What the peer does not take waits in the outbox, not in the transport: that keeps up to 64 KiB by default,
+            # and uvloop's needs 700 bytes for each write of it, 14 MiB if those are one-byte answers.
+            transport.set_write_buffer_limits(0)
+        # In front of what waits: the transport may be full with it, and what is behind it has to wait then.
+        self.broker.outgoing.put_first(connection, head)
+        connection.heard = self.wheel.now
+        if connection.state < CLOSING:
+            self.wheel.schedule(connection, self.ping_ticks if self.ping_ticks > 0 else self.idle_ticks)
+        else:
+            connection.closing()  # while it was opening: only now it can leave
+        self.broker.opened(connection)
+        if tail:
+            connection.data_received(tail)
+
+    def take_decoder(self) -> Decoder:
+        """An idle decoder, for a connection that has something to decode."""
+        decoder = self.spare_decoder
+        if decoder is None:
+            return Decoder(self.max_message_size)
+        self.spare_decoder = None
+        return decoder
+
+    def discard(self, connection: Connection) -> None:
+        """Refused, or gone before the 101."""
+        self.count -= 1
+        self.wheel.remove(connection)
+        self.broker.discard(connection)
+
+    def connection_lost(self, connection: Connection) -> None:
+        """The transport has ended."""
+        self.count -= 1
+        self.wheel.remove(connection)
+        self.broker.lost(connection, 1006, "")
+
+    # Turns. -----------------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Arms the turn (the broker's `is_awake` sees to it that this happens once)."""
+        self.loop.call_soon(self.run_turn)
+
+    def read_on(self, connection: Connection) -> None:
+        """Lets a connection go on reading in the next turn."""
+        connection.throttle()
+        self.unread.append(connection)
+        self.broker.wake()
+
+    def run_turn(self) -> None:
+        """Moves everything that gathered since the last turn. O(messages + deliveries)."""
+        self.turn += 1
+        try:
+            self._move()
+        finally:
+            # Whatever went wrong, the next turn must come: `is_awake` kept everybody from arming it until here.
+            self.broker.is_awake = False
+            if self._is_dirty():
+                self.broker.wake()
+
+    def _move(self) -> None:
+        if self.unread:
+            unread = self.unread
+            self.unread = []
+            for connection in unread:
+                connection.go_on_reading()
+        inline = self.inline
+        if inline is not None:
+            inline.run()
+        self.broker.deliver_lanes()
+        if self.flush_interval_s <= 0:
+            self.broker.flush()
+        elif self.broker.outgoing.frames:
+            if not self.is_flush_due:
+                self.is_flush_due = True
+                self.loop.call_later(self.flush_interval_s, self._flush_timed)
+        else:  # caps have flushed it all: what they found is acted on
+            self.broker.flush()
+        if inline is not None:
+            inline.run_deferred()  # behind the answers to everybody else
+
+    def _flush_timed(self) -> None:
+        self.is_flush_due = False
+        self.broker.flush()
+
+    def _is_dirty(self) -> bool:
+        broker = self.broker
+        if self.unread or broker.dirty_lanes or (broker.outgoing.frames and not self.is_flush_due):
+            return True
+        inline = self.inline
+        return inline is not None and (len(inline.lane.sockets) > 0 or len(inline.deferred) > 0)
+
+    # Time. ------------------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """One tick of the wheel; re-arms itself until `stop`."""
+        if self.is_stopped and self.count == 0:
+            return
+        self.loop.call_later(self.tick_s, self.tick)
+        failure: Exception | None = None
+        for socket in self.wheel.advance():
+            try:
+                cast(Connection, socket).on_timer()
+            except Exception as error:  # the others' deadlines must not be lost with it
+                failure = error
+        if failure is not None:
+            raise failure
+
+    # Stopping. --------------------------------------------------------------------------------------------------
+
+    def close_some(self, limit: int, code: int, reason: str) -> int:
+        """Begins to close up to `limit` sockets, oldest first; returns how many are left open. For a paced shutdown."""
+        broker = self.broker
+        chosen: list[Socket] = []
+        for socket in broker.sockets.values():
+            if len(chosen) == limit:
+                break
+            chosen.append(socket)
+        for socket in chosen:
+            broker.close_socket(socket, code, reason, code, reason)
+        return len(broker.sockets)
+
+    def stop(self) -> None:
+        """Admits nobody from here on; the clock stops with the last connection."""
+        self.is_stopped = True
+
+    def abort_all(self) -> int:
+        """Drops every connection that is still there; returns how many."""
+        dropped = 0
+        for slot in self.wheel.slots:
+            for socket in list(slot):
+                cast(Connection, socket).abort()
+                dropped += 1
+        return dropped

@@ -1,0 +1,124 @@
+"""Kind `inline`: handlers run in the broker's own event loop, so there is no wire, no mailbox and nothing to replace.
+
+Messages and closes do not come through here: the compiled runner calls the handlers itself, and `runtime` for what is
+rare.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from wsbroker.errors import ConfigError, WorkerError
+from wsbroker.guarded_log import GuardedLog, shown_error
+from wsbroker.http.messages import Accept, HttpRequest, HttpResponse
+from wsbroker.pool.start_reminder import SlowStart
+from wsbroker.settings.config import Config
+from wsbroker.worker.api import Port
+from wsbroker.worker.inline_runtime import Runtime
+from wsbroker.worker.loader import Handlers, load
+from wsbroker.worker.options import Options
+from wsbroker.worker.slowest import Slowest
+
+logger = GuardedLog(__name__)
+
+NAME: Final = "inline"
+
+
+class InlineWorker:
+    """The one worker of an inline pool.
+
+    Args:
+        config: all settings.
+        spec: what `register_worker` was given.
+        port: what the handlers call.
+        options: how handlers are run.
+    """
+
+    def __init__(self, config: Config, spec: object, port: Port, options: Options) -> None:
+        self._config = config
+        self._spec = spec
+        self._port = port
+        self._options = options
+        self._handlers: Handlers | None = None
+        self._runtime: Runtime | None = None
+        self.handled_count: Callable[[], int] = int
+        """How many messages have been handled: the compiled runner's counter, once there is one."""
+        self.asked_bytes = 0
+        """What open and HTTP handlers that are running have been given."""
+        self.state = "starting"
+        """As in `place.WorkerStatistics`."""
+
+    @property
+    def handlers(self) -> Handlers:
+        """The application's handlers; there after `start`."""
+        assert self._handlers is not None, "the inline worker has not started"
+        return self._handlers
+
+    @property
+    def runtime(self) -> Runtime:
+        """Runs them; there after `start`."""
+        assert self._runtime is not None, "the inline worker has not started"
+        return self._runtime
+
+    async def start(self) -> list[str]:
+        """Finds the handlers and runs `handle_worker_start`; returns their names.
+
+        Raises:
+            ConfigError: the spec cannot work.
+            WorkerError: `handle_worker_start` raised.
+        """
+        handlers = load(self._spec)
+        runtime = Runtime(handlers, self._port, self._options)
+        try:
+            with SlowStart(NAME):
+                await runtime.start()
+        except ConfigError:
+            raise
+        except (Exception, SystemExit) as error:
+            text = f"handle_worker_start of {handlers.where} failed: {shown_error(error)}"
+            raise WorkerError(text) from error
+        self._handlers = handlers
+        self._runtime = runtime
+        self.state = "running"
+        logger.info("worker started worker=%s handlers=%s", NAME, ",".join(handlers.names))
+        return list(handlers.names)
+
+    async def stop(self, timeout_s: float) -> bool:
+        """Lets handlers end and runs `handle_worker_stop`, each with half of the time; returns whether all ended."""
+        if self.state != "running":
+            return True
+        self.state = "stopping"
+        try:
+            is_done = await self.runtime.stop(timeout_s / 2)
+        finally:
+            self.state = "ended"
+        if not is_done:
+            logger.error("worker did not stop in time worker=%s timeout_s=%g", NAME, timeout_s)
+        return is_done
+
+    async def open(self, socket_id: int, request: HttpRequest, size_bytes: int) -> HttpResponse | Accept | None:
+        """Runs the open handler; None and an `Accept` accept."""
+        self.asked_bytes += size_bytes
+        try:
+            async with asyncio.timeout(self._config.handshake_timeout):
+                return await self.runtime.run_open(request, socket_id)
+        except TimeoutError:
+            return HttpResponse(504, (), "Gateway Timeout")
+        finally:
+            self.asked_bytes -= size_bytes
+
+    async def http(self, request: HttpRequest, size_bytes: int) -> HttpResponse:
+        """Runs the HTTP handler, which is kept to `http_timeout` there: nothing waits before it."""
+        self.asked_bytes += size_bytes
+        try:
+            return await self.runtime.run_http(request)
+        finally:
+            self.asked_bytes -= size_bytes
+
+    def counts(self) -> dict[str, int]:
+        """What went wrong so far, by name."""
+        return {} if self._runtime is None else dict(self._runtime.counters)
+
+    def slowest(self) -> Slowest:
+        """The slowest calls of handlers so far."""
+        return Slowest() if self._runtime is None else self._runtime.slowest

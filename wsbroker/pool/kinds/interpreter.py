@@ -1,0 +1,77 @@
+"""Kind `interpreter`: a subinterpreter with a lock of its own, in the carrier's thread. A stuck one is left behind."""
+
+import marshal
+import socket
+import sys
+from typing import Final
+
+from wsbroker.errors import ConfigError, WSBrokerError
+from wsbroker.guarded_log import GuardedLog
+from wsbroker.pool.kinds import subinterpreters
+from wsbroker.pool.kinds.host import Carrier, Work
+from wsbroker.worker.loader import is_refusal
+from wsbroker.worker.logs import levels_here
+
+logger = GuardedLog(__name__)
+
+PROGRAM: Final = """
+import marshal, sys
+sys.path[:], sys.argv[:], start = marshal.loads(start)
+from wsbroker.worker.entry import interpreter_main
+interpreter_main(*start)
+"""
+"""What starts in the interpreter. It begins with another `sys.path` than the server's: changes are not inherited."""
+
+
+class ModuleRefused(ConfigError):
+    """A module that the handlers import cannot be loaded in a subinterpreter.
+
+    Args:
+        problem: which one, and who imports it.
+    """
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"{problem}; use worker kind 'process', which takes every module")
+        self.problem = problem
+
+
+class InterpreterCarrier(Carrier):
+    """Runs a worker in a subinterpreter.
+
+    All interpreters of a process share its descriptors, so who owns which is said explicitly: the ends handed to
+    `carry` stay this side's and are closed here, the interpreter uses duplicates.
+    """
+
+    def __init__(self, name: str, work: Work) -> None:
+        super().__init__(name, work)
+        self._interpreter: subinterpreters.Interpreter | None = None
+        self._is_left = False
+
+    def carry(self, wire: socket.socket, control: socket.socket) -> None:
+        """Runs the interpreter in this thread, and ends it."""
+        options = {**self.work.options, "name": self.name, "owns_interpreter": True, "log_levels": levels_here()}
+        start = (wire.fileno(), control.fileno(), self.work.spec, options)
+        interpreter = self._interpreter = subinterpreters.create(self.name)
+        if self._is_left:
+            interpreter.left_behind()
+        failure = interpreter.run(PROGRAM, marshal.dumps([self.work.sys_path, sys.argv, start]))
+        if failure:
+            logger.error("worker ended by an exception worker=%s\n%s", self.name, failure.rstrip())
+            self.outcome = failure.strip().splitlines()[-1]
+        # Now: the broker learns of the end, whatever threads the handlers have left.
+        wire.close()
+        control.close()
+        interpreter.end()
+
+    def kill(self) -> bool:
+        """Nothing ends it from outside."""
+        self._is_left = True
+        if self._interpreter is not None:
+            self._interpreter.left_behind()
+        return False
+
+    def start_error(self, text: str, detail: str) -> WSBrokerError:
+        """Says what to use if it was a module that refused to be loaded."""
+        if is_refusal(text) or is_refusal(detail):
+            return ModuleRefused(text)
+        return super().start_error(text, detail)

@@ -1,0 +1,14 @@
+"""Kind `thread`: handlers run in a daemon thread of the main interpreter. A stuck one can only be left behind."""
+
+import socket
+
+from wsbroker.pool.kinds.host import Carrier
+from wsbroker.worker.main import worker_main
+
+
+class ThreadCarrier(Carrier):
+    """Runs `worker_main` in the carrier's own thread; `sys.path` and live objects are shared."""
+
+    def carry(self, wire: socket.socket, control: socket.socket) -> None:
+        """Runs the worker in this thread."""
+        worker_main(wire, control, self.work.sys_path, self.work.spec, self.work.options)

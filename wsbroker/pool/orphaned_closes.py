@@ -1,0 +1,60 @@
+"""Close handlers that a lost worker has left undone: each is run by another worker, or by the replacement."""
+
+from collections.abc import Sequence
+from typing import Final, cast
+
+from wsbroker.guarded_log import GuardedLog
+from wsbroker.pool.interfaces import Core
+from wsbroker.pool.slot import Place
+from wsbroker.wire.events import Event
+
+logger = GuardedLog(__name__)
+
+MAX_LOSSES: Final = 3
+"""A CLOSE event that was with this many workers when they were lost is not given to a further one: its handler is
+probably what kills them. Not less: events that merely waited are counted too, the wire does not say which one ran."""
+
+
+class LeftCloses:
+    """CLOSE events without a worker, and how often each has lost one."""
+
+    def __init__(self, core: Core, places: Sequence[Place]) -> None:
+        self._core = core
+        self._places = places
+        self._homeless: dict[int, tuple[Event, int]] = {}
+        self._adopted: dict[int, dict[int, int]] = {}
+        """By lane: losses of the sockets whose CLOSE it was given. As long as it has not run them."""
+
+    def __len__(self) -> int:
+        return len(self._homeless)
+
+    def left(self, place: Place, closes: list[Event]) -> None:
+        """Takes what a lost worker has left, and gives it to another one now if any runs."""
+        adopted = self._adopted.pop(place.index, {})
+        for event in closes:
+            socket_id = cast(int, event[1])
+            losses = adopted.get(socket_id, 0) + 1
+            if losses >= MAX_LOSSES:
+                logger.error("close handler given up, lost with its worker socket=%d times=%d", socket_id, losses)
+            else:
+                self._homeless[socket_id] = (event, losses)
+        self.find_homes()
+
+    def find_homes(self) -> None:
+        """Gives what is homeless to the running worker with the fewest sockets; keeps it if none runs."""
+        running = [place for place in self._places if place.is_running]
+        if not self._homeless or not running:
+            return
+        home = min(running, key=lambda place: place.lane.socket_count)
+        homeless, self._homeless = self._homeless, {}
+        closing = home.lane.closing
+        adopted = {socket_id: n for socket_id, n in self._adopted.get(home.index, {}).items() if socket_id in closing}
+        adopted.update((socket_id, losses) for socket_id, (_, losses) in homeless.items())
+        self._adopted[home.index] = adopted
+        self._core.adopt_closes(home.index, [event for event, _ in homeless.values()])
+
+    def give_up(self) -> None:
+        """The pool has stopped: what is left will not be run."""
+        if self._homeless:
+            logger.error("close handlers not run, worker lost and pool stopping count=%d", len(self._homeless))
+            self._homeless.clear()

@@ -1,0 +1,386 @@
+"""One place in the pool: the worker that fills it now, the one that stands by to take it over, those that leave it, and
+the replacement of one that is lost.
+
+One worker speaks for the place's lane at any time, `Place.worker`: a change of it is one step without an `await`. So a
+loss before that step is the old worker's or the standby's, after it the new one's, and never falls between.
+"""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Final, TypedDict
+
+from wsbroker.errors import WorkerError, WSBrokerError
+from wsbroker.guarded_log import GuardedLog, shown_error
+from wsbroker.pool.interfaces import Core, LaneView
+from wsbroker.pool.kinds.host import Carrier
+from wsbroker.pool.remote_worker import State, WireWorker
+from wsbroker.pool.restart_policy import MAX_DEATHS, WINDOW_S, Restarts
+from wsbroker.pool.tasks import Tasks
+from wsbroker.pool.worker_stream import ENDED, Batch
+from wsbroker.settings.config import Config
+from wsbroker.wire.events import Event
+from wsbroker.worker.report import ERRORS, TIMEOUTS
+from wsbroker.worker.slowest import SlowCall, Slowest
+
+logger = GuardedLog(__name__)
+
+EXCHANGE_POLL_S: Final = 0.005
+LEAVE_POLL_S: Final = 0.02
+WORKER_RESTART: Final = 1012
+"""The close code of sockets whose worker was lost: the client should reconnect."""
+
+
+class WorkerStatistics(TypedDict):
+    """What one worker does, as plain numbers."""
+
+    name: str
+    state: str
+    """``"starting"``, ``"running"``, ``"stopping"``, ``"ended"`` (between a loss and its replacement too)"""
+    restarts: int
+    sockets: int
+    sockets_waiting: int
+    """those of them whose messages wait, because the mailbox is full"""
+    mailbox_messages: int
+    """messages on their way or being handled"""
+    mailbox_bytes: int
+    """their bytes: the credit in use, of `mailbox_bytes`"""
+    mailbox_batches: int
+    """batches that wait because the worker reads more slowly than it is sent to"""
+    unwritten_bytes: int
+    """bytes of batches that the kernel has not taken yet"""
+    opens_in_flight: int
+    requests_in_flight: int
+    asked_bytes: int
+    """bytes of those two"""
+    handled: int
+    """messages whose handlers have ended"""
+    errors: int
+    """handlers that raised, returned what they may not, or were interrupted because they took too long"""
+    slowest: list[SlowCall]
+    """the slowest calls of handlers, the slowest first"""
+    counts: dict[str, int]
+    """what the worker counts itself: errors, time-outs, long handlers, …; the names stand in `worker.report`"""
+
+
+def idle_statistics(name: str, state: str, sockets: int, counts: dict[str, int], slowest: Slowest) -> WorkerStatistics:
+    """Those of a worker that nothing is on its way to."""
+    return {
+        "name": name,
+        "state": state,
+        "restarts": 0,
+        "sockets": sockets,
+        "sockets_waiting": 0,
+        "mailbox_messages": 0,
+        "mailbox_bytes": 0,
+        "mailbox_batches": 0,
+        "unwritten_bytes": 0,
+        "opens_in_flight": 0,
+        "requests_in_flight": 0,
+        "asked_bytes": 0,
+        "handled": 0,
+        "errors": counts.get(ERRORS, 0) + counts.get(TIMEOUTS, 0),
+        "slowest": slowest.plain(),
+        "counts": counts,
+    }
+
+
+class Owner(ABC):
+    """Who has places: told of what concerns more than one of them."""
+
+    @abstractmethod
+    def place_runs(self, place: "Place") -> None:
+        """A replacement has started."""
+
+    @abstractmethod
+    def closes_left(self, place: "Place", closes: list[Event]) -> None:
+        """The place's worker is lost: these CLOSE events need another one."""
+
+    @abstractmethod
+    def place_failed(self, error: Exception) -> None:
+        """A crash loop: the server has to end."""
+
+
+class Place:
+    """One place in the pool.
+
+    Args:
+        index: of its lane.
+        lane: its lane.
+        carrier_for: makes the carrier of a worker of this name.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        lane: LaneView,
+        carrier_for: Callable[[str], Carrier],
+        core: Core,
+        config: Config,
+        tasks: Tasks,
+        owner: Owner,
+    ) -> None:
+        self.index: Final = index
+        self.lane: Final = lane
+        self.name: Final = f"worker-{index}"
+        self.worker: WireWorker | None = None
+        self._carrier_for = carrier_for
+        self._core = core
+        self._config = config
+        self._tasks = tasks
+        self._owner = owner
+        self._counts: dict[str, int] = {}
+        self._slowest = Slowest()
+        self._restarts = Restarts()
+        self._asking: asyncio.Task[None] | None = None
+        self._replacing: asyncio.Task[None] | None = None
+        self._is_stopping = False
+        self._standby: WireWorker | None = None
+        """The worker that is to take over (see `exchange`)."""
+        self._leaving: dict[WireWorker, asyncio.Task[None]] = {}
+        """Workers that do not speak for the lane any more, or never did, and what sees each of them out."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its worker takes sockets and requests."""
+        return self.worker is not None and self.worker.state is State.RUNNING
+
+    def post(self, batch: Batch) -> None:
+        """Takes events for the worker. Never waits, never raises."""
+        worker = self.worker
+        if worker is not None and worker.state is not State.ENDED:
+            worker.post(batch)
+        else:
+            self._let_go()  # something came in after the loss, such as the 101 of a socket that it had accepted
+
+    def probe(self) -> None:
+        """Asks every worker here whether it is alive."""
+        for worker in (self.worker, self._standby, *self._leaving):
+            if worker is not None:
+                worker.probe()
+
+    def _new_worker(self) -> WireWorker:
+        worker = WireWorker(
+            self._carrier_for(self.name),
+            self.index,
+            self.lane.generation,
+            self._core,
+            self._config,
+            self._tasks,
+            self._counts,
+            self._slowest,
+            lambda reason: self._worker_lost(worker, reason),
+        )
+        return worker
+
+    async def start(self) -> list[str]:
+        """Starts a worker here; returns the names of its handlers. Raises what `WireWorker.start` does."""
+        worker = self._new_worker()
+        self.worker = worker
+        names = await worker.start()
+        generation = self.lane.generation
+        logger.info("worker started worker=%s generation=%d handlers=%s", self.name, generation, ",".join(names))
+        return names
+
+    async def stop_replacing(self) -> None:
+        """From here on a lost worker is not replaced."""
+        self._is_stopping = True
+        if self._asking is not None:
+            await asyncio.wait([self._asking])
+        if self._replacing is not None:
+            self._replacing.cancel()
+            await asyncio.wait([self._replacing])
+
+    async def stop(self, timeout_s: float) -> bool:
+        """Ends what is here, after `stop_replacing`; returns whether nothing of it runs any more."""
+        ends = [self._see_off(worker, seen_out, timeout_s) for worker, seen_out in self._leaving.items()]
+        if self.worker is not None:
+            ends.append(self.worker.stop(timeout_s))
+        results = await asyncio.gather(*ends, return_exceptions=True)
+        for result in results:  # when all have ended: one that fails does not keep the others
+            if isinstance(result, BaseException):
+                raise result
+        return all(results)
+
+    # Exchange. --------------------------------------------------------------------------------------------------
+
+    async def prepare(self) -> list[str]:
+        """Starts a worker beside the one that runs; returns its handlers' names. Raises as `WireWorker.start`.
+
+        In any case `call_off` or `exchange` follows.
+        """
+        worker = self._standby = self._new_worker()
+        worker.stand_by()
+        return await worker.start()
+
+    def call_off(self) -> None:
+        """Has the worker that stands by leave, if one does, whether it has started or not."""
+        standby, self._standby = self._standby, None
+        if standby is not None:
+            self._leave(standby)
+
+    async def exchange(self, limit_s: float) -> None:
+        """Lets the worker that stands by take over; sockets, subscriptions and tokens stay where they are.
+
+        Messages wait with their sockets until the old worker has handled what it has. Requests, open handlers and
+        `handle_worker_stop` keep nobody waiting: it ends them after that, beside the new one. If it was lost, or a
+        replacement is on its way, the new one fills the place at once. Cancelled, or failed, all stays as it was.
+
+        Args:
+            limit_s: how long messages may wait.
+
+        Raises:
+            WorkerError: the old worker did not run empty, or the new one is gone.
+        """
+        standby = self._standby
+        assert standby is not None
+        self._core.hold(self.index)
+        try:
+            await self._run_empty(standby, limit_s)
+        except BaseException:
+            self._core.unhold(self.index)
+            raise
+        self._take_over(standby)
+
+    async def _run_empty(self, standby: WireWorker, limit_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + limit_s
+        lane = self.lane
+        while True:
+            if standby.state is not State.RUNNING:
+                raise WorkerError(f"the new worker of {self.name} was lost before it could take over")
+            if not self.is_running or not (lane.in_flight or lane.closing):
+                return
+            if loop.time() > deadline:
+                raise WorkerError(f"{self.name} has not come to the end of its handlers within {limit_s:g} s")
+            await asyncio.sleep(EXCHANGE_POLL_S)
+
+    def _take_over(self, standby: WireWorker) -> None:
+        """One step: from here on the other worker is this place's, and the one before leaves."""
+        old = self.worker
+        if not self.is_running:
+            if self._replacing is not None:
+                self._replacing.cancel()  # with the worker that it is starting
+            self._let_go()  # what such a one was sent already
+        self._standby = None
+        self.worker = standby
+        self._core.exchange(self.index)
+        standby.take_over(self.lane.generation)
+        if old is not None:
+            self._leave(old)
+        logger.info("worker exchanged worker=%s generation=%d", self.name, self.lane.generation)
+        self._owner.place_runs(self)
+
+    # Leaving. ---------------------------------------------------------------------------------------------------
+
+    def _leave(self, worker: WireWorker) -> None:
+        """It does not speak for the lane: it ends what it was asked, and itself."""
+        worker.stand_by()
+        self._leaving[worker] = self._tasks.spawn(self._see_out(worker), f"{self.name} leaves")
+
+    async def _see_out(self, worker: WireWorker) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._config.http_timeout + self._config.worker_hang_timeout
+        try:
+            while worker.is_asked and loop.time() < deadline:
+                await asyncio.sleep(LEAVE_POLL_S)
+            await worker.stop(self._config.shutdown_timeout)
+        except Exception as error:
+            logger.exception("worker could not be retired worker=%s", self.name)
+            worker.abandon(f"it could not be retired: {shown_error(error)}")
+        finally:
+            del self._leaving[worker]
+
+    async def _see_off(self, worker: WireWorker, seen_out: "asyncio.Task[None]", timeout_s: float) -> bool:
+        """Waits for its end; by force when the time is over."""
+        await asyncio.wait([seen_out], timeout=timeout_s)
+        if seen_out.done():
+            return True
+        seen_out.cancel()
+        await asyncio.wait([seen_out])
+        return await worker.stop(0.0)
+
+    # Loss. ------------------------------------------------------------------------------------------------------
+
+    def _worker_lost(self, worker: WireWorker, reason: str) -> None:
+        """The worker ended by itself, or was given up."""
+        if worker is not self.worker:
+            when = "while it was leaving" if worker in self._leaving else "before it took over"
+            logger.error("worker lost %s worker=%s reason=%r", when, self.name, reason)
+            return
+        now = asyncio.get_running_loop().time()
+        closes = self._core.lane_lost(self.index, WORKER_RESTART)
+        self._owner.closes_left(self, closes)
+        if reason.startswith(ENDED):
+            asking = self._ask_why(worker, reason, len(closes), now)
+            self._asking = self._tasks.spawn(asking, f"{self.name} loss")
+        else:
+            self._go_on(worker, reason, len(closes), now)
+
+    def _let_go(self) -> None:
+        """Nobody will handle what the lane has sent: as after a loss."""
+        if self.lane.in_flight or self.lane.closing:
+            self._owner.closes_left(self, self._core.lane_lost(self.index, WORKER_RESTART))
+
+    async def _ask_why(self, worker: WireWorker, reason: str, closes_left: int, died_at: float) -> None:
+        """Its sockets are closed already; why it ended takes a moment to know."""
+        try:
+            reason = await worker.why_lost(reason)
+        except Exception:  # it is replaced all the same
+            logger.exception("cannot find out why a worker was lost worker=%s", self.name)
+        self._go_on(worker, reason, closes_left, died_at)
+
+    def _go_on(self, worker: WireWorker, reason: str, closes_left: int, died_at: float) -> None:
+        """Says that it was lost, and has it replaced."""
+        logger.error("worker lost worker=%s reason=%r close_handlers_left=%d", self.name, reason, closes_left)
+        if self._is_stopping or worker is not self.worker:
+            return  # nobody is to come, or somebody has
+        delay_s = self._restarts.died(died_at, died_at - worker.started_at)
+        if delay_s is None:
+            self._give_up(reason)
+        else:
+            self._replacing = self._tasks.spawn(self._replace(delay_s), f"{self.name} replacement")
+
+    async def _replace(self, delay_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            logger.warning("worker is replaced worker=%s delay_s=%g", self.name, delay_s)
+            await asyncio.sleep(delay_s)
+            try:
+                await self.start()
+            except Exception as error:
+                text = str(error) if isinstance(error, WSBrokerError) else shown_error(error)
+                logger.error("replacement failed worker=%s reason=%r", self.name, text, exc_info=error.__cause__)
+                self._let_go()
+                next_delay_s = self._restarts.died(loop.time(), 0.0)
+                if next_delay_s is None:
+                    self._give_up(text)
+                    return
+                delay_s = next_delay_s
+            else:
+                if self.is_running:  # else lost already, and another replacement is on its way
+                    self._owner.place_runs(self)
+                return
+
+    def _give_up(self, reason: str) -> None:
+        often = f"more than {MAX_DEATHS} times within {WINDOW_S:g} s"
+        self._owner.place_failed(WorkerError(f"worker {self.name} was lost {often}, the last time because {reason}"))
+
+    def statistics(self) -> WorkerStatistics:
+        """What happens here now, and has been counted since the start of the pool."""
+        worker = self.worker
+        lane = self.lane
+        state = State.ENDED if worker is None else worker.state
+        statistics = idle_statistics(self.name, state.value, lane.socket_count, dict(self._counts), self._slowest)
+        statistics["restarts"] = self._restarts.count
+        statistics["sockets_waiting"] = len(lane.waiting)
+        statistics["mailbox_messages"] = lane.messages
+        statistics["mailbox_bytes"] = lane.in_flight
+        statistics["handled"] = lane.handled
+        if worker is not None:
+            statistics["mailbox_batches"] = worker.waiting_batches
+            statistics["unwritten_bytes"] = worker.unwritten_bytes
+            statistics["opens_in_flight"] = worker.opens_in_flight
+            statistics["requests_in_flight"] = worker.requests_in_flight
+            statistics["asked_bytes"] = worker.asked_bytes
+        return statistics

@@ -1,0 +1,358 @@
+"""Starting and stopping: `start`, `run`, `serve`, `register_worker`.
+
+The broker itself is a `Node`, its life a `Server`; this module gives it an event loop (of its own thread, of the main
+thread, or the caller's) and the process's signals.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Unpack
+
+from wsbroker.errors import CommandError, ConfigError
+from wsbroker.front.listening import group_number
+from wsbroker.guarded_log import GuardedLog, shown_error, write_to_stderr
+from wsbroker.process_exit import leave_threads_within
+from wsbroker.server.event_loop import LOOP_END_S, restore_switch_interval, run_loop, set_switch_interval
+from wsbroker.server.redefinition import is_redefined
+from wsbroker.server.reload import check_available
+from wsbroker.server.server import Server as Server
+from wsbroker.server.server import claim, lock, refuse_newer, wait_at_end, wait_until_set
+from wsbroker.server.signals import Signals, second_signal_by_default, second_signal_exits, take_signals
+from wsbroker.server.standard_streams import open_standard_streams
+from wsbroker.settings import open_sockets
+from wsbroker.settings.addresses import BindAddress, UnixAddress, parse_addresses
+from wsbroker.settings.config import Config, Settings
+from wsbroker.settings.folders import working_directory
+from wsbroker.worker.options import TO_THREAD
+
+logger = GuardedLog(__name__)
+
+
+class WorkerHandle:
+    """What `register_worker` returns: the handlers that the next server runs.
+
+    Attributes:
+        spec: what was registered, in its newest definition.
+    """
+
+    def __init__(self, spec: object) -> None:
+        self.spec = spec
+
+    def unregister(self) -> None:
+        """Takes the registration back; a running server keeps its handlers."""
+        global _registered
+        with lock:
+            if _registered is self:
+                _registered = None
+
+    def __repr__(self) -> str:
+        return f"<WorkerHandle {self.spec!r}>"
+
+
+_registered: WorkerHandle | None = None
+
+
+def register_worker(worker: object) -> WorkerHandle:
+    """Says which handlers the server runs.
+
+    What is defined anew (a notebook's cell run again, a reloaded module) takes the place of the definition before it,
+    if no server runs.
+
+    Args:
+        worker: ``"pkg.mod"``, ``"pkg.mod:obj"``, a module, a class (instantiated in each worker) or a live object,
+            with any of the handlers.
+
+    Raises:
+        RuntimeError: a server runs the definition before this one: `Server.stop` it first.
+        ValueError: another worker is registered already. There is one per server, run in `workers` instances.
+        TypeError: `None` or a number: nothing that could have handlers.
+    """
+    if worker is None or isinstance(worker, (bool, int, float, bytes)):
+        raise TypeError(
+            f"a worker is a name such as 'pkg.mod' or 'pkg.mod:obj', a module, a class or an object with handlers, "
+            f"not {worker!r}"
+        )
+    global _registered
+    with lock:
+        refuse_newer(worker)
+        if _registered is None:
+            _registered = WorkerHandle(worker)
+        elif is_redefined(_registered.spec, worker):
+            _registered.spec = worker
+        elif _registered.spec is not worker and _registered.spec != worker:
+            raise ValueError(
+                f"{_registered.spec!r} is registered already, and a server runs one worker (in as many instances as "
+                f"'workers' says): put the handlers of {worker!r} into one module, or unregister the first"
+            )
+        return _registered
+
+
+def start(
+    bind: str | Sequence[str],
+    *,
+    worker: object = None,
+    config: Config | None = None,
+    handle_signals: bool = True,
+    **settings: Unpack[Settings],
+) -> Server:
+    """Starts a server in a thread of its own and returns once it listens.
+
+    The thread is not a daemon: a script that ends with ``start(…)`` stays alive until SIGINT, SIGTERM or `Server.stop`.
+
+    Args:
+        bind: where to listen, one address or several: ``"127.0.0.1:3000"``, ``":3000"`` (all interfaces),
+            ``"[::1]:3000"``, ``"unix:/path"``, ``"fd://3"`` or ``"fd://NAME"`` (a listening socket that is open, or
+            that systemd has handed in by that name); port 0 takes a free one, see `Server.addresses`.
+        worker: the handlers, as for `register_worker`, which need not be called then.
+        config: all settings as one object, instead of `settings`.
+        handle_signals: called from the main thread, SIGINT and SIGTERM stop the server if nobody else handles them.
+            The first SIGINT (Ctrl-C) is a KeyboardInterrupt in the main thread as well, so that a loop of the program's
+            own ends; not while it waits in `Server.wait` or `Server.stop`, or has ended. SIGTERM stops the server only.
+            A second signal does what it would have done without the server.
+        **settings: any field of `Config`.
+
+    Raises:
+        RuntimeError: a server runs in this process already, or no worker is registered.
+        ConfigError: a setting, an address or the worker cannot work; the text says what to do. It is a ValueError.
+        WorkerError: a worker did not start.
+        OSError: an address cannot be bound; the text says which and why.
+    """
+    server, addresses = _prepare(bind, worker, config, settings)
+    opened = threading.Event()
+    failures: list[BaseException] = []
+
+    def main() -> None:
+        try:
+            run_loop(server._live(addresses, opened.set))
+        except BaseException as error:  # handed to the caller of start(), or logged below
+            if opened.is_set():
+                server._failure = error
+                logger.exception("the server ended by an error")
+            failures.append(error)
+        finally:
+            server._end()
+            opened.set()
+
+    takes_signals = handle_signals and threading.current_thread() is threading.main_thread()
+    interval = server._interval_s = set_switch_interval()
+    thread = threading.Thread(target=main, name="wsbroker", daemon=False)
+    try:
+        wait_at_end()
+        thread.start()
+        wait_until_set(opened)
+        if failures:
+            wait_until_set(server._stopped)
+            thread.join()  # past its last lines
+            raise failures[0]
+        restore = take_signals(server, second_signal_by_default) if takes_signals else None
+        if restore is not None:
+            threading.Thread(target=_let_go, args=(server, restore), name="wsbroker-end", daemon=True).start()
+    except BaseException:
+        # It failed, there is no room for another thread, or a KeyboardInterrupt came: nobody else has this server.
+        server._ask_to_stop(0)
+        if thread.ident is None:
+            server._end()
+        restore_switch_interval(interval)
+        raise
+    return server
+
+
+def _let_go(server: Server, signals: Signals) -> None:
+    server._stopped.wait()
+    signals.ended = True
+    signals.forget_server()
+
+
+def run(
+    bind: str | Sequence[str],
+    *,
+    worker: object = None,
+    config: Config | None = None,
+    reload: bool = False,
+    **settings: Unpack[Settings],
+) -> None:
+    """Serves until SIGINT, SIGTERM or `Server.stop`, in the calling thread; for programs that do nothing else.
+
+    It changes the process: signal handlers, garbage collector (`gc.freeze` after the start), limit of open files,
+    switch interval, standard streams that are closed (they become the null device, as they do for `start`). A second
+    signal, half a second after the first or later, ends the process at once with status 128 + its number. A program
+    that ends after it waits for what handlers have left to `asyncio.to_thread` no longer than `shutdown_timeout` from
+    the stop on.
+
+    Args:
+        bind: see `start`.
+        worker: see `start`.
+        config: see `start`.
+        reload: exchange the workers when the application's files change (kinds `interpreter` and `process`), or
+            restart the process (the others); for development. SIGHUP exchanges them at any time, unless
+            it was ignored when the program started (`nohup`).
+        **settings: any field of `Config`.
+
+    Raises:
+        RuntimeError, ConfigError, WorkerError, OSError: as `start`. WorkerError also later, if the workers fail.
+    """
+    from wsbroker.settings.config import raise_fd_limit
+
+    _refuse_inside_a_loop()
+    folder = ""
+    if reload:
+        check_available()
+        folder = working_directory()
+    raise_fd_limit()
+    server, addresses = _prepare(bind, worker, config, settings)
+    if reload:
+        server._watch_files()
+    interval = set_switch_interval()
+    is_main = threading.current_thread() is threading.main_thread()
+    signals = take_signals(server, second_signal_exits, always=True) if is_main else None
+    try:
+        run_loop(server._live(addresses, _freeze))
+    finally:
+        server._end()
+        gc.unfreeze()
+        restore_switch_interval(interval)
+        if signals is not None:
+            signals.give_back()
+        if is_main:
+            left_s = server._stop_timeout_s - (time.monotonic() - server._stop_asked_at)
+            leave_threads_within(max(LOOP_END_S, left_s), TO_THREAD)
+    if server._failure is not None:
+        raise server._failure
+    if server.wants_restart:
+        _restart(folder)
+
+
+def _restart(folder: str) -> None:
+    """Starts the program anew in this process, in the folder that its working directory's name leads to by now."""
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        logger.warning("the program stays in the folder that it was started in: %s", error)
+    open_sockets.handed_in.restore()
+    _flush_logs()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _flush_logs() -> None:
+    """Has logging write what its handlers have kept; one that raises does not keep the process from its restart."""
+    try:
+        logging.shutdown()
+    except BaseException as error:
+        write_to_stderr(f"wsbroker: logging could not be shut down: {shown_error(error)}\n")
+
+
+def _refuse_inside_a_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise CommandError(
+        "run() would block the event loop that runs in this thread: use 'async with wsbroker.serve(…)' in its place"
+    )
+
+
+def _freeze() -> None:
+    """Everything loaded so far stays: the collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
+def serve(
+    bind: str | Sequence[str],
+    *,
+    worker: object = None,
+    config: Config | None = None,
+    **settings: Unpack[Settings],
+) -> AbstractAsyncContextManager[Server]:
+    """Serves inside a program's own event loop: ``async with serve(…) as server``.
+
+    It takes no signals and changes nothing of the process but the switch interval, which it restores. Leaving the block
+    stops the server; `await server.wait_closed()` waits for a stop asked for elsewhere.
+
+    Args:
+        bind: see `start`.
+        worker: see `start`.
+        config: see `start`.
+        **settings: any field of `Config`.
+
+    Raises:
+        RuntimeError, ConfigError, WorkerError, OSError: as `start`, on entering the block.
+    """
+    return _serve(bind, worker, config, settings)
+
+
+@asynccontextmanager
+async def _serve(
+    bind: str | Sequence[str], worker: object, config: Config | None, settings: Settings
+) -> AsyncIterator[Server]:
+    server, addresses = _prepare(bind, worker, config, settings)
+    interval = set_switch_interval()
+    opened = asyncio.Event()
+    life = asyncio.get_running_loop().create_task(server._live(addresses, opened.set), name="wsbroker")
+    life.add_done_callback(lambda _: opened.set())
+    try:
+        try:
+            await opened.wait()
+            if life.done():
+                await life  # raises what kept it from starting
+            yield server
+        finally:
+            server._ask_to_stop(None)
+            await _ended(life)
+    finally:
+        server._end()
+        restore_switch_interval(interval)
+    if server._failure is not None:
+        raise server._failure
+
+
+async def _ended(life: "asyncio.Task[None]") -> None:
+    """Waits until the server has ended, also when it is cancelled meanwhile: nothing of it may outlive the block."""
+    try:
+        await asyncio.shield(life)
+    except asyncio.CancelledError:
+        await asyncio.wait((life,))
+        raise
+
+
+def _prepare(
+    bind: str | Sequence[str], worker: object, config: Config | None, settings: Settings
+) -> tuple[Server, list[BindAddress]]:
+    """Checks everything that can be checked without a loop, and takes the one place for a running server.
+
+    First of all it opens the null device as standard streams that are closed: no socket may get their numbers.
+    """
+    open_standard_streams()
+    if config is not None and settings:
+        raise ConfigError(f"give 'config' or single settings ({', '.join(settings)}), not both")
+    if config is not None and not isinstance(config, Config):
+        raise TypeError(f"config must be a wsbroker.Config, such as Config.of(workers=2), not {type(config).__name__}")
+    checked = Config.of(**settings) if config is None else config
+    addresses = parse_addresses(bind)
+    open_sockets.check(addresses)
+    _check_unix_access(checked, addresses)
+    spec = worker
+    with lock:
+        if spec is None:
+            if _registered is None:
+                raise CommandError("no worker is registered: call wsbroker.register_worker('pkg.mod') before start()")
+            spec = _registered.spec
+        server = Server(checked, spec)
+        claim(server)
+    return server, addresses
+
+
+def _check_unix_access(config: Config, addresses: Sequence[BindAddress]) -> None:
+    """Raises ConfigError if there is no such group; warns if no Unix socket is made that could have it."""
+    if config.unix_group is not None:
+        group_number(config.unix_group)
+    is_set = config.unix_mode is not None or config.unix_group is not None
+    if is_set and not any(isinstance(address, UnixAddress) for address in addresses):
+        logger.warning("unix_mode and unix_group are for the files of Unix sockets, and none is made: bind=unix:/PATH")

@@ -1,0 +1,268 @@
+"""One running broker inside an event loop: its parts, built, started and stopped in order.
+
+Start:  core → port of the main interpreter → workers (handlers imported) → listeners. So a handler that cannot be
+imported is reported before a port opens, and `handle_worker_start` can already call the API.
+Stop:   listeners → sockets (1001, in paced batches) and HTTP requests in flight → workers (close handlers run,
+        `handle_worker_stop`) → port.
+
+May import: everything. It is the only place where `front`, `pool` and `server` meet.
+"""
+
+import asyncio
+import math
+import signal
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, cast
+
+from wsbroker.broker.limits import DISCONNECT, DROP_NEW, DROP_OLD, Limits
+from wsbroker.connections.connection import Connection
+from wsbroker.connections.connections import Settings as SocketSettings
+from wsbroker.connections.connections import Sockets
+from wsbroker.connections.inline_runner import InlineRunner
+from wsbroker.front.front import Front
+from wsbroker.guarded_log import GuardedLog
+from wsbroker.pool.local_api import LocalPort
+from wsbroker.pool.pool import Pool
+from wsbroker.server.memory_release import MemoryRelease
+from wsbroker.server.operator_warnings import OperatorWarnings
+from wsbroker.settings import open_sockets
+from wsbroker.settings.addresses import Address, BindAddress
+from wsbroker.settings.config import Config, show_size
+from wsbroker.worker import api as port
+from wsbroker.worker import forks
+
+logger = GuardedLog(__name__)
+
+CLOSE_BATCH: Final = 500
+"""Sockets closed at once during a shutdown; between batches the loop flushes, and clients spread their reconnects."""
+CLOSE_PAUSE_S: Final = 0.05
+POLL_S: Final = 0.02
+FAILED_START_STOP_S: Final = 5.0
+"""How long workers that have started may take to stop, when an address cannot be bound."""
+WARN_EVERY_S: Final = 1.0
+POLICIES: Final = {"disconnect": DISCONNECT, "drop_new": DROP_NEW, "drop_old": DROP_OLD}
+
+
+class Node:
+    """Everything that runs for one `start()`. Loop thread only.
+
+    Args:
+        config: all settings.
+        spec: what `register_worker` was given.
+        on_fatal: called once if the broker cannot go on (workers in a crash loop).
+    """
+
+    def __init__(self, config: Config, spec: object, on_fatal: Callable[[BaseException], None]) -> None:
+        self.config = config
+        self.spec = spec
+        self.on_fatal = on_fatal
+        self.addresses: list[Address] = []
+        self.sockets = Sockets(asyncio.get_running_loop(), _limits(config), _socket_settings(config))
+        self.broker = self.sockets.broker
+        self.local_port = LocalPort(self.broker, config.command_bytes)
+        self.pool = Pool(config, spec, self.broker, self.local_port, on_fatal)
+        self.front = Front(config, self.sockets, self.pool)
+        self._warner: asyncio.TimerHandle | None = None
+        self._warnings = OperatorWarnings(logger)
+        self._memory_release = MemoryRelease()
+
+    async def open(self, addresses: Sequence[BindAddress]) -> None:
+        """Starts the workers and listens.
+
+        Raises:
+            ConfigError: the handlers cannot be loaded.
+            WorkerError: a worker did not start.
+            OSError: an address cannot be bound; nothing stays bound.
+        """
+        self.local_port.start()
+        port.set_default(self.local_port)
+        forks.in_child(self._become_child)
+        try:
+            self.broker.deliver = self.pool.post
+            await self.pool.start()
+            self._wire_inline()
+            self.addresses = await self.front.listen(addresses)
+        except BaseException:
+            await self.close(FAILED_START_STOP_S)
+            raise
+        self.sockets.tick()
+        self._warn()
+
+    def _wire_inline(self) -> None:
+        """Lets compiled code call the message handler itself, with the interpreted runtime for what is rare."""
+        inline = self.pool.inline
+        if inline is None:
+            return
+        runtime, handlers = inline.runtime, inline.handlers
+        runner = InlineRunner(
+            self.broker,
+            self.broker.lanes[0],
+            handlers.message_raw,
+            handlers.message_arity,
+            runtime.notice_s,
+            runtime.begin_result,
+            runtime.message_failed,
+            runtime.message_slow,
+            runtime.begin_close,
+            runtime.message_missing,
+        )
+        runtime.release = runner.release
+        runtime.is_behind = lambda: runner.is_behind
+        runtime.drop_waiting = runner.drop_waiting
+        inline.handled_count = lambda: runner.handled
+        self.sockets.inline = runner
+
+    async def reload(self) -> None:
+        """Exchanges the workers for new ones with the code as it is now; raises as `Pool.reload`."""
+        await self.pool.reload()
+
+    async def close(self, timeout_s: float) -> None:
+        """Stops everything; after `timeout_s` what is left is dropped. Never raises for a stuck handler or client."""
+        deadline = time.monotonic() + timeout_s
+        if self._warner is not None:
+            self._warner.cancel()
+        self.front.stop_listening()
+        self.sockets.stop()
+        # Requests in flight need the workers; half of the time is theirs, the rest is for the handlers' end.
+        await asyncio.gather(self._close_sockets(deadline), self.front.stop(timeout_s / 2))
+        await self.pool.stop(max(0.0, deadline - time.monotonic()))
+        self.sockets.inline = None  # no handler runs behind `handle_worker_stop`
+        dropped = self.sockets.abort_all()
+        if dropped:
+            logger.info("connections dropped count=%d", dropped)
+            await asyncio.sleep(0)
+        forks.forget(self._become_child)
+        if port.default is self.local_port:
+            port.set_default(None)
+        self.local_port.stop()
+
+    def _become_child(self) -> None:
+        """In a process that was forked from this one: it has no part in the server's connections.
+
+        O(connections), about 1.5 µs each.
+        """
+        found = self.front.descriptors() + open_sockets.handed_in.descriptors()
+        for slot in self.sockets.wheel.slots:
+            for socket in slot:
+                transport = cast(Connection, socket).transport
+                if transport is not None:
+                    found.append(transport.get_extra_info("socket").fileno())
+        forks.replace(found)
+        if self.sockets.inline is not None:
+            self.sockets.inline.notice_s = -math.inf  # it tells of the handler's end then, where the child is to end
+        signal.set_wakeup_fd(-1)  # a signal of the child would wake the server's loop
+
+    async def _close_sockets(self, deadline: float) -> None:
+        while self.sockets.close_some(CLOSE_BATCH, 1001, "server shutdown") and time.monotonic() < deadline:
+            await asyncio.sleep(CLOSE_PAUSE_S)
+        self.sockets.close_some(1 << 60, 1001, "server shutdown")  # out of time: all at once
+        limit = min(deadline, time.monotonic() + self.config.close_timeout)
+        while self.sockets.count and time.monotonic() < limit:
+            await asyncio.sleep(POLL_S)
+
+    def _warn(self) -> None:
+        """Logs what an operator should hear of: the core counts, and does not log."""
+        counters = self.broker.counters
+        limit = self.config.max_channels_per_socket
+        self._note(
+            counters.subscriptions_refused,
+            f"a subscription was refused: a socket may hold {limit} (max_channels_per_socket)",
+        )
+        self._note(counters.slow_consumers, "a slow consumer was closed with 1013 (max_queue_bytes, write_timeout)")
+        self._note(
+            counters.overload_closes,
+            f"more than {show_size(self.broker.limits.max_waiting_bytes)} waited for all clients together "
+            "(max_waiting_bytes): those for whom most waited were closed with 1013",
+        )
+        self._note(
+            self.front.answers_shed,
+            f"answers of more than {show_size(self.front.max_answer_bytes)} waited for all HTTP clients together "
+            "(max_waiting_bytes): connections for which most waited were aborted",
+        )
+        self._note(
+            counters.frames_dropped,
+            f"messages to slow consumers are dropped (slow_consumer={self.config.slow_consumer})",
+        )
+        self._note(
+            counters.mailboxes_full, "a worker is behind: messages wait with their sockets (mailbox_bytes, workers)"
+        )
+        self._note(
+            self.front.requests_shed,
+            f"a request was refused with 503: all together held {show_size(self.front.max_request_bytes)} "
+            "(max_request_bytes_total)",
+        )
+        self._note(
+            counters.commands_refused, "commands of a worker were not understood and ignored: please report this"
+        )
+        self.local_port.look_at_signals()
+        self._give_memory_back()
+        self._warner = asyncio.get_running_loop().call_later(WARN_EVERY_S, self._warn)
+
+    def _note(self, count: int, text: str) -> None:
+        self._warnings.note(count, text, asyncio.get_running_loop().time())
+
+    def _give_memory_back(self) -> None:
+        outgoing, front = self.broker.outgoing, self.front
+        held = int(outgoing.waiting_bytes) + front.request_bytes + front.answer_bytes
+        peak = int(outgoing.peak_bytes) + front.peak_request_bytes + front.peak_answer_bytes
+        outgoing.peak_bytes = outgoing.waiting_bytes
+        front.peak_request_bytes = front.request_bytes
+        front.peak_answer_bytes = front.answer_bytes
+        self._memory_release.observe(held, peak, time.monotonic())
+
+    def statistics(self) -> dict[str, int]:
+        """Counters and sizes, as plain numbers."""
+        counters = self.broker.counters
+        return {
+            "sockets": len(self.broker.sockets),
+            "connections": self.sockets.count,
+            "channels": len(self.broker.table),
+            "sockets_opened": counters.sockets_opened,
+            "sockets_closed": counters.sockets_closed,
+            "messages_received": counters.messages_received,
+            "messages_lost": counters.messages_lost,
+            "publications": counters.publications,
+            "unheard": counters.unheard,
+            "frames_dropped": counters.frames_dropped,
+            "slow_consumers": counters.slow_consumers,
+            "overload_closes": counters.overload_closes,
+            "waiting_bytes": int(self.broker.outgoing.waiting_bytes),
+            "subscriptions_refused": counters.subscriptions_refused,
+            "commands_refused": counters.commands_refused,
+            "inboxes_full": counters.inboxes_full,
+            "mailboxes_full": counters.mailboxes_full,
+            "timers": int(self.sockets.wheel.count),
+            "http_connections": len(self.front.doors),
+            "request_bytes": self.front.request_bytes,
+            "requests_shed": self.front.requests_shed,
+            "answer_bytes": self.front.answer_bytes,
+            "answers_shed": self.front.answers_shed,
+            "inbox_bytes": int(self.broker.unhandled_bytes),
+            "command_bytes": self.local_port.waiting_bytes,
+        }
+
+
+def _limits(config: Config) -> Limits:
+    return Limits(
+        config.max_queue_bytes,
+        POLICIES[config.slow_consumer],
+        config.inbox_bytes,
+        config.max_channels_per_socket,
+        config.waiting_bytes_limit(),
+        config.inbox_bytes_limit(),
+    )
+
+
+def _socket_settings(config: Config) -> SocketSettings:
+    return SocketSettings(
+        max_connections=config.connection_limit(),
+        max_message_size=config.max_message_size,
+        read_budget_bytes=config.read_budget_bytes,
+        read_budget_frames=config.read_budget_frames,
+        flush_interval=config.flush_interval,
+        ping_interval=config.ping_interval,
+        pong_timeout=config.pong_timeout,
+        write_timeout=config.write_timeout,
+        close_timeout=config.close_timeout,
+    )

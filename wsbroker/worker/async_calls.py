@@ -1,0 +1,329 @@
+"""Async handlers: one task per call, with its time limit. For workers with an event loop, and for the broker's own."""
+
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from time import monotonic
+from types import CoroutineType, TracebackType
+from typing import TYPE_CHECKING, Final, Protocol
+
+from wsbroker.process_exit import exit_forked
+from wsbroker.worker.interruption import HandlerTimeout, Watch
+from wsbroker.worker.report import position
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop, Future, Handle, Task
+
+    from wsbroker.http.messages import HttpRequest
+
+MESSAGE: Final = "handle_socket_message"
+OPEN: Final = "handle_socket_open"
+CLOSE: Final = "handle_socket_close"
+HTTP: Final = "handle_http_request"
+
+FOREVER: Final = float("inf")
+
+
+class Call:
+    """One call of a handler.
+
+    Args:
+        handler: its name.
+        socket_id: whose; 0: an HTTP request.
+        limit_s: how long it may take.
+        number: what its answer is for: an HTTP request's number, or the cost of a message.
+        start: when it was called, if that was not just now.
+        request: what an open handler was called with.
+    """
+
+    __slots__ = ("answer", "deadline", "handler", "number", "request", "socket_id", "start")
+
+    def __init__(
+        self,
+        handler: str,
+        socket_id: int,
+        limit_s: float,
+        number: int = 0,
+        start: float | None = None,
+        request: "HttpRequest | None" = None,
+    ) -> None:
+        self.handler = handler
+        self.socket_id = socket_id
+        self.number = number
+        self.start = monotonic() if start is None else start
+        self.deadline = self.start + limit_s
+        self.request = request
+        self.answer: Future[object] | None = None
+        """Resolved with the answer, for whoever waits for it in the same loop."""
+
+
+class Owner(Protocol):
+    """Who has handlers running: told how they end. One of the first three per call, and then `ended`."""
+
+    def succeeded(self, call: Call, returned: object) -> None:
+        """It returned in time."""
+
+    def failed(self, call: Call, error: BaseException) -> None:
+        """It raised in time."""
+
+    def timed_out(self, call: Call, where: BaseException | str) -> None:
+        """Its time is over and it is being cancelled; it may still run."""
+
+    def ended(self, call: Call) -> None:
+        """Nothing of it runs any more."""
+
+    def hung(self, call: Call) -> None:
+        """It was cancelled a while ago and still runs."""
+
+
+class Run(Coroutine[object, object, None]):
+    """What a handler's task drives: the handler, and how it ends.
+
+    A coroutine of our own rather than an `async def` around the handler's: it sees each step of the handler, so that a
+    step that blocks the loop can be interrupted; it ends without a callback of the task and the turn of the loop that
+    one costs; and SystemExit, which a task would throw out of the loop, stays inside.
+    """
+
+    __slots__ = ("_coroutine", "_tasks", "call", "is_ended", "is_late", "is_unwanted", "task")
+
+    def __init__(self, tasks: "Tasks", call: Call, coroutine: Coroutine[object, object, object]) -> None:
+        self._tasks = tasks
+        self._coroutine = coroutine
+        self.call = call
+        self.task: Task[None] | None = None
+        self.is_ended = False
+        self.is_late = False
+        """Its time is over: that was reported, and it was cancelled."""
+        self.is_unwanted = False
+        """It was cancelled because nobody waits for it."""
+
+    @property
+    def position(self) -> str:
+        """Where the handler waits."""
+        return position(self._coroutine)
+
+    def send(self, value: object) -> object:
+        """One step."""
+        return self._step(self._coroutine.send, value)
+
+    def throw(
+        self,
+        typ: type[BaseException] | BaseException,
+        val: BaseException | object = None,
+        tb: TracebackType | None = None,
+    ) -> object:
+        """One step that begins with an exception: the task was cancelled."""
+        error = typ if isinstance(typ, BaseException) else typ() if val is None else val
+        return self._step(self._coroutine.throw, error)
+
+    def close(self) -> None:
+        """The task is thrown away."""
+        self._coroutine.close()
+
+    def __await__(self) -> "Run":  # type: ignore[override]
+        return self
+
+    def _step(self, go: Callable[..., object], value: object) -> object:
+        try:
+            watch = self._tasks.watch
+            if watch is None:
+                waits_for = go(value)
+                if self._tasks.is_forked:
+                    exit_forked(None)
+                return waits_for
+            call = self.call
+            start = monotonic()
+            # What is late already runs its clean-up: as long as its hanging is tolerated.
+            deadline = start + self._tasks.hang_s if self.is_late else call.deadline
+            return watch.call(deadline, start, call.handler, call.socket_id, go, value)
+        except StopIteration as end:
+            self._tasks.ended(self, end.value, None)
+        except HandlerTimeout as timeout:
+            self._dispose()
+            self._tasks.ended(self, None, timeout)
+        except BaseException as error:
+            self._tasks.ended(self, None, error)
+        raise StopIteration
+
+    def _dispose(self) -> None:
+        """A handler that caught its interruption and awaits again is not given another step, only its `finally`s."""
+        try:
+            self._coroutine.close()
+        except BaseException:
+            pass  # it has been told, and reported, once
+
+
+class _Deadlines:
+    """Runs with one time limit, so that their order is that of their deadlines: one timer serves them all."""
+
+    __slots__ = ("_limit_s", "_loop", "_overdue", "_runs", "_timer")
+
+    def __init__(self, loop: "AbstractEventLoop", limit_s: float, overdue: Callable[[Run], None]) -> None:
+        self._loop = loop
+        self._limit_s = limit_s
+        self._overdue = overdue
+        self._runs: dict[Run, float] = {}
+        self._timer: Handle | None = None
+
+    def add(self, run: Run) -> None:
+        if self._limit_s < FOREVER:
+            self._runs[run] = monotonic() + self._limit_s
+            if self._timer is None:
+                self._timer = self._loop.call_later(self._limit_s, self._look)
+
+    def discard(self, run: Run) -> None:
+        self._runs.pop(run, None)
+
+    def cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        """The timer is left running when its run ends, so it fires at most once per limit and finds what is due."""
+        self._timer = None
+        runs = self._runs
+        now = monotonic()
+        while runs:
+            run, deadline = next(iter(runs.items()))
+            if deadline > now:
+                self._timer = self._loop.call_later(max(deadline - now, 0.001), self._look)
+                return
+            del runs[run]
+            try:
+                self._overdue(run)
+            except BaseException:
+                self._timer = self._loop.call_soon(self._look)  # the others are due all the same
+                raise
+
+
+class Tasks:
+    """The async handlers that are running.
+
+    Args:
+        owner: told how they end.
+        limits_s: the time limits there are; every `Call` has one of them.
+        hang_s: how long a cancelled handler may take to end.
+        watch: interrupts steps that block; None: nobody does (the broker's own loop).
+    """
+
+    def __init__(self, owner: Owner, limits_s: set[float], hang_s: float, watch: Watch | None = None) -> None:
+        from asyncio import Task, get_running_loop
+
+        self.hang_s = hang_s
+        self.watch = watch
+        self.is_forked = False
+        """This process is a child that a handler without a watch has forked."""
+        self._owner = owner
+        self._loop = loop = get_running_loop()
+        self._deadlines = {limit_s: _Deadlines(loop, limit_s, self._expire) for limit_s in limits_s}
+        self._late = _Deadlines(loop, hang_s, self._hung)
+        self._runs: dict[Run, _Deadlines] = {}
+        self._idle: Future[None] | None = None
+        self._make_task = Task
+
+    @property
+    def count(self) -> int:
+        """How many run."""
+        return len(self._runs)
+
+    def start(self, call: Call, limit_s: float, awaitable: Awaitable[object]) -> Run:
+        """Runs what a handler returned as a task."""
+        if isinstance(awaitable, CoroutineType):
+            run = Run(self, call, awaitable)
+        else:
+            run = Run(self, call, _awaited(awaitable))
+        deadlines = self._deadlines[limit_s]
+        self._runs[run] = deadlines
+        deadlines.add(run)
+        if sys.version_info >= (3, 12):
+            # The first step runs at once: a handler that does not wait costs no turn of the loop.
+            task = self._make_task(run, loop=self._loop, eager_start=True)
+        else:
+            task = self._make_task(run, loop=self._loop)
+        if not run.is_ended:
+            run.task = task
+        return run
+
+    def cancel(self, run: Run) -> None:
+        """Cancels a call that nobody waits for any more: how it ends is not reported."""
+        if run.task is not None and not run.is_ended:
+            run.is_unwanted = True
+            run.task.cancel()
+
+    def cancel_all(self) -> None:
+        """Cancels all that run."""
+        for run in list(self._runs):
+            self.cancel(run)
+
+    async def wait_idle(self, timeout_s: float) -> bool:
+        """Waits until none runs; returns whether that was so in time."""
+        from asyncio import timeout
+
+        if self._runs:
+            self._idle = self._loop.create_future()
+            try:
+                async with timeout(timeout_s if timeout_s < FOREVER else None):
+                    await self._idle
+            except TimeoutError:
+                return False
+            finally:
+                self._idle = None
+        return True
+
+    def close(self) -> None:
+        """Lets go of the timers."""
+        self._late.cancel()
+        for deadlines in self._deadlines.values():
+            deadlines.cancel()
+
+    def ended(self, run: Run, returned: object, error: BaseException | None) -> None:
+        """A run has ended; called by it."""
+        if self.is_forked:
+            exit_forked(error)
+        run.is_ended = True
+        run.task = None
+        self._runs.pop(run).discard(run)
+        call = run.call
+        try:
+            if run.is_late:
+                self._late.discard(run)
+            elif run.is_unwanted:
+                pass
+            elif error is None:
+                self._owner.succeeded(call, returned)
+            elif isinstance(error, HandlerTimeout):
+                self._owner.timed_out(call, error)
+            else:
+                self._owner.failed(call, error)
+        finally:  # whatever fails there, the socket's next event goes on
+            try:
+                self._owner.ended(call)
+            finally:
+                if not self._runs and self._idle is not None and not self._idle.done():
+                    self._idle.set_result(None)
+
+    def _expire(self, run: Run) -> None:
+        run.is_late = True
+        where = run.position
+        if run.task is not None:
+            run.task.cancel()
+        self._late.add(run)
+        self._owner.timed_out(run.call, where)
+
+    def _hung(self, run: Run) -> None:
+        self._owner.hung(run.call)
+
+
+async def _awaited(awaitable: Awaitable[object]) -> object:
+    """A coroutine of anything that can be awaited."""
+    return await awaitable
+
+
+def is_awaitable(returned: object) -> bool:
+    """Whether a handler returned something to await."""
+    if type(returned) is CoroutineType:
+        return True
+    try:
+        return hasattr(type(returned), "__await__")
+    except BaseException:  # a metaclass of the application
+        return False

@@ -1,0 +1,111 @@
+"""The helper thread of a worker: answers probes and keeps the watch, while a handler is busy."""
+
+from collections.abc import Callable
+from threading import Lock, Thread
+from time import sleep
+from typing import TYPE_CHECKING, Final
+
+from wsbroker.wire import control as messages
+from wsbroker.wire.framing import Unpacker, pack
+from wsbroker.worker.interruption import Watch
+
+if TYPE_CHECKING:
+    from socket import socket
+
+READ_BYTES: Final = 4096
+SHORTEST_WAIT_S: Final = 0.001
+LONGEST_WAIT_S: Final = 0.1
+
+
+class Helper:
+    """Serves the worker's end of the control stream.
+
+    Args:
+        control: the stream; it belongs to the helper until `stop` returns.
+        name: of the worker.
+        on_alone: called in the thread when the broker is gone and the worker still runs.
+    """
+
+    __slots__ = ("_control", "_is_stopped", "_lock", "_name", "_on_alone", "_thread")
+
+    def __init__(self, control: "socket", name: str, on_alone: Callable[[], None] | None = None) -> None:
+        self._control = control
+        self._name = name
+        self._on_alone = on_alone
+        self._lock = Lock()
+        self._is_stopped = False
+        self._thread: Thread | None = None
+
+    def start(self, watch: Watch, abandoned: Callable[[], None]) -> None:
+        """Starts the thread.
+
+        Args:
+            watch: the handlers' limits.
+            abandoned: called in the thread when the broker is gone, or has given this worker up, and it still runs.
+        """
+        name = f"{self._name} helper"
+        try:
+            thread = Thread(target=self._run, args=(watch, abandoned), name=name, daemon=True)
+            thread.start()
+        except RuntimeError:  # an isolated subinterpreter has no daemon threads
+            thread = Thread(target=self._run, args=(watch, abandoned), name=name)
+            thread.start()
+        self._thread = thread
+
+    def stop(self) -> None:
+        """Ends the thread and waits for it."""
+        from socket import SHUT_RDWR
+
+        self._is_stopped = True
+        try:
+            self._control.shutdown(SHUT_RDWR)
+        except OSError:
+            pass  # the other end is gone, and the thread with it
+        if self._thread is not None:
+            self._thread.join()
+
+    def interrupted(self, handler: str, socket_id: int, seconds: float) -> None:
+        """Says that a handler was interrupted."""
+        self._tell((messages.INTERRUPTED, handler, socket_id, seconds))
+
+    def hung(self, handler: str, socket_id: int, seconds: float) -> None:
+        """Says that a handler does not end; from any thread."""
+        self._tell((messages.HUNG, handler, socket_id, seconds))
+
+    def _tell(self, message: tuple[object, ...]) -> None:
+        try:
+            with self._lock:
+                self._control.sendall(pack([message]))
+        except OSError:
+            pass  # nobody is there, or has read for long: the broker notices by the probes that stay unanswered
+
+    def _run(self, watch: Watch, abandoned: Callable[[], None]) -> None:
+        self._serve(watch)
+        if self._is_stopped:
+            return
+        abandoned()
+        if self._on_alone is not None:
+            self._on_alone()
+            while not self._is_stopped:  # the limits of handlers hold to the end
+                sleep(min(watch.look() or LONGEST_WAIT_S, LONGEST_WAIT_S))
+
+    def _serve(self, watch: Watch) -> None:
+        unpacker = Unpacker()
+        control = self._control
+        while not self._is_stopped:
+            wait_s = watch.look()
+            try:
+                control.settimeout(None if wait_s is None else max(wait_s, SHORTEST_WAIT_S))
+                data = control.recv(READ_BYTES)
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+            if not data:
+                return
+            for batch in unpacker.feed(data):
+                for message in batch:
+                    if message[0] == messages.PROBE:
+                        self._tell((messages.ALIVE, message[1]))
+                    else:
+                        self._tell((messages.REFUSED, message[0]))

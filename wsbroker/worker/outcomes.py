@@ -1,0 +1,162 @@
+"""What the end of a handler's call means, in every kind of worker: who is answered what, what is logged and counted."""
+
+from collections.abc import Callable, Mapping
+from time import monotonic, time
+from typing import Final, TypeVar
+
+from wsbroker.errors import HandlerError
+from wsbroker.http.messages import Accept, HttpResponse, open_verdict, to_response
+from wsbroker.http.targets import means_websocket
+from wsbroker.process_exit import exit_forked
+from wsbroker.worker.async_calls import CLOSE, HTTP, MESSAGE, OPEN, Call
+from wsbroker.worker.interruption import HandlerTimeout
+from wsbroker.worker.loader import Handlers
+from wsbroker.worker.options import Options
+from wsbroker.worker.report import ERRORS, TIMEOUTS, Report
+from wsbroker.worker.slowest import Slowest
+
+_Read = TypeVar("_Read")
+
+LONG_SHARE: Final = 0.1
+"""The part of `handler_timeout` from which on a call is counted as long."""
+
+
+def internal_error() -> HttpResponse:
+    """The answer when a handler raised: what went wrong stands in the log only."""
+    return HttpResponse(500, (), "Internal Server Error")
+
+
+def out_of_time() -> HttpResponse:
+    """The answer when a handler took too long."""
+    return HttpResponse(504, (), "Gateway Timeout")
+
+
+NO_HTTP_HANDLER: Final = "No HTTP handler registered"
+NO_UPGRADE: Final = (
+    "This was meant to become a WebSocket, but there is no Upgrade: websocket in the request. A proxy in front must "
+    "pass the Upgrade and Connection headers on (nginx: proxy_http_version 1.1; "
+    'proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";).'
+)
+
+
+def no_http_handler(headers: Mapping[str, str]) -> HttpResponse:
+    """Returns the answer when the application has no HTTP handler, with a hint if a WebSocket was meant.
+
+    Args:
+        headers: of the request.
+    """
+    return HttpResponse(503, (), f"{NO_HTTP_HANDLER}\n{NO_UPGRADE}\n" if means_websocket(headers) else NO_HTTP_HANDLER)
+
+
+class Calls:
+    """The rules; where an answer goes is up to the subclass. It is the `Owner` of the handlers' tasks.
+
+    A failure is counted and answered first, and logged then.
+
+    Args:
+        handlers: the application's.
+        report: where what goes wrong is said.
+        options: how handlers are run.
+    """
+
+    def __init__(self, handlers: Handlers, report: Report, options: Options) -> None:
+        self._handlers = handlers
+        self._report = report
+        self._options = options
+        self._long_s = options.handler_timeout * LONG_SHARE
+        self.slowest = Slowest()
+        self.notice_s = 0.0
+        """A call that took no longer is of no interest: nothing more than this comparison is spent on it."""
+        self.is_forked = False
+        """This process is a child that a handler without a watch has forked: it ends where the handler ends."""
+
+    # Where answers go. ------------------------------------------------------------------------------------------
+
+    def answer_open(self, call: Call, verdict: HttpResponse | Accept | None) -> None:
+        """The verdict about a socket; None and an `Accept` accept it."""
+        raise NotImplementedError
+
+    def answer_http(self, call: Call, response: HttpResponse) -> None:
+        """The response to a request."""
+        raise NotImplementedError
+
+    def close_failed(self, socket_id: int) -> None:
+        """The socket of a failed handler is to be closed with 1011."""
+        raise NotImplementedError
+
+    def tell_slow(self, handler: str, socket_id: int, seconds: float, at: float) -> None:
+        """One of the slowest calls so far has ended."""
+        raise NotImplementedError
+
+    # How a call ends (see `tasks.Owner`). -----------------------------------------------------------------------
+
+    def succeeded(self, call: Call, returned: object) -> None:
+        """The handler returned in time."""
+        if self.is_forked:
+            exit_forked(None)
+        handler = call.handler
+        if handler not in (OPEN, HTTP):
+            if returned is not None:
+                self._report.ignored_return(handler, returned)
+            return
+        verdict: HttpResponse | Accept | None
+        try:
+            if handler == OPEN:
+                assert call.request is not None
+                verdict = self.read(call, open_verdict, returned, call.request)
+            else:
+                verdict = self.read(call, to_response, returned)
+        except HandlerError as error:
+            self._report.count(ERRORS)
+            self._answer_failure(call, internal_error())
+            self._report.illegal_return(handler, call.socket_id, str(error))
+            return
+        except HandlerTimeout as timeout:
+            self.timed_out(call, timeout)
+            return
+        except BaseException as error:  # reading it ran the application's code: a property, a mapping of its own
+            self.failed(call, error)
+            return
+        if handler == OPEN:
+            self.answer_open(call, verdict)
+        else:
+            assert isinstance(verdict, HttpResponse)
+            self.answer_http(call, verdict)
+
+    def read(self, call: Call, reader: Callable[..., _Read], *arguments: object) -> _Read:
+        """Has `reader` read what a handler returned, which may run code of the application."""
+        return reader(*arguments)
+
+    def failed(self, call: Call, error: BaseException) -> None:
+        """The handler raised in time. SystemExit and KeyboardInterrupt are errors like any other here."""
+        if self.is_forked:
+            exit_forked(error)
+        self._report.count(ERRORS)
+        self._answer_failure(call, internal_error())
+        self._report.failed(call.handler, call.socket_id, error)
+
+    def timed_out(self, call: Call, where: BaseException | str) -> None:
+        """The handler took too long; it may still run."""
+        self._report.count(TIMEOUTS)
+        self._answer_failure(call, out_of_time())
+        self._report.timed_out(call.handler, call.socket_id, monotonic() - call.start, where)
+
+    def took(self, handler: str, socket_id: int, seconds: float) -> None:
+        """A call has ended that took longer than `notice_s`."""
+        if seconds > self._long_s:
+            self._report.long()
+        now = time()
+        if self.slowest.add(handler, socket_id, seconds, now):
+            self.tell_slow(handler, socket_id, seconds, now)
+        self.notice_s = min(self.slowest.least_s, self._long_s)
+
+    def _answer_failure(self, call: Call, response: HttpResponse) -> None:
+        handler = call.handler
+        if handler == OPEN:
+            self.answer_open(call, response)
+        elif handler == HTTP:
+            self.answer_http(call, response)
+        elif handler == MESSAGE and self._options.on_handler_error != "log":
+            self.close_failed(call.socket_id)
+        else:
+            assert handler in (MESSAGE, CLOSE), handler

@@ -1,0 +1,330 @@
+"""Handlers that run in a worker at the other end of a wire, without an event loop: one after the other.
+
+`loop_runtime` adds the event loop, for workers that have async handlers.
+"""
+
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Final, NamedTuple, TypeVar, cast
+
+from wsbroker.errors import HandlerError
+from wsbroker.http.messages import Accept, HttpRequest, HttpResponse
+from wsbroker.process_exit import exit_forked
+from wsbroker.types import SocketId
+from wsbroker.wire import commands, events
+from wsbroker.wire.events import Event
+from wsbroker.worker.async_calls import CLOSE, HTTP, MESSAGE, OPEN, Call, is_awaitable
+from wsbroker.worker.interruption import HandlerTimeout, Watch
+from wsbroker.worker.loader import Handler, Handlers
+from wsbroker.worker.options import Options
+from wsbroker.worker.outcomes import Calls, no_http_handler
+from wsbroker.worker.report import Report
+from wsbroker.worker.wire_api import MAX_DATA, WirePort
+
+_Read = TypeVar("_Read")
+
+FLUSH_S: Final = 0.002
+"""What handlers asked for waits for the end of their batch, but not longer than about this: slow handlers in a long
+batch would hold back the answers of the first ones."""
+
+
+class Unfinished(NamedTuple):
+    """A plain function returned something to await, in a worker that has no event loop yet."""
+
+    call: Call | None
+    """None: it was `handle_worker_start`."""
+    limit_s: float
+    awaitable: Awaitable[object]
+
+
+class WireRuntime(Calls):
+    """Handles the events of one worker in order.
+
+    Args:
+        handlers: the application's.
+        port: the worker's.
+        watch: keeps sync handlers to their time.
+        report: where what goes wrong is said.
+        options: how handlers are run.
+    """
+
+    def __init__(self, handlers: Handlers, port: WirePort, watch: Watch, report: Report, options: Options) -> None:
+        super().__init__(handlers, report, options)
+        self._port = port
+        self._watch = watch
+        self._limit_s = options.handler_timeout
+        self._http_limit_s = options.http_timeout
+        self._raw = handlers.message_raw
+        self._arity = handlers.message_arity
+        self._flush_at = 0.0
+        self.is_started = False
+        """Whether `handle_worker_start` has returned."""
+        self._is_stopping = False
+        self._unfinished: Unfinished | None = None
+        self._must_pause = False
+        """No further event for now: one of the two above, or nobody is interested any more."""
+        port.abandoned = self._abandon
+
+    # The worker's life. -----------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Runs `handle_worker_start` and says so. What it raises reaches the caller."""
+        start = self._handlers.worker_start
+        if start is not None:
+            returned = start(self._options.worker_arg)
+            if is_awaitable(returned):
+                self._unfinished = Unfinished(None, 0.0, cast(Awaitable[object], returned))
+                return
+        self.started()
+
+    def started(self) -> None:
+        """Says that the worker is ready."""
+        if self._port.is_forked:
+            exit_forked(None)
+        self.is_started = True
+        self._port.tell((commands.STARTED, list(self._handlers.names)))
+        self._port.flush()
+
+    def run(self) -> Unfinished | None:
+        """Handles events until STOP or the wire's end; returns what needs an event loop to go on."""
+        port = self._port
+        while self._unfinished is None:
+            batch = port.next_batch()
+            if batch is None:
+                return None
+            self.handle_batch(batch)
+            port.flush()
+            if self._is_stopping:
+                self.stop()
+                return None
+        return self._unfinished
+
+    def stop(self) -> None:
+        """Runs `handle_worker_stop` and says so."""
+        try:
+            if self._handlers.worker_stop is not None:
+                returned = self._handlers.worker_stop()
+                if is_awaitable(returned):
+                    _run_to_end(cast(Awaitable[object], returned))
+        except BaseException as error:
+            self.stop_failed(error)
+        self.stopped()
+
+    def stop_failed(self, error: BaseException) -> None:
+        """Says that `handle_worker_stop` raised."""
+        if self._port.is_forked:
+            exit_forked(error)
+        self._report.stop_failed(error)
+
+    def stopped(self) -> None:
+        """Says that nothing more comes."""
+        if self._port.is_forked:
+            exit_forked(None)
+        self._port.flush()
+        self._port.tell((commands.STOPPED,))
+        self._port.flush()
+
+    # Events. ----------------------------------------------------------------------------------------------------
+
+    def handle_batch(self, batch: list[Event]) -> None:
+        """Handles events in order; those behind one that pauses this worker go back."""
+        self._flush_at = monotonic() + FLUSH_S
+        remaining = iter(batch)
+        for event in remaining:
+            self.handle(event)
+            if self._must_pause:
+                self._port.put_back(list(remaining))
+                return
+
+    def handle(self, event: Event) -> None:
+        """Handles one event."""
+        kind = event[0]
+        if kind == events.MESSAGE:
+            _, socket_id, data, cost = cast("tuple[int, int, str | bytes, int]", event)
+            self._handle_message(socket_id, data, cost)
+        elif kind == events.TOKEN:
+            _, socket_id, token, seen = cast("tuple[int, int, bytes | None, int]", event)
+            self._port.token_event(socket_id, token, seen)
+        elif kind == events.OPEN:
+            _, socket_id, fields = cast("tuple[int, int, tuple[object, ...]]", event)
+            self._handle_open(socket_id, fields)
+        elif kind == events.CLOSE:
+            _, socket_id, token, seen, code, reason = cast("tuple[int, int, bytes | None, int, int, str]", event)
+            self._handle_close(socket_id, token, seen, code, reason)
+        elif kind == events.HTTP:
+            _, number, fields = cast("tuple[int, int, tuple[object, ...]]", event)
+            self._handle_http(number, fields)
+        elif kind == events.FORGET:
+            self._port.forget(cast(int, event[1]))
+        elif kind == events.ANSWER:
+            pass  # whoever asked has been interrupted
+        elif kind == events.STOP:
+            self._is_stopping = self._must_pause = True
+        else:
+            self._report.unknown_event(kind)
+
+    def _handle_message(self, socket_id: int, data: str | bytes, cost: int) -> None:
+        port = self._port
+        raw = self._raw
+        if raw is None:
+            self._report.no_message_handler()
+        elif not port.closing or socket_id not in port.closing:
+            start = monotonic()
+            if start > self._flush_at:
+                port.flush()
+                self._flush_at = start + FLUSH_S
+            arity = self._arity
+            call = self._watch.call
+            deadline = start + self._limit_s
+            port.running = socket_id
+            try:
+                if arity == 3:
+                    returned = call(
+                        deadline, start, MESSAGE, socket_id, raw, data, socket_id, port.tokens.get(socket_id)
+                    )
+                elif arity == 2:
+                    returned = call(deadline, start, MESSAGE, socket_id, raw, data, socket_id)
+                elif arity == 1:
+                    returned = call(deadline, start, MESSAGE, socket_id, raw, data)
+                else:
+                    returned = call(deadline, start, MESSAGE, socket_id, raw)
+            except HandlerTimeout as timeout:
+                self.timed_out(Call(MESSAGE, socket_id, 0.0, cost, start), timeout)
+            except BaseException as error:
+                self.failed(Call(MESSAGE, socket_id, 0.0, cost, start), error)
+            else:
+                if returned is not None:
+                    port.running = 0
+                    self._finish(Call(MESSAGE, socket_id, self._limit_s, cost, start), self._limit_s, returned)
+                    return
+            finally:
+                port.running = 0
+            seconds = monotonic() - start
+            if seconds > self.notice_s:
+                self.took(MESSAGE, socket_id, seconds)
+        port.handled(socket_id, cost)
+
+    def _handle_open(self, socket_id: int, fields: tuple[object, ...]) -> None:
+        handler = self._handlers.open
+        if handler is None:
+            self._port.tell((commands.OPENED, socket_id, 101, [], b""))
+            return
+        request = HttpRequest.from_fields(fields)
+        call = Call(OPEN, socket_id, self._limit_s, request=request)
+        self._port.running = socket_id
+        self._invoke(call, self._limit_s, handler, request, SocketId(socket_id))
+
+    def _handle_close(self, socket_id: int, token: bytes | None, seen: int, code: int, reason: str) -> None:
+        port = self._port
+        handler = self._handlers.close
+        if handler is None:
+            self._closed(socket_id)
+            return
+        port.token_event(socket_id, token, seen)
+        call = Call(CLOSE, socket_id, self._limit_s)
+        self._invoke(call, self._limit_s, handler, SocketId(socket_id), port.tokens.get(socket_id), code, reason)
+
+    def _handle_http(self, number: int, fields: tuple[object, ...]) -> None:
+        handler = self._handlers.http
+        call = Call(HTTP, 0, self._http_limit_s, number)
+        if handler is None:
+            self.answer_http(call, no_http_handler(HttpRequest.from_fields(fields).headers))
+            return
+        self._invoke(call, self._http_limit_s, handler, HttpRequest.from_fields(fields))
+
+    def _invoke(self, call: Call, limit_s: float, handler: Handler, *arguments: object) -> None:
+        """Calls a handler and deals with its end, or has it awaited."""
+        try:
+            returned = self._watch.call(call.deadline, call.start, call.handler, call.socket_id, handler, *arguments)
+        except HandlerTimeout as timeout:
+            self.timed_out(call, timeout)
+        except BaseException as error:
+            self.failed(call, error)
+        else:
+            self._port.running = 0
+            self._finish(call, limit_s, returned)
+            return
+        self._port.running = 0
+        self.ended(call)
+
+    def _finish(self, call: Call, limit_s: float, returned: object) -> None:
+        """A handler returned something: the end of it, or something to await."""
+        if is_awaitable(returned):
+            self.begin(Unfinished(call, limit_s, cast(Awaitable[object], returned)))
+        else:
+            self.succeeded(call, returned)
+            self.ended(call)
+
+    def begin(self, unfinished: Unfinished) -> None:
+        """A handler returned something to await: here, a reason to go on with an event loop."""
+        self._unfinished = unfinished
+        self._must_pause = True
+
+    def _abandon(self) -> None:
+        """Called by the helper: not even the rest of the batch, which another worker may be handling already."""
+        self._must_pause = True
+
+    # Where answers go. ------------------------------------------------------------------------------------------
+
+    def read(self, call: Call, reader: Callable[..., _Read], *arguments: object) -> _Read:
+        """Reads it in what is left of the handler's time, and refuses what is too long for the wire."""
+        verdict = self._watch.call(call.deadline, call.start, call.handler, call.socket_id, reader, *arguments)
+        if isinstance(verdict, HttpResponse) and len(verdict.body) > MAX_DATA:
+            text = f"{call.handler} returned a body of {len(verdict.body)} bytes; a worker can send {MAX_DATA} at once"
+            raise HandlerError(text)
+        return verdict
+
+    def answer_open(self, call: Call, verdict: HttpResponse | Accept | None) -> None:
+        """To the pool."""
+        socket_id = call.socket_id
+        if verdict is None:
+            self._port.tell((commands.OPENED, socket_id, 101, [], b""))
+            return
+        headers = list(verdict.headers.pairs)
+        if isinstance(verdict, Accept):
+            self._port.tell((commands.OPENED, socket_id, 101, headers, (verdict.subprotocol or "").encode()))
+        else:
+            body = verdict.body
+            self._port.tell((commands.OPENED, socket_id, verdict.status, headers, body), len(body))
+
+    def answer_http(self, call: Call, response: HttpResponse) -> None:
+        """To the pool."""
+        headers, body = list(response.headers.pairs), response.body
+        self._port.tell((commands.RESPONSE, call.number, response.status, headers, body), len(body))
+
+    def close_failed(self, socket_id: int) -> None:
+        """To the core; what the socket still sends is not handled."""
+        self._port.closing.add(socket_id)
+        self._port.tell((commands.FAILED, socket_id))
+
+    def ended(self, call: Call) -> None:
+        """Acknowledges the event."""
+        seconds = monotonic() - call.start
+        if seconds > self.notice_s:
+            self.took(call.handler, call.socket_id, seconds)
+        if call.handler == MESSAGE:
+            self._port.handled(call.socket_id, call.number)
+        elif call.handler == CLOSE:
+            self._closed(call.socket_id)
+
+    def _closed(self, socket_id: int) -> None:
+        self._port.tell((commands.CLOSED, socket_id))
+        self._port.forget(socket_id)
+
+    def tell_slow(self, handler: str, socket_id: int, seconds: float, at: float) -> None:
+        """To the pool."""
+        self._port.tell((commands.SLOWEST, handler, socket_id, seconds, at))
+
+    def hung(self, call: Call) -> None:
+        """Only async handlers are reported here."""
+        raise AssertionError(call.handler)
+
+
+def _run_to_end(awaitable: Awaitable[object]) -> None:
+    """Awaits something in a loop of its own."""
+    from asyncio import run
+
+    async def wait() -> None:
+        await awaitable
+
+    run(wait())
