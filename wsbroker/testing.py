@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast
 from wsbroker.http.messages import Accept, HeaderItems, Headers, HttpRequest, HttpResponse, open_verdict, to_response
 from wsbroker.types import Data, SocketId
 from wsbroker.worker import api as ports
-from wsbroker.worker.api import Port
+from wsbroker.worker.api import BrokerApi
 from wsbroker.worker.arguments import close_code_of, data_of, reason_of
 from wsbroker.worker.async_calls import is_awaitable
 from wsbroker.worker.loader import Handler, load
@@ -109,7 +109,7 @@ class TestSocket:
         return f"<TestSocket {self.id}, {state}>"
 
 
-class TestBroker(Port):
+class TestBroker(BrokerApi):
     """A broker in memory.
 
     As a context manager it also runs `handle_worker_start` and `handle_worker_stop`, and API calls of the test itself
@@ -152,7 +152,7 @@ class TestBroker(Port):
         self._closes: list[TestSocket] = []
         self._handled: TestSocket | None = None
         """The socket whose message handler runs."""
-        self._before: Port | None = None
+        self._before: BrokerApi | None = None
         self._loop: AbstractEventLoop | None = None
         self._thread: Thread | None = None
 
@@ -335,7 +335,7 @@ class TestBroker(Port):
             self._thread.join()
             loop.close()
 
-    # What handlers ask (see `Port`). ----------------------------------------------------------------------------
+    # What handlers ask (see `BrokerApi`). ----------------------------------------------------------------------------
 
     def send(self, socket_id: int, data: str | bytes) -> None:
         """Sends to one socket."""

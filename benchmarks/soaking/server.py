@@ -28,7 +28,7 @@ from wsbroker.settings.addresses import TcpAddress
 from wsbroker.settings.config import Settings
 from wsbroker.worker.async_runtime import LoopRuntime
 from wsbroker.worker.sync_runtime import WireRuntime
-from wsbroker.worker.wire_api import WirePort
+from wsbroker.worker.wire_api import WireApi
 
 LIFE_S: Final = 600.0
 PATIENCE_S: Final = 60.0
@@ -178,7 +178,7 @@ def kept(server: wsbroker.Server) -> dict[str, int]:
         if place.worker is not None:
             add("worker", place.worker, ("_opens", "_requests", "_waiting", "asked_bytes", "unwritten_bytes"))
     for thing in gc.get_objects():
-        if isinstance(thing, WirePort):
+        if isinstance(thing, WireApi):
             add("wire port", thing, ("tokens", "own_tokens", "queues", "closing", "_answers", "_backlog"))
             add("wire port", thing, ("_commands", "_handled", "_unsorted", "_sorted"))
         elif isinstance(thing, LoopRuntime):

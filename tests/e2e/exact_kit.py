@@ -28,7 +28,7 @@ from e2e.exact_app import PAUSE, REPORTS, Done, Op, Report, Task, carry_out, car
 from e2e.exact_model import CHANNELS, LIMIT, QUESTIONS, Author, Call, Model, call_of, is_answer
 from wsbroker.broker.broker import Broker
 from wsbroker.pool.interfaces import Core
-from wsbroker.pool.local_api import LocalPort
+from wsbroker.pool.local_api import LocalApi
 from wsbroker.pool.pool import Pool
 from wsbroker.server import node
 from wsbroker.settings.config import WorkerKind
@@ -123,7 +123,7 @@ async def recorded(kind: WorkerKind, app: str) -> AsyncIterator[tuple[Recorder, 
     """A server whose core is recorded."""
     recorder = Recorder()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(node, "LocalPort", lambda core, limit: LocalPort(recorder.of(core), limit))
+        patch.setattr(node, "LocalApi", lambda core, limit: LocalApi(recorder.of(core), limit))
         patch.setattr(
             node, "Pool", lambda config, spec, core, port, fatal: Pool(config, spec, recorder.of(core), port, fatal)
         )

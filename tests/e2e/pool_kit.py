@@ -13,7 +13,7 @@ import pytest
 
 from unit.pool.fakes import LOOPS, FakeCore, run
 from wsbroker.errors import WSBrokerError
-from wsbroker.pool.local_api import LocalPort
+from wsbroker.pool.local_api import LocalApi
 from wsbroker.pool.pool import Pool
 from wsbroker.settings.config import Config, Settings, WorkerKind
 from wsbroker.wire import commands, events
@@ -34,7 +34,7 @@ class Shop:
         self.core = FakeCore()
         self.fatal: list[Exception] = []
         config = Config.of(**settings)
-        self.port = LocalPort(self.core, config.command_bytes)
+        self.port = LocalApi(self.core, config.command_bytes)
         self.pool = Pool(config, spec, self.core, self.port, self.on_fatal)
         self.core.post = self.pool.post
 

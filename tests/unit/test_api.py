@@ -17,13 +17,13 @@ import wsbroker
 from wsbroker.types import is_sendable_close_code
 from wsbroker.websocket import closing
 from wsbroker.worker import api as port
-from wsbroker.worker.api import Port
+from wsbroker.worker.api import BrokerApi
 
 untyped: Any = wsbroker
 """The API for callers that have no type checker."""
 
 
-class RecordingPort(Port):
+class RecordingPort(BrokerApi):
     """Remembers each call with its arguments, and answers questions."""
 
     def __init__(self) -> None:
@@ -337,10 +337,10 @@ def test_the_port_of_the_context_comes_before_the_default_one(recorded: Recordin
 def test_a_bare_port_carries_nothing() -> None:
     import inspect
 
-    for name, method in inspect.getmembers(Port, inspect.isfunction):
+    for name, method in inspect.getmembers(BrokerApi, inspect.isfunction):
         if not name.startswith("_"):
             with pytest.raises(NotImplementedError):
-                method(Port(), *[None] * (len(inspect.signature(method).parameters) - 1))
+                method(BrokerApi(), *[None] * (len(inspect.signature(method).parameters) - 1))
 
 
 # The module. ----------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from wsbroker.guarded_log import GuardedLog
 from wsbroker.pool.interfaces import Calls
 from wsbroker.wire import commands
 from wsbroker.wire.commands import Command
-from wsbroker.worker.api import Port
+from wsbroker.worker.api import BrokerApi
 
 logger = GuardedLog(__name__)
 
@@ -60,7 +60,7 @@ class _Question:
         self.done.acquire()
 
 
-class LocalPort(Port):
+class LocalApi(BrokerApi):
     """The port of the main interpreter.
 
     Args:

@@ -13,7 +13,7 @@ from wsbroker.pool.kinds.choice import CARRIERS, ELSEWHERE, choose, is_free_thre
 from wsbroker.pool.kinds.host import Carrier, Work
 from wsbroker.pool.kinds.inline import InlineWorker
 from wsbroker.pool.kinds.interpreter import ModuleRefused
-from wsbroker.pool.local_api import LocalPort
+from wsbroker.pool.local_api import LocalApi
 from wsbroker.pool.orphaned_closes import LeftCloses
 from wsbroker.pool.remote_worker import PROBE_INTERVAL_S, Verdict, WireWorker, unavailable
 from wsbroker.pool.slot import Owner, Place, WorkerStatistics, idle_statistics
@@ -63,7 +63,7 @@ class Pool(Owner):
         config: Config,
         spec: object,
         core: Core,
-        port: LocalPort,
+        port: LocalApi,
         on_fatal: Callable[[Exception], None],
         carrier_for: Callable[[str, Work], Carrier] | None = None,
     ) -> None:

@@ -22,7 +22,7 @@ from wsbroker.connections.connections import Sockets
 from wsbroker.connections.inline_runner import InlineRunner
 from wsbroker.front.front import Front
 from wsbroker.guarded_log import GuardedLog
-from wsbroker.pool.local_api import LocalPort
+from wsbroker.pool.local_api import LocalApi
 from wsbroker.pool.pool import Pool
 from wsbroker.server.memory_release import MemoryRelease
 from wsbroker.server.operator_warnings import OperatorWarnings
@@ -60,7 +60,7 @@ class Node:
         self.addresses: list[Address] = []
         self.sockets = Sockets(asyncio.get_running_loop(), _limits(config), _socket_settings(config))
         self.broker = self.sockets.broker
-        self.local_port = LocalPort(self.broker, config.command_bytes)
+        self.local_port = LocalApi(self.broker, config.command_bytes)
         self.pool = Pool(config, spec, self.broker, self.local_port, on_fatal)
         self.front = Front(config, self.sockets, self.pool)
         self._warner: asyncio.TimerHandle | None = None

@@ -15,7 +15,7 @@ _NO_BROKER: Final = (
 )
 
 
-class Port:
+class BrokerApi:
     """The broker as seen by whoever calls it. Arguments are exact already: `int`, `str`, `bytes`, `tuple`."""
 
     __slots__ = ()
@@ -81,10 +81,10 @@ class Port:
         raise NotImplementedError
 
 
-current: Final[ContextVar[Port | None]] = ContextVar("wsbroker.port", default=None)
+current: Final[ContextVar[BrokerApi | None]] = ContextVar("wsbroker.port", default=None)
 """The port of the worker whose handler is running in this context."""
 
-default: Port | None = None
+default: BrokerApi | None = None
 """The port of everybody else in this interpreter; set with `set_default`."""
 
 is_worker = False
@@ -93,18 +93,18 @@ is_worker = False
 _get_current: Final = current.get
 
 
-def set_default(port: Port | None) -> None:
+def set_default(port: BrokerApi | None) -> None:
     """Makes `port` the one of all code that runs outside a worker; None: there is no broker any more."""
     global default
     default = port
 
 
-def get_default() -> Port | None:
+def get_default() -> BrokerApi | None:
     """Returns what `set_default` was last given."""
     return default
 
 
-def get_port() -> Port:
+def get_port() -> BrokerApi:
     """Returns where the calls of this context go. About 60 ns: it is part of every call of the API.
 
     Raises:

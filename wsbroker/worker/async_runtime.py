@@ -18,7 +18,7 @@ from wsbroker.worker.loader import Handlers
 from wsbroker.worker.options import Options
 from wsbroker.worker.report import Report
 from wsbroker.worker.sync_runtime import Unfinished, WireRuntime
-from wsbroker.worker.wire_api import WirePort
+from wsbroker.worker.wire_api import WireApi
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future
@@ -41,7 +41,7 @@ class LoopRuntime(WireRuntime):
     def __init__(
         self,
         handlers: Handlers,
-        port: WirePort,
+        port: WireApi,
         watch: Watch,
         report: Report,
         options: Options,

@@ -15,7 +15,7 @@ from wsbroker.http.messages import Accept, HttpRequest, HttpResponse
 from wsbroker.process_exit import exit_forked
 from wsbroker.types import SocketId
 from wsbroker.worker import forks
-from wsbroker.worker.api import Port
+from wsbroker.worker.api import BrokerApi
 from wsbroker.worker.async_calls import CLOSE, HTTP, MESSAGE, OPEN, Call, Tasks, is_awaitable
 from wsbroker.worker.loader import Handler, Handlers
 from wsbroker.worker.options import Options
@@ -52,7 +52,7 @@ class Runtime(Calls):
         options: how handlers are run.
     """
 
-    def __init__(self, handlers: Handlers, port: Port, options: Options) -> None:
+    def __init__(self, handlers: Handlers, port: BrokerApi, options: Options) -> None:
         super().__init__(handlers, Report(options.name or "inline", self._count), options)
         self.counters: dict[str, int] = {}
         """Statistics by name: see `report`."""

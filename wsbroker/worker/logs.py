@@ -16,7 +16,7 @@ from typing import Final
 
 from wsbroker.guarded_log import cut, shown_trace
 from wsbroker.wire import commands
-from wsbroker.worker.wire_api import WirePort
+from wsbroker.worker.wire_api import WireApi
 
 NS: Final = 1_000_000_000
 _FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s (worker=%(processName)s)"
@@ -30,7 +30,7 @@ class WireHandler(logging.Handler):
         worker: its name.
     """
 
-    def __init__(self, port: WirePort, worker: str) -> None:
+    def __init__(self, port: WireApi, worker: str) -> None:
         super().__init__()
         self._port = port
         self._worker = worker
@@ -88,7 +88,7 @@ def _exact_number(value: object, factor: int = 1) -> int:
         return 0
 
 
-def set_up(levels: Mapping[str, int], port: WirePort, worker: str) -> WireHandler:
+def set_up(levels: Mapping[str, int], port: WireApi, worker: str) -> WireHandler:
     """Has everything that is logged in this interpreter sent to the broker.
 
     Args:

@@ -18,7 +18,7 @@ from wsbroker.worker.loader import load
 from wsbroker.worker.options import Options
 from wsbroker.worker.report import Report
 from wsbroker.worker.sync_runtime import Unfinished, WireRuntime
-from wsbroker.worker.wire_api import WirePort
+from wsbroker.worker.wire_api import WireApi
 
 if TYPE_CHECKING:
     from socket import socket
@@ -52,7 +52,7 @@ def worker_main(
     helper = Helper(control, name, on_alone)
     limits_s = (how.handler_timeout, how.http_timeout)
     watch = Watch(min(limits_s) / LOOKS_PER_LIMIT, how.worker_hang_timeout, helper.interrupted, helper.hung)
-    port = WirePort(wire, watch)
+    port = WireApi(wire, watch)
     token = ports.current.set(port)
 
     def become_child() -> None:
@@ -90,7 +90,7 @@ def worker_main(
         control.close()
 
 
-def _run(spec: object, how: Options, name: str, port: WirePort, watch: Watch, helper: Helper, wire: "socket") -> None:
+def _run(spec: object, how: Options, name: str, port: WireApi, watch: Watch, helper: Helper, wire: "socket") -> None:
     report = Report(name, lambda statistic, amount: port.tell((commands.COUNTED, statistic, amount)))
     runtime: WireRuntime | None = None
     try:

@@ -19,7 +19,7 @@ from wsbroker.worker.loader import Handler, Handlers
 from wsbroker.worker.options import Options
 from wsbroker.worker.outcomes import Calls, no_http_handler
 from wsbroker.worker.report import Report
-from wsbroker.worker.wire_api import MAX_DATA, WirePort
+from wsbroker.worker.wire_api import MAX_DATA, WireApi
 
 _Read = TypeVar("_Read")
 
@@ -48,7 +48,7 @@ class WireRuntime(Calls):
         options: how handlers are run.
     """
 
-    def __init__(self, handlers: Handlers, port: WirePort, watch: Watch, report: Report, options: Options) -> None:
+    def __init__(self, handlers: Handlers, port: WireApi, watch: Watch, report: Report, options: Options) -> None:
         super().__init__(handlers, report, options)
         self._port = port
         self._watch = watch

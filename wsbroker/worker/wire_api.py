@@ -30,7 +30,7 @@ from wsbroker.wire import commands
 from wsbroker.wire.events import ANSWER
 from wsbroker.wire.framing import pack, split
 from wsbroker.worker import api as ports
-from wsbroker.worker.api import Port
+from wsbroker.worker.api import BrokerApi
 from wsbroker.worker.interruption import Watch
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ MAX_DATA: Final = 1 << 30
 """Longest message that is taken: what a batch can carry is 2 GiB, and a character may be two bytes or more."""
 
 
-class WirePort(Port):
+class WireApi(BrokerApi):
     """The port of one worker; made on its thread.
 
     Args:
@@ -650,7 +650,7 @@ def _recv_ready(wire: "socket") -> bytes:
 def _forward(command: "Command") -> object:
     """Carries a command or a question of a thread that has outlived its worker to the default port."""
     port = ports.default
-    if port is None or isinstance(port, WirePort):
+    if port is None or isinstance(port, WireApi):
         raise CommandError("this worker has ended: a thread that outlives it has no broker to talk to")
     kind, *arguments = command
     is_question = kind == commands.ASK

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from wsbroker.worker import api as port
 
 
-class FakePort(port.Port):
+class FakeBrokerApi(port.BrokerApi):
     """Does what the broker does, at once; keeps what every socket would have got.
 
     Args:
@@ -66,7 +66,7 @@ class FakePort(port.Port):
 
 
 @contextmanager
-def as_broker(fake: FakePort) -> Iterator[FakePort]:
+def as_broker(fake: FakeBrokerApi) -> Iterator[FakeBrokerApi]:
     """Makes `fake` what the API talks to."""
     before = port.current.set(fake)
     try:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from unit.apps.fake_port import FakePort, as_broker
+from unit.apps.fake_port import FakeBrokerApi, as_broker
 from wsbroker import HttpRequest, HttpResponse, SocketId
 from wsbroker.apps import pubsub
 
@@ -18,15 +18,15 @@ ANN, BOB = SocketId(1), SocketId(2)
 
 
 @pytest.fixture
-def broker() -> Iterator[FakePort]:
-    with as_broker(FakePort()) as fake:
+def broker() -> Iterator[FakeBrokerApi]:
+    with as_broker(FakeBrokerApi()) as fake:
         pubsub.handle_worker_start(None)
         yield fake
         pubsub.handle_worker_stop()
         pubsub.handle_worker_start(None)
 
 
-def tell(broker: FakePort, socket_id: SocketId, request: object) -> list[object]:
+def tell(broker: FakeBrokerApi, socket_id: SocketId, request: object) -> list[object]:
     """Hands one message to the application; returns what its sender gets."""
     data = request if isinstance(request, str | bytes) else json.dumps(request)
     pubsub.handle_socket_message(data, socket_id, broker.tokens.get(socket_id))
@@ -45,7 +45,7 @@ def get(path: str, method: str = "GET", body: bytes = b"", **headers: str) -> Ht
     return pubsub.handle_http_request(HttpRequest(method, path, named, body))
 
 
-def test_a_publisher_that_is_subscribed_gets_the_message_before_the_count(broker: FakePort) -> None:
+def test_a_publisher_that_is_subscribed_gets_the_message_before_the_count(broker: FakeBrokerApi) -> None:
     for socket_id in (BOB, ANN):
         tell(broker, socket_id, {"type": "subscribe", "channel": "c"})
     assert tell(broker, ANN, {"type": "publish", "channel": "c", "data": [1.5, {"é": None}], "id": 0}) == [
@@ -55,12 +55,12 @@ def test_a_publisher_that_is_subscribed_gets_the_message_before_the_count(broker
     assert broker.sent[BOB] == ['{"type":"message","channel":"c","data":[1.5,{"é":null}]}']
 
 
-def test_a_publication_without_an_id_has_no_answer(broker: FakePort) -> None:
+def test_a_publication_without_an_id_has_no_answer(broker: FakeBrokerApi) -> None:
     assert tell(broker, ANN, {"type": "publish", "channel": "c", "data": 1}) == []
 
 
 @pytest.mark.parametrize("request_id", ["x", "", 0, 1.5, None, False, [1, {"a": 2}], {"a": 1}])
-def test_an_id_comes_back_in_every_kind_of_answer(broker: FakePort, request_id: object) -> None:
+def test_an_id_comes_back_in_every_kind_of_answer(broker: FakeBrokerApi, request_id: object) -> None:
     requests: list[dict[str, object]] = [
         {"type": "subscribe", "channel": "c"},
         {"type": "unsubscribe", "channel": "c"},
@@ -76,7 +76,7 @@ def test_an_id_comes_back_in_every_kind_of_answer(broker: FakePort, request_id: 
         assert answer["id"] == request_id
 
 
-def test_subscribing_and_unsubscribing_twice_is_answered_like_the_first_time(broker: FakePort) -> None:
+def test_subscribing_and_unsubscribing_twice_is_answered_like_the_first_time(broker: FakeBrokerApi) -> None:
     for _ in range(2):
         assert tell(broker, ANN, {"type": "subscribe", "channel": "c"}) == [{"type": "subscribed", "channel": "c"}]
     assert broker.tables == {b"c": [1]}
@@ -85,14 +85,14 @@ def test_subscribing_and_unsubscribing_twice_is_answered_like_the_first_time(bro
     assert broker.tables == {b"c": []}
 
 
-def test_a_socket_at_its_limit_is_told_so_and_keeps_what_it_has(broker: FakePort) -> None:
+def test_a_socket_at_its_limit_is_told_so_and_keeps_what_it_has(broker: FakeBrokerApi) -> None:
     broker.max_channels = 1
     tell(broker, ANN, {"type": "subscribe", "channel": "a"})
     assert error_of(tell(broker, ANN, {"type": "subscribe", "channel": "b"})) == "too_many_channels"
     assert tell(broker, ANN, {"type": "subscribe", "channel": "a"}) == [{"type": "subscribed", "channel": "a"}]
 
 
-def test_the_longest_channel_has_255_bytes(broker: FakePort) -> None:
+def test_the_longest_channel_has_255_bytes(broker: FakeBrokerApi) -> None:
     assert tell(broker, ANN, {"type": "subscribe", "channel": "é" * 127 + "x"})[0] == {
         "type": "subscribed",
         "channel": "é" * 127 + "x",
@@ -102,7 +102,7 @@ def test_the_longest_channel_has_255_bytes(broker: FakePort) -> None:
 
 @pytest.mark.parametrize("depth", [100, 900, 5_000, 100_000])
 @pytest.mark.parametrize("template", ['{"type":"publish","channel":"c","data":%s}', '{"type":"ping","id":%s}', "%s"])
-def test_depth_ends_in_an_answer_whatever_it_is(broker: FakePort, template: str, depth: int) -> None:
+def test_depth_ends_in_an_answer_whatever_it_is(broker: FakeBrokerApi, template: str, depth: int) -> None:
     tell(broker, ANN, {"type": "subscribe", "channel": "c"})
     pubsub.handle_socket_message(template % ("[" * depth + "]" * depth), ANN, None)
     (answer,) = broker.sent.pop(ANN)
@@ -131,7 +131,7 @@ def test_depth_ends_in_an_answer_whatever_it_is(broker: FakePort, template: str,
         ).map(json.dumps),
     )
 )
-def test_no_message_raises_and_every_answer_is_strict_json(broker: FakePort, data: str | bytes) -> None:
+def test_no_message_raises_and_every_answer_is_strict_json(broker: FakeBrokerApi, data: str | bytes) -> None:
     broker.tables.clear()
     broker.sent.clear()
     if isinstance(data, str) and not _is_text(data):
@@ -150,7 +150,7 @@ def _is_text(data: str) -> bool:
     return True
 
 
-def test_a_wrong_secret_costs_an_attempt_and_the_right_one_opens(broker: FakePort) -> None:
+def test_a_wrong_secret_costs_an_attempt_and_the_right_one_opens(broker: FakeBrokerApi) -> None:
     pubsub.handle_worker_start("s3cret")
     assert error_of(tell(broker, ANN, {"type": "publish", "channel": "c", "data": 1})) == "auth_required"
     assert error_of(tell(broker, ANN, {"type": "auth"})) == "wrong_secret"
@@ -161,7 +161,7 @@ def test_a_wrong_secret_costs_an_attempt_and_the_right_one_opens(broker: FakePor
     assert broker.closed == {}
 
 
-def test_the_last_attempt_closes_and_nothing_behind_it_is_looked_at(broker: FakePort) -> None:
+def test_the_last_attempt_closes_and_nothing_behind_it_is_looked_at(broker: FakeBrokerApi) -> None:
     pubsub.handle_worker_start("s3cret")
     for _ in range(pubsub.MAX_ATTEMPTS):
         assert broker.closed == {}
@@ -171,7 +171,7 @@ def test_the_last_attempt_closes_and_nothing_behind_it_is_looked_at(broker: Fake
     assert broker.tokens[ANN] != pubsub.AUTHENTICATED
 
 
-def test_a_socket_that_does_not_authenticate_in_time_is_closed(broker: FakePort) -> None:
+def test_a_socket_that_does_not_authenticate_in_time_is_closed(broker: FakeBrokerApi) -> None:
     pubsub.handle_worker_start(json.dumps({"secret": "s3cret", "auth_timeout_s": 0.01}))
     upgrade = HttpRequest("GET", "/")
 
@@ -193,7 +193,7 @@ def test_a_socket_that_does_not_authenticate_in_time_is_closed(broker: FakePort)
     assert pubsub._deadlines == {}
 
 
-def test_the_deadline_ends_with_the_socket_and_with_the_worker(broker: FakePort) -> None:
+def test_the_deadline_ends_with_the_socket_and_with_the_worker(broker: FakeBrokerApi) -> None:
     pubsub.handle_worker_start("s3cret")
 
     async def scenario() -> None:
@@ -208,7 +208,7 @@ def test_the_deadline_ends_with_the_socket_and_with_the_worker(broker: FakePort)
     asyncio.run(scenario())
 
 
-def test_the_upgrade_may_carry_the_secret(broker: FakePort) -> None:
+def test_the_upgrade_may_carry_the_secret(broker: FakeBrokerApi) -> None:
     pubsub.handle_worker_start("s3cret")
     right = HttpRequest("GET", "/", {"Authorization": "Bearer s3cret"})
     wrong = HttpRequest("GET", "/", {"Authorization": "Bearer guess"})
@@ -233,7 +233,7 @@ def test_the_upgrade_may_carry_the_secret(broker: FakePort) -> None:
         ("/channels/" + "%C3%BC" * 127 + "x", "ü" * 127 + "x"),
     ],
 )
-def test_a_post_publishes_to_the_channel_of_its_path(broker: FakePort, path: str, channel: str) -> None:
+def test_a_post_publishes_to_the_channel_of_its_path(broker: FakeBrokerApi, path: str, channel: str) -> None:
     tell(broker, ANN, {"type": "subscribe", "channel": channel})
     answer = get(path, "POST", b"{}")
     assert (answer.status, answer.body) == (200, b'{"delivered":1}')
@@ -253,11 +253,11 @@ def test_a_post_publishes_to_the_channel_of_its_path(broker: FakePort, path: str
         ("", "here.example", 403),
     ],
 )
-def test_a_page_of_another_site_may_not_publish(broker: FakePort, origin: str, host: str, status: int) -> None:
+def test_a_page_of_another_site_may_not_publish(broker: FakeBrokerApi, origin: str, host: str, status: int) -> None:
     assert get("/channels/c", "POST", b"1", Origin=origin, Host=host).status == status
 
 
-def test_the_longest_origin_costs_no_time(broker: FakePort) -> None:
+def test_the_longest_origin_costs_no_time(broker: FakeBrokerApi) -> None:
     """To normalise so many combining characters takes more than a second, for its cost is quadratic."""
     origin = "http://" + "\u0300" * 8000 + "\u0316" * 8000
     start = time.perf_counter()
@@ -265,7 +265,7 @@ def test_the_longest_origin_costs_no_time(broker: FakePort) -> None:
     assert time.perf_counter() - start < 0.5
 
 
-def test_with_a_secret_a_post_needs_it(broker: FakePort) -> None:
+def test_with_a_secret_a_post_needs_it(broker: FakeBrokerApi) -> None:
     pubsub.handle_worker_start("s3cret")
     assert get("/channels/c", "POST", b"1").status == 401
     assert get("/channels/c", "POST", b"1", Authorization="Bearer guess").status == 401
@@ -273,7 +273,7 @@ def test_with_a_secret_a_post_needs_it(broker: FakePort) -> None:
     assert (get("/").status, get("/healthz").body) == (200, b'{"status":"ok","auth":true}')
 
 
-def test_the_page_needs_nothing_from_elsewhere_and_its_policy_allows_what_is_in_it(broker: FakePort) -> None:
+def test_the_page_needs_nothing_from_elsewhere_and_its_policy_allows_what_is_in_it(broker: FakeBrokerApi) -> None:
     page = get("/")
     html = page.body.decode()
     assert re.findall(r'(?:src|href)="?([^">]*)', html) == ["data:,"]

@@ -10,7 +10,7 @@ from typing import TypeVar, cast
 import uvloop
 
 from wsbroker.pool.kinds.host import Carrier, Work
-from wsbroker.pool.local_api import LocalPort
+from wsbroker.pool.local_api import LocalApi
 from wsbroker.pool.pool import Pool
 from wsbroker.settings.config import Config, Settings
 from wsbroker.wire import commands, control, events
@@ -334,7 +334,7 @@ class House:
         given = settings or Settings(workers=1)
         given.setdefault("worker_kind", "thread")
         config = Config.of(**given)
-        port = LocalPort(self.core, 1 << 20)
+        port = LocalApi(self.core, 1 << 20)
         self.pool = Pool(config, "not.imported", self.core, port, self._on_fatal, carrier_for=self.scripts)
         self.core.post = self.pool.post
 

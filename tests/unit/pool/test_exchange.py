@@ -15,7 +15,7 @@ from wsbroker.broker.limits import Limits
 from wsbroker.errors import WorkerError
 from wsbroker.http.messages import HttpRequest
 from wsbroker.pool.interfaces import Core
-from wsbroker.pool.local_api import LocalPort
+from wsbroker.pool.local_api import LocalApi
 from wsbroker.pool.pool import Pool, ReloadUnfinished
 from wsbroker.pool.remote_worker import WireWorker
 from wsbroker.pool.slot import Place
@@ -120,7 +120,7 @@ class House:
         given.setdefault("workers", 1)
         given.setdefault("worker_kind", "process")
         config = Config.of(**given)
-        port = LocalPort(core, 1 << 20)
+        port = LocalApi(core, 1 << 20)
         self.pool = Pool(config, "not.imported", core, port, self.fatal.append, carrier_for=self.scripts)
         self.broker.deliver = self.pool.post
 

@@ -13,10 +13,10 @@ import pytest
 from unit.pool.fakes import Batch, FakeCore, run
 from wsbroker.errors import CommandError
 from wsbroker.pool import local_api as local_port
-from wsbroker.pool.local_api import LocalPort
+from wsbroker.pool.local_api import LocalApi
 from wsbroker.wire import commands
 
-ASKS: list[Callable[[LocalPort], object]] = [
+ASKS: list[Callable[[LocalApi], object]] = [
     lambda port: port.subscribe(1, b"a"),
     lambda port: port.unsubscribe(1, b"a"),
     lambda port: port.subscriber_count(b"a"),
@@ -26,7 +26,7 @@ ASKS: list[Callable[[LocalPort], object]] = [
     lambda port: port.is_open(1),
     lambda port: port.queued_bytes(1),
 ]
-TELLS: list[Callable[[LocalPort], None]] = [
+TELLS: list[Callable[[LocalApi], None]] = [
     lambda port: port.send(1, "x"),
     lambda port: port.send_to_channel(b"a", b"x", (2, 3)),
     lambda port: port.subscribe_nowait(1, b"a"),
@@ -35,7 +35,7 @@ TELLS: list[Callable[[LocalPort], None]] = [
     lambda port: port.copy_subscriptions(b"a", b"b"),
     lambda port: port.close(1, 1000, "bye"),
 ]
-ALL: list[Callable[[LocalPort], object]] = [*ASKS, *TELLS]
+ALL: list[Callable[[LocalApi], object]] = [*ASKS, *TELLS]
 
 
 class LoopThread:
@@ -43,7 +43,7 @@ class LoopThread:
 
     def __init__(self, command_bytes: int = 1 << 20) -> None:
         self.core = FakeCore()
-        self.port = LocalPort(self.core, command_bytes)
+        self.port = LocalApi(self.core, command_bytes)
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever)
 
@@ -114,16 +114,16 @@ def wait_for(is_true: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("call", ALL)
-def test_every_call_before_the_start_is_refused(call: Callable[[LocalPort], object]) -> None:
+def test_every_call_before_the_start_is_refused(call: Callable[[LocalApi], object]) -> None:
     with pytest.raises(CommandError, match="no broker is running: call wsbroker.start") as caught:
-        call(LocalPort(FakeCore(), 1000))
+        call(LocalApi(FakeCore(), 1000))
     assert isinstance(caught.value, RuntimeError)
 
 
 @pytest.mark.parametrize("call", ALL)
-def test_every_call_after_the_stop_is_refused_in_every_thread(call: Callable[[LocalPort], object]) -> None:
+def test_every_call_after_the_stop_is_refused_in_every_thread(call: Callable[[LocalApi], object]) -> None:
     async def main() -> None:
-        port = LocalPort(FakeCore(), 1000)
+        port = LocalApi(FakeCore(), 1000)
         port.start()
         port.stop()
         with pytest.raises(CommandError, match="the broker was stopped"):
@@ -135,11 +135,11 @@ def test_every_call_after_the_stop_is_refused_in_every_thread(call: Callable[[Lo
 
 
 @pytest.mark.parametrize("call", ALL)
-def test_a_call_does_the_same_in_the_loop_and_in_another_thread(call: Callable[[LocalPort], object]) -> None:
+def test_a_call_does_the_same_in_the_loop_and_in_another_thread(call: Callable[[LocalApi], object]) -> None:
     async def main() -> tuple[FakeCore, object]:
         core = FakeCore()
         core.members[b"a"] = [4, 1]
-        port = LocalPort(core, 1000)
+        port = LocalApi(core, 1000)
         port.start()
         result = call(port)
         port.stop()
@@ -233,8 +233,8 @@ def test_who_waits_when_the_broker_stops_does_not_hang() -> None:
 
 
 def test_a_loop_that_was_closed_without_stop_refuses_instead_of_hanging() -> None:
-    async def main() -> LocalPort:
-        port = LocalPort(FakeCore(), 1000)
+    async def main() -> LocalApi:
+        port = LocalApi(FakeCore(), 1000)
         port.start()
         return port
 
@@ -385,9 +385,9 @@ def test_a_builtin_handler_has_no_frames_to_find() -> None:
 
 
 @pytest.mark.parametrize("ask", ASKS)
-def test_asking_from_a_signal_handler_is_refused_on_the_loops_thread_too(ask: Callable[[LocalPort], object]) -> None:
+def test_asking_from_a_signal_handler_is_refused_on_the_loops_thread_too(ask: Callable[[LocalApi], object]) -> None:
     recorder = Recorder(lambda: ask(port))
-    port = LocalPort(FakeCore(), 1 << 20)
+    port = LocalApi(FakeCore(), 1 << 20)
 
     async def main() -> None:
         with handling(recorder.method):
@@ -405,9 +405,9 @@ def test_asking_from_a_signal_handler_is_refused_on_the_loops_thread_too(ask: Ca
 
 
 @pytest.mark.parametrize("tell", TELLS)
-def test_telling_from_a_signal_handler_works_on_the_loops_thread_too(tell: Callable[[LocalPort], None]) -> None:
+def test_telling_from_a_signal_handler_works_on_the_loops_thread_too(tell: Callable[[LocalApi], None]) -> None:
     core = FakeCore()
-    port = LocalPort(core, 1 << 20)
+    port = LocalApi(core, 1 << 20)
 
     async def main() -> None:
         with handling(lambda number, frame: tell(port)):
@@ -420,7 +420,7 @@ def test_telling_from_a_signal_handler_works_on_the_loops_thread_too(tell: Calla
 
 
 def test_a_handler_that_was_taken_later_is_noticed_when_the_port_looks() -> None:
-    port = LocalPort(FakeCore(), 1 << 20)
+    port = LocalApi(FakeCore(), 1 << 20)
     recorder = Recorder(port.channels)
 
     async def main() -> None:
@@ -437,7 +437,7 @@ def test_a_handler_that_was_taken_later_is_noticed_when_the_port_looks() -> None
 def test_without_signal_handlers_of_the_program_a_question_goes_straight_to_the_core() -> None:
     """`run` and `asyncio.run` have handlers too, which ask nothing."""
     core = FakeCore()
-    port = LocalPort(core, 1 << 20)
+    port = LocalApi(core, 1 << 20)
 
     async def main() -> None:
         assert callable(signal.getsignal(signal.SIGINT))

@@ -441,9 +441,9 @@ def test_background_tasks_of_handlers_may_send_and_their_commands_leave_at_once(
 
 
 def test_nothing_is_kept_of_sockets_that_are_gone() -> None:
-    from wsbroker.worker.api import Port, current
+    from wsbroker.worker.api import BrokerApi, current
 
-    ports: list[Port | None] = []
+    ports: list[BrokerApi | None] = []
 
     async def handle(data: str, socket_id: int) -> None:
         ports.append(current.get())

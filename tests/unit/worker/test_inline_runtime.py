@@ -12,7 +12,7 @@ from unit.worker import odd_responses as odd
 from unit.worker.scripted import PATIENCE_S, handlers
 from wsbroker.http.messages import HttpRequest, HttpResponse
 from wsbroker.worker import report
-from wsbroker.worker.api import Port
+from wsbroker.worker.api import BrokerApi
 from wsbroker.worker.inline_runtime import Runtime
 from wsbroker.worker.loader import load
 from wsbroker.worker.options import Options
@@ -21,7 +21,7 @@ T = TypeVar("T")
 REQUEST = HttpRequest("GET", "/")
 
 
-class ClosingPort(Port):
+class ClosingApi(BrokerApi):
     """Remembers what was closed."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Inline:
         on_error: Literal["close", "log"] = "close",
         hang_s: float = PATIENCE_S,
     ) -> None:
-        self.port = ClosingPort()
+        self.port = ClosingApi()
         options = Options(
             handler_timeout=timeout_s, http_timeout=timeout_s, on_handler_error=on_error, worker_hang_timeout=hang_s
         )
@@ -390,7 +390,7 @@ def test_start_and_stop_handlers(run: Run) -> None:
             await asyncio.sleep(0.05)
             got.append("handled")
 
-        runtime = Runtime(load(handlers(start=start, stop=stop)), ClosingPort(), Options(worker_arg="x"))
+        runtime = Runtime(load(handlers(start=start, stop=stop)), ClosingApi(), Options(worker_arg="x"))
         await runtime.start()
         runtime.begin_result(1, handle())
         assert await runtime.stop(PATIENCE_S)

@@ -239,7 +239,7 @@ def test_another_thread_that_waits_is_not_left_waiting_by_a_reader_that_was_inte
         if data == "fine":
             return
         port = current.get()
-        assert isinstance(port, wire_port.WirePort)
+        assert isinstance(port, wire_port.WireApi)
 
         me = threading.get_ident()
 

@@ -10,12 +10,12 @@ from wsbroker.pool.log_replay import replay
 from wsbroker.wire import commands
 from wsbroker.wire.framing import Unpacker, pack
 from wsbroker.worker.logs import WireHandler, levels_here, set_up
-from wsbroker.worker.wire_api import WirePort
+from wsbroker.worker.wire_api import WireApi
 
 NAME = "tests.logs"
 
 
-class FakePort:
+class FakeWireApi:
     """Keeps what is sent, as the wire carries it."""
 
     def __init__(self) -> None:
@@ -34,20 +34,20 @@ class FakePort:
 
 
 @pytest.fixture
-def port() -> FakePort:
-    return FakePort()
+def port() -> FakeWireApi:
+    return FakeWireApi()
 
 
 @pytest.fixture
-def logger(port: FakePort) -> logging.Logger:
+def logger(port: FakeWireApi) -> logging.Logger:
     """The worker's logger: nobody in this process knows it."""
     logger = logging.Manager(logging.RootLogger(logging.DEBUG)).getLogger(NAME)
-    logger.addHandler(WireHandler(cast(WirePort, port), "worker-3"))
+    logger.addHandler(WireHandler(cast(WireApi, port), "worker-3"))
     return logger
 
 
 def test_a_record_comes_out_as_it_went_in(
-    logger: logging.Logger, port: FakePort, caplog: pytest.LogCaptureFixture
+    logger: logging.Logger, port: FakeWireApi, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Text(str):
         """What `marshal` would refuse."""
@@ -68,7 +68,7 @@ def test_a_record_comes_out_as_it_went_in(
 
 
 def test_a_level_of_the_program_that_has_changed_holds(
-    logger: logging.Logger, port: FakePort, caplog: pytest.LogCaptureFixture
+    logger: logging.Logger, port: FakeWireApi, caplog: pytest.LogCaptureFixture
 ) -> None:
     logger.info("not wanted any more")
     caplog.set_level(logging.WARNING, NAME)
@@ -77,7 +77,7 @@ def test_a_level_of_the_program_that_has_changed_holds(
 
 
 def test_a_filter_of_the_program_that_raises_costs_nothing(
-    logger: logging.Logger, port: FakePort, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    logger: logging.Logger, port: FakeWireApi, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(record: logging.LogRecord) -> bool:
         raise ValueError("in a filter")
@@ -91,7 +91,7 @@ def test_a_filter_of_the_program_that_raises_costs_nothing(
 @pytest.mark.parametrize("error", [SystemExit("no disk"), KeyboardInterrupt("no disk"), RecursionError("no disk")])
 def test_a_record_that_the_program_cannot_handle_is_written_to_stderr(
     logger: logging.Logger,
-    port: FakePort,
+    port: FakeWireApi,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     error: BaseException,
@@ -111,11 +111,11 @@ def test_a_record_that_the_program_cannot_handle_is_written_to_stderr(
 
 
 def test_what_a_worker_says_is_heard_where_existing_loggers_were_disabled(
-    port: FakePort, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    port: FakeWireApi, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("wsbroker.worker", NAME):
         there = logging.Manager(logging.RootLogger(logging.DEBUG)).getLogger(name)
-        there.addHandler(WireHandler(cast(WirePort, port), "worker-3"))
+        there.addHandler(WireHandler(cast(WireApi, port), "worker-3"))
         there.error("from %s", name)
         monkeypatch.setattr(logging.getLogger(name), "disabled", True)
     port.replay()
@@ -130,7 +130,7 @@ class Odd:
 
 
 def test_a_record_with_anything_in_its_fields_crosses(
-    logger: logging.Logger, port: FakePort, caplog: pytest.LogCaptureFixture
+    logger: logging.Logger, port: FakeWireApi, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An application may make its records itself."""
     odd = {
@@ -162,7 +162,7 @@ class Unshowable(Exception):
 
 
 def test_a_traceback_that_cannot_be_formatted_or_is_huge_crosses_in_part(
-    logger: logging.Logger, port: FakePort, caplog: pytest.LogCaptureFixture
+    logger: logging.Logger, port: FakeWireApi, caplog: pytest.LogCaptureFixture
 ) -> None:
     for error in (Unshowable(), ValueError("x" * 3 * MAX_TEXT)):
         logger.error("it failed", exc_info=error)
@@ -175,7 +175,7 @@ def test_a_traceback_that_cannot_be_formatted_or_is_huge_crosses_in_part(
 
 
 def test_what_is_logged_when_the_broker_is_gone_goes_to_stderr(
-    logger: logging.Logger, port: FakePort, capsys: pytest.CaptureFixture[str]
+    logger: logging.Logger, port: FakeWireApi, capsys: pytest.CaptureFixture[str]
 ) -> None:
     port.is_ended = True
     logger.warning("last words")
@@ -183,7 +183,7 @@ def test_what_is_logged_when_the_broker_is_gone_goes_to_stderr(
 
 
 def test_arguments_that_cannot_be_formatted_are_told_as_ever(
-    logger: logging.Logger, port: FakePort, capsys: pytest.CaptureFixture[str]
+    logger: logging.Logger, port: FakeWireApi, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logger.warning("%d", "not a number")
     assert port.records == []
@@ -191,7 +191,7 @@ def test_arguments_that_cannot_be_formatted_are_told_as_ever(
 
 
 def test_levels_that_are_set_here_hold_there(
-    port: FakePort, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    port: FakeWireApi, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR, "tests.quiet")
     levels = levels_here()
@@ -199,7 +199,7 @@ def test_levels_that_are_set_here_hold_there(
     assert "tests.never_set" not in levels
     loud = logging.getLogger("tests.loud")
     monkeypatch.setattr(loud, "level", logging.NOTSET)
-    handler = set_up({"": logging.getLogger().level, "tests.loud": logging.DEBUG}, cast(WirePort, port), "worker-3")
+    handler = set_up({"": logging.getLogger().level, "tests.loud": logging.DEBUG}, cast(WireApi, port), "worker-3")
     try:
         loud.debug("hello")
     finally:

@@ -9,7 +9,7 @@ import wsbroker
 from unit.worker.scripted import ScriptedBroker, closed, handlers, message, request_fields
 from wsbroker.wire import commands, events
 from wsbroker.worker import inline_runtime as inline
-from wsbroker.worker.api import Port
+from wsbroker.worker.api import BrokerApi
 from wsbroker.worker.inline_runtime import Runtime
 from wsbroker.worker.loader import load
 from wsbroker.worker.options import Options
@@ -92,7 +92,7 @@ def test_sockets_and_requests_without_a_handler_are_not_measured() -> None:
     assert broker.slow == []
 
 
-class NoPort(Port):
+class NoPort(BrokerApi):
     """Nobody is asked for anything."""
 
 

@@ -19,7 +19,7 @@ from wsbroker.wire import commands, control, events
 from wsbroker.wire.framing import Unpacker, pack
 from wsbroker.worker import report
 from wsbroker.worker.interruption import Watch
-from wsbroker.worker.wire_api import WirePort
+from wsbroker.worker.wire_api import WireApi
 
 TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 
@@ -870,13 +870,13 @@ def test_a_thread_that_outlives_its_worker_is_told_so() -> None:
 
 def test_a_finaliser_that_interrupts_the_port_cannot_dead_lock_it() -> None:
     from wsbroker.worker.api import current
-    from wsbroker.worker.wire_api import WirePort
+    from wsbroker.worker.wire_api import WireApi
 
     refused: list[str] = []
 
     def handle(data: str, socket_id: int) -> None:
         port = current.get()
-        assert isinstance(port, WirePort)
+        assert isinstance(port, WireApi)
         with port._write_lock:  # as if a finaliser ran while the port writes
             wsbroker.send(socket_id, "kept")
             wsbroker.set_token(socket_id, b"t")
@@ -939,7 +939,7 @@ def test_a_signal_handler_that_interrupts_the_wait_for_an_answer_cannot_dead_loc
 
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        port = WirePort(ours, Watch(float("inf"), 1.0, print, print))
+        port = WireApi(ours, Watch(float("inf"), 1.0, print, print))
         worker = threading.get_ident()
         before = signal.signal(signal.SIGUSR1, handler)
         thread = threading.Thread(target=broker)
@@ -1002,7 +1002,7 @@ def test_events_that_come_in_many_pieces_cost_each_piece_once() -> None:
     sent = [[message(1, "x" * 10_000)], [message(2, "y")]]
     wire = PiecewiseWire(b"".join(map(pack, sent)))
     count = len(wire.pieces)
-    port = WirePort(cast(socket.socket, wire), Watch(float("inf"), 1.0, print, print))
+    port = WireApi(cast(socket.socket, wire), Watch(float("inf"), 1.0, print, print))
     Piece.looks = 0
     assert [port.next_batch(), port.next_batch(), port.next_batch()] == [*sent, None]
     assert Piece.looks <= 8 * count

@@ -13,7 +13,7 @@ from wsbroker.guarded_log import GuardedLog, shown_error
 from wsbroker.http.messages import Accept, HttpRequest, HttpResponse
 from wsbroker.pool.start_reminder import SlowStart
 from wsbroker.settings.config import Config
-from wsbroker.worker.api import Port
+from wsbroker.worker.api import BrokerApi
 from wsbroker.worker.inline_runtime import Runtime
 from wsbroker.worker.loader import Handlers, load
 from wsbroker.worker.options import Options
@@ -34,7 +34,7 @@ class InlineWorker:
         options: how handlers are run.
     """
 
-    def __init__(self, config: Config, spec: object, port: Port, options: Options) -> None:
+    def __init__(self, config: Config, spec: object, port: BrokerApi, options: Options) -> None:
         self._config = config
         self._spec = spec
         self._port = port
