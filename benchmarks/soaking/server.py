@@ -174,7 +174,7 @@ def kept(server: wsbroker.Server) -> dict[str, int]:
     add("port", node.local_port, ("_waiting", "_questions", "_blocked", "_nested", "_inside", "waiting_bytes"))
     pool = node.pool
     sizes["pool.closes"] += len(pool._closes)
-    for place in pool._places:
+    for place in pool._slots:
         if place.worker is not None:
             add("worker", place.worker, ("_opens", "_requests", "_waiting", "asked_bytes", "unwritten_bytes"))
     for thing in gc.get_objects():

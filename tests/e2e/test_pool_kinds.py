@@ -278,7 +278,7 @@ def test_a_busy_handler_does_not_keep_its_worker_from_answering_probes(kind: str
 
     async def work(shop: Shop) -> None:
         shop.message(1, "block")
-        worker = shop.pool._places[0].worker
+        worker = shop.pool._slots[0].worker
         assert worker is not None
         for _ in range(5):
             worker.probe()
@@ -303,7 +303,7 @@ def test_stop_with_a_stuck_handler_takes_no_longer_than_allowed(
         shop = Shop(APPS + "Hangs", settings)
         await shop.pool.start()
         shop.message(1, "block")
-        worker = shop.pool._places[0].worker
+        worker = shop.pool._slots[0].worker
         assert worker is not None
         loop = asyncio.get_running_loop()
         before = loop.time()

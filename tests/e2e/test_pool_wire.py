@@ -173,7 +173,7 @@ def test_stop_waits_for_close_handlers_that_the_core_still_holds_back(live: Call
                 asyncio.get_running_loop().call_soon(house.pool.post, 0, [close])
             return apply(lane_index, generation, batch)
 
-        worker = house.pool._places[0].worker
+        worker = house.pool._slots[0].worker
         assert worker is not None
         worker._apply = with_credit
 
@@ -673,7 +673,7 @@ def test_a_hung_worker_is_abandoned_and_its_late_output_ignored(
         await house.core.until(lambda: house.pool.statistics()[0]["restarts"] == 1)
         release.set()
         await house.scripts.made[0].wait_ended()
-        while not house.pool._places[0].is_running:
+        while not house.pool._slots[0].is_running:
             await asyncio.sleep(0.001)
         house.message(4, "hello")
         await house.core.until(lambda: (commands.SEND, 4, "hello") in house.core.log)
@@ -693,7 +693,7 @@ def test_a_probe_without_an_answer_loses_the_worker(
         reads_until(wire, events.STOP)
 
     async def work(house: House) -> None:
-        worker = house.pool._places[0].worker
+        worker = house.pool._slots[0].worker
         assert worker is not None
         for _ in range(3):  # one question, two intervals without an answer
             worker.probe()
@@ -719,7 +719,7 @@ def test_answered_probes_are_fine_and_one_is_out_at_a_time(live: Callable[..., H
         wire.write((commands.STOPPED,))
 
     async def work(house: House) -> None:
-        worker = house.pool._places[0].worker
+        worker = house.pool._slots[0].worker
         assert worker is not None
         for n in range(1, 6):
             worker.probe()
@@ -805,7 +805,7 @@ def test_nothing_is_left_after_many_losses(live: Callable[..., House], monkeypat
 
     async def work(house: House) -> None:
         for n in range(50):
-            while not house.pool._places[0].is_running:
+            while not house.pool._slots[0].is_running:
                 await asyncio.sleep(0)
             house.message(1, "die")
             await house.core.until(lambda n=n: len(house.core.lost) == n + 1)  # type: ignore[misc]

@@ -414,7 +414,7 @@ async def test_the_counts_add_up_whatever_happens_in_the_middle_of_an_exchange(
 def process_of_worker(server: wsbroker.Server) -> int:
     """The process of the only worker."""
     assert server._node is not None
-    worker = server._node.pool._places[0].worker
+    worker = server._node.pool._slots[0].worker
     assert worker is not None
     assert isinstance(worker._carrier, ProcessCarrier) and worker._carrier._process is not None
     return worker._carrier._process.pid

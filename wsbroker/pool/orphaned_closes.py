@@ -5,7 +5,7 @@ from typing import Final, cast
 
 from wsbroker.guarded_log import GuardedLog
 from wsbroker.pool.interfaces import Core
-from wsbroker.pool.slot import Place
+from wsbroker.pool.slot import WorkerSlot
 from wsbroker.wire.events import Event
 
 logger = GuardedLog(__name__)
@@ -18,9 +18,9 @@ probably what kills them. Not less: events that merely waited are counted too, t
 class LeftCloses:
     """CLOSE events without a worker, and how often each has lost one."""
 
-    def __init__(self, core: Core, places: Sequence[Place]) -> None:
+    def __init__(self, core: Core, places: Sequence[WorkerSlot]) -> None:
         self._core = core
-        self._places = places
+        self._slots = places
         self._homeless: dict[int, tuple[Event, int]] = {}
         self._adopted: dict[int, dict[int, int]] = {}
         """By lane: losses of the sockets whose CLOSE it was given. As long as it has not run them."""
@@ -28,7 +28,7 @@ class LeftCloses:
     def __len__(self) -> int:
         return len(self._homeless)
 
-    def left(self, place: Place, closes: list[Event]) -> None:
+    def left(self, place: WorkerSlot, closes: list[Event]) -> None:
         """Takes what a lost worker has left, and gives it to another one now if any runs."""
         adopted = self._adopted.pop(place.index, {})
         for event in closes:
@@ -42,7 +42,7 @@ class LeftCloses:
 
     def find_homes(self) -> None:
         """Gives what is homeless to the running worker with the fewest sockets; keeps it if none runs."""
-        running = [place for place in self._places if place.is_running]
+        running = [place for place in self._slots if place.is_running]
         if not self._homeless or not running:
             return
         home = min(running, key=lambda place: place.lane.socket_count)

@@ -16,7 +16,7 @@ from wsbroker.pool.kinds.interpreter import ModuleRefused
 from wsbroker.pool.local_api import LocalApi
 from wsbroker.pool.orphaned_closes import LeftCloses
 from wsbroker.pool.remote_worker import PROBE_INTERVAL_S, Verdict, WireWorker, unavailable
-from wsbroker.pool.slot import Owner, Place, WorkerStatistics, idle_statistics
+from wsbroker.pool.slot import Owner, WorkerSlot, WorkerStatistics, idle_statistics
 from wsbroker.pool.tasks import Tasks
 from wsbroker.pool.worker_stream import Batch
 from wsbroker.settings.config import Config, WorkerKind
@@ -101,8 +101,8 @@ class Pool(Owner):
         ]
         options = Options.from_plain(worker_options(config))
         self.inline: Final = InlineWorker(config, spec, port, options) if is_inline else None
-        self._places: list[Place] = []
-        self._closes = LeftCloses(core, self._places)
+        self._slots: list[WorkerSlot] = []
+        self._closes = LeftCloses(core, self._slots)
         if not is_inline:
             self._make_places()
 
@@ -111,8 +111,8 @@ class Pool(Owner):
         config = self._config
         make = self._carrier_for or CARRIERS[self.kind]
         work = Work(with_links(sys.path), self._choice.spec, worker_options(config), config.shutdown_timeout)
-        self._places[:] = [
-            Place(index, lane, lambda name: make(name, work), self._core, config, self._tasks, self)
+        self._slots[:] = [
+            WorkerSlot(index, lane, lambda name: make(name, work), self._core, config, self._tasks, self)
             for index, lane in enumerate(self.lanes)
         ]
 
@@ -131,7 +131,7 @@ class Pool(Owner):
             names = await self._start_places_or_move()
         self._find_handlers(names)
         self._has_started.set()
-        if self._places:
+        if self._slots:
             self._arm()
         if self._choice.needs_free_threads and not is_free_threaded():
             logger.warning(
@@ -157,7 +157,7 @@ class Pool(Owner):
 
     async def _start_places(self) -> list[str]:
         """Starts all of them; none is left if one fails."""
-        places = list(self._places)
+        places = list(self._slots)
         starts = [asyncio.ensure_future(place.start()) for place in places]
         try:
             await asyncio.wait(starts, return_when=asyncio.FIRST_EXCEPTION)
@@ -171,14 +171,14 @@ class Pool(Owner):
 
     async def _stop_places(self, timeout_s: float) -> int:
         """Ends every worker; returns how many were left behind."""
-        results = await asyncio.gather(*(place.stop(timeout_s) for place in self._places), return_exceptions=True)
-        for place, result in zip(self._places, results, strict=True):
+        results = await asyncio.gather(*(place.stop(timeout_s) for place in self._slots), return_exceptions=True)
+        for place, result in zip(self._slots, results, strict=True):
             if isinstance(result, BaseException):
                 logger.error("worker could not be stopped worker=%s", place.name, exc_info=result)
         return sum(result is not True for result in results)
 
     def _look_at_opens(self) -> None:
-        all_run = all(place.is_running for place in self._places) and not self._is_stopping
+        all_run = all(place.is_running for place in self._slots) and not self._is_stopping
         self.has_open_handler = self._has_open or not all_run
 
     async def stop(self, timeout_s: float) -> None:
@@ -199,7 +199,7 @@ class Pool(Owner):
         deadline = loop.time() + timeout_s
         if self.inline is not None:
             await self.inline.stop(timeout_s)
-        for place in self._places:
+        for place in self._slots:
             await place.stop_replacing()
         await self._drain(loop.time() + timeout_s * DRAIN_SHARE)
         if self._has_closes():
@@ -247,7 +247,7 @@ class Pool(Owner):
     async def _exchange_all(self) -> None:
         async with self._reload_lock:
             await self._has_started.wait()  # a place whose first worker has not come up cannot be exchanged
-            places = list(self._places)
+            places = list(self._slots)
             try:
                 async with asyncio.TaskGroup() as group:
                     starts = [group.create_task(place.prepare()) for place in places]
@@ -261,7 +261,7 @@ class Pool(Owner):
                 for place in places:
                     place.call_off()
 
-    async def _exchange_each(self, places: Sequence[Place]) -> None:
+    async def _exchange_each(self, places: Sequence[WorkerSlot]) -> None:
         """One after the other, so that one worker's messages wait at a time; one that cannot does not keep the rest."""
         limit_s = self._config.handler_timeout + self._config.worker_hang_timeout
         failures: list[str] = []
@@ -292,7 +292,7 @@ class Pool(Owner):
             await asyncio.sleep(DRAIN_POLL_S)
 
     def _has_closes(self) -> bool:
-        return any(place.is_running and place.lane.closing for place in self._places)
+        return any(place.is_running and place.lane.closing for place in self._slots)
 
     def _arm(self) -> None:
         """One timer for all workers."""
@@ -301,18 +301,18 @@ class Pool(Owner):
     def _watch(self) -> None:
         """Probes every worker."""
         self._arm()
-        for place in self._places:
+        for place in self._slots:
             place.probe()
 
     # What the core and the front door ask. ----------------------------------------------------------------------
 
     def post(self, lane_index: int, batch: Batch) -> None:
         """Takes a worker's events at the end of a turn. Never waits, never raises."""
-        self._places[lane_index].post(batch)
+        self._slots[lane_index].post(batch)
 
     def next_lane(self) -> int:
         """The lane of the worker that the next socket is pinned to: one that runs, if any does."""
-        places = self._places
+        places = self._slots
         count = len(places)
         if count < 2:
             return 0
@@ -343,7 +343,7 @@ class Pool(Owner):
             if self._is_stopping or not self._has_room(self.inline, size_bytes):
                 return unavailable()
             return await self.inline.open(socket_id, request, size_bytes)
-        place = self._places[lane_index]
+        place = self._slots[lane_index]
         worker = place.worker
         if self._is_stopping or worker is None or not place.is_running:
             return unavailable()
@@ -357,7 +357,7 @@ class Pool(Owner):
     def forget(self, socket_id: int, lane_index: int) -> None:
         """Tells the worker that a socket which `open` had accepted was gone before its 101."""
         if self.inline is None and self._has_open:
-            worker = self._places[lane_index].worker
+            worker = self._slots[lane_index].worker
             if worker is not None:
                 worker.forget(socket_id)
 
@@ -370,9 +370,9 @@ class Pool(Owner):
             if self._is_stopping or not self._has_room(self.inline, size_bytes):
                 return unavailable()
             return await self.inline.http(request, size_bytes)
-        best: Place | None = None
+        best: WorkerSlot | None = None
         fewest = 0
-        for place in self._places:
+        for place in self._slots:
             worker = place.worker
             if worker is None or not place.is_running or self._is_stopping:
                 continue
@@ -396,16 +396,16 @@ class Pool(Owner):
             statistics = idle_statistics("inline", inline.state, sockets, inline.counts(), inline.slowest())
             statistics["handled"] = inline.handled_count()
             return [statistics]
-        return [place.statistics() for place in self._places]
+        return [place.statistics() for place in self._slots]
 
     # What its places tell. --------------------------------------------------------------------------------------
 
-    def place_runs(self, place: Place) -> None:
+    def place_runs(self, place: WorkerSlot) -> None:
         """A replacement has started."""
         self._look_at_opens()
         self._closes.find_homes()
 
-    def closes_left(self, place: Place, closes: list[Event]) -> None:
+    def closes_left(self, place: WorkerSlot, closes: list[Event]) -> None:
         """A worker is lost: its unfinished close handlers run elsewhere."""
         self._look_at_opens()
         self._closes.left(place, closes)

@@ -1,7 +1,7 @@
 """One place in the pool: the worker that fills it now, the one that stands by to take it over, those that leave it, and
 the replacement of one that is lost.
 
-One worker speaks for the place's lane at any time, `Place.worker`: a change of it is one step without an `await`. So a
+One worker speaks for the place's lane at any time, `WorkerSlot.worker`: a change of it is one step without an `await`. So a
 loss before that step is the old worker's or the standby's, after it the new one's, and never falls between.
 """
 
@@ -89,11 +89,11 @@ class Owner(ABC):
     """Who has places: told of what concerns more than one of them."""
 
     @abstractmethod
-    def place_runs(self, place: "Place") -> None:
+    def place_runs(self, place: "WorkerSlot") -> None:
         """A replacement has started."""
 
     @abstractmethod
-    def closes_left(self, place: "Place", closes: list[Event]) -> None:
+    def closes_left(self, place: "WorkerSlot", closes: list[Event]) -> None:
         """The place's worker is lost: these CLOSE events need another one."""
 
     @abstractmethod
@@ -101,7 +101,7 @@ class Owner(ABC):
         """A crash loop: the server has to end."""
 
 
-class Place:
+class WorkerSlot:
     """One place in the pool.
 
     Args:

@@ -208,7 +208,7 @@ def _import(name: str) -> "ModuleType":
         return import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
-            places = _and(_places(error.name))
+            places = _and(_searched_places(error.name))
             raise ConfigError(
                 f"cannot import {name!r}: there is no module named {error.name!r}; looked in {places}"
             ) from error
@@ -217,7 +217,7 @@ def _import(name: str) -> "ModuleType":
         raise ConfigError(_import_failed(name, error)) from error
 
 
-def _places(missing: str) -> list[str]:
+def _searched_places(missing: str) -> list[str]:
     """Where a module was looked for, without the interpreter's own folders."""
     import sys
 

@@ -18,7 +18,7 @@ from wsbroker.pool.interfaces import Core
 from wsbroker.pool.local_api import LocalApi
 from wsbroker.pool.pool import Pool, ReloadUnfinished
 from wsbroker.pool.remote_worker import WireWorker
-from wsbroker.pool.slot import Place
+from wsbroker.pool.slot import WorkerSlot
 from wsbroker.settings.config import Config, Settings
 from wsbroker.wire import commands, events
 
@@ -125,9 +125,9 @@ class House:
         self.broker.deliver = self.pool.post
 
     @property
-    def place(self) -> Place:
+    def place(self) -> WorkerSlot:
         """The first one."""
-        return self.pool._places[0]
+        return self.pool._slots[0]
 
     def socket(self, lane_index: int = 0, is_open: bool = True) -> RecordingSocket:
         """A new socket of a worker."""

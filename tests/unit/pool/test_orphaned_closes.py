@@ -6,12 +6,12 @@ import pytest
 
 from unit.pool.fakes import FakeCore, FakeLane
 from wsbroker.pool.orphaned_closes import MAX_LOSSES, LeftCloses
-from wsbroker.pool.slot import Place
+from wsbroker.pool.slot import WorkerSlot
 from wsbroker.wire import events
 from wsbroker.wire.events import Event
 
 
-class FakePlace:
+class FakeSlot:
     """A place that runs or does not."""
 
     def __init__(self, core: FakeCore, is_running: bool = True) -> None:
@@ -20,10 +20,10 @@ class FakePlace:
         self.is_running = is_running
 
 
-def kit(*are_running: bool) -> tuple[FakeCore, list[FakePlace], LeftCloses]:
+def kit(*are_running: bool) -> tuple[FakeCore, list[FakeSlot], LeftCloses]:
     core = FakeCore()
-    places = [FakePlace(core, is_running) for is_running in are_running]
-    return core, places, LeftCloses(core, cast(list[Place], places))
+    places = [FakeSlot(core, is_running) for is_running in are_running]
+    return core, places, LeftCloses(core, cast(list[WorkerSlot], places))
 
 
 def close(socket_id: int) -> Event:
@@ -33,13 +33,13 @@ def close(socket_id: int) -> Event:
 def test_they_go_to_the_running_worker_with_the_fewest_sockets() -> None:
     core, places, closes = kit(False, True, True)
     places[1].lane.socket_count = 5
-    closes.left(cast(Place, places[0]), [close(7), close(8)])
+    closes.left(cast(WorkerSlot, places[0]), [close(7), close(8)])
     assert core.adopted == [(2, [close(7), close(8)])]
 
 
 def test_without_a_running_worker_they_wait_for_the_replacement() -> None:
     core, places, closes = kit(False)
-    closes.left(cast(Place, places[0]), [close(7)])
+    closes.left(cast(WorkerSlot, places[0]), [close(7)])
     assert core.adopted == [] and len(closes) == 1
     places[0].is_running = True
     closes.find_homes()
@@ -52,7 +52,7 @@ def test_one_that_was_with_three_lost_workers_is_given_up(caplog: pytest.LogCapt
     place = places[0]
     left = [close(7)]
     for _ in range(MAX_LOSSES):
-        closes.left(cast(Place, place), left)
+        closes.left(cast(WorkerSlot, place), left)
         place.is_running = True
         closes.find_homes()
         place.is_running = False
@@ -64,14 +64,14 @@ def test_one_that_was_with_three_lost_workers_is_given_up(caplog: pytest.LogCapt
 def test_what_was_run_is_forgotten() -> None:
     core, places, closes = kit(False, True)
     for socket_id in range(100):
-        closes.left(cast(Place, places[0]), [close(socket_id)])
+        closes.left(cast(WorkerSlot, places[0]), [close(socket_id)])
         core.lanes[1].closing.clear()  # its handler has run
     assert closes._adopted == {1: {99: 1}}
 
 
 def test_what_is_left_when_the_pool_stops_is_counted_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     _, places, closes = kit(False)
-    closes.left(cast(Place, places[0]), [close(7), close(8)])
+    closes.left(cast(WorkerSlot, places[0]), [close(7), close(8)])
     closes.give_up()
     assert "close handlers not run, worker lost and pool stopping count=2" in caplog.text
     assert len(closes) == 0
