@@ -15,7 +15,7 @@ from wsbroker.pool.kinds.inline import InlineWorker
 from wsbroker.pool.kinds.interpreter import ModuleRefused
 from wsbroker.pool.local_api import LocalApi
 from wsbroker.pool.orphaned_closes import LeftCloses
-from wsbroker.pool.remote_worker import PROBE_INTERVAL_S, Verdict, WireWorker, unavailable
+from wsbroker.pool.remote_worker import PROBE_INTERVAL_S, RemoteWorker, Verdict, unavailable
 from wsbroker.pool.slot import Owner, WorkerSlot, WorkerStatistics, idle_statistics
 from wsbroker.pool.tasks import Tasks
 from wsbroker.pool.worker_stream import Batch
@@ -384,7 +384,7 @@ class Pool(Owner):
             return unavailable()
         return await best.worker.http(request.fields(), size_bytes)
 
-    def _has_room(self, worker: InlineWorker | WireWorker, size_bytes: int) -> bool:
+    def _has_room(self, worker: InlineWorker | RemoteWorker, size_bytes: int) -> bool:
         """Whether it takes one more request: `mailbox_bytes` of them may wait, and an idle worker takes any one."""
         return not worker.asked_bytes or worker.asked_bytes + size_bytes <= self._config.mailbox_bytes
 

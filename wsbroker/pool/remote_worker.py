@@ -55,7 +55,7 @@ class State(Enum):
     ENDED = "ended"
 
 
-class WireWorker:
+class RemoteWorker:
     """The broker's side of one worker; a replacement is a new one.
 
     Args:

@@ -14,7 +14,7 @@ from wsbroker.errors import WorkerError, WSBrokerError
 from wsbroker.guarded_log import GuardedLog, shown_error
 from wsbroker.pool.interfaces import Core, LaneView
 from wsbroker.pool.kinds.host import Carrier
-from wsbroker.pool.remote_worker import State, WireWorker
+from wsbroker.pool.remote_worker import RemoteWorker, State
 from wsbroker.pool.restart_policy import MAX_DEATHS, WINDOW_S, Restarts
 from wsbroker.pool.tasks import Tasks
 from wsbroker.pool.worker_stream import ENDED, Batch
@@ -123,7 +123,7 @@ class WorkerSlot:
         self.index: Final = index
         self.lane: Final = lane
         self.name: Final = f"worker-{index}"
-        self.worker: WireWorker | None = None
+        self.worker: RemoteWorker | None = None
         self._carrier_for = carrier_for
         self._core = core
         self._config = config
@@ -135,9 +135,9 @@ class WorkerSlot:
         self._asking: asyncio.Task[None] | None = None
         self._replacing: asyncio.Task[None] | None = None
         self._is_stopping = False
-        self._standby: WireWorker | None = None
+        self._standby: RemoteWorker | None = None
         """The worker that is to take over (see `exchange`)."""
-        self._leaving: dict[WireWorker, asyncio.Task[None]] = {}
+        self._leaving: dict[RemoteWorker, asyncio.Task[None]] = {}
         """Workers that do not speak for the lane any more, or never did, and what sees each of them out."""
 
     @property
@@ -159,8 +159,8 @@ class WorkerSlot:
             if worker is not None:
                 worker.probe()
 
-    def _new_worker(self) -> WireWorker:
-        worker = WireWorker(
+    def _new_worker(self) -> RemoteWorker:
+        worker = RemoteWorker(
             self._carrier_for(self.name),
             self.index,
             self.lane.generation,
@@ -174,7 +174,7 @@ class WorkerSlot:
         return worker
 
     async def start(self) -> list[str]:
-        """Starts a worker here; returns the names of its handlers. Raises what `WireWorker.start` does."""
+        """Starts a worker here; returns the names of its handlers. Raises what `RemoteWorker.start` does."""
         worker = self._new_worker()
         self.worker = worker
         names = await worker.start()
@@ -205,7 +205,7 @@ class WorkerSlot:
     # Exchange. --------------------------------------------------------------------------------------------------
 
     async def prepare(self) -> list[str]:
-        """Starts a worker beside the one that runs; returns its handlers' names. Raises as `WireWorker.start`.
+        """Starts a worker beside the one that runs; returns its handlers' names. Raises as `RemoteWorker.start`.
 
         In any case `call_off` or `exchange` follows.
         """
@@ -242,7 +242,7 @@ class WorkerSlot:
             raise
         self._take_over(standby)
 
-    async def _run_empty(self, standby: WireWorker, limit_s: float) -> None:
+    async def _run_empty(self, standby: RemoteWorker, limit_s: float) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + limit_s
         lane = self.lane
@@ -255,7 +255,7 @@ class WorkerSlot:
                 raise WorkerError(f"{self.name} has not come to the end of its handlers within {limit_s:g} s")
             await asyncio.sleep(EXCHANGE_POLL_S)
 
-    def _take_over(self, standby: WireWorker) -> None:
+    def _take_over(self, standby: RemoteWorker) -> None:
         """One step: from here on the other worker is this place's, and the one before leaves."""
         old = self.worker
         if not self.is_running:
@@ -273,12 +273,12 @@ class WorkerSlot:
 
     # Leaving. ---------------------------------------------------------------------------------------------------
 
-    def _leave(self, worker: WireWorker) -> None:
+    def _leave(self, worker: RemoteWorker) -> None:
         """It does not speak for the lane: it ends what it was asked, and itself."""
         worker.stand_by()
         self._leaving[worker] = self._tasks.spawn(self._see_out(worker), f"{self.name} leaves")
 
-    async def _see_out(self, worker: WireWorker) -> None:
+    async def _see_out(self, worker: RemoteWorker) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._config.http_timeout + self._config.worker_hang_timeout
         try:
@@ -291,7 +291,7 @@ class WorkerSlot:
         finally:
             del self._leaving[worker]
 
-    async def _see_off(self, worker: WireWorker, seen_out: "asyncio.Task[None]", timeout_s: float) -> bool:
+    async def _see_off(self, worker: RemoteWorker, seen_out: "asyncio.Task[None]", timeout_s: float) -> bool:
         """Waits for its end; by force when the time is over."""
         await asyncio.wait([seen_out], timeout=timeout_s)
         if seen_out.done():
@@ -302,7 +302,7 @@ class WorkerSlot:
 
     # Loss. ------------------------------------------------------------------------------------------------------
 
-    def _worker_lost(self, worker: WireWorker, reason: str) -> None:
+    def _worker_lost(self, worker: RemoteWorker, reason: str) -> None:
         """The worker ended by itself, or was given up."""
         if worker is not self.worker:
             when = "while it was leaving" if worker in self._leaving else "before it took over"
@@ -322,7 +322,7 @@ class WorkerSlot:
         if self.lane.in_flight or self.lane.closing:
             self._owner.closes_left(self, self._core.lane_lost(self.index, WORKER_RESTART))
 
-    async def _ask_why(self, worker: WireWorker, reason: str, closes_left: int, died_at: float) -> None:
+    async def _ask_why(self, worker: RemoteWorker, reason: str, closes_left: int, died_at: float) -> None:
         """Its sockets are closed already; why it ended takes a moment to know."""
         try:
             reason = await worker.why_lost(reason)
@@ -330,7 +330,7 @@ class WorkerSlot:
             logger.exception("cannot find out why a worker was lost worker=%s", self.name)
         self._go_on(worker, reason, closes_left, died_at)
 
-    def _go_on(self, worker: WireWorker, reason: str, closes_left: int, died_at: float) -> None:
+    def _go_on(self, worker: RemoteWorker, reason: str, closes_left: int, died_at: float) -> None:
         """Says that it was lost, and has it replaced."""
         logger.error("worker lost worker=%s reason=%r close_handlers_left=%d", self.name, reason, closes_left)
         if self._is_stopping or worker is not self.worker:

@@ -17,7 +17,7 @@ from wsbroker.http.messages import HttpRequest
 from wsbroker.pool.interfaces import Core
 from wsbroker.pool.local_api import LocalApi
 from wsbroker.pool.pool import Pool, ReloadUnfinished
-from wsbroker.pool.remote_worker import WireWorker
+from wsbroker.pool.remote_worker import RemoteWorker
 from wsbroker.pool.slot import WorkerSlot
 from wsbroker.settings.config import Config, Settings
 from wsbroker.wire import commands, events
@@ -532,12 +532,12 @@ def test_a_socket_whose_101_came_out_after_its_worker_was_lost_gets_its_close_ha
 def test_an_exception_while_a_worker_is_retired_leaves_nothing_of_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def fails(worker: WireWorker, timeout_s: float) -> bool:
+    async def fails(worker: RemoteWorker, timeout_s: float) -> bool:
         monkeypatch.undo()
         raise OSError("no descriptors left")
 
     async def work(house: House) -> None:
-        monkeypatch.setattr(WireWorker, "stop", fails)
+        monkeypatch.setattr(RemoteWorker, "stop", fails)
         await house.reload()
         await house.until(lambda: not house.place._leaving)
         assert house.place.is_running
@@ -555,10 +555,10 @@ def test_an_exception_while_a_worker_is_retired_leaves_nothing_of_it(
 def test_one_worker_that_cannot_be_stopped_does_not_keep_the_others_of_its_place(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stop = WireWorker.stop
-    failed: list[WireWorker] = []
+    stop = RemoteWorker.stop
+    failed: list[RemoteWorker] = []
 
-    async def fails_once(worker: WireWorker, timeout_s: float) -> bool:
+    async def fails_once(worker: RemoteWorker, timeout_s: float) -> bool:
         done = await stop(worker, timeout_s)
         if not failed:
             failed.append(worker)
@@ -570,7 +570,7 @@ def test_one_worker_that_cannot_be_stopped_does_not_keep_the_others_of_its_place
         asking = asyncio.create_task(house.pool.http(REQUEST))
         await house.until(lambda: "request" in old.notes)
         await house.reload()
-        monkeypatch.setattr(WireWorker, "stop", fails_once)
+        monkeypatch.setattr(RemoteWorker, "stop", fails_once)
         old.release()
         await asking
         await house.pool.stop(5)
@@ -583,11 +583,11 @@ def test_one_worker_that_cannot_be_stopped_does_not_keep_the_others_of_its_place
 def test_a_worker_is_replaced_also_if_the_reason_of_its_end_cannot_be_found(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def fails(worker: WireWorker, reason: str) -> str:
+    async def fails(worker: RemoteWorker, reason: str) -> str:
         raise OSError("no descriptors left")
 
     async def work(house: House) -> None:
-        monkeypatch.setattr(WireWorker, "why_lost", fails)
+        monkeypatch.setattr(RemoteWorker, "why_lost", fails)
         old.die()
         await house.until(lambda: house.speaks(new))
 
