@@ -311,7 +311,7 @@ def test_stop_with_a_stuck_handler_takes_no_longer_than_allowed(
         assert loop.time() - before < 2
         if kind != "process":
             await pipe.release()
-        await worker._carrier.wait_ended()
+        await worker._host.wait_ended()
 
     run(main(), LOOPS["uvloop"])
     fate = "killed" if kind == "process" else "left behind"

@@ -416,5 +416,5 @@ def process_of_worker(server: wsbroker.Server) -> int:
     assert server._node is not None
     worker = server._node.pool._slots[0].worker
     assert worker is not None
-    assert isinstance(worker._carrier, ProcessCarrier) and worker._carrier._process is not None
-    return worker._carrier._process.pid
+    assert isinstance(worker._host, ProcessCarrier) and worker._host._process is not None
+    return worker._host._process.pid

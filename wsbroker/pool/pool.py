@@ -10,7 +10,7 @@ from wsbroker.guarded_log import GuardedLog
 from wsbroker.http.messages import HttpRequest, HttpResponse
 from wsbroker.pool.interfaces import Core, LaneView
 from wsbroker.pool.kinds.choice import CARRIERS, ELSEWHERE, choose, is_free_threaded, this_host
-from wsbroker.pool.kinds.host import Carrier, Work
+from wsbroker.pool.kinds.host import Work, WorkerHost
 from wsbroker.pool.kinds.inline import InlineWorker
 from wsbroker.pool.kinds.interpreter import ModuleRefused
 from wsbroker.pool.local_api import LocalApi
@@ -65,7 +65,7 @@ class Pool(Owner):
         core: Core,
         port: LocalApi,
         on_fatal: Callable[[Exception], None],
-        carrier_for: Callable[[str, Work], Carrier] | None = None,
+        carrier_for: Callable[[str, Work], WorkerHost] | None = None,
     ) -> None:
         choice = choose(config, spec, this_host())
         self.kind: WorkerKind = choice.kind

@@ -14,7 +14,7 @@ from wsbroker.errors import WorkerError
 from wsbroker.guarded_log import GuardedLog
 from wsbroker.http.messages import Accept, HttpResponse
 from wsbroker.pool.interfaces import Core
-from wsbroker.pool.kinds.host import Carrier
+from wsbroker.pool.kinds.host import WorkerHost
 from wsbroker.pool.log_replay import Records
 from wsbroker.pool.start_reminder import SlowStart
 from wsbroker.pool.tasks import Tasks
@@ -69,7 +69,7 @@ class RemoteWorker:
 
     def __init__(
         self,
-        carrier: Carrier,
+        carrier: WorkerHost,
         index: int,
         generation: int,
         core: Core,
@@ -83,7 +83,7 @@ class RemoteWorker:
         self.state = State.STARTING
         self.started_at = 0.0
         """Time of the loop at which it had started."""
-        self._carrier = carrier
+        self._host = carrier
         self._index = index
         self._generation = generation
         self._apply = core.apply
@@ -153,7 +153,7 @@ class RemoteWorker:
             WorkerError: it could not be started, or `handle_worker_start` failed.
         """
         try:
-            wire_end, control_end = self._carrier.launch()
+            wire_end, control_end = self._host.start()
             try:
                 await connect(wire_end, self._wire)
             except BaseException:
@@ -180,8 +180,8 @@ class RemoteWorker:
             how its carrier has ended, if that says more than `reason`.
         """
         if not await self._has_ended_by(self._loop.time() + OUTCOME_WAIT_S):
-            self._carrier.kill()
-        return self._carrier.outcome or reason
+            self._host.kill()
+        return self._host.outcome or reason
 
     async def stop(self, timeout_s: float) -> bool:
         """Lets it finish what came before, run `handle_worker_stop` and end; what is stuck is left behind.
@@ -200,7 +200,7 @@ class RemoteWorker:
             except TimeoutError:
                 level = logging.ERROR if timeout_s > 0 else logging.INFO
                 text = "worker did not stop in time, %s worker=%s timeout_s=%g"
-                logger.log(level, text, self._carrier.fate, self.name, timeout_s)
+                logger.log(level, text, self._host.fate, self.name, timeout_s)
         is_over = self._over.is_set()
         self._end()
         if self._is_given_up or (was_running and not is_over):
@@ -210,22 +210,22 @@ class RemoteWorker:
             has_ended = await self._has_ended_by(deadline)
             if not has_ended:
                 text = "worker stopped and did not end, %s worker=%s timeout_s=%g"
-                logger.error(text, self._carrier.fate, self.name, timeout_s)
+                logger.error(text, self._host.fate, self.name, timeout_s)
         else:
             # It did not come to its start and is about to end: it has said why, or learns that nobody is there.
             has_ended = await self._has_ended_by(min(deadline, self._loop.time() + OUTCOME_WAIT_S))
-        if not has_ended and self._carrier.kill():
+        if not has_ended and self._host.kill():
             deadline = max(deadline, self._loop.time() + KILL_WAIT_S)
         has_ended = has_ended or await self._has_ended_by(deadline)
         if self._lost_while_stopping:
-            reason = self._carrier.outcome or self._lost_while_stopping
+            reason = self._host.outcome or self._lost_while_stopping
             logger.error("worker lost while stopping worker=%s reason=%r", self.name, reason)
         return has_ended
 
     async def _has_ended_by(self, deadline: float) -> bool:
         try:
             async with asyncio.timeout_at(deadline):
-                await self._carrier.wait_ended()
+                await self._host.wait_ended()
         except TimeoutError:
             return False
         return True
@@ -240,7 +240,7 @@ class RemoteWorker:
         state = self.state
         if not reason.startswith(ENDED):
             self._is_given_up = True
-            self._carrier.kill()
+            self._host.kill()
         if state is State.STARTING:
             if not self._started.done():
                 self._started.set_result(_EndedEarly(reason))
@@ -444,7 +444,7 @@ class RemoteWorker:
             self._started.set_result(list(cast(list[str], command[1])))
         elif kind == commands.START_FAILED:
             _, text, detail = cast(tuple[int, str, str], command)
-            failure = self._carrier.start_error(text, detail)
+            failure = self._host.start_error(text, detail)
             if detail:  # the traceback there; whoever shows this error decides whether to show it too
                 failure.__cause__ = WorkerError(f"in worker {self.name}:\n{detail}")
             self._started.set_result(failure)

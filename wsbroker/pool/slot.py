@@ -13,7 +13,7 @@ from typing import Final, TypedDict
 from wsbroker.errors import WorkerError, WSBrokerError
 from wsbroker.guarded_log import GuardedLog, shown_error
 from wsbroker.pool.interfaces import Core, LaneView
-from wsbroker.pool.kinds.host import Carrier
+from wsbroker.pool.kinds.host import WorkerHost
 from wsbroker.pool.remote_worker import RemoteWorker, State
 from wsbroker.pool.restart_policy import MAX_DEATHS, WINDOW_S, Restarts
 from wsbroker.pool.tasks import Tasks
@@ -114,7 +114,7 @@ class WorkerSlot:
         self,
         index: int,
         lane: LaneView,
-        carrier_for: Callable[[str], Carrier],
+        carrier_for: Callable[[str], WorkerHost],
         core: Core,
         config: Config,
         tasks: Tasks,

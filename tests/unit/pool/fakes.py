@@ -9,7 +9,7 @@ from typing import TypeVar, cast
 
 import uvloop
 
-from wsbroker.pool.kinds.host import Carrier, Work
+from wsbroker.pool.kinds.host import Work, WorkerHost
 from wsbroker.pool.local_api import LocalApi
 from wsbroker.pool.pool import Pool
 from wsbroker.settings.config import Config, Settings
@@ -264,7 +264,7 @@ class Wire:
 Script = Callable[[Wire], None]
 
 
-class FakeCarrier(Carrier):
+class FakeCarrier(WorkerHost):
     """A worker that is a function."""
 
     def __init__(self, name: str, script: Script) -> None:
@@ -272,7 +272,7 @@ class FakeCarrier(Carrier):
         self.script = script
         self.kills = 0
 
-    def carry(self, wire: socket.socket, control_end: socket.socket) -> None:
+    def run(self, wire: socket.socket, control_end: socket.socket) -> None:
         with suppress(BrokenPipeError):  # nobody is there any more: a worker of ours does not mind either
             self.script(Wire(wire, control_end))
 
@@ -317,7 +317,7 @@ class Scripts:
         self._scripts = list(scripts)
         self.made: list[FakeCarrier] = []
 
-    def __call__(self, name: str, work: Work) -> Carrier:
+    def __call__(self, name: str, work: Work) -> WorkerHost:
         script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
         carrier = FakeCarrier(name, script)
         self.made.append(carrier)

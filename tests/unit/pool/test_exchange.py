@@ -154,7 +154,7 @@ class House:
     def speaks(self, version: Version) -> bool:
         """Whether this version's worker has the first place."""
         worker = self.place.worker
-        return worker is not None and self.carrier_of(version) is worker._carrier and self.place.is_running
+        return worker is not None and self.carrier_of(version) is worker._host and self.place.is_running
 
     def carrier_of(self, version: Version) -> object:
         """What carries it."""

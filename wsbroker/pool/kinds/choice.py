@@ -9,14 +9,14 @@ from typing import Final
 from wsbroker.errors import ConfigError
 from wsbroker.pool.kinds import subinterpreters
 from wsbroker.pool.kinds.executable import is_copy, why_no_interpreters, why_no_processes
-from wsbroker.pool.kinds.host import Carrier, Work
+from wsbroker.pool.kinds.host import Work, WorkerHost
 from wsbroker.pool.kinds.import_names import name_of, why_unnamed
 from wsbroker.pool.kinds.interpreter import InterpreterCarrier
 from wsbroker.pool.kinds.process import ProcessCarrier
 from wsbroker.pool.kinds.thread import ThreadCarrier
 from wsbroker.settings.config import Config, WorkerKind, cpu_count
 
-CARRIERS: Final[dict[WorkerKind, Callable[[str, Work], Carrier]]] = {
+CARRIERS: Final[dict[WorkerKind, Callable[[str, Work], WorkerHost]]] = {
     "thread": ThreadCarrier,
     "interpreter": InterpreterCarrier,
     "process": ProcessCarrier,

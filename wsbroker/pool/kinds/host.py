@@ -32,7 +32,7 @@ class Work:
     """How long a worker may stay when the server is gone."""
 
 
-class Carrier(ABC):
+class WorkerHost(ABC):
     """One worker's carrier; used for one start.
 
     Class attributes:
@@ -55,7 +55,7 @@ class Carrier(ABC):
         self._thread: threading.Thread | None = None
 
     @abstractmethod
-    def carry(self, wire: socket.socket, control: socket.socket) -> None:
+    def run(self, wire: socket.socket, control: socket.socket) -> None:
         """Runs the worker to its end on these ends of its streams. In the carrier's thread."""
 
     def kill(self) -> bool:
@@ -73,7 +73,7 @@ class Carrier(ABC):
         return WorkerError(text) if text.startswith(START_HANDLER) else ConfigError(text)
 
     @final
-    def launch(self) -> tuple[socket.socket, socket.socket]:
+    def start(self) -> tuple[socket.socket, socket.socket]:
         """Starts it.
 
         Returns:
@@ -106,7 +106,7 @@ class Carrier(ABC):
     @final
     def _main(self, wire: socket.socket, control: socket.socket) -> None:
         try:
-            self.carry(wire, control)
+            self.run(wire, control)
         except SystemExit as end:
             self.outcome = f"SystemExit({shown_value(end.code)})"
         except BaseException as error:

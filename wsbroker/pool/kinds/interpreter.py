@@ -8,7 +8,7 @@ from typing import Final
 from wsbroker.errors import ConfigError, WSBrokerError
 from wsbroker.guarded_log import GuardedLog
 from wsbroker.pool.kinds import subinterpreters
-from wsbroker.pool.kinds.host import Carrier, Work
+from wsbroker.pool.kinds.host import Work, WorkerHost
 from wsbroker.worker.loader import is_refusal
 from wsbroker.worker.logs import levels_here
 
@@ -35,11 +35,11 @@ class ModuleRefused(ConfigError):
         self.problem = problem
 
 
-class InterpreterCarrier(Carrier):
+class InterpreterCarrier(WorkerHost):
     """Runs a worker in a subinterpreter.
 
     All interpreters of a process share its descriptors, so who owns which is said explicitly: the ends handed to
-    `carry` stay this side's and are closed here, the interpreter uses duplicates.
+    `run` stay this side's and are closed here, the interpreter uses duplicates.
     """
 
     def __init__(self, name: str, work: Work) -> None:
@@ -47,7 +47,7 @@ class InterpreterCarrier(Carrier):
         self._interpreter: subinterpreters.Interpreter | None = None
         self._is_left = False
 
-    def carry(self, wire: socket.socket, control: socket.socket) -> None:
+    def run(self, wire: socket.socket, control: socket.socket) -> None:
         """Runs the interpreter in this thread, and ends it."""
         options = {**self.work.options, "name": self.name, "owns_interpreter": True, "log_levels": levels_here()}
         start = (wire.fileno(), control.fileno(), self.work.spec, options)

@@ -12,7 +12,7 @@ from typing import Final
 
 from wsbroker.guarded_log import GuardedLog
 from wsbroker.pool.kinds.executable import PARENT_VARIABLE
-from wsbroker.pool.kinds.host import Carrier, Work
+from wsbroker.pool.kinds.host import Work, WorkerHost
 from wsbroker.worker.forks import SERVER_SIGNALS
 from wsbroker.worker.logs import levels_here
 
@@ -28,7 +28,7 @@ PROGRAM: Final = (
 KILLED: Final = "SIGKILL (nothing of ours: an operator, or the system was out of memory)"
 
 
-class ProcessCarrier(Carrier):
+class ProcessCarrier(WorkerHost):
     """Runs a worker in a process of its own, and waits for its end in this thread.
 
     The process gets the two streams and the server's stdout and stderr, no other descriptor.
@@ -42,7 +42,7 @@ class ProcessCarrier(Carrier):
         self._process: subprocess.Popen[bytes] | None = None
         self._is_killed = False
 
-    def carry(self, wire: socket.socket, control: socket.socket) -> None:
+    def run(self, wire: socket.socket, control: socket.socket) -> None:
         """Starts the process and waits for its end."""
         with self._lock:
             if self._is_killed:

@@ -2,13 +2,13 @@
 
 import socket
 
-from wsbroker.pool.kinds.host import Carrier
+from wsbroker.pool.kinds.host import WorkerHost
 from wsbroker.worker.main import worker_main
 
 
-class ThreadCarrier(Carrier):
+class ThreadCarrier(WorkerHost):
     """Runs `worker_main` in the carrier's own thread; `sys.path` and live objects are shared."""
 
-    def carry(self, wire: socket.socket, control: socket.socket) -> None:
+    def run(self, wire: socket.socket, control: socket.socket) -> None:
         """Runs the worker in this thread."""
         worker_main(wire, control, self.work.sys_path, self.work.spec, self.work.options)
