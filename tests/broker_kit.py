@@ -5,7 +5,7 @@ from collections.abc import Callable
 from wsbroker.broker.broker import Broker, Waker
 from wsbroker.broker.limits import Limits
 from wsbroker.broker.socket import Socket
-from wsbroker.broker.worker_queue import Lane
+from wsbroker.broker.worker_queue import WorkerQueue
 
 
 class CountingWaker(Waker):
@@ -21,7 +21,7 @@ class CountingWaker(Waker):
 class RecordingSocket(Socket):
     """A socket whose transport keeps what it is given; `room` writes may pass before it blocks (None: never)."""
 
-    def __init__(self, socket_id: int, lane: Lane) -> None:
+    def __init__(self, socket_id: int, lane: WorkerQueue) -> None:
         super().__init__(socket_id, lane)
         self.writes: list[bytes] = []
         self.room: int | None = None
@@ -85,13 +85,13 @@ def frames_of(data: bytes) -> list[tuple[int, bytes]]:
 def a_broker(limits: Limits | None = None, *, inline: bool = True, credit_bytes: int = 4 * 1024 * 1024) -> Broker:
     """A broker with one lane, 0."""
     broker = Broker(limits or Limits(max_queue_bytes=1 << 40), CountingWaker())
-    broker.add_lane(0, credit_bytes, inline)
+    broker.add_worker_queue(0, credit_bytes, inline)
     return broker
 
 
 def connect(broker: Broker, lane: int = 0) -> RecordingSocket:
     """A socket that is open."""
-    socket = RecordingSocket(broker.next_id(), broker.lanes[lane])
+    socket = RecordingSocket(broker.next_id(), broker.worker_queues[lane])
     broker.register(socket)
     broker.opened(socket)
     return socket

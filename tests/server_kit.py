@@ -144,7 +144,7 @@ class Bench:
         self.loop = ManualLoop()
         self.sockets = Sockets(cast(asyncio.AbstractEventLoop, self.loop), limits or Limits(), settings or Settings())
         self.broker = self.sockets.broker
-        self.lane = self.broker.add_lane(0, 1 << 22, True)
+        self.lane = self.broker.add_worker_queue(0, 1 << 22, True)
         self.messages: list[tuple[object, int, object]] = []
         self.results: list[tuple[int, object]] = []
         self.errors: list[tuple[int, BaseException]] = []

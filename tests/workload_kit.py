@@ -82,7 +82,7 @@ class Work:
         limits = Limits(max_queue_bytes=1 << 40, inbox_bytes=1 << 40)
         self.owner = Sockets(loop, limits, Settings(max_connections=1 << 40))
         self.broker = self.owner.broker
-        self.lane = self.broker.add_lane(0, 1 << 40, is_inline)
+        self.lane = self.broker.add_worker_queue(0, 1 << 40, is_inline)
         if is_inline:
             self.owner.inline = self._runner()
         self.names = [b"c%d" % number for number in range(channels)]

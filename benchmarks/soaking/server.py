@@ -158,7 +158,7 @@ def kept(server: wsbroker.Server) -> dict[str, int]:
     broker = node.broker
     add("broker", broker, ("sockets", "table", "dirty_lanes", "outgoing.frames", "outgoing.sockets"))
     add("broker", broker, ("outgoing.channels", "outgoing.overflowing", "outgoing.emptied", "outgoing.turn_bytes"))
-    for lane in broker.lanes:
+    for lane in broker.worker_queues:
         add(
             "lane",
             lane,

@@ -91,7 +91,7 @@ class Recorder:
     def apply(self, lane: int, generation: int, batch: list[tuple[object, ...]]) -> list[tuple[object, ...]]:
         """Notes commands, and has the core apply them."""
         assert self._core is not None
-        if lane >= 0 and self._core.lanes[lane].generation != generation:
+        if lane >= 0 and self._core.worker_queues[lane].generation != generation:
             return self._core.apply(lane, generation, batch)  # of a worker that has gone: it is ignored
         for kind, *arguments in batch:
             if kind == commands.ASK:

@@ -166,7 +166,7 @@ def test_the_inline_worker_shows_its_handlers_and_its_runtime() -> None:
         (statistics,) = shop.pool.statistics()
         assert statistics["name"] == "inline" and statistics["state"] == "running"
         assert statistics["counts"] == {"handler_errors": 1}
-        assert shop.pool.next_lane() == 0
+        assert shop.pool.choose_worker_index() == 0
 
     live(Echo, work, worker_kind="inline")
 
@@ -242,7 +242,7 @@ def test_a_call_that_nothing_interrupts_costs_its_worker_and_nothing_more(
 
     async def work(shop: Shop) -> None:
         core = shop.core
-        core.lanes[0].closing[1] = (events.CLOSE, 1, None, 0, 1012, "")
+        core.worker_queues[0].closing[1] = (events.CLOSE, 1, None, 0, 1012, "")
         before = threading.active_count()
         shop.message(1, "block")
         await core.until(lambda: bool(core.lost))

@@ -165,7 +165,7 @@ def test_stop_waits_for_close_handlers_that_the_core_still_holds_back(live: Call
 
     async def work(house: House) -> None:
         house.message(1, "x")
-        house.core.lanes[0].closing[1] = close
+        house.core.worker_queues[0].closing[1] = close
         apply = house.core.apply
 
         def with_credit(lane_index: int, generation: int, batch: Batch) -> Batch:
@@ -359,10 +359,10 @@ def test_counts_are_added_up(live: Callable[..., House]) -> None:
 
     async def work(house: House) -> None:
         await house.core.until(lambda: bool(house.core.log))
-        house.core.lanes[0].in_flight = 77
-        house.core.lanes[0].messages = 3
-        house.core.lanes[0].socket_count = 2
-        house.core.lanes[0].waiting.append("a socket")
+        house.core.worker_queues[0].in_flight = 77
+        house.core.worker_queues[0].messages = 3
+        house.core.worker_queues[0].socket_count = 2
+        house.core.worker_queues[0].waiting.append("a socket")
         (statistics,) = house.pool.statistics()
         assert statistics == {
             "name": "worker-0",
@@ -394,19 +394,19 @@ def test_counts_are_added_up(live: Callable[..., House]) -> None:
 
 def test_sockets_go_round_robin(live: Callable[..., House]) -> None:
     async def work(house: House) -> None:
-        assert [house.pool.next_lane() for _ in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+        assert [house.pool.choose_worker_index() for _ in range(7)] == [0, 1, 2, 0, 1, 2, 0]
 
     live(work, settings=Settings(workers=3))
 
 
 def test_sockets_go_to_the_worker_with_the_fewest_connections_if_asked(live: Callable[..., House]) -> None:
     async def work(house: House) -> None:
-        lanes = house.core.lanes
+        lanes = house.core.worker_queues
         lanes[0].socket_count, lanes[1].socket_count, lanes[2].socket_count = 5, 2, 3
-        assert house.pool.next_lane() == 1
+        assert house.pool.choose_worker_index() == 1
         for lane in lanes:
             lane.socket_count = 4
-        assert sorted(house.pool.next_lane() for _ in range(3)) == [0, 1, 2]
+        assert sorted(house.pool.choose_worker_index() for _ in range(3)) == [0, 1, 2]
 
     live(work, serve, settings=Settings(workers=3, balance="least-connections"))
 
@@ -612,7 +612,7 @@ def test_a_lost_worker_closes_its_sockets_answers_what_it_was_asked_and_is_repla
 ) -> None:
     async def work(house: House) -> None:
         pool, core = house.pool, house.core
-        core.lanes[0].closing[5] = (events.CLOSE, 5, b"t", 0, 1000, "")
+        core.worker_queues[0].closing[5] = (events.CLOSE, 5, b"t", 0, 1000, "")
         opening = asyncio.ensure_future(pool.open(9, 0, REQUEST))
         request = asyncio.ensure_future(pool.http(REQUEST))
         await asyncio.sleep(0)
@@ -631,7 +631,7 @@ def test_a_lost_worker_closes_its_sockets_answers_what_it_was_asked_and_is_repla
         assert await pool.open(11, 0, REQUEST) is None
         assert (await pool.http(REQUEST)).status == 200
         assert pool.statistics()[0]["restarts"] == 1
-        assert core.lanes[0].generation == 1
+        assert core.worker_queues[0].generation == 1
 
     live(work, dies_at_the_first_message, with_names(OPEN_NAME, HTTP_NAME))
     assert "worker lost worker=worker-0 reason='it ended by itself' close_handlers_left=1" in caplog.text
@@ -640,11 +640,11 @@ def test_a_lost_worker_closes_its_sockets_answers_what_it_was_asked_and_is_repla
 def test_close_handlers_of_a_lost_worker_run_in_another_one(live: Callable[..., House]) -> None:
     async def work(house: House) -> None:
         core = house.core
-        core.lanes[0].closing[5] = (events.CLOSE, 5, None, 0, 1000, "")
+        core.worker_queues[0].closing[5] = (events.CLOSE, 5, None, 0, 1000, "")
         house.message(1, "die")
         await core.until(lambda: (commands.CLOSED, 5) in core.log)
         assert core.adopted == [(1, [(events.CLOSE, 5, None, 0, 1000, "")])]
-        assert [house.pool.next_lane() for _ in range(3)] == [1, 1, 1]
+        assert [house.pool.choose_worker_index() for _ in range(3)] == [1, 1, 1]
 
     live(work, dies_at_the_first_message, serve, settings=Settings(workers=2))
 
@@ -760,7 +760,7 @@ def test_a_crash_loop_ends_in_one_fatal_error(live: Callable[..., House], monkey
         assert isinstance(house.fatal[0], WorkerError)
         assert house.pool.has_open_handler, "sockets would be accepted for a worker that is not there"
         assert len(house.scripts.made) == 6
-        assert house.pool.next_lane() == 0
+        assert house.pool.choose_worker_index() == 0
         answer = await house.pool.open(1, 0, REQUEST)
         assert isinstance(answer, HttpResponse) and answer.status == 503
 
@@ -776,7 +776,7 @@ def test_a_replacement_that_cannot_start_is_tried_again(
         wire.write((commands.START_FAILED, "cannot import 'app'", ""))
 
     async def work(house: House) -> None:
-        house.core.lanes[0].closing[5] = (events.CLOSE, 5, None, 0, 1000, "")
+        house.core.worker_queues[0].closing[5] = (events.CLOSE, 5, None, 0, 1000, "")
         house.message(1, "die")
         await house.core.until(lambda: (commands.CLOSED, 5) in house.core.log)
         assert house.pool.statistics()[0]["restarts"] == 3
@@ -789,7 +789,7 @@ def test_stop_while_a_replacement_is_due_starts_none(
     live: Callable[..., House], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def work(house: House) -> None:
-        house.core.lanes[0].closing[5] = (events.CLOSE, 5, None, 0, 1000, "")
+        house.core.worker_queues[0].closing[5] = (events.CLOSE, 5, None, 0, 1000, "")
         house.message(1, "die")
         await house.core.until(lambda: bool(house.core.lost))
 

@@ -25,7 +25,7 @@ STEPS = st.lists(
 @given(STEPS, st.sampled_from([20_000, 200_000, 4 << 20]))
 def test_every_message_is_handled_once_in_order_before_its_close(steps: list[tuple[object, ...]], credit: int) -> None:
     broker = a_broker(inline=False, credit_bytes=credit)
-    lane = broker.lanes[0]
+    lane = broker.worker_queues[0]
     mailbox: list[Event] = []
     broker.deliver = lambda index, batch: mailbox.extend(batch)
     sockets: list[RecordingSocket] = [connect(broker) for _ in range(SOCKETS)]

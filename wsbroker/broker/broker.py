@@ -17,7 +17,7 @@ from wsbroker.broker.commands import apply_command
 from wsbroker.broker.limits import MESSAGE_OVERHEAD_BYTES, SCARCE_INBOX_BYTES, Counters, Limits
 from wsbroker.broker.outgoing import Outgoing
 from wsbroker.broker.socket import CLOSING, GONE, NOWHERE, OPEN, OPENING, Socket
-from wsbroker.broker.worker_queue import Lane
+from wsbroker.broker.worker_queue import WorkerQueue
 from wsbroker.errors import CommandError
 from wsbroker.websocket.frames import check_message, encode_close, encode_message
 from wsbroker.wire import commands, events
@@ -47,8 +47,8 @@ class Broker:
         self.outgoing: Final = Outgoing(limits, self.counters)
         self.sockets: Final[dict[int, Socket]] = {}
         self.table: Final[dict[bytes, Channel]] = {}
-        self.lanes: Final[list[Lane]] = []
-        self.dirty_lanes: list[Lane] = []
+        self.worker_queues: Final[list[WorkerQueue]] = []
+        self.dirty_lanes: list[WorkerQueue] = []
         self.last_id: int = 0
         self.unhandled_bytes: i64 = 0
         """Cost of the messages of all sockets that were read and are not yet handled (inline: those that are held)."""
@@ -76,7 +76,7 @@ class Broker:
     def register(self, socket: Socket) -> None:
         """Puts a new socket in the table: calls about it work and count from here on."""
         self.sockets[socket.id] = socket
-        socket.lane.socket_count += 1
+        socket.worker_queue.socket_count += 1
 
     def opened(self, socket: Socket) -> None:
         """The 101 is out: what waited behind it may go."""
@@ -131,7 +131,7 @@ class Broker:
         if socket.state >= CLOSING:
             return
         socket.ending = (code, reason, told_code, told_reason)
-        lane = socket.lane
+        lane = socket.worker_queue
         if lane.is_inline:
             lane.sockets.append(socket)
             lane.data.append(())
@@ -210,7 +210,7 @@ class Broker:
         """Out of the table and of every channel. O(its own subscriptions)."""
         if self.sockets.pop(socket.id, None) is None:
             return
-        socket.lane.socket_count -= 1
+        socket.worker_queue.socket_count -= 1
         for channel in socket.channel_list():
             self._remove(socket, channel)
 
@@ -227,7 +227,7 @@ class Broker:
 
     def _emit_close(self, socket: Socket, event: tuple[object, ...]) -> None:
         self.counters.sockets_closed += 1
-        lane = socket.lane
+        lane = socket.worker_queue
         if lane.is_inline:
             lane.sockets.append(socket)
             lane.data.append(event)
@@ -440,7 +440,7 @@ class Broker:
 
     def _closed_while_handled(self, socket_id: int) -> Socket | None:
         """Inline: a socket out of the tables whose message handler still runs: its close handler is to come."""
-        lane = self.lanes[0] if self.lanes else None
+        lane = self.worker_queues[0] if self.worker_queues else None
         if lane is None or not lane.is_inline:
             return None
         current = lane.current
@@ -451,7 +451,7 @@ class Broker:
     def put_token(self, socket: Socket, token: bytes | None, lane_index: i64, number: int) -> None:
         """Sets a token that this lane's worker caches under `number`; 0: it does not."""
         socket.token = token
-        lane = socket.lane
+        lane = socket.worker_queue
         if lane.is_inline:
             return
         if lane.index == lane_index and number > 0:
@@ -511,19 +511,19 @@ class Broker:
 
     # Lanes. -----------------------------------------------------------------------------------------------------
 
-    def add_lane(self, index: int, credit_bytes: int, is_inline: bool = False) -> Lane:
+    def add_worker_queue(self, index: int, credit_bytes: int, is_inline: bool = False) -> WorkerQueue:
         """Adds the way to one more worker; indexes count from 0."""
-        if index != len(self.lanes):
-            raise ValueError(f"lane {index} does not follow {len(self.lanes) - 1}")
-        lane = Lane(index, credit_bytes, is_inline)
-        self.lanes.append(lane)
+        if index != len(self.worker_queues):
+            raise ValueError(f"lane {index} does not follow {len(self.worker_queues) - 1}")
+        lane = WorkerQueue(index, credit_bytes, is_inline)
+        self.worker_queues.append(lane)
         return lane
 
     def receive(self, socket: Socket, data: object, size: i64) -> None:
         """A message came in: on its way to the socket's worker, or into the inbox while there is no credit or the
         socket has its share in flight."""
         self.counters.messages_received += 1
-        lane = socket.lane
+        lane = socket.worker_queue
         if lane.is_inline:
             lane.sockets.append(socket)
             lane.data.append(data)
@@ -537,7 +537,7 @@ class Broker:
         if not lane.is_listed:
             self._list(lane)
 
-    def _list(self, lane: Lane) -> None:
+    def _list(self, lane: WorkerQueue) -> None:
         if not lane.is_listed:
             lane.is_listed = True
             self.dirty_lanes.append(lane)
@@ -554,7 +554,7 @@ class Broker:
                 lane.events = []
                 self.deliver(lane.index, batch)
 
-    def handled(self, lane: Lane, done: list[tuple[int, int]]) -> None:
+    def handled(self, lane: WorkerQueue, done: list[tuple[int, int]]) -> None:
         """A worker's handlers have ended: credit comes back, readings resume, inboxes move on."""
         count: i64 = len(done)
         lane.messages -= count
@@ -576,12 +576,12 @@ class Broker:
             self._list(lane)
         self._count_dropped(lane)
 
-    def _count_off(self, lane: Lane, cost: i64) -> None:
+    def _count_off(self, lane: WorkerQueue, cost: i64) -> None:
         """Takes messages worth `cost` off what is unhandled: they were handled, or are lost."""
         lane.unhandled_bytes -= cost
         self.unhandled_bytes -= cost
 
-    def _count_dropped(self, lane: Lane) -> None:
+    def _count_dropped(self, lane: WorkerQueue) -> None:
         if lane.dropped_bytes:
             self._count_off(lane, lane.dropped_bytes)
             lane.dropped_bytes = 0
@@ -598,31 +598,31 @@ class Broker:
         socket.unhandled -= cost
         if socket.is_reading_paused and socket.unhandled * 2 <= self.inbox_limit():
             socket.resume_reading()
-        if socket.ending is not None and socket.unhandled <= 0 and not socket.lane.is_inline:
+        if socket.ending is not None and socket.unhandled <= 0 and not socket.worker_queue.is_inline:
             self.handled_all(socket)
 
-    def lane_lost(self, index: int, code: int, reason: str = "worker restart") -> list[tuple[object, ...]]:
+    def mark_worker_lost(self, index: int, code: int, reason: str = "worker restart") -> list[tuple[object, ...]]:
         """A worker died: its sockets are closed with `code`; what it had not said yet will be ignored.
 
         Returns:
             the CLOSE events whose handler has not run, for another worker (`adopt_closes`).
         """
-        lane = self.lanes[index]
+        lane = self.worker_queues[index]
         lane.generation += 1
         for socket in list(self.sockets.values()):
-            if socket.lane is lane:
+            if socket.worker_queue is lane:
                 self.close_socket(socket, code, reason, code, reason)
         self.counters.messages_lost += lane.unhandled()
         self._count_off(lane, lane.unhandled_bytes)
         return lane.empty()
 
     def hold(self, index: int) -> None:
-        """Lets the worker of a lane run empty; see `Lane.hold`."""
-        self.lanes[index].hold()
+        """Lets the worker of a lane run empty; see `WorkerQueue.hold`."""
+        self.worker_queues[index].hold()
 
     def unhold(self, index: int) -> None:
         """Lets the messages go on to the same worker."""
-        lane = self.lanes[index]
+        lane = self.worker_queues[index]
         if lane.unhold():
             self._list(lane)
         self._count_dropped(lane)
@@ -631,7 +631,7 @@ class Broker:
         """Drops the messages that workers have not been given yet, so that the close handlers behind them still run:
         the server stops, and there is no time for both. Returns how many; they are counted as lost."""
         dropped: i64 = 0
-        for lane in self.lanes:
+        for lane in self.worker_queues:
             dropped += lane.drop_waiting()
             if lane.move_on():
                 self._list(lane)
@@ -644,7 +644,7 @@ class Broker:
 
         What the old worker still says is ignored from here on; the new one is told the tokens. O(sockets).
         """
-        lane = self.lanes[index]
+        lane = self.worker_queues[index]
         lane.generation += 1
         self._count_off(lane, lane.in_flight)
         lane.forget_worker(self.sockets)
@@ -652,7 +652,7 @@ class Broker:
 
     def adopt_closes(self, index: int, closes: list[tuple[object, ...]]) -> None:
         """Gives the CLOSE events of a dead worker to this one; its own token cache knows nothing of them."""
-        lane = self.lanes[index]
+        lane = self.worker_queues[index]
         for event in closes:
             lane.closing[cast(int, event[1])] = event
             lane.events.append(event)
@@ -671,9 +671,9 @@ class Broker:
             what is not the core's: commands for the pool, and for lane -1 the ANSWER events to its questions.
         """
         rest: list[tuple[object, ...]] = []
-        lane: Lane | None = None
+        lane: WorkerQueue | None = None
         if lane_index >= 0:
-            lane = self.lanes[lane_index]
+            lane = self.worker_queues[lane_index]
             if lane.generation != generation:
                 return rest
         answers: list[tuple[object, ...]] = []

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 from mypy_extensions import i64
 
 from wsbroker.broker.socket import NOWHERE
-from wsbroker.broker.worker_queue import Lane
+from wsbroker.broker.worker_queue import WorkerQueue
 from wsbroker.wire import commands, events
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def apply_command(
     broker: Broker,
-    lane: Lane | None,
+    lane: WorkerQueue | None,
     command: tuple[object, ...],
     answers: list[tuple[object, ...]],
     rest: list[tuple[object, ...]],

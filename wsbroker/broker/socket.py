@@ -14,7 +14,7 @@ from mypy_extensions import i64, mypyc_attr, u8
 if TYPE_CHECKING:
     from wsbroker.broker.channel import Channel
     from wsbroker.broker.outbox import Outbox
-    from wsbroker.broker.worker_queue import Lane
+    from wsbroker.broker.worker_queue import WorkerQueue
 
 OPENING: Final = 0
 """known, its calls count, its frames wait behind the 101"""
@@ -34,9 +34,9 @@ OPEN_END: Final = 1 << 60
 class Socket:
     """The broker's addressable endpoint."""
 
-    def __init__(self, socket_id: int, lane: Lane) -> None:
+    def __init__(self, socket_id: int, lane: WorkerQueue) -> None:
         self.id: Final = socket_id
-        self.lane: Final = lane
+        self.worker_queue: Final = lane
         self.state: i64 = OPENING
         self.token: bytes | None = None
         self.token_seen: int = 0
@@ -76,7 +76,7 @@ class Socket:
         """the application closed it: messages read but not yet handled are dropped"""
         self.is_reading_paused = False
         self.in_flight: u8 = 0
-        """its messages with its worker, in units of its share (`Lane.units`); a byte beside the flags costs nothing"""
+        """its messages with its worker, in units of its share (`WorkerQueue.units`); a byte beside the flags costs nothing"""
 
     def is_member(self, channel: Channel) -> bool:
         """Whether this socket is subscribed to the channel."""

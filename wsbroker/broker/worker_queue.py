@@ -21,7 +21,7 @@ from wsbroker.wire import events
 
 
 @final
-class Lane:
+class WorkerQueue:
     """The core's side of one worker."""
 
     def __init__(self, index: int, credit_bytes: int, is_inline: bool) -> None:
@@ -239,7 +239,7 @@ class Lane:
             _forget_worker(socket)
         self.parked.clear()
         for socket in sockets.values():
-            if socket.lane is self:
+            if socket.worker_queue is self:
                 _forget_worker(socket)
 
     def _waiting_closes(self) -> dict[int, tuple[object, ...]]:

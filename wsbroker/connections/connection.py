@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, final
 from mypy_extensions import i64
 
 from wsbroker.broker.socket import CLOSING, GONE, Socket
-from wsbroker.broker.worker_queue import Lane
+from wsbroker.broker.worker_queue import WorkerQueue
 from wsbroker.websocket.decoder import BINARY, CLOSE, FAILED, NEED_DATA, PING, TEXT, Decoder
 from wsbroker.websocket.frames import PONG as PONG_FRAME
 from wsbroker.websocket.frames import encode_frame
@@ -27,7 +27,7 @@ EMPTY_PING: Final = b"\x89\x00"
 class Connection(Socket):
     """One client's connection."""
 
-    def __init__(self, socket_id: int, lane: Lane, owner: Sockets) -> None:
+    def __init__(self, socket_id: int, lane: WorkerQueue, owner: Sockets) -> None:
         super().__init__(socket_id, lane)
         self.owner: Final = owner
         self.transport: asyncio.Transport | None = None
@@ -54,9 +54,9 @@ class Connection(Socket):
         self.is_failed = False
 
     @property
-    def lane_index(self) -> int:
+    def worker_index(self) -> int:
         """Which worker it belongs to."""
-        return self.lane.index
+        return self.worker_queue.index
 
     # From the transport. ----------------------------------------------------------------------------------------
 
@@ -125,7 +125,7 @@ class Connection(Socket):
         stop = decoder.frames + owner.read_budget_frames
         inbox_bytes = broker.inbox_limit()
         # Inline messages count only once they are held, which is after this turn's reading.
-        is_scarce = inbox_bytes < broker.limits.inbox_bytes and self.lane.is_inline
+        is_scarce = inbox_bytes < broker.limits.inbox_bytes and self.worker_queue.is_inline
         taken: i64 = 0
         while True:
             kind = decoder.next_event()

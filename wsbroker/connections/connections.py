@@ -97,7 +97,7 @@ class Sockets(Waker):
         if self.count >= self.max_connections or self.is_stopped:
             return None
         broker = self.broker
-        connection = Connection(broker.next_id(), broker.lanes[lane_index], self)
+        connection = Connection(broker.next_id(), broker.worker_queues[lane_index], self)
         broker.register(connection)
         self.count += 1
         return connection
@@ -199,7 +199,7 @@ class Sockets(Waker):
         if self.unread or broker.dirty_lanes or (broker.outgoing.frames and not self.is_flush_due):
             return True
         inline = self.inline
-        return inline is not None and (len(inline.lane.sockets) > 0 or len(inline.deferred) > 0)
+        return inline is not None and (len(inline.worker_queue.sockets) > 0 or len(inline.deferred) > 0)
 
     # Time. ------------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from mypy_extensions import i64
 from wsbroker.broker.broker import Broker
 from wsbroker.broker.limits import MESSAGE_OVERHEAD_BYTES
 from wsbroker.broker.socket import Socket
-from wsbroker.broker.worker_queue import Lane
+from wsbroker.broker.worker_queue import WorkerQueue
 
 MessageHandler = Callable[..., object]
 
@@ -58,7 +58,7 @@ class InlineRunner:
     def __init__(
         self,
         broker: Broker,
-        lane: Lane,
+        lane: WorkerQueue,
         handler: MessageHandler | None,
         arity: int,
         notice_s: float,
@@ -69,7 +69,7 @@ class InlineRunner:
         unhandled: Callable[[int], None],
     ) -> None:
         self.broker: Final = broker
-        self.lane: Final = lane
+        self.worker_queue: Final = lane
         self.handler: Final = handler
         self.arity: Final = arity
         self.notice_s = notice_s
@@ -90,11 +90,11 @@ class InlineRunner:
     @property
     def is_behind(self) -> bool:
         """Whether events wait, or an async handler of a message or a close runs."""
-        return bool(self.lane.sockets) or bool(self.deferred) or bool(self.busy)
+        return bool(self.worker_queue.sockets) or bool(self.deferred) or bool(self.busy)
 
     def run(self) -> None:
         """Handles the events of this turn; what they cause is for the next one."""
-        lane = self.lane
+        lane = self.worker_queue
         sockets = lane.sockets
         if not sockets:
             return
@@ -147,7 +147,7 @@ class InlineRunner:
         """Has the messages that are held dropped, so that the close handlers behind them still run: the server stops,
         and there is no time for both. Returns how many; they are counted as lost."""
         dropped = 0
-        for socket in [*self.deferred, *self.busy.values(), *self.lane.sockets]:
+        for socket in [*self.deferred, *self.busy.values(), *self.worker_queue.sockets]:
             inbox = socket.inbox
             if inbox and not socket.is_muted:
                 for event in inbox:
@@ -178,7 +178,7 @@ class InlineRunner:
 
     def _handle(self, socket: Socket, data: object) -> None:
         if isinstance(data, tuple):
-            self.lane.current = None
+            self.worker_queue.current = None
             if data:
                 self._handle_close(socket, data)
             else:
@@ -191,7 +191,7 @@ class InlineRunner:
         if socket.is_muted:
             return
         socket_id = socket.id
-        self.lane.current = socket
+        self.worker_queue.current = socket
         result: object = None
         try:
             if self.arity == 3:
@@ -248,7 +248,7 @@ class InlineRunner:
     def _go_on(self, socket: Socket) -> None:
         """Handles what is held of a socket, for one share or until an async handler of it runs."""
         inbox = socket.inbox
-        lane = self.lane
+        lane = self.worker_queue
         current = lane.current
         left: i64 = SHARE_EVENTS
         until_s = self.clock_s + SHARE_S

@@ -381,7 +381,7 @@ class Front(Generic[AdmittedT]):
         if door.unfed and not door.has_room():
             door.refuse_first(message, too_busy())
             return
-        lane_index = self.pool.next_lane()
+        lane_index = self.pool.choose_worker_index()
         connection = self.sockets.admit(lane_index)
         if connection is None:
             door.refuse_first(message, overloaded())
@@ -417,7 +417,7 @@ class Front(Generic[AdmittedT]):
             return door.end_with(upgrade)
         if not door.has_upgrade or aiohttp_private.has_body(request.content):
             return door.end_with(error_answer(400, "a request for a WebSocket has no body"))
-        lane_index = self.pool.next_lane()
+        lane_index = self.pool.choose_worker_index()
         connection = self.sockets.admit(lane_index)
         if connection is None:
             return door.end_with(overloaded())

@@ -47,7 +47,7 @@ class PoolLike(Protocol):
         """Whether `open` is to be asked before a 101."""
         ...
 
-    def next_lane(self) -> int:
+    def choose_worker_index(self) -> int:
         """The worker a new socket belongs to."""
         ...
 

@@ -7,7 +7,7 @@ from wsbroker.wire.commands import Command
 from wsbroker.wire.events import Event
 
 
-class LaneView(Protocol):
+class WorkerQueueView(Protocol):
     """The core's book-keeping of the way to one worker, read only."""
 
     @property
@@ -73,11 +73,11 @@ class Calls(Protocol):
 class Core(Calls, Protocol):
     """`Calls`, and the ways to the workers."""
 
-    def add_lane(self, index: int, credit_bytes: int, is_inline: bool, /) -> LaneView:
+    def add_worker_queue(self, index: int, credit_bytes: int, is_inline: bool, /) -> WorkerQueueView:
         """Adds the way to one more worker; indexes count from 0."""
         ...
 
-    def lane_lost(self, index: int, code: int, /) -> list[Event]:
+    def mark_worker_lost(self, index: int, code: int, /) -> list[Event]:
         """Closes all sockets of a dead worker; returns the CLOSE events whose handler has not run."""
         ...
 

@@ -45,9 +45,9 @@ class LeftCloses:
         running = [place for place in self._slots if place.is_running]
         if not self._homeless or not running:
             return
-        home = min(running, key=lambda place: place.lane.socket_count)
+        home = min(running, key=lambda place: place.queue.socket_count)
         homeless, self._homeless = self._homeless, {}
-        closing = home.lane.closing
+        closing = home.queue.closing
         adopted = {socket_id: n for socket_id, n in self._adopted.get(home.index, {}).items() if socket_id in closing}
         adopted.update((socket_id, losses) for socket_id, (_, losses) in homeless.items())
         self._adopted[home.index] = adopted

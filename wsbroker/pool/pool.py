@@ -8,7 +8,7 @@ from typing import Final
 from wsbroker.errors import ConfigError, WorkerError
 from wsbroker.guarded_log import GuardedLog
 from wsbroker.http.messages import HttpRequest, HttpResponse
-from wsbroker.pool.interfaces import Core, LaneView
+from wsbroker.pool.interfaces import Core, WorkerQueueView
 from wsbroker.pool.kinds.choice import CARRIERS, ELSEWHERE, choose, is_free_threaded, this_host
 from wsbroker.pool.kinds.host import Work, WorkerHost
 from wsbroker.pool.kinds.inline import InlineWorker
@@ -96,8 +96,8 @@ class Pool(Owner):
         self.has_http_handler = False
         self._has_open = False
         is_inline = self.kind == "inline"
-        self.lanes: Final[Sequence[LaneView]] = [
-            core.add_lane(index, config.mailbox_bytes, is_inline) for index in range(self.size)
+        self.queues: Final[Sequence[WorkerQueueView]] = [
+            core.add_worker_queue(index, config.mailbox_bytes, is_inline) for index in range(self.size)
         ]
         options = Options.from_plain(worker_options(config))
         self.inline: Final = InlineWorker(config, spec, port, options) if is_inline else None
@@ -113,7 +113,7 @@ class Pool(Owner):
         work = Work(with_links(sys.path), self._choice.spec, worker_options(config), config.shutdown_timeout)
         self._slots[:] = [
             WorkerSlot(index, lane, lambda name: make(name, work), self._core, config, self._tasks, self)
-            for index, lane in enumerate(self.lanes)
+            for index, lane in enumerate(self.queues)
         ]
 
     # Start and stop. --------------------------------------------------------------------------------------------
@@ -292,7 +292,7 @@ class Pool(Owner):
             await asyncio.sleep(DRAIN_POLL_S)
 
     def _has_closes(self) -> bool:
-        return any(place.is_running and place.lane.closing for place in self._slots)
+        return any(place.is_running and place.queue.closing for place in self._slots)
 
     def _arm(self) -> None:
         """One timer for all workers."""
@@ -310,7 +310,7 @@ class Pool(Owner):
         """Takes a worker's events at the end of a turn. Never waits, never raises."""
         self._slots[lane_index].post(batch)
 
-    def next_lane(self) -> int:
+    def choose_worker_index(self) -> int:
         """The lane of the worker that the next socket is pinned to: one that runs, if any does."""
         places = self._slots
         count = len(places)
@@ -321,7 +321,7 @@ class Pool(Owner):
             running = [place for place in places if place.is_running]
             if running:
                 # Ties go round, so that a burst that is not counted yet does not land on one worker.
-                chosen = min(running, key=lambda place: (place.lane.socket_count, (place.index - first) % count))
+                chosen = min(running, key=lambda place: (place.queue.socket_count, (place.index - first) % count))
                 self._next = (chosen.index + 1) % count
                 return chosen.index
         for step in range(count):
@@ -392,7 +392,7 @@ class Pool(Owner):
         """One entry for each worker."""
         if self.inline is not None:
             inline = self.inline
-            sockets = self.lanes[0].socket_count
+            sockets = self.queues[0].socket_count
             statistics = idle_statistics("inline", inline.state, sockets, inline.counts(), inline.slowest())
             statistics["handled"] = inline.handled_count()
             return [statistics]

@@ -12,7 +12,7 @@ from typing import Final, TypedDict
 
 from wsbroker.errors import WorkerError, WSBrokerError
 from wsbroker.guarded_log import GuardedLog, shown_error
-from wsbroker.pool.interfaces import Core, LaneView
+from wsbroker.pool.interfaces import Core, WorkerQueueView
 from wsbroker.pool.kinds.host import WorkerHost
 from wsbroker.pool.remote_worker import RemoteWorker, State
 from wsbroker.pool.restart_policy import MAX_DEATHS, WINDOW_S, Restarts
@@ -113,7 +113,7 @@ class WorkerSlot:
     def __init__(
         self,
         index: int,
-        lane: LaneView,
+        lane: WorkerQueueView,
         carrier_for: Callable[[str], WorkerHost],
         core: Core,
         config: Config,
@@ -121,7 +121,7 @@ class WorkerSlot:
         owner: Owner,
     ) -> None:
         self.index: Final = index
-        self.lane: Final = lane
+        self.queue: Final = lane
         self.name: Final = f"worker-{index}"
         self.worker: RemoteWorker | None = None
         self._carrier_for = carrier_for
@@ -163,7 +163,7 @@ class WorkerSlot:
         worker = RemoteWorker(
             self._carrier_for(self.name),
             self.index,
-            self.lane.generation,
+            self.queue.generation,
             self._core,
             self._config,
             self._tasks,
@@ -178,7 +178,7 @@ class WorkerSlot:
         worker = self._new_worker()
         self.worker = worker
         names = await worker.start()
-        generation = self.lane.generation
+        generation = self.queue.generation
         logger.info("worker started worker=%s generation=%d handlers=%s", self.name, generation, ",".join(names))
         return names
 
@@ -245,7 +245,7 @@ class WorkerSlot:
     async def _run_empty(self, standby: RemoteWorker, limit_s: float) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + limit_s
-        lane = self.lane
+        lane = self.queue
         while True:
             if standby.state is not State.RUNNING:
                 raise WorkerError(f"the new worker of {self.name} was lost before it could take over")
@@ -265,10 +265,10 @@ class WorkerSlot:
         self._standby = None
         self.worker = standby
         self._core.exchange(self.index)
-        standby.take_over(self.lane.generation)
+        standby.take_over(self.queue.generation)
         if old is not None:
             self._leave(old)
-        logger.info("worker exchanged worker=%s generation=%d", self.name, self.lane.generation)
+        logger.info("worker exchanged worker=%s generation=%d", self.name, self.queue.generation)
         self._owner.place_runs(self)
 
     # Leaving. ---------------------------------------------------------------------------------------------------
@@ -309,7 +309,7 @@ class WorkerSlot:
             logger.error("worker lost %s worker=%s reason=%r", when, self.name, reason)
             return
         now = asyncio.get_running_loop().time()
-        closes = self._core.lane_lost(self.index, WORKER_RESTART)
+        closes = self._core.mark_worker_lost(self.index, WORKER_RESTART)
         self._owner.closes_left(self, closes)
         if reason.startswith(ENDED):
             asking = self._ask_why(worker, reason, len(closes), now)
@@ -319,8 +319,8 @@ class WorkerSlot:
 
     def _let_go(self) -> None:
         """Nobody will handle what the lane has sent: as after a loss."""
-        if self.lane.in_flight or self.lane.closing:
-            self._owner.closes_left(self, self._core.lane_lost(self.index, WORKER_RESTART))
+        if self.queue.in_flight or self.queue.closing:
+            self._owner.closes_left(self, self._core.mark_worker_lost(self.index, WORKER_RESTART))
 
     async def _ask_why(self, worker: RemoteWorker, reason: str, closes_left: int, died_at: float) -> None:
         """Its sockets are closed already; why it ended takes a moment to know."""
@@ -369,7 +369,7 @@ class WorkerSlot:
     def statistics(self) -> WorkerStatistics:
         """What happens here now, and has been counted since the start of the pool."""
         worker = self.worker
-        lane = self.lane
+        lane = self.queue
         state = State.ENDED if worker is None else worker.state
         statistics = idle_statistics(self.name, state.value, lane.socket_count, dict(self._counts), self._slowest)
         statistics["restarts"] = self._restarts.count

@@ -97,7 +97,7 @@ class Node:
         runtime, handlers = inline.runtime, inline.handlers
         runner = InlineRunner(
             self.broker,
-            self.broker.lanes[0],
+            self.broker.worker_queues[0],
             handlers.message_raw,
             handlers.message_arity,
             runtime.notice_s,

@@ -188,13 +188,13 @@ def test_a_closed_socket_is_out_of_the_tables_at_once_and_told_once() -> None:
     closes = [event for event in told.events() if event[0] == events.CLOSE]
     assert closes == [(events.CLOSE, socket.id, b"token", 0, 4001, "go")]
     assert socket.received == [b"close"]
-    assert broker.lanes[0].socket_count == 0
+    assert broker.worker_queues[0].socket_count == 0
 
 
 def test_a_socket_refused_before_the_101_leaves_nothing_behind() -> None:
     broker = a_broker(inline=False)
     told = Deliveries(broker)
-    socket = RecordingSocket(broker.next_id(), broker.lanes[0])
+    socket = RecordingSocket(broker.next_id(), broker.worker_queues[0])
     broker.register(socket)
     assert broker.subscribe(socket.id, b"c")
     broker.send(socket.id, "welcome")
@@ -209,7 +209,7 @@ def test_a_socket_refused_before_the_101_leaves_nothing_behind() -> None:
 
 def test_what_was_sent_before_the_101_goes_out_behind_it() -> None:
     broker = a_broker()
-    socket = RecordingSocket(broker.next_id(), broker.lanes[0])
+    socket = RecordingSocket(broker.next_id(), broker.worker_queues[0])
     broker.register(socket)
     broker.send(socket.id, "one")
     broker.flush()
@@ -224,7 +224,7 @@ def test_what_was_sent_before_the_101_goes_out_behind_it() -> None:
 def test_a_socket_closed_while_it_opens_is_told_when_it_is_accepted() -> None:
     broker = a_broker(inline=False)
     told = Deliveries(broker)
-    socket = RecordingSocket(broker.next_id(), broker.lanes[0])
+    socket = RecordingSocket(broker.next_id(), broker.worker_queues[0])
     broker.register(socket)
     broker.close(socket.id, 4000, "no")
     broker.flush()
@@ -251,7 +251,7 @@ def test_messages_wait_in_their_inbox_while_the_worker_has_no_credit() -> None:
     assert broker.counters.mailboxes_full == 3
     broker.deliver_lanes()
     assert [event[2] for event in told.events()] == [b"1st 000000", b"2nd 000000"]
-    assert (broker.lanes[0].in_flight, broker.lanes[0].messages) == (2 * cost, 2)
+    assert (broker.worker_queues[0].in_flight, broker.worker_queues[0].messages) == (2 * cost, 2)
     broker.apply(0, 0, [(commands.HANDLED, [(first.id, cost), (second.id, cost)])])
     broker.deliver_lanes()
     assert [event[2] for event in told.events()] == [b"one 000000", b"other 0000"]
@@ -259,7 +259,7 @@ def test_messages_wait_in_their_inbox_while_the_worker_has_no_credit() -> None:
     broker.deliver_lanes()
     assert [event[2] for event in told.events()] == [b"one 000001"]
     broker.apply(0, 0, [(commands.HANDLED, [(one.id, cost)])])
-    assert (broker.lanes[0].in_flight, broker.lanes[0].messages) == (0, 0)
+    assert (broker.worker_queues[0].in_flight, broker.worker_queues[0].messages) == (0, 0)
     assert one.unhandled == 0 and one.inbox is None
 
 
@@ -289,7 +289,7 @@ def test_the_close_event_stays_behind_the_messages_that_wait() -> None:
     receive(broker, socket, b"1")
     receive(broker, socket, b"2")
     broker.lost(socket, 1006, "")
-    assert socket.id in broker.lanes[0].closing  # whoever stops the worker waits for it
+    assert socket.id in broker.worker_queues[0].closing  # whoever stops the worker waits for it
     broker.deliver_lanes()
     assert [event[0] for event in told.events()] == [events.MESSAGE]
     broker.apply(0, 0, [(commands.HANDLED, [(socket.id, cost)])])
@@ -297,9 +297,9 @@ def test_the_close_event_stays_behind_the_messages_that_wait() -> None:
     broker.apply(0, 0, [(commands.HANDLED, [(socket.id, cost)])])
     broker.deliver_lanes()
     assert [event[0] for event in told.events()] == [events.MESSAGE, events.CLOSE]
-    assert socket.id in broker.lanes[0].closing
+    assert socket.id in broker.worker_queues[0].closing
     broker.apply(0, 0, [(commands.CLOSED, socket.id)])
-    assert not broker.lanes[0].closing
+    assert not broker.worker_queues[0].closing
 
 
 def test_reading_resumes_when_the_inbox_is_half_empty() -> None:
@@ -331,8 +331,8 @@ def test_while_all_inboxes_hold_too_much_each_may_have_little() -> None:
     assert broker.inbox_limit() == 256 * 1024
     broker.apply(0, 0, [(commands.HANDLED, [(flood.id, cost)])])
     assert flood.resumed == 1
-    broker.lane_lost(0, 1012)  # what it had is lost, and counts no more
-    assert (broker.unhandled_bytes, broker.lanes[0].unhandled_bytes) == (0, 0)
+    broker.mark_worker_lost(0, 1012)  # what it had is lost, and counts no more
+    assert (broker.unhandled_bytes, broker.worker_queues[0].unhandled_bytes) == (0, 0)
 
 
 def test_an_inbox_limit_that_is_small_already_stays() -> None:
@@ -343,7 +343,7 @@ def test_an_inbox_limit_that_is_small_already_stays() -> None:
 
 def test_a_token_set_by_its_own_worker_is_not_told_back_and_a_foreign_one_is() -> None:
     broker = a_broker(inline=False)
-    broker.add_lane(1, 1 << 20)
+    broker.add_worker_queue(1, 1 << 20)
     told = Deliveries(broker)
     socket = connect(broker)
     broker.apply(0, 0, [(commands.SET_TOKEN, socket.id, b"own", 7)])
@@ -445,7 +445,7 @@ def test_a_command_that_makes_no_sense_does_not_take_the_others_with_it() -> Non
 
 def test_a_dead_worker_takes_its_sockets_with_it_and_leaves_its_closes() -> None:
     broker = a_broker(inline=False, credit_bytes=1)
-    broker.add_lane(1, 1 << 20)
+    broker.add_worker_queue(1, 1 << 20)
     told = Deliveries(broker)
     dying, closed, other = connect(broker, 0), connect(broker, 0), connect(broker, 1)
     broker.close(closed.id, 1000, "")
@@ -453,10 +453,10 @@ def test_a_dead_worker_takes_its_sockets_with_it_and_leaves_its_closes() -> None
     broker.deliver_lanes()
     told.events()
     receive(broker, dying, b"still in the inbox")
-    left = broker.lane_lost(0, 1012)
+    left = broker.mark_worker_lost(0, 1012)
     assert [(event[1], event[4]) for event in left] == [(closed.id, 1000), (dying.id, 1012)]
     assert broker.is_open(other.id) and not broker.is_open(dying.id)
-    assert (broker.lanes[0].in_flight, broker.lanes[0].messages) == (0, 0)
+    assert (broker.worker_queues[0].in_flight, broker.worker_queues[0].messages) == (0, 0)
     assert broker.counters.messages_lost == 2
     broker.adopt_closes(1, left)
     broker.deliver_lanes()
@@ -482,8 +482,8 @@ def test_a_worker_is_exchanged_without_losing_or_repeating_a_message() -> None:
     broker.deliver_lanes()
     assert [event[:2] for event in told.events()] == [(events.MESSAGE, socket.id)]
     broker.apply(0, 0, [(commands.SEND, socket.id, "from the old"), (commands.HANDLED, [(socket.id, cost)])])
-    assert broker.lanes[0].in_flight == 0
-    assert not broker.lanes[0].closing
+    assert broker.worker_queues[0].in_flight == 0
+    assert not broker.worker_queues[0].closing
     broker.exchange(0)
     assert broker.apply(0, 0, [(commands.SEND, socket.id, "too late")]) == []
     broker.deliver_lanes()
@@ -492,11 +492,11 @@ def test_a_worker_is_exchanged_without_losing_or_repeating_a_message() -> None:
         (events.MESSAGE, socket.id, b"2"),
         (events.CLOSE, quiet.id, None),
     ]
-    assert list(broker.lanes[0].closing) == [quiet.id]
+    assert list(broker.worker_queues[0].closing) == [quiet.id]
     broker.apply(0, 1, [(commands.SEND, socket.id, "from the new"), (commands.HANDLED, [(socket.id, cost)])])
     broker.flush()
     assert socket.received == [b"from the old", b"from the new"]
-    assert (broker.lanes[0].in_flight, broker.lanes[0].messages, socket.unhandled) == (0, 0, 0)
+    assert (broker.worker_queues[0].in_flight, broker.worker_queues[0].messages, socket.unhandled) == (0, 0, 0)
 
 
 def test_the_last_messages_of_a_socket_that_left_during_an_exchange_have_its_token() -> None:
@@ -527,7 +527,7 @@ def test_an_exchange_that_is_called_off_goes_on_with_the_old_worker() -> None:
     broker.unhold(0)
     broker.deliver_lanes()
     assert [event[2] for event in told.events()] == [b"1"]
-    assert broker.lanes[0].generation == 0
+    assert broker.worker_queues[0].generation == 0
 
 
 def test_a_socket_that_ends_waits_for_the_worker_to_handle_its_messages() -> None:
@@ -562,14 +562,14 @@ def test_a_worker_that_dies_while_its_lane_is_held_leaves_the_held_closes_too() 
     receive(broker, waiting, b"1")
     broker.lost(waiting, 1006, "")
     broker.lost(quiet, 1001, "")
-    left = broker.lane_lost(0, 1012)
+    left = broker.mark_worker_lost(0, 1012)
     assert sorted((event[1], event[4]) for event in left) == [(waiting.id, 1006), (quiet.id, 1001)]
-    assert not broker.lanes[0].waiting
+    assert not broker.worker_queues[0].waiting
 
 
 def test_a_mailbox_that_fails_does_not_keep_the_batches_of_other_workers() -> None:
     broker = a_broker(inline=False)
-    broker.add_lane(1, 1 << 20)
+    broker.add_worker_queue(1, 1 << 20)
     told = Deliveries(broker)
 
     def fail_once(lane: int, batch: Batch) -> None:
@@ -598,17 +598,17 @@ def test_a_close_that_waits_behind_messages_is_not_waited_for_while_its_lane_is_
     receive(broker, socket, b"1")
     receive(broker, socket, b"2")
     broker.lost(socket, 1006, "")
-    closing = broker.lanes[0].closing
+    closing = broker.worker_queues[0].closing
     broker.hold(0)
     assert not closing
     broker.unhold(0)
     assert list(closing) == [socket.id]
     broker.hold(0)
     broker.apply(0, 0, [(commands.HANDLED, [(socket.id, cost)])])
-    assert not broker.lanes[0].in_flight
+    assert not broker.worker_queues[0].in_flight
     broker.exchange(0)
     assert list(closing) == [socket.id]
-    assert [event[:2] for event in broker.lane_lost(0, 1012)] == [(events.CLOSE, socket.id)]
+    assert [event[:2] for event in broker.mark_worker_lost(0, 1012)] == [(events.CLOSE, socket.id)]
 
 
 @pytest.mark.parametrize("is_alone", [True, False])
@@ -755,6 +755,6 @@ def test_a_token_that_is_set_while_a_socket_closes_goes_to_who_runs_its_close_ha
         (events.MESSAGE, socket.id, b"2"),
         (events.CLOSE, socket.id, b"by its handler"),
     ]
-    assert broker.lanes[0].closing[socket.id] == events_of_socket[-1]
-    (left,) = [event for event in broker.lane_lost(0, 1012) if event[1] == socket.id]
+    assert broker.worker_queues[0].closing[socket.id] == events_of_socket[-1]
+    (left,) = [event for event in broker.mark_worker_lost(0, 1012) if event[1] == socket.id]
     assert left[2] == b"by its handler"

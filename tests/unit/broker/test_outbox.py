@@ -154,7 +154,7 @@ def test_a_client_over_the_limit_stays_while_more_leaves_than_comes() -> None:
 
 def test_what_an_open_handler_sends_in_several_turns_is_judged_as_one() -> None:
     broker = a_broker(Limits(max_queue_bytes=1000))
-    socket = RecordingSocket(broker.next_id(), broker.lanes[0])
+    socket = RecordingSocket(broker.next_id(), broker.worker_queues[0])
     broker.register(socket)
     for _ in range(4):
         broker.send(socket.id, bytes(600))

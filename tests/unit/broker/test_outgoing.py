@@ -296,7 +296,7 @@ def test_drop_old_drops_no_control_frames() -> None:
 
 def test_a_write_that_fails_does_not_keep_later_turns_from_leaving() -> None:
     broker = a_broker()
-    broken, other = BrokenSocket(broker.next_id(), broker.lanes[0]), connect(broker)
+    broken, other = BrokenSocket(broker.next_id(), broker.worker_queues[0]), connect(broker)
     broker.register(broken)
     broker.opened(broken)
     broker.send(broken.id, "x")

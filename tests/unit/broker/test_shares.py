@@ -14,7 +14,7 @@ class Worker:
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
-        self.lane = broker.lanes[0]
+        self.lane = broker.worker_queues[0]
         self.mailbox: list[tuple[object, ...]] = []
         broker.deliver = self._deliver
 
@@ -151,7 +151,7 @@ def test_what_a_lost_worker_leaves_includes_what_waited_for_a_share() -> None:
     receive(broker, flood, 200)
     receive(broker, gone, 100)
     broker.lost(gone, 1006, "")
-    left = broker.lane_lost(0, 1012)
+    left = broker.mark_worker_lost(0, 1012)
     assert sorted((event[1], event[4]) for event in left) == [(flood.id, 1012), (gone.id, 1006)]
     assert broker.counters.messages_lost == 300
     assert not worker.lane.inboxes and not worker.lane.parked and not worker.lane.waiting

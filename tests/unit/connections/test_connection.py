@@ -433,7 +433,7 @@ def test_an_error_in_a_turn_does_not_stop_the_turns() -> None:
     def explode(lane: int, batch: list[tuple[object, ...]]) -> None:
         raise ValueError("a mailbox that should not fail")
 
-    bench.broker.add_lane(1, 1000)
+    bench.broker.add_worker_queue(1, 1000)
     bench.broker.deliver = explode
     other = bench.sockets.admit(1)
     assert other is not None

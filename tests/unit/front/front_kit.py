@@ -128,7 +128,7 @@ class FakePool:
     def has_open_handler(self) -> bool:
         return self.opener is not None
 
-    def next_lane(self) -> int:
+    def choose_worker_index(self) -> int:
         return 3
 
     async def open(self, socket_id: int, lane_index: int, request: HttpRequest) -> HttpResponse | None:

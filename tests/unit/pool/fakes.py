@@ -45,7 +45,7 @@ def run(
         return runner.run(checked())
 
 
-class FakeLane:
+class FakeWorkerQueue:
     """A lane that counts."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class FakeCore:
     """A broker without connections: it remembers what it was asked, and answers questions about subscriptions."""
 
     def __init__(self) -> None:
-        self.lanes: list[FakeLane] = []
+        self.worker_queues: list[FakeWorkerQueue] = []
         self.post: Callable[[int, Batch], None] = lambda index, batch: None
         self.log: list[tuple[object, ...]] = []
         """Every command and direct call, in the order in which they were applied."""
@@ -143,13 +143,13 @@ class FakeCore:
     def queued_bytes(self, socket_id: int, /) -> int:
         return 7 * socket_id
 
-    def add_lane(self, index: int, credit_bytes: int, is_inline: bool, /) -> FakeLane:
-        assert index == len(self.lanes)
-        self.lanes.append(FakeLane())
-        return self.lanes[-1]
+    def add_worker_queue(self, index: int, credit_bytes: int, is_inline: bool, /) -> FakeWorkerQueue:
+        assert index == len(self.worker_queues)
+        self.worker_queues.append(FakeWorkerQueue())
+        return self.worker_queues[-1]
 
-    def lane_lost(self, index: int, code: int, /) -> list[Event]:
-        lane = self.lanes[index]
+    def mark_worker_lost(self, index: int, code: int, /) -> list[Event]:
+        lane = self.worker_queues[index]
         lane.generation += 1
         lane.socket_count = 0
         self.lost.append((index, code))
@@ -169,17 +169,17 @@ class FakeCore:
         return 7
 
     def exchange(self, index: int, /) -> None:
-        self.lanes[index].generation += 1
+        self.worker_queues[index].generation += 1
         self.note("exchange", index)
 
     def adopt_closes(self, index: int, closes: list[Event], /) -> None:
         self.adopted.append((index, closes))
-        self.lanes[index].closing.update((cast(int, event[1]), event) for event in closes)
+        self.worker_queues[index].closing.update((cast(int, event[1]), event) for event in closes)
         self.post(index, list(closes))
         self._changed.set()
 
     def apply(self, lane_index: int, generation: int, batch: Batch, /) -> list[tuple[object, ...]]:
-        if lane_index >= 0 and self.lanes[lane_index].generation != generation:
+        if lane_index >= 0 and self.worker_queues[lane_index].generation != generation:
             self.note("late", batch)
             return []
         rest: list[tuple[object, ...]] = []
@@ -198,9 +198,9 @@ class FakeCore:
                 if self.poison is not None and self.poison in command:
                     raise ValueError("poison")
                 if kind == commands.HANDLED:
-                    self.lanes[lane_index].handled += len(cast(list[object], command[1]))
+                    self.worker_queues[lane_index].handled += len(cast(list[object], command[1]))
                 if kind == commands.CLOSED:
-                    self.lanes[lane_index].closing.pop(cast(int, command[1]), None)
+                    self.worker_queues[lane_index].closing.pop(cast(int, command[1]), None)
                 self.note(*command)
         if lane_index < 0:
             rest += answers

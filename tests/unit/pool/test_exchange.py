@@ -131,7 +131,7 @@ class House:
 
     def socket(self, lane_index: int = 0, is_open: bool = True) -> RecordingSocket:
         """A new socket of a worker."""
-        found = RecordingSocket(self.broker.next_id(), self.broker.lanes[lane_index])
+        found = RecordingSocket(self.broker.next_id(), self.broker.worker_queues[lane_index])
         found.is_blocked = False
         self.broker.register(found)
         if is_open:
@@ -177,7 +177,7 @@ class House:
 
     async def held(self) -> None:
         """Waits until messages wait for the exchange."""
-        await self.until(lambda: self.broker.lanes[0].is_held)
+        await self.until(lambda: self.broker.worker_queues[0].is_held)
 
 
 def live(
@@ -524,7 +524,7 @@ def test_a_socket_whose_101_came_out_after_its_worker_was_lost_gets_its_close_ha
         await house.until(lambda: not house.place.is_running)
         house.broker.opened(late)
         await house.until(lambda: replacement.notes == [("close", late.id)])
-        await house.until(lambda: not house.broker.lanes[0].closing)
+        await house.until(lambda: not house.broker.worker_queues[0].closing)
 
     live(work, old, replacement)
 

@@ -4,7 +4,7 @@ from typing import cast
 
 import pytest
 
-from unit.pool.fakes import FakeCore, FakeLane
+from unit.pool.fakes import FakeCore, FakeWorkerQueue
 from wsbroker.pool.orphaned_closes import MAX_LOSSES, LeftCloses
 from wsbroker.pool.slot import WorkerSlot
 from wsbroker.wire import events
@@ -15,8 +15,8 @@ class FakeSlot:
     """A place that runs or does not."""
 
     def __init__(self, core: FakeCore, is_running: bool = True) -> None:
-        self.index = len(core.lanes)
-        self.lane: FakeLane = core.add_lane(self.index, 0, False)
+        self.index = len(core.worker_queues)
+        self.queue: FakeWorkerQueue = core.add_worker_queue(self.index, 0, False)
         self.is_running = is_running
 
 
@@ -32,7 +32,7 @@ def close(socket_id: int) -> Event:
 
 def test_they_go_to_the_running_worker_with_the_fewest_sockets() -> None:
     core, places, closes = kit(False, True, True)
-    places[1].lane.socket_count = 5
+    places[1].queue.socket_count = 5
     closes.left(cast(WorkerSlot, places[0]), [close(7), close(8)])
     assert core.adopted == [(2, [close(7), close(8)])]
 
@@ -56,7 +56,7 @@ def test_one_that_was_with_three_lost_workers_is_given_up(caplog: pytest.LogCapt
         place.is_running = True
         closes.find_homes()
         place.is_running = False
-        left = core.lane_lost(0, 1012)
+        left = core.mark_worker_lost(0, 1012)
     assert len(core.adopted) == MAX_LOSSES - 1
     assert "close handler given up, lost with its worker socket=7 times=3" in caplog.text
 
@@ -65,7 +65,7 @@ def test_what_was_run_is_forgotten() -> None:
     core, places, closes = kit(False, True)
     for socket_id in range(100):
         closes.left(cast(WorkerSlot, places[0]), [close(socket_id)])
-        core.lanes[1].closing.clear()  # its handler has run
+        core.worker_queues[1].closing.clear()  # its handler has run
     assert closes._adopted == {1: {99: 1}}
 
 
