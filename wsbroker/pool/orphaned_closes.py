@@ -15,7 +15,7 @@ MAX_LOSSES: Final = 3
 probably what kills them. Not less: events that merely waited are counted too, the wire does not say which one ran."""
 
 
-class LeftCloses:
+class OrphanedCloses:
     """CLOSE events without a worker, and how often each has lost one."""
 
     def __init__(self, core: Core, places: Sequence[WorkerSlot]) -> None:

@@ -14,7 +14,7 @@ from wsbroker.pool.kinds.host import Work, WorkerHost
 from wsbroker.pool.kinds.inline import InlineWorker
 from wsbroker.pool.kinds.interpreter import ModuleRefused
 from wsbroker.pool.local_api import LocalApi
-from wsbroker.pool.orphaned_closes import LeftCloses
+from wsbroker.pool.orphaned_closes import OrphanedCloses
 from wsbroker.pool.remote_worker import PROBE_INTERVAL_S, RemoteWorker, Verdict, unavailable
 from wsbroker.pool.slot import Owner, WorkerSlot, WorkerStatistics, idle_statistics
 from wsbroker.pool.tasks import Tasks
@@ -102,7 +102,7 @@ class Pool(Owner):
         options = Options.from_plain(worker_options(config))
         self.inline: Final = InlineWorker(config, spec, port, options) if is_inline else None
         self._slots: list[WorkerSlot] = []
-        self._closes = LeftCloses(core, self._slots)
+        self._closes = OrphanedCloses(core, self._slots)
         if not is_inline:
             self._make_places()
 
@@ -405,7 +405,7 @@ class Pool(Owner):
         self._look_at_opens()
         self._closes.find_homes()
 
-    def closes_left(self, place: WorkerSlot, closes: list[Event]) -> None:
+    def on_closes_orphaned(self, place: WorkerSlot, closes: list[Event]) -> None:
         """A worker is lost: its unfinished close handlers run elsewhere."""
         self._look_at_opens()
         self._closes.left(place, closes)

@@ -93,7 +93,7 @@ class Owner(ABC):
         """A replacement has started."""
 
     @abstractmethod
-    def closes_left(self, place: "WorkerSlot", closes: list[Event]) -> None:
+    def on_closes_orphaned(self, place: "WorkerSlot", closes: list[Event]) -> None:
         """The place's worker is lost: these CLOSE events need another one."""
 
     @abstractmethod
@@ -310,7 +310,7 @@ class WorkerSlot:
             return
         now = asyncio.get_running_loop().time()
         closes = self._core.mark_worker_lost(self.index, WORKER_RESTART)
-        self._owner.closes_left(self, closes)
+        self._owner.on_closes_orphaned(self, closes)
         if reason.startswith(ENDED):
             asking = self._ask_why(worker, reason, len(closes), now)
             self._asking = self._tasks.spawn(asking, f"{self.name} loss")
@@ -320,7 +320,7 @@ class WorkerSlot:
     def _let_go(self) -> None:
         """Nobody will handle what the lane has sent: as after a loss."""
         if self.queue.in_flight or self.queue.closing:
-            self._owner.closes_left(self, self._core.mark_worker_lost(self.index, WORKER_RESTART))
+            self._owner.on_closes_orphaned(self, self._core.mark_worker_lost(self.index, WORKER_RESTART))
 
     async def _ask_why(self, worker: RemoteWorker, reason: str, closes_left: int, died_at: float) -> None:
         """Its sockets are closed already; why it ended takes a moment to know."""

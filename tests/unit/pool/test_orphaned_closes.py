@@ -5,7 +5,7 @@ from typing import cast
 import pytest
 
 from unit.pool.fakes import FakeCore, FakeWorkerQueue
-from wsbroker.pool.orphaned_closes import MAX_LOSSES, LeftCloses
+from wsbroker.pool.orphaned_closes import MAX_LOSSES, OrphanedCloses
 from wsbroker.pool.slot import WorkerSlot
 from wsbroker.wire import events
 from wsbroker.wire.events import Event
@@ -20,10 +20,10 @@ class FakeSlot:
         self.is_running = is_running
 
 
-def kit(*are_running: bool) -> tuple[FakeCore, list[FakeSlot], LeftCloses]:
+def kit(*are_running: bool) -> tuple[FakeCore, list[FakeSlot], OrphanedCloses]:
     core = FakeCore()
     places = [FakeSlot(core, is_running) for is_running in are_running]
-    return core, places, LeftCloses(core, cast(list[WorkerSlot], places))
+    return core, places, OrphanedCloses(core, cast(list[WorkerSlot], places))
 
 
 def close(socket_id: int) -> Event:
