@@ -28,7 +28,7 @@ from wsbroker.front.conversion import (
 from wsbroker.front.deadlines import Deadlines
 from wsbroker.front.http_connection import FRESH, LEAVING, SERVING, TURNED_AWAY, Door
 from wsbroker.front.interfaces import AdmittedT, PoolLike, SocketsLike
-from wsbroker.front.rate_limited_log import Complaints
+from wsbroker.front.rate_limited_log import RateLimitedLog
 from wsbroker.guarded_log import GuardedLog
 from wsbroker.http.messages import Accept, HttpResponse
 from wsbroker.http.targets import escape_text, means_websocket, split_target
@@ -103,7 +103,7 @@ class Front(Generic[AdmittedT]):
         """Who has been answered for the last time."""
         self.uploads: Final = Deadlines[Door](self.loop, config.http_timeout, self._upload_late)
         """Who must send the rest of a body."""
-        self.complaints: Final = Complaints(log, self.loop.time)
+        self.rate_limited_log: Final = RateLimitedLog(log, self.loop.time)
         self.is_stopping = False
         self.max_lines: Final = config.read_budget_frames
         """Lines of heads and chunks that a connection may have parsed in one turn of the loop."""
@@ -218,7 +218,7 @@ class Front(Generic[AdmittedT]):
         is_full = len(doors) - self._openings + self.sockets.count >= self._limit
         doors.add(door)
         if is_full or self.is_stopping:
-            self.complaints.warn("no room for another connection remote=%s limit=%d", door.remote, self._limit)
+            self.rate_limited_log.warn("no room for another connection remote=%s limit=%d", door.remote, self._limit)
             door.state = TURNED_AWAY
             self._linger(door)
         else:
@@ -352,7 +352,7 @@ class Front(Generic[AdmittedT]):
             door.unsent_bytes = unsent
             self.writing.add(door)
         else:
-            self.complaints.warn("answer not taken remote=%s unsent_bytes=%d", door.remote, unsent)
+            self.rate_limited_log.warn("answer not taken remote=%s unsent_bytes=%d", door.remote, unsent)
             wire.abort()
 
     def _linger(self, door: Door) -> None:
@@ -457,19 +457,19 @@ class Front(Generic[AdmittedT]):
         """Logs an upgrade that breaks the rules, with the origin and the host if they are why."""
         if error.status != 403:
             text = "upgrade refused remote=%s status=%d: %s"
-            self.complaints.warn_of_kind(error.reason, text, door.remote, error.status, error.reason)
+            self.rate_limited_log.warn_of_kind(error.reason, text, door.remote, error.status, error.reason)
             return
         text = "upgrade refused remote=%s status=%d origin=%s host=%s: %s"
         origin = escape_text(message.headers.get(hdrs.ORIGIN, ""))
         host = escape_text(request_of(message, "", b"").host)
-        self.complaints.warn_of_kind((origin, host), text, door.remote, error.status, origin, host, error.reason)
+        self.rate_limited_log.warn_of_kind((origin, host), text, door.remote, error.status, origin, host, error.reason)
 
     def _warn_of_subprotocols(self, door: Door, upgrade: Upgrade) -> None:
         """Logs that none of the subprotocols that a client offers was chosen: browsers close such a connection.
 
         Not their names: some clients offer a token among them, for a browser lets them set no other header.
         """
-        self.complaints.warn_of_kind(NO_SUBPROTOCOL, NO_SUBPROTOCOL, door.remote, len(upgrade.offered))
+        self.rate_limited_log.warn_of_kind(NO_SUBPROTOCOL, NO_SUBPROTOCOL, door.remote, len(upgrade.offered))
 
     async def _ask(
         self, door: Door, message: RawRequestMessage, connection: AdmittedT, lane_index: int
@@ -548,7 +548,7 @@ class Front(Generic[AdmittedT]):
                 aiohttp_private.answer_in_1_1(request)
                 return door.end_with(problem, message.method)
             if message.method == hdrs.METH_GET and means_websocket(message.headers):
-                self.complaints.warn_of_kind(NO_UPGRADE, NO_UPGRADE, door.remote)
+                self.rate_limited_log.warn_of_kind(NO_UPGRADE, NO_UPGRADE, door.remote)
             body = b""
             if aiohttp_private.has_body(request.content):
                 read = await self._read_body(door, message, request.content)

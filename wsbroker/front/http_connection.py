@@ -596,7 +596,7 @@ class Door(HttpProtocol):
             return
         front = self.front
         front.requests_shed += 1
-        front.complaints.warn("no room for another request remote=%s bytes=%d", self.remote, front.request_bytes)
+        front.rate_limited_log.warn("no room for another request remote=%s bytes=%d", self.remote, front.request_bytes)
         front.heads.remove(self)
         self.drop_unfed()
         self.unfinished_bytes = self.unfinished_lines = 0
@@ -674,7 +674,7 @@ class Door(HttpProtocol):
             if aiohttp_private.is_about_size(exc):
                 status = 431
             problem = type(exc).__name__
-            self.front.complaints.warn("bad request remote=%s status=%d problem=%s", self.remote, status, problem)
+            self.front.rate_limited_log.warn("bad request remote=%s status=%d problem=%s", self.remote, status, problem)
         if request.writer.output_size > 0:
             raise ConnectionError("the answer had begun")
         aiohttp_private.answer_in_1_1(request)

@@ -12,7 +12,7 @@ MAX_KINDS: Final = 256
 """Kinds that are remembered; when there are more, all are forgotten."""
 
 
-class Complaints:
+class RateLimitedLog:
     """Warnings about what peers do: MAX_PER_SECOND in a second; how many more there were is said with the next one.
 
     Args:

@@ -2,13 +2,13 @@
 
 import pytest
 
-from wsbroker.front.rate_limited_log import MAX_KINDS, MAX_PER_SECOND, REPEAT_S, Complaints
+from wsbroker.front.rate_limited_log import MAX_KINDS, MAX_PER_SECOND, REPEAT_S, RateLimitedLog
 from wsbroker.guarded_log import GuardedLog
 
 
 def test_a_flood_is_cut_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     now = 100.0
-    complaints = Complaints(GuardedLog("x"), lambda: now)
+    complaints = RateLimitedLog(GuardedLog("x"), lambda: now)
     for number in range(1000):
         complaints.warn("bad number=%d", number)
     assert [record.getMessage() for record in caplog.records] == [f"bad number={n}" for n in range(MAX_PER_SECOND)]
@@ -25,7 +25,7 @@ def test_a_flood_is_cut_and_counted(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_a_warning_of_one_kind_is_given_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     now = 100.0
-    complaints = Complaints(GuardedLog("x"), lambda: now)
+    complaints = RateLimitedLog(GuardedLog("x"), lambda: now)
     for _ in range(3):
         complaints.warn_of_kind("a", "bad letter=%s", "a")
         complaints.warn_of_kind(("b", 1), "bad letter=%s", "b")
@@ -40,7 +40,7 @@ def test_a_warning_of_one_kind_is_given_once_a_minute(caplog: pytest.LogCaptureF
 
 def test_a_flood_of_kinds_fills_neither_the_log_nor_the_memory(caplog: pytest.LogCaptureFixture) -> None:
     now = 100.0
-    complaints = Complaints(GuardedLog("x"), lambda: now)
+    complaints = RateLimitedLog(GuardedLog("x"), lambda: now)
     for number in range(10 * MAX_KINDS):
         complaints.warn_of_kind(number, "bad number=%d", number)
     assert len(caplog.records) == MAX_PER_SECOND
