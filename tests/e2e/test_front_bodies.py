@@ -14,7 +14,7 @@ from aiohttp.streams import EmptyStreamReader, StreamReader
 
 from unit.front.front_kit import LONG_S, Fronting, Peer, field, fronting, get, post, status, upgrade
 from wsbroker.front import front as front_module
-from wsbroker.front.http_connection import Door
+from wsbroker.front.http_connection import HttpConnection
 from wsbroker.front.request_body import Upload
 from wsbroker.http.messages import HttpRequest, HttpResponse
 
@@ -118,21 +118,21 @@ async def test_turns_are_taken_and_bounded() -> None:
         peers = [await running.connect() for _ in range(20)]
         for peer in peers:
             peer.writer.write(CHUNKED + ONE_BYTE * 5000)
-        await until(lambda: len([door for door in front.doors if door.body_bytes]) == 20)
+        await until(lambda: len([door for door in front.http_connections if door.body_bytes]) == 20)
         for _ in range(20):
-            before = {door: door.body_bytes for door in front.doors}
+            before = {door: door.body_bytes for door in front.http_connections}
             await asyncio.sleep(0)
-            grown = [door.body_bytes - size for door, size in before.items() if door in front.doors]
+            grown = [door.body_bytes - size for door, size in before.items() if door in front.http_connections]
             assert sum(grown) <= (front_module.TURNS_IN_A_ROW + 1) * 64
             assert max(grown, default=0) <= 2 * 64
-        sizes = [door.body_bytes for door in front.doors]
+        sizes = [door.body_bytes for door in front.http_connections]
         assert max(sizes) - min(sizes) <= 3 * 64
 
 
 # Leavers. -----------------------------------------------------------------------------------------------------------
 
 PART = b"x" * 300_000
-HELD = (Door, Upload, web.BaseRequest, StreamReader)
+HELD = (HttpConnection, Upload, web.BaseRequest, StreamReader)
 
 
 def reset(peer: Peer) -> None:
@@ -144,7 +144,7 @@ def reset(peer: Peer) -> None:
 
 def abort_all(running: Fronting) -> None:
     """The server ends every connection."""
-    for door in list(running.front.doors):
+    for door in list(running.front.http_connections):
         assert door.wire is not None
         door.wire.abort()
 

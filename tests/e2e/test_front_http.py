@@ -96,7 +96,7 @@ async def test_pipelined_bodies_behind_a_slow_answer_are_bounded() -> None:
         peer = await running.connect()
         peer.writer.write(b"".join(post(b"x" * 100_000) for _ in range(100)))
         await running_requests(running, 1)
-        (door,) = running.front.doors
+        (door,) = running.front.http_connections
         assert door.wire is not None
         async with asyncio.timeout(LONG_S):
             while door.wire.is_reading():
@@ -577,7 +577,7 @@ async def test_aiohttps_client_is_served() -> None:
                 assert (answer.status, await answer.text()) == (200, "POST /a?b=c 100000")
         async with session.head(url) as answer:
             assert (answer.status, answer.content_length) == (200, len("HEAD /a?b=c 0"))
-        assert len(running.front.doors) == 1
+        assert len(running.front.http_connections) == 1
 
 
 async def test_a_large_answer_arrives_whole() -> None:

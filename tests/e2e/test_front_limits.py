@@ -109,7 +109,7 @@ async def test_thousands_of_heads_need_one_timer() -> None:
     async with fronting() as running:
         loop = asyncio.get_running_loop()
         peers = [await running.connect() for _ in range(50)]
-        while len(running.front.doors) < 50:
+        while len(running.front.http_connections) < 50:
             await asyncio.sleep(0.001)
         assert len(running.front.heads) == 50
         if isinstance(loop, asyncio.BaseEventLoop):
@@ -152,7 +152,7 @@ async def test_who_does_not_read_the_last_bytes_is_cut() -> None:
             raw.setblocking(False)
 
             async def handler(_: HttpRequest) -> HttpResponse:
-                (door,) = running.front.doors
+                (door,) = running.front.http_connections
                 assert door.wire is not None
                 door.wire.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
                 return HttpResponse(200, (), b"x" * 60_000)
@@ -215,8 +215,8 @@ async def test_answers_that_nobody_takes_hold_no_more_than_their_limit_and_who_r
         for count in range(1, 21):
             stack.callback(asking(running, get(f"/{size}")).close)
             await until(lambda count=count: len(running.pool.requests) == count)  # type: ignore[misc]
-        await until(lambda: len(front.doors) < 10)
-        assert front.answers_shed == 20 - len(front.doors)
+        await until(lambda: len(front.http_connections) < 10)
+        assert front.answers_shed == 20 - len(front.http_connections)
         assert limit / 2 < front.answer_bytes <= limit
         assert front.peak_answer_bytes <= limit + size + 1000
         reader = await running.connect()
@@ -253,7 +253,7 @@ async def test_an_answer_counts_also_if_writing_stopped_at_its_head() -> None:
         sizes = iter((60_000, 1_000_000))
 
         async def handler(_: HttpRequest) -> HttpResponse:
-            (door,) = running.front.doors
+            (door,) = running.front.http_connections
             assert door.wire is not None
             door.wire.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
             return HttpResponse(200, [("X-Long", "y" * 40_000)] * (running.pool.requests[1:] != []), b"x" * next(sizes))
@@ -266,7 +266,7 @@ async def test_an_answer_counts_also_if_writing_stopped_at_its_head() -> None:
 async def until_gone(running: Fronting) -> None:
     """Waits until the one connection has come and gone."""
     async with asyncio.timeout(LONG_S):
-        while not running.front.doors:
+        while not running.front.http_connections:
             await asyncio.sleep(0.001)
     await running.until_empty()
 
@@ -373,7 +373,7 @@ async def test_a_connection_too_many_is_answered_503_and_closed(caplog: pytest.L
         third.close()
         first.close()
         async with asyncio.timeout(LONG_S):
-            while running.front.doors:
+            while running.front.http_connections:
                 await asyncio.sleep(0.001)
         await (await running.connect()).send(get())
         assert len(running.sockets.accepted) == 1
@@ -383,7 +383,7 @@ async def test_foreign_clients_see_the_503() -> None:
     async with fronting(max_connections=1) as running:
         await (await running.connect()).send(b"G")
         async with asyncio.timeout(LONG_S):
-            while not running.front.doors:
+            while not running.front.http_connections:
                 await asyncio.sleep(0.001)
         url = f"127.0.0.1:{running.port}/"
         async with aiohttp.ClientSession() as session, session.get(f"http://{url}") as answer:
@@ -420,7 +420,7 @@ async def full(running: Fronting) -> None:
     """Takes the one place there is."""
     await running.connect()
     async with asyncio.timeout(LONG_S):
-        while not running.front.doors:
+        while not running.front.http_connections:
             await asyncio.sleep(0.001)
 
 
@@ -458,4 +458,4 @@ async def test_a_client_that_closes_right_behind_its_answer_holds_no_place() -> 
             peer.writer.write(get("/"))
             await peer.reader.readuntil(b"\r\n\r\nx")
             peer.close()
-        await until(lambda: not running.front.doors)
+        await until(lambda: not running.front.http_connections)

@@ -52,7 +52,7 @@ async def test_idle_connections_are_closed_at_once() -> None:
         await kept.send(get())
         await kept.answer()
         async with asyncio.timeout(LONG_S):
-            while len(running.front.doors) < 3:
+            while len(running.front.http_connections) < 3:
                 await asyncio.sleep(0.001)
         async with asyncio.timeout(LONG_S / 2):
             await running.front.stop(LONG_S)
@@ -65,7 +65,7 @@ async def test_a_connection_whose_answer_is_just_being_written_is_closed_behind_
     async with fronting() as running:
 
         async def handler(request: HttpRequest) -> HttpResponse:
-            (door,) = running.front.doors
+            (door,) = running.front.http_connections
             asyncio.get_running_loop().call_soon(running.front._wind_down, door)
             return HttpResponse(200, (), "answered")
 
@@ -107,7 +107,7 @@ async def test_what_is_not_answered_in_time_is_cut(caplog: pytest.LogCaptureFixt
         await running.front.stop(0.05)
         for peer in (request, opening, later):
             assert await peer.rest() == b""
-        assert running.front.doors == set()
+        assert running.front.http_connections == set()
         assert (running.sockets.count, len(running.sockets.discarded)) == (0, 1)
         assert "connections=3" in caplog.text
 

@@ -10,7 +10,7 @@ import pytest
 import websockets
 
 from unit.front.front_kit import ACCEPT, LONG_S, Fronting, Peer, field, fronting, get, status, upgrade
-from wsbroker.front.http_connection import MAX_EARLY_BYTES, Door
+from wsbroker.front.http_connection import MAX_EARLY_BYTES, HttpConnection
 from wsbroker.http.messages import HttpRequest, HttpResponse
 
 pytestmark = pytest.mark.anyio
@@ -50,7 +50,7 @@ async def test_an_upgrade_becomes_a_socket() -> None:
         assert connection.transport is not None
         connection.transport.write(b"pong")
         assert await peer.reader.readexactly(4) == b"pong"
-        assert running.front.doors == set()
+        assert running.front.http_connections == set()
         assert len(running.front.heads) == 0
         peer.close()
         await connection.is_lost.wait()
@@ -109,7 +109,7 @@ async def test_bytes_sent_before_the_101_reach_the_socket_in_order(is_asked: boo
         assert await running.sockets.accepted[0].has_received(11) == b"onetwothree"
 
 
-def early_bytes(door: Door) -> int:
+def early_bytes(door: HttpConnection) -> int:
     """What a connection keeps of the bytes behind its upgrade request."""
     return len(door.unfed)
 
@@ -130,7 +130,7 @@ async def test_a_flood_before_the_101_is_bounded_and_arrives_whole(before: bytes
         if before:
             await peer.answer()
         peer.writer.write(flood)
-        (door,) = running.front.doors
+        (door,) = running.front.http_connections
         wire = door.wire
         assert wire is not None
         async with asyncio.timeout(LONG_S):
@@ -505,4 +505,4 @@ async def test_many_clients_at_once_all_get_their_socket() -> None:
         assert set(await asyncio.gather(*(one(number) for number in range(200)))) == {101}
         received = {await connection.has_received(4) for connection in running.sockets.accepted}
         assert received == {b"%04d" % number for number in range(200)}
-        assert running.front.doors == set()
+        assert running.front.http_connections == set()

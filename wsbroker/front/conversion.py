@@ -20,7 +20,7 @@ from wsbroker.front.aiohttp_private import is_writing_paused
 from wsbroker.http.messages import HttpRequest, HttpResponse
 
 if TYPE_CHECKING:
-    from wsbroker.front.http_connection import Door
+    from wsbroker.front.http_connection import HttpConnection
 
 SERVER_NAME: Final = "wsbroker"
 
@@ -177,7 +177,7 @@ class Answer:
         # Should the client leave now, this call stays in a cycle (its own traceback) until the collector comes by.
         del content
         if is_writing_paused(request.protocol):
-            cast("Door", request.protocol).count_unsent()
+            cast("HttpConnection", request.protocol).count_unsent()
             await request.writer.drain()
         if self.on_written is not None:
             self.on_written()

@@ -26,7 +26,7 @@ from wsbroker.front.conversion import (
     too_busy,
 )
 from wsbroker.front.deadlines import Deadlines
-from wsbroker.front.http_connection import FRESH, LEAVING, SERVING, TURNED_AWAY, Door
+from wsbroker.front.http_connection import FRESH, LEAVING, SERVING, TURNED_AWAY, HttpConnection
 from wsbroker.front.interfaces import AdmittedT, PoolLike, SocketsLike
 from wsbroker.front.rate_limited_log import RateLimitedLog
 from wsbroker.guarded_log import GuardedLog
@@ -93,15 +93,15 @@ class Front(Generic[AdmittedT]):
         self.pool: Final = pool
         self.loop: Final = asyncio.get_running_loop()
         self.server: Final = web.Server(self.answer, loop=self.loop)
-        self.doors: Final[set[Door]] = set()
+        self.http_connections: Final[set[HttpConnection]] = set()
         """Every accepted connection that is not a socket yet, or never becomes one."""
-        self.heads: Final = Deadlines[Door](self.loop, config.handshake_timeout, self._head_late)
+        self.heads: Final = Deadlines[HttpConnection](self.loop, config.handshake_timeout, self._head_late)
         """Who must send a request head."""
-        self.writing: Final = Deadlines[Door](self.loop, config.write_timeout, self._writing_late)
+        self.writing: Final = Deadlines[HttpConnection](self.loop, config.write_timeout, self._writing_late)
         """Who must take what was written."""
-        self.lingering: Final = Deadlines[Door](self.loop, LINGER_S, self._linger_late)
+        self.lingering: Final = Deadlines[HttpConnection](self.loop, LINGER_S, self._linger_late)
         """Who has been answered for the last time."""
-        self.uploads: Final = Deadlines[Door](self.loop, config.http_timeout, self._upload_late)
+        self.uploads: Final = Deadlines[HttpConnection](self.loop, config.http_timeout, self._upload_late)
         """Who must send the rest of a body."""
         self.rate_limited_log: Final = RateLimitedLog(log, self.loop.time)
         self.is_stopping = False
@@ -121,10 +121,10 @@ class Front(Generic[AdmittedT]):
         self.max_answer_bytes: Final = config.waiting_bytes_limit()
         self.answers_shed = 0
         """Connections that were aborted because too much waited for all together."""
-        self._behind: dict[Door, None] = {}
+        self._behind: dict[HttpConnection, None] = {}
         """Who has more to parse than one turn allows, in the order of their turns."""
         self._is_parsing_later = False
-        self._current: Door | None = None
+        self._current: HttpConnection | None = None
         """Whose turn it is."""
         self._limit: Final = config.connection_limit()
         self._openings = 0
@@ -146,7 +146,7 @@ class Front(Generic[AdmittedT]):
         listeners = await listening.bind(addresses, self.config.unix_mode, self.config.unix_group)
         try:
             for listener in listeners:
-                await listener.serve(partial(Door, self))
+                await listener.serve(partial(HttpConnection, self))
         except BaseException:
             for listener in listeners:
                 listener.close()
@@ -163,7 +163,7 @@ class Front(Generic[AdmittedT]):
     def descriptors(self) -> list[int]:
         """Returns those of all listeners and of all connections that are not sockets."""
         found = [sock.fileno() for listener in self._listeners for sock in listener.sockets]
-        for door in self.doors:
+        for door in self.http_connections:
             if door.wire is not None:
                 found.append(door.wire.get_extra_info("socket").fileno())
         return found
@@ -172,18 +172,20 @@ class Front(Generic[AdmittedT]):
         """Ends: idle connections at once, requests in flight when they are answered, or `timeout_s` from now."""
         self.stop_listening()
         self.is_stopping = True
-        for door in list(self.doors):
+        for door in list(self.http_connections):
             self._wind_down(door)
         grace_s = min(timeout_s, self.config.close_timeout)
         await self._until_empty(grace_s)
-        for door in list(self.doors):  # answers may take longer, but not requests: a client could hold the stop
+        for door in list(
+            self.http_connections
+        ):  # answers may take longer, but not requests: a client could hold the stop
             if door.body is not None and door.wire is not None:
                 door.wire.abort()
         await self._until_empty(timeout_s - grace_s)
-        tasks = [*self._tasks, *(door.task for door in self.doors if door.task is not None)]
-        if self.doors:
-            log.warning("stopped with unanswered requests connections=%d", len(self.doors))
-        for door in list(self.doors):
+        tasks = [*self._tasks, *(door.task for door in self.http_connections if door.task is not None)]
+        if self.http_connections:
+            log.warning("stopped with unanswered requests connections=%d", len(self.http_connections))
+        for door in list(self.http_connections):
             if door.wire is not None:
                 door.wire.abort()
         for task in tasks:
@@ -194,7 +196,7 @@ class Front(Generic[AdmittedT]):
         for deadlines in (self.heads, self.writing, self.lingering, self.uploads):
             deadlines.clear()
 
-    def _wind_down(self, door: Door) -> None:
+    def _wind_down(self, door: HttpConnection) -> None:
         door.is_last = True
         if door.state == SERVING:
             if door.is_idle:
@@ -205,16 +207,16 @@ class Front(Generic[AdmittedT]):
             door.wire.close()
 
     async def _until_empty(self, timeout_s: float) -> None:
-        if self.doors:
+        if self.http_connections:
             self._emptied = self.loop.create_future()
             await asyncio.wait([self._emptied], timeout=timeout_s)
             self._emptied = None
 
     # What doors tell. -----------------------------------------------------------------------------------------------
 
-    def entered(self, door: Door) -> None:
+    def entered(self, door: HttpConnection) -> None:
         """A connection was accepted."""
-        doors = self.doors
+        doors = self.http_connections
         is_full = len(doors) - self._openings + self.sockets.count >= self._limit
         doors.add(door)
         if is_full or self.is_stopping:
@@ -224,32 +226,32 @@ class Front(Generic[AdmittedT]):
         else:
             self.heads.add(door)
 
-    def left(self, door: Door) -> None:
+    def left(self, door: HttpConnection) -> None:
         """The last answer of a connection is written."""
         self.heads.remove(door)
         self._linger(door)
 
-    def lost(self, door: Door) -> None:
+    def lost(self, door: HttpConnection) -> None:
         """A connection is gone."""
         self._forget(door)
         connection = self._end_opening(door)
         if connection is not None:
             self.sockets.discard(connection)
 
-    def watch_writing(self, door: Door) -> None:
+    def watch_writing(self, door: HttpConnection) -> None:
         """A connection must take what waits for it, or at least some of it in each `write_timeout`."""
         assert door.wire is not None
         door.unsent_bytes = door.wire.get_write_buffer_size()
         self.writing.add(door)
         self.count_unsent(door)
 
-    def unwatch_writing(self, door: Door) -> None:
+    def unwatch_writing(self, door: HttpConnection) -> None:
         """It has taken nearly everything; the rest counts only when nothing else would notice that it stays."""
         self._count_taken(door)
         if door.wire is None or not door.wire.is_closing():
             self.writing.remove(door)
 
-    def count_unsent(self, door: Door) -> None:
+    def count_unsent(self, door: HttpConnection) -> None:
         """Counts what the transport of a watched connection holds, and aborts others if all together hold too much.
 
         What its client takes of it counts until nearly all is taken: a transport frees an answer as a whole.
@@ -265,17 +267,17 @@ class Front(Generic[AdmittedT]):
         if self.answer_bytes > self.max_answer_bytes:
             self._shed_answers(door)
 
-    def _count_taken(self, door: Door) -> None:
+    def _count_taken(self, door: HttpConnection) -> None:
         self.answer_bytes -= door.answer_bytes
         door.answer_bytes = 0
 
-    def _shed_answers(self, newest: Door) -> None:
+    def _shed_answers(self, newest: HttpConnection) -> None:
         """Aborts the connections for which most waits until a part of the limit is free.
 
         Not the newest: its client has had no time to take anything. So one answer may go beyond the limit.
         """
         goal = self.max_answer_bytes - self.max_answer_bytes // SPARE_SHARE
-        behind = [door for door in self.doors if door.answer_bytes and door is not newest]
+        behind = [door for door in self.http_connections if door.answer_bytes and door is not newest]
         behind.sort(key=lambda door: door.answer_bytes, reverse=True)
         for door in behind:
             if self.answer_bytes <= goal:
@@ -286,11 +288,11 @@ class Front(Generic[AdmittedT]):
             if door.wire is not None:
                 door.wire.abort()
 
-    def may_parse_chunks(self, door: Door) -> bool:
+    def may_parse_chunks(self, door: HttpConnection) -> bool:
         """Whether a connection may have chunks parsed now: it may unless others wait for their turn to."""
         return not self._behind or door is self._current
 
-    def parse_later(self, door: Door) -> None:
+    def parse_later(self, door: HttpConnection) -> None:
         """A connection has more to parse than this turn of the loop allows."""
         self._behind[door] = None
         if not self._is_parsing_later:
@@ -315,11 +317,11 @@ class Front(Generic[AdmittedT]):
         if behind:
             self.loop.call_soon(self._parse_on)
 
-    def _upload_late(self, door: Door) -> None:
+    def _upload_late(self, door: HttpConnection) -> None:
         door.end_upload(408)
 
-    def _forget(self, door: Door) -> None:
-        doors = self.doors
+    def _forget(self, door: HttpConnection) -> None:
+        doors = self.http_connections
         doors.discard(door)
         if door.answer_bytes:
             self._count_taken(door)
@@ -332,7 +334,7 @@ class Front(Generic[AdmittedT]):
         if not doors and self._emptied is not None and not self._emptied.done():
             self._emptied.set_result(None)
 
-    def _head_late(self, door: Door) -> None:
+    def _head_late(self, door: HttpConnection) -> None:
         if door.wire is None:
             return
         log.debug("no request head in time remote=%s", door.remote)
@@ -343,7 +345,7 @@ class Front(Generic[AdmittedT]):
         else:
             self.heads.add(door)  # the head behind the request that is being answered has time until then
 
-    def _writing_late(self, door: Door) -> None:
+    def _writing_late(self, door: HttpConnection) -> None:
         wire = door.wire
         if wire is None:
             return
@@ -355,13 +357,13 @@ class Front(Generic[AdmittedT]):
             self.rate_limited_log.warn("answer not taken remote=%s unsent_bytes=%d", door.remote, unsent)
             wire.abort()
 
-    def _linger(self, door: Door) -> None:
+    def _linger(self, door: HttpConnection) -> None:
         if len(self.lingering) < MAX_LINGERING or door in self.lingering:
             self.lingering.add(door)
         else:
             self._linger_late(door)
 
-    def _linger_late(self, door: Door) -> None:
+    def _linger_late(self, door: HttpConnection) -> None:
         wire = door.wire
         if wire is not None:
             if door.state == TURNED_AWAY:
@@ -372,7 +374,7 @@ class Front(Generic[AdmittedT]):
 
     # Upgrades. ------------------------------------------------------------------------------------------------------
 
-    def upgrade_first(self, door: Door, message: RawRequestMessage) -> None:
+    def upgrade_first(self, door: HttpConnection, message: RawRequestMessage) -> None:
         """The usual connection: its first request is an upgrade. Without an open handler it is a socket at once."""
         upgrade = self._check(door, message)
         if isinstance(upgrade, HttpResponse):
@@ -394,7 +396,7 @@ class Front(Generic[AdmittedT]):
             self._hand_over(door, upgrade, None, connection)
 
     async def _open_first(
-        self, door: Door, message: RawRequestMessage, upgrade: Upgrade, connection: AdmittedT, lane_index: int
+        self, door: HttpConnection, message: RawRequestMessage, upgrade: Upgrade, connection: AdmittedT, lane_index: int
     ) -> None:
         answer = await self._ask(door, message, connection, lane_index)
         try:
@@ -409,7 +411,7 @@ class Front(Generic[AdmittedT]):
         except Exception:
             door.broken()
 
-    async def _upgrade_later(self, door: Door, request: web.BaseRequest) -> web.StreamResponse:
+    async def _upgrade_later(self, door: HttpConnection, request: web.BaseRequest) -> web.StreamResponse:
         """An upgrade behind other requests: the same, inside aiohttp's task."""
         message = aiohttp_private.message_of(request)
         upgrade = self._check(door, message)
@@ -435,7 +437,7 @@ class Front(Generic[AdmittedT]):
             self._hand_over(door, upgrade, accept, connection)
         return NoAnswer()
 
-    def _check(self, door: Door, message: RawRequestMessage) -> Upgrade | HttpResponse:
+    def _check(self, door: HttpConnection, message: RawRequestMessage) -> Upgrade | HttpResponse:
         config = self.config
         version = message.version
         try:
@@ -453,7 +455,7 @@ class Front(Generic[AdmittedT]):
             self._warn_of_refusal(door, message, error)
             return refusal_of(error)
 
-    def _warn_of_refusal(self, door: Door, message: RawRequestMessage, error: HandshakeError) -> None:
+    def _warn_of_refusal(self, door: HttpConnection, message: RawRequestMessage, error: HandshakeError) -> None:
         """Logs an upgrade that breaks the rules, with the origin and the host if they are why."""
         if error.status != 403:
             text = "upgrade refused remote=%s status=%d: %s"
@@ -464,7 +466,7 @@ class Front(Generic[AdmittedT]):
         host = escape_text(request_of(message, "", b"").host)
         self.rate_limited_log.warn_of_kind((origin, host), text, door.remote, error.status, origin, host, error.reason)
 
-    def _warn_of_subprotocols(self, door: Door, upgrade: Upgrade) -> None:
+    def _warn_of_subprotocols(self, door: HttpConnection, upgrade: Upgrade) -> None:
         """Logs that none of the subprotocols that a client offers was chosen: browsers close such a connection.
 
         Not their names: some clients offer a token among them, for a browser lets them set no other header.
@@ -472,7 +474,7 @@ class Front(Generic[AdmittedT]):
         self.rate_limited_log.warn_of_kind(NO_SUBPROTOCOL, NO_SUBPROTOCOL, door.remote, len(upgrade.offered))
 
     async def _ask(
-        self, door: Door, message: RawRequestMessage, connection: AdmittedT, lane_index: int
+        self, door: HttpConnection, message: RawRequestMessage, connection: AdmittedT, lane_index: int
     ) -> HttpResponse | Accept | None:
         """Runs the open handler."""
         try:
@@ -484,7 +486,7 @@ class Front(Generic[AdmittedT]):
             log.exception("cannot ask the open handler socket=%d remote=%s", connection.id, door.remote)
             return error_answer(500)
 
-    def _hand_over(self, door: Door, upgrade: Upgrade, accept: Accept | None, connection: AdmittedT) -> None:
+    def _hand_over(self, door: HttpConnection, upgrade: Upgrade, accept: Accept | None, connection: AdmittedT) -> None:
         chosen = upgrade.subprotocol
         if accept is None:
             head = response_head(upgrade)
@@ -504,11 +506,11 @@ class Front(Generic[AdmittedT]):
             transport.abort()
             log.exception("cannot hand over a connection socket=%d", connection.id)
 
-    def _begin_opening(self, door: Door, connection: AdmittedT) -> None:
+    def _begin_opening(self, door: HttpConnection, connection: AdmittedT) -> None:
         self._openings += 1
         door.begin_opening(connection)
 
-    def _end_opening(self, door: Door) -> AdmittedT | None:
+    def _end_opening(self, door: HttpConnection) -> AdmittedT | None:
         if door.opening is None:
             return None
         self._openings -= 1
@@ -516,7 +518,7 @@ class Front(Generic[AdmittedT]):
         door.opening = None
         return connection
 
-    def _is_still_there(self, door: Door, connection: AdmittedT) -> bool:
+    def _is_still_there(self, door: HttpConnection, connection: AdmittedT) -> bool:
         """Whether the client has waited. One that left has been discarded then, or is now."""
         if door.opening is not connection:
             return False
@@ -531,7 +533,7 @@ class Front(Generic[AdmittedT]):
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answers one request (called by aiohttp, one after the other for each connection)."""
         door = request.protocol
-        assert isinstance(door, Door)
+        assert isinstance(door, HttpConnection)
         door.answers += 1
         if door.answers % ANSWERS_IN_A_ROW == 0:
             await asyncio.sleep(0)
@@ -564,7 +566,9 @@ class Front(Generic[AdmittedT]):
         finally:
             door.note_answered()
 
-    async def _read_body(self, door: Door, message: RawRequestMessage, content: StreamReader) -> bytes | HttpResponse:
+    async def _read_body(
+        self, door: HttpConnection, message: RawRequestMessage, content: StreamReader
+    ) -> bytes | HttpResponse:
         """Returns the whole body, or the answer to one that cannot be had."""
         limit = self.config.max_body_size
         length = content_length(message)

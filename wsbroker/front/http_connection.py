@@ -90,7 +90,7 @@ HEAD_LINE_COST: Final = 400
 """Bytes of memory for each line of a head besides: the objects that hold name and value."""
 
 
-class Door(HttpProtocol):
+class HttpConnection(HttpProtocol):
     """See the module.
 
     Args:

@@ -233,7 +233,7 @@ class Node:
             "inboxes_full": counters.inboxes_full,
             "mailboxes_full": counters.mailboxes_full,
             "timers": int(self.sockets.wheel.count),
-            "http_connections": len(self.front.doors),
+            "http_connections": len(self.front.http_connections),
             "request_bytes": self.front.request_bytes,
             "requests_shed": self.front.requests_shed,
             "answer_bytes": self.front.answer_bytes,

@@ -185,7 +185,7 @@ class Fronting:
     async def until_empty(self) -> None:
         """Waits until the front has no connection left."""
         async with asyncio.timeout(LONG_S):
-            while self.front.doors:
+            while self.front.http_connections:
                 await asyncio.sleep(0.001)
 
 
@@ -267,5 +267,5 @@ async def fronting(
                 connection.transport.abort()
         await front.stop(0)
         await asyncio.sleep(0)
-        assert not front.doors
+        assert not front.http_connections
         assert not failures, failures

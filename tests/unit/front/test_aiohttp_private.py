@@ -19,7 +19,7 @@ from wsbroker.front import aiohttp_private
 from wsbroker.front.aiohttp_private import OVERRIDDEN_NAMES, PRIVATE_NAMES, HttpProtocol
 from wsbroker.front.conversion import Answer
 from wsbroker.front.front import Front
-from wsbroker.front.http_connection import Door
+from wsbroker.front.http_connection import HttpConnection
 from wsbroker.front.request_slicer import MessageCutter
 from wsbroker.settings.config import Config
 
@@ -160,21 +160,21 @@ class FakeTransport(asyncio.Transport):
 async def test_detach_leaves_no_reference_in_any_slot() -> None:
     sockets, pool = FakeSockets(), FakePool()
     front = Front(Config.of(), sockets, pool)
-    door = Door(front)
+    door = HttpConnection(front)
     transport = FakeTransport()
     door.connection_made(transport)
     door.parse(upgrade())
     assert aiohttp_private.detach(door) == (transport, b"")
     plain = (int, float, str, bytes, bool, type(None), asyncio.AbstractEventLoop, Front, MessageCutter)
     loggers = {"logger", "access_log", "access_logger"}
-    held = {name for name in slots_of(Door) - loggers if not isinstance(getattr(door, name, None), plain)}
+    held = {name for name in slots_of(HttpConnection) - loggers if not isinstance(getattr(door, name, None), plain)}
     assert {name for name in held if getattr(door, name)} == set(), "these slots keep something alive"
     front.heads.clear()
 
 
 async def test_detach_resumes_reading_that_was_paused() -> None:
     front = Front(Config.of(), FakeSockets(), FakePool())
-    door = Door(front)
+    door = HttpConnection(front)
     transport = FakeTransport()
     door.connection_made(transport)
     door.hold_reading()
