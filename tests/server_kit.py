@@ -7,7 +7,7 @@ from typing import cast
 from broker_kit import frames_of
 from wsbroker.broker.limits import Limits
 from wsbroker.connections.connection import Connection
-from wsbroker.connections.connections import Settings, Sockets
+from wsbroker.connections.connections import Connections, Settings
 from wsbroker.connections.inline_runner import InlineRunner
 
 HEAD = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
@@ -142,7 +142,9 @@ class Bench:
 
     def __init__(self, settings: Settings | None = None, limits: Limits | None = None, handler: Handler | None = None):
         self.loop = ManualLoop()
-        self.sockets = Sockets(cast(asyncio.AbstractEventLoop, self.loop), limits or Limits(), settings or Settings())
+        self.sockets = Connections(
+            cast(asyncio.AbstractEventLoop, self.loop), limits or Limits(), settings or Settings()
+        )
         self.broker = self.sockets.broker
         self.lane = self.broker.add_worker_queue(0, 1 << 22, True)
         self.messages: list[tuple[object, int, object]] = []

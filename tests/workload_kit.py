@@ -18,7 +18,7 @@ import wsbroker
 from wsbroker.broker.limits import Limits
 from wsbroker.build import core_kind
 from wsbroker.connections.connection import Connection
-from wsbroker.connections.connections import Settings, Sockets
+from wsbroker.connections.connections import Connections, Settings
 from wsbroker.connections.inline_runner import InlineRunner
 from wsbroker.wire.framing import Unpacker, pack
 
@@ -80,7 +80,7 @@ class Work:
     ) -> None:
         loop = cast(asyncio.AbstractEventLoop, StillLoop())
         limits = Limits(max_queue_bytes=1 << 40, inbox_bytes=1 << 40)
-        self.owner = Sockets(loop, limits, Settings(max_connections=1 << 40))
+        self.owner = Connections(loop, limits, Settings(max_connections=1 << 40))
         self.broker = self.owner.broker
         self.lane = self.broker.add_worker_queue(0, 1 << 40, is_inline)
         if is_inline:
@@ -137,7 +137,7 @@ class Work:
             connection = self._connect()
             self.broker.subscribe(connection.id, self.names[0])
             connection.connection_lost(None)
-        self.lane.sockets.clear()
+        self.lane.inline_sockets.clear()
         self.lane.data.clear()
         self._written.clear()
 

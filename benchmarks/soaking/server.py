@@ -164,11 +164,11 @@ def kept(server: wsbroker.Server) -> dict[str, int]:
             lane,
             ("events", "sockets", "data", "waiting", "inboxes", "parked", "closing", "in_flight", "socket_count"),
         )
-    add("sockets", node.sockets, ("count", "unread", "wheel.count"))
-    for slot in node.sockets.wheel.slots:
+    add("sockets", node.connections, ("count", "unread", "wheel.count"))
+    for slot in node.connections.wheel.slots:
         sizes["sockets.wheel.slots"] += len(slot)
-    if node.sockets.inline is not None:
-        add("inline", node.sockets.inline, ("busy", "deferred"))
+    if node.connections.inline is not None:
+        add("inline", node.connections.inline, ("busy", "deferred"))
     front = node.front
     add("front", front, ("doors", "heads", "writing", "lingering", "_openings", "_tasks", "server.connections"))
     add("port", node.local_port, ("_waiting", "_questions", "_blocked", "_nested", "_inside", "waiting_bytes"))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from unit.front.front_kit import FakeConnection, FakePool, FakeSockets, Peer, fronting, get, status, upgrade
+from unit.front.front_kit import FakeConnection, FakeConnections, FakePool, Peer, fronting, get, status, upgrade
 from wsbroker.errors import ConfigError
 from wsbroker.front import listening
 from wsbroker.front.front import Front
@@ -60,7 +60,7 @@ async def answers(peer: Peer) -> bool:
 
 
 def new_front() -> Front[FakeConnection]:
-    return Front(Config.of(), FakeSockets(), FakePool())
+    return Front(Config.of(), FakeConnections(), FakePool())
 
 
 async def refused(*bind: str) -> OSError:

@@ -133,7 +133,7 @@ class Broker:
         socket.ending = (code, reason, told_code, told_reason)
         lane = socket.worker_queue
         if lane.is_inline:
-            lane.sockets.append(socket)
+            lane.inline_sockets.append(socket)
             lane.data.append(())
             self._list(lane)
         elif socket.unhandled == 0:
@@ -229,7 +229,7 @@ class Broker:
         self.counters.sockets_closed += 1
         lane = socket.worker_queue
         if lane.is_inline:
-            lane.sockets.append(socket)
+            lane.inline_sockets.append(socket)
             lane.data.append(event)
         else:
             lane.take_close(socket, event)
@@ -525,7 +525,7 @@ class Broker:
         self.counters.messages_received += 1
         lane = socket.worker_queue
         if lane.is_inline:
-            lane.sockets.append(socket)
+            lane.inline_sockets.append(socket)
             lane.data.append(data)
         else:
             cost = size + MESSAGE_OVERHEAD_BYTES

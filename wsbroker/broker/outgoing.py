@@ -68,7 +68,7 @@ class Outgoing:
         self.turn_bytes: i64 = 0
         self.channels: list[Channel] = []
         """Channels with frames in this turn."""
-        self.sockets: list[Socket] = []
+        self.dirty_sockets: list[Socket] = []
         """Sockets with direct frames or ranges in this turn: each is looked at on its own."""
         self.overflowing: list[Socket] = []
         self.overloading: list[Socket] = []
@@ -105,7 +105,7 @@ class Outgoing:
             socket.direct = [number]
             if not socket.is_listed:
                 socket.is_listed = True
-                self.sockets.append(socket)
+                self.dirty_sockets.append(socket)
         else:
             direct.append(number)
         socket.direct_bytes += size
@@ -157,7 +157,7 @@ class Outgoing:
             socket.ranges = by_channel
             if not socket.is_listed:
                 socket.is_listed = True
-                self.sockets.append(socket)
+                self.dirty_sockets.append(socket)
         ranges = by_channel.get(channel)
         if ranges is None:
             ranges = [0, OPEN_END] if is_member else []
@@ -172,7 +172,7 @@ class Outgoing:
             return
         self.is_flushing = True
         channels = self.channels
-        sockets = self.sockets
+        sockets = self.dirty_sockets
         self.turn += 1
         try:
             if len(channels) == 1 and not sockets:
@@ -205,7 +205,7 @@ class Outgoing:
         self.turn_bytes = 0
         self.writing = b""
         self.channels = []
-        self.sockets = []
+        self.dirty_sockets = []
         if self.merges:
             self.merges = {}
 

@@ -44,7 +44,7 @@ class WorkerQueue:
         """Messages acknowledged as handled since the start, by all workers that this lane has led to."""
         self.events: list[tuple[object, ...]] = []
         """This turn's batch (wire workers)."""
-        self.sockets: list[Socket] = []
+        self.inline_sockets: list[Socket] = []
         """This turn's batch (inline): whose message `data` holds at the same index."""
         self.data: list[object] = []
         """str or bytes; a tuple is a CLOSE event, an empty one where an ending socket's messages end (`Broker.end`)."""

@@ -18,7 +18,7 @@ from wsbroker.websocket.frames import PONG as PONG_FRAME
 from wsbroker.websocket.frames import encode_frame
 
 if TYPE_CHECKING:
-    from wsbroker.connections.connections import Sockets
+    from wsbroker.connections.connections import Connections
 
 EMPTY_PING: Final = b"\x89\x00"
 
@@ -27,7 +27,7 @@ EMPTY_PING: Final = b"\x89\x00"
 class Connection(Socket):
     """One client's connection."""
 
-    def __init__(self, socket_id: int, lane: WorkerQueue, owner: Sockets) -> None:
+    def __init__(self, socket_id: int, lane: WorkerQueue, owner: Connections) -> None:
         super().__init__(socket_id, lane)
         self.owner: Final = owner
         self.transport: asyncio.Transport | None = None

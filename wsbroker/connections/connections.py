@@ -58,7 +58,7 @@ class Settings:
 
 
 @final
-class Sockets(Waker):
+class Connections(Waker):
     """Every WebSocket connection of one server. Loop thread only."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limits: Limits, settings: Settings) -> None:
@@ -199,7 +199,7 @@ class Sockets(Waker):
         if self.unread or broker.dirty_lanes or (broker.outgoing.frames and not self.is_flush_due):
             return True
         inline = self.inline
-        return inline is not None and (len(inline.worker_queue.sockets) > 0 or len(inline.deferred) > 0)
+        return inline is not None and (len(inline.worker_queue.inline_sockets) > 0 or len(inline.deferred) > 0)
 
     # Time. ------------------------------------------------------------------------------------------------------
 

@@ -90,16 +90,16 @@ class InlineRunner:
     @property
     def is_behind(self) -> bool:
         """Whether events wait, or an async handler of a message or a close runs."""
-        return bool(self.worker_queue.sockets) or bool(self.deferred) or bool(self.busy)
+        return bool(self.worker_queue.inline_sockets) or bool(self.deferred) or bool(self.busy)
 
     def run(self) -> None:
         """Handles the events of this turn; what they cause is for the next one."""
         lane = self.worker_queue
-        sockets = lane.sockets
+        sockets = lane.inline_sockets
         if not sockets:
             return
         data = lane.data
-        lane.sockets = []
+        lane.inline_sockets = []
         lane.data = []
         done = 0
         served: Socket | None = None
@@ -125,7 +125,7 @@ class InlineRunner:
         finally:
             lane.current = None
             if done < len(sockets):  # what reports an error has failed itself: the other events are for the next turn
-                lane.sockets = sockets[done:] + lane.sockets
+                lane.inline_sockets = sockets[done:] + lane.inline_sockets
                 lane.data = data[done:] + lane.data
 
     def run_deferred(self) -> None:
@@ -147,7 +147,7 @@ class InlineRunner:
         """Has the messages that are held dropped, so that the close handlers behind them still run: the server stops,
         and there is no time for both. Returns how many; they are counted as lost."""
         dropped = 0
-        for socket in [*self.deferred, *self.busy.values(), *self.worker_queue.sockets]:
+        for socket in [*self.deferred, *self.busy.values(), *self.worker_queue.inline_sockets]:
             inbox = socket.inbox
             if inbox and not socket.is_muted:
                 for event in inbox:

@@ -27,7 +27,7 @@ from wsbroker.front.conversion import (
 )
 from wsbroker.front.deadlines import Deadlines
 from wsbroker.front.http_connection import FRESH, LEAVING, SERVING, TURNED_AWAY, HttpConnection
-from wsbroker.front.interfaces import AdmittedT, PoolLike, SocketsLike
+from wsbroker.front.interfaces import AdmittedT, ConnectionsLike, PoolLike
 from wsbroker.front.rate_limited_log import RateLimitedLog
 from wsbroker.guarded_log import GuardedLog
 from wsbroker.http.messages import Accept, HttpResponse
@@ -87,9 +87,9 @@ class Front(Generic[AdmittedT]):
         pool: who runs handlers.
     """
 
-    def __init__(self, config: Config, sockets: SocketsLike[AdmittedT], pool: PoolLike) -> None:
+    def __init__(self, config: Config, sockets: ConnectionsLike[AdmittedT], pool: PoolLike) -> None:
         self.config: Final = config
-        self.sockets: Final = sockets
+        self.connections: Final = sockets
         self.pool: Final = pool
         self.loop: Final = asyncio.get_running_loop()
         self.server: Final = web.Server(self.answer, loop=self.loop)
@@ -217,7 +217,7 @@ class Front(Generic[AdmittedT]):
     def entered(self, door: HttpConnection) -> None:
         """A connection was accepted."""
         doors = self.http_connections
-        is_full = len(doors) - self._openings + self.sockets.count >= self._limit
+        is_full = len(doors) - self._openings + self.connections.count >= self._limit
         doors.add(door)
         if is_full or self.is_stopping:
             self.rate_limited_log.warn("no room for another connection remote=%s limit=%d", door.remote, self._limit)
@@ -236,7 +236,7 @@ class Front(Generic[AdmittedT]):
         self._forget(door)
         connection = self._end_opening(door)
         if connection is not None:
-            self.sockets.discard(connection)
+            self.connections.discard(connection)
 
     def watch_writing(self, door: HttpConnection) -> None:
         """A connection must take what waits for it, or at least some of it in each `write_timeout`."""
@@ -384,7 +384,7 @@ class Front(Generic[AdmittedT]):
             door.refuse_first(message, too_busy())
             return
         lane_index = self.pool.choose_worker_index()
-        connection = self.sockets.admit(lane_index)
+        connection = self.connections.admit(lane_index)
         if connection is None:
             door.refuse_first(message, overloaded())
         elif self.pool.has_open_handler:
@@ -404,7 +404,7 @@ class Front(Generic[AdmittedT]):
                 return
             if isinstance(answer, HttpResponse):
                 self._end_opening(door)
-                self.sockets.discard(connection)
+                self.connections.discard(connection)
                 door.refuse_first(message, answer)
             else:
                 self._hand_over(door, upgrade, answer, connection)
@@ -420,7 +420,7 @@ class Front(Generic[AdmittedT]):
         if not door.has_upgrade or aiohttp_private.has_body(request.content):
             return door.end_with(error_answer(400, "a request for a WebSocket has no body"))
         lane_index = self.pool.choose_worker_index()
-        connection = self.sockets.admit(lane_index)
+        connection = self.connections.admit(lane_index)
         if connection is None:
             return door.end_with(overloaded())
         self._begin_opening(door, connection)
@@ -431,7 +431,7 @@ class Front(Generic[AdmittedT]):
                 accept = answer
             elif self._is_still_there(door, connection):
                 self._end_opening(door)
-                self.sockets.discard(connection)
+                self.connections.discard(connection)
                 return door.end_with(answer)
         if self._is_still_there(door, connection):
             self._hand_over(door, upgrade, accept, connection)
@@ -499,10 +499,10 @@ class Front(Generic[AdmittedT]):
         self._forget(door)
         transport, tail = door.let_go()
         try:
-            self.sockets.accept(connection, transport, head, tail)
+            self.connections.accept(connection, transport, head, tail)
         except Exception:
             if transport.get_protocol() is door:
-                self.sockets.discard(connection)
+                self.connections.discard(connection)
             transport.abort()
             log.exception("cannot hand over a connection socket=%d", connection.id)
 
@@ -524,7 +524,7 @@ class Front(Generic[AdmittedT]):
             return False
         if door.wire is None or door.wire.is_closing():
             self._end_opening(door)
-            self.sockets.discard(connection)
+            self.connections.discard(connection)
             return False
         return True
 

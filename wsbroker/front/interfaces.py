@@ -18,7 +18,7 @@ class Admitted(Protocol):
 AdmittedT = TypeVar("AdmittedT", bound=Admitted)
 
 
-class SocketsLike(Protocol[AdmittedT]):
+class ConnectionsLike(Protocol[AdmittedT]):
     """Who takes the connections over."""
 
     @property

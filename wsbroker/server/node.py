@@ -17,8 +17,8 @@ from typing import Final, cast
 
 from wsbroker.broker.limits import DISCONNECT, DROP_NEW, DROP_OLD, Limits
 from wsbroker.connections.connection import Connection
+from wsbroker.connections.connections import Connections
 from wsbroker.connections.connections import Settings as SocketSettings
-from wsbroker.connections.connections import Sockets
 from wsbroker.connections.inline_runner import InlineRunner
 from wsbroker.front.front import Front
 from wsbroker.guarded_log import GuardedLog
@@ -58,11 +58,11 @@ class Node:
         self.spec = spec
         self.on_fatal = on_fatal
         self.addresses: list[Address] = []
-        self.sockets = Sockets(asyncio.get_running_loop(), _limits(config), _socket_settings(config))
-        self.broker = self.sockets.broker
+        self.connections = Connections(asyncio.get_running_loop(), _limits(config), _socket_settings(config))
+        self.broker = self.connections.broker
         self.local_port = LocalApi(self.broker, config.command_bytes)
         self.pool = Pool(config, spec, self.broker, self.local_port, on_fatal)
-        self.front = Front(config, self.sockets, self.pool)
+        self.front = Front(config, self.connections, self.pool)
         self._warner: asyncio.TimerHandle | None = None
         self._warnings = OperatorWarnings(logger)
         self._memory_release = MemoryRelease()
@@ -86,7 +86,7 @@ class Node:
         except BaseException:
             await self.close(FAILED_START_STOP_S)
             raise
-        self.sockets.tick()
+        self.connections.tick()
         self._warn()
 
     def _wire_inline(self) -> None:
@@ -111,7 +111,7 @@ class Node:
         runtime.is_behind = lambda: runner.is_behind
         runtime.drop_waiting = runner.drop_waiting
         inline.handled_count = lambda: runner.handled
-        self.sockets.inline = runner
+        self.connections.inline = runner
 
     async def reload(self) -> None:
         """Exchanges the workers for new ones with the code as it is now; raises as `Pool.reload`."""
@@ -123,12 +123,12 @@ class Node:
         if self._warner is not None:
             self._warner.cancel()
         self.front.stop_listening()
-        self.sockets.stop()
+        self.connections.stop()
         # Requests in flight need the workers; half of the time is theirs, the rest is for the handlers' end.
         await asyncio.gather(self._close_sockets(deadline), self.front.stop(timeout_s / 2))
         await self.pool.stop(max(0.0, deadline - time.monotonic()))
-        self.sockets.inline = None  # no handler runs behind `handle_worker_stop`
-        dropped = self.sockets.abort_all()
+        self.connections.inline = None  # no handler runs behind `handle_worker_stop`
+        dropped = self.connections.abort_all()
         if dropped:
             logger.info("connections dropped count=%d", dropped)
             await asyncio.sleep(0)
@@ -143,22 +143,24 @@ class Node:
         O(connections), about 1.5 µs each.
         """
         found = self.front.descriptors() + open_sockets.handed_in.descriptors()
-        for slot in self.sockets.wheel.slots:
+        for slot in self.connections.wheel.slots:
             for socket in slot:
                 transport = cast(Connection, socket).transport
                 if transport is not None:
                     found.append(transport.get_extra_info("socket").fileno())
         forks.replace(found)
-        if self.sockets.inline is not None:
-            self.sockets.inline.notice_s = -math.inf  # it tells of the handler's end then, where the child is to end
+        if self.connections.inline is not None:
+            self.connections.inline.notice_s = (
+                -math.inf
+            )  # it tells of the handler's end then, where the child is to end
         signal.set_wakeup_fd(-1)  # a signal of the child would wake the server's loop
 
     async def _close_sockets(self, deadline: float) -> None:
-        while self.sockets.close_some(CLOSE_BATCH, 1001, "server shutdown") and time.monotonic() < deadline:
+        while self.connections.close_some(CLOSE_BATCH, 1001, "server shutdown") and time.monotonic() < deadline:
             await asyncio.sleep(CLOSE_PAUSE_S)
-        self.sockets.close_some(1 << 60, 1001, "server shutdown")  # out of time: all at once
+        self.connections.close_some(1 << 60, 1001, "server shutdown")  # out of time: all at once
         limit = min(deadline, time.monotonic() + self.config.close_timeout)
-        while self.sockets.count and time.monotonic() < limit:
+        while self.connections.count and time.monotonic() < limit:
             await asyncio.sleep(POLL_S)
 
     def _warn(self) -> None:
@@ -216,7 +218,7 @@ class Node:
         counters = self.broker.counters
         return {
             "sockets": len(self.broker.sockets),
-            "connections": self.sockets.count,
+            "connections": self.connections.count,
             "channels": len(self.broker.table),
             "sockets_opened": counters.sockets_opened,
             "sockets_closed": counters.sockets_closed,
@@ -232,7 +234,7 @@ class Node:
             "commands_refused": counters.commands_refused,
             "inboxes_full": counters.inboxes_full,
             "mailboxes_full": counters.mailboxes_full,
-            "timers": int(self.sockets.wheel.count),
+            "timers": int(self.connections.wheel.count),
             "http_connections": len(self.front.http_connections),
             "request_bytes": self.front.request_bytes,
             "requests_shed": self.front.requests_shed,

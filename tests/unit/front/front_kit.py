@@ -46,7 +46,7 @@ def post(body: bytes, path: str = "/", *more: str) -> bytes:
 class FakeConnection(asyncio.Protocol):
     """A socket that writes down what it is given."""
 
-    def __init__(self, sockets: "FakeSockets", socket_id: int) -> None:
+    def __init__(self, sockets: "FakeConnections", socket_id: int) -> None:
         self.sockets = sockets
         self.id = socket_id
         self.received = bytearray()
@@ -71,7 +71,7 @@ class FakeConnection(asyncio.Protocol):
         return bytes(self.received)
 
 
-class FakeSockets:
+class FakeConnections:
     """Admits up to `limit` sockets."""
 
     def __init__(self, limit: int = 1000) -> None:
@@ -160,7 +160,7 @@ async def describe(request: HttpRequest) -> HttpResponse:
 class Fronting:
     """A front that serves, with its fakes."""
 
-    def __init__(self, front: "Front[FakeConnection]", sockets: FakeSockets, pool: FakePool, port: int) -> None:
+    def __init__(self, front: "Front[FakeConnection]", sockets: FakeConnections, pool: FakePool, port: int) -> None:
         self.front = front
         self.sockets = sockets
         self.pool = pool
@@ -252,7 +252,7 @@ async def fronting(
     failures: list[dict[str, Any]] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: failures.append(context))
-    sockets, pool = FakeSockets(limit), FakePool()
+    sockets, pool = FakeConnections(limit), FakePool()
     front: Front[FakeConnection] = Front(Config.of(**settings), sockets, pool)
     bound = await front.listen(addresses)
     first = bound[0]

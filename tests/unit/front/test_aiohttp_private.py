@@ -14,7 +14,7 @@ from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
 import wsbroker.front
-from unit.front.front_kit import FakePool, FakeSockets, fronting, get, upgrade
+from unit.front.front_kit import FakeConnections, FakePool, fronting, get, upgrade
 from wsbroker.front import aiohttp_private
 from wsbroker.front.aiohttp_private import OVERRIDDEN_NAMES, PRIVATE_NAMES, HttpProtocol
 from wsbroker.front.conversion import Answer
@@ -158,7 +158,7 @@ class FakeTransport(asyncio.Transport):
 
 
 async def test_detach_leaves_no_reference_in_any_slot() -> None:
-    sockets, pool = FakeSockets(), FakePool()
+    sockets, pool = FakeConnections(), FakePool()
     front = Front(Config.of(), sockets, pool)
     door = HttpConnection(front)
     transport = FakeTransport()
@@ -173,7 +173,7 @@ async def test_detach_leaves_no_reference_in_any_slot() -> None:
 
 
 async def test_detach_resumes_reading_that_was_paused() -> None:
-    front = Front(Config.of(), FakeSockets(), FakePool())
+    front = Front(Config.of(), FakeConnections(), FakePool())
     door = HttpConnection(front)
     transport = FakeTransport()
     door.connection_made(transport)
