@@ -179,10 +179,10 @@ class Bench:
         return self.close_ends_at_once
 
     def connect(self, tail: bytes = b"") -> tuple[Connection, PaperTransport]:
-        connection = self.sockets.admit(0)
+        connection = self.sockets.admit_connection(0)
         assert connection is not None
         transport = PaperTransport()
-        self.sockets.accept(connection, cast(asyncio.Transport, transport), HEAD, tail)
+        self.sockets.accept_upgrade(connection, cast(asyncio.Transport, transport), HEAD, tail)
         return connection, transport
 
     def tick(self, seconds: float) -> None:

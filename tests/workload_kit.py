@@ -163,10 +163,10 @@ class Work:
         self.turn()
 
     def _connect(self) -> Connection:
-        connection = self.owner.admit(0)
+        connection = self.owner.admit_connection(0)
         assert connection is not None
         transport = cast(asyncio.Transport, PaperTransport(self._written))
-        self.owner.accept(connection, transport, b"", b"")
+        self.owner.accept_upgrade(connection, transport, b"", b"")
         return connection
 
     def _runner(self) -> InlineRunner:

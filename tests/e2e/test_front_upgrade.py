@@ -443,7 +443,7 @@ async def test_a_failure_of_our_own_is_a_500_and_logged_with_the_address(
         def fail(lane_index: int) -> None:
             raise RuntimeError("broken core")
 
-        monkeypatch.setattr(running.sockets, "admit", fail)
+        monkeypatch.setattr(running.sockets, "admit_connection", fail)
         assert (await running.ask(upgrade())).startswith(b"HTTP/1.1 500 ")
         assert (await running.ask(get() + upgrade())).count(b"HTTP/1.1 500 ") == 1
         assert caplog.text.count("remote=127.0.0.1") == 2

@@ -65,7 +65,7 @@ def test_a_thread_that_a_handler_starts_asks_and_sends_in_order(kind: str, how: 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_open_handler_that_takes_too_long_is_a_504(kind: str) -> None:
     async def work(shop: Shop) -> None:
-        answer = await shop.pool.open(1, 0, REQUEST)
+        answer = await shop.pool.run_open_handler(1, 0, REQUEST)
         assert isinstance(answer, HttpResponse) and answer.status == 504
 
     live(APPS + "Slow", work, worker_kind=kind, handler_timeout=0.05)
@@ -142,9 +142,9 @@ def test_a_stopped_pool_refuses_sockets_and_requests(kind: str, caplog: pytest.L
     async def work(shop: Shop) -> None:
         await shop.pool.stop(5)
         await shop.pool.stop(5)
-        answer = await shop.pool.open(1, 0, REQUEST)
+        answer = await shop.pool.run_open_handler(1, 0, REQUEST)
         assert isinstance(answer, HttpResponse) and answer.status == 503
-        assert (await shop.pool.http(REQUEST)).status == 503
+        assert (await shop.pool.run_http_handler(REQUEST)).status == 503
         if shop.pool.inline is None:
             shop.message(1, "nobody there")
 
@@ -185,13 +185,15 @@ def test_requests_that_inline_handlers_work_on_are_bounded_in_bytes() -> None:
 
     async def work(shop: Shop) -> None:
         big = HttpRequest("POST", "/", body=b"x" * 600_000)
-        first = asyncio.ensure_future(shop.pool.http(big))  # an idle worker takes any one
+        first = asyncio.ensure_future(shop.pool.run_http_handler(big))  # an idle worker takes any one
         await asyncio.sleep(0)
-        refused, not_opened = await shop.pool.http(big), await shop.pool.open(1, 0, big)
+        refused, not_opened = await shop.pool.run_http_handler(big), await shop.pool.run_open_handler(1, 0, big)
         assert isinstance(not_opened, HttpResponse) and (refused.status, not_opened.status) == (503, 503)
         spec.gate.set()
         assert (await first).body == b"done"
-        assert (await shop.pool.http(big)).body == b"done" and await shop.pool.open(1, 0, big) is None
+        assert (await shop.pool.run_http_handler(big)).body == b"done" and await shop.pool.run_open_handler(
+            1, 0, big
+        ) is None
 
     spec = Waits()
     live(spec, work, worker_kind="inline", mailbox_bytes=1_000_000)
@@ -371,7 +373,7 @@ def test_what_a_worker_logs_is_logged_here_with_the_levels_of_this_program(
 
 def test_a_class_of_an_importable_module_runs_in_every_kind() -> None:
     async def work(shop: Shop) -> None:
-        assert await shop.pool.http(REQUEST) == HttpResponse.json({"query": "b=c"})
+        assert await shop.pool.run_http_handler(REQUEST) == HttpResponse.json({"query": "b=c"})
 
     for kind in ELSEWHERE:
         live(Door, work, worker_kind=kind)

@@ -416,7 +416,7 @@ def test_sockets_go_to_the_worker_with_the_fewest_connections_if_asked(live: Cal
 
 def test_without_an_open_handler_no_hop_is_made(live: Callable[..., House]) -> None:
     async def work(house: House) -> None:
-        opening = house.pool.open(1, 0, REQUEST)
+        opening = house.pool.run_open_handler(1, 0, REQUEST)
         with pytest.raises(StopIteration) as result:  # it never suspends
             opening.send(None)
         assert result.value.value is None
@@ -429,7 +429,7 @@ def test_the_open_handler_accepts_or_its_answer_is_sent(
     live: Callable[..., House], status: int, answer: HttpResponse | None
 ) -> None:
     async def work(house: House) -> None:
-        assert await house.pool.open(1, 0, REQUEST) == answer
+        assert await house.pool.run_open_handler(1, 0, REQUEST) == answer
         assert house.pool.statistics()[0]["opens_in_flight"] == 0
 
     live(work, lambda wire: serve(wire, OPEN_NAME, opened=status))
@@ -446,7 +446,7 @@ def test_an_open_handler_gets_the_request_and_one_that_never_answers_is_a_504(li
         wire.write((commands.STOPPED,))
 
     async def work(house: House) -> None:
-        answer = await house.pool.open(9, 0, REQUEST)
+        answer = await house.pool.run_open_handler(9, 0, REQUEST)
         assert isinstance(answer, HttpResponse) and answer.status == 504
         await house.core.until(lambda: bool(house.core.log))  # the late answer was read, and ignored
 
@@ -469,7 +469,7 @@ def test_a_client_that_goes_away_while_opening_is_forgotten(live: Callable[..., 
         wire.write((commands.STOPPED,))
 
     async def work(house: House) -> None:
-        opening = asyncio.ensure_future(house.pool.open(9, 0, REQUEST))
+        opening = asyncio.ensure_future(house.pool.run_open_handler(9, 0, REQUEST))
         await house.core.until(lambda: bool(house.core.log))
         opening.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -490,13 +490,13 @@ def test_open_handlers_that_wait_are_bounded_in_bytes(live: Callable[..., House]
         wire.write((commands.STOPPED,))
 
     async def work(house: House) -> None:
-        waiting = [asyncio.ensure_future(house.pool.open(n, 0, REQUEST)) for n in range(20)]
+        waiting = [asyncio.ensure_future(house.pool.run_open_handler(n, 0, REQUEST)) for n in range(20)]
         await asyncio.sleep(0)
         assert 10 < sum(opening.done() for opening in waiting) < 20
         for opening in waiting:
             opening.cancel()
         await asyncio.wait(waiting)
-        answer = await house.pool.open(99, 0, REQUEST)
+        answer = await house.pool.run_open_handler(99, 0, REQUEST)
         assert isinstance(answer, HttpResponse) and answer.status == 503
         assert house.pool.statistics()[0]["asked_bytes"] <= 3000
 
@@ -512,7 +512,7 @@ def test_a_socket_gone_after_it_was_accepted_is_forgotten_on_request(live: Calla
         wire.write((commands.STOPPED,))
 
     async def work(house: House) -> None:
-        house.pool.forget(9, 0)
+        house.pool.drop_unopened_socket(9, 0)
 
     live(work, reads)
     assert seen == [(events.FORGET, 9), (events.STOP,)]
@@ -523,7 +523,7 @@ def test_a_socket_gone_after_it_was_accepted_is_forgotten_on_request(live: Calla
 
 def test_without_an_http_handler_the_answer_is_503_and_no_hop_is_made(live: Callable[..., House]) -> None:
     async def work(house: House) -> None:
-        response = await house.pool.http(REQUEST)
+        response = await house.pool.run_http_handler(REQUEST)
         assert (response.status, response.body) == (503, b"No HTTP handler registered")
 
     live(work, serve)
@@ -551,7 +551,7 @@ def test_requests_go_to_the_worker_with_the_fewest_in_flight(live: Callable[...,
     async def work(house: House) -> None:
         requests = []
         for n in range(6):
-            requests.append(asyncio.ensure_future(house.pool.http(REQUEST)))
+            requests.append(asyncio.ensure_future(house.pool.run_http_handler(REQUEST)))
             await asyncio.sleep(0)
             in_flight = [entry["requests_in_flight"] for entry in house.pool.statistics()]
             assert sum(in_flight) == n + 1 and max(in_flight) - min(in_flight) <= 1
@@ -575,7 +575,7 @@ def test_a_request_over_its_time_is_a_504_and_counts_until_it_is_answered(live: 
         wire.write((commands.STOPPED,))
 
     async def work(house: House) -> None:
-        assert (await house.pool.http(REQUEST)).status == 504
+        assert (await house.pool.run_http_handler(REQUEST)).status == 504
         assert house.pool.statistics()[0]["requests_in_flight"] == 1
         release.set()
         await house.core.until(lambda: bool(house.core.log))
@@ -592,14 +592,14 @@ def test_requests_that_wait_are_bounded_in_bytes(live: Callable[..., House]) -> 
 
     async def work(house: House) -> None:
         big = HttpRequest("POST", "/", body=b"x" * 600_000)
-        waiting = [asyncio.ensure_future(house.pool.http(big)) for _ in range(2)]
+        waiting = [asyncio.ensure_future(house.pool.run_http_handler(big)) for _ in range(2)]
         await asyncio.sleep(0)
-        refused = await house.pool.http(big)
+        refused = await house.pool.run_http_handler(big)
         assert refused.status == 503 and refused.headers["Retry-After"] == "1"
         for request in waiting:
             request.cancel()
         await asyncio.wait(waiting)
-        assert (await house.pool.http(big)).status == 503  # given up by us is not done by the worker
+        assert (await house.pool.run_http_handler(big)).status == 503  # given up by us is not done by the worker
 
     live(work, never, settings=Settings(workers=2, mailbox_bytes=1_000_000))
 
@@ -613,8 +613,8 @@ def test_a_lost_worker_closes_its_sockets_answers_what_it_was_asked_and_is_repla
     async def work(house: House) -> None:
         pool, core = house.pool, house.core
         core.worker_queues[0].closing[5] = (events.CLOSE, 5, b"t", 0, 1000, "")
-        opening = asyncio.ensure_future(pool.open(9, 0, REQUEST))
-        request = asyncio.ensure_future(pool.http(REQUEST))
+        opening = asyncio.ensure_future(pool.run_open_handler(9, 0, REQUEST))
+        request = asyncio.ensure_future(pool.run_http_handler(REQUEST))
         await asyncio.sleep(0)
         house.message(1, "die")
         answer = await opening
@@ -623,13 +623,13 @@ def test_a_lost_worker_closes_its_sockets_answers_what_it_was_asked_and_is_repla
         assert core.lost == [(0, 1012)] and core.adopted == []
         # Meanwhile nobody is let in, and nothing waits for nobody.
         house.message(1, "to a socket that is closed")
-        answer = await pool.open(10, 0, REQUEST)
+        answer = await pool.run_open_handler(10, 0, REQUEST)
         assert isinstance(answer, HttpResponse) and answer.status == 503
-        assert (await pool.http(REQUEST)).status == 503
+        assert (await pool.run_http_handler(REQUEST)).status == 503
         await core.until(lambda: commands.CLOSED in [entry[0] for entry in core.log])
         assert core.adopted == [(0, [(events.CLOSE, 5, b"t", 0, 1000, "")])]
-        assert await pool.open(11, 0, REQUEST) is None
-        assert (await pool.http(REQUEST)).status == 200
+        assert await pool.run_open_handler(11, 0, REQUEST) is None
+        assert (await pool.run_http_handler(REQUEST)).status == 200
         assert pool.statistics()[0]["restarts"] == 1
         assert core.worker_queues[0].generation == 1
 
@@ -761,7 +761,7 @@ def test_a_crash_loop_ends_in_one_fatal_error(live: Callable[..., House], monkey
         assert house.pool.has_open_handler, "sockets would be accepted for a worker that is not there"
         assert len(house.scripts.made) == 6
         assert house.pool.choose_worker_index() == 0
-        answer = await house.pool.open(1, 0, REQUEST)
+        answer = await house.pool.run_open_handler(1, 0, REQUEST)
         assert isinstance(answer, HttpResponse) and answer.status == 503
 
     live(work, dies)

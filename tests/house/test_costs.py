@@ -51,9 +51,9 @@ class Sink:
 
 
 def connect(bench: Bench, sink: Sink) -> Connection:
-    connection = bench.sockets.admit(0)
+    connection = bench.sockets.admit_connection(0)
     assert connection is not None
-    bench.sockets.accept(connection, cast(asyncio.Transport, sink), HEAD, b"")
+    bench.sockets.accept_upgrade(connection, cast(asyncio.Transport, sink), HEAD, b"")
     return connection
 
 

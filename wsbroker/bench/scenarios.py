@@ -180,7 +180,7 @@ async def _fanout(plan: Plan, result: Result, links: list[Link]) -> None:
     watch.finish(result, publications.histogram)
     publications.in_flight = 0
     end_s = time.monotonic() + DRAIN_S
-    while publications.open and time.monotonic() < end_s:
+    while publications.undelivered and time.monotonic() < end_s:
         await asyncio.sleep(0.01)
     missing = publications.sent * len(subscribers) - publications.delivered
     result.wrong = publications.out_of_order + abs(missing)
@@ -198,7 +198,7 @@ class Publications:
     def __init__(self, link: Link, channel: str, size: int, in_flight: int, subscribers: int) -> None:
         self.in_flight = in_flight
         self.histogram = Histogram()
-        self.open: dict[int, list[int]] = {}
+        self.undelivered: dict[int, list[int]] = {}
         """By number: how many have not got it yet, and when it was sent."""
         self.sent = self.delivered = self.out_of_order = 0
         self.problem = ""
@@ -211,9 +211,9 @@ class Publications:
         """Publishes as many as may be on the way."""
         frames = []
         now_ns = time.monotonic_ns()
-        while len(self.open) < self.in_flight:
+        while len(self.undelivered) < self.in_flight:
             self.sent += 1
-            self.open[self.sent] = [self._subscribers, now_ns]
+            self.undelivered[self.sent] = [self._subscribers, now_ns]
             request = {"type": "publish", "channel": self._channel, "data": f"@{self.sent:010}.{self._padding}"}
             frames.append(self._link.frame(TEXT, json.dumps(request).encode()))
         self._link.write(b"".join(frames))
@@ -221,15 +221,15 @@ class Publications:
     def arrived(self, number: int) -> None:
         """One subscriber has one."""
         self.delivered += 1
-        state = self.open.get(number)
+        state = self.undelivered.get(number)
         if state is None:
             self.wrong(f"publication {number} came to more subscribers than there are, or was never sent")
             return
         self.histogram.add(time.monotonic_ns() - state[1])
         state[0] -= 1
         if state[0] == 0:
-            del self.open[number]
-            if len(self.open) < self.in_flight:
+            del self.undelivered[number]
+            if len(self.undelivered) < self.in_flight:
                 self.refill()
 
     def wrong(self, problem: str) -> None:

@@ -90,7 +90,7 @@ class Broker:
             self._emit_close(socket, event)
         self.outgoing.drain(socket)
 
-    def discard(self, socket: Socket) -> None:
+    def discard_socket(self, socket: Socket) -> None:
         """Refused, or gone before the 101: forgotten as if it had never been."""
         self._leave(socket)
         self._forget(socket)
@@ -216,7 +216,7 @@ class Broker:
 
     def _forget(self, socket: Socket) -> None:
         socket.state = GONE
-        self.outgoing.forget(socket)
+        self.outgoing.drop_outbox(socket)
 
     def _tell_closed(self, socket: Socket, code: int, reason: str) -> None:
         event = (events.CLOSE, socket.id, socket.token, socket.token_seen, code, reason)

@@ -474,7 +474,7 @@ class Outgoing:
             if frames:
                 return
             if not socket.is_blocked:
-                self.forget(socket)
+                self.drop_outbox(socket)
         if socket.state == CLOSING and socket.direct is None and not socket.is_blocked:
             socket.finish()
 
@@ -485,7 +485,7 @@ class Outgoing:
             outbox = self._open_outbox(socket)
         self._replace_frames(outbox, frame)
 
-    def forget(self, socket: Socket) -> None:
+    def drop_outbox(self, socket: Socket) -> None:
         """Drops the outbox of a socket, and what waits in it."""
         outbox = socket.outbox
         if outbox is not None:

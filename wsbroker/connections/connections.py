@@ -82,7 +82,7 @@ class Connections(Waker):
         self.is_flush_due = False
         """A flush is timed, `flush_interval` after the first frame since the last one."""
         self.count: int = 0
-        """Connections from `admit` until they are lost or discarded, closing ones included."""
+        """Connections from `admit_connection` until they are lost or discarded, closing ones included."""
         self.turn: i64 = 0
         self.unread: list[Connection] = []
         self.inline: InlineRunner | None = None
@@ -92,7 +92,7 @@ class Connections(Waker):
 
     # Coming and going. ------------------------------------------------------------------------------------------
 
-    def admit(self, lane_index: int) -> Connection | None:
+    def admit_connection(self, lane_index: int) -> Connection | None:
         """A new socket, known to the broker from here on; None when `max_connections` are there already."""
         if self.count >= self.max_connections or self.is_stopped:
             return None
@@ -102,7 +102,7 @@ class Connections(Waker):
         self.count += 1
         return connection
 
-    def accept(self, connection: Connection, transport: asyncio.Transport, head: bytes, tail: bytes) -> None:
+    def accept_upgrade(self, connection: Connection, transport: asyncio.Transport, head: bytes, tail: bytes) -> None:
         """Takes the transport over.
 
         Args:
@@ -134,11 +134,11 @@ class Connections(Waker):
         self.spare_decoder = None
         return decoder
 
-    def discard(self, connection: Connection) -> None:
+    def discard_connection(self, connection: Connection) -> None:
         """Refused, or gone before the 101."""
         self.count -= 1
         self.wheel.remove(connection)
-        self.broker.discard(connection)
+        self.broker.discard_socket(connection)
 
     def connection_lost(self, connection: Connection) -> None:
         """The transport has ended."""

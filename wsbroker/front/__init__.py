@@ -3,7 +3,7 @@
 What is read goes to the parser in slices (`cutter`), so that no client's bytes stall the others; bodies are collected
 without exceptions (`upload`), so that nothing of a client that leaves waits for the collector.
 
-An upgraded connection leaves this room whole: its transport and the bytes already read go to `ConnectionsLike.accept`, and
+An upgraded connection leaves this room whole: its transport and the bytes already read go to `ConnectionsLike.accept_upgrade`, and
 nothing of aiohttp stays behind. What this room keeps is bounded in bytes, in connections and in time.
 
 May import: `wire`, `websocket` (the handshake only), `addresses`, `config`, `types`, `errors`, aiohttp, asyncio.

@@ -27,7 +27,7 @@ from wsbroker.front.conversion import (
 )
 from wsbroker.front.deadlines import Deadlines
 from wsbroker.front.http_connection import FRESH, LEAVING, SERVING, TURNED_AWAY, HttpConnection
-from wsbroker.front.interfaces import AdmittedT, ConnectionsLike, PoolLike
+from wsbroker.front.interfaces import ConnectionsLike, OpeningConnectionT, PoolLike
 from wsbroker.front.rate_limited_log import RateLimitedLog
 from wsbroker.guarded_log import GuardedLog
 from wsbroker.http.messages import Accept, HttpResponse
@@ -76,7 +76,7 @@ _HOST: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+;=%:\[\]-]*")
 """uri-host [ ":" port ], as far as its characters tell (RFC 3986 section 3.2.2)."""
 
 
-class Front(Generic[AdmittedT]):
+class Front(Generic[OpeningConnectionT]):
     """Accepts connections, answers plain HTTP, and gives upgraded connections to the sockets.
 
     Made in the running loop. Loop thread only.
@@ -87,7 +87,7 @@ class Front(Generic[AdmittedT]):
         pool: who runs handlers.
     """
 
-    def __init__(self, config: Config, sockets: ConnectionsLike[AdmittedT], pool: PoolLike) -> None:
+    def __init__(self, config: Config, sockets: ConnectionsLike[OpeningConnectionT], pool: PoolLike) -> None:
         self.config: Final = config
         self.connections: Final = sockets
         self.pool: Final = pool
@@ -236,7 +236,7 @@ class Front(Generic[AdmittedT]):
         self._forget(door)
         connection = self._end_opening(door)
         if connection is not None:
-            self.connections.discard(connection)
+            self.connections.discard_connection(connection)
 
     def watch_writing(self, door: HttpConnection) -> None:
         """A connection must take what waits for it, or at least some of it in each `write_timeout`."""
@@ -384,7 +384,7 @@ class Front(Generic[AdmittedT]):
             door.refuse_first(message, too_busy())
             return
         lane_index = self.pool.choose_worker_index()
-        connection = self.connections.admit(lane_index)
+        connection = self.connections.admit_connection(lane_index)
         if connection is None:
             door.refuse_first(message, overloaded())
         elif self.pool.has_open_handler:
@@ -396,7 +396,12 @@ class Front(Generic[AdmittedT]):
             self._hand_over(door, upgrade, None, connection)
 
     async def _open_first(
-        self, door: HttpConnection, message: RawRequestMessage, upgrade: Upgrade, connection: AdmittedT, lane_index: int
+        self,
+        door: HttpConnection,
+        message: RawRequestMessage,
+        upgrade: Upgrade,
+        connection: OpeningConnectionT,
+        lane_index: int,
     ) -> None:
         answer = await self._ask(door, message, connection, lane_index)
         try:
@@ -404,7 +409,7 @@ class Front(Generic[AdmittedT]):
                 return
             if isinstance(answer, HttpResponse):
                 self._end_opening(door)
-                self.connections.discard(connection)
+                self.connections.discard_connection(connection)
                 door.refuse_first(message, answer)
             else:
                 self._hand_over(door, upgrade, answer, connection)
@@ -420,7 +425,7 @@ class Front(Generic[AdmittedT]):
         if not door.has_upgrade or aiohttp_private.has_body(request.content):
             return door.end_with(error_answer(400, "a request for a WebSocket has no body"))
         lane_index = self.pool.choose_worker_index()
-        connection = self.connections.admit(lane_index)
+        connection = self.connections.admit_connection(lane_index)
         if connection is None:
             return door.end_with(overloaded())
         self._begin_opening(door, connection)
@@ -431,7 +436,7 @@ class Front(Generic[AdmittedT]):
                 accept = answer
             elif self._is_still_there(door, connection):
                 self._end_opening(door)
-                self.connections.discard(connection)
+                self.connections.discard_connection(connection)
                 return door.end_with(answer)
         if self._is_still_there(door, connection):
             self._hand_over(door, upgrade, accept, connection)
@@ -474,19 +479,21 @@ class Front(Generic[AdmittedT]):
         self.rate_limited_log.warn_of_kind(NO_SUBPROTOCOL, NO_SUBPROTOCOL, door.remote, len(upgrade.offered))
 
     async def _ask(
-        self, door: HttpConnection, message: RawRequestMessage, connection: AdmittedT, lane_index: int
+        self, door: HttpConnection, message: RawRequestMessage, connection: OpeningConnectionT, lane_index: int
     ) -> HttpResponse | Accept | None:
         """Runs the open handler."""
         try:
-            answer = await self.pool.open(connection.id, lane_index, request_of(message, door.remote, b""))
+            answer = await self.pool.run_open_handler(connection.id, lane_index, request_of(message, door.remote, b""))
             if not isinstance(answer, HttpResponse) and not self._is_still_there(door, connection):
-                self.pool.forget(connection.id, lane_index)
+                self.pool.drop_unopened_socket(connection.id, lane_index)
             return answer
         except Exception:
             log.exception("cannot ask the open handler socket=%d remote=%s", connection.id, door.remote)
             return error_answer(500)
 
-    def _hand_over(self, door: HttpConnection, upgrade: Upgrade, accept: Accept | None, connection: AdmittedT) -> None:
+    def _hand_over(
+        self, door: HttpConnection, upgrade: Upgrade, accept: Accept | None, connection: OpeningConnectionT
+    ) -> None:
         chosen = upgrade.subprotocol
         if accept is None:
             head = response_head(upgrade)
@@ -499,32 +506,32 @@ class Front(Generic[AdmittedT]):
         self._forget(door)
         transport, tail = door.let_go()
         try:
-            self.connections.accept(connection, transport, head, tail)
+            self.connections.accept_upgrade(connection, transport, head, tail)
         except Exception:
             if transport.get_protocol() is door:
-                self.connections.discard(connection)
+                self.connections.discard_connection(connection)
             transport.abort()
             log.exception("cannot hand over a connection socket=%d", connection.id)
 
-    def _begin_opening(self, door: HttpConnection, connection: AdmittedT) -> None:
+    def _begin_opening(self, door: HttpConnection, connection: OpeningConnectionT) -> None:
         self._openings += 1
         door.begin_opening(connection)
 
-    def _end_opening(self, door: HttpConnection) -> AdmittedT | None:
+    def _end_opening(self, door: HttpConnection) -> OpeningConnectionT | None:
         if door.opening is None:
             return None
         self._openings -= 1
-        connection = cast("AdmittedT", door.opening)
+        connection = cast("OpeningConnectionT", door.opening)
         door.opening = None
         return connection
 
-    def _is_still_there(self, door: HttpConnection, connection: AdmittedT) -> bool:
+    def _is_still_there(self, door: HttpConnection, connection: OpeningConnectionT) -> bool:
         """Whether the client has waited. One that left has been discarded then, or is now."""
         if door.opening is not connection:
             return False
         if door.wire is None or door.wire.is_closing():
             self._end_opening(door)
-            self.connections.discard(connection)
+            self.connections.discard_connection(connection)
             return False
         return True
 
@@ -557,7 +564,7 @@ class Front(Generic[AdmittedT]):
                 if isinstance(read, HttpResponse):
                     return door.end_with(read, message.method)
                 body = read
-            answer = await self.pool.http(request_of(message, door.remote, body))
+            answer = await self.pool.run_http_handler(request_of(message, door.remote, body))
             is_last = door.is_last and not door.waiting or self.is_stopping
             return cast(web.StreamResponse, response_of(answer, message.method, is_last))
         except Exception:

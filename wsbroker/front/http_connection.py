@@ -36,7 +36,7 @@ from wsbroker.front.conversion import (
     response_of,
     too_busy,
 )
-from wsbroker.front.interfaces import Admitted
+from wsbroker.front.interfaces import OpeningConnection
 from wsbroker.front.request_body import WHOLE, Upload
 from wsbroker.front.request_slicer import EMPTY_LINE, MessageCutter
 from wsbroker.guarded_log import GuardedLog
@@ -152,7 +152,7 @@ class HttpConnection(HttpProtocol):
         """All else that is held of requests which are not answered, as last counted."""
         self.is_advancing = False
         """Whether `advance` is on the stack (a body that is read from there asks for more)."""
-        self.opening: Admitted | None = None
+        self.opening: OpeningConnection | None = None
         """The socket that an open handler is being asked about."""
         self.refusal: HttpResponse | None = None
         """The answer to the first request, when that was decided before aiohttp served."""
@@ -620,7 +620,7 @@ class HttpConnection(HttpProtocol):
 
     # Upgrades. ------------------------------------------------------------------------------------------------------
 
-    def begin_opening(self, connection: Admitted) -> None:
+    def begin_opening(self, connection: OpeningConnection) -> None:
         """An open handler is asked about this connection; what the client sends meanwhile is kept."""
         self.opening = connection
         if self.state == FRESH:

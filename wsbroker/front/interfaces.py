@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 from wsbroker.http.messages import Accept, HttpRequest, HttpResponse
 
 
-class Admitted(Protocol):
+class OpeningConnection(Protocol):
     """A socket that exists but whose connection still speaks HTTP."""
 
     @property
@@ -15,26 +15,28 @@ class Admitted(Protocol):
         ...
 
 
-AdmittedT = TypeVar("AdmittedT", bound=Admitted)
+OpeningConnectionT = TypeVar("OpeningConnectionT", bound=OpeningConnection)
 
 
-class ConnectionsLike(Protocol[AdmittedT]):
+class ConnectionsLike(Protocol[OpeningConnectionT]):
     """Who takes the connections over."""
 
     @property
     def count(self) -> int:
-        """Sockets from `admit` until their connection is lost or discarded."""
+        """Sockets from `admit_connection` until their connection is lost or discarded."""
         ...
 
-    def admit(self, lane_index: int) -> AdmittedT | None:
+    def admit_connection(self, lane_index: int) -> OpeningConnectionT | None:
         """A new socket of that worker, or None when there are too many."""
         ...
 
-    def accept(self, connection: AdmittedT, transport: asyncio.Transport, head: bytes, tail: bytes) -> None:
+    def accept_upgrade(
+        self, connection: OpeningConnectionT, transport: asyncio.Transport, head: bytes, tail: bytes
+    ) -> None:
         """Writes the 101 response `head`, sets the transport's protocol and feeds it `tail`."""
         ...
 
-    def discard(self, connection: AdmittedT) -> None:
+    def discard_connection(self, connection: OpeningConnectionT) -> None:
         """The socket was refused, or its client was gone before the 101."""
         ...
 
@@ -44,21 +46,23 @@ class PoolLike(Protocol):
 
     @property
     def has_open_handler(self) -> bool:
-        """Whether `open` is to be asked before a 101."""
+        """Whether `run_open_handler` is to be asked before a 101."""
         ...
 
     def choose_worker_index(self) -> int:
         """The worker a new socket belongs to."""
         ...
 
-    async def open(self, socket_id: int, lane_index: int, request: HttpRequest) -> HttpResponse | Accept | None:
+    async def run_open_handler(
+        self, socket_id: int, lane_index: int, request: HttpRequest
+    ) -> HttpResponse | Accept | None:
         """Runs the open handler; None and an `Accept` accept, a response refuses."""
         ...
 
-    def forget(self, socket_id: int, lane_index: int) -> None:
-        """A socket that `open` accepted was gone before its 101: what its handler left with the worker is dropped."""
+    def drop_unopened_socket(self, socket_id: int, lane_index: int) -> None:
+        """A socket that `run_open_handler` accepted was gone before its 101: what its handler left with the worker is dropped."""
         ...
 
-    async def http(self, request: HttpRequest) -> HttpResponse:
+    async def run_http_handler(self, request: HttpRequest) -> HttpResponse:
         """Runs the handler of plain HTTP requests."""
         ...

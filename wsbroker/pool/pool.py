@@ -92,7 +92,7 @@ class Pool(Owner):
         self.handlers_found: frozenset[str] = frozenset()
         """Names of the handlers that the spec has; known after `start`."""
         self.has_open_handler = True
-        """Whether `open` is to be asked before a 101: there is a handler, or a worker that cannot take a socket now."""
+        """Whether `run_open_handler` is to be asked before a 101: there is a handler, or a worker that cannot take a socket now."""
         self.has_http_handler = False
         self._has_open = False
         is_inline = self.kind == "inline"
@@ -332,7 +332,7 @@ class Pool(Owner):
         self._next = (first + 1) % count
         return first
 
-    async def open(self, socket_id: int, lane_index: int, request: HttpRequest) -> Verdict:
+    async def run_open_handler(self, socket_id: int, lane_index: int, request: HttpRequest) -> Verdict:
         """Asks the open handler of this socket's worker. Whoever loses interest cancels the call.
 
         Returns:
@@ -342,7 +342,7 @@ class Pool(Owner):
             size_bytes = size_of(request)
             if self._is_stopping or not self._has_room(self.inline, size_bytes):
                 return unavailable()
-            return await self.inline.open(socket_id, request, size_bytes)
+            return await self.inline.run_open_handler(socket_id, request, size_bytes)
         place = self._slots[lane_index]
         worker = place.worker
         if self._is_stopping or worker is None or not place.is_running:
@@ -352,16 +352,16 @@ class Pool(Owner):
         size_bytes = size_of(request)
         if not self._has_room(worker, size_bytes):
             return unavailable()
-        return await worker.open(socket_id, request.fields(), size_bytes)
+        return await worker.run_open_handler(socket_id, request.fields(), size_bytes)
 
-    def forget(self, socket_id: int, lane_index: int) -> None:
-        """Tells the worker that a socket which `open` had accepted was gone before its 101."""
+    def drop_unopened_socket(self, socket_id: int, lane_index: int) -> None:
+        """Tells the worker that a socket which `run_open_handler` had accepted was gone before its 101."""
         if self.inline is None and self._has_open:
             worker = self._slots[lane_index].worker
             if worker is not None:
-                worker.forget(socket_id)
+                worker.drop_unopened_socket(socket_id)
 
-    async def http(self, request: HttpRequest) -> HttpResponse:
+    async def run_http_handler(self, request: HttpRequest) -> HttpResponse:
         """Asks the HTTP handler of the worker with the fewest requests in flight."""
         if not self.has_http_handler:
             return no_http_handler(request.headers)
@@ -369,7 +369,7 @@ class Pool(Owner):
         if self.inline is not None:
             if self._is_stopping or not self._has_room(self.inline, size_bytes):
                 return unavailable()
-            return await self.inline.http(request, size_bytes)
+            return await self.inline.run_http_handler(request, size_bytes)
         best: WorkerSlot | None = None
         fewest = 0
         for place in self._slots:
@@ -382,7 +382,7 @@ class Pool(Owner):
                 best, fewest = place, worker.requests_in_flight
         if best is None or best.worker is None:
             return unavailable()
-        return await best.worker.http(request.fields(), size_bytes)
+        return await best.worker.run_http_handler(request.fields(), size_bytes)
 
     def _has_room(self, worker: InlineWorker | RemoteWorker, size_bytes: int) -> bool:
         """Whether it takes one more request: `mailbox_bytes` of them may wait, and an idle worker takes any one."""

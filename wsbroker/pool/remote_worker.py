@@ -338,7 +338,7 @@ class RemoteWorker:
             logger.exception("mailbox broken worker=%s", self.name)
             self.abandon(f"its mailbox broke: {error!r}")
 
-    async def open(self, socket_id: int, fields: tuple[object, ...], size_bytes: int) -> Verdict:
+    async def run_open_handler(self, socket_id: int, fields: tuple[object, ...], size_bytes: int) -> Verdict:
         """Asks the open handler.
 
         Returns:
@@ -358,14 +358,14 @@ class RemoteWorker:
         finally:
             timer.cancel()
             if not is_accepted:
-                self.forget(socket_id)
+                self.drop_unopened_socket(socket_id)
 
-    def forget(self, socket_id: int) -> None:
+    def drop_unopened_socket(self, socket_id: int) -> None:
         """Tells it that this socket never opened: refused, or gone before the 101."""
         if self.state is State.RUNNING:
             self.post([(events.FORGET, socket_id)])
 
-    async def http(self, fields: tuple[object, ...], size_bytes: int) -> HttpResponse:
+    async def run_http_handler(self, fields: tuple[object, ...], size_bytes: int) -> HttpResponse:
         """Asks the HTTP handler.
 
         Returns:

@@ -95,7 +95,7 @@ class Link(asyncio.Protocol):
     def close(self) -> None:
         """Drops the link at once; `on_lost` is not called, and what still comes in is ignored."""
         self._is_closed = True
-        forks.forget(self._become_child)
+        forks.unregister_child_action(self._become_child)
         if self._transport is not None:
             self._transport.abort()
             self._transport = None

@@ -132,7 +132,7 @@ class Node:
         if dropped:
             logger.info("connections dropped count=%d", dropped)
             await asyncio.sleep(0)
-        forks.forget(self._become_child)
+        forks.unregister_child_action(self._become_child)
         if port.default is self.local_port:
             port.set_default(None)
         self.local_port.stop()

@@ -78,7 +78,7 @@ class Signals:
 
     def forget_server(self) -> None:
         """Releases the server, which has stopped, so that nothing here keeps it in memory."""
-        forks.forget(self.restore)
+        forks.unregister_child_action(self.restore)
         self.server = None
 
     def give_back(self) -> None:
@@ -87,7 +87,7 @@ class Signals:
             self.restore()
         else:
             self.ended = True
-            forks.forget(self.restore)
+            forks.unregister_child_action(self.restore)
 
     def restore(self) -> None:
         """Gives the signals back to who handled them before."""

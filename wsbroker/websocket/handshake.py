@@ -51,7 +51,7 @@ class Upgrade:
     """
 
     def __init__(self, accept: str, subprotocol: str | None, offered: list[str]) -> None:
-        self.accept = accept
+        self.accept_key = accept
         self.subprotocol = subprotocol
         self.offered = offered
 
@@ -133,7 +133,7 @@ def response_head(upgrade: Upgrade, subprotocol: str | None = None, headers: tup
         "HTTP/1.1 101 Switching Protocols\r\n"
         "Upgrade: websocket\r\n"
         "Connection: Upgrade\r\n"
-        f"Sec-WebSocket-Accept: {upgrade.accept}\r\n"
+        f"Sec-WebSocket-Accept: {upgrade.accept_key}\r\n"
     )
     chosen = upgrade.subprotocol if subprotocol is None else subprotocol
     if chosen is not None:

@@ -170,7 +170,7 @@ class _Deadlines:
             if self._timer is None:
                 self._timer = self._loop.call_later(self._limit_s, self._look)
 
-    def discard(self, run: Run) -> None:
+    def discard_call(self, run: Run) -> None:
         self._runs.pop(run, None)
 
     def cancel(self) -> None:
@@ -282,11 +282,11 @@ class Tasks:
             exit_forked(error)
         run.is_ended = True
         run.task = None
-        self._runs.pop(run).discard(run)
+        self._runs.pop(run).discard_call(run)
         call = run.call
         try:
             if run.is_late:
-                self._late.discard(run)
+                self._late.discard_call(run)
             elif run.is_unwanted:
                 pass
             elif error is None:

@@ -55,7 +55,7 @@ def in_child(action: Callable[[], None]) -> None:
     _actions[action] = None
 
 
-def forget(action: Callable[[], None]) -> None:
+def unregister_child_action(action: Callable[[], None]) -> None:
     """Takes `in_child` back."""
     _actions.pop(action, None)
 
@@ -77,7 +77,7 @@ def take_signals(numbers: Iterable[int], handler: Callable[..., object], restore
 def give_back_signals(numbers: Iterable[int], restore: Callable[[], None]) -> None:
     """Takes `take_signals` back, but for the handlers."""
     _taken.difference_update(numbers)
-    forget(restore)
+    unregister_child_action(restore)
 
 
 def replace(descriptors: Iterable[int]) -> None:
@@ -118,7 +118,7 @@ class LoopGuard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        forget(self._forked)
+        unregister_child_action(self._forked)
         if self._is_forked:
             process_exit.exit_forked(error)
 

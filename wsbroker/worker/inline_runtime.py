@@ -86,7 +86,7 @@ class Runtime(Calls):
         except BaseException as error:
             if self.is_forked:
                 exit_forked(error)
-            forks.forget(self._become_child)
+            forks.unregister_child_action(self._become_child)
             raise
         if self.is_forked:
             exit_forked(None)
@@ -131,7 +131,7 @@ class Runtime(Calls):
         finally:
             if self.is_forked:
                 exit_forked(sys.exception())
-            forks.forget(self._become_child)
+            forks.unregister_child_action(self._become_child)
             tasks.close()
         return is_idle
 

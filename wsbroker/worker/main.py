@@ -76,7 +76,7 @@ def worker_main(
     finally:
         if port.is_forked:
             exit_forked(sys.exception())
-        forks.forget(become_child)
+        forks.unregister_child_action(become_child)
         helper.stop()
         port.end()
         ports.current.reset(token)

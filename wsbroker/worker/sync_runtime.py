@@ -155,7 +155,7 @@ class WireRuntime(Calls):
             _, number, fields = cast("tuple[int, int, tuple[object, ...]]", event)
             self._handle_http(number, fields)
         elif kind == events.FORGET:
-            self._port.forget(cast(int, event[1]))
+            self._port.drop_socket_state(cast(int, event[1]))
         elif kind == events.ANSWER:
             pass  # whoever asked has been interrupted
         elif kind == events.STOP:
@@ -309,7 +309,7 @@ class WireRuntime(Calls):
 
     def _closed(self, socket_id: int) -> None:
         self._port.tell((commands.CLOSED, socket_id))
-        self._port.forget(socket_id)
+        self._port.drop_socket_state(socket_id)
 
     def tell_slow(self, handler: str, socket_id: int, seconds: float, at: float) -> None:
         """To the pool."""

@@ -554,7 +554,7 @@ class WireApi(BrokerApi):
             self.own_tokens.pop(socket_id, None)
             self._cache(socket_id, token)
 
-    def forget(self, socket_id: int) -> None:
+    def drop_socket_state(self, socket_id: int) -> None:
         """Drops all that is kept of a socket that no handler runs for any more."""
         self.closing.discard(socket_id)
         with self._write_lock:  # a thread that its last handler left behind may be caching its token

@@ -200,7 +200,7 @@ def test_a_socket_refused_before_the_101_leaves_nothing_behind() -> None:
     broker.send(socket.id, "welcome")
     broker.flush()
     assert broker.queued_bytes(socket.id) > 0
-    broker.discard(socket)
+    broker.discard_socket(socket)
     broker.deliver_lanes()
     assert told.events() == []
     assert socket.writes == []

@@ -23,7 +23,7 @@ def test_a_connection_is_one_small_object_without_a_dict() -> None:
 
 def test_the_101_comes_first_and_what_was_sent_before_it_behind() -> None:
     bench = Bench()
-    connection = bench.sockets.admit(0)
+    connection = bench.sockets.admit_connection(0)
     assert connection is not None
     bench.broker.send(connection.id, "welcome")
     bench.loop.run()
@@ -360,13 +360,13 @@ def test_a_slow_consumer_gets_a_1013_behind_what_its_transport_holds() -> None:
 
 def test_a_slow_consumer_that_is_refused_leaves_no_deadline() -> None:
     bench = Bench(limits=Limits(max_queue_bytes=1000))
-    opening = bench.sockets.admit(0)
+    opening = bench.sockets.admit_connection(0)
     assert opening is not None
     for _ in range(9):  # sent by its open handler, before the 101
         bench.broker.send(opening.id, "x" * 600)
     bench.loop.run()
     assert not bench.broker.is_open(opening.id)
-    bench.sockets.discard(opening)
+    bench.sockets.discard_connection(opening)
     assert (bench.sockets.wheel.count, bench.sockets.count) == (0, 0)
 
 
@@ -404,11 +404,11 @@ def test_a_lost_connection_is_told_as_1006_and_leaves_nothing() -> None:
 def test_connections_over_the_limit_are_not_admitted() -> None:
     bench = Bench(Settings(max_connections=2))
     connection, _ = bench.connect()
-    opening = bench.sockets.admit(0)
+    opening = bench.sockets.admit_connection(0)
     assert opening is not None
-    assert bench.sockets.admit(0) is None
-    bench.sockets.discard(opening)
-    assert bench.sockets.admit(0) is not None
+    assert bench.sockets.admit_connection(0) is None
+    bench.sockets.discard_connection(opening)
+    assert bench.sockets.admit_connection(0) is not None
 
 
 def test_a_shutdown_closes_in_batches_and_drops_who_stays() -> None:
@@ -435,7 +435,7 @@ def test_an_error_in_a_turn_does_not_stop_the_turns() -> None:
 
     bench.broker.add_worker_queue(1, 1000)
     bench.broker.deliver = explode
-    other = bench.sockets.admit(1)
+    other = bench.sockets.admit_connection(1)
     assert other is not None
     bench.broker.receive(other, "x", 1)
     bench.broker.send(connection.id, "still here")
@@ -555,13 +555,13 @@ def test_a_slow_reader_does_not_stretch_a_close(cause: str) -> None:
 
 def test_a_socket_closed_before_a_101_that_does_not_leave_has_close_timeout_from_then_on() -> None:
     bench = Bench(Settings(close_timeout=2, ping_interval=25))
-    connection = bench.sockets.admit(0)
+    connection = bench.sockets.admit_connection(0)
     assert connection is not None
     bench.broker.close(connection.id, 1000, "")
     bench.tick(5)
     transport = PaperTransport()
     transport.is_full = True
-    bench.sockets.accept(connection, cast(asyncio.Transport, transport), HEAD, b"")
+    bench.sockets.accept_upgrade(connection, cast(asyncio.Transport, transport), HEAD, b"")
     bench.tick(1.5)
     assert not transport.is_aborted
     bench.tick(1.5)
@@ -585,11 +585,11 @@ def test_the_transport_keeps_nothing_but_what_the_peer_has_refused() -> None:
 
 def test_a_transport_that_has_closed_meanwhile_is_taken_over_all_the_same() -> None:
     bench = Bench()
-    connection = bench.sockets.admit(0)
+    connection = bench.sockets.admit_connection(0)
     assert connection is not None
     transport = PaperTransport()
     transport.close()
-    bench.sockets.accept(connection, cast(asyncio.Transport, transport), HEAD, b"")
+    bench.sockets.accept_upgrade(connection, cast(asyncio.Transport, transport), HEAD, b"")
     assert transport.high_bytes > 0
     connection.connection_lost(None)
     assert bench.sockets.count == 0
@@ -606,21 +606,21 @@ def test_a_close_that_has_not_left_yet_is_not_cut_by_an_old_timer() -> None:
 
 def test_a_socket_closed_before_the_101_leaves_no_timer_when_it_is_refused() -> None:
     bench = Bench()
-    connection = bench.sockets.admit(0)
+    connection = bench.sockets.admit_connection(0)
     assert connection is not None
     bench.broker.close(connection.id, 1000, "")
     bench.loop.run()
-    bench.sockets.discard(connection)
+    bench.sockets.discard_connection(connection)
     assert bench.sockets.wheel.count == 0 and bench.sockets.count == 0
 
 
 def test_a_transport_that_is_full_with_the_101_is_not_written_to_until_it_has_room() -> None:
     bench = Bench()
-    connection = bench.sockets.admit(0)
+    connection = bench.sockets.admit_connection(0)
     assert connection is not None
     transport = PaperTransport()
     transport.is_full = True
-    bench.sockets.accept(connection, cast(asyncio.Transport, transport), HEAD, b"")
+    bench.sockets.accept_upgrade(connection, cast(asyncio.Transport, transport), HEAD, b"")
     bench.broker.send(connection.id, "later")
     bench.loop.run()
     assert transport.written == HEAD
@@ -645,7 +645,7 @@ def test_the_clock_of_a_stopped_server_ends_with_its_last_connection() -> None:
     bench = Bench()
     connection, _ = bench.connect()
     bench.sockets.stop()
-    assert bench.sockets.admit(0) is None
+    assert bench.sockets.admit_connection(0) is None
     bench.sockets.tick()
     assert len(bench.loop.later) == 1
     connection.connection_lost(None)

@@ -83,14 +83,16 @@ class FakeConnections:
         self.failure: Exception | None = None
         self.news = asyncio.Event()
 
-    def admit(self, lane_index: int) -> FakeConnection | None:
+    def admit_connection(self, lane_index: int) -> FakeConnection | None:
         if self.count >= self.limit:
             return None
         self.count += 1
         self.lanes.append(lane_index)
         return FakeConnection(self, len(self.lanes))
 
-    def accept(self, connection: FakeConnection, transport: asyncio.Transport, head: bytes, tail: bytes) -> None:
+    def accept_upgrade(
+        self, connection: FakeConnection, transport: asyncio.Transport, head: bytes, tail: bytes
+    ) -> None:
         if self.failure is not None:
             raise self.failure
         connection.transport = transport
@@ -101,13 +103,13 @@ class FakeConnections:
         self.accepted.append(connection)
         self.news.set()
 
-    def discard(self, connection: FakeConnection) -> None:
+    def discard_connection(self, connection: FakeConnection) -> None:
         self.count -= 1
         self.discarded.append(connection)
         self.news.set()
 
     async def until(self, claim: Callable[[], bool]) -> None:
-        """Waits until something that `accept` or `discard` changes is so."""
+        """Waits until something that `accept_upgrade` or `discard_connection` changes is so."""
         async with asyncio.timeout(LONG_S):
             while not claim():
                 self.news.clear()
@@ -131,7 +133,7 @@ class FakePool:
     def choose_worker_index(self) -> int:
         return 3
 
-    async def open(self, socket_id: int, lane_index: int, request: HttpRequest) -> HttpResponse | None:
+    async def run_open_handler(self, socket_id: int, lane_index: int, request: HttpRequest) -> HttpResponse | None:
         assert self.opener is not None
         self.opened.append((socket_id, lane_index))
         self.requests.append(request)
@@ -142,12 +144,12 @@ class FakePool:
             return answer
         finally:
             if not is_accepted:  # as the pool does
-                self.forget(socket_id, lane_index)
+                self.drop_unopened_socket(socket_id, lane_index)
 
-    def forget(self, socket_id: int, lane_index: int) -> None:
+    def drop_unopened_socket(self, socket_id: int, lane_index: int) -> None:
         self.forgotten.append((socket_id, lane_index))
 
-    async def http(self, request: HttpRequest) -> HttpResponse:
+    async def run_http_handler(self, request: HttpRequest) -> HttpResponse:
         self.requests.append(request)
         return await self.handler(request)
 

@@ -46,12 +46,12 @@ def test_an_answer_that_cannot_be_sent_is_a_500_and_the_worker_lives(caplog: pyt
         house = House(_answers)
         await house.pool.start()
         try:
-            answers = [await house.pool.http(REQUEST) for _ in range(len(WRONG) + 1)]
+            answers = [await house.pool.run_http_handler(REQUEST) for _ in range(len(WRONG) + 1)]
             assert [answer.status for answer in answers] == [500] * len(WRONG) + [200]
             for _ in range(len(WRONG_OPEN)):
-                refused = await house.pool.open(7, 0, REQUEST)
+                refused = await house.pool.run_open_handler(7, 0, REQUEST)
                 assert isinstance(refused, HttpResponse) and refused.status == 500
-            assert await house.pool.open(7, 0, REQUEST) is None
+            assert await house.pool.run_open_handler(7, 0, REQUEST) is None
             assert not house.core.lost
             await asyncio.sleep(0)
         finally:

@@ -457,12 +457,12 @@ def test_a_request_in_flight_is_answered_by_the_old_worker_while_sockets_go_on_w
     async def work(house: House) -> None:
         talker = house.socket()
         house.broker.subscribe(talker.id, b"all")
-        asking = asyncio.create_task(house.pool.http(REQUEST))
+        asking = asyncio.create_task(house.pool.run_http_handler(REQUEST))
         await house.until(lambda: "request" in old.notes)
         await house.pool.reload()
         house.say(talker, "hello")
         await house.until(lambda: new.notes == ["hello"])
-        assert (await house.pool.http(REQUEST)).status == 200
+        assert (await house.pool.run_http_handler(REQUEST)).status == 200
         assert new.notes == ["hello", "request"] and not asking.done()
         old.may_answer.set()
         assert (await asking).body == b"old"
@@ -567,7 +567,7 @@ def test_one_worker_that_cannot_be_stopped_does_not_keep_the_others_of_its_place
 
     async def work(house: House) -> None:
         old.may_answer.clear()
-        asking = asyncio.create_task(house.pool.http(REQUEST))
+        asking = asyncio.create_task(house.pool.run_http_handler(REQUEST))
         await house.until(lambda: "request" in old.notes)
         await house.reload()
         monkeypatch.setattr(RemoteWorker, "stop", fails_once)

@@ -59,7 +59,7 @@ def refusal(
 
 def test_the_example_of_the_rfc_is_accepted_and_answered_as_it_says() -> None:
     upgrade = check(REQUEST, subprotocols=("superchat", "chat"))
-    assert upgrade.accept == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+    assert upgrade.accept_key == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
     assert upgrade.subprotocol == "chat"
     assert response_head(upgrade) == (
         b"HTTP/1.1 101 Switching Protocols\r\n"
@@ -96,13 +96,13 @@ def test_the_accept_key_of_the_rfc() -> None:
     ],
 )
 def test_lists_are_read_in_any_case_on_any_line(fields: Fields) -> None:
-    assert check(request(*fields)).accept
+    assert check(request(*fields)).accept_key
     assert offers_websocket(request(*fields))
 
 
 def test_field_names_are_read_in_any_case() -> None:
-    assert check([(name.upper(), value) for name, value in REQUEST]).accept
-    assert check([(name.lower(), f" {value}\t") for name, value in REQUEST]).accept
+    assert check([(name.upper(), value) for name, value in REQUEST]).accept_key
+    assert check([(name.lower(), f" {value}\t") for name, value in REQUEST]).accept_key
 
 
 @pytest.mark.parametrize("method", ["POST", "HEAD", "get", "CONNECT", ""])
@@ -120,7 +120,7 @@ def test_an_older_http_is_refused(version: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("version", [(1, 1), (1, 2), (2, 0)])
 def test_a_newer_http_is_let_in(version: tuple[int, int]) -> None:
-    assert check(REQUEST, version=version).accept
+    assert check(REQUEST, version=version).accept_key
 
 
 @pytest.mark.parametrize("name", ["Host", "Sec-WebSocket-Key"])
@@ -138,7 +138,7 @@ def test_a_host_field_that_names_no_host_is_refused(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:3000", "[::1]", "[::1]:3000", "127.0.0.1:1", "EXAMPLE.com."])
 def test_a_host_field_that_names_a_host_is_let_in(host: str) -> None:
-    assert check(request(("Host", host), without=("Origin",))).accept
+    assert check(request(("Host", host), without=("Origin",))).accept_key
 
 
 @pytest.mark.parametrize("values", [(), ("h2c",), ("websocket2",), ("web socket",), ("websocket/13",), ("",)])
@@ -201,7 +201,7 @@ def test_a_request_that_announces_a_body_is_refused(fields: Fields) -> None:
 
 
 def test_a_body_of_no_bytes_is_no_body() -> None:
-    assert check(request(("Content-Length", "0"))).accept
+    assert check(request(("Content-Length", "0"))).accept_key
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_a_body_of_no_bytes_is_no_body() -> None:
     ],
 )
 def test_a_page_of_the_same_host_and_port_is_let_in(host: str, origin: str) -> None:
-    assert check(request(("Host", host), ("Origin", origin))).accept
+    assert check(request(("Host", host), ("Origin", origin))).accept_key
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_any_other_page_is_refused_with_403(host: str, origin: str) -> None:
 
 def test_a_target_in_absolute_form_names_the_host_that_a_page_must_come_from() -> None:
     headers = request(("Host", "proxy.example"), ("Origin", "http://a.example:3000"))
-    assert check(headers, authority="a.example:3000").accept
+    assert check(headers, authority="a.example:3000").accept_key
     for authority in ("", "b.example:3000", "a.example"):
         with pytest.raises(HandshakeError, match="403"):
             check(headers, authority=authority)
@@ -265,7 +265,7 @@ def test_a_target_in_absolute_form_names_the_host_that_a_page_must_come_from() -
 
 @pytest.mark.parametrize("allowed", [None, (), ("https://a.example",)])
 def test_a_request_without_an_origin_is_not_a_browsers_and_is_let_in(allowed: tuple[str, ...] | None) -> None:
-    assert check(request(without=("Origin",)), allowed_origins=allowed).accept
+    assert check(request(without=("Origin",)), allowed_origins=allowed).accept_key
 
 
 def test_a_doubled_origin_is_refused() -> None:
@@ -292,7 +292,7 @@ def test_a_doubled_origin_is_refused() -> None:
     ],
 )
 def test_a_listed_origin_is_let_in(origin: str, allowed: tuple[str, ...]) -> None:
-    assert check(request(("Origin", origin)), allowed_origins=allowed).accept
+    assert check(request(("Origin", origin)), allowed_origins=allowed).accept_key
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,9 @@ class InlineWorker:
             logger.error("worker did not stop in time worker=%s timeout_s=%g", NAME, timeout_s)
         return is_done
 
-    async def open(self, socket_id: int, request: HttpRequest, size_bytes: int) -> HttpResponse | Accept | None:
+    async def run_open_handler(
+        self, socket_id: int, request: HttpRequest, size_bytes: int
+    ) -> HttpResponse | Accept | None:
         """Runs the open handler; None and an `Accept` accept."""
         self.asked_bytes += size_bytes
         try:
@@ -107,7 +109,7 @@ class InlineWorker:
         finally:
             self.asked_bytes -= size_bytes
 
-    async def http(self, request: HttpRequest, size_bytes: int) -> HttpResponse:
+    async def run_http_handler(self, request: HttpRequest, size_bytes: int) -> HttpResponse:
         """Runs the HTTP handler, which is kept to `http_timeout` there: nothing waits before it."""
         self.asked_bytes += size_bytes
         try:
