@@ -12,7 +12,7 @@ SUCCESS_S: Final = 10.0
 that a handler that hangs once in a while never stops the server, and a crash loop always does."""
 
 
-class Restarts:
+class RestartPolicy:
     """The deaths of one place in the pool.
 
     Back-off doubles from 0.1 s to 10 s. More than 5 deaths within 60 s without a success in between are a crash loop.
@@ -25,7 +25,7 @@ class Restarts:
         self._delay_s = FIRST_DELAY_S
         self.count = 0
 
-    def died(self, now: float, lived_s: float) -> float | None:
+    def record_death(self, now: float, lived_s: float) -> float | None:
         """Notes a death.
 
         Args:

@@ -15,7 +15,7 @@ from wsbroker.guarded_log import GuardedLog, shown_error
 from wsbroker.pool.interfaces import Core, WorkerQueueView
 from wsbroker.pool.kinds.host import WorkerHost
 from wsbroker.pool.remote_worker import RemoteWorker, State
-from wsbroker.pool.restart_policy import MAX_DEATHS, WINDOW_S, Restarts
+from wsbroker.pool.restart_policy import MAX_DEATHS, WINDOW_S, RestartPolicy
 from wsbroker.pool.tasks import Tasks
 from wsbroker.pool.worker_stream import ENDED, Batch
 from wsbroker.settings.config import Config
@@ -131,7 +131,7 @@ class WorkerSlot:
         self._owner = owner
         self._counts: dict[str, int] = {}
         self._slowest = Slowest()
-        self._restarts = Restarts()
+        self._restarts = RestartPolicy()
         self._asking: asyncio.Task[None] | None = None
         self._replacing: asyncio.Task[None] | None = None
         self._is_stopping = False
@@ -335,7 +335,7 @@ class WorkerSlot:
         logger.error("worker lost worker=%s reason=%r close_handlers_left=%d", self.name, reason, closes_left)
         if self._is_stopping or worker is not self.worker:
             return  # nobody is to come, or somebody has
-        delay_s = self._restarts.died(died_at, died_at - worker.started_at)
+        delay_s = self._restarts.record_death(died_at, died_at - worker.started_at)
         if delay_s is None:
             self._give_up(reason)
         else:
@@ -352,7 +352,7 @@ class WorkerSlot:
                 text = str(error) if isinstance(error, WSBrokerError) else shown_error(error)
                 logger.error("replacement failed worker=%s reason=%r", self.name, text, exc_info=error.__cause__)
                 self._let_go()
-                next_delay_s = self._restarts.died(loop.time(), 0.0)
+                next_delay_s = self._restarts.record_death(loop.time(), 0.0)
                 if next_delay_s is None:
                     self._give_up(text)
                     return
