@@ -16,7 +16,7 @@ from wsbroker.http.messages import Accept, HttpResponse
 from wsbroker.pool.interfaces import Core
 from wsbroker.pool.kinds.host import WorkerHost
 from wsbroker.pool.log_replay import Records
-from wsbroker.pool.start_reminder import SlowStart
+from wsbroker.pool.start_reminder import StartReminder
 from wsbroker.pool.tasks import Tasks
 from wsbroker.pool.worker_stream import ENDED, Batch, Link, connect
 from wsbroker.settings.config import Config
@@ -161,7 +161,7 @@ class RemoteWorker:
                 raise
             await connect(control_end, self._control)
             self._pump_task = self._tasks.spawn(self._pump(), f"{self.name} mailbox")
-            with SlowStart(self.name):
+            with StartReminder(self.name):
                 outcome = await self._started
             if isinstance(outcome, Exception):
                 if isinstance(outcome, _EndedEarly):

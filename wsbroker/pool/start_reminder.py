@@ -12,7 +12,7 @@ REMIND_S: Final = 10.0
 """How often it is said."""
 
 
-class SlowStart:
+class StartReminder:
     """Warns again and again while its block waits for a worker's start.
 
     Args:

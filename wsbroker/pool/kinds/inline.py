@@ -11,7 +11,7 @@ from typing import Final
 from wsbroker.errors import ConfigError, WorkerError
 from wsbroker.guarded_log import GuardedLog, shown_error
 from wsbroker.http.messages import Accept, HttpRequest, HttpResponse
-from wsbroker.pool.start_reminder import SlowStart
+from wsbroker.pool.start_reminder import StartReminder
 from wsbroker.settings.config import Config
 from wsbroker.worker.api import BrokerApi
 from wsbroker.worker.inline_runtime import Runtime
@@ -70,7 +70,7 @@ class InlineWorker:
         handlers = load(self._spec)
         runtime = Runtime(handlers, self._port, self._options)
         try:
-            with SlowStart(NAME):
+            with StartReminder(NAME):
                 await runtime.start()
         except ConfigError:
             raise
