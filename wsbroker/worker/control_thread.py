@@ -17,7 +17,7 @@ SHORTEST_WAIT_S: Final = 0.001
 LONGEST_WAIT_S: Final = 0.1
 
 
-class Helper:
+class ControlThread:
     """Serves the worker's end of the control stream.
 
     Args:

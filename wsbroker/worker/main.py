@@ -12,7 +12,7 @@ from wsbroker.wire import commands
 from wsbroker.worker import api as ports
 from wsbroker.worker import forks
 from wsbroker.worker.async_runtime import LoopRuntime
-from wsbroker.worker.control_thread import Helper
+from wsbroker.worker.control_thread import ControlThread
 from wsbroker.worker.interruption import Watch
 from wsbroker.worker.loader import load
 from wsbroker.worker.options import Options
@@ -49,7 +49,7 @@ def worker_main(
     how = Options.from_plain(options)
     name = how.name or current_thread().name
     wire.settimeout(None)
-    helper = Helper(control, name, on_alone)
+    helper = ControlThread(control, name, on_alone)
     limits_s = (how.handler_timeout, how.http_timeout)
     watch = Watch(min(limits_s) / LOOKS_PER_LIMIT, how.worker_hang_timeout, helper.interrupted, helper.hung)
     port = WireApi(wire, watch)
@@ -90,7 +90,9 @@ def worker_main(
         control.close()
 
 
-def _run(spec: object, how: Options, name: str, port: WireApi, watch: Watch, helper: Helper, wire: "socket") -> None:
+def _run(
+    spec: object, how: Options, name: str, port: WireApi, watch: Watch, helper: ControlThread, wire: "socket"
+) -> None:
     report = Report(name, lambda statistic, amount: port.tell((commands.COUNTED, statistic, amount)))
     runtime: WireRuntime | None = None
     try:
