@@ -58,7 +58,7 @@ def first_mistake(paths: Iterable[str]) -> str | None:
     return None
 
 
-async def watch(folders: list[Path], on_change: Callable[[], Awaitable[None]]) -> None:
+async def watch_python_files(folders: list[Path], on_change: Callable[[], Awaitable[None]]) -> None:
     """Calls `on_change` after Python files below the folders have changed, one call at a time, until cancelled.
 
     So it does after a symbolic link in the path of a folder leads elsewhere, and watches the folder that it leads to.

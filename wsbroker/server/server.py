@@ -21,7 +21,7 @@ from wsbroker.pool.pool import ReloadUnfinished
 from wsbroker.server.event_loop import restore_switch_interval
 from wsbroker.server.node import Node
 from wsbroker.server.redefinition import is_redefined, parts_of
-from wsbroker.server.reload import folders_of, watch
+from wsbroker.server.reload import folders_of, watch_python_files
 from wsbroker.settings.addresses import Address, BindAddress
 from wsbroker.settings.config import Config
 from wsbroker.worker import api as port
@@ -261,7 +261,9 @@ class Server:
                 logger.info("serving on %s", ", ".join(str(address) for address in self._addresses))
                 on_open()
                 if self._watched:
-                    watching = self._loop.create_task(watch(self._watched, self._on_change), name="wsbroker watch")
+                    watching = self._loop.create_task(
+                        watch_python_files(self._watched, self._on_change), name="wsbroker watch"
+                    )
                     self._tasks.add(watching)
                     watching.add_done_callback(_watch_ended)
                 await self._stop_asked.wait()

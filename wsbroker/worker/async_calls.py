@@ -7,7 +7,7 @@ from types import CoroutineType, TracebackType
 from typing import TYPE_CHECKING, Final, Protocol
 
 from wsbroker.process_exit import exit_forked
-from wsbroker.worker.interruption import HandlerTimeout, Watch
+from wsbroker.worker.interruption import HandlerTimeout, HandlerTimer
 from wsbroker.worker.report import position
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class Run(Coroutine[object, object, None]):
 
     def _step(self, go: Callable[..., object], value: object) -> object:
         try:
-            watch = self._tasks.watch
+            watch = self._tasks.timer
             if watch is None:
                 waits_for = go(value)
                 if self._tasks.is_forked:
@@ -134,7 +134,7 @@ class Run(Coroutine[object, object, None]):
             start = monotonic()
             # What is late already runs its clean-up: as long as its hanging is tolerated.
             deadline = start + self._tasks.hang_s if self.is_late else call.deadline
-            return watch.call(deadline, start, call.handler, call.socket_id, go, value)
+            return watch.call_with_deadline(deadline, start, call.handler, call.socket_id, go, value)
         except StopIteration as end:
             self._tasks.ended(self, end.value, None)
         except HandlerTimeout as timeout:
@@ -206,11 +206,11 @@ class Tasks:
         watch: interrupts steps that block; None: nobody does (the broker's own loop).
     """
 
-    def __init__(self, owner: Owner, limits_s: set[float], hang_s: float, watch: Watch | None = None) -> None:
+    def __init__(self, owner: Owner, limits_s: set[float], hang_s: float, watch: HandlerTimer | None = None) -> None:
         from asyncio import Task, get_running_loop
 
         self.hang_s = hang_s
-        self.watch = watch
+        self.timer = watch
         self.is_forked = False
         """This process is a child that a handler without a watch has forked."""
         self._owner = owner

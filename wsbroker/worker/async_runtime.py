@@ -13,7 +13,7 @@ from wsbroker.wire import events
 from wsbroker.wire.events import Event
 from wsbroker.worker.async_calls import Call, Tasks, is_awaitable
 from wsbroker.worker.forks import LoopGuard, to_thread_executor
-from wsbroker.worker.interruption import Watch
+from wsbroker.worker.interruption import HandlerTimer
 from wsbroker.worker.loader import Handlers
 from wsbroker.worker.options import Options
 from wsbroker.worker.report import Report
@@ -42,7 +42,7 @@ class LoopRuntime(WireRuntime):
         self,
         handlers: Handlers,
         port: WireApi,
-        watch: Watch,
+        watch: HandlerTimer,
         report: Report,
         options: Options,
         wire: "socket",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from wsbroker.wire import control as messages
 from wsbroker.wire.framing import Unpacker, pack
-from wsbroker.worker.interruption import Watch
+from wsbroker.worker.interruption import HandlerTimer
 
 if TYPE_CHECKING:
     from socket import socket
@@ -36,7 +36,7 @@ class ControlThread:
         self._is_stopped = False
         self._thread: Thread | None = None
 
-    def start(self, watch: Watch, abandoned: Callable[[], None]) -> None:
+    def start(self, watch: HandlerTimer, abandoned: Callable[[], None]) -> None:
         """Starts the thread.
 
         Args:
@@ -79,7 +79,7 @@ class ControlThread:
         except OSError:
             pass  # nobody is there, or has read for long: the broker notices by the probes that stay unanswered
 
-    def _run(self, watch: Watch, abandoned: Callable[[], None]) -> None:
+    def _run(self, watch: HandlerTimer, abandoned: Callable[[], None]) -> None:
         self._serve(watch)
         if self._is_stopped:
             return
@@ -87,13 +87,13 @@ class ControlThread:
         if self._on_alone is not None:
             self._on_alone()
             while not self._is_stopped:  # the limits of handlers hold to the end
-                sleep(min(watch.look() or LONGEST_WAIT_S, LONGEST_WAIT_S))
+                sleep(min(watch.check_deadline() or LONGEST_WAIT_S, LONGEST_WAIT_S))
 
-    def _serve(self, watch: Watch) -> None:
+    def _serve(self, watch: HandlerTimer) -> None:
         unpacker = Unpacker()
         control = self._control
         while not self._is_stopped:
-            wait_s = watch.look()
+            wait_s = watch.check_deadline()
             try:
                 control.settimeout(None if wait_s is None else max(wait_s, SHORTEST_WAIT_S))
                 data = control.recv(READ_BYTES)

@@ -35,7 +35,7 @@ class HandlerTimeout(BaseException):
     """Raised in a handler that takes too long. Not an `Exception`: ``except Exception`` must not stop it."""
 
 
-class Watch:
+class HandlerTimer:
     """Watches the handlers of one worker's thread; made on that thread.
 
     Args:
@@ -86,7 +86,7 @@ class Watch:
 
     # On the worker's thread. ------------------------------------------------------------------------------------
 
-    def call(
+    def call_with_deadline(
         self,
         deadline: float,
         start: float,
@@ -119,8 +119,8 @@ class Watch:
             self.running = None
             raise
 
-    def shield(self) -> Running | None:
-        """Begins a stretch of our own code within a handler; its result is for `unshield`.
+    def suspend_interruption(self) -> Running | None:
+        """Begins a stretch of our own code within a handler; its result is for `resume_interruption`.
 
         Raises:
             HandlerTimeout: the interruption was on its way.
@@ -132,7 +132,7 @@ class Watch:
                 self._settle()
         return armed
 
-    def unshield(self, armed: Running | None) -> None:
+    def resume_interruption(self, armed: Running | None) -> None:
         """Ends it.
 
         Raises:
@@ -147,7 +147,7 @@ class Watch:
     def become_child(self) -> None:
         """Has this process, which a handler has just forked, end where that handler ends.
 
-        As what `call` looks at anyway: a look of its own would cost each message 15 ns.
+        As what `call_with_deadline` looks at anyway: a look of its own would cost each message 15 ns.
         """
         self._is_forked = True
         self.interrupting = self.running
@@ -168,7 +168,7 @@ class Watch:
 
     # On the helper's thread. ------------------------------------------------------------------------------------
 
-    def look(self) -> float | None:
+    def check_deadline(self) -> float | None:
         """Interrupts and reports what is due.
 
         Returns:

@@ -13,7 +13,7 @@ from wsbroker.worker import api as ports
 from wsbroker.worker import forks
 from wsbroker.worker.async_runtime import LoopRuntime
 from wsbroker.worker.control_thread import ControlThread
-from wsbroker.worker.interruption import Watch
+from wsbroker.worker.interruption import HandlerTimer
 from wsbroker.worker.loader import load
 from wsbroker.worker.options import Options
 from wsbroker.worker.report import Report
@@ -51,7 +51,7 @@ def worker_main(
     wire.settimeout(None)
     helper = ControlThread(control, name, on_alone)
     limits_s = (how.handler_timeout, how.http_timeout)
-    watch = Watch(min(limits_s) / LOOKS_PER_LIMIT, how.worker_hang_timeout, helper.interrupted, helper.hung)
+    watch = HandlerTimer(min(limits_s) / LOOKS_PER_LIMIT, how.worker_hang_timeout, helper.interrupted, helper.hung)
     port = WireApi(wire, watch)
     token = ports.current.set(port)
 
@@ -91,7 +91,7 @@ def worker_main(
 
 
 def _run(
-    spec: object, how: Options, name: str, port: WireApi, watch: Watch, helper: ControlThread, wire: "socket"
+    spec: object, how: Options, name: str, port: WireApi, watch: HandlerTimer, helper: ControlThread, wire: "socket"
 ) -> None:
     report = Report(name, lambda statistic, amount: port.tell((commands.COUNTED, statistic, amount)))
     runtime: WireRuntime | None = None

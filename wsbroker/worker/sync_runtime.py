@@ -14,7 +14,7 @@ from wsbroker.types import SocketId
 from wsbroker.wire import commands, events
 from wsbroker.wire.events import Event
 from wsbroker.worker.async_calls import CLOSE, HTTP, MESSAGE, OPEN, Call, is_awaitable
-from wsbroker.worker.interruption import HandlerTimeout, Watch
+from wsbroker.worker.interruption import HandlerTimeout, HandlerTimer
 from wsbroker.worker.loader import Handler, Handlers
 from wsbroker.worker.options import Options
 from wsbroker.worker.outcomes import Calls, no_http_handler
@@ -48,7 +48,9 @@ class WireRuntime(Calls):
         options: how handlers are run.
     """
 
-    def __init__(self, handlers: Handlers, port: WireApi, watch: Watch, report: Report, options: Options) -> None:
+    def __init__(
+        self, handlers: Handlers, port: WireApi, watch: HandlerTimer, report: Report, options: Options
+    ) -> None:
         super().__init__(handlers, report, options)
         self._port = port
         self._watch = watch
@@ -174,7 +176,7 @@ class WireRuntime(Calls):
                 port.flush()
                 self._flush_at = start + FLUSH_S
             arity = self._arity
-            call = self._watch.call
+            call = self._watch.call_with_deadline
             deadline = start + self._limit_s
             port.running = socket_id
             try:
@@ -235,7 +237,9 @@ class WireRuntime(Calls):
     def _invoke(self, call: Call, limit_s: float, handler: Handler, *arguments: object) -> None:
         """Calls a handler and deals with its end, or has it awaited."""
         try:
-            returned = self._watch.call(call.deadline, call.start, call.handler, call.socket_id, handler, *arguments)
+            returned = self._watch.call_with_deadline(
+                call.deadline, call.start, call.handler, call.socket_id, handler, *arguments
+            )
         except HandlerTimeout as timeout:
             self.timed_out(call, timeout)
         except BaseException as error:
@@ -268,7 +272,9 @@ class WireRuntime(Calls):
 
     def read(self, call: Call, reader: Callable[..., _Read], *arguments: object) -> _Read:
         """Reads it in what is left of the handler's time, and refuses what is too long for the wire."""
-        verdict = self._watch.call(call.deadline, call.start, call.handler, call.socket_id, reader, *arguments)
+        verdict = self._watch.call_with_deadline(
+            call.deadline, call.start, call.handler, call.socket_id, reader, *arguments
+        )
         if isinstance(verdict, HttpResponse) and len(verdict.body) > MAX_DATA:
             text = f"{call.handler} returned a body of {len(verdict.body)} bytes; a worker can send {MAX_DATA} at once"
             raise HandlerError(text)

@@ -31,7 +31,7 @@ from wsbroker.wire.events import ANSWER
 from wsbroker.wire.framing import pack, split
 from wsbroker.worker import api as ports
 from wsbroker.worker.api import BrokerApi
-from wsbroker.worker.interruption import Watch
+from wsbroker.worker.interruption import HandlerTimer
 
 if TYPE_CHECKING:
     from socket import socket
@@ -94,7 +94,7 @@ class WireApi(BrokerApi):
         "wake",
     )
 
-    def __init__(self, wire: "socket", watch: Watch) -> None:
+    def __init__(self, wire: "socket", watch: HandlerTimer) -> None:
         self._wire = wire
         self._watch = watch
         self._thread_id = get_ident()
@@ -200,14 +200,14 @@ class WireApi(BrokerApi):
         armed = watch.armed if is_own else None
         try:
             if armed is not None:
-                watch.shield()
+                watch.suspend_interruption()
             with self._write_lock:  # so that numbers grow on the wire, and the cache has what is last there
                 self._set_token(socket_id, token, is_own)
         finally:
             if armed is not None:
                 watch.armed = armed
                 if watch.interrupting is armed:
-                    watch.unshield(armed)
+                    watch.resume_interruption(armed)
         if is_own:
             self._room -= COMMAND_BYTES
             if self._room < 0:
@@ -277,14 +277,14 @@ class WireApi(BrokerApi):
         armed = watch.armed
         try:
             if armed is not None:
-                watch.shield()
+                watch.suspend_interruption()
             self._write_out([])
             self._room = FLUSH_BYTES if self.arm is None else 0
         finally:
             if armed is not None:
                 watch.armed = armed
                 if watch.interrupting is armed:
-                    watch.unshield(armed)
+                    watch.resume_interruption(armed)
 
     def _write_out(self, last: "list[Command]") -> None:
         """Sends what the own thread has collected, and `last` behind it."""
@@ -359,13 +359,13 @@ class WireApi(BrokerApi):
         armed = watch.armed if get_ident() == self._thread_id else None
         try:
             if armed is not None:
-                watch.shield()
+                watch.suspend_interruption()
             self._write_out([record])
         finally:
             if armed is not None:
                 watch.armed = armed
                 if watch.interrupting is armed:
-                    watch.unshield(armed)
+                    watch.resume_interruption(armed)
         return not self.is_ended
 
     # Questions. -------------------------------------------------------------------------------------------------
@@ -416,7 +416,7 @@ class WireApi(BrokerApi):
         armed = watch.armed if is_own else None
         try:
             if armed is not None:
-                watch.shield()
+                watch.suspend_interruption()
             self._answers[call_id] = _PENDING  # before it is sent: from here on whoever reads looks for it
             self._write_out([ask])
             answer = self._wait_answer(call_id)
@@ -431,7 +431,7 @@ class WireApi(BrokerApi):
             if armed is not None:
                 watch.armed = armed
                 if watch.interrupting is armed:
-                    watch.unshield(armed)
+                    watch.resume_interruption(armed)
 
     def _wait_answer(self, call_id: int) -> object:
         with self._changed:

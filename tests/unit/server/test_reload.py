@@ -56,7 +56,7 @@ async def test_a_change_is_told_once_it_can_be_read(folder: Path) -> None:
     async def on_change() -> None:
         told.set()
 
-    task = asyncio.create_task(reload.watch([folder], on_change))
+    task = asyncio.create_task(reload.watch_python_files([folder], on_change))
     try:
         async with asyncio.timeout(20):
             number = 0
@@ -85,7 +85,7 @@ async def test_a_link_that_leads_elsewhere_is_a_change_and_then_the_new_folder_i
     async def on_change() -> None:
         told.put_nowait(None)
 
-    task = asyncio.create_task(reload.watch([current], on_change))
+    task = asyncio.create_task(reload.watch_python_files([current], on_change))
     try:
         async with asyncio.timeout(20):
             await asyncio.sleep(0.1)  # in which it begins

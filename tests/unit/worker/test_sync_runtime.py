@@ -18,7 +18,7 @@ from unit.worker.scripted import PATIENCE_S, ScriptedBroker, closed, handlers, m
 from wsbroker.wire import commands, control, events
 from wsbroker.wire.framing import Unpacker, pack
 from wsbroker.worker import report
-from wsbroker.worker.interruption import Watch
+from wsbroker.worker.interruption import HandlerTimer
 from wsbroker.worker.wire_api import WireApi
 
 TEXT = [("Content-Type", "text/plain; charset=utf-8")]
@@ -939,7 +939,7 @@ def test_a_signal_handler_that_interrupts_the_wait_for_an_answer_cannot_dead_loc
 
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        port = WireApi(ours, Watch(float("inf"), 1.0, print, print))
+        port = WireApi(ours, HandlerTimer(float("inf"), 1.0, print, print))
         worker = threading.get_ident()
         before = signal.signal(signal.SIGUSR1, handler)
         thread = threading.Thread(target=broker)
@@ -1002,7 +1002,7 @@ def test_events_that_come_in_many_pieces_cost_each_piece_once() -> None:
     sent = [[message(1, "x" * 10_000)], [message(2, "y")]]
     wire = PiecewiseWire(b"".join(map(pack, sent)))
     count = len(wire.pieces)
-    port = WireApi(cast(socket.socket, wire), Watch(float("inf"), 1.0, print, print))
+    port = WireApi(cast(socket.socket, wire), HandlerTimer(float("inf"), 1.0, print, print))
     Piece.looks = 0
     assert [port.next_batch(), port.next_batch(), port.next_batch()] == [*sent, None]
     assert Piece.looks <= 8 * count
