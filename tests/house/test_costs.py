@@ -19,7 +19,7 @@ import pytest
 from server_kit import HEAD, Bench, text
 from wsbroker.build import core_kind
 from wsbroker.connections.connection import Connection
-from wsbroker.worker.interruption import settle
+from wsbroker.worker.interruption import reset_eval_breaker
 
 compiled_only = pytest.mark.skipif(core_kind() != "compiled", reason="costs of the compiled core")
 
@@ -60,7 +60,7 @@ def connect(bench: Bench, sink: Sink) -> Connection:
 def calls_of(work: Callable[[], object]) -> int:
     """How many Python functions (not C ones) `work` calls, itself not counted."""
     count = 0
-    settle()  # other tests interrupt threads, and one that died before it raised would hang a profiler
+    reset_eval_breaker()  # other tests interrupt threads, and one that died before it raised would hang a profiler
 
     def profile(frame: FrameType, event: str, argument: Any) -> None:
         nonlocal count

@@ -109,13 +109,13 @@ class HandlerTimer:
             finally:
                 self.armed = None
                 if self.interrupting is call:
-                    self._settle()
+                    self._finish_interruption()
                 self.running = None
         except HandlerTimeout:
-            # Raised by the handler's own code, by `_settle`, or between the two.
+            # Raised by the handler's own code, by `_finish_interruption`, or between the two.
             self.armed = None
             if self.interrupting is call:
-                self._settle()
+                self._finish_interruption()
             self.running = None
             raise
 
@@ -129,7 +129,7 @@ class HandlerTimer:
         if armed is not None:
             self.armed = None
             if self.interrupting is armed:
-                self._settle()
+                self._finish_interruption()
         return armed
 
     def resume_interruption(self, armed: Running | None) -> None:
@@ -142,7 +142,7 @@ class HandlerTimer:
             self.armed = armed
             if self.interrupting is armed:
                 self.armed = None
-                self._settle()
+                self._finish_interruption()
 
     def become_child(self) -> None:
         """Has this process, which a handler has just forked, end where that handler ends.
@@ -152,7 +152,7 @@ class HandlerTimer:
         self._is_forked = True
         self.interrupting = self.running
 
-    def _settle(self) -> None:
+    def _finish_interruption(self) -> None:
         """Waits until the helper is done with us and takes back what has not been raised yet.
 
         Raises:
@@ -195,7 +195,7 @@ class HandlerTimer:
             return left if look_s is None else min(look_s, left)  # it may end before, and others begin
         if call is not self._reported:
             self._reported = call
-            settle()  # its thread will not raise what was set there, perhaps never
+            reset_eval_breaker()  # its thread will not raise what was set there, perhaps never
             self._hung(handler, socket_id, now - start)
         return look_s
 
@@ -211,16 +211,16 @@ def _interrupter(thread_id: int) -> tuple[Callable[[], object], Callable[[], obj
 
     def take_back() -> None:
         set_async_exc(thread, None)
-        settle()
+        reset_eval_breaker()
 
     return lambda: set_async_exc(thread, error), take_back
 
 
 class _Settled(BaseException):
-    """Raised by `settle` in its own thread."""
+    """Raised by `reset_eval_breaker` in its own thread."""
 
 
-def settle() -> None:
+def reset_eval_breaker() -> None:
     """Undoes what an exception leaves behind that was set in a thread and not raised there.
 
     Before CPython 3.13 it leaves the interpreter's eval breaker set for good: every call and loop of every thread takes
