@@ -102,7 +102,7 @@ class Broker:
             return
         socket = self.sockets.get(socket_id)
         if socket is None:
-            self.counters.unheard += 1
+            self.counters.unroutable += 1
         else:
             socket.is_muted = True
             self.close_socket(socket, code, reason, code, reason)
@@ -247,7 +247,7 @@ class Broker:
             raise CommandError(INSIDE_FLUSH)
         socket = self.sockets.get(socket_id)
         if socket is None:
-            self.counters.unheard += 1
+            self.counters.unroutable += 1
             return False
         return self._add(socket, name)
 
@@ -282,7 +282,7 @@ class Broker:
             raise CommandError(INSIDE_FLUSH)
         socket = self.sockets.get(socket_id)
         if socket is None:
-            self.counters.unheard += 1
+            self.counters.unroutable += 1
             return False
         channel = self.table.get(name)
         if channel is None or not socket.is_member(channel):
@@ -328,7 +328,7 @@ class Broker:
         socket = self.sockets.get(socket_id)
         if socket is None:
             check_message(data)
-            self.counters.unheard += 1
+            self.counters.unroutable += 1
             return
         self.outgoing.send(socket, encode_message(data))
         if not self.is_awake:
@@ -344,7 +344,7 @@ class Broker:
         channel = self.table.get(name)
         if channel is None or channel.count == 0:
             check_message(data)
-            self.counters.unheard += 1
+            self.counters.unroutable += 1
             return
         self._publish(channel, encode_message(data), exclude)
 
@@ -408,14 +408,14 @@ class Broker:
         if kind == commands.SEND:
             socket = self.sockets.get(cast(int, command[1]))
             if socket is None:
-                self.counters.unheard += 1
+                self.counters.unroutable += 1
             else:
                 self.outgoing.send(socket, cast(bytes, command[2]))
                 self.wake()
         elif kind == commands.PUBLISH:
             channel = self.table.get(cast(bytes, command[1]))
             if channel is None or channel.count == 0:
-                self.counters.unheard += 1
+                self.counters.unroutable += 1
             else:
                 self._publish(channel, cast(bytes, command[2]), cast(tuple[int, ...], command[3]))
         elif kind == commands.SET_TOKEN:
@@ -434,7 +434,7 @@ class Broker:
         if socket is None:
             socket = self._closed_while_handled(socket_id)
         if socket is None:
-            self.counters.unheard += 1
+            self.counters.unroutable += 1
         else:
             self.put_token(socket, token, NOWHERE, 0)
 

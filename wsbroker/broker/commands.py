@@ -48,7 +48,7 @@ def apply_command(
         if socket is None and lane is not None and number > 0:  # a handler of it still runs
             socket = lane.leaving(cast(int, command[1]))
         if socket is None:
-            broker.counters.unheard += 1
+            broker.counters.unroutable += 1
         else:
             index: i64 = NOWHERE if lane is None else lane.index
             broker.put_token(socket, cast(bytes | None, command[2]), index, number)

@@ -99,7 +99,7 @@ class Counters:
         self.messages_lost: int = 0
         """those that a worker had not handled, or not said so, when it was lost"""
         self.publications: int = 0
-        self.unheard: int = 0
+        self.unroutable: int = 0
         """publications and sends to nobody: no subscriber, or an unknown or closed socket"""
         self.frames_dropped: int = 0
         """frames the drop policies dropped"""

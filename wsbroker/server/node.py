@@ -225,7 +225,7 @@ class Node:
             "messages_received": counters.messages_received,
             "messages_lost": counters.messages_lost,
             "publications": counters.publications,
-            "unheard": counters.unheard,
+            "unheard": counters.unroutable,
             "frames_dropped": counters.frames_dropped,
             "slow_consumers": counters.slow_consumers,
             "overload_closes": counters.overload_closes,

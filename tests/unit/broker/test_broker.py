@@ -53,7 +53,7 @@ def test_unknown_ids_are_ignored_and_counted() -> None:
         assert broker.queued_bytes(nobody) == 0
         assert not broker.is_open(nobody)
         assert broker.token(nobody) is None
-    assert broker.counters.unheard == 4 * 5
+    assert broker.counters.unroutable == 4 * 5
     assert broker.table == {}
 
 
@@ -745,7 +745,7 @@ def test_a_token_that_is_set_while_a_socket_closes_goes_to_who_runs_its_close_ha
     broker.apply(0, 0, [(commands.SET_TOKEN, socket.id, b"by its handler", 7), (commands.HANDLED, done)])
     for socket_id, number in ((socket.id, 0), (99, 8)):
         broker.apply(0, 0, [(commands.SET_TOKEN, socket_id, b"ignored", number)])
-    assert broker.counters.unheard == 2
+    assert broker.counters.unroutable == 2
     told.events()
     broker.exchange(0)
     broker.deliver_lanes()

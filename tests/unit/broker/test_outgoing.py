@@ -82,7 +82,7 @@ def test_nothing_is_encoded_into_a_turn_for_nobody() -> None:
     broker.publish(b"nobody", "x", ())
     broker.send(99, "x")
     assert broker.outgoing.frames == []
-    assert broker.counters.unheard == 2
+    assert broker.counters.unroutable == 2
 
 
 @pytest.mark.parametrize("data", ["\ud800", "ok\udfff"])
@@ -113,7 +113,7 @@ def test_text_that_has_no_utf8_is_refused_before_anything_changes(data: str) -> 
     socket.on_write = write
     broker.send(socket.id, "fine")
     broker.flush()
-    assert socket.received == [b"fine"] and refused == [1] and broker.counters.unheard == 0
+    assert socket.received == [b"fine"] and refused == [1] and broker.counters.unroutable == 0
 
 
 def test_a_message_is_encoded_only_for_somebody_and_once() -> None:
@@ -160,7 +160,7 @@ def test_what_is_no_message_is_refused_also_if_nobody_would_get_it() -> None:
             broker.publish(b"nobody", wrong, ())
         with pytest.raises(TypeError, match="a message is str or bytes here"):
             broker.send(99, wrong)
-    assert broker.counters.unheard == 0
+    assert broker.counters.unroutable == 0
 
 
 def test_a_blocked_socket_keeps_whole_frames_until_it_takes_more() -> None:

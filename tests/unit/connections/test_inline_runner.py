@@ -166,7 +166,7 @@ def test_a_token_that_is_set_while_a_socket_closes_reaches_its_close_handler() -
         (one.id, b"while its handler awaits"),
     ]
     assert bench.lane.current is None and not bench.lane.busy
-    assert bench.broker.counters.unheard == 1
+    assert bench.broker.counters.unroutable == 1
 
 
 def record_by_socket(bench: Bench) -> list[int]:
@@ -255,6 +255,6 @@ def test_a_socket_is_not_being_handled_any_more_once_its_held_messages_have_been
     bench.runner.release(connection.id)
     connection.connection_lost(None)
     bench.broker.set_token(connection.id, b"too late")
-    assert bench.broker.counters.unheard == 1
+    assert bench.broker.counters.unroutable == 1
     bench.loop.run()
     assert [close[1] for close in bench.closes] == [None]
