@@ -386,7 +386,9 @@ class Pool(Owner):
 
     def _has_room(self, worker: InlineWorker | RemoteWorker, size_bytes: int) -> bool:
         """Whether it takes one more request: `mailbox_bytes` of them may wait, and an idle worker takes any one."""
-        return not worker.asked_bytes or worker.asked_bytes + size_bytes <= self._config.mailbox_bytes
+        return (
+            not worker.pending_request_bytes or worker.pending_request_bytes + size_bytes <= self._config.mailbox_bytes
+        )
 
     def statistics(self) -> list[WorkerStatistics]:
         """One entry for each worker."""

@@ -104,7 +104,7 @@ class RemoteWorker:
         self._opens: dict[int, tuple[asyncio.Future[Verdict], int]] = {}
         self._requests: dict[int, tuple[asyncio.Future[HttpResponse], int]] = {}
         self._request_number = 0
-        self.asked_bytes = 0
+        self.pending_request_bytes = 0
         """Size of the requests of both kinds that it has not answered yet."""
         self._probe_number = 0
         self._probes_missed = 0
@@ -126,7 +126,7 @@ class RemoteWorker:
         return len(self._opens)
 
     @property
-    def is_asked(self) -> bool:
+    def has_pending_requests(self) -> bool:
         """Whether it runs and has not answered all of them."""
         return self.state is State.RUNNING and bool(self._opens or self._requests)
 
@@ -272,7 +272,7 @@ class RemoteWorker:
             if not opening.done():
                 opening.set_result(unavailable())
         requests, self._requests = self._requests, {}
-        self.asked_bytes = 0
+        self.pending_request_bytes = 0
         for request, _ in requests.values():
             if not request.done():
                 request.set_result(HttpResponse(500, {}, "Internal Server Error"))
@@ -347,7 +347,7 @@ class RemoteWorker:
         """
         opening: asyncio.Future[Verdict] = self._loop.create_future()
         self._opens[socket_id] = (opening, size_bytes)
-        self.asked_bytes += size_bytes
+        self.pending_request_bytes += size_bytes
         timer = self._loop.call_later(self._config.handshake_timeout, _out_of_time, opening)
         is_accepted = False
         try:
@@ -375,7 +375,7 @@ class RemoteWorker:
         self._request_number += 1
         number = self._request_number
         self._requests[number] = (request, size_bytes)
-        self.asked_bytes += size_bytes
+        self.pending_request_bytes += size_bytes
         timer = self._loop.call_later(self._config.http_timeout, _out_of_time, request)
         try:
             self.post([(events.HTTP, number, fields)])
@@ -422,7 +422,7 @@ class RemoteWorker:
             opened = self._opens.pop(socket_id, None)
             if opened is not None:
                 opening, size_bytes = opened
-                self.asked_bytes -= size_bytes
+                self.pending_request_bytes -= size_bytes
                 if not opening.done():
                     opening.set_result(self._verdict(status, headers, body))
         elif kind == commands.RESPONSE:
@@ -430,7 +430,7 @@ class RemoteWorker:
             asked = self._requests.pop(number, None)
             if asked is not None:
                 request, size_bytes = asked
-                self.asked_bytes -= size_bytes
+                self.pending_request_bytes -= size_bytes
                 if not request.done():
                     request.set_result(self._response(status, headers, body))
         elif kind == commands.COUNTED:

@@ -282,7 +282,7 @@ class WorkerSlot:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._config.http_timeout + self._config.worker_hang_timeout
         try:
-            while worker.is_asked and loop.time() < deadline:
+            while worker.has_pending_requests and loop.time() < deadline:
                 await asyncio.sleep(LEAVE_POLL_S)
             await worker.stop(self._config.shutdown_timeout)
         except Exception as error:
@@ -382,5 +382,5 @@ class WorkerSlot:
             statistics["unwritten_bytes"] = worker.unwritten_bytes
             statistics["opens_in_flight"] = worker.opens_in_flight
             statistics["requests_in_flight"] = worker.requests_in_flight
-            statistics["asked_bytes"] = worker.asked_bytes
+            statistics["asked_bytes"] = worker.pending_request_bytes
         return statistics

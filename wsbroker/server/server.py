@@ -162,7 +162,7 @@ class Server:
 
         Of each worker: `name`, `state`, `restarts`, `sockets`; `mailbox_messages` and `mailbox_bytes` that are on their
         way or being handled, `mailbox_batches` and `unwritten_bytes` that it has not read, `sockets_waiting` because
-        its mailbox is full; `opens_in_flight` and `requests_in_flight`, together of `asked_bytes`; messages `handled`;
+        its mailbox is full; `opens_in_flight` and `requests_in_flight`, together of `pending_request_bytes`; messages `handled`;
         `errors`, handlers that raised, returned what they may not, or were interrupted; `slowest`, the five slowest
         calls of handlers since the start, each with `handler`, `socket_id` (0: an HTTP request), `seconds` and the time
         `at` which it ended; and under `counts` what the worker counts by name, such as `long_handlers`, the calls

@@ -43,7 +43,7 @@ class InlineWorker:
         self._runtime: Runtime | None = None
         self.handled_count: Callable[[], int] = int
         """How many messages have been handled: the compiled runner's counter, once there is one."""
-        self.asked_bytes = 0
+        self.pending_request_bytes = 0
         """What open and HTTP handlers that are running have been given."""
         self.state = "starting"
         """As in `place.WorkerStatistics`."""
@@ -100,22 +100,22 @@ class InlineWorker:
         self, socket_id: int, request: HttpRequest, size_bytes: int
     ) -> HttpResponse | Accept | None:
         """Runs the open handler; None and an `Accept` accept."""
-        self.asked_bytes += size_bytes
+        self.pending_request_bytes += size_bytes
         try:
             async with asyncio.timeout(self._config.handshake_timeout):
                 return await self.runtime.run_open(request, socket_id)
         except TimeoutError:
             return HttpResponse(504, (), "Gateway Timeout")
         finally:
-            self.asked_bytes -= size_bytes
+            self.pending_request_bytes -= size_bytes
 
     async def run_http_handler(self, request: HttpRequest, size_bytes: int) -> HttpResponse:
         """Runs the HTTP handler, which is kept to `http_timeout` there: nothing waits before it."""
-        self.asked_bytes += size_bytes
+        self.pending_request_bytes += size_bytes
         try:
             return await self.runtime.run_http(request)
         finally:
-            self.asked_bytes -= size_bytes
+            self.pending_request_bytes -= size_bytes
 
     def counts(self) -> dict[str, int]:
         """What went wrong so far, by name."""
