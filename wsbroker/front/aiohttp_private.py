@@ -4,7 +4,7 @@
 the loop, and an upgrade costs no task, future or timer), beginning to serve, refusing what follows, one rule for when
 the transport is read, and letting go of the transport.
 Nothing else in the package may use an underscored name of aiohttp's. `test_aiohttp_private.py` fails when one of
-`PRIVATE_NAMES` changes, and when something of aiohttp stays behind after `let_go`.
+`PRIVATE_NAMES` changes, and when something of aiohttp stays behind after `detach_transport`.
 """
 
 import asyncio
@@ -260,7 +260,7 @@ class HttpProtocol(RequestHandler):
 
     # Leaving. -------------------------------------------------------------------------------------------------------
 
-    def let_go(self) -> tuple[asyncio.Transport, bytes]:
+    def detach_transport(self) -> tuple[asyncio.Transport, bytes]:
         """Gives the transport away, reading; aiohttp's task, if it runs, ends quietly behind the current handler.
 
         The caller sets another protocol at once. Afterwards nothing of aiohttp refers to the transport or is reachable
@@ -315,8 +315,8 @@ class NoAnswer(web.StreamResponse):
 
 
 def detach(protocol: HttpProtocol) -> tuple[asyncio.Transport, bytes]:
-    """See `HttpProtocol.let_go`."""
-    return protocol.let_go()
+    """See `HttpProtocol.detach_transport`."""
+    return protocol.detach_transport()
 
 
 def error_message(status: int, error: BaseException | None = None) -> Message:

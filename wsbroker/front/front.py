@@ -504,7 +504,7 @@ class Front(Generic[OpeningConnectionT]):
             self._warn_of_subprotocols(door, upgrade)
         self._end_opening(door)
         self._forget(door)
-        transport, tail = door.let_go()
+        transport, tail = door.detach_transport()
         try:
             self.connections.accept_upgrade(connection, transport, head, tail)
         except Exception:

@@ -637,13 +637,13 @@ class HttpConnection(HttpProtocol):
         self.drop_unfed()
         self._serve([(message, aiohttp_private.NO_BODY)])
 
-    def let_go(self) -> tuple[asyncio.Transport, bytes]:
-        """See `HttpProtocol.let_go`."""
+    def detach_transport(self) -> tuple[asyncio.Transport, bytes]:
+        """See `HttpProtocol.detach_transport`."""
         self.state = GONE
         self.opening = None
         if self.head_costs or self.rest_bytes:
             self.release_bytes()
-        return super().let_go()
+        return super().detach_transport()
 
     # Answers. -------------------------------------------------------------------------------------------------------
 

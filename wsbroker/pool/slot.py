@@ -151,7 +151,7 @@ class WorkerSlot:
         if worker is not None and worker.state is not State.ENDED:
             worker.post(batch)
         else:
-            self._let_go()  # something came in after the loss, such as the 101 of a socket that it had accepted
+            self._mark_queue_lost()  # something came in after the loss, such as the 101 of a socket that it had accepted
 
     def probe(self) -> None:
         """Asks every worker here whether it is alive."""
@@ -261,7 +261,7 @@ class WorkerSlot:
         if not self.is_running:
             if self._replacing is not None:
                 self._replacing.cancel()  # with the worker that it is starting
-            self._let_go()  # what such a one was sent already
+            self._mark_queue_lost()  # what such a one was sent already
         self._standby = None
         self.worker = standby
         self._core.exchange(self.index)
@@ -317,7 +317,7 @@ class WorkerSlot:
         else:
             self._go_on(worker, reason, len(closes), now)
 
-    def _let_go(self) -> None:
+    def _mark_queue_lost(self) -> None:
         """Nobody will handle what the lane has sent: as after a loss."""
         if self.queue.in_flight or self.queue.closing:
             self._owner.on_closes_orphaned(self, self._core.mark_worker_lost(self.index, WORKER_RESTART))
@@ -351,7 +351,7 @@ class WorkerSlot:
             except Exception as error:
                 text = str(error) if isinstance(error, WSBrokerError) else shown_error(error)
                 logger.error("replacement failed worker=%s reason=%r", self.name, text, exc_info=error.__cause__)
-                self._let_go()
+                self._mark_queue_lost()
                 next_delay_s = self._restarts.record_death(loop.time(), 0.0)
                 if next_delay_s is None:
                     self._give_up(text)

@@ -153,7 +153,9 @@ def start(
             raise failures[0]
         restore = take_signals(server, second_signal_by_default) if takes_signals else None
         if restore is not None:
-            threading.Thread(target=_let_go, args=(server, restore), name="wsbroker-end", daemon=True).start()
+            threading.Thread(
+                target=_mark_signals_ended, args=(server, restore), name="wsbroker-end", daemon=True
+            ).start()
     except BaseException:
         # It failed, there is no room for another thread, or a KeyboardInterrupt came: nobody else has this server.
         server._ask_to_stop(0)
@@ -164,7 +166,7 @@ def start(
     return server
 
 
-def _let_go(server: Server, signals: Signals) -> None:
+def _mark_signals_ended(server: Server, signals: Signals) -> None:
     server._stopped.wait()
     signals.ended = True
     signals.forget_server()

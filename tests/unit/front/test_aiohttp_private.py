@@ -180,7 +180,7 @@ async def test_detach_resumes_reading_that_was_paused() -> None:
     door.hold_reading()
     door.hold_reading()
     assert not transport.reads
-    door.let_go()
+    door.detach_transport()
     assert transport.reads
     assert not transport.is_closed
     front.heads.clear()
