@@ -193,7 +193,7 @@ class WorkerSlot:
 
     async def stop(self, timeout_s: float) -> bool:
         """Ends what is here, after `stop_replacing`; returns whether nothing of it runs any more."""
-        ends = [self._see_off(worker, seen_out, timeout_s) for worker, seen_out in self._leaving.items()]
+        ends = [self._await_retirement(worker, seen_out, timeout_s) for worker, seen_out in self._leaving.items()]
         if self.worker is not None:
             ends.append(self.worker.stop(timeout_s))
         results = await asyncio.gather(*ends, return_exceptions=True)
@@ -276,9 +276,9 @@ class WorkerSlot:
     def _leave(self, worker: RemoteWorker) -> None:
         """It does not speak for the lane: it ends what it was asked, and itself."""
         worker.stand_by()
-        self._leaving[worker] = self._tasks.spawn(self._see_out(worker), f"{self.name} leaves")
+        self._leaving[worker] = self._tasks.spawn(self._retire_worker(worker), f"{self.name} leaves")
 
-    async def _see_out(self, worker: RemoteWorker) -> None:
+    async def _retire_worker(self, worker: RemoteWorker) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._config.http_timeout + self._config.worker_hang_timeout
         try:
@@ -291,7 +291,7 @@ class WorkerSlot:
         finally:
             del self._leaving[worker]
 
-    async def _see_off(self, worker: RemoteWorker, seen_out: "asyncio.Task[None]", timeout_s: float) -> bool:
+    async def _await_retirement(self, worker: RemoteWorker, seen_out: "asyncio.Task[None]", timeout_s: float) -> bool:
         """Waits for its end; by force when the time is over."""
         await asyncio.wait([seen_out], timeout=timeout_s)
         if seen_out.done():
