@@ -146,7 +146,7 @@ class Broker:
             socket.ending = None
             self.close_socket(socket, ending[0], ending[1], ending[2], ending[3])
 
-    def give_up(self, socket: Socket, code: int, reason: str) -> None:
+    def close_slow_consumer(self, socket: Socket, code: int, reason: str) -> None:
         """Closes a slow consumer: what waits for it is dropped, a Close frame takes its place."""
         if socket.state < CLOSING:
             self.counters.slow_consumers += 1
@@ -171,7 +171,7 @@ class Broker:
                     self.counters.slow_consumers += 1
                     self._leave_waiting(socket, outbox.frames[-1])
                 else:
-                    self.give_up(socket, 1013, "slow consumer")
+                    self.close_slow_consumer(socket, 1013, "slow consumer")
 
     def give_up_overloading(self) -> None:
         """Closes the sockets whose outboxes were dropped because too much waited for all sockets together."""

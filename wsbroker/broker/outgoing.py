@@ -562,9 +562,9 @@ class Outgoing:
             socket = self.waiting[socket_id]
             outbox = socket.outbox
             if outbox is not None:
-                self._give_up(socket, outbox)
+                self._shed_outbox(socket, outbox)
 
-    def _give_up(self, socket: Socket, outbox: Outbox) -> None:
+    def _shed_outbox(self, socket: Socket, outbox: Outbox) -> None:
         close = outbox.frames[-1] if outbox.frames and socket.state == CLOSING else b""
         is_cut = outbox.is_given_up or outbox.transport_bytes > BATCH_BYTES or (socket.state == CLOSING and not close)
         outbox.is_given_up = True

@@ -295,7 +295,7 @@ class Connection(Socket):
         if self.is_blocked:
             wait = self._progress_wait(now)
             if wait <= 0:
-                owner.broker.give_up(self, 1013, "no progress within write_timeout")
+                owner.broker.close_slow_consumer(self, 1013, "no progress within write_timeout")
                 self.abort()
                 return
         elif owner.ping_ticks > 0:

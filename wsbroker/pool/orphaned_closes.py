@@ -53,7 +53,7 @@ class OrphanedCloses:
         self._adopted[home.index] = adopted
         self._core.adopt_closes(home.index, [event for event, _ in homeless.values()])
 
-    def give_up(self) -> None:
+    def drop_unassigned(self) -> None:
         """The pool has stopped: what is left will not be run."""
         if self._homeless:
             logger.error("close handlers not run, worker lost and pool stopping count=%d", len(self._homeless))

@@ -212,7 +212,7 @@ class Pool(Owner):
             self._timer.cancel()
             self._timer = None
         await self._tasks.finish()
-        self._closes.give_up()
+        self._closes.drop_unassigned()
         self._has_stopped = True
         logger.info("workers stopped count=%d left_behind=%d", self.size, left_behind)
 

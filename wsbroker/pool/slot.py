@@ -337,7 +337,7 @@ class WorkerSlot:
             return  # nobody is to come, or somebody has
         delay_s = self._restarts.record_death(died_at, died_at - worker.started_at)
         if delay_s is None:
-            self._give_up(reason)
+            self._report_crash_loop(reason)
         else:
             self._replacing = self._tasks.spawn(self._replace(delay_s), f"{self.name} replacement")
 
@@ -354,7 +354,7 @@ class WorkerSlot:
                 self._mark_queue_lost()
                 next_delay_s = self._restarts.record_death(loop.time(), 0.0)
                 if next_delay_s is None:
-                    self._give_up(text)
+                    self._report_crash_loop(text)
                     return
                 delay_s = next_delay_s
             else:
@@ -362,7 +362,7 @@ class WorkerSlot:
                     self._owner.place_runs(self)
                 return
 
-    def _give_up(self, reason: str) -> None:
+    def _report_crash_loop(self, reason: str) -> None:
         often = f"more than {MAX_DEATHS} times within {WINDOW_S:g} s"
         self._owner.place_failed(WorkerError(f"worker {self.name} was lost {often}, the last time because {reason}"))
 

@@ -542,7 +542,7 @@ def test_a_slow_reader_does_not_stretch_a_close(cause: str) -> None:
     elif cause == "closed by the peer":
         connection.data_received(close_frame(1000))
     else:
-        bench.broker.give_up(connection, 1013, "")
+        bench.broker.close_slow_consumer(connection, 1013, "")
     bench.loop.run()
     waited_s = 0.0
     while not transport.is_aborted and waited_s < 60:

@@ -72,6 +72,6 @@ def test_what_was_run_is_forgotten() -> None:
 def test_what_is_left_when_the_pool_stops_is_counted_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     _, places, closes = kit(False)
     closes.left(cast(WorkerSlot, places[0]), [close(7), close(8)])
-    closes.give_up()
+    closes.drop_unassigned()
     assert "close handlers not run, worker lost and pool stopping count=2" in caplog.text
     assert len(closes) == 0
