@@ -62,14 +62,14 @@ def test_every_message_is_handled_once_in_order_before_its_close(steps: list[tup
         elif step[0] == "close":
             broker.lost(sockets[int(str(step[1]))], 1006, "")
         elif step[0] == "hold":
-            broker.hold(0)
+            broker.pause_worker_queue(0)
         elif step[0] == "unhold":
-            broker.unhold(0)
+            broker.resume_worker_queue(0)
         elif lane.is_held:
             while lane.in_flight or lane.closing:
                 handle(50)
             broker.exchange(0)
-    broker.unhold(0)
+    broker.resume_worker_queue(0)
     for socket in sockets:
         broker.lost(socket, 1006, "")
     while lane.in_flight or lane.closing:

@@ -616,14 +616,14 @@ class Broker:
         self._count_off(lane, lane.unhandled_bytes)
         return lane.empty()
 
-    def hold(self, index: int) -> None:
-        """Lets the worker of a lane run empty; see `WorkerQueue.hold`."""
-        self.worker_queues[index].hold()
+    def pause_worker_queue(self, index: int) -> None:
+        """Lets the worker of a lane run empty; see `WorkerQueue.pause`."""
+        self.worker_queues[index].pause()
 
-    def unhold(self, index: int) -> None:
+    def resume_worker_queue(self, index: int) -> None:
         """Lets the messages go on to the same worker."""
         lane = self.worker_queues[index]
-        if lane.unhold():
+        if lane.resume():
             self._list(lane)
         self._count_dropped(lane)
 
@@ -648,7 +648,7 @@ class Broker:
         lane.generation += 1
         self._count_off(lane, lane.in_flight)
         lane.forget_worker(self.sockets)
-        self.unhold(index)
+        self.resume_worker_queue(index)
 
     def adopt_closes(self, index: int, closes: list[tuple[object, ...]]) -> None:
         """Gives the CLOSE events of a dead worker to this one; its own token cache knows nothing of them."""

@@ -217,7 +217,7 @@ class Outgoing:
         for socket in channel.members:
             if socket is not None:
                 if socket.is_blocked:
-                    self._hold(socket, frames)
+                    self._queue_in_outbox(socket, frames)
                 else:
                     socket.write(data)
 
@@ -350,12 +350,12 @@ class Outgoing:
 
     def _deliver(self, socket: Socket, frames: list[bytes], data: bytes) -> None:
         if socket.is_blocked:
-            self._hold(socket, frames)
+            self._queue_in_outbox(socket, frames)
         else:
             self.writing = data
             socket.write(data)
 
-    def _hold(self, socket: Socket, frames: list[bytes]) -> None:
+    def _queue_in_outbox(self, socket: Socket, frames: list[bytes]) -> None:
         """Keeps whole frames until the transport takes more, within the limit that the policy enforces."""
         if socket.state == GONE:
             return

@@ -79,7 +79,7 @@ class WorkerQueue:
             or (self.in_flight + cost > self.credit_bytes and self.in_flight != 0)
             or not self._has_share(socket)
         ):
-            self.keep(socket, event)
+            self.queue_in_inbox(socket, event)
             return socket.id in self.parked
         self._send(socket, event, cost)
         return True
@@ -89,11 +89,11 @@ class WorkerQueue:
         if not self.is_held:
             self.closing[socket.id] = event
         if socket.inbox or self.is_held:
-            self.keep(socket, event)
+            self.queue_in_inbox(socket, event)
         else:
             self.events.append(event)
 
-    def keep(self, socket: Socket, event: tuple[object, ...]) -> None:
+    def queue_in_inbox(self, socket: Socket, event: tuple[object, ...]) -> None:
         """Puts an event into its socket's inbox, and the socket in line unless it has its share in flight."""
         inbox = socket.inbox
         if inbox is None:
@@ -178,14 +178,14 @@ class WorkerQueue:
             self.events.append((events.TOKEN, socket.id, socket.token, socket.token_seen))
         self.events.append(event)
 
-    def hold(self) -> None:
+    def pause(self) -> None:
         """Keeps messages and closes with their sockets, so that the worker runs empty: `in_flight` falls to 0, and
         `closing` to what that worker has been told of."""
         self.is_held = True
         for socket_id in self._waiting_closes():
             self.closing.pop(socket_id, None)
 
-    def unhold(self) -> bool:
+    def resume(self) -> bool:
         """Lets them go on; says whether an event left."""
         self.is_held = False
         self.closing.update(self._waiting_closes())

@@ -118,7 +118,7 @@ class InlineRunner:
                 elif (left <= 0 or self.clock_s >= until_s) and not socket.is_busy:
                     self._defer(socket)
                 if socket.is_busy:
-                    self._hold(socket, event)
+                    self._queue_in_inbox(socket, event)
                 else:
                     left -= 1
                     self._handle(socket, event)
@@ -163,7 +163,7 @@ class InlineRunner:
         self.deferred.append(socket)
         self.broker.wake()
 
-    def _hold(self, socket: Socket, data: object) -> None:
+    def _queue_in_inbox(self, socket: Socket, data: object) -> None:
         inbox = socket.inbox
         if inbox is None:
             inbox = deque()

@@ -81,11 +81,11 @@ class Core(Calls, Protocol):
         """Closes all sockets of a dead worker; returns the CLOSE events whose handler has not run."""
         ...
 
-    def hold(self, index: int, /) -> None:
+    def pause_worker_queue(self, index: int, /) -> None:
         """Keeps the messages and closes of a lane with their sockets, so that its worker runs empty."""
         ...
 
-    def unhold(self, index: int, /) -> None:
+    def resume_worker_queue(self, index: int, /) -> None:
         """Lets them go on."""
         ...
 

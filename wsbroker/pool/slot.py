@@ -234,11 +234,11 @@ class WorkerSlot:
         """
         standby = self._standby
         assert standby is not None
-        self._core.hold(self.index)
+        self._core.pause_worker_queue(self.index)
         try:
             await self._run_empty(standby, limit_s)
         except BaseException:
-            self._core.unhold(self.index)
+            self._core.resume_worker_queue(self.index)
             raise
         self._take_over(standby)
 

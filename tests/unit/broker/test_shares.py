@@ -118,7 +118,7 @@ def test_a_new_worker_gets_the_share_of_every_socket_anew() -> None:
     flood, gone = connect(broker), connect(broker)
     receive(broker, flood, 200)
     receive(broker, gone, 200)
-    broker.hold(0)
+    broker.pause_worker_queue(0)
     broker.lost(gone, 1006, "")
     while worker.sent():
         worker.handle(50)
@@ -136,11 +136,11 @@ def test_an_exchange_that_is_called_off_leaves_the_shares_as_they_are() -> None:
     worker = Worker(broker)
     flood = connect(broker)
     receive(broker, flood, 200)
-    broker.hold(0)
+    broker.pause_worker_queue(0)
     worker.sent()
     worker.handle(4)
     assert worker.count(flood) == SHARE_UNITS - 4
-    broker.unhold(0)
+    broker.resume_worker_queue(0)
     assert worker.count(flood) == SHARE_UNITS
 
 
@@ -166,7 +166,7 @@ def test_another_worker_is_not_given_the_messages_of_a_socket_that_was_closed() 
     receive(broker, other, 100)
     worker.sent()
     broker.apply(0, worker.lane.generation, [(commands.CLOSE, closed.id, 4000, "enough")])
-    broker.hold(0)
+    broker.pause_worker_queue(0)
     assert worker.lane.unhandled() == 2 * SHARE_UNITS + 100 - SHARE_UNITS  # what is dropped is not lost
     while worker.lane.in_flight:
         worker.handle(7)

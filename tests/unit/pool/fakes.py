@@ -158,10 +158,10 @@ class FakeCore:
         self._changed.set()
         return closes
 
-    def hold(self, index: int, /) -> None:
+    def pause_worker_queue(self, index: int, /) -> None:
         self.note("hold", index)
 
-    def unhold(self, index: int, /) -> None:
+    def resume_worker_queue(self, index: int, /) -> None:
         self.note("unhold", index)
 
     def drop_waiting(self, /) -> int:
