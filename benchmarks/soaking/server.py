@@ -165,7 +165,7 @@ def kept(server: wsbroker.Server) -> dict[str, int]:
             ("events", "sockets", "data", "waiting", "inboxes", "parked", "closing", "in_flight", "socket_count"),
         )
     add("sockets", node.connections, ("count", "unread", "wheel.count"))
-    for slot in node.connections.wheel.slots:
+    for slot in node.connections.timer_wheel.slots:
         sizes["sockets.wheel.slots"] += len(slot)
     if node.connections.inline is not None:
         add("inline", node.connections.inline, ("busy", "deferred"))

@@ -16,7 +16,7 @@ SLOTS: Final = 512
 
 
 @final
-class Wheel:
+class TimerWheel:
     """Deadlines in ticks. One further away than the wheel is long comes out early: whoever gets it looks again."""
 
     def __init__(self) -> None:

@@ -69,7 +69,7 @@ class Connection(Socket):
         if self.state == GONE or self.is_failed:
             return
         owner = self.owner
-        self.heard = owner.wheel.now
+        self.heard = owner.timer_wheel.now
         self.is_awaiting_pong = False
         decoder = self.decoder
         if decoder is None:
@@ -100,8 +100,8 @@ class Connection(Socket):
         self.owner.broker.outgoing.mark_blocked(self)
         if self.state < CLOSING:
             self.low_bytes = self.transport_bytes()
-            self.since = self.owner.wheel.now
-            self.owner.wheel.schedule(self, self.owner.write_ticks)
+            self.since = self.owner.timer_wheel.now
+            self.owner.timer_wheel.schedule(self, self.owner.write_ticks)
 
     def resume_writing(self) -> None:
         """The transport's buffer is empty again."""
@@ -189,7 +189,7 @@ class Connection(Socket):
     def resume_reading(self) -> None:
         """The inbox has room: first what has been read already, in the next turn."""
         self.is_reading_paused = False
-        self.heard = self.owner.wheel.now
+        self.heard = self.owner.timer_wheel.now
         self.is_awaiting_pong = False
         self.owner.read_on(self)
 
@@ -263,7 +263,7 @@ class Connection(Socket):
             self._wait_for_close()
 
     def _wait_for_close(self) -> None:
-        wheel = self.owner.wheel
+        wheel = self.owner.timer_wheel
         self.since = wheel.now
         wheel.schedule(self, self.owner.close_ticks)
 
@@ -283,13 +283,13 @@ class Connection(Socket):
     def on_timer(self) -> None:
         """Its deadline on the wheel has come, or came early: look which one it was, and set the next."""
         owner = self.owner
-        now = owner.wheel.now
+        now = owner.timer_wheel.now
         if self.state >= CLOSING:
             left = self.since + owner.close_ticks - now
             if left <= 0:
                 self.abort()
                 left = owner.close_ticks
-            owner.wheel.schedule(self, left)
+            owner.timer_wheel.schedule(self, left)
             return
         wait = owner.idle_ticks
         if self.is_blocked:
@@ -304,7 +304,7 @@ class Connection(Socket):
                 owner.broker.lost(self, 1006, "no pong within pong_timeout")
                 self.abort()
                 return
-        owner.wheel.schedule(self, wait)
+        owner.timer_wheel.schedule(self, wait)
 
     def _progress_wait(self, now: i64) -> i64:
         """Ticks until the transport must have made progress; 0 when that is over."""

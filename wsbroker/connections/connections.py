@@ -16,7 +16,7 @@ from mypy_extensions import i64
 from wsbroker.broker.broker import Broker, Waker
 from wsbroker.broker.limits import Limits
 from wsbroker.broker.socket import CLOSING, Socket
-from wsbroker.broker.timer_wheel import Wheel
+from wsbroker.broker.timer_wheel import TimerWheel
 from wsbroker.connections.connection import Connection
 from wsbroker.websocket.decoder import Decoder
 
@@ -64,7 +64,7 @@ class Connections(Waker):
     def __init__(self, loop: asyncio.AbstractEventLoop, limits: Limits, settings: Settings) -> None:
         self.loop: Final = loop
         self.broker: Final = Broker(limits, self)
-        self.wheel: Final = Wheel()
+        self.timer_wheel: Final = TimerWheel()
         self.max_connections: Final = settings.max_connections
         self.max_message_size: Final = settings.max_message_size
         self.read_budget_bytes: i64 = settings.read_budget_bytes
@@ -117,9 +117,9 @@ class Connections(Waker):
             transport.set_write_buffer_limits(0)
         # In front of what waits: the transport may be full with it, and what is behind it has to wait then.
         self.broker.outgoing.put_first(connection, head)
-        connection.heard = self.wheel.now
+        connection.heard = self.timer_wheel.now
         if connection.state < CLOSING:
-            self.wheel.schedule(connection, self.ping_ticks if self.ping_ticks > 0 else self.idle_ticks)
+            self.timer_wheel.schedule(connection, self.ping_ticks if self.ping_ticks > 0 else self.idle_ticks)
         else:
             connection.closing()  # while it was opening: only now it can leave
         self.broker.opened(connection)
@@ -137,13 +137,13 @@ class Connections(Waker):
     def discard_connection(self, connection: Connection) -> None:
         """Refused, or gone before the 101."""
         self.count -= 1
-        self.wheel.remove(connection)
+        self.timer_wheel.remove(connection)
         self.broker.discard_socket(connection)
 
     def connection_lost(self, connection: Connection) -> None:
         """The transport has ended."""
         self.count -= 1
-        self.wheel.remove(connection)
+        self.timer_wheel.remove(connection)
         self.broker.lost(connection, 1006, "")
 
     # Turns. -----------------------------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ class Connections(Waker):
             return
         self.loop.call_later(self.tick_s, self.tick)
         failure: Exception | None = None
-        for socket in self.wheel.advance():
+        for socket in self.timer_wheel.advance():
             try:
                 cast(Connection, socket).on_timer()
             except Exception as error:  # the others' deadlines must not be lost with it
@@ -238,7 +238,7 @@ class Connections(Waker):
     def abort_all(self) -> int:
         """Drops every connection that is still there; returns how many."""
         dropped = 0
-        for slot in self.wheel.slots:
+        for slot in self.timer_wheel.slots:
             for socket in list(slot):
                 cast(Connection, socket).abort()
                 dropped += 1

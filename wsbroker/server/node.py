@@ -143,7 +143,7 @@ class Node:
         O(connections), about 1.5 µs each.
         """
         found = self.front.descriptors() + open_sockets.handed_in.descriptors()
-        for slot in self.connections.wheel.slots:
+        for slot in self.connections.timer_wheel.slots:
             for socket in slot:
                 transport = cast(Connection, socket).transport
                 if transport is not None:
@@ -234,7 +234,7 @@ class Node:
             "commands_refused": counters.commands_refused,
             "inboxes_full": counters.inboxes_full,
             "mailboxes_full": counters.mailboxes_full,
-            "timers": int(self.connections.wheel.count),
+            "timers": int(self.connections.timer_wheel.count),
             "http_connections": len(self.front.http_connections),
             "request_bytes": self.front.request_bytes,
             "requests_shed": self.front.requests_shed,

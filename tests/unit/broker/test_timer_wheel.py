@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from broker_kit import RecordingSocket, a_broker, connect
 from wsbroker.broker.socket import NOWHERE
-from wsbroker.broker.timer_wheel import SLOTS, Wheel
+from wsbroker.broker.timer_wheel import SLOTS, TimerWheel
 
 steps = st.lists(
     st.one_of(
@@ -20,7 +20,7 @@ steps = st.lists(
 @given(steps)
 def test_each_deadline_comes_once_and_at_its_tick(program: list[tuple[str, int, int]]) -> None:
     broker = a_broker()
-    wheel = Wheel()
+    wheel = TimerWheel()
     sockets = [connect(broker) for _ in range(10)]
     deadlines: dict[RecordingSocket, int] = {}
     for name, index, ticks in program:
@@ -43,7 +43,7 @@ def test_each_deadline_comes_once_and_at_its_tick(program: list[tuple[str, int, 
 
 
 def test_a_deadline_beyond_the_wheel_comes_early() -> None:
-    wheel = Wheel()
+    wheel = TimerWheel()
     socket = connect(a_broker())
     wheel.schedule(socket, 10 * SLOTS)
     ticks = next(number for number in range(1, 2 * SLOTS) if wheel.advance())
@@ -51,7 +51,7 @@ def test_a_deadline_beyond_the_wheel_comes_early() -> None:
 
 
 def test_a_deadline_in_the_past_is_the_next_tick() -> None:
-    wheel = Wheel()
+    wheel = TimerWheel()
     socket = connect(a_broker())
     wheel.schedule(socket, -5)
     assert wheel.advance() == [socket]
