@@ -39,7 +39,7 @@ REQUEST = [
 
 
 def decode_all(decoder: Decoder, data: bytes) -> None:
-    decoder.receive(data)
+    decoder.receive_data(data)
     while decoder.next_event() != NEED_DATA:
         pass
 
@@ -49,14 +49,14 @@ def decode_all(decoder: Decoder, data: bytes) -> None:
 def test_decoding_a_batch_of_messages_in_one_read(benchmark: BenchmarkFixture, opcode: int, size: int) -> None:
     decoder = Decoder(1 << 20)
     benchmark(decode_all, decoder, frame(opcode, b"x" * size) * BATCH)
-    assert decoder.frames % BATCH == 0
+    assert decoder.frame_count % BATCH == 0
 
 
 def test_decoding_a_batch_of_empty_fragments(benchmark: BenchmarkFixture) -> None:
     decoder = Decoder(1 << 20)
     decode_all(decoder, frame(BINARY, b"", fin=False))
     benchmark(decode_all, decoder, frame(CONTINUATION, b"", fin=False) * BATCH)
-    assert decoder.frames % BATCH == 1
+    assert decoder.frame_count % BATCH == 1
 
 
 def test_decoding_a_text_of_1_mib_in_reads_of_4_kib(benchmark: BenchmarkFixture) -> None:
@@ -69,7 +69,7 @@ def test_decoding_a_text_of_1_mib_in_reads_of_4_kib(benchmark: BenchmarkFixture)
             decode_all(decoder, read)
 
     benchmark(decode_reads)
-    assert decoder.frames > 0
+    assert decoder.frame_count > 0
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 
-from wsbroker.broker.broker import Broker, Waker
+from wsbroker.broker.broker import Broker, TurnScheduler
 from wsbroker.broker.limits import Limits
 from wsbroker.broker.socket import Socket
 from wsbroker.broker.worker_queue import WorkerQueue
 
 
-class CountingWaker(Waker):
+class CountingWaker(TurnScheduler):
     """Counts how often a turn was armed."""
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ def a_broker(limits: Limits | None = None, *, inline: bool = True, credit_bytes:
 
 def connect(broker: Broker, lane: int = 0) -> RecordingSocket:
     """A socket that is open."""
-    socket = RecordingSocket(broker.next_id(), broker.worker_queues[lane])
-    broker.register(socket)
-    broker.opened(socket)
+    socket = RecordingSocket(broker.allocate_socket_id(), broker.worker_queues[lane])
+    broker.register_socket(socket)
+    broker.mark_socket_open(socket)
     return socket

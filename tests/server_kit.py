@@ -7,7 +7,7 @@ from typing import cast
 from broker_kit import frames_of
 from wsbroker.broker.limits import Limits
 from wsbroker.connections.connection import Connection
-from wsbroker.connections.connections import Connections, Settings
+from wsbroker.connections.connections import Connections, ConnectionSettings
 from wsbroker.connections.inline_runner import InlineRunner
 
 HEAD = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
@@ -140,10 +140,12 @@ Handler = Callable[..., object]
 class Bench:
     """Sockets with one inline lane and a handler that records what it gets."""
 
-    def __init__(self, settings: Settings | None = None, limits: Limits | None = None, handler: Handler | None = None):
+    def __init__(
+        self, settings: ConnectionSettings | None = None, limits: Limits | None = None, handler: Handler | None = None
+    ):
         self.loop = ManualLoop()
         self.sockets = Connections(
-            cast(asyncio.AbstractEventLoop, self.loop), limits or Limits(), settings or Settings()
+            cast(asyncio.AbstractEventLoop, self.loop), limits or Limits(), settings or ConnectionSettings()
         )
         self.broker = self.sockets.broker
         self.lane = self.broker.add_worker_queue(0, 1 << 22, True)
@@ -165,7 +167,7 @@ class Bench:
             self._close,
             lambda socket_id: None,
         )
-        self.sockets.inline = self.runner
+        self.sockets.inline_runner = self.runner
 
     def _slow(self, socket_id: int, seconds: float, is_ended: bool) -> float:
         self.slow.append(socket_id)
@@ -188,5 +190,5 @@ class Bench:
     def tick(self, seconds: float) -> None:
         """Lets this much time pass on the wheel, with the turns that become due."""
         for _ in range(int(seconds / self.sockets.tick_s + 0.5)):
-            self.sockets.tick()
+            self.sockets.advance_timers()
             self.loop.run()

@@ -42,15 +42,15 @@ def frame(
 def event_of(decoder: Decoder, kind: int) -> Event:
     """An event with all that it brings, to compare."""
     if kind == TEXT:
-        return ("text", decoder.text, decoder.size)
+        return ("text", decoder.text, decoder.payload_bytes)
     if kind == BINARY:
-        return ("binary", decoder.data, decoder.size)
+        return ("binary", decoder.data, decoder.payload_bytes)
     if kind in (PING, PONG):
-        return ("ping" if kind == PING else "pong", decoder.data, decoder.size)
+        return ("ping" if kind == PING else "pong", decoder.data, decoder.payload_bytes)
     if kind == CLOSE:
-        return ("close", decoder.code, decoder.reason)
+        return ("close", decoder.close_code, decoder.close_reason)
     assert kind == FAILED, kind
-    return ("failed", decoder.code, decoder.reason)
+    return ("failed", decoder.close_code, decoder.close_reason)
 
 
 def pull(decoder: Decoder) -> list[Event]:
@@ -71,6 +71,6 @@ def feed(decoder: Decoder, reads: Iterable[bytes]) -> list[Event]:
     """Every event that these reads bring, asked after each of them."""
     events = []
     for read in reads:
-        decoder.receive(read)
+        decoder.receive_data(read)
         events += pull(decoder)
     return events

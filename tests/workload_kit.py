@@ -18,7 +18,7 @@ import wsbroker
 from wsbroker.broker.limits import Limits
 from wsbroker.build import core_kind
 from wsbroker.connections.connection import Connection
-from wsbroker.connections.connections import Connections, Settings
+from wsbroker.connections.connections import Connections, ConnectionSettings
 from wsbroker.connections.inline_runner import InlineRunner
 from wsbroker.wire.framing import Unpacker, pack
 
@@ -80,17 +80,17 @@ class Work:
     ) -> None:
         loop = cast(asyncio.AbstractEventLoop, StillLoop())
         limits = Limits(max_queue_bytes=1 << 40, inbox_bytes=1 << 40)
-        self.owner = Connections(loop, limits, Settings(max_connections=1 << 40))
+        self.owner = Connections(loop, limits, ConnectionSettings(max_connections=1 << 40))
         self.broker = self.owner.broker
         self.lane = self.broker.add_worker_queue(0, 1 << 40, is_inline)
         if is_inline:
-            self.owner.inline = self._runner()
+            self.owner.inline_runner = self._runner()
         self.names = [b"c%d" % number for number in range(channels)]
         self.connections: list[Connection] = []
         self.batches: list[Batch] = []
         self.writes = 0
         """How many there were in the last turn."""
-        self.broker.deliver = self._deliver
+        self.broker.deliver_batch = self._deliver
         self._written: list[bytes] | deque[bytes] = [] if counts_writes else deque(maxlen=0)
         for index in range(sockets):
             connection = self._connect()
@@ -138,7 +138,7 @@ class Work:
             self.broker.subscribe(connection.id, self.names[0])
             connection.connection_lost(None)
         self.lane.inline_sockets.clear()
-        self.lane.data.clear()
+        self.lane.inline_events.clear()
         self._written.clear()
 
     def receive(self, frames: bytes) -> None:

@@ -276,7 +276,7 @@ def unsubscribe_nowait(socket_id: int, channel: ChannelName) -> None:
 
 
 def set_token(socket_id: int, token: Data | None) -> None:
-    """Attaches up to 4096 bytes to a socket: its later handlers are given them as ``token``.
+    """Attaches up to 4096 bytes to a socket: its later handlers are given them as ``get_token``.
 
     One way. The next message of the socket whose handler calls this sees it, and so does its close handler, even if the
     socket has closed meanwhile. Any other closed socket is ignored, and an unknown one.

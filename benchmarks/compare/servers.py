@@ -66,7 +66,7 @@ PEERS: Final = (
         PYTHON,
         "aiohttp_app.py",
         ["aiohttp", "uvloop"],
-        "`send_frame` for each subscriber, encoded once; uvloop; no access log",
+        "`send_control_frame` for each subscriber, encoded once; uvloop; no access log",
     ),
     Peer(
         "starlette",

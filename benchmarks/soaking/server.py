@@ -167,8 +167,8 @@ def kept(server: wsbroker.Server) -> dict[str, int]:
     add("sockets", node.connections, ("count", "unread", "wheel.count"))
     for slot in node.connections.timer_wheel.slots:
         sizes["sockets.wheel.slots"] += len(slot)
-    if node.connections.inline is not None:
-        add("inline", node.connections.inline, ("busy", "deferred"))
+    if node.connections.inline_runner is not None:
+        add("inline", node.connections.inline_runner, ("busy", "deferred"))
     front = node.front
     add("front", front, ("doors", "heads", "writing", "lingering", "_openings", "_tasks", "server.connections"))
     add("port", node.local_port, ("_waiting", "_questions", "_blocked", "_nested", "_inside", "waiting_bytes"))

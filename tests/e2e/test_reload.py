@@ -380,7 +380,7 @@ async def test_the_counts_add_up_whatever_happens_in_the_middle_of_an_exchange(
         await sockets[0].send("wait")
         await books.until(lambda: len(books.notes("message")) == 1)
         reloading = asyncio.create_task(asyncio.to_thread(server.reload))
-        await books.until(lambda: broker.worker_queues[0].is_held)
+        await books.until(lambda: broker.worker_queues[0].is_paused)
         await sockets[1].send("held")
         await books.until(lambda: broker.counters.messages_received == 2)
         if event == "stop":

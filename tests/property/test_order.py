@@ -195,7 +195,7 @@ class Rig:
 def resume(broker: Broker, socket: RecordingSocket) -> None:
     socket.room = None
     if socket.is_blocked:
-        broker.outgoing.drain(socket)
+        broker.outgoing.drain_outbox(socket)
 
 
 @settings(max_examples=PROGRAMS, deadline=None, suppress_health_check=list(HealthCheck))

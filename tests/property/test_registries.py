@@ -111,4 +111,4 @@ def test_crowds_come_and_go_and_the_tables_say_what_lists_would(seed: int) -> No
         naive.leave(who)
     broker.flush()
     compare(broker, naive, ever)
-    assert not broker.table and not broker.sockets
+    assert not broker.channels_by_name and not broker.sockets

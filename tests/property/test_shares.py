@@ -27,13 +27,13 @@ def test_every_message_is_handled_once_in_order_before_its_close(steps: list[tup
     broker = a_broker(inline=False, credit_bytes=credit)
     lane = broker.worker_queues[0]
     mailbox: list[Event] = []
-    broker.deliver = lambda index, batch: mailbox.extend(batch)
+    broker.deliver_batch = lambda index, batch: mailbox.extend(batch)
     sockets: list[RecordingSocket] = [connect(broker) for _ in range(SOCKETS)]
     sent: dict[int, list[object]] = {socket.id: [] for socket in sockets}
     got: dict[int, list[object]] = {socket.id: [] for socket in sockets}
 
     def handle(count: int) -> None:
-        broker.deliver_lanes()
+        broker.deliver_batches()
         for socket in sockets:
             costs = [event[3] for event in mailbox if event[:2] == (events.MESSAGE, socket.id)]
             bytes_in_flight = sum(int(str(cost)) for cost in costs)
@@ -60,20 +60,22 @@ def test_every_message_is_handled_once_in_order_before_its_close(steps: list[tup
         elif step[0] == "handle":
             handle(int(str(step[1])))
         elif step[0] == "close":
-            broker.lost(sockets[int(str(step[1]))], 1006, "")
+            broker.mark_connection_lost(sockets[int(str(step[1]))], 1006, "")
         elif step[0] == "hold":
             broker.pause_worker_queue(0)
         elif step[0] == "unhold":
             broker.resume_worker_queue(0)
-        elif lane.is_held:
+        elif lane.is_paused:
             while lane.in_flight or lane.closing:
                 handle(50)
             broker.exchange(0)
     broker.resume_worker_queue(0)
     for socket in sockets:
-        broker.lost(socket, 1006, "")
+        broker.mark_connection_lost(socket, 1006, "")
     while lane.in_flight or lane.closing:
         handle(50)
     assert got == {socket_id: [*messages, "closed"] for socket_id, messages in sent.items()}
-    assert not mailbox and not lane.inboxes and not lane.parked and not lane.waiting and lane.messages == 0
+    assert (
+        not mailbox and not lane.sockets_with_inbox and not lane.parked_ids and not lane.waiting and lane.messages == 0
+    )
     assert (broker.unhandled_bytes, lane.unhandled_bytes) == (0, 0)

@@ -70,9 +70,9 @@ def test_any_stream_brings_the_same_events_however_it_is_cut(stream: tuple[bytes
     for parts in (reads, [data[at : at + 1] for at in range(len(data))]):
         decoder = Decoder(limit)
         assert feed(decoder, parts) == expected
-        assert decoder.buffered == whole.buffered
+        assert decoder.buffered_bytes == whole.buffered_bytes
         if not expected or expected[-1][0] != "failed":  # a text that comes in pieces is refused before its frame ends
-            assert decoder.frames == whole.frames
+            assert decoder.frame_count == whole.frame_count
 
 
 @given(cut(STREAMS), st.data())
@@ -81,7 +81,7 @@ def test_the_caller_may_stop_and_go_on_anywhere(stream: tuple[bytes, list[bytes]
     decoder = Decoder(1000)
     events = []
     for read in reads:
-        decoder.receive(read)
+        decoder.receive_data(read)
         for _ in range(data.draw(st.integers(0, 3))):
             kind = decoder.next_event()
             if kind == NEED_DATA:

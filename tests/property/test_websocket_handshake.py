@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsbroker.errors import HandshakeError
-from wsbroker.websocket.handshake import check_upgrade, response_head
+from wsbroker.websocket.handshake import check_upgrade, encode_response_head
 
 NAMES = [
     *["Host", "Upgrade", "Connection", "Origin", "Content-Length", "Transfer-Encoding", "Cookie"],
@@ -44,7 +44,7 @@ def test_a_request_is_accepted_or_refused_and_never_breaks_anything(
     else:
         assert (method, upgrade.accept_key) == ("GET", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
         assert upgrade.subprotocol in (None, *subprotocols)
-        head = response_head(upgrade)
+        head = encode_response_head(upgrade)
         assert head.count(b"\r\n\r\n") == 1 and head.endswith(b"\r\n\r\n")
 
 

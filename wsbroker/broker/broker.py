@@ -1,7 +1,7 @@
 """The broker: registries, commands, lanes. Everything a handler can ask ends in a method of `Broker`.
 
 Called on one thread only (the loop's). No method here does I/O; whatever has to leave is gathered in `outgoing` and in
-the lanes until the owner, woken through `Waker`, flushes the turn.
+the lanes until the owner, woken through `TurnScheduler`, flushes the turn.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from wsbroker.broker.channel import Channel
 from wsbroker.broker.commands import apply_command
 from wsbroker.broker.limits import MESSAGE_OVERHEAD_BYTES, SCARCE_INBOX_BYTES, Counters, Limits
 from wsbroker.broker.outgoing import Outgoing
-from wsbroker.broker.socket import CLOSING, GONE, NOWHERE, OPEN, OPENING, Socket
+from wsbroker.broker.socket import CLOSED, CLOSING, NO_INDEX, OPEN, OPENING, Socket
 from wsbroker.broker.worker_queue import WorkerQueue
 from wsbroker.errors import CommandError
 from wsbroker.websocket.frames import check_message, encode_close, encode_message
 from wsbroker.wire import commands, events
 
-INSIDE_FLUSH: Final = (
+CALL_INSIDE_FLUSH_ERROR: Final = (
     "this is a finaliser or a signal handler that interrupted the broker while it writes to its sockets: it cannot ask "
     "the broker; subscribe_nowait and the other calls without an answer work"
 )
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-class Waker:
+class TurnScheduler:
     """Whoever owns the loop: told once per turn that there is something to flush."""
 
     def wake(self) -> None:
@@ -40,45 +40,45 @@ class Waker:
 class Broker:
     """Who is connected, who listens to what."""
 
-    def __init__(self, limits: Limits, waker: Waker) -> None:
+    def __init__(self, limits: Limits, waker: TurnScheduler) -> None:
         self.limits: Final = limits
-        self.waker: Final = waker
+        self.turn_scheduler: Final = waker
         self.counters: Final = Counters()
         self.outgoing: Final = Outgoing(limits, self.counters)
         self.sockets: Final[dict[int, Socket]] = {}
-        self.table: Final[dict[bytes, Channel]] = {}
+        self.channels_by_name: Final[dict[bytes, Channel]] = {}
         self.worker_queues: Final[list[WorkerQueue]] = []
-        self.dirty_lanes: list[WorkerQueue] = []
-        self.last_id: int = 0
+        self.dirty_worker_queues: list[WorkerQueue] = []
+        self.last_socket_id: int = 0
         self.unhandled_bytes: i64 = 0
         """Cost of the messages of all sockets that were read and are not yet handled (inline: those that are held)."""
-        self.is_awake = False
-        self.late: list[tuple[object, ...]] = []
+        self.is_turn_scheduled = False
+        self.deferred_commands: list[tuple[object, ...]] = []
         """Commands from inside a flush, for after it: a finaliser, or a signal handler, interrupted a transport. Those
         of SEND and PUBLISH carry the encoded frame."""
-        self.is_applying_late = False
-        self.deliver: Callable[[int, list[tuple[object, ...]]], None] | None = None
+        self.is_applying_deferred = False
+        self.deliver_batch: Callable[[int, list[tuple[object, ...]]], None] | None = None
         """Takes a worker's batch at the end of a turn; set by the composition root."""
 
     def wake(self) -> None:
         """Makes sure that a flush follows in this turn."""
-        if not self.is_awake:
-            self.is_awake = True
-            self.waker.wake()
+        if not self.is_turn_scheduled:
+            self.is_turn_scheduled = True
+            self.turn_scheduler.wake()
 
     # Sockets. ---------------------------------------------------------------------------------------------------
 
-    def next_id(self) -> int:
+    def allocate_socket_id(self) -> int:
         """A socket id never given before."""
-        self.last_id += 1
-        return self.last_id
+        self.last_socket_id += 1
+        return self.last_socket_id
 
-    def register(self, socket: Socket) -> None:
+    def register_socket(self, socket: Socket) -> None:
         """Puts a new socket in the table: calls about it work and count from here on."""
         self.sockets[socket.id] = socket
         socket.worker_queue.socket_count += 1
 
-    def opened(self, socket: Socket) -> None:
+    def mark_socket_open(self, socket: Socket) -> None:
         """The 101 is out: what waited behind it may go."""
         self.counters.sockets_opened += 1
         socket.is_accepted = True
@@ -87,24 +87,24 @@ class Broker:
         elif socket.inbox:  # closed while it was opening: its close handler is due now
             event = socket.inbox.popleft()
             socket.inbox = None
-            self._emit_close(socket, event)
-        self.outgoing.drain(socket)
+            self._emit_close_event(socket, event)
+        self.outgoing.drain_outbox(socket)
 
     def discard_socket(self, socket: Socket) -> None:
         """Refused, or gone before the 101: forgotten as if it had never been."""
-        self._leave(socket)
-        self._forget(socket)
+        self._unregister_socket(socket)
+        self._mark_closed(socket)
 
     def close(self, socket_id: int, code: int, reason: str) -> None:
         """Closes with a handshake, after everything sent before it. Unknown ids are ignored and counted."""
         if self.outgoing.is_flushing:
-            self.late.append((commands.CLOSE, socket_id, code, reason))
+            self.deferred_commands.append((commands.CLOSE, socket_id, code, reason))
             return
         socket = self.sockets.get(socket_id)
         if socket is None:
             self.counters.unroutable += 1
         else:
-            socket.is_muted = True
+            socket.is_discarding_messages = True
             self.close_socket(socket, code, reason, code, reason)
 
     def close_socket(self, socket: Socket, code: int, reason: str, told_code: int, told_reason: str) -> None:
@@ -116,97 +116,97 @@ class Broker:
         """
         if socket.state >= CLOSING:
             return
-        self._leave(socket)
+        self._unregister_socket(socket)
         socket.state = CLOSING
-        self._tell_closed(socket, told_code, told_reason)
-        socket.closing()
-        self.outgoing.send(socket, encode_close(code, reason))
+        self._queue_close_event(socket, told_code, told_reason)
+        socket.on_close_queued()
+        self.outgoing.send_frame(socket, encode_close(code, reason))
         self.wake()
-        if self.late:
-            self._apply_late()
+        if self.deferred_commands:
+            self._apply_deferred_commands()
 
-    def end(self, socket: Socket, code: int, reason: str, told_code: int, told_reason: str) -> None:
+    def close_after_messages(self, socket: Socket, code: int, reason: str, told_code: int, told_reason: str) -> None:
         """The peer has closed, or broke the protocol: closes once the messages read before have been handled, so that
         the answers to them still go out. Arguments as for `close_socket`."""
         if socket.state >= CLOSING:
             return
-        socket.ending = (code, reason, told_code, told_reason)
+        socket.pending_close = (code, reason, told_code, told_reason)
         lane = socket.worker_queue
         if lane.is_inline:
             lane.inline_sockets.append(socket)
-            lane.data.append(())
-            self._list(lane)
-        elif socket.unhandled == 0:
-            self.handled_all(socket)
+            lane.inline_events.append(())
+            self._mark_worker_queue_dirty(lane)
+        elif socket.unhandled_bytes == 0:
+            self.apply_pending_close(socket)
 
-    def handled_all(self, socket: Socket) -> None:
+    def apply_pending_close(self, socket: Socket) -> None:
         """No message of this socket waits any more: if it is ending, it ends now."""
-        ending = socket.ending
+        ending = socket.pending_close
         if ending is not None:
-            socket.ending = None
+            socket.pending_close = None
             self.close_socket(socket, ending[0], ending[1], ending[2], ending[3])
 
     def close_slow_consumer(self, socket: Socket, code: int, reason: str) -> None:
         """Closes a slow consumer: what waits for it is dropped, a Close frame takes its place."""
         if socket.state < CLOSING:
             self.counters.slow_consumers += 1
-            self._close_dropping(socket, code, reason)
+            self._close_and_drop_frames(socket, code, reason)
 
-    def _close_dropping(self, socket: Socket, code: int, reason: str) -> None:
-        self._leave(socket)
+    def _close_and_drop_frames(self, socket: Socket, code: int, reason: str) -> None:
+        self._unregister_socket(socket)
         socket.state = CLOSING
-        self._tell_closed(socket, code, reason)
-        self._leave_waiting(socket, encode_close(code, reason))
+        self._queue_close_event(socket, code, reason)
+        self._replace_waiting_with_close(socket, encode_close(code, reason))
 
-    def give_up_overflowing(self) -> None:
+    def close_overflowed_sockets(self) -> None:
         """Acts on the verdicts of a flush."""
         outgoing = self.outgoing
-        while outgoing.overflowing:
-            found = outgoing.overflowing
-            outgoing.overflowing = []
+        while outgoing.overflowed_sockets:
+            found = outgoing.overflowed_sockets
+            outgoing.overflowed_sockets = []
             for socket in found:
                 outbox = socket.outbox
                 if socket.state == CLOSING and outbox is not None and len(outbox.frames) > 1:
                     # Closed by somebody else after it had missed something: that Close is the last frame, and stays.
                     self.counters.slow_consumers += 1
-                    self._leave_waiting(socket, outbox.frames[-1])
+                    self._replace_waiting_with_close(socket, outbox.frames[-1])
                 else:
                     self.close_slow_consumer(socket, 1013, "slow consumer")
 
-    def give_up_overloading(self) -> None:
+    def close_shed_sockets(self) -> None:
         """Closes the sockets whose outboxes were dropped because too much waited for all sockets together."""
         outgoing = self.outgoing
-        found = outgoing.overloading
-        outgoing.overloading = []
+        found = outgoing.shed_sockets
+        outgoing.shed_sockets = []
         for socket in found:
             outbox = socket.outbox
-            is_cut = outbox is not None and outbox.is_cut
+            is_cut = outbox is not None and outbox.is_abort_due
             if socket.state < CLOSING:
                 self.counters.overload_closes += 1
-                self._close_dropping(socket, 1013, "server overloaded")
+                self._close_and_drop_frames(socket, 1013, "server overloaded")
             if is_cut:
                 socket.abort()
 
-    def _leave_waiting(self, socket: Socket, frame: bytes) -> None:
+    def _replace_waiting_with_close(self, socket: Socket, frame: bytes) -> None:
         """Drops what waits for a socket but for this Close frame."""
-        self.outgoing.leave_waiting(socket, frame)
+        self.outgoing.replace_waiting_frames(socket, frame)
         socket.overflowed()
         if not socket.is_blocked:  # it has taken everything since the verdict: nobody else would drain it
-            self.outgoing.drain(socket)
+            self.outgoing.drain_outbox(socket)
 
-    def lost(self, socket: Socket, code: int, reason: str) -> None:
+    def mark_connection_lost(self, socket: Socket, code: int, reason: str) -> None:
         """The connection is gone; a socket that was still in the tables is closed with this code."""
-        if socket.state == GONE:
+        if socket.state == CLOSED:
             return
         if socket.state < CLOSING:
-            self._leave(socket)
-            ending = socket.ending
+            self._unregister_socket(socket)
+            ending = socket.pending_close
             if ending is not None:
                 code, reason = ending[2], ending[3]
-            self._tell_closed(socket, code, reason)
-        self._forget(socket)
+            self._queue_close_event(socket, code, reason)
+        self._mark_closed(socket)
 
-    def _leave(self, socket: Socket) -> None:
+    def _unregister_socket(self, socket: Socket) -> None:
         """Out of the table and of every channel. O(its own subscriptions)."""
         if self.sockets.pop(socket.id, None) is None:
             return
@@ -214,26 +214,26 @@ class Broker:
         for channel in socket.channel_list():
             self._remove(socket, channel)
 
-    def _forget(self, socket: Socket) -> None:
-        socket.state = GONE
+    def _mark_closed(self, socket: Socket) -> None:
+        socket.state = CLOSED
         self.outgoing.drop_outbox(socket)
 
-    def _tell_closed(self, socket: Socket, code: int, reason: str) -> None:
-        event = (events.CLOSE, socket.id, socket.token, socket.token_seen, code, reason)
+    def _queue_close_event(self, socket: Socket, code: int, reason: str) -> None:
+        event = (events.CLOSE, socket.id, socket.token, socket.applied_token_number, code, reason)
         if socket.is_accepted:
-            self._emit_close(socket, event)
+            self._emit_close_event(socket, event)
         else:
             socket.inbox = deque([event])  # due if it is accepted after all
 
-    def _emit_close(self, socket: Socket, event: tuple[object, ...]) -> None:
+    def _emit_close_event(self, socket: Socket, event: tuple[object, ...]) -> None:
         self.counters.sockets_closed += 1
         lane = socket.worker_queue
         if lane.is_inline:
             lane.inline_sockets.append(socket)
-            lane.data.append(event)
+            lane.inline_events.append(event)
         else:
-            lane.take_close(socket, event)
-        self._list(lane)
+            lane.queue_close(socket, event)
+        self._mark_worker_queue_dirty(lane)
 
     # Subscriptions. ---------------------------------------------------------------------------------------------
 
@@ -244,7 +244,7 @@ class Broker:
             CommandError: a flush is running, whose members must not change.
         """
         if self.outgoing.is_flushing:
-            raise CommandError(INSIDE_FLUSH)
+            raise CommandError(CALL_INSIDE_FLUSH_ERROR)
         socket = self.sockets.get(socket_id)
         if socket is None:
             self.counters.unroutable += 1
@@ -254,12 +254,12 @@ class Broker:
     def subscribe_nowait(self, socket_id: int, name: bytes) -> None:
         """Subscribes a socket without saying whether that changed anything; inside a flush, behind it."""
         if self.outgoing.is_flushing:
-            self.late.append((commands.SUBSCRIBE, socket_id, name))
+            self.deferred_commands.append((commands.SUBSCRIBE, socket_id, name))
         else:
             self.subscribe(socket_id, name)
 
     def _add(self, socket: Socket, name: bytes) -> bool:
-        channel = self.table.get(name)
+        channel = self.channels_by_name.get(name)
         if channel is not None and socket.is_member(channel):
             return False
         if socket.channel_count() >= self.limits.max_channels:
@@ -267,9 +267,9 @@ class Broker:
             return False
         if channel is None:
             channel = Channel(name)
-            self.table[name] = channel
-        channel.add(socket)
-        self.outgoing.joined(socket, channel)
+            self.channels_by_name[name] = channel
+        channel.add_member(socket)
+        self.outgoing.record_join(socket, channel)
         return True
 
     def unsubscribe(self, socket_id: int, name: bytes) -> bool:
@@ -279,12 +279,12 @@ class Broker:
             CommandError: a flush is running, whose members must not change.
         """
         if self.outgoing.is_flushing:
-            raise CommandError(INSIDE_FLUSH)
+            raise CommandError(CALL_INSIDE_FLUSH_ERROR)
         socket = self.sockets.get(socket_id)
         if socket is None:
             self.counters.unroutable += 1
             return False
-        channel = self.table.get(name)
+        channel = self.channels_by_name.get(name)
         if channel is None or not socket.is_member(channel):
             return False
         self._remove(socket, channel)
@@ -293,15 +293,15 @@ class Broker:
     def unsubscribe_nowait(self, socket_id: int, name: bytes) -> None:
         """Unsubscribes a socket without saying whether that changed anything; inside a flush, behind it."""
         if self.outgoing.is_flushing:
-            self.late.append((commands.UNSUBSCRIBE, socket_id, name))
+            self.deferred_commands.append((commands.UNSUBSCRIBE, socket_id, name))
         else:
             self.unsubscribe(socket_id, name)
 
     def _remove(self, socket: Socket, channel: Channel) -> None:
-        self.outgoing.left(socket, channel)
-        channel.remove(socket)
-        if channel.count == 0 and channel.index == NOWHERE:
-            self.table.pop(channel.name, None)
+        self.outgoing.record_leave(socket, channel)
+        channel.remove_member(socket)
+        if channel.member_count == 0 and channel.dirty_index == NO_INDEX:
+            self.channels_by_name.pop(channel.name, None)
 
     def copy_subscriptions(self, from_name: bytes, to_name: bytes) -> None:
         """Subscribes every present subscriber of one channel to another channel too, in the order of the first one.
@@ -309,9 +309,9 @@ class Broker:
         O(subscribers of the first). Sockets that may have no more channels are left out and counted.
         """
         if self.outgoing.is_flushing:
-            self.late.append((commands.COPY_SUBSCRIPTIONS, from_name, to_name))
+            self.deferred_commands.append((commands.COPY_SUBSCRIPTIONS, from_name, to_name))
             return
-        source = self.table.get(from_name)
+        source = self.channels_by_name.get(from_name)
         if source is None or from_name == to_name:
             return
         for socket in source.members:  # of another channel than the one that grows
@@ -323,32 +323,32 @@ class Broker:
     def send(self, socket_id: int, data: object) -> None:
         """Queues a message for one socket; unknown ids are ignored and counted."""
         if self.outgoing.is_flushing:
-            self.late.append((commands.SEND, socket_id, encode_message(data)))
+            self.deferred_commands.append((commands.SEND, socket_id, encode_message(data)))
             return
         socket = self.sockets.get(socket_id)
         if socket is None:
             check_message(data)
             self.counters.unroutable += 1
             return
-        self.outgoing.send(socket, encode_message(data))
-        if not self.is_awake:
+        self.outgoing.send_frame(socket, encode_message(data))
+        if not self.is_turn_scheduled:
             self.wake()
-        if self.late:
-            self._apply_late()
+        if self.deferred_commands:
+            self._apply_deferred_commands()
 
     def publish(self, name: bytes, data: object, exclude: tuple[int, ...]) -> None:
         """Queues a message for every subscriber of the channel but the excluded ones. O(1 + excluded)."""
         if self.outgoing.is_flushing:
-            self.late.append((commands.PUBLISH, name, encode_message(data), exclude))
+            self.deferred_commands.append((commands.PUBLISH, name, encode_message(data), exclude))
             return
-        channel = self.table.get(name)
-        if channel is None or channel.count == 0:
+        channel = self.channels_by_name.get(name)
+        if channel is None or channel.member_count == 0:
             check_message(data)
             self.counters.unroutable += 1
             return
-        self._publish(channel, encode_message(data), exclude)
+        self._publish_frame(channel, encode_message(data), exclude)
 
-    def _publish(self, channel: Channel, frame: bytes, exclude: tuple[int, ...]) -> None:
+    def _publish_frame(self, channel: Channel, frame: bytes, exclude: tuple[int, ...]) -> None:
         self.counters.publications += 1
         excluded: list[Socket] | None = None
         if exclude:
@@ -357,67 +357,71 @@ class Broker:
                 socket = self.sockets.get(socket_id)
                 if socket is not None:
                     excluded.append(socket)
-        self.outgoing.publish(channel, frame, excluded)
-        if not self.is_awake:
+        self.outgoing.publish_frame(channel, frame, excluded)
+        if not self.is_turn_scheduled:
             self.wake()
-        if self.late:
-            self._apply_late()
+        if self.deferred_commands:
+            self._apply_deferred_commands()
 
-    def send_frame(self, socket: Socket, frame: bytes) -> None:
+    def send_control_frame(self, socket: Socket, frame: bytes) -> None:
         """Queues a control frame behind everything the socket was sent before."""
         if socket.state < CLOSING:
-            self.outgoing.send(socket, frame)
+            self.outgoing.send_frame(socket, frame)
             self.wake()
-            if self.late:
-                self._apply_late()
+            if self.deferred_commands:
+                self._apply_deferred_commands()
 
     def flush(self) -> None:
         """Writes the turn out and acts on what the flush found."""
         outgoing = self.outgoing
         outgoing.flush()
-        if outgoing.overflowing:
-            self.give_up_overflowing()
-        if outgoing.overloading:
-            self.give_up_overloading()
+        if outgoing.overflowed_sockets:
+            self.close_overflowed_sockets()
+        if outgoing.shed_sockets:
+            self.close_shed_sockets()
         outgoing.loop_turn += 1
-        if outgoing.emptied:
-            for channel in outgoing.emptied:
+        if outgoing.emptied_channels:
+            for channel in outgoing.emptied_channels:
                 # After a flush in the middle of the turn another channel may have the name already.
-                if channel.count == 0 and channel.index == NOWHERE and self.table.get(channel.name) is channel:
-                    self.table.pop(channel.name)
-            outgoing.emptied = []
-        if self.late:
-            self._apply_late()
+                if (
+                    channel.member_count == 0
+                    and channel.dirty_index == NO_INDEX
+                    and self.channels_by_name.get(channel.name) is channel
+                ):
+                    self.channels_by_name.pop(channel.name)
+            outgoing.emptied_channels = []
+        if self.deferred_commands:
+            self._apply_deferred_commands()
 
-    def _apply_late(self) -> None:
+    def _apply_deferred_commands(self) -> None:
         """Applies the commands that came while a flush ran, in their order: right behind the call that caused it."""
-        if self.is_applying_late:  # one of them has caused a flush in turn: what came in there waits for the others
+        if self.is_applying_deferred:  # one of them has caused a flush in turn: what came in there waits for the others
             return
-        self.is_applying_late = True
+        self.is_applying_deferred = True
         try:
-            while self.late:
-                late = self.late
-                self.late = []
+            while self.deferred_commands:
+                late = self.deferred_commands
+                self.deferred_commands = []
                 for command in late:
-                    self._apply_late_command(command)
+                    self._apply_deferred_command(command)
         finally:
-            self.is_applying_late = False
+            self.is_applying_deferred = False
 
-    def _apply_late_command(self, command: tuple[object, ...]) -> None:
+    def _apply_deferred_command(self, command: tuple[object, ...]) -> None:
         kind = cast(int, command[0])
         if kind == commands.SEND:
             socket = self.sockets.get(cast(int, command[1]))
             if socket is None:
                 self.counters.unroutable += 1
             else:
-                self.outgoing.send(socket, cast(bytes, command[2]))
+                self.outgoing.send_frame(socket, cast(bytes, command[2]))
                 self.wake()
         elif kind == commands.PUBLISH:
-            channel = self.table.get(cast(bytes, command[1]))
-            if channel is None or channel.count == 0:
+            channel = self.channels_by_name.get(cast(bytes, command[1]))
+            if channel is None or channel.member_count == 0:
                 self.counters.unroutable += 1
             else:
-                self._publish(channel, cast(bytes, command[2]), cast(tuple[int, ...], command[3]))
+                self._publish_frame(channel, cast(bytes, command[2]), cast(tuple[int, ...], command[3]))
         elif kind == commands.SET_TOKEN:
             self.set_token(cast(int, command[1]), cast(bytes | None, command[2]))
         else:
@@ -428,47 +432,47 @@ class Broker:
     def set_token(self, socket_id: int, token: bytes | None) -> None:
         """Sets the token; the socket's worker is told with the next message, unless it sees the core's own (inline)."""
         if self.outgoing.is_flushing:
-            self.late.append((commands.SET_TOKEN, socket_id, token))
+            self.deferred_commands.append((commands.SET_TOKEN, socket_id, token))
             return
         socket = self.sockets.get(socket_id)
         if socket is None:
-            socket = self._closed_while_handled(socket_id)
+            socket = self._find_closed_in_handler(socket_id)
         if socket is None:
             self.counters.unroutable += 1
         else:
-            self.put_token(socket, token, NOWHERE, 0)
+            self.store_token(socket, token, NO_INDEX, 0)
 
-    def _closed_while_handled(self, socket_id: int) -> Socket | None:
+    def _find_closed_in_handler(self, socket_id: int) -> Socket | None:
         """Inline: a socket out of the tables whose message handler still runs: its close handler is to come."""
         lane = self.worker_queues[0] if self.worker_queues else None
         if lane is None or not lane.is_inline:
             return None
-        current = lane.current
+        current = lane.current_socket
         if current is not None and current.id == socket_id:
             return current
-        return lane.busy.get(socket_id)
+        return lane.busy_sockets.get(socket_id)
 
-    def put_token(self, socket: Socket, token: bytes | None, lane_index: i64, number: int) -> None:
+    def store_token(self, socket: Socket, token: bytes | None, lane_index: i64, number: int) -> None:
         """Sets a token that this lane's worker caches under `number`; 0: it does not."""
         socket.token = token
         lane = socket.worker_queue
         if lane.is_inline:
             return
         if lane.index == lane_index and number > 0:
-            socket.token_seen = number
+            socket.applied_token_number = number
             socket.is_token_stale = False
         else:
             socket.is_token_stale = True
 
-    def token(self, socket_id: int) -> bytes | None:
+    def get_token(self, socket_id: int) -> bytes | None:
         """The socket's token; None if there is none or the id is unknown."""
         socket = self.sockets.get(socket_id)
         return None if socket is None else socket.token
 
     def _check_answerable(self) -> None:
         """Refuses a question inside a flush that commands wait for: the answer would not know of them."""
-        if self.late and self.outgoing.is_flushing:
-            raise CommandError(INSIDE_FLUSH)
+        if self.deferred_commands and self.outgoing.is_flushing:
+            raise CommandError(CALL_INSIDE_FLUSH_ERROR)
 
     def is_open(self, socket_id: int) -> bool:
         """Whether the socket is in the table: from before its open handler runs until it begins to close."""
@@ -478,14 +482,14 @@ class Broker:
     def subscriber_count(self, name: bytes) -> int:
         """How many sockets are subscribed to the channel."""
         self._check_answerable()
-        channel = self.table.get(name)
-        return 0 if channel is None else int(channel.count)
+        channel = self.channels_by_name.get(name)
+        return 0 if channel is None else int(channel.member_count)
 
     def subscribers(self, name: bytes) -> list[int]:
         """Their ids, in subscription order. O(subscribers)."""
         self._check_answerable()
-        channel = self.table.get(name)
-        return [] if channel is None else channel.ids()
+        channel = self.channels_by_name.get(name)
+        return [] if channel is None else channel.member_ids()
 
     def subscriptions(self, socket_id: int) -> list[bytes]:
         """Names of the channels a socket is subscribed to, oldest subscription first; [] for an unknown id."""
@@ -496,7 +500,7 @@ class Broker:
     def channels(self) -> list[bytes]:
         """Names of the channels that have a subscriber. O(channels)."""
         self._check_answerable()
-        return [name for name, channel in self.table.items() if channel.count > 0]
+        return [name for name, channel in self.channels_by_name.items() if channel.member_count > 0]
 
     def queued_bytes(self, socket_id: int) -> int:
         """The bytes that wait for the socket: this turn's direct frames, its outbox, its transport's buffer. Frames
@@ -526,35 +530,38 @@ class Broker:
         lane = socket.worker_queue
         if lane.is_inline:
             lane.inline_sockets.append(socket)
-            lane.data.append(data)
+            lane.inline_events.append(data)
         else:
             cost = size + MESSAGE_OVERHEAD_BYTES
-            socket.unhandled += cost
+            socket.unhandled_bytes += cost
             lane.unhandled_bytes += cost
             self.unhandled_bytes += cost
-            if not lane.take(socket, (events.MESSAGE, socket.id, data, int(cost)), cost) and not lane.is_held:
+            if (
+                not lane.queue_message(socket, (events.MESSAGE, socket.id, data, int(cost)), cost)
+                and not lane.is_paused
+            ):
                 self.counters.mailboxes_full += 1
-        if not lane.is_listed:
-            self._list(lane)
+        if not lane.is_dirty:
+            self._mark_worker_queue_dirty(lane)
 
-    def _list(self, lane: WorkerQueue) -> None:
-        if not lane.is_listed:
-            lane.is_listed = True
-            self.dirty_lanes.append(lane)
-        if not self.is_awake:
+    def _mark_worker_queue_dirty(self, lane: WorkerQueue) -> None:
+        if not lane.is_dirty:
+            lane.is_dirty = True
+            self.dirty_worker_queues.append(lane)
+        if not self.is_turn_scheduled:
             self.wake()
 
-    def deliver_lanes(self) -> None:
+    def deliver_batches(self) -> None:
         """Hands each worker its batch of this turn; inline lanes are emptied by their runner."""
-        while self.dirty_lanes:  # one by one: should handing one over fail, the others are still listed
-            lane = self.dirty_lanes.pop()
-            lane.is_listed = False
-            if lane.events and self.deliver is not None:
+        while self.dirty_worker_queues:  # one by one: should handing one over fail, the others are still listed
+            lane = self.dirty_worker_queues.pop()
+            lane.is_dirty = False
+            if lane.events and self.deliver_batch is not None:
                 batch = lane.events
                 lane.events = []
-                self.deliver(lane.index, batch)
+                self.deliver_batch(lane.index, batch)
 
-    def handled(self, lane: WorkerQueue, done: list[tuple[int, int]]) -> None:
+    def record_handled_messages(self, lane: WorkerQueue, done: list[tuple[int, int]]) -> None:
         """A worker's handlers have ended: credit comes back, readings resume, inboxes move on."""
         count: i64 = len(done)
         lane.messages -= count
@@ -565,41 +572,43 @@ class Broker:
             socket = self.sockets.get(socket_id)
             if socket is not None:
                 lane.return_share(socket, cost)
-                self.release(socket, cost)
-            elif lane.inboxes:  # it has left the tables: its last messages, and its CLOSE, may still wait for its share
-                socket = lane.inboxes.get(socket_id)
+                self.release_inbox_bytes(socket, cost)
+            elif (
+                lane.sockets_with_inbox
+            ):  # it has left the tables: its last messages, and its CLOSE, may still wait for its share
+                socket = lane.sockets_with_inbox.get(socket_id)
                 if socket is not None:
                     lane.return_share(socket, cost)
         lane.in_flight -= total
-        self._count_off(lane, total)
-        if lane.move_on():
-            self._list(lane)
-        self._count_dropped(lane)
+        self._subtract_unhandled_bytes(lane, total)
+        if lane.send_waiting_events():
+            self._mark_worker_queue_dirty(lane)
+        self._subtract_dropped_bytes(lane)
 
-    def _count_off(self, lane: WorkerQueue, cost: i64) -> None:
+    def _subtract_unhandled_bytes(self, lane: WorkerQueue, cost: i64) -> None:
         """Takes messages worth `cost` off what is unhandled: they were handled, or are lost."""
         lane.unhandled_bytes -= cost
         self.unhandled_bytes -= cost
 
-    def _count_dropped(self, lane: WorkerQueue) -> None:
+    def _subtract_dropped_bytes(self, lane: WorkerQueue) -> None:
         if lane.dropped_bytes:
-            self._count_off(lane, lane.dropped_bytes)
+            self._subtract_unhandled_bytes(lane, lane.dropped_bytes)
             lane.dropped_bytes = 0
 
-    def inbox_limit(self) -> i64:
+    def inbox_limit_bytes(self) -> i64:
         """Returns the bytes that one socket may have read and not yet handled, before its reading pauses."""
         limit: i64 = self.limits.inbox_bytes
         if self.unhandled_bytes < self.limits.max_inbox_bytes_total or limit < SCARCE_INBOX_BYTES:
             return limit
         return SCARCE_INBOX_BYTES
 
-    def release(self, socket: Socket, cost: i64) -> None:
+    def release_inbox_bytes(self, socket: Socket, cost: i64) -> None:
         """Messages worth `cost` left the inbox; reading resumes once it is half empty."""
-        socket.unhandled -= cost
-        if socket.is_reading_paused and socket.unhandled * 2 <= self.inbox_limit():
+        socket.unhandled_bytes -= cost
+        if socket.is_reading_paused and socket.unhandled_bytes * 2 <= self.inbox_limit_bytes():
             socket.resume_reading()
-        if socket.ending is not None and socket.unhandled <= 0 and not socket.worker_queue.is_inline:
-            self.handled_all(socket)
+        if socket.pending_close is not None and socket.unhandled_bytes <= 0 and not socket.worker_queue.is_inline:
+            self.apply_pending_close(socket)
 
     def mark_worker_lost(self, index: int, code: int, reason: str = "worker restart") -> list[tuple[object, ...]]:
         """A worker died: its sockets are closed with `code`; what it had not said yet will be ignored.
@@ -612,9 +621,9 @@ class Broker:
         for socket in list(self.sockets.values()):
             if socket.worker_queue is lane:
                 self.close_socket(socket, code, reason, code, reason)
-        self.counters.messages_lost += lane.unhandled()
-        self._count_off(lane, lane.unhandled_bytes)
-        return lane.empty()
+        self.counters.messages_lost += lane.count_unhandled_messages()
+        self._subtract_unhandled_bytes(lane, lane.unhandled_bytes)
+        return lane.drop_all_events()
 
     def pause_worker_queue(self, index: int) -> None:
         """Lets the worker of a lane run empty; see `WorkerQueue.pause`."""
@@ -624,8 +633,8 @@ class Broker:
         """Lets the messages go on to the same worker."""
         lane = self.worker_queues[index]
         if lane.resume():
-            self._list(lane)
-        self._count_dropped(lane)
+            self._mark_worker_queue_dirty(lane)
+        self._subtract_dropped_bytes(lane)
 
     def drop_waiting(self) -> int:
         """Drops the messages that workers have not been given yet, so that the close handlers behind them still run:
@@ -633,9 +642,9 @@ class Broker:
         dropped: i64 = 0
         for lane in self.worker_queues:
             dropped += lane.drop_waiting()
-            if lane.move_on():
-                self._list(lane)
-            self._count_dropped(lane)
+            if lane.send_waiting_events():
+                self._mark_worker_queue_dirty(lane)
+            self._subtract_dropped_bytes(lane)
         self.counters.messages_lost += dropped
         return int(dropped)
 
@@ -646,8 +655,8 @@ class Broker:
         """
         lane = self.worker_queues[index]
         lane.generation += 1
-        self._count_off(lane, lane.in_flight)
-        lane.forget_worker(self.sockets)
+        self._subtract_unhandled_bytes(lane, lane.in_flight)
+        lane.reset_for_new_worker(self.sockets)
         self.resume_worker_queue(index)
 
     def adopt_closes(self, index: int, closes: list[tuple[object, ...]]) -> None:
@@ -656,7 +665,7 @@ class Broker:
         for event in closes:
             lane.closing[cast(int, event[1])] = event
             lane.events.append(event)
-        self._list(lane)
+        self._mark_worker_queue_dirty(lane)
 
     # Commands. --------------------------------------------------------------------------------------------------
 
@@ -688,9 +697,9 @@ class Broker:
                 rest.extend(answers)
             else:
                 lane.events.extend(answers)
-                self._list(lane)
-                if self.deliver is not None:  # a handler is blocked on it: not at the end of the turn, now
+                self._mark_worker_queue_dirty(lane)
+                if self.deliver_batch is not None:  # a handler is blocked on it: not at the end of the turn, now
                     ready = lane.events
                     lane.events = []
-                    self.deliver(lane.index, ready)
+                    self.deliver_batch(lane.index, ready)
         return rest

@@ -6,9 +6,9 @@ from typing import Final, final
 
 from mypy_extensions import i64
 
-from wsbroker.broker.socket import NOWHERE, Socket
+from wsbroker.broker.socket import NO_INDEX, Socket
 
-MIN_HOLES: Final = 16
+MIN_HOLES_TO_COMPACT: Final = 16
 
 
 @final
@@ -19,38 +19,38 @@ class Channel:
         self.name: Final = name
         self.members: list[Socket | None] = []
         """In subscription order; None is the hole somebody left."""
-        self.count: i64 = 0
+        self.member_count: i64 = 0
         # This turn (see outgoing.py).
-        self.index: i64 = NOWHERE
-        self.numbers: list[int] = []
+        self.dirty_index: i64 = NO_INDEX
+        self.frame_numbers: list[int] = []
         self.batch_bytes: i64 = 0
-        self.frames: list[bytes] | None = None
-        self.joined: bytes = b""
+        self.turn_frames: list[bytes] | None = None
+        self.joined_frames: bytes = b""
 
-    def add(self, socket: Socket) -> None:
+    def add_member(self, socket: Socket) -> None:
         """Adds a socket that is not a member, at the end."""
-        socket.place(self, len(self.members))
+        socket.set_member_index(self, len(self.members))
         self.members.append(socket)
-        self.count += 1
+        self.member_count += 1
 
-    def remove(self, socket: Socket) -> None:
+    def remove_member(self, socket: Socket) -> None:
         """Removes a member, leaving a hole that the next compaction closes."""
-        index = socket.place_of(self)
-        socket.displace(self)
+        index = socket.get_member_index(self)
+        socket.clear_member_index(self)
         self.members[index] = None
-        self.count -= 1
-        holes = len(self.members) - self.count
-        if holes > MIN_HOLES and holes > self.count:
-            self._compact()
+        self.member_count -= 1
+        holes = len(self.members) - self.member_count
+        if holes > MIN_HOLES_TO_COMPACT and holes > self.member_count:
+            self._compact_members()
 
-    def _compact(self) -> None:
+    def _compact_members(self) -> None:
         members: list[Socket | None] = []
         for socket in self.members:
             if socket is not None:
-                socket.place(self, len(members))
+                socket.set_member_index(self, len(members))
                 members.append(socket)
         self.members = members
 
-    def ids(self) -> list[int]:
+    def member_ids(self) -> list[int]:
         """The ids of the members, in subscription order. O(members)."""
         return [socket.id for socket in self.members if socket is not None]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from mypy_extensions import i64
 
-from wsbroker.broker.socket import NOWHERE
+from wsbroker.broker.socket import NO_INDEX
 from wsbroker.broker.worker_queue import WorkerQueue
 from wsbroker.wire import commands, events
 
@@ -35,7 +35,7 @@ def apply_command(
         broker.publish(cast(bytes, command[1]), command[2], cast(tuple[int, ...], command[3]))
     elif kind == commands.HANDLED:
         if lane is not None:
-            broker.handled(lane, cast(list[tuple[int, int]], command[1]))
+            broker.record_handled_messages(lane, cast(list[tuple[int, int]], command[1]))
     elif kind == commands.SUBSCRIBE:
         broker.subscribe_nowait(cast(int, command[1]), cast(bytes, command[2]))
     elif kind == commands.UNSUBSCRIBE:
@@ -46,12 +46,12 @@ def apply_command(
         number = cast(int, command[3])
         socket = broker.sockets.get(cast(int, command[1]))
         if socket is None and lane is not None and number > 0:  # a handler of it still runs
-            socket = lane.leaving(cast(int, command[1]))
+            socket = lane.get_socket_with_inbox(cast(int, command[1]))
         if socket is None:
             broker.counters.unroutable += 1
         else:
-            index: i64 = NOWHERE if lane is None else lane.index
-            broker.put_token(socket, cast(bytes | None, command[2]), index, number)
+            index: i64 = NO_INDEX if lane is None else lane.index
+            broker.store_token(socket, cast(bytes | None, command[2]), index, number)
     elif kind == commands.COPY_SUBSCRIPTIONS:
         broker.copy_subscriptions(cast(bytes, command[1]), cast(bytes, command[2]))
     elif kind == commands.CLOSE:

@@ -15,7 +15,7 @@ FRAME_OVERHEAD_BYTES: Final = 64
 of 16) and its place in a deque (8.25). Without it a client that leaves one-byte answers unread holds 19 times the
 limit."""
 
-OWN_TURN_FACTOR: Final = 3
+FIRST_TURN_FACTOR: Final = 3
 """So many times `max_queue_bytes`, and one frame beyond, may wait for a socket in the turn in which its transport first
 refuses bytes. Once is too little for a client that reads: of 2.5 MiB published at once the kernel took 0.26 MiB on a
 busy machine, and the client had no chance to take more before the turn was over."""
@@ -28,15 +28,15 @@ SHARE_UNITS: Final = 64
 """What one socket may have in flight to its worker: this many messages, and 1/16 of the lane's credit. One small number
 per socket counts both: a message is one unit, or as many as the 64ths of those bytes that it costs."""
 
-CREDIT_SHARES: Final = 16
+CREDIT_DIVISOR: Final = 16
 """One socket's messages in flight cost about this part of its lane's credit; what is left of it takes any message."""
 
-CROWD_MESSAGES: Final = 512
+CROWDED_FROM_MESSAGES: Final = 512
 """While a lane has this many messages in flight, a socket may have CROWD_UNITS only: 20 sockets that flood handlers of
 0.3 ms keep another one waiting for 0.15 s and not for 0.4 (benchmarks: soak flood). The worker has enough to do all the
 same."""
 
-CROWD_UNITS: Final = 16
+CROWDED_SHARE_UNITS: Final = 16
 """Not less: a pipelined echo with 16 messages in flight would lose its batches."""
 
 BATCH_BYTES: Final = 128 * 1024
@@ -46,14 +46,14 @@ TURN_BYTES: Final = 4 * 1024 * 1024
 """The same for all frames of a turn together, each counted with FRAME_OVERHEAD_BYTES: what a handler that publishes in
 a loop can hold at most."""
 
-LOOKS_LEFT_OUT: Final = 64
+MAX_SKIPPED_MEMORY_CHECKS: Final = 64
 """While more than the limit waits for all sockets, if what is shared counts for each of them, it is looked how much
 memory that is in one flush of so many (60 ns for a frame that waits), and whenever a SPARE_SHARE more has come."""
 
-OTHER_HOLDERS: Final = 4
+TRANSIENT_REFERENCES: Final = 4
 """So many references to a frame may be those of calls that are going on: what few sockets share counts for each."""
 
-SPARE_SHARE: Final = 16
+SHED_HEADROOM_DIVISOR: Final = 16
 """When too much waits for all sockets together, so many outboxes go that one part in this many of the limit is free
 again: the search for the largest is not to be repeated every turn."""
 

@@ -20,22 +20,22 @@ class Outbox:
 
     def __init__(self, turn: i64) -> None:
         self.frames: Final[deque[bytes]] = deque()
-        self.held_bytes: i64 = 0
+        self.cost_bytes: i64 = 0
         """Cost of `frames`: their bytes and FRAME_OVERHEAD_BYTES for each. A frame that waits for many sockets counts
         for each of them."""
         self.transport_bytes: i64 = 0
         """What waited in the transport's own buffer when that was last looked at."""
-        self.unsent: bytes | None = None
+        self.refused_data: bytes | None = None
         """What was handed to the transport when it refused: it holds this object until all of it has left."""
-        self.turn: i64 = turn
+        self.opened_in_turn: i64 = turn
         """Turn in which the waiting began."""
         self.allowed_bytes: i64 = 0
         """What may wait although it is above `max_queue_bytes`: what one turn has added, less what has left since."""
-        self.is_given_up = False
+        self.is_shed = False
         """Dropped because too much waited for all sockets together: only a Close frame may follow."""
-        self.is_cut = False
+        self.is_abort_due = False
         """Given up, and a Close frame would not get through: its connection is dropped."""
 
     def frame_bytes(self) -> i64:
         """Returns the bytes of the waiting frames, without what they cost beyond."""
-        return self.held_bytes - len(self.frames) * FRAME_OVERHEAD_BYTES
+        return self.cost_bytes - len(self.frames) * FRAME_OVERHEAD_BYTES

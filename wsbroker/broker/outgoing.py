@@ -13,7 +13,7 @@ direct sends. How it is kept while publishing stays O(1):
 * When a batch reaches its cap the whole turn is flushed, never one channel alone.
 
 While a flush runs nothing here changes: transports may call `pause_writing` from inside a write, which only marks the
-socket as blocked; sockets over their limit are collected in `overflowing` for the owner to act on afterwards.
+socket as blocked; sockets over their limit are collected in `overflowed_sockets` for the owner to act on afterwards.
 
 What waits for sockets whose transport takes nothing stands in their outboxes (`wsbroker.broker.outbox`). An outbox is
 held to its limit where the client is slow: in the turn in which a transport first refuses bytes, what waits is the
@@ -32,24 +32,24 @@ from wsbroker.broker.limits import (
     BATCH_BYTES,
     DISCONNECT,
     DROP_OLD,
+    FIRST_TURN_FACTOR,
     FRAME_OVERHEAD_BYTES,
-    LOOKS_LEFT_OUT,
-    OTHER_HOLDERS,
-    OWN_TURN_FACTOR,
-    SPARE_SHARE,
+    MAX_SKIPPED_MEMORY_CHECKS,
+    SHED_HEADROOM_DIVISOR,
+    TRANSIENT_REFERENCES,
     TURN_BYTES,
     Counters,
     Limits,
 )
 from wsbroker.broker.outbox import Outbox
-from wsbroker.broker.socket import CLOSING, GONE, NOWHERE, OPEN_END, Socket
+from wsbroker.broker.socket import CLOSED, CLOSING, NO_INDEX, OPEN_END, Socket
 
-CACHED_SOURCES: Final = 8
+MAX_CACHED_CHANNELS: Final = 8
 """Merges of up to this many channels are kept for other sockets with the same set; larger sets rarely repeat."""
 
 
 @final
-class Merge:
+class MergedFrames:
     """What sockets with the same several channels get in this turn."""
 
     def __init__(self, frames: list[bytes]) -> None:
@@ -66,45 +66,45 @@ class Outgoing:
         self.counters: Final = counters
         self.frames: list[bytes] = []
         self.turn_bytes: i64 = 0
-        self.channels: list[Channel] = []
+        self.dirty_channels: list[Channel] = []
         """Channels with frames in this turn."""
         self.dirty_sockets: list[Socket] = []
         """Sockets with direct frames or ranges in this turn: each is looked at on its own."""
-        self.overflowing: list[Socket] = []
-        self.overloading: list[Socket] = []
+        self.overflowed_sockets: list[Socket] = []
+        self.shed_sockets: list[Socket] = []
         """Sockets whose outbox was dropped because too much waited for all: the owner closes them after the flush."""
         self.waiting: dict[int, Socket] = {}
         """Sockets that have an outbox, by id."""
         self.waiting_bytes: i64 = 0
         """What all outboxes cost, with the transports' buffers below them: what is shared counts for each of them."""
-        self.look_from_bytes: i64 = 0
+        self.next_check_bytes: i64 = 0
         """At so many waiting bytes it is looked again how much memory they are; 0: as soon as they are too many."""
-        self.looks_left_out: i64 = 0
-        self.writing: bytes = b""
+        self.skipped_checks: i64 = 0
+        self.data_in_write: bytes = b""
         """What is being handed to transports: one that refuses it keeps it."""
-        self.peak_bytes: i64 = 0
+        self.peak_waiting_bytes: i64 = 0
         """The most that was, since the owner last set it back."""
         self.loop_turn: i64 = 0
         """Grows when a turn has ended; one turn may be flushed several times."""
-        self.emptied: list[Channel] = []
+        self.emptied_channels: list[Channel] = []
         """Channels that were dirty and have no member left: the owner drops them after the flush."""
-        self.turn: i64 = 0
+        self.flush_number: i64 = 0
         self.is_flushing = False
-        self.merges: dict[tuple[int, ...], Merge] = {}
+        self.merge_cache: dict[tuple[int, ...], MergedFrames] = {}
 
     # Filling the turn. ------------------------------------------------------------------------------------------
 
-    def send(self, socket: Socket, frame: bytes) -> None:
+    def send_frame(self, socket: Socket, frame: bytes) -> None:
         """Queues a frame for one socket. O(1)."""
         frames = self.frames
         number = len(frames)
         frames.append(frame)
         size: i64 = len(frame)
-        direct = socket.direct
+        direct = socket.direct_numbers
         if direct is None:
-            socket.direct = [number]
-            if not socket.is_listed:
-                socket.is_listed = True
+            socket.direct_numbers = [number]
+            if not socket.is_dirty:
+                socket.is_dirty = True
                 self.dirty_sockets.append(socket)
         else:
             direct.append(number)
@@ -113,22 +113,22 @@ class Outgoing:
         if socket.direct_bytes >= BATCH_BYTES or self.turn_bytes >= TURN_BYTES:
             self.flush()
 
-    def publish(self, channel: Channel, frame: bytes, excluded: list[Socket] | None) -> None:
+    def publish_frame(self, channel: Channel, frame: bytes, excluded: list[Socket] | None) -> None:
         """Queues a frame for the channel's members as they are now, less the excluded ones. O(1 + excluded)."""
         frames = self.frames
         number = len(frames)
         frames.append(frame)
-        if channel.index == NOWHERE:
-            channel.index = len(self.channels)
-            self.channels.append(channel)
-        channel.numbers.append(number)
+        if channel.dirty_index == NO_INDEX:
+            channel.dirty_index = len(self.dirty_channels)
+            self.dirty_channels.append(channel)
+        channel.frame_numbers.append(number)
         size: i64 = len(frame)
         channel.batch_bytes += size
         self.turn_bytes += size + FRAME_OVERHEAD_BYTES
         if excluded is not None:
             for socket in excluded:
                 if socket.is_member(channel):
-                    ranges = self._ranges(socket, channel, True)
+                    ranges = self._ensure_ranges(socket, channel, True)
                     if ranges[-2] == number:
                         ranges[-2] = number + 1  # excluded again right behind its last hole
                     else:
@@ -138,25 +138,25 @@ class Outgoing:
         if channel.batch_bytes >= BATCH_BYTES or self.turn_bytes >= TURN_BYTES:
             self.flush()
 
-    def joined(self, socket: Socket, channel: Channel) -> None:
+    def record_join(self, socket: Socket, channel: Channel) -> None:
         """The socket has just become a member: it gets what is published from now on."""
-        if channel.index != NOWHERE:
-            ranges = self._ranges(socket, channel, False)
+        if channel.dirty_index != NO_INDEX:
+            ranges = self._ensure_ranges(socket, channel, False)
             ranges.append(len(self.frames))
             ranges.append(OPEN_END)
 
-    def left(self, socket: Socket, channel: Channel) -> None:
+    def record_leave(self, socket: Socket, channel: Channel) -> None:
         """The socket has just ceased to be a member: it keeps what was published until now."""
-        if channel.index != NOWHERE:
-            self._ranges(socket, channel, True)[-1] = len(self.frames)
+        if channel.dirty_index != NO_INDEX:
+            self._ensure_ranges(socket, channel, True)[-1] = len(self.frames)
 
-    def _ranges(self, socket: Socket, channel: Channel, is_member: bool) -> list[int]:
-        by_channel = socket.ranges
+    def _ensure_ranges(self, socket: Socket, channel: Channel, is_member: bool) -> list[int]:
+        by_channel = socket.number_ranges
         if by_channel is None:
             by_channel = {}
-            socket.ranges = by_channel
-            if not socket.is_listed:
-                socket.is_listed = True
+            socket.number_ranges = by_channel
+            if not socket.is_dirty:
+                socket.is_dirty = True
                 self.dirty_sockets.append(socket)
         ranges = by_channel.get(channel)
         if ranges is None:
@@ -171,49 +171,49 @@ class Outgoing:
         if self.is_flushing or not self.frames:
             return
         self.is_flushing = True
-        channels = self.channels
+        channels = self.dirty_channels
         sockets = self.dirty_sockets
-        self.turn += 1
+        self.flush_number += 1
         try:
             if len(channels) == 1 and not sockets:
-                self._fan_out(channels[0])
+                self._fan_out_channel(channels[0])
             else:
                 self._flush_mixed(channels, sockets)
         finally:  # whatever went wrong (no memory), the turns after this one leave
-            self._start_turn(channels, sockets)
+            self._reset_turn(channels, sockets)
             self.is_flushing = False
         if self.waiting_bytes > self.limits.max_waiting_bytes:
-            self._look_at_all()
-        elif self.look_from_bytes:
-            self.look_from_bytes = 0
+            self._check_total_memory()
+        elif self.next_check_bytes:
+            self.next_check_bytes = 0
 
-    def _start_turn(self, channels: list[Channel], sockets: list[Socket]) -> None:
+    def _reset_turn(self, channels: list[Channel], sockets: list[Socket]) -> None:
         for channel in channels:
-            channel.index = NOWHERE
-            channel.numbers = []
+            channel.dirty_index = NO_INDEX
+            channel.frame_numbers = []
             channel.batch_bytes = 0
-            channel.frames = None
-            channel.joined = b""
-            if channel.count == 0:
-                self.emptied.append(channel)
+            channel.turn_frames = None
+            channel.joined_frames = b""
+            if channel.member_count == 0:
+                self.emptied_channels.append(channel)
         for socket in sockets:
-            socket.is_listed = False
-            socket.direct = None
+            socket.is_dirty = False
+            socket.direct_numbers = None
             socket.direct_bytes = 0
-            socket.ranges = None
+            socket.number_ranges = None
         self.frames = []
         self.turn_bytes = 0
-        self.writing = b""
-        self.channels = []
+        self.data_in_write = b""
+        self.dirty_channels = []
         self.dirty_sockets = []
-        if self.merges:
-            self.merges = {}
+        if self.merge_cache:
+            self.merge_cache = {}
 
-    def _fan_out(self, channel: Channel) -> None:
+    def _fan_out_channel(self, channel: Channel) -> None:
         # The hot loop of the whole project: 1,000 subscribers are 1,000 turns of it (benchmarks: fan-out).
-        frames = self._shared(channel)
-        data = channel.joined
-        self.writing = data
+        frames = self._join_channel_frames(channel)
+        data = channel.joined_frames
+        self.data_in_write = data
         for socket in channel.members:
             if socket is not None:
                 if socket.is_blocked:
@@ -222,169 +222,169 @@ class Outgoing:
                     socket.write(data)
 
     def _flush_mixed(self, channels: list[Channel], sockets: list[Socket]) -> None:
-        turn = self.turn
+        turn = self.flush_number
         for socket in sockets:
-            socket.mark = turn
-        largest = _largest(channels)
+            socket.flush_mark = turn
+        largest = _find_largest_channel(channels)
         # Who has more than one source? Walk all channels but the largest, whose members need only a look at the mark.
         touched: list[Socket] = []
         for channel in channels:
             if channel is largest:
                 continue
-            index = channel.index
-            shared = self._shared(channel)
-            data = channel.joined
+            index = channel.dirty_index
+            shared = self._join_channel_frames(channel)
+            data = channel.joined_frames
             for member in channel.members:
                 if member is None:
                     continue
-                if member.mark != turn:
-                    if member.more is None:  # its only channel: 50 ns instead of 100 (benchmarks: scaling)
-                        self._deliver(member, shared, data)
+                if member.flush_mark != turn:
+                    if member.more_channels is None:  # its only channel: 50 ns instead of 100 (benchmarks: scaling)
+                        self._write_or_queue(member, shared, data)
                         continue
-                    member.mark = turn
-                    member.only = index
+                    member.flush_mark = turn
+                    member.only_channel_index = index
                     touched.append(member)
                 else:
-                    member.only = NOWHERE
+                    member.only_channel_index = NO_INDEX
         for socket in touched:
-            if socket.only == NOWHERE or (largest is not None and socket.is_member(largest)):
+            if socket.only_channel_index == NO_INDEX or (largest is not None and socket.is_member(largest)):
                 self._deliver_merged(socket)
             else:
-                only = channels[socket.only]
-                self._deliver(socket, self._shared(only), only.joined)
+                only = channels[socket.only_channel_index]
+                self._write_or_queue(socket, self._join_channel_frames(only), only.joined_frames)
         for socket in sockets:
             self._deliver_merged(socket)
-        if largest is not None and largest.count > 0:
-            shared = self._shared(largest)
-            data = largest.joined
+        if largest is not None and largest.member_count > 0:
+            shared = self._join_channel_frames(largest)
+            data = largest.joined_frames
             for member in largest.members:
-                if member is not None and member.mark != turn:
-                    self._deliver(member, shared, data)
+                if member is not None and member.flush_mark != turn:
+                    self._write_or_queue(member, shared, data)
 
-    def _shared(self, channel: Channel) -> list[bytes]:
+    def _join_channel_frames(self, channel: Channel) -> list[bytes]:
         """The channel's frames of this turn; `channel.joined` holds them in one piece."""
-        frames = channel.frames
+        frames = channel.turn_frames
         if frames is None:
             every = self.frames
-            frames = [every[number] for number in channel.numbers]
-            channel.frames = frames
-            channel.joined = frames[0] if len(frames) == 1 else b"".join(frames)
+            frames = [every[number] for number in channel.frame_numbers]
+            channel.turn_frames = frames
+            channel.joined_frames = frames[0] if len(frames) == 1 else b"".join(frames)
         return frames
 
     def _deliver_merged(self, socket: Socket) -> None:
-        if socket.state == GONE:
+        if socket.state == CLOSED:
             return
-        whole = self._whole_sources(socket)
-        if socket.direct is not None or socket.ranges is not None:
-            self._deliver_own(socket, whole)
+        whole = self._find_whole_channels(socket)
+        if socket.direct_numbers is not None or socket.number_ranges is not None:
+            self._deliver_individually(socket, whole)
         elif len(whole) == 1:
             only = whole[0]
-            self._deliver(socket, self._shared(only), only.joined)
+            self._write_or_queue(socket, self._join_channel_frames(only), only.joined_frames)
         elif whole:
-            merge = self._merged(whole)
-            self._deliver(socket, merge.frames, merge.joined)
+            merge = self._merge_channels(whole)
+            self._write_or_queue(socket, merge.frames, merge.joined)
 
-    def _deliver_own(self, socket: Socket, whole: list[Channel]) -> None:
+    def _deliver_individually(self, socket: Socket, whole: list[Channel]) -> None:
         """To a socket that gets something else than others with its channels do."""
         numbers: list[int] = []
-        direct = socket.direct
+        direct = socket.direct_numbers
         if direct is not None:
             numbers.extend(direct)
-        ranges = socket.ranges
+        ranges = socket.number_ranges
         if ranges is not None:
             for channel, spans in ranges.items():
-                _add_within(numbers, channel.numbers, spans)
+                _extend_within_ranges(numbers, channel.frame_numbers, spans)
         for channel in whole:
-            numbers.extend(channel.numbers)
+            numbers.extend(channel.frame_numbers)
         if not numbers:
             return
         if whole or ranges is not None:
             numbers.sort()  # runs that are in order already: a merge
         every = self.frames
         frames = [every[number] for number in numbers]
-        self._deliver(socket, frames, frames[0] if len(frames) == 1 else b"".join(frames))
+        self._write_or_queue(socket, frames, frames[0] if len(frames) == 1 else b"".join(frames))
         if socket.state == CLOSING and not socket.is_blocked:
             socket.finish()
 
-    def _whole_sources(self, socket: Socket) -> list[Channel]:
+    def _find_whole_channels(self, socket: Socket) -> list[Channel]:
         """Dirty channels of which the socket gets everything. Walks its subscriptions or the dirty ones, the fewer."""
         found: list[Channel] = []
-        ranges = socket.ranges
-        more = socket.more
-        if more is None or len(more) < len(self.channels):
-            first = socket.first
-            if first is not None and first.index != NOWHERE and (ranges is None or first not in ranges):
+        ranges = socket.number_ranges
+        more = socket.more_channels
+        if more is None or len(more) < len(self.dirty_channels):
+            first = socket.first_channel
+            if first is not None and first.dirty_index != NO_INDEX and (ranges is None or first not in ranges):
                 found.append(first)
             if more is not None:
                 for channel in more:
-                    if channel.index != NOWHERE and (ranges is None or channel not in ranges):
+                    if channel.dirty_index != NO_INDEX and (ranges is None or channel not in ranges):
                         found.append(channel)
         else:
-            for channel in self.channels:
+            for channel in self.dirty_channels:
                 if socket.is_member(channel) and (ranges is None or channel not in ranges):
                     found.append(channel)
         return found
 
-    def _merged(self, channels: list[Channel]) -> Merge:
+    def _merge_channels(self, channels: list[Channel]) -> MergedFrames:
         # The key has them in the order of joining: to sort it costs more than a second merge here and there.
         key: tuple[int, ...] = ()
         if len(channels) == 2:  # the usual several; 100 ns less than below
-            key = (int(channels[0].index), int(channels[1].index))
-        elif len(channels) <= CACHED_SOURCES:
-            key = tuple([int(channel.index) for channel in channels])
+            key = (int(channels[0].dirty_index), int(channels[1].dirty_index))
+        elif len(channels) <= MAX_CACHED_CHANNELS:
+            key = tuple([int(channel.dirty_index) for channel in channels])
         if key:
-            known = self.merges.get(key)
+            known = self.merge_cache.get(key)
             if known is not None:
                 return known
         numbers: list[int] = []
         for channel in channels:
-            numbers.extend(channel.numbers)
+            numbers.extend(channel.frame_numbers)
         numbers.sort()
         every = self.frames
-        merge = Merge([every[number] for number in numbers])
+        merge = MergedFrames([every[number] for number in numbers])
         if key:
-            self.merges[key] = merge
+            self.merge_cache[key] = merge
         return merge
 
     # One socket. ------------------------------------------------------------------------------------------------
 
-    def _deliver(self, socket: Socket, frames: list[bytes], data: bytes) -> None:
+    def _write_or_queue(self, socket: Socket, frames: list[bytes], data: bytes) -> None:
         if socket.is_blocked:
             self._queue_in_outbox(socket, frames)
         else:
-            self.writing = data
+            self.data_in_write = data
             socket.write(data)
 
     def _queue_in_outbox(self, socket: Socket, frames: list[bytes]) -> None:
         """Keeps whole frames until the transport takes more, within the limit that the policy enforces."""
-        if socket.state == GONE:
+        if socket.state == CLOSED:
             return
         outbox = socket.outbox
         if outbox is None:
             outbox = self._open_outbox(socket)
-        elif outbox.is_given_up:
-            self._keep_close(socket, outbox, frames)
+        elif outbox.is_shed:
+            self._keep_only_close(socket, outbox, frames)
             return
-        self._count_transport(outbox, socket.transport_bytes())
-        is_own_doing = outbox.turn == self.loop_turn or not socket.is_accepted
-        before = outbox.held_bytes
+        self._update_transport_bytes(outbox, socket.transport_bytes())
+        is_own_doing = outbox.opened_in_turn == self.loop_turn or not socket.is_accepted
+        before = outbox.cost_bytes
         for frame in frames:
             cost: i64 = len(frame) + FRAME_OVERHEAD_BYTES
-            if self._has_room(outbox, frame, cost, is_own_doing):
+            if self._make_room(outbox, frame, cost, is_own_doing):
                 outbox.frames.append(frame)
-                outbox.held_bytes += cost
+                outbox.cost_bytes += cost
             elif self.limits.slow_consumer == DISCONNECT:
                 if socket.state == CLOSING:  # the last of the frames is its Close, which is never dropped
                     close = frames[-1]
                     outbox.frames.append(close)
-                    outbox.held_bytes += len(close) + FRAME_OVERHEAD_BYTES
-                self.overflowing.append(socket)
+                    outbox.cost_bytes += len(close) + FRAME_OVERHEAD_BYTES
+                self.overflowed_sockets.append(socket)
                 break
             else:
                 self.counters.frames_dropped += 1
-        self._count(outbox.held_bytes - before)
+        self._add_waiting_bytes(outbox.cost_bytes - before)
 
-    def _has_room(self, outbox: Outbox, frame: bytes, cost: i64, is_own_doing: bool) -> bool:
+    def _make_room(self, outbox: Outbox, frame: bytes, cost: i64, is_own_doing: bool) -> bool:
         """Whether the frame may wait, after DROP_OLD has made room. What waits already decides: an empty outbox takes
         any one message, and control frames are always taken.
 
@@ -393,10 +393,10 @@ class Outgoing:
                 not counted.
         """
         limit: i64 = self.limits.max_queue_bytes
-        waiting = outbox.held_bytes
+        waiting = outbox.cost_bytes
         if is_own_doing:
-            limit *= OWN_TURN_FACTOR
-            if waiting <= limit or _is_control(frame):
+            limit *= FIRST_TURN_FACTOR
+            if waiting <= limit or _is_control_frame(frame):
                 outbox.allowed_bytes = waiting + cost + outbox.transport_bytes
                 return True
         else:
@@ -406,57 +406,57 @@ class Outgoing:
             if waiting == 0 or waiting + cost <= limit:
                 outbox.allowed_bytes = waiting + cost
                 return True
-            if _is_control(frame):
+            if _is_control_frame(frame):
                 return True
         if self.limits.slow_consumer == DROP_OLD:
             kept: list[bytes] = []
             frames = outbox.frames
             while frames and waiting + cost > limit:
                 oldest = frames.popleft()
-                if _is_control(oldest):
+                if _is_control_frame(oldest):
                     kept.append(oldest)
                     continue
                 gone: i64 = len(oldest) + FRAME_OVERHEAD_BYTES
-                outbox.held_bytes -= gone
+                outbox.cost_bytes -= gone
                 waiting -= gone
                 self.counters.frames_dropped += 1
             frames.extendleft(reversed(kept))
             return waiting == 0 or waiting + cost <= limit
         return False
 
-    def _keep_close(self, socket: Socket, outbox: Outbox, frames: list[bytes]) -> None:
+    def _keep_only_close(self, socket: Socket, outbox: Outbox, frames: list[bytes]) -> None:
         """Of the frames to a socket that was given up, keeps a Close in place of whatever waits."""
         if socket.state == CLOSING:
             self._replace_frames(outbox, frames[-1])
 
-    def put_first(self, socket: Socket, data: bytes) -> None:
+    def prepend_to_outbox(self, socket: Socket, data: bytes) -> None:
         """Puts bytes in front of everything that waits: the 101 that all of it has waited for."""
         outbox = socket.outbox
         if outbox is None:
             outbox = self._open_outbox(socket)
-        outbox.turn = self.loop_turn  # nothing has been refused so far
+        outbox.opened_in_turn = self.loop_turn  # nothing has been refused so far
         outbox.frames.appendleft(data)
         cost: i64 = len(data) + FRAME_OVERHEAD_BYTES
-        outbox.held_bytes += cost
-        self._count(cost)
+        outbox.cost_bytes += cost
+        self._add_waiting_bytes(cost)
 
     def mark_blocked(self, socket: Socket) -> None:
-        """Has everything for a socket whose transport has refused bytes wait in its outbox until `drain`."""
+        """Has everything for a socket whose transport has refused bytes wait in its outbox until `drain_outbox`."""
         socket.is_blocked = True
-        if socket.state == GONE:
+        if socket.state == CLOSED:
             return
         outbox = socket.outbox
         if outbox is None:
             outbox = self._open_outbox(socket)
-        outbox.unsent = self.writing if self.writing else None  # b"" is everybody's
-        self._count_transport(outbox, socket.transport_bytes())
+        outbox.refused_data = self.data_in_write if self.data_in_write else None  # b"" is everybody's
+        self._update_transport_bytes(outbox, socket.transport_bytes())
 
-    def drain(self, socket: Socket) -> None:
+    def drain_outbox(self, socket: Socket) -> None:
         """The transport takes more: hands it what waited, in pieces, until it is full again."""
         socket.is_blocked = False
         outbox = socket.outbox
         if outbox is not None:
-            self._count_transport(outbox, 0)
+            self._update_transport_bytes(outbox, 0)
             frames = outbox.frames
             while frames and not socket.is_blocked:
                 piece: list[bytes] = []
@@ -466,19 +466,19 @@ class Outgoing:
                     piece.append(frame)
                     size += len(frame)
                 size += len(piece) * FRAME_OVERHEAD_BYTES
-                outbox.held_bytes -= size
+                outbox.cost_bytes -= size
                 self.waiting_bytes -= size
-                self.writing = piece[0] if len(piece) == 1 else b"".join(piece)
-                socket.write(self.writing)
-            self.writing = b""
+                self.data_in_write = piece[0] if len(piece) == 1 else b"".join(piece)
+                socket.write(self.data_in_write)
+            self.data_in_write = b""
             if frames:
                 return
             if not socket.is_blocked:
                 self.drop_outbox(socket)
-        if socket.state == CLOSING and socket.direct is None and not socket.is_blocked:
+        if socket.state == CLOSING and socket.direct_numbers is None and not socket.is_blocked:
             socket.finish()
 
-    def leave_waiting(self, socket: Socket, frame: bytes) -> None:
+    def replace_waiting_frames(self, socket: Socket, frame: bytes) -> None:
         """Drops what waits for a socket; this Close frame takes its place."""
         outbox = socket.outbox
         if outbox is None:
@@ -489,7 +489,7 @@ class Outgoing:
         """Drops the outbox of a socket, and what waits in it."""
         outbox = socket.outbox
         if outbox is not None:
-            self.waiting_bytes -= outbox.held_bytes + outbox.transport_bytes
+            self.waiting_bytes -= outbox.cost_bytes + outbox.transport_bytes
             socket.outbox = None
             self.waiting.pop(socket.id, None)
 
@@ -500,56 +500,56 @@ class Outgoing:
         return outbox
 
     def _replace_frames(self, outbox: Outbox, frame: bytes) -> None:
-        if outbox.is_cut:
+        if outbox.is_abort_due:
             return
         outbox.frames.clear()
         outbox.frames.append(frame)
-        before = outbox.held_bytes
-        outbox.held_bytes = len(frame) + FRAME_OVERHEAD_BYTES
-        self._count(outbox.held_bytes - before)
+        before = outbox.cost_bytes
+        outbox.cost_bytes = len(frame) + FRAME_OVERHEAD_BYTES
+        self._add_waiting_bytes(outbox.cost_bytes - before)
 
-    def _count_transport(self, outbox: Outbox, size: i64) -> None:
+    def _update_transport_bytes(self, outbox: Outbox, size: i64) -> None:
         """Takes account of what the transport holds now."""
         if size != outbox.transport_bytes:
-            self._count(size - outbox.transport_bytes)
+            self._add_waiting_bytes(size - outbox.transport_bytes)
             outbox.transport_bytes = size
 
-    def _count(self, change: i64) -> None:
+    def _add_waiting_bytes(self, change: i64) -> None:
         self.waiting_bytes += change
-        if self.waiting_bytes > self.peak_bytes:
-            self.peak_bytes = self.waiting_bytes
+        if self.waiting_bytes > self.peak_waiting_bytes:
+            self.peak_waiting_bytes = self.waiting_bytes
 
     # All sockets. -----------------------------------------------------------------------------------------------
 
-    def _look_at_all(self) -> None:
+    def _check_total_memory(self) -> None:
         """Finds out how much memory all outboxes take, and drops the largest if that is over the limit. Called while it
         is over the limit with what is shared counted for each of them; does nothing in most of these flushes."""
         limit: i64 = self.limits.max_waiting_bytes
-        step = limit // SPARE_SHARE
-        self.looks_left_out += 1
-        if self.waiting_bytes < self.look_from_bytes and self.looks_left_out < LOOKS_LEFT_OUT:
-            if self.waiting_bytes + step < self.look_from_bytes:
-                self.look_from_bytes = self.waiting_bytes + step
+        step = limit // SHED_HEADROOM_DIVISOR
+        self.skipped_checks += 1
+        if self.waiting_bytes < self.next_check_bytes and self.skipped_checks < MAX_SKIPPED_MEMORY_CHECKS:
+            if self.waiting_bytes + step < self.next_check_bytes:
+                self.next_check_bytes = self.waiting_bytes + step
             return
-        self.looks_left_out = 0
-        self._drop_largest(limit, limit - step)
-        self.look_from_bytes = self.waiting_bytes + step
+        self.skipped_checks = 0
+        self._shed_largest_outboxes(limit, limit - step)
+        self.next_check_bytes = self.waiting_bytes + step
 
-    def _drop_largest(self, limit: i64, goal: i64) -> None:
+    def _shed_largest_outboxes(self, limit: i64, goal: i64) -> None:
         """Drops the largest outboxes if all together take more than the limit, until no more than the goal is left.
 
         A publication that waits for a thousand sockets is in memory once: each of them has a thousandth of it. Memory
-        is free at once; the sockets are closed when the owner acts on `overloading`. Of a socket that is closing
+        is free at once; the sockets are closed when the owner acts on `shed_sockets`. Of a socket that is closing
         already, and of one whose transport holds much, nothing would be free: those are cut. O(frames that wait).
         """
-        one = _one_holder()
+        one = _baseline_reference_count()
         total: i64 = 0
         sizes: list[tuple[int, int]] = []
         for socket in self.waiting.values():
             outbox = socket.outbox
             if outbox is not None:
-                self._count_transport(outbox, socket.transport_bytes())
-                size = _share_of(outbox, one)
+                self._update_transport_bytes(outbox, socket.transport_bytes())
+                size = _memory_share_bytes(outbox, one)
                 total += size
                 sizes.append((int(size), socket.id))
         if total <= limit:
@@ -566,22 +566,22 @@ class Outgoing:
 
     def _shed_outbox(self, socket: Socket, outbox: Outbox) -> None:
         close = outbox.frames[-1] if outbox.frames and socket.state == CLOSING else b""
-        is_cut = outbox.is_given_up or outbox.transport_bytes > BATCH_BYTES or (socket.state == CLOSING and not close)
-        outbox.is_given_up = True
-        self.overloading.append(socket)
-        self.waiting_bytes -= outbox.held_bytes
-        outbox.held_bytes = 0
+        is_cut = outbox.is_shed or outbox.transport_bytes > BATCH_BYTES or (socket.state == CLOSING and not close)
+        outbox.is_shed = True
+        self.shed_sockets.append(socket)
+        self.waiting_bytes -= outbox.cost_bytes
+        outbox.cost_bytes = 0
         outbox.frames.clear()
         if is_cut:
-            outbox.is_cut = True
-            self._count_transport(outbox, 0)
+            outbox.is_abort_due = True
+            self._update_transport_bytes(outbox, 0)
             self.waiting.pop(socket.id, None)
         elif close:
             self._replace_frames(outbox, close)
 
 
-def _one_holder() -> i64:
-    """Returns the reference count that `_share_of` sees of a frame in one outbox; it differs between the builds."""
+def _baseline_reference_count() -> i64:
+    """Returns the reference count that `_memory_share_bytes` sees of a frame in one outbox; it differs between the builds."""
     outbox = Outbox(0)
     outbox.frames.append(b"\x00" * FRAME_OVERHEAD_BYTES)
     for frame in outbox.frames:
@@ -589,37 +589,37 @@ def _one_holder() -> i64:
     return 1
 
 
-def _share_of(outbox: Outbox, one: i64) -> i64:
+def _memory_share_bytes(outbox: Outbox, one: i64) -> i64:
     """Returns the memory that what waits for this socket takes, of what is shared its part. O(frames that wait).
 
     Args:
-        one: from `_one_holder`.
+        one: from `_baseline_reference_count`.
     """
     share: i64 = 0
     for frame in outbox.frames:
-        holders = i64(getrefcount(frame)) - one + 1 - OTHER_HOLDERS
+        holders = i64(getrefcount(frame)) - one + 1 - TRANSIENT_REFERENCES
         cost: i64 = len(frame)
         share += FRAME_OVERHEAD_BYTES + (cost // holders if holders > 1 else cost)
     held = outbox.transport_bytes
-    unsent = outbox.unsent
+    unsent = outbox.refused_data
     if unsent is not None and held > 0:
         # The outbox and the transport: two for each socket.
-        holders = (i64(getrefcount(unsent)) - one + 1 - OTHER_HOLDERS) // 2
+        holders = (i64(getrefcount(unsent)) - one + 1 - TRANSIENT_REFERENCES) // 2
         if holders > 1:
             held //= holders
     share += held
     return share
 
 
-def _largest(channels: list[Channel]) -> Channel | None:
+def _find_largest_channel(channels: list[Channel]) -> Channel | None:
     found: Channel | None = None
     for channel in channels:
-        if found is None or channel.count > found.count:
+        if found is None or channel.member_count > found.member_count:
             found = channel
     return found
 
 
-def _add_within(numbers: list[int], source: list[int], spans: list[int]) -> None:
+def _extend_within_ranges(numbers: list[int], source: list[int], spans: list[int]) -> None:
     """Adds the numbers of the source that lie in the ranges; both are ascending."""
     at: i64 = 0
     size: i64 = len(spans)
@@ -632,5 +632,5 @@ def _add_within(numbers: list[int], source: list[int], spans: list[int]) -> None
             numbers.append(number)
 
 
-def _is_control(frame: bytes) -> bool:
+def _is_control_frame(frame: bytes) -> bool:
     return frame[0] & 0x08 != 0

@@ -21,10 +21,10 @@ OPENING: Final = 0
 OPEN: Final = 1
 CLOSING: Final = 2
 """out of the tables; a Close frame is on its way behind everything sent before it"""
-GONE: Final = 3
+CLOSED: Final = 3
 """the connection is no more"""
 
-NOWHERE: Final = -1
+NO_INDEX: Final = -1
 
 OPEN_END: Final = 1 << 60
 """the end of a range of frame numbers that goes on"""
@@ -39,112 +39,114 @@ class Socket:
         self.worker_queue: Final = lane
         self.state: i64 = OPENING
         self.token: bytes | None = None
-        self.token_seen: int = 0
+        self.applied_token_number: int = 0
         """number of the last SET_TOKEN of its own worker that was applied"""
-        # Subscriptions, oldest first: `first`, then those of `more`. Most sockets have one or none: a dict (232 bytes)
+        # Subscriptions, oldest first: `first_channel`, then those of `more_channels`. Most sockets have one or none: a dict (232 bytes)
         # is made for the second, and given up with the last but one.
-        self.first: Channel | None = None
-        self.first_index: i64 = 0
-        self.more: dict[Channel, int] | None = None
+        self.first_channel: Channel | None = None
+        self.first_member_index: i64 = 0
+        self.more_channels: dict[Channel, int] | None = None
         self.outbox: Outbox | None = None
         """what waits because the transport is full or the 101 is not out yet"""
         # This turn (see outgoing.py).
-        self.mark: i64 = 0
-        self.only: i64 = NOWHERE
-        self.direct: list[int] | None = None
+        self.flush_mark: i64 = 0
+        self.only_channel_index: i64 = NO_INDEX
+        self.direct_numbers: list[int] | None = None
         self.direct_bytes: i64 = 0
-        self.ranges: dict[Channel, list[int]] | None = None
-        self.ending: tuple[int, str, int, str] | None = None
+        self.number_ranges: dict[Channel, list[int]] | None = None
+        self.pending_close: tuple[int, str, int, str] | None = None
         """the peer has closed or broke the protocol: code and reason to send, and to tell, behind its messages"""
         # Inbox: messages read whose handler is not yet free.
-        self.unhandled: i64 = 0
+        self.unhandled_bytes: i64 = 0
         self.inbox: deque[tuple[object, ...]] | None = None
         # The timer wheel's slot and the place in it.
-        self.slot: i64 = NOWHERE
-        self.slot_index: i64 = 0
+        self.timer_slot: i64 = NO_INDEX
+        self.timer_index: i64 = 0
         # Side by side: a flag takes one byte beside another one, and eight between two numbers.
         self.is_accepted = False
         self.is_blocked = True
         """the transport is full, or the 101 is not out yet"""
-        self.is_listed = False
+        self.is_dirty = False
         """it has frames or ranges of its own in this turn"""
         self.is_token_stale = False
         """somebody else has set the token since its worker was told"""
         self.is_busy = False
         """inline: its events wait in its inbox, for an async handler of it runs or it has had its share of the turn"""
-        self.is_muted = False
+        self.is_discarding_messages = False
         """the application closed it: messages read but not yet handled are dropped"""
         self.is_reading_paused = False
-        self.in_flight: u8 = 0
-        """its messages with its worker, in units of its share (`WorkerQueue.units`); a byte beside the flags costs nothing"""
+        self.in_flight_units: u8 = 0
+        """its messages with its worker, in units of its share (`WorkerQueue.share_units`); a byte beside the flags costs nothing"""
 
     def is_member(self, channel: Channel) -> bool:
         """Whether this socket is subscribed to the channel."""
-        if self.first is channel:
+        if self.first_channel is channel:
             return True
-        more = self.more
+        more = self.more_channels
         return more is not None and channel in more
 
     def channel_count(self) -> i64:
         """Returns how many channels this socket is subscribed to."""
-        more = self.more
-        return (0 if self.first is None else 1) + (0 if more is None else len(more))
+        more = self.more_channels
+        return (0 if self.first_channel is None else 1) + (0 if more is None else len(more))
 
     def channel_list(self) -> list[Channel]:
         """Returns the channels that this socket is subscribed to, oldest subscription first."""
-        first = self.first
+        first = self.first_channel
         found: list[Channel] = []
         if first is not None:
             found.append(first)
-        more = self.more
+        more = self.more_channels
         if more is not None:
             found.extend(more)
         return found
 
-    def place(self, channel: Channel, index: i64) -> None:
+    def set_member_index(self, channel: Channel, index: i64) -> None:
         """Remembers the index of this socket in the channel's member list."""
-        more = self.more
-        if self.first is channel:
-            self.first_index = index
+        more = self.more_channels
+        if self.first_channel is channel:
+            self.first_member_index = index
         elif more is not None and channel in more:  # it moves within the list: it may be there only once
             more[channel] = int(index)
-        elif self.first is None and more is None:
-            self.first = channel
-            self.first_index = index
+        elif self.first_channel is None and more is None:
+            self.first_channel = channel
+            self.first_member_index = index
         else:
             if more is None:
                 more = {}
-                self.more = more
+                self.more_channels = more
             more[channel] = int(index)
 
-    def place_of(self, channel: Channel) -> i64:
+    def get_member_index(self, channel: Channel) -> i64:
         """The index in the channel's member list, or NOWHERE."""
-        if self.first is channel:
-            return self.first_index
-        more = self.more
+        if self.first_channel is channel:
+            return self.first_member_index
+        more = self.more_channels
         if more is None:
-            return NOWHERE
+            return NO_INDEX
         index = more.get(channel)
         if index is None:
-            return NOWHERE
+            return NO_INDEX
         return i64(index)
 
-    def displace(self, channel: Channel) -> None:
+    def clear_member_index(self, channel: Channel) -> None:
         """Forgets the index in the channel's member list."""
-        more = self.more
-        if self.first is channel:
-            self.first = None
+        more = self.more_channels
+        if self.first_channel is channel:
+            self.first_channel = None
         elif more is not None:
             more.pop(channel, None)
         if more is None:
             return
         if not more:
-            self.more = None
-        elif len(more) == 1 and self.first is None:  # no dict for one: 232 bytes of each socket that has moved on
+            self.more_channels = None
+        elif (
+            len(more) == 1 and self.first_channel is None
+        ):  # no dict for one: 232 bytes of each socket that has moved on
             for last, index in more.items():
-                self.first = last
-                self.first_index = index
-            self.more = None
+                self.first_channel = last
+                self.first_member_index = index
+            self.more_channels = None
 
     # What the connection fills in.
 
@@ -165,7 +167,7 @@ class Socket:
     def resume_reading(self) -> None:
         """There is room in the inbox again."""
 
-    def closing(self) -> None:
+    def on_close_queued(self) -> None:
         """A Close frame was queued behind everything sent before it: time is running for all of that to leave."""
 
     def overflowed(self) -> None:

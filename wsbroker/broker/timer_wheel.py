@@ -10,7 +10,7 @@ from typing import Final, final
 
 from mypy_extensions import i64
 
-from wsbroker.broker.socket import NOWHERE, Socket
+from wsbroker.broker.socket import NO_INDEX, Socket
 
 SLOTS: Final = 512
 
@@ -20,46 +20,46 @@ class TimerWheel:
     """Deadlines in ticks. One further away than the wheel is long comes out early: whoever gets it looks again."""
 
     def __init__(self) -> None:
-        self.now: i64 = 0
-        self.count: i64 = 0
+        self.current_tick: i64 = 0
+        self.timer_count: i64 = 0
         self.slots: Final[list[list[Socket]]] = [[] for _ in range(SLOTS)]
 
-    def schedule(self, socket: Socket, ticks: i64) -> None:
+    def set_deadline(self, socket: Socket, ticks: i64) -> None:
         """Sets the socket's one deadline to `ticks` (at least 1) from now, in place of an earlier one."""
-        if socket.slot != NOWHERE:
-            self.remove(socket)
+        if socket.timer_slot != NO_INDEX:
+            self.cancel_deadline(socket)
         if ticks < 1:
             ticks = 1
         elif ticks > SLOTS - 1:
             ticks = SLOTS - 1
-        number = (self.now + ticks) % SLOTS
+        number = (self.current_tick + ticks) % SLOTS
         slot = self.slots[number]
-        socket.slot = number
-        socket.slot_index = len(slot)
+        socket.timer_slot = number
+        socket.timer_index = len(slot)
         slot.append(socket)
-        self.count += 1
+        self.timer_count += 1
 
-    def remove(self, socket: Socket) -> None:
+    def cancel_deadline(self, socket: Socket) -> None:
         """Takes the deadline back; nothing happens if there is none."""
-        if socket.slot == NOWHERE:
+        if socket.timer_slot == NO_INDEX:
             return
-        slot = self.slots[socket.slot]
+        slot = self.slots[socket.timer_slot]
         last = slot.pop()
         if last is not socket:
-            slot[socket.slot_index] = last
-            last.slot_index = socket.slot_index
-        socket.slot = NOWHERE
-        self.count -= 1
+            slot[socket.timer_index] = last
+            last.timer_index = socket.timer_index
+        socket.timer_slot = NO_INDEX
+        self.timer_count -= 1
 
-    def advance(self) -> list[Socket]:
+    def advance_tick(self) -> list[Socket]:
         """One tick later: the sockets whose deadline this is, each without one now."""
-        self.now += 1
-        number = self.now % SLOTS
+        self.current_tick += 1
+        number = self.current_tick % SLOTS
         due = self.slots[number]
         if not due:
             return due
         self.slots[number] = []
         for socket in due:
-            socket.slot = NOWHERE
-        self.count -= len(due)
+            socket.timer_slot = NO_INDEX
+        self.timer_count -= len(due)
         return due

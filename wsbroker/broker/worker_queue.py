@@ -3,8 +3,8 @@
 Events of a turn gather in `events` and leave as one batch. Messages spend credit, which comes back with HANDLED;
 without credit they stay in the inbox of their socket, and the sockets take turns (`waiting`) when credit returns.
 
-No socket has more in flight than its share (`limits.SHARE_UNITS`, `limits.CROWD_UNITS`): the rest stays in its inbox,
-out of line (`parked`), so that the messages of other sockets pass it. The socket gets back in line when its worker has
+No socket has more in flight than its share (`limits.SHARE_UNITS`, `limits.CROWDED_SHARE_UNITS`): the rest stays in its inbox,
+out of line (`parked_ids`), so that the messages of other sockets pass it. The socket gets back in line when its worker has
 handled one of its messages; such a message is always in flight, because the share was used up.
 """
 
@@ -15,7 +15,7 @@ from typing import Final, cast, final
 
 from mypy_extensions import i64, u8
 
-from wsbroker.broker.limits import CREDIT_SHARES, CROWD_MESSAGES, CROWD_UNITS, SHARE_UNITS
+from wsbroker.broker.limits import CREDIT_DIVISOR, CROWDED_FROM_MESSAGES, CROWDED_SHARE_UNITS, SHARE_UNITS
 from wsbroker.broker.socket import Socket
 from wsbroker.wire import events
 
@@ -27,7 +27,7 @@ class WorkerQueue:
     def __init__(self, index: int, credit_bytes: int, is_inline: bool) -> None:
         self.index: Final = index
         self.credit_bytes: i64 = credit_bytes
-        self.unit_bytes: i64 = max(1, credit_bytes // CREDIT_SHARES // SHARE_UNITS)
+        self.share_unit_bytes: i64 = max(1, credit_bytes // CREDIT_DIVISOR // SHARE_UNITS)
         """What a message may cost to count for one unit of its socket's share."""
         self.is_inline: Final = is_inline
         self.generation: int = 0
@@ -45,27 +45,27 @@ class WorkerQueue:
         self.events: list[tuple[object, ...]] = []
         """This turn's batch (wire workers)."""
         self.inline_sockets: list[Socket] = []
-        """This turn's batch (inline): whose message `data` holds at the same index."""
-        self.data: list[object] = []
-        """str or bytes; a tuple is a CLOSE event, an empty one where an ending socket's messages end (`Broker.end`)."""
+        """This turn's batch (inline): whose message `inline_events` holds at the same index."""
+        self.inline_events: list[object] = []
+        """str or bytes; a tuple is a CLOSE event, an empty one where an ending socket's messages end (`Broker.close_after_messages`)."""
         self.waiting: deque[Socket] = deque()
         """Sockets with events in their inbox that wait for credit, in turn."""
-        self.inboxes: dict[int, Socket] = {}
+        self.sockets_with_inbox: dict[int, Socket] = {}
         """All sockets with events in their inbox, by id: those in line and those that are parked."""
-        self.parked: set[int] = set()
+        self.parked_ids: set[int] = set()
         """Ids of the sockets with events in their inbox that have their share in flight."""
         self.closing: dict[int, tuple[object, ...]] = {}
         """CLOSE events whose handler has not run yet, by socket id; of a held lane, only those that its worker has."""
-        self.busy: dict[int, Socket] = {}
+        self.busy_sockets: dict[int, Socket] = {}
         """Inline: sockets with an async handler running, by id."""
-        self.current: Socket | None = None
+        self.current_socket: Socket | None = None
         """Inline: the socket whose handler is being called."""
-        self.is_listed = False
-        self.is_held = False
+        self.is_dirty = False
+        self.is_paused = False
         """Messages and closes stay in their inboxes, whatever the credit: its worker is being exchanged."""
         self.socket_count: int = 0
 
-    def take(self, socket: Socket, event: tuple[object, ...], cost: i64) -> bool:
+    def queue_message(self, socket: Socket, event: tuple[object, ...], cost: i64) -> bool:
         """Takes a MESSAGE event worth `cost`: on its way, or into its socket's inbox while the socket has its share in
         flight, there is no credit, or a socket that waits longer would be passed.
 
@@ -75,20 +75,20 @@ class WorkerQueue:
         if (
             socket.inbox is not None
             or self.waiting
-            or self.is_held
+            or self.is_paused
             or (self.in_flight + cost > self.credit_bytes and self.in_flight != 0)
-            or not self._has_share(socket)
+            or not self._has_share_left(socket)
         ):
             self.queue_in_inbox(socket, event)
-            return socket.id in self.parked
-        self._send(socket, event, cost)
+            return socket.id in self.parked_ids
+        self._send_message(socket, event, cost)
         return True
 
-    def take_close(self, socket: Socket, event: tuple[object, ...]) -> None:
+    def queue_close(self, socket: Socket, event: tuple[object, ...]) -> None:
         """Takes a CLOSE event: the last of its socket, behind the messages that still wait."""
-        if not self.is_held:
+        if not self.is_paused:
             self.closing[socket.id] = event
-        if socket.inbox or self.is_held:
+        if socket.inbox or self.is_paused:
             self.queue_in_inbox(socket, event)
         else:
             self.events.append(event)
@@ -99,54 +99,54 @@ class WorkerQueue:
         if inbox is None:
             inbox = deque()
             socket.inbox = inbox
-            self.inboxes[socket.id] = socket
-            self._line_up(socket)
+            self.sockets_with_inbox[socket.id] = socket
+            self._enqueue_or_park(socket)
         inbox.append(event)
 
-    def _has_share(self, socket: Socket) -> bool:
+    def _has_share_left(self, socket: Socket) -> bool:
         """Whether the socket may have one more message in flight."""
-        units = i64(socket.in_flight)
-        return units < CROWD_UNITS or (units < SHARE_UNITS and self.messages < CROWD_MESSAGES)
+        units = i64(socket.in_flight_units)
+        return units < CROWDED_SHARE_UNITS or (units < SHARE_UNITS and self.messages < CROWDED_FROM_MESSAGES)
 
-    def _line_up(self, socket: Socket) -> None:
+    def _enqueue_or_park(self, socket: Socket) -> None:
         """Puts a socket with an inbox in line, or parks it while it has its share in flight."""
-        if self._has_share(socket):
+        if self._has_share_left(socket):
             self.waiting.append(socket)
         else:
-            self.parked.add(socket.id)
+            self.parked_ids.add(socket.id)
 
-    def units(self, cost: i64) -> i64:
+    def share_units(self, cost: i64) -> i64:
         """Returns what a message of this cost counts for in its socket's share, at most the whole of it."""
-        if cost <= self.unit_bytes:
+        if cost <= self.share_unit_bytes:
             return 1
-        units = (cost + self.unit_bytes - 1) // self.unit_bytes
+        units = (cost + self.share_unit_bytes - 1) // self.share_unit_bytes
         return units if units < SHARE_UNITS else SHARE_UNITS
 
     def return_share(self, socket: Socket, cost: i64) -> None:
         """Takes a message of this socket as handled; a parked socket that has room in its share gets back in line."""
-        left = i64(socket.in_flight) - self.units(cost)
-        socket.in_flight = u8(left) if left > 0 else u8(0)
-        if self.parked and socket.id in self.parked and self._has_share(socket):
-            self.parked.discard(socket.id)
+        left = i64(socket.in_flight_units) - self.share_units(cost)
+        socket.in_flight_units = u8(left) if left > 0 else u8(0)
+        if self.parked_ids and socket.id in self.parked_ids and self._has_share_left(socket):
+            self.parked_ids.discard(socket.id)
             self.waiting.append(socket)
 
-    def move_on(self) -> bool:
+    def send_waiting_events(self) -> bool:
         """Spends credit on the waiting inboxes, one event of each socket in turn; says whether an event left."""
         has_moved = False
         waiting = self.waiting
-        while waiting and not self.is_held and self.in_flight < self.credit_bytes:
+        while waiting and not self.is_paused and self.in_flight < self.credit_bytes:
             socket = waiting.popleft()
             inbox = socket.inbox
-            if inbox and socket.is_muted:
-                self._drop_muted(inbox)
+            if inbox and socket.is_discarding_messages:
+                self._drop_muted_messages(inbox)
             if not inbox:
                 self._drop_inbox(socket)
                 continue
             event = inbox.popleft()
             if event[0] == events.MESSAGE:
-                self._send(socket, event, cast(int, event[3]))
+                self._send_message(socket, event, cast(int, event[3]))
             else:
-                event = _with_token(socket, event)
+                event = _with_current_token(socket, event)
                 if socket.id in self.closing:
                     self.closing[socket.id] = event
                 self.events.append(event)
@@ -154,10 +154,10 @@ class WorkerQueue:
             if not inbox:
                 self._drop_inbox(socket)
             else:
-                self._line_up(socket)
+                self._enqueue_or_park(socket)
         return has_moved
 
-    def _drop_muted(self, inbox: deque[tuple[object, ...]]) -> None:
+    def _drop_muted_messages(self, inbox: deque[tuple[object, ...]]) -> None:
         """Drops the messages of a socket that the application has closed: the worker that did so drops those it has,
         and one that takes over would not."""
         while inbox and inbox[0][0] == events.MESSAGE:
@@ -165,59 +165,59 @@ class WorkerQueue:
 
     def _drop_inbox(self, socket: Socket) -> None:
         socket.inbox = None
-        self.inboxes.pop(socket.id, None)
+        self.sockets_with_inbox.pop(socket.id, None)
 
-    def _send(self, socket: Socket, event: tuple[object, ...], cost: i64) -> None:
+    def _send_message(self, socket: Socket, event: tuple[object, ...], cost: i64) -> None:
         """Spends credit on a MESSAGE event. The token only goes in front of one: a flood of `set_token` costs a stalled
         worker nothing."""
         self.in_flight += cost
         self.messages += 1
-        socket.in_flight = u8(i64(socket.in_flight) + self.units(cost))
+        socket.in_flight_units = u8(i64(socket.in_flight_units) + self.share_units(cost))
         if socket.is_token_stale:
             socket.is_token_stale = False
-            self.events.append((events.TOKEN, socket.id, socket.token, socket.token_seen))
+            self.events.append((events.TOKEN, socket.id, socket.token, socket.applied_token_number))
         self.events.append(event)
 
     def pause(self) -> None:
         """Keeps messages and closes with their sockets, so that the worker runs empty: `in_flight` falls to 0, and
         `closing` to what that worker has been told of."""
-        self.is_held = True
+        self.is_paused = True
         for socket_id in self._waiting_closes():
             self.closing.pop(socket_id, None)
 
     def resume(self) -> bool:
         """Lets them go on; says whether an event left."""
-        self.is_held = False
+        self.is_paused = False
         self.closing.update(self._waiting_closes())
-        return self.move_on()
+        return self.send_waiting_events()
 
     def drop_waiting(self) -> i64:
         """Has the messages that wait in inboxes dropped as their sockets' turns come, so that the CLOSE events behind
         them get through; returns how many messages. O(waiting)."""
-        waiting = self.unhandled() - self.messages
-        for socket in self.inboxes.values():
-            socket.is_muted = True
+        waiting = self.count_unhandled_messages() - self.messages
+        for socket in self.sockets_with_inbox.values():
+            socket.is_discarding_messages = True
         return waiting
 
-    def unhandled(self) -> i64:
+    def count_unhandled_messages(self) -> i64:
         """How many messages its worker would still handle, those that wait with their sockets too. O(waiting)."""
         found = self.messages
-        for socket in self.inboxes.values():
+        for socket in self.sockets_with_inbox.values():
             inbox = socket.inbox
-            if inbox is not None and not socket.is_muted:
+            if inbox is not None and not socket.is_discarding_messages:
                 for event in inbox:
                     if event[0] == events.MESSAGE:
                         found += 1
         return found
 
-    def empty(self) -> list[tuple[object, ...]]:
+    def drop_all_events(self) -> list[tuple[object, ...]]:
         """Drops what was for a dead worker; returns the CLOSE events whose handler has not run."""
         self.closing.update(self._waiting_closes())
         left = list(self.closing.values())
-        for socket in self.inboxes.values():
+        for socket in self.sockets_with_inbox.values():
             socket.inbox = None
-        self.inboxes.clear()
-        self.parked.clear()
+        self.sockets_with_inbox.clear()
+        self.parked_ids.clear()
         self.waiting.clear()
         self.events = []
         self.in_flight = 0
@@ -225,7 +225,7 @@ class WorkerQueue:
         self.closing.clear()
         return left
 
-    def forget_worker(self, sockets: dict[int, Socket]) -> None:
+    def reset_for_new_worker(self, sockets: dict[int, Socket]) -> None:
         """Another worker follows: nothing is in flight to it, and it knows no tokens. O(sockets).
 
         Args:
@@ -233,35 +233,37 @@ class WorkerQueue:
         """
         self.in_flight = 0
         self.messages = 0
-        for socket in self.inboxes.values():  # some have left the tables, with messages that are not handled yet
-            if socket.id in self.parked:
+        for (
+            socket
+        ) in self.sockets_with_inbox.values():  # some have left the tables, with messages that are not handled yet
+            if socket.id in self.parked_ids:
                 self.waiting.append(socket)
-            _forget_worker(socket)
-        self.parked.clear()
+            _reset_for_new_worker(socket)
+        self.parked_ids.clear()
         for socket in sockets.values():
             if socket.worker_queue is self:
-                _forget_worker(socket)
+                _reset_for_new_worker(socket)
 
     def _waiting_closes(self) -> dict[int, tuple[object, ...]]:
         """The CLOSE events that wait behind messages of their sockets. O(waiting sockets)."""
         found: dict[int, tuple[object, ...]] = {}
-        for socket in self.inboxes.values():
+        for socket in self.sockets_with_inbox.values():
             inbox = socket.inbox
             if inbox and inbox[-1][0] == events.CLOSE:
-                found[socket.id] = _with_token(socket, inbox[-1])
+                found[socket.id] = _with_current_token(socket, inbox[-1])
         return found
 
-    def leaving(self, socket_id: int) -> Socket | None:
+    def get_socket_with_inbox(self, socket_id: int) -> Socket | None:
         """Returns a socket that has left the tables, or is about to, with events in its inbox; None: there is none."""
-        return self.inboxes.get(socket_id)
+        return self.sockets_with_inbox.get(socket_id)
 
 
-def _forget_worker(socket: Socket) -> None:
-    socket.in_flight = 0
-    socket.token_seen = 0
+def _reset_for_new_worker(socket: Socket) -> None:
+    socket.in_flight_units = 0
+    socket.applied_token_number = 0
     socket.is_token_stale = socket.token is not None
 
 
-def _with_token(socket: Socket, close: tuple[object, ...]) -> tuple[object, ...]:
+def _with_current_token(socket: Socket, close: tuple[object, ...]) -> tuple[object, ...]:
     """A CLOSE event that waited: a handler that ran when the socket closed may have set its token since."""
-    return (events.CLOSE, socket.id, socket.token, socket.token_seen, close[4], close[5])
+    return (events.CLOSE, socket.id, socket.token, socket.applied_token_number, close[4], close[5])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from mypy_extensions import i64
 
-from wsbroker.broker.socket import CLOSING, GONE, Socket
+from wsbroker.broker.socket import CLOSED, CLOSING, Socket
 from wsbroker.broker.worker_queue import WorkerQueue
 from wsbroker.websocket.decoder import BINARY, CLOSE, FAILED, NEED_DATA, PING, TEXT, Decoder
 from wsbroker.websocket.frames import PONG as PONG_FRAME
@@ -29,29 +29,29 @@ class Connection(Socket):
 
     def __init__(self, socket_id: int, lane: WorkerQueue, owner: Connections) -> None:
         super().__init__(socket_id, lane)
-        self.owner: Final = owner
+        self.connections: Final = owner
         self.transport: asyncio.Transport | None = None
         self.decoder: Decoder | None = None
         """There while something has been read and is not decoded, or a message is not whole."""
-        self.heard: i64 = 0
+        self.last_heard_tick: i64 = 0
         """Tick at which the peer was last heard, or its pong deadline last suspended."""
-        self.since: i64 = 0
+        self.waiting_since_tick: i64 = 0
         """Tick since which the transport has made no progress, a pong is awaited, or our Close waits or is out."""
-        self.low_bytes: i64 = 0
+        self.lowest_transport_bytes: i64 = 0
         """What the transport's buffer had shrunk to then."""
         self.read_turn: i64 = 0
         self.read_bytes: i64 = 0
-        self.pong: bytes | None = None
+        self.pending_pong: bytes | None = None
         """The newest pong, while the transport takes nothing."""
         self.is_awaiting_pong = False
         self.is_throttled = False
         """It has read its share of this turn and goes on in the next."""
-        self.is_close_timed = False
+        self.is_close_timer_started = False
         """Time is running for what was sent before our Close, and for that, to leave."""
-        self.is_finished = False
+        self.is_close_written = False
         """The Close frame has been handed to the transport."""
         self.is_peer_closed = False
-        self.is_failed = False
+        self.is_input_ignored = False
 
     @property
     def worker_index(self) -> int:
@@ -66,24 +66,24 @@ class Connection(Socket):
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the peer, split anywhere."""
-        if self.state == GONE or self.is_failed:
+        if self.state == CLOSED or self.is_input_ignored:
             return
-        owner = self.owner
-        self.heard = owner.timer_wheel.now
+        owner = self.connections
+        self.last_heard_tick = owner.timer_wheel.current_tick
         self.is_awaiting_pong = False
         decoder = self.decoder
         if decoder is None:
-            decoder = owner.take_decoder()
+            decoder = owner.acquire_decoder()
             self.decoder = decoder
-        decoder.receive(data)
-        if self.read_turn != owner.turn:
-            self.read_turn = owner.turn
+        decoder.receive_data(data)
+        if self.read_turn != owner.turn_number:
+            self.read_turn = owner.turn_number
             self.read_bytes = 0
         self.read_bytes += len(data)
         if not self.is_reading_paused and not self.is_throttled:
             self.read()
             if self.read_bytes >= owner.read_budget_bytes and not self.is_throttled:
-                owner.read_on(self)
+                owner.defer_reading(self)
 
     def eof_received(self) -> bool:
         """The peer has closed its side: the transport closes too."""
@@ -91,39 +91,39 @@ class Connection(Socket):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The transport is gone, whoever ended it."""
-        self.owner.connection_lost(self)
+        self.connections.remove_lost_connection(self)
         self.transport = None
-        self.pong = None
+        self.pending_pong = None
 
     def pause_writing(self) -> None:
         """The peer takes nothing more. Comes from inside `write`: marks only. A closing connection's clock runs on."""
-        self.owner.broker.outgoing.mark_blocked(self)
+        self.connections.broker.outgoing.mark_blocked(self)
         if self.state < CLOSING:
-            self.low_bytes = self.transport_bytes()
-            self.since = self.owner.timer_wheel.now
-            self.owner.timer_wheel.schedule(self, self.owner.write_ticks)
+            self.lowest_transport_bytes = self.transport_bytes()
+            self.waiting_since_tick = self.connections.timer_wheel.current_tick
+            self.connections.timer_wheel.set_deadline(self, self.connections.write_ticks)
 
     def resume_writing(self) -> None:
         """The transport's buffer is empty again."""
-        if self.state == GONE:
+        if self.state == CLOSED:
             return
-        self.owner.broker.outgoing.drain(self)
-        pong = self.pong
+        self.connections.broker.outgoing.drain_outbox(self)
+        pong = self.pending_pong
         if pong is not None and not self.is_blocked:
-            self.pong = None
-            self.owner.broker.send_frame(self, pong)
+            self.pending_pong = None
+            self.connections.broker.send_control_frame(self, pong)
 
     # Reading. ---------------------------------------------------------------------------------------------------
 
     def read(self) -> None:
         """Decodes what has arrived, as far as the turn's budget and the inbox allow."""
-        owner = self.owner
+        owner = self.connections
         decoder = self.decoder
         if decoder is None:
             return
         broker = owner.broker
-        stop = decoder.frames + owner.read_budget_frames
-        inbox_bytes = broker.inbox_limit()
+        stop = decoder.frame_count + owner.read_budget_frames
+        inbox_bytes = broker.inbox_limit_bytes()
         # Inline messages count only once they are held, which is after this turn's reading.
         is_scarce = inbox_bytes < broker.limits.inbox_bytes and self.worker_queue.is_inline
         taken: i64 = 0
@@ -135,53 +135,55 @@ class Connection(Socket):
                     owner.spare_decoder = decoder
                 return
             if self.state >= CLOSING:
-                self._read_closing(kind)
-                if self.is_failed or self.state == GONE:
+                self._read_while_closing(kind)
+                if self.is_input_ignored or self.state == CLOSED:
                     return
             elif kind == TEXT:
-                broker.receive(self, decoder.text, decoder.size)
+                broker.receive(self, decoder.text, decoder.payload_bytes)
             elif kind == BINARY:
-                broker.receive(self, decoder.data, decoder.size)
+                broker.receive(self, decoder.data, decoder.payload_bytes)
             else:
-                self._read_control(kind, decoder)
-            if self.unhandled >= inbox_bytes and self.state < CLOSING:
+                self._read_control_frame(kind, decoder)
+            if self.unhandled_bytes >= inbox_bytes and self.state < CLOSING:
                 self.pause_reading()
                 return
             if is_scarce:
-                taken += decoder.size
-            if decoder.frames >= stop or taken >= inbox_bytes:
-                owner.read_on(self)
+                taken += decoder.payload_bytes
+            if decoder.frame_count >= stop or taken >= inbox_bytes:
+                owner.defer_reading(self)
                 return
 
-    def _read_control(self, kind: int, decoder: Decoder) -> None:
+    def _read_control_frame(self, kind: int, decoder: Decoder) -> None:
         """A control frame, or the end of all decoding. PONG and FRAGMENTS ask for nothing."""
-        broker = self.owner.broker
+        broker = self.connections.broker
         if kind == PING:
             pong = encode_frame(PONG_FRAME, decoder.data)
             if self.is_blocked:
-                self.pong = pong
+                self.pending_pong = pong
             else:
-                broker.send_frame(self, pong)
+                broker.send_control_frame(self, pong)
         elif kind == CLOSE:
             self.is_peer_closed = True
-            broker.end(self, decoder.code, "", decoder.code, decoder.reason)
+            broker.close_after_messages(self, decoder.close_code, "", decoder.close_code, decoder.close_reason)
         elif kind == FAILED:
-            self.is_failed = True
-            broker.end(self, decoder.code, decoder.reason, decoder.code, decoder.reason)
+            self.is_input_ignored = True
+            broker.close_after_messages(
+                self, decoder.close_code, decoder.close_reason, decoder.close_code, decoder.close_reason
+            )
 
-    def _read_closing(self, kind: int) -> None:
+    def _read_while_closing(self, kind: int) -> None:
         """Our Close is on its way: only the peer's matters now (RFC 6455 section 5.5.1)."""
         if kind == CLOSE or kind == FAILED:
             self.is_peer_closed = True
-            self.is_failed = True  # nothing after it is looked at
-            if self.is_finished:
-                self._end()
+            self.is_input_ignored = True  # nothing after it is looked at
+            if self.is_close_written:
+                self._close_transport()
 
     def pause_reading(self) -> None:
         """The inbox is full."""
         if not self.is_reading_paused and self.transport is not None:
             self.is_reading_paused = True
-            self.owner.broker.counters.inboxes_full += 1
+            self.connections.broker.counters.inboxes_full += 1
             self.transport.pause_reading()
             if self.decoder is not None:  # a read of 256 KiB may be held by one last frame in it
                 self.decoder.drop_decoded()
@@ -189,24 +191,24 @@ class Connection(Socket):
     def resume_reading(self) -> None:
         """The inbox has room: first what has been read already, in the next turn."""
         self.is_reading_paused = False
-        self.heard = self.owner.timer_wheel.now
+        self.last_heard_tick = self.connections.timer_wheel.current_tick
         self.is_awaiting_pong = False
-        self.owner.read_on(self)
+        self.connections.defer_reading(self)
 
-    def throttle(self) -> None:
+    def throttle_reading(self) -> None:
         """Stops reading until the next turn."""
         self.is_throttled = True
         if self.transport is not None:
             self.transport.pause_reading()
 
-    def go_on_reading(self) -> None:
+    def continue_reading(self) -> None:
         """The next turn has come."""
         self.is_throttled = False
         if self.transport is None or self.is_reading_paused:
             return
-        self.read_turn = self.owner.turn
+        self.read_turn = self.connections.turn_number
         self.read_bytes = 0
-        if not self.is_failed:
+        if not self.is_input_ignored:
             self.read()
         if not self.is_throttled and not self.is_reading_paused and self.transport is not None:
             self.transport.resume_reading()
@@ -226,48 +228,48 @@ class Connection(Socket):
 
     def finish(self) -> None:
         """The Close frame is out: wait for the peer's, or, if that is here or cannot be read any more, end."""
-        if self.is_finished:
+        if self.is_close_written:
             return
-        self.is_finished = True
-        self._wait_for_close()
+        self.is_close_written = True
+        self._set_close_deadline()
         transport = self.transport
         if transport is None:
             return
         if self.is_peer_closed:
-            self._end()
+            self._close_transport()
             return
         if self.is_reading_paused:
             self.is_reading_paused = False
-            self.owner.read_on(self)
-        if self.is_failed and transport.can_write_eof():
+            self.connections.defer_reading(self)
+        if self.is_input_ignored and transport.can_write_eof():
             # Closing now would reset the connection under unread bytes, and the Close frame with it: half-close, and
             # read on (discarding) until the peer is done or close_timeout has passed.
             transport.write_eof()
 
-    def closing(self) -> None:
+    def on_close_queued(self) -> None:
         """Our Close waits behind what was sent before it: `close_timeout` for all of it to leave."""
-        self._start_close_clock()
+        self._start_close_timer()
 
     def overflowed(self) -> None:
         """Given up as a slow consumer; the Close frame waits in the outbox."""
-        self._start_close_clock()
+        self._start_close_timer()
         if self.is_reading_paused:
             self.is_reading_paused = False
-            self.owner.read_on(self)
+            self.connections.defer_reading(self)
 
-    def _start_close_clock(self) -> None:
+    def _start_close_timer(self) -> None:
         """Gives what waits `close_timeout` to leave: once, whatever happens to it meanwhile, and from the 101 on. The
         Close frame, when it is out, has another one to be answered (`finish`)."""
-        if self.transport is not None and not self.is_close_timed:
-            self.is_close_timed = True
-            self._wait_for_close()
+        if self.transport is not None and not self.is_close_timer_started:
+            self.is_close_timer_started = True
+            self._set_close_deadline()
 
-    def _wait_for_close(self) -> None:
-        wheel = self.owner.timer_wheel
-        self.since = wheel.now
-        wheel.schedule(self, self.owner.close_ticks)
+    def _set_close_deadline(self) -> None:
+        wheel = self.connections.timer_wheel
+        self.waiting_since_tick = wheel.current_tick
+        wheel.set_deadline(self, self.connections.close_ticks)
 
-    def _end(self) -> None:
+    def _close_transport(self) -> None:
         """Both Close frames are through: the server closes first (RFC 6455 section 7.1.1). The timer stays, for a peer
         that does not even take what is still in the buffer."""
         if self.transport is not None:
@@ -282,50 +284,50 @@ class Connection(Socket):
 
     def on_timer(self) -> None:
         """Its deadline on the wheel has come, or came early: look which one it was, and set the next."""
-        owner = self.owner
-        now = owner.timer_wheel.now
+        owner = self.connections
+        now = owner.timer_wheel.current_tick
         if self.state >= CLOSING:
-            left = self.since + owner.close_ticks - now
+            left = self.waiting_since_tick + owner.close_ticks - now
             if left <= 0:
                 self.abort()
                 left = owner.close_ticks
-            owner.timer_wheel.schedule(self, left)
+            owner.timer_wheel.set_deadline(self, left)
             return
         wait = owner.idle_ticks
         if self.is_blocked:
-            wait = self._progress_wait(now)
+            wait = self._check_write_progress(now)
             if wait <= 0:
                 owner.broker.close_slow_consumer(self, 1013, "no progress within write_timeout")
                 self.abort()
                 return
         elif owner.ping_ticks > 0:
-            wait = self._ping_wait(now)
+            wait = self._check_peer_alive(now)
             if wait <= 0:
-                owner.broker.lost(self, 1006, "no pong within pong_timeout")
+                owner.broker.mark_connection_lost(self, 1006, "no pong within pong_timeout")
                 self.abort()
                 return
-        owner.timer_wheel.schedule(self, wait)
+        owner.timer_wheel.set_deadline(self, wait)
 
-    def _progress_wait(self, now: i64) -> i64:
+    def _check_write_progress(self, now: i64) -> i64:
         """Ticks until the transport must have made progress; 0 when that is over."""
         waiting: i64 = self.transport_bytes()
-        if waiting < self.low_bytes:
-            self.low_bytes = waiting
-            self.since = now
-        return self.since + self.owner.write_ticks - now
+        if waiting < self.lowest_transport_bytes:
+            self.lowest_transport_bytes = waiting
+            self.waiting_since_tick = now
+        return self.waiting_since_tick + self.connections.write_ticks - now
 
-    def _ping_wait(self, now: i64) -> i64:
+    def _check_peer_alive(self, now: i64) -> i64:
         """Ticks until this peer is looked at again; 0 when it is dead. Sends the ping that is due."""
-        owner = self.owner
-        if self.is_reading_paused or self.ending is not None:  # its pong may be there, unread; or will never be
-            self.heard = now
-            self.since = now
+        owner = self.connections
+        if self.is_reading_paused or self.pending_close is not None:  # its pong may be there, unread; or will never be
+            self.last_heard_tick = now
+            self.waiting_since_tick = now
         if self.is_awaiting_pong:
-            return self.since + owner.pong_ticks - now
-        left = self.heard + owner.ping_ticks - now
+            return self.waiting_since_tick + owner.pong_ticks - now
+        left = self.last_heard_tick + owner.ping_ticks - now
         if left > 0:
             return left
         self.is_awaiting_pong = True
-        self.since = now
-        owner.broker.send_frame(self, EMPTY_PING)
+        self.waiting_since_tick = now
+        owner.broker.send_control_frame(self, EMPTY_PING)
         return owner.pong_ticks

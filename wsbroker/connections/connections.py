@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, cast, final
 
 from mypy_extensions import i64
 
-from wsbroker.broker.broker import Broker, Waker
+from wsbroker.broker.broker import Broker, TurnScheduler
 from wsbroker.broker.limits import Limits
 from wsbroker.broker.socket import CLOSING, Socket
 from wsbroker.broker.timer_wheel import TimerWheel
@@ -30,7 +30,7 @@ TICKS_PER_DEADLINE: Final = 8
 
 
 @final
-class Settings:
+class ConnectionSettings:
     """What connections go by. Sizes in bytes, durations in seconds; a `ping_interval` of 0 sends no pings,
     a `flush_interval` of 0 flushes once per turn."""
 
@@ -58,10 +58,10 @@ class Settings:
 
 
 @final
-class Connections(Waker):
+class Connections(TurnScheduler):
     """Every WebSocket connection of one server. Loop thread only."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, limits: Limits, settings: Settings) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, limits: Limits, settings: ConnectionSettings) -> None:
         self.loop: Final = loop
         self.broker: Final = Broker(limits, self)
         self.timer_wheel: Final = TimerWheel()
@@ -83,9 +83,9 @@ class Connections(Waker):
         """A flush is timed, `flush_interval` after the first frame since the last one."""
         self.count: int = 0
         """Connections from `admit_connection` until they are lost or discarded, closing ones included."""
-        self.turn: i64 = 0
-        self.unread: list[Connection] = []
-        self.inline: InlineRunner | None = None
+        self.turn_number: i64 = 0
+        self.deferred_connections: list[Connection] = []
+        self.inline_runner: InlineRunner | None = None
         self.spare_decoder: Decoder | None = None
         """An idle one. Most reads end with a whole message, so nearly all connections share it (112 bytes each)."""
         self.is_stopped = False
@@ -97,8 +97,8 @@ class Connections(Waker):
         if self.count >= self.max_connections or self.is_stopped:
             return None
         broker = self.broker
-        connection = Connection(broker.next_id(), broker.worker_queues[lane_index], self)
-        broker.register(connection)
+        connection = Connection(broker.allocate_socket_id(), broker.worker_queues[lane_index], self)
+        broker.register_socket(connection)
         self.count += 1
         return connection
 
@@ -116,17 +116,17 @@ class Connections(Waker):
             # and uvloop's needs 700 bytes for each write of it, 14 MiB if those are one-byte answers.
             transport.set_write_buffer_limits(0)
         # In front of what waits: the transport may be full with it, and what is behind it has to wait then.
-        self.broker.outgoing.put_first(connection, head)
-        connection.heard = self.timer_wheel.now
+        self.broker.outgoing.prepend_to_outbox(connection, head)
+        connection.last_heard_tick = self.timer_wheel.current_tick
         if connection.state < CLOSING:
-            self.timer_wheel.schedule(connection, self.ping_ticks if self.ping_ticks > 0 else self.idle_ticks)
+            self.timer_wheel.set_deadline(connection, self.ping_ticks if self.ping_ticks > 0 else self.idle_ticks)
         else:
-            connection.closing()  # while it was opening: only now it can leave
-        self.broker.opened(connection)
+            connection.on_close_queued()  # while it was opening: only now it can leave
+        self.broker.mark_socket_open(connection)
         if tail:
             connection.data_received(tail)
 
-    def take_decoder(self) -> Decoder:
+    def acquire_decoder(self) -> Decoder:
         """An idle decoder, for a connection that has something to decode."""
         decoder = self.spare_decoder
         if decoder is None:
@@ -137,79 +137,83 @@ class Connections(Waker):
     def discard_connection(self, connection: Connection) -> None:
         """Refused, or gone before the 101."""
         self.count -= 1
-        self.timer_wheel.remove(connection)
+        self.timer_wheel.cancel_deadline(connection)
         self.broker.discard_socket(connection)
 
-    def connection_lost(self, connection: Connection) -> None:
+    def remove_lost_connection(self, connection: Connection) -> None:
         """The transport has ended."""
         self.count -= 1
-        self.timer_wheel.remove(connection)
-        self.broker.lost(connection, 1006, "")
+        self.timer_wheel.cancel_deadline(connection)
+        self.broker.mark_connection_lost(connection, 1006, "")
 
     # Turns. -----------------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
-        """Arms the turn (the broker's `is_awake` sees to it that this happens once)."""
+        """Arms the turn (the broker's `is_turn_scheduled` sees to it that this happens once)."""
         self.loop.call_soon(self.run_turn)
 
-    def read_on(self, connection: Connection) -> None:
+    def defer_reading(self, connection: Connection) -> None:
         """Lets a connection go on reading in the next turn."""
-        connection.throttle()
-        self.unread.append(connection)
+        connection.throttle_reading()
+        self.deferred_connections.append(connection)
         self.broker.wake()
 
     def run_turn(self) -> None:
         """Moves everything that gathered since the last turn. O(messages + deliveries)."""
-        self.turn += 1
+        self.turn_number += 1
         try:
-            self._move()
+            self._run_turn_steps()
         finally:
-            # Whatever went wrong, the next turn must come: `is_awake` kept everybody from arming it until here.
-            self.broker.is_awake = False
-            if self._is_dirty():
+            # Whatever went wrong, the next turn must come: `is_turn_scheduled` kept everybody from arming it until here.
+            self.broker.is_turn_scheduled = False
+            if self._has_work():
                 self.broker.wake()
 
-    def _move(self) -> None:
-        if self.unread:
-            unread = self.unread
-            self.unread = []
+    def _run_turn_steps(self) -> None:
+        if self.deferred_connections:
+            unread = self.deferred_connections
+            self.deferred_connections = []
             for connection in unread:
-                connection.go_on_reading()
-        inline = self.inline
+                connection.continue_reading()
+        inline = self.inline_runner
         if inline is not None:
             inline.run()
-        self.broker.deliver_lanes()
+        self.broker.deliver_batches()
         if self.flush_interval_s <= 0:
             self.broker.flush()
         elif self.broker.outgoing.frames:
             if not self.is_flush_due:
                 self.is_flush_due = True
-                self.loop.call_later(self.flush_interval_s, self._flush_timed)
+                self.loop.call_later(self.flush_interval_s, self._flush_after_interval)
         else:  # caps have flushed it all: what they found is acted on
             self.broker.flush()
         if inline is not None:
-            inline.run_deferred()  # behind the answers to everybody else
+            inline.run_deferred_sockets()  # behind the answers to everybody else
 
-    def _flush_timed(self) -> None:
+    def _flush_after_interval(self) -> None:
         self.is_flush_due = False
         self.broker.flush()
 
-    def _is_dirty(self) -> bool:
+    def _has_work(self) -> bool:
         broker = self.broker
-        if self.unread or broker.dirty_lanes or (broker.outgoing.frames and not self.is_flush_due):
+        if (
+            self.deferred_connections
+            or broker.dirty_worker_queues
+            or (broker.outgoing.frames and not self.is_flush_due)
+        ):
             return True
-        inline = self.inline
-        return inline is not None and (len(inline.worker_queue.inline_sockets) > 0 or len(inline.deferred) > 0)
+        inline = self.inline_runner
+        return inline is not None and (len(inline.worker_queue.inline_sockets) > 0 or len(inline.deferred_sockets) > 0)
 
     # Time. ------------------------------------------------------------------------------------------------------
 
-    def tick(self) -> None:
+    def advance_timers(self) -> None:
         """One tick of the wheel; re-arms itself until `stop`."""
         if self.is_stopped and self.count == 0:
             return
-        self.loop.call_later(self.tick_s, self.tick)
+        self.loop.call_later(self.tick_s, self.advance_timers)
         failure: Exception | None = None
-        for socket in self.timer_wheel.advance():
+        for socket in self.timer_wheel.advance_tick():
             try:
                 cast(Connection, socket).on_timer()
             except Exception as error:  # the others' deadlines must not be lost with it
@@ -219,7 +223,7 @@ class Connections(Waker):
 
     # Stopping. --------------------------------------------------------------------------------------------------
 
-    def close_some(self, limit: int, code: int, reason: str) -> int:
+    def close_oldest_sockets(self, limit: int, code: int, reason: str) -> int:
         """Begins to close up to `limit` sockets, oldest first; returns how many are left open. For a paced shutdown."""
         broker = self.broker
         chosen: list[Socket] = []
@@ -235,7 +239,7 @@ class Connections(Waker):
         """Admits nobody from here on; the clock stops with the last connection."""
         self.is_stopped = True
 
-    def abort_all(self) -> int:
+    def abort_connections(self) -> int:
         """Drops every connection that is still there; returns how many."""
         dropped = 0
         for slot in self.timer_wheel.slots:

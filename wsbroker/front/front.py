@@ -34,7 +34,7 @@ from wsbroker.http.messages import Accept, HttpResponse
 from wsbroker.http.targets import escape_text, means_websocket, split_target
 from wsbroker.settings.addresses import Address, BindAddress
 from wsbroker.settings.config import Config
-from wsbroker.websocket.handshake import Upgrade, check_upgrade, offers_websocket, response_head
+from wsbroker.websocket.handshake import Upgrade, check_upgrade, encode_response_head, offers_websocket
 
 log: Final = GuardedLog(__name__)
 
@@ -476,7 +476,9 @@ class Front(Generic[OpeningConnectionT]):
 
         Not their names: some clients offer a token among them, for a browser lets them set no other header.
         """
-        self.rate_limited_log.warn_of_kind(NO_SUBPROTOCOL, NO_SUBPROTOCOL, door.remote, len(upgrade.offered))
+        self.rate_limited_log.warn_of_kind(
+            NO_SUBPROTOCOL, NO_SUBPROTOCOL, door.remote, len(upgrade.offered_subprotocols)
+        )
 
     async def _ask(
         self, door: HttpConnection, message: RawRequestMessage, connection: OpeningConnectionT, lane_index: int
@@ -496,11 +498,11 @@ class Front(Generic[OpeningConnectionT]):
     ) -> None:
         chosen = upgrade.subprotocol
         if accept is None:
-            head = response_head(upgrade)
+            head = encode_response_head(upgrade)
         else:
             chosen = accept.subprotocol or chosen
-            head = response_head(upgrade, chosen, accept.headers.pairs)
-        if upgrade.offered and chosen is None:
+            head = encode_response_head(upgrade, chosen, accept.headers.pairs)
+        if upgrade.offered_subprotocols and chosen is None:
             self._warn_of_subprotocols(door, upgrade)
         self._end_opening(door)
         self._forget(door)

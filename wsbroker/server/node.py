@@ -18,7 +18,7 @@ from typing import Final, cast
 from wsbroker.broker.limits import DISCONNECT, DROP_NEW, DROP_OLD, Limits
 from wsbroker.connections.connection import Connection
 from wsbroker.connections.connections import Connections
-from wsbroker.connections.connections import Settings as SocketSettings
+from wsbroker.connections.connections import ConnectionSettings as SocketSettings
 from wsbroker.connections.inline_runner import InlineRunner
 from wsbroker.front.front import Front
 from wsbroker.guarded_log import GuardedLog
@@ -79,14 +79,14 @@ class Node:
         port.set_default(self.local_port)
         forks.in_child(self._become_child)
         try:
-            self.broker.deliver = self.pool.post
+            self.broker.deliver_batch = self.pool.post
             await self.pool.start()
             self._wire_inline()
             self.addresses = await self.front.listen(addresses)
         except BaseException:
             await self.close(FAILED_START_STOP_S)
             raise
-        self.connections.tick()
+        self.connections.advance_timers()
         self._warn()
 
     def _wire_inline(self) -> None:
@@ -111,7 +111,7 @@ class Node:
         runtime.is_behind = lambda: runner.is_behind
         runtime.drop_waiting = runner.drop_waiting
         inline.handled_count = lambda: runner.handled
-        self.connections.inline = runner
+        self.connections.inline_runner = runner
 
     async def reload(self) -> None:
         """Exchanges the workers for new ones with the code as it is now; raises as `Pool.reload`."""
@@ -127,8 +127,8 @@ class Node:
         # Requests in flight need the workers; half of the time is theirs, the rest is for the handlers' end.
         await asyncio.gather(self._close_sockets(deadline), self.front.stop(timeout_s / 2))
         await self.pool.stop(max(0.0, deadline - time.monotonic()))
-        self.connections.inline = None  # no handler runs behind `handle_worker_stop`
-        dropped = self.connections.abort_all()
+        self.connections.inline_runner = None  # no handler runs behind `handle_worker_stop`
+        dropped = self.connections.abort_connections()
         if dropped:
             logger.info("connections dropped count=%d", dropped)
             await asyncio.sleep(0)
@@ -149,16 +149,18 @@ class Node:
                 if transport is not None:
                     found.append(transport.get_extra_info("socket").fileno())
         forks.replace(found)
-        if self.connections.inline is not None:
-            self.connections.inline.notice_s = (
+        if self.connections.inline_runner is not None:
+            self.connections.inline_runner.notice_s = (
                 -math.inf
             )  # it tells of the handler's end then, where the child is to end
         signal.set_wakeup_fd(-1)  # a signal of the child would wake the server's loop
 
     async def _close_sockets(self, deadline: float) -> None:
-        while self.connections.close_some(CLOSE_BATCH, 1001, "server shutdown") and time.monotonic() < deadline:
+        while (
+            self.connections.close_oldest_sockets(CLOSE_BATCH, 1001, "server shutdown") and time.monotonic() < deadline
+        ):
             await asyncio.sleep(CLOSE_PAUSE_S)
-        self.connections.close_some(1 << 60, 1001, "server shutdown")  # out of time: all at once
+        self.connections.close_oldest_sockets(1 << 60, 1001, "server shutdown")  # out of time: all at once
         limit = min(deadline, time.monotonic() + self.config.close_timeout)
         while self.connections.count and time.monotonic() < limit:
             await asyncio.sleep(POLL_S)
@@ -207,8 +209,8 @@ class Node:
     def _give_memory_back(self) -> None:
         outgoing, front = self.broker.outgoing, self.front
         held = int(outgoing.waiting_bytes) + front.request_bytes + front.answer_bytes
-        peak = int(outgoing.peak_bytes) + front.peak_request_bytes + front.peak_answer_bytes
-        outgoing.peak_bytes = outgoing.waiting_bytes
+        peak = int(outgoing.peak_waiting_bytes) + front.peak_request_bytes + front.peak_answer_bytes
+        outgoing.peak_waiting_bytes = outgoing.waiting_bytes
         front.peak_request_bytes = front.request_bytes
         front.peak_answer_bytes = front.answer_bytes
         self._memory_release.observe(held, peak, time.monotonic())
@@ -219,7 +221,7 @@ class Node:
         return {
             "sockets": len(self.broker.sockets),
             "connections": self.connections.count,
-            "channels": len(self.broker.table),
+            "channels": len(self.broker.channels_by_name),
             "sockets_opened": counters.sockets_opened,
             "sockets_closed": counters.sockets_closed,
             "messages_received": counters.messages_received,
@@ -234,7 +236,7 @@ class Node:
             "commands_refused": counters.commands_refused,
             "inboxes_full": counters.inboxes_full,
             "mailboxes_full": counters.mailboxes_full,
-            "timers": int(self.connections.timer_wheel.count),
+            "timers": int(self.connections.timer_wheel.timer_count),
             "http_connections": len(self.front.http_connections),
             "request_bytes": self.front.request_bytes,
             "requests_shed": self.front.requests_shed,

@@ -56,7 +56,7 @@ def is_sendable(code: int) -> bool:
     return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
 
 
-def is_valid_received(code: int) -> bool:
+def is_receivable(code: int) -> bool:
     """Whether a Close frame from a client may carry this code; any other is a protocol error (1002).
 
     The rule for both directions is the same: what may stand in a frame.

@@ -1,6 +1,6 @@
 """The client's bytes become messages, pings, pongs and closes; whatever RFC 6455 forbids becomes one FAILED.
 
-Pull style: `receive` takes what was read, `next_event` says what comes next, so that the caller may stop after some
+Pull style: `receive_data` takes what was read, `next_event` says what comes next, so that the caller may stop after some
 frames and go on in a later turn. 112 bytes while nothing waits; everything else is made when a message arrives in
 pieces and dropped with its end. Between two messages (`is_idle`) it knows nothing of its connection and may go on with
 any other.
@@ -8,7 +8,7 @@ any other.
 What waits, and its bound: a frame that has begun goes into its message as it arrives (checked against
 `max_message_size` when its header is seen), so at most `max_message_size` bytes, in one growing buffer whatever the
 number of fragments (empty ones leave no trace; the buffer's capacity may be twice its content); the start of a header
-or control frame, at most 130 bytes; and what the caller has given but not yet asked for (`buffered`, the caller's
+or control frame, at most 130 bytes; and what the caller has given but not yet asked for (`buffered_bytes`, the caller's
 to bound).
 """
 
@@ -17,7 +17,7 @@ from typing import Final, final
 from librt.strings import BytesWriter, read_i64_be
 from mypy_extensions import i32, i64, mypyc_attr
 
-from wsbroker.websocket.closing import INVALID_TEXT, MESSAGE_TOO_BIG, NO_STATUS, PROTOCOL_ERROR, is_valid_received
+from wsbroker.websocket.closing import INVALID_TEXT, MESSAGE_TOO_BIG, NO_STATUS, PROTOCOL_ERROR, is_receivable
 from wsbroker.websocket.frames import BINARY as BINARY
 from wsbroker.websocket.frames import CLOSE as CLOSE
 from wsbroker.websocket.frames import CONTINUATION, MAX_CONTROL_BYTES
@@ -29,14 +29,14 @@ from wsbroker.websocket.utf8 import Utf8Validator, decode_utf8
 
 # Events. Those that bring a payload have the number of their opcode, so that there is one set of names.
 NEED_DATA: Final = 0
-"""Nothing more can be decoded before the next `Decoder.receive` (or ever, after CLOSE and FAILED)."""
+"""Nothing more can be decoded before the next `Decoder.receive_data` (or ever, after CLOSE and FAILED)."""
 FAILED: Final = 16
-"""The client broke the protocol: close with `Decoder.code` and `Decoder.reason`."""
+"""The client broke the protocol: close with `Decoder.close_code` and `Decoder.close_reason`."""
 FRAGMENTS: Final = 17
-"""Nothing to act on: many fragments were taken in and there may be more, so look at your budget (`Decoder.frames`)."""
+"""Nothing to act on: many fragments were taken in and there may be more, so look at your budget (`Decoder.frame_count`)."""
 
-_GO_ON: Final = -1  # an inner step that brought no event
-_FRAGMENTS_IN_A_ROW: Final = 64  # then the caller has its turn
+_NO_EVENT: Final = -1  # an inner step that brought no event
+_MAX_FRAGMENTS_PER_CALL: Final = 64  # then the caller has its turn
 _MAX_TAIL_BYTES: Final = 6 + MAX_CONTROL_BYTES  # the longest start of a frame that waits as it came
 
 
@@ -52,8 +52,8 @@ class Decoder:
     TEXT         `text`, `size`
     BINARY       `data`, `size`
     PING, PONG   `data`, `size`
-    CLOSE        `code` (1005: the frame was empty), `reason`, `size`
-    FAILED       `code` (1002, 1007 or 1009), `reason` for our own Close
+    CLOSE        `close_code` (1005: the frame was empty), `close_reason`, `size`
+    FAILED       `close_code` (1002, 1007 or 1009), `close_reason` for our own Close
     FRAGMENTS    –
     ===========  =======================================================
 
@@ -70,21 +70,21 @@ class Decoder:
     def __init__(self, max_message_size: int) -> None:
         self.text = ""
         self.data = b""
-        self.size: i64 = 0
-        self.reason = ""
-        self.frames: i64 = 0
+        self.payload_bytes: i64 = 0
+        self.close_reason = ""
+        self.frame_count: i64 = 0
         self._max_message_size: i64 = max_message_size
         self._buffer = b""
         self._position: i64 = 0  # up to here `_buffer` is decoded: nothing is cut off it frame by frame
-        self._later: BytesWriter | None = None  # what came while `_buffer` was not used up
-        self._message: _Message | None = None
-        self.code: i32 = 0  # beside the flag, with which it shares eight bytes
-        self._is_over = False
+        self._later_data: BytesWriter | None = None  # what came while `_buffer` was not used up
+        self._message: _PartialMessage | None = None
+        self.close_code: i32 = 0  # beside the flag, with which it shares eight bytes
+        self._is_stopped = False
 
     @property
-    def buffered(self) -> i64:
+    def buffered_bytes(self) -> i64:
         """Bytes received and not yet decoded. What has been taken into an unfinished message is not counted."""
-        later = self._later
+        later = self._later_data
         waiting: i64 = len(self._buffer) - self._position
         if later is not None:
             waiting += len(later)
@@ -93,17 +93,17 @@ class Decoder:
     @property
     def is_idle(self) -> bool:
         """Whether nothing has been received that is not decoded, and no message has begun."""
-        return len(self._buffer) == 0 and self._later is None and self._message is None and not self._is_over
+        return len(self._buffer) == 0 and self._later_data is None and self._message is None and not self._is_stopped
 
-    def receive(self, data: bytes) -> None:
+    def receive_data(self, data: bytes) -> None:
         """Takes the next bytes from the client.
 
         Cost: O(1) when all before them is decoded. Otherwise they are copied twice before they are decoded, however
         many calls they came in.
         """
-        if self._is_over:
+        if self._is_stopped:
             return
-        later = self._later
+        later = self._later_data
         if later is not None:
             later.write(data)
             return
@@ -117,7 +117,7 @@ class Decoder:
         else:
             later = BytesWriter()
             later.write(data)
-            self._later = later
+            self._later_data = later
 
     def drop_decoded(self) -> None:
         """Gives back the memory of what is decoded, where decoding may pause for long. Cost: a copy of the rest."""
@@ -128,25 +128,25 @@ class Decoder:
     def next_event(self) -> int:
         """Decodes up to the next event and returns it; see the class for what it brings.
 
-        Fragments are taken in without an event, so one call may use up many frames (`frames` counts them); so that a
+        Fragments are taken in without an event, so one call may use up many frames (`frame_count` counts them); so that a
         flood of empty ones (40,000 in a read, 60 ns each) cannot keep the caller, FRAGMENTS comes after every 64.
 
         Cost: 110 ns for a text of 64 B, 60 for a binary one (benchmarks/test_websocket.py). Never raises, whatever the
         client sent.
         """
-        last: i64 = self.frames + _FRAGMENTS_IN_A_ROW
+        last: i64 = self.frame_count + _MAX_FRAGMENTS_PER_CALL
         while True:
             message = self._message
-            if message is not None and message.missing > 0:
-                event = self._take_piece(message)
+            if message is not None and message.missing_bytes > 0:
+                event = self._decode_payload_piece(message)
             else:
-                event = self._take_frame()
-            if event != _GO_ON:
+                event = self._decode_frame()
+            if event != _NO_EVENT:
                 return event
-            if self.frames >= last:
+            if self.frame_count >= last:
                 return FRAGMENTS
 
-    def _take_frame(self) -> int:
+    def _decode_frame(self) -> int:
         """One frame from its first byte on: a whole message, a control frame, or the start of a longer payload.
 
         Source: RFC 6455 section 5.2.
@@ -155,189 +155,189 @@ class Decoder:
         at: i64 = self._position
         available: i64 = len(buffer) - at
         if available < 2:
-            return self._wait()
+            return self._refill_or_need_data()
         first: i64 = buffer[at]
         length: i64 = buffer[at + 1]
         if first & 0x70:  # "MUST be 0 unless an extension is negotiated"; permessage-deflate will take the first
-            return self._fail(PROTOCOL_ERROR, "reserved bits are set")
+            return self._fail_connection(PROTOCOL_ERROR, "reserved bits are set")
         if length < 0x80:  # section 5.1: "a client MUST mask all frames"
-            return self._fail(PROTOCOL_ERROR, "frame is not masked")
+            return self._fail_connection(PROTOCOL_ERROR, "frame is not masked")
         length -= 0x80
         if first & 0x08:
-            return self._take_control(first, length)
+            return self._decode_control_frame(first, length)
         # "The minimal number of bytes MUST be used": said to senders. A longer form has one meaning and does no harm,
         # other servers in Python let it in and Autobahn has no case for it: refusing it would only lose clients.
         head: i64 = 6
         if length == 126:
             if available < 8:
-                return self._wait()
+                return self._refill_or_need_data()
             high: i64 = buffer[at + 2]
             low: i64 = buffer[at + 3]
             length = (high << 8) | low
             head = 8
         elif length == 127:
             if available < 14:
-                return self._wait()
+                return self._refill_or_need_data()
             length = read_i64_be(buffer, at + 2)
             if length < 0:  # "the most significant bit MUST be 0"
-                return self._fail(PROTOCOL_ERROR, "length has its top bit set")
+                return self._fail_connection(PROTOCOL_ERROR, "length has its top bit set")
             head = 14
         elif available < 6:
-            return self._wait()
+            return self._refill_or_need_data()
 
         opcode: i64 = first & 0x0F
         if opcode > BINARY:
-            return self._fail(PROTOCOL_ERROR, "reserved opcode")
+            return self._fail_connection(PROTOCOL_ERROR, "reserved opcode")
         message = self._message
         if message is None:
             if opcode == CONTINUATION:
-                return self._fail(PROTOCOL_ERROR, "continuation of nothing")
+                return self._fail_connection(PROTOCOL_ERROR, "continuation of nothing")
             if length > self._max_message_size:
-                return self._fail(MESSAGE_TOO_BIG, "message is too big")
+                return self._fail_connection(MESSAGE_TOO_BIG, "message is too big")
             if first & 0x80 and available - head >= length:
                 self._position = at + head + length
-                self.frames += 1
+                self.frame_count += 1
                 payload = unmask(buffer, at + head, length, read_key(buffer, at + head - 4))
-                return self._give_message(opcode == TEXT, payload)
-            message = _Message(opcode == TEXT)
+                return self._complete_message(opcode == TEXT, payload)
+            message = _PartialMessage(opcode == TEXT)
             self._message = message
         else:
             if opcode != CONTINUATION:
-                return self._fail(PROTOCOL_ERROR, "new message inside a fragmented one")
-            if length > self._max_message_size - message.size:
-                return self._fail(MESSAGE_TOO_BIG, "message is too big")
+                return self._fail_connection(PROTOCOL_ERROR, "new message inside a fragmented one")
+            if length > self._max_message_size - message.received_bytes:
+                return self._fail_connection(MESSAGE_TOO_BIG, "message is too big")
         self._position = at + head
-        message.is_ending = first & 0x80 != 0
-        message.missing = length
-        message.key = read_key(buffer, at + head - 4)
-        return self._take_piece(message)
+        message.is_final_frame = first & 0x80 != 0
+        message.missing_bytes = length
+        message.mask_key = read_key(buffer, at + head - 4)
+        return self._decode_payload_piece(message)
 
-    def _take_piece(self, message: "_Message") -> int:
+    def _decode_payload_piece(self, message: "_PartialMessage") -> int:
         """What is there of a payload that did not come whole, or that is a fragment."""
         at: i64 = self._position
         piece_size: i64 = len(self._buffer) - at
-        if piece_size > message.missing:
-            piece_size = message.missing
+        if piece_size > message.missing_bytes:
+            piece_size = message.missing_bytes
         if piece_size > 0:
             self._position = at + piece_size
-            if not message.add(unmask(self._buffer, at, piece_size, message.key)):
-                return self._fail(INVALID_TEXT, "text is not UTF-8")
-        if message.missing > 0:
-            return self._wait()
-        self.frames += 1
-        if not message.is_ending:
-            return _GO_ON
+            if not message.add_piece(unmask(self._buffer, at, piece_size, message.mask_key)):
+                return self._fail_connection(INVALID_TEXT, "text is not UTF-8")
+        if message.missing_bytes > 0:
+            return self._refill_or_need_data()
+        self.frame_count += 1
+        if not message.is_final_frame:
+            return _NO_EVENT
         self._message = None
-        return self._give_message(message.validator is not None, message.body.getvalue())
+        return self._complete_message(message.validator is not None, message.body.getvalue())
 
-    def _give_message(self, is_text: bool, payload: bytes) -> int:
-        self.size = len(payload)
+    def _complete_message(self, is_text: bool, payload: bytes) -> int:
+        self.payload_bytes = len(payload)
         if not is_text:
             self.data = payload
             return BINARY
         text = decode_utf8(payload)
         if text is None:
-            return self._fail(INVALID_TEXT, "text is not UTF-8")
+            return self._fail_connection(INVALID_TEXT, "text is not UTF-8")
         self.text = text
         return TEXT
 
-    def _take_control(self, first: i64, length: i64) -> int:
+    def _decode_control_frame(self, first: i64, length: i64) -> int:
         """A control frame, which waits until it is whole.
 
         Source: RFC 6455 section 5.5.
         """
         opcode: i64 = first & 0x0F
         if opcode > PONG:
-            return self._fail(PROTOCOL_ERROR, "reserved opcode")
+            return self._fail_connection(PROTOCOL_ERROR, "reserved opcode")
         if first & 0x80 == 0:
-            return self._fail(PROTOCOL_ERROR, "control frame is fragmented")
+            return self._fail_connection(PROTOCOL_ERROR, "control frame is fragmented")
         if length > MAX_CONTROL_BYTES:
-            return self._fail(PROTOCOL_ERROR, "control frame is too long")
+            return self._fail_connection(PROTOCOL_ERROR, "control frame is too long")
         buffer = self._buffer
         at: i64 = self._position
         end: i64 = at + 6 + length
         if end > len(buffer):
-            return self._wait()
+            return self._refill_or_need_data()
         payload = unmask(buffer, at + 6, length, read_key(buffer, at + 2))
         self._position = end
-        self.frames += 1
-        self.size = length
+        self.frame_count += 1
+        self.payload_bytes = length
         if opcode == CLOSE:
-            return self._take_close(payload)
+            return self._decode_close(payload)
         self.data = payload
         return PING if opcode == PING else PONG
 
-    def _take_close(self, payload: bytes) -> int:
+    def _decode_close(self, payload: bytes) -> int:
         """The code and the reason of a Close frame.
 
         Source: RFC 6455 sections 5.5.1, 7.1.5 and 7.4.
         """
         if len(payload) == 0:
-            self._end(NO_STATUS, "")
+            self._stop_decoding(NO_STATUS, "")
             return CLOSE
         if len(payload) == 1:
-            return self._fail(PROTOCOL_ERROR, "close code has one byte")
+            return self._fail_connection(PROTOCOL_ERROR, "close code has one byte")
         code = (payload[0] << 8) | payload[1]
-        if not is_valid_received(code):
-            return self._fail(PROTOCOL_ERROR, "close code is not allowed")
+        if not is_receivable(code):
+            return self._fail_connection(PROTOCOL_ERROR, "close code is not allowed")
         reason = decode_utf8(payload[2:])
         if reason is None:
-            return self._fail(INVALID_TEXT, "close reason is not UTF-8")
-        self._end(code, reason)
+            return self._fail_connection(INVALID_TEXT, "close reason is not UTF-8")
+        self._stop_decoding(code, reason)
         return CLOSE
 
-    def _wait(self) -> int:
+    def _refill_or_need_data(self) -> int:
         """Nothing more to take from the buffer: goes on with what came later, or says so and lets go of memory."""
         tail = b""
         if self._position < len(self._buffer):
             tail = self._buffer[self._position :]  # not the whole read for the sake of a few bytes
         self._position = 0
-        later = self._later
+        later = self._later_data
         if later is not None:
             self._buffer = tail + later.getvalue()
-            self._later = None
-            return _GO_ON
+            self._later_data = None
+            return _NO_EVENT
         self._buffer = tail
         self.text = ""
         self.data = b""
         return NEED_DATA
 
-    def _fail(self, code: int, reason: str) -> int:
-        self._end(code, reason)
+    def _fail_connection(self, code: int, reason: str) -> int:
+        self._stop_decoding(code, reason)
         return FAILED
 
-    def _end(self, code: int, reason: str) -> None:
+    def _stop_decoding(self, code: int, reason: str) -> None:
         """After this event there is none."""
-        self.code = i32(code)
-        self.reason = reason
-        self._is_over = True
+        self.close_code = i32(code)
+        self.close_reason = reason
+        self._is_stopped = True
         self._buffer = b""
         self._position = 0
-        self._later = None
+        self._later_data = None
         self._message = None
 
 
 @final
 @mypyc_attr(acyclic=True)
-class _Message:
+class _PartialMessage:
     """A message of which some is still missing: a part of a frame, or further fragments."""
 
     def __init__(self, is_text: bool) -> None:
         self.validator = Utf8Validator() if is_text else None
         self.body = BytesWriter()
-        self.size: i64 = 0  # of the payload so far
-        self.missing: i64 = 0  # of the current frame
-        self.key: i64 = 0  # for the next byte of the current frame
-        self.is_ending = False  # whether the current frame is the last one
+        self.received_bytes: i64 = 0  # of the payload so far
+        self.missing_bytes: i64 = 0  # of the current frame
+        self.mask_key: i64 = 0  # for the next byte of the current frame
+        self.is_final_frame = False  # whether the current frame is the last one
 
-    def add(self, piece: bytes) -> bool:
+    def add_piece(self, piece: bytes) -> bool:
         """Takes the next unmasked bytes of the current frame; False: the text is wrong."""
         validator = self.validator
         if validator is not None and not validator.feed(piece):
             return False
         size: i64 = len(piece)
         self.body.write(piece)
-        self.size += size
-        self.missing -= size
-        self.key = rotate_key(self.key, size)
+        self.received_bytes += size
+        self.missing_bytes -= size
+        self.mask_key = rotate_key(self.mask_key, size)
         return True

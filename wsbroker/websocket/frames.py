@@ -77,10 +77,10 @@ def encode_close(code: int, reason: str) -> bytes:
         return encode_frame(CLOSE, b"")
     if not 0 < code < 65536:
         raise ValueError(f"a close code has 16 bits, {code} does not fit")
-    return encode_frame(CLOSE, code.to_bytes(2, "big") + _cut(reason.encode("utf-8", "replace")))
+    return encode_frame(CLOSE, code.to_bytes(2, "big") + _truncate_reason(reason.encode("utf-8", "replace")))
 
 
-def _cut(reason: bytes) -> bytes:
+def _truncate_reason(reason: bytes) -> bytes:
     """The longest start of a UTF-8 text that fits a Close frame and ends with a whole character."""
     if len(reason) <= MAX_REASON_BYTES:
         return reason

@@ -15,18 +15,20 @@ from mypy_extensions import mypyc_attr
 
 from wsbroker.errors import HandshakeError
 
-VERSION: Final = "13"
+WEBSOCKET_VERSION: Final = "13"
 ANY_ORIGIN: Final = "*"
 
-OTHER_HOST: Final = (
+ORIGIN_OF_OTHER_HOST: Final = (
     "this origin is not allowed: the Origin header does not name the host that the request goes to "
     "(a proxy must pass the Host header on; the server's setting allowed_origins lists other origins)"
 )
-NOT_LISTED: Final = "this origin is not allowed: the server's setting allowed_origins does not list the Origin header"
+ORIGIN_NOT_LISTED: Final = (
+    "this origin is not allowed: the server's setting allowed_origins does not list the Origin header"
+)
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _WHITESPACE: Final = " \t"
-_FIELDS: Final = frozenset(
+_RELEVANT_FIELDS: Final = frozenset(
     (
         *("host", "upgrade", "connection", "origin", "content-length", "transfer-encoding"),
         *("sec-websocket-key", "sec-websocket-version", "sec-websocket-protocol"),
@@ -34,7 +36,7 @@ _FIELDS: Final = frozenset(
 )
 _NO_VALUES: Final[list[str]] = []
 # 16 bytes in base64: 21 characters, one that carries two bits more, and the padding.
-_KEY: Final = re.compile(r"[A-Za-z0-9+/]{22}==")
+_KEY_PATTERN: Final = re.compile(r"[A-Za-z0-9+/]{22}==")
 _HOST: Final = re.compile(r"[^\s/?#@,:\\][^\s/?#@,\\]*")
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 
@@ -53,10 +55,10 @@ class Upgrade:
     def __init__(self, accept: str, subprotocol: str | None, offered: list[str]) -> None:
         self.accept_key = accept
         self.subprotocol = subprotocol
-        self.offered = offered
+        self.offered_subprotocols = offered
 
 
-def accept_key(key: str) -> str:
+def compute_accept_key(key: str) -> str:
     """Returns the Sec-WebSocket-Accept for a Sec-WebSocket-Key (RFC 6455 section 4.2.2, item 5.4)."""
     digest = hashlib.sha1(key.encode("latin-1") + _GUID, usedforsecurity=False).digest()
     return base64.b64encode(digest).decode("ascii")
@@ -64,7 +66,7 @@ def accept_key(key: str) -> str:
 
 def offers_websocket(headers: list[tuple[str, str]]) -> bool:
     """Whether a request means to become a WebSocket: its Upgrade field names it. `check_upgrade` says if it may."""
-    return _has_token(_fields(headers).get("upgrade", _NO_VALUES), "websocket")
+    return _has_token(_group_fields(headers).get("upgrade", _NO_VALUES), "websocket")
 
 
 def check_upgrade(
@@ -98,8 +100,8 @@ def check_upgrade(
         raise HandshakeError(405, "a WebSocket is opened with GET", (("Allow", "GET"),))
     if version_major < 1 or (version_major == 1 and version_minor < 1):
         raise HandshakeError(400, "a WebSocket needs HTTP/1.1")
-    fields = _fields(headers)
-    host = _only(fields, "Host")
+    fields = _group_fields(headers)
+    host = _get_single_value(fields, "Host")
     if _HOST.fullmatch(host) is None:
         raise HandshakeError(400, "the Host field does not name a host")
     if not _has_token(fields.get("upgrade", _NO_VALUES), "websocket"):
@@ -107,8 +109,8 @@ def check_upgrade(
     if not _has_token(fields.get("connection", _NO_VALUES), "upgrade"):
         raise HandshakeError(400, "the Connection field does not name upgrade")
     _check_version(fields.get("sec-websocket-version", _NO_VALUES))
-    key = _only(fields, "Sec-WebSocket-Key")
-    if _KEY.fullmatch(key) is None:
+    key = _get_single_value(fields, "Sec-WebSocket-Key")
+    if _KEY_PATTERN.fullmatch(key) is None:
         raise HandshakeError(400, "the Sec-WebSocket-Key field is not 16 bytes in base64")
     if _announces_body(fields):
         raise HandshakeError(400, "a request for a WebSocket has no body")
@@ -116,12 +118,14 @@ def check_upgrade(
     offered = _NO_VALUES
     chosen: str | None = None
     if "sec-websocket-protocol" in fields:
-        offered = [offer for offer in _items(fields["sec-websocket-protocol"]) if offer]
+        offered = [offer for offer in _split_list(fields["sec-websocket-protocol"]) if offer]
         chosen = _choose_subprotocol(offered, subprotocols)
-    return Upgrade(accept_key(key), chosen, offered)
+    return Upgrade(compute_accept_key(key), chosen, offered)
 
 
-def response_head(upgrade: Upgrade, subprotocol: str | None = None, headers: tuple[tuple[str, str], ...] = ()) -> bytes:
+def encode_response_head(
+    upgrade: Upgrade, subprotocol: str | None = None, headers: tuple[tuple[str, str], ...] = ()
+) -> bytes:
     """Returns the whole 101 response (RFC 6455 section 4.2.2, item 5).
 
     Args:
@@ -143,7 +147,7 @@ def response_head(upgrade: Upgrade, subprotocol: str | None = None, headers: tup
     return (head + "\r\n").encode()
 
 
-def _fields(headers: list[tuple[str, str]]) -> dict[str, list[str]]:
+def _group_fields(headers: list[tuple[str, str]]) -> dict[str, list[str]]:
     """All values of the fields that matter here, in order, by the fields' lower-case names.
 
     One pass: looking each field up in the list made a check of 16 fields take 21 µs instead of 6.
@@ -151,7 +155,7 @@ def _fields(headers: list[tuple[str, str]]) -> dict[str, list[str]]:
     fields: dict[str, list[str]] = {}
     for name, value in headers:
         name = name.lower()
-        if name in _FIELDS:
+        if name in _RELEVANT_FIELDS:
             if name in fields:
                 fields[name].append(value.strip(_WHITESPACE))
             else:
@@ -159,7 +163,7 @@ def _fields(headers: list[tuple[str, str]]) -> dict[str, list[str]]:
     return fields
 
 
-def _only(fields: dict[str, list[str]], name: str) -> str:
+def _get_single_value(fields: dict[str, list[str]], name: str) -> str:
     """The value of a field that must be there exactly once."""
     values = fields.get(name.lower(), _NO_VALUES)
     if len(values) != 1:
@@ -167,14 +171,14 @@ def _only(fields: dict[str, list[str]], name: str) -> str:
     return values[0]
 
 
-def _items(values: list[str]) -> list[str]:
+def _split_list(values: list[str]) -> list[str]:
     """The items of a comma-separated list that may stand on several lines (RFC 9110 section 5.6.1)."""
     return [item.strip(_WHITESPACE) for value in values for item in value.split(",")]
 
 
 def _has_token(values: list[str], token: str) -> bool:
     """Whether a list field names a token, in any case."""
-    for item in _items(values):
+    for item in _split_list(values):
         if item.lower() == token:
             return True
     return False
@@ -188,8 +192,8 @@ def _check_version(versions: list[str]) -> None:
 
     Source: RFC 6455 section 4.2.2, item 4; RFC 9110 section 15.5.22 asks for Upgrade in the answer.
     """
-    if versions != [VERSION]:
-        fields = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", VERSION))
+    if versions != [WEBSOCKET_VERSION]:
+        fields = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", WEBSOCKET_VERSION))
         raise HandshakeError(426, "the Sec-WebSocket-Version field must be 13", fields)
 
 
@@ -211,9 +215,9 @@ def _check_origin(origins: list[str], host: str, allowed: tuple[str, ...] | None
     if allowed is None:
         accepted = _is_same_host(origins[0], host)
     else:
-        accepted = _is_listed(origins[0], allowed)
+        accepted = _is_allowed_origin(origins[0], allowed)
     if not accepted:
-        raise HandshakeError(403, OTHER_HOST if allowed is None else NOT_LISTED)
+        raise HandshakeError(403, ORIGIN_OF_OTHER_HOST if allowed is None else ORIGIN_NOT_LISTED)
 
 
 def _is_same_host(origin: str, host: str) -> bool:
@@ -222,22 +226,22 @@ def _is_same_host(origin: str, host: str) -> bool:
     # Only the web's schemes: app://localhost is another program's page, not one that this host served.
     if not separator or scheme not in _DEFAULT_PORTS:
         return False
-    return _without_default_port(authority) == _without_default_port(host.lower())
+    return _strip_default_port(authority) == _strip_default_port(host.lower())
 
 
-def _without_default_port(authority: str) -> str:
+def _strip_default_port(authority: str) -> str:
     return authority.removesuffix(":80").removesuffix(":443")
 
 
-def _is_listed(origin: str, allowed: tuple[str, ...]) -> bool:
-    wanted = _normal_origin(origin)
+def _is_allowed_origin(origin: str, allowed: tuple[str, ...]) -> bool:
+    wanted = _normalize_origin(origin)
     for entry in allowed:
-        if entry == ANY_ORIGIN or _normal_origin(entry) == wanted:
+        if entry == ANY_ORIGIN or _normalize_origin(entry) == wanted:
             return True
     return False
 
 
-def _normal_origin(origin: str) -> str:
+def _normalize_origin(origin: str) -> str:
     """An origin as browsers write it: lower case, no default port; a slash at the end of a setting is forgiven.
 
     ``file://`` names no host, so its slashes are not at the end of one.

@@ -35,7 +35,7 @@ class Utf8Validator:
         """
         if self._tail:
             piece = self._tail + piece
-        whole = len(piece) - _unfinished_bytes(piece)
+        whole = len(piece) - _count_unfinished_bytes(piece)
         if whole == len(piece):
             self._tail = _NOTHING
         else:
@@ -46,7 +46,7 @@ class Utf8Validator:
         return decode_utf8(piece) is not None
 
 
-def _unfinished_bytes(piece: bytes) -> int:
+def _count_unfinished_bytes(piece: bytes) -> int:
     """How many bytes at the end (0 to 3) begin a character without ending it."""
     size = len(piece)
     back = 1

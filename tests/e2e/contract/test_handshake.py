@@ -8,7 +8,7 @@ from e2e.contract.logs import SECRET, Log
 from e2e.contract.peers import KEY, request, text, upgrade
 from e2e.contract_kit import APPS, Clients, Refused, Running, Servers, doing, until
 from wsbroker.settings.config import WorkerKind
-from wsbroker.websocket.handshake import NOT_LISTED, OTHER_HOST
+from wsbroker.websocket.handshake import ORIGIN_NOT_LISTED, ORIGIN_OF_OTHER_HOST
 
 
 @pytest.fixture(params=["puppet", "echo"], ids=["open handler", "no open handler"], scope="module")
@@ -64,12 +64,12 @@ REFUSED = {
         400,
         "a request for a WebSocket has no body",
     ),
-    "another host's page": (upgrade("/", "Origin: https://evil.example"), 403, OTHER_HOST),
-    "a page of nobody": (upgrade("/", "Origin: null"), 403, OTHER_HOST),
+    "another host's page": (upgrade("/", "Origin: https://evil.example"), 403, ORIGIN_OF_OTHER_HOST),
+    "a page of nobody": (upgrade("/", "Origin: null"), 403, ORIGIN_OF_OTHER_HOST),
     "a page of the host that the Host field names, not the target": (
         upgrade("http://else.example/", "Origin: http://127.0.0.1"),
         403,
-        OTHER_HOST,
+        ORIGIN_OF_OTHER_HOST,
     ),
     "a fragment": (upgrade("/#x"), 400, "the request target has a fragment, which stays with the client"),
     "two origins": (
@@ -205,7 +205,7 @@ def test_only_allowed_origins_connect(
         else:
             with pytest.raises(Refused) as caught:
                 clients.connect(running, headers={"Origin": origin})
-            assert (caught.value.status, caught.value.body) == (403, f"{NOT_LISTED}\n")
+            assert (caught.value.status, caught.value.body) == (403, f"{ORIGIN_NOT_LISTED}\n")
 
 
 def test_a_refused_origin_is_logged_with_what_to_do(
@@ -215,16 +215,16 @@ def test_a_refused_origin_is_logged_with_what_to_do(
     for _ in range(2):
         with pytest.raises(Refused) as caught:
             clients.connect(running, "websockets", headers={"Origin": "https://evil.example"})
-        assert (caught.value.status, caught.value.body) == (403, f"{OTHER_HOST}\n")
+        assert (caught.value.status, caught.value.body) == (403, f"{ORIGIN_OF_OTHER_HOST}\n")
     for origin in ("x" * 1000, "\xe9\xa0\x9b[31m"):
         peer = clients.peer(running)
         peer.send(upgrade("/", f"Origin: {origin}"))
-        assert peer.answer().text == f"{OTHER_HOST}\n"
+        assert peer.answer().text == f"{ORIGIN_OF_OTHER_HOST}\n"
     lines = [line for line in log.text.splitlines() if "upgrade refused" in line]
     host = f"host='{running.authority}'"
     assert [line for line in lines if "evil" in line] == [
         "WARNING wsbroker.front.front: upgrade refused remote=127.0.0.1 status=403 origin='https://evil.example' "
-        f"{host}: {OTHER_HOST}"
+        f"{host}: {ORIGIN_OF_OTHER_HOST}"
     ]
     assert len(lines) == 3 and max(map(len, lines)) < 600 and all(line.isprintable() for line in lines)
 

@@ -18,7 +18,7 @@ class Deliveries:
 
     def __init__(self, broker: Broker) -> None:
         self.batches: list[tuple[int, Batch]] = []
-        broker.deliver = self
+        broker.deliver_batch = self
 
     def __call__(self, lane: int, batch: Batch) -> None:
         self.batches.append((lane, batch))
@@ -52,9 +52,9 @@ def test_unknown_ids_are_ignored_and_counted() -> None:
         assert broker.subscriptions(nobody) == []
         assert broker.queued_bytes(nobody) == 0
         assert not broker.is_open(nobody)
-        assert broker.token(nobody) is None
+        assert broker.get_token(nobody) is None
     assert broker.counters.unroutable == 4 * 5
-    assert broker.table == {}
+    assert broker.channels_by_name == {}
 
 
 def test_subscriptions_over_the_limit_are_refused_and_nothing_is_stored() -> None:
@@ -89,9 +89,9 @@ def test_a_copy_from_nobody_or_onto_itself_changes_nothing_and_makes_no_channel(
     broker.unsubscribe(socket.id, b"left")
     broker.copy_subscriptions(source, target)
     assert broker.subscribers(b"c") == [socket.id] and broker.channels() == [b"c"]
-    assert set(broker.table) == {b"c", b"left"}
+    assert set(broker.channels_by_name) == {b"c", b"left"}
     broker.flush()
-    assert set(broker.table) == {b"c"}
+    assert set(broker.channels_by_name) == {b"c"}
 
 
 def test_a_copy_leaves_out_and_counts_who_may_have_no_more_channels() -> None:
@@ -109,7 +109,7 @@ def test_a_copy_leaves_out_and_counts_who_may_have_no_more_channels() -> None:
     broker.subscribe(fits.id, b"other")
     broker.subscribe(both.id, b"other")
     broker.copy_subscriptions(b"from", b"to")
-    assert b"to" not in broker.table and broker.counters.subscriptions_refused == 4
+    assert b"to" not in broker.channels_by_name and broker.counters.subscriptions_refused == 4
 
 
 def test_who_is_copied_in_within_a_turn_gets_the_target_from_then_on() -> None:
@@ -143,7 +143,7 @@ def test_subscriptions_stand_in_the_order_of_subscribing_whichever_were_given_up
         elif broker.subscribe(socket.id, name):
             held.append(name)
         assert broker.subscriptions(socket.id) == held
-        assert (socket.more is None) == (len(held) < 2 or (socket.first is None and not held))
+        assert (socket.more_channels is None) == (len(held) < 2 or (socket.first_channel is None and not held))
 
 
 def test_a_socket_that_has_one_channel_left_keeps_no_table_for_it() -> None:
@@ -153,7 +153,7 @@ def test_a_socket_that_has_one_channel_left_keeps_no_table_for_it() -> None:
         broker.subscribe(socket.id, names[0])
         broker.subscribe(socket.id, names[1])
         broker.unsubscribe(socket.id, names[0])
-        assert socket.more is None and broker.subscriptions(socket.id) == [names[1]]
+        assert socket.more_channels is None and broker.subscriptions(socket.id) == [names[1]]
         broker.publish(names[1], names[1], ())
         broker.flush()
     assert socket.received == [b"b", b"c", b"a"]
@@ -161,7 +161,7 @@ def test_a_socket_that_has_one_channel_left_keeps_no_table_for_it() -> None:
 
 def test_the_turn_is_armed_once_however_much_happens_in_it() -> None:
     broker = a_broker()
-    waker = broker.waker
+    waker = broker.turn_scheduler
     assert isinstance(waker, CountingWaker)
     sockets = [connect(broker) for _ in range(5)]
     for socket in sockets:
@@ -182,9 +182,9 @@ def test_a_closed_socket_is_out_of_the_tables_at_once_and_told_once() -> None:
     assert not broker.is_open(socket.id)
     assert broker.subscriber_count(b"c") == 0
     broker.flush()
-    broker.deliver_lanes()
-    broker.lost(socket, 1006, "")
-    broker.deliver_lanes()
+    broker.deliver_batches()
+    broker.mark_connection_lost(socket, 1006, "")
+    broker.deliver_batches()
     closes = [event for event in told.events() if event[0] == events.CLOSE]
     assert closes == [(events.CLOSE, socket.id, b"token", 0, 4001, "go")]
     assert socket.received == [b"close"]
@@ -194,28 +194,28 @@ def test_a_closed_socket_is_out_of_the_tables_at_once_and_told_once() -> None:
 def test_a_socket_refused_before_the_101_leaves_nothing_behind() -> None:
     broker = a_broker(inline=False)
     told = Deliveries(broker)
-    socket = RecordingSocket(broker.next_id(), broker.worker_queues[0])
-    broker.register(socket)
+    socket = RecordingSocket(broker.allocate_socket_id(), broker.worker_queues[0])
+    broker.register_socket(socket)
     assert broker.subscribe(socket.id, b"c")
     broker.send(socket.id, "welcome")
     broker.flush()
     assert broker.queued_bytes(socket.id) > 0
     broker.discard_socket(socket)
-    broker.deliver_lanes()
+    broker.deliver_batches()
     assert told.events() == []
     assert socket.writes == []
-    assert broker.table == {} and broker.sockets == {}
+    assert broker.channels_by_name == {} and broker.sockets == {}
 
 
 def test_what_was_sent_before_the_101_goes_out_behind_it() -> None:
     broker = a_broker()
-    socket = RecordingSocket(broker.next_id(), broker.worker_queues[0])
-    broker.register(socket)
+    socket = RecordingSocket(broker.allocate_socket_id(), broker.worker_queues[0])
+    broker.register_socket(socket)
     broker.send(socket.id, "one")
     broker.flush()
     broker.send(socket.id, "two")
     assert socket.writes == []
-    broker.opened(socket)
+    broker.mark_socket_open(socket)
     broker.send(socket.id, "three")
     broker.flush()
     assert socket.received == [b"one", b"two", b"three"]
@@ -224,14 +224,14 @@ def test_what_was_sent_before_the_101_goes_out_behind_it() -> None:
 def test_a_socket_closed_while_it_opens_is_told_when_it_is_accepted() -> None:
     broker = a_broker(inline=False)
     told = Deliveries(broker)
-    socket = RecordingSocket(broker.next_id(), broker.worker_queues[0])
-    broker.register(socket)
+    socket = RecordingSocket(broker.allocate_socket_id(), broker.worker_queues[0])
+    broker.register_socket(socket)
     broker.close(socket.id, 4000, "no")
     broker.flush()
-    broker.deliver_lanes()
+    broker.deliver_batches()
     assert told.events() == []
-    broker.opened(socket)
-    broker.deliver_lanes()
+    broker.mark_socket_open(socket)
+    broker.deliver_batches()
     assert told.events() == [(events.CLOSE, socket.id, None, 0, 4000, "no")]
     assert socket.received == [b"close"]
     assert socket.finishes == 1
@@ -249,18 +249,18 @@ def test_messages_wait_in_their_inbox_while_the_worker_has_no_credit() -> None:
         receive(broker, one, b"one %06d" % number)
     receive(broker, other, b"other 0000")
     assert broker.counters.mailboxes_full == 3
-    broker.deliver_lanes()
+    broker.deliver_batches()
     assert [event[2] for event in told.events()] == [b"1st 000000", b"2nd 000000"]
     assert (broker.worker_queues[0].in_flight, broker.worker_queues[0].messages) == (2 * cost, 2)
     broker.apply(0, 0, [(commands.HANDLED, [(first.id, cost), (second.id, cost)])])
-    broker.deliver_lanes()
+    broker.deliver_batches()
     assert [event[2] for event in told.events()] == [b"one 000000", b"other 0000"]
     broker.apply(0, 0, [(commands.HANDLED, [(one.id, cost), (other.id, cost)])])
-    broker.deliver_lanes()
+    broker.deliver_batches()
     assert [event[2] for event in told.events()] == [b"one 000001"]
     broker.apply(0, 0, [(commands.HANDLED, [(one.id, cost)])])
     assert (broker.worker_queues[0].in_flight, broker.worker_queues[0].messages) == (0, 0)
-    assert one.unhandled == 0 and one.inbox is None
+    assert one.unhandled_bytes == 0 and one.inbox is None
 
 
 def test_a_new_message_does_not_pass_sockets_that_wait() -> None:
@@ -271,13 +271,13 @@ def test_a_new_message_does_not_pass_sockets_that_wait() -> None:
     receive(broker, first, b"1")
     receive(broker, waiting, b"x" * 500)
     receive(broker, late, b"3")  # there is credit for it, but not before its turn
-    broker.deliver_lanes()
+    broker.deliver_batches()
     assert [event[1] for event in told.events()] == [first.id]
     broker.apply(0, 0, [(commands.HANDLED, [(first.id, small)])])
-    broker.deliver_lanes()
+    broker.deliver_batches()
     assert [event[1] for event in told.events()] == [waiting.id]
     broker.apply(0, 0, [(commands.HANDLED, [(waiting.id, big)])])
-    broker.deliver_lanes()
+    broker.deliver_batches()
     assert [event[1] for event in told.events()] == [late.id]
 
 
@@ -288,14 +288,14 @@ def test_the_close_event_stays_behind_the_messages_that_wait() -> None:
     socket = connect(broker)
     receive(broker, socket, b"1")
     receive(broker, socket, b"2")
-    broker.lost(socket, 1006, "")
+    broker.mark_connection_lost(socket, 1006, "")
     assert socket.id in broker.worker_queues[0].closing  # whoever stops the worker waits for it
-    broker.deliver_lanes()
+    broker.deliver_batches()
     assert [event[0] for event in told.events()] == [events.MESSAGE]
     broker.apply(0, 0, [(commands.HANDLED, [(socket.id, cost)])])
-    broker.deliver_lanes()
+    broker.deliver_batches()
     broker.apply(0, 0, [(commands.HANDLED, [(socket.id, cost)])])
-    broker.deliver_lanes()
+    broker.deliver_batches()
     assert [event[0] for event in told.events()] == [events.MESSAGE, events.CLOSE]
     assert socket.id in broker.worker_queues[0].closing
     broker.apply(0, 0, [(commands.CLOSED, socket.id)])
@@ -323,12 +323,12 @@ def test_while_all_inboxes_hold_too_much_each_may_have_little() -> None:
     flood, other = connect(broker), connect(broker)
     for _ in range(29):
         receive(broker, flood, b"x" * 1000)
-    assert broker.inbox_limit() == 256 * 1024
+    assert broker.inbox_limit_bytes() == 256 * 1024
     receive(broker, other, b"x" * 1000)
-    assert (broker.inbox_limit(), broker.unhandled_bytes) == (SCARCE_INBOX_BYTES, 30 * cost)
+    assert (broker.inbox_limit_bytes(), broker.unhandled_bytes) == (SCARCE_INBOX_BYTES, 30 * cost)
     flood.pause_reading()  # as the connection does now
     broker.apply(0, 0, [(commands.HANDLED, [(other.id, cost)])])
-    assert broker.inbox_limit() == 256 * 1024
+    assert broker.inbox_limit_bytes() == 256 * 1024
     broker.apply(0, 0, [(commands.HANDLED, [(flood.id, cost)])])
     assert flood.resumed == 1
     broker.mark_worker_lost(0, 1012)  # what it had is lost, and counts no more
@@ -338,7 +338,7 @@ def test_while_all_inboxes_hold_too_much_each_may_have_little() -> None:
 def test_an_inbox_limit_that_is_small_already_stays() -> None:
     broker = a_broker(Limits(inbox_bytes=1000, max_inbox_bytes_total=100), inline=False)
     receive(broker, connect(broker), b"x" * 500)
-    assert broker.inbox_limit() == 1000
+    assert broker.inbox_limit_bytes() == 1000
 
 
 def test_a_token_set_by_its_own_worker_is_not_told_back_and_a_foreign_one_is() -> None:
@@ -348,14 +348,14 @@ def test_a_token_set_by_its_own_worker_is_not_told_back_and_a_foreign_one_is() -
     socket = connect(broker)
     broker.apply(0, 0, [(commands.SET_TOKEN, socket.id, b"own", 7)])
     receive(broker, socket, b"1")
-    broker.deliver_lanes()
+    broker.deliver_batches()
     assert [event[0] for event in told.events()] == [events.MESSAGE]
     broker.apply(1, 0, [(commands.SET_TOKEN, socket.id, b"foreign", 9)])
-    broker.deliver_lanes()
+    broker.deliver_batches()
     assert told.events() == []
     receive(broker, socket, b"2")
     receive(broker, socket, b"3")
-    broker.deliver_lanes()
+    broker.deliver_batches()
     assert [event[:4] for event in told.events() if event[0] == events.TOKEN] == [
         (events.TOKEN, socket.id, b"foreign", 7)
     ]
@@ -368,10 +368,10 @@ def test_a_flood_of_foreign_tokens_is_one_event_before_the_next_message() -> Non
     socket = connect(broker)
     for number in range(1000):
         broker.set_token(socket.id, b"%d" % number)
-    broker.deliver_lanes()
+    broker.deliver_batches()
     assert told.events() == []
     receive(broker, socket, b"x")
-    broker.deliver_lanes()
+    broker.deliver_batches()
     assert [event[:3] for event in told.events()] == [
         (events.TOKEN, socket.id, b"999"),
         (events.MESSAGE, socket.id, b"x"),
@@ -385,7 +385,7 @@ def test_an_own_token_after_a_foreign_one_needs_no_telling() -> None:
     broker.set_token(socket.id, b"foreign")
     broker.apply(0, 0, [(commands.SET_TOKEN, socket.id, b"own", 3)])
     receive(broker, socket, b"x")
-    broker.deliver_lanes()
+    broker.deliver_batches()
     assert [event[0] for event in told.events()] == [events.MESSAGE]
 
 
@@ -397,10 +397,10 @@ def test_a_waiting_message_brings_the_token_that_holds_when_it_moves_on() -> Non
     receive(broker, socket, b"1")
     receive(broker, socket, b"2")
     broker.set_token(socket.id, b"late")
-    broker.deliver_lanes()
+    broker.deliver_batches()
     told.events()
     broker.apply(0, 0, [(commands.HANDLED, [(socket.id, cost)])])
-    broker.deliver_lanes()
+    broker.deliver_batches()
     assert [event[2] for event in told.events()] == [b"late", b"2"]
 
 
@@ -450,7 +450,7 @@ def test_a_dead_worker_takes_its_sockets_with_it_and_leaves_its_closes() -> None
     dying, closed, other = connect(broker, 0), connect(broker, 0), connect(broker, 1)
     broker.close(closed.id, 1000, "")
     receive(broker, dying, b"lost with the worker")
-    broker.deliver_lanes()
+    broker.deliver_batches()
     told.events()
     receive(broker, dying, b"still in the inbox")
     left = broker.mark_worker_lost(0, 1012)
@@ -459,7 +459,7 @@ def test_a_dead_worker_takes_its_sockets_with_it_and_leaves_its_closes() -> None
     assert (broker.worker_queues[0].in_flight, broker.worker_queues[0].messages) == (0, 0)
     assert broker.counters.messages_lost == 2
     broker.adopt_closes(1, left)
-    broker.deliver_lanes()
+    broker.deliver_batches()
     assert told.events(1) == left
     assert told.events(0) == []
     assert broker.apply(0, 0, [(commands.SEND, other.id, "late"), (commands.STOPPED,)]) == []
@@ -475,18 +475,18 @@ def test_a_worker_is_exchanged_without_losing_or_repeating_a_message() -> None:
     socket, quiet = connect(broker), connect(broker)
     broker.apply(0, 0, [(commands.SET_TOKEN, socket.id, b"token", 12)])
     receive(broker, socket, b"1")
-    broker.deliver_lanes()
+    broker.deliver_batches()
     broker.pause_worker_queue(0)
     receive(broker, socket, b"2")
-    broker.lost(quiet, 1006, "")
-    broker.deliver_lanes()
+    broker.mark_connection_lost(quiet, 1006, "")
+    broker.deliver_batches()
     assert [event[:2] for event in told.events()] == [(events.MESSAGE, socket.id)]
     broker.apply(0, 0, [(commands.SEND, socket.id, "from the old"), (commands.HANDLED, [(socket.id, cost)])])
     assert broker.worker_queues[0].in_flight == 0
     assert not broker.worker_queues[0].closing
     broker.exchange(0)
     assert broker.apply(0, 0, [(commands.SEND, socket.id, "too late")]) == []
-    broker.deliver_lanes()
+    broker.deliver_batches()
     assert [event[:3] for event in told.events()] == [
         (events.TOKEN, socket.id, b"token"),
         (events.MESSAGE, socket.id, b"2"),
@@ -496,7 +496,7 @@ def test_a_worker_is_exchanged_without_losing_or_repeating_a_message() -> None:
     broker.apply(0, 1, [(commands.SEND, socket.id, "from the new"), (commands.HANDLED, [(socket.id, cost)])])
     broker.flush()
     assert socket.received == [b"from the old", b"from the new"]
-    assert (broker.worker_queues[0].in_flight, broker.worker_queues[0].messages, socket.unhandled) == (0, 0, 0)
+    assert (broker.worker_queues[0].in_flight, broker.worker_queues[0].messages, socket.unhandled_bytes) == (0, 0, 0)
 
 
 def test_the_last_messages_of_a_socket_that_left_during_an_exchange_have_its_token() -> None:
@@ -506,9 +506,9 @@ def test_the_last_messages_of_a_socket_that_left_during_an_exchange_have_its_tok
     broker.apply(0, 0, [(commands.SET_TOKEN, socket.id, b"alice", 1)])
     broker.pause_worker_queue(0)
     receive(broker, socket, b"last words")
-    broker.lost(socket, 1006, "")
+    broker.mark_connection_lost(socket, 1006, "")
     broker.exchange(0)
-    broker.deliver_lanes()
+    broker.deliver_batches()
     assert [event[:3] for event in told.events()] == [
         (events.TOKEN, socket.id, b"alice"),
         (events.MESSAGE, socket.id, b"last words"),
@@ -522,10 +522,10 @@ def test_an_exchange_that_is_called_off_goes_on_with_the_old_worker() -> None:
     socket = connect(broker)
     broker.pause_worker_queue(0)
     receive(broker, socket, b"1")
-    broker.deliver_lanes()
+    broker.deliver_batches()
     assert told.events() == []
     broker.resume_worker_queue(0)
-    broker.deliver_lanes()
+    broker.deliver_batches()
     assert [event[2] for event in told.events()] == [b"1"]
     assert broker.worker_queues[0].generation == 0
 
@@ -536,12 +536,12 @@ def test_a_socket_that_ends_waits_for_the_worker_to_handle_its_messages() -> Non
     told = Deliveries(broker)
     socket = connect(broker)
     receive(broker, socket, b"1")
-    broker.end(socket, 4000, "", 4000, "bye")
-    broker.deliver_lanes()
+    broker.close_after_messages(socket, 4000, "", 4000, "bye")
+    broker.deliver_batches()
     broker.flush()
     assert socket.received == [] and broker.is_open(socket.id)
     broker.apply(0, 0, [(commands.SEND, socket.id, "answer"), (commands.HANDLED, [(socket.id, cost)])])
-    broker.deliver_lanes()
+    broker.deliver_batches()
     broker.flush()
     assert socket.received == [b"answer", b"close"]
     assert told.events()[-1] == (events.CLOSE, socket.id, None, 0, 4000, "bye")
@@ -550,7 +550,7 @@ def test_a_socket_that_ends_waits_for_the_worker_to_handle_its_messages() -> Non
 def test_a_socket_that_ends_with_nothing_to_handle_ends_at_once() -> None:
     broker = a_broker(inline=False)
     socket = connect(broker)
-    broker.end(socket, 1005, "", 1005, "")
+    broker.close_after_messages(socket, 1005, "", 1005, "")
     assert not broker.is_open(socket.id)
 
 
@@ -560,8 +560,8 @@ def test_a_worker_that_dies_while_its_lane_is_held_leaves_the_held_closes_too() 
     waiting, quiet = connect(broker), connect(broker)
     broker.pause_worker_queue(0)
     receive(broker, waiting, b"1")
-    broker.lost(waiting, 1006, "")
-    broker.lost(quiet, 1001, "")
+    broker.mark_connection_lost(waiting, 1006, "")
+    broker.mark_connection_lost(quiet, 1001, "")
     left = broker.mark_worker_lost(0, 1012)
     assert sorted((event[1], event[4]) for event in left) == [(waiting.id, 1006), (quiet.id, 1001)]
     assert not broker.worker_queues[0].waiting
@@ -573,20 +573,20 @@ def test_a_mailbox_that_fails_does_not_keep_the_batches_of_other_workers() -> No
     told = Deliveries(broker)
 
     def fail_once(lane: int, batch: Batch) -> None:
-        broker.deliver = told
+        broker.deliver_batch = told
         raise ValueError("a mailbox that should not fail")
 
-    broker.deliver = fail_once
+    broker.deliver_batch = fail_once
     first, second = connect(broker, 0), connect(broker, 1)
     receive(broker, first, b"1")
     receive(broker, second, b"2")
     with pytest.raises(ValueError, match="should not fail"):
-        broker.deliver_lanes()
-    broker.deliver_lanes()
+        broker.deliver_batches()
+    broker.deliver_batches()
     assert len(told.events(0) + told.events(1)) == 1
     receive(broker, first, b"3")
     receive(broker, second, b"4")
-    broker.deliver_lanes()
+    broker.deliver_batches()
     assert len(told.events(0)) == len(told.events(1)) == 1
 
 
@@ -597,7 +597,7 @@ def test_a_close_that_waits_behind_messages_is_not_waited_for_while_its_lane_is_
     socket = connect(broker)
     receive(broker, socket, b"1")
     receive(broker, socket, b"2")
-    broker.lost(socket, 1006, "")
+    broker.mark_connection_lost(socket, 1006, "")
     closing = broker.worker_queues[0].closing
     broker.pause_worker_queue(0)
     assert not closing
@@ -657,7 +657,7 @@ def test_subscriptions_from_inside_a_flush_are_changed_behind_it_in_order(is_alo
             broker.copy_subscriptions(b"d", b"c")  # the other one comes back
             broker.publish(b"e", "e", ())
             broker.publish(b"d", "d", ())
-            assert broker.token(one.id) is None
+            assert broker.get_token(one.id) is None
 
     one.on_write = write
     if not is_alone:
@@ -668,7 +668,7 @@ def test_subscriptions_from_inside_a_flush_are_changed_behind_it_in_order(is_alo
         broker.flush()
     assert broker.subscribers(b"c") == [one.id, other.id]  # at once, not at the end of the turn
     assert broker.subscribers(b"d") == [other.id, one.id] and broker.subscribers(b"e") == [one.id]
-    assert broker.subscriptions(other.id) == [b"d", b"c"] and broker.token(one.id) == b"token"
+    assert broker.subscriptions(other.id) == [b"d", b"c"] and broker.get_token(one.id) == b"token"
     broker.unsubscribe(one.id, b"e")
     broker.publish(b"e", "nobody", ())
     broker.flush()
@@ -736,11 +736,11 @@ def test_a_token_that_is_set_while_a_socket_closes_goes_to_who_runs_its_close_ha
     told = Deliveries(broker)
     socket, gone = connect(broker), connect(broker)
     receive(broker, socket, b"1")
-    broker.deliver_lanes()
+    broker.deliver_batches()
     broker.pause_worker_queue(0)
     receive(broker, socket, b"2")
-    broker.lost(socket, 1006, "")
-    broker.lost(gone, 1006, "")
+    broker.mark_connection_lost(socket, 1006, "")
+    broker.mark_connection_lost(gone, 1006, "")
     done = [(socket.id, cost)]
     broker.apply(0, 0, [(commands.SET_TOKEN, socket.id, b"by its handler", 7), (commands.HANDLED, done)])
     for socket_id, number in ((socket.id, 0), (99, 8)):
@@ -748,7 +748,7 @@ def test_a_token_that_is_set_while_a_socket_closes_goes_to_who_runs_its_close_ha
     assert broker.counters.unroutable == 2
     told.events()
     broker.exchange(0)
-    broker.deliver_lanes()
+    broker.deliver_batches()
     events_of_socket = [event for event in told.events() if event[1] == socket.id]
     assert [event[:3] for event in events_of_socket] == [
         (events.TOKEN, socket.id, b"by its handler"),

@@ -1,7 +1,7 @@
 """Channels: subscription order, O(1) leaving, compaction."""
 
 from broker_kit import a_broker, connect
-from wsbroker.broker.channel import MIN_HOLES
+from wsbroker.broker.channel import MIN_HOLES_TO_COMPACT
 from wsbroker.broker.limits import BATCH_BYTES
 
 
@@ -22,12 +22,12 @@ def test_the_holes_of_a_shrinking_channel_are_closed() -> None:
         broker.subscribe(socket.id, b"c")
     for socket in sockets[:190]:
         assert broker.unsubscribe(socket.id, b"c")
-    channel = broker.table[b"c"]
-    assert len(channel.members) - channel.count <= MIN_HOLES + channel.count
+    channel = broker.channels_by_name[b"c"]
+    assert len(channel.members) - channel.member_count <= MIN_HOLES_TO_COMPACT + channel.member_count
     assert broker.subscribers(b"c") == [socket.id for socket in sockets[190:]]
     for socket in sockets[190:]:
         assert broker.unsubscribe(socket.id, b"c")
-    assert broker.table == {}
+    assert broker.channels_by_name == {}
 
 
 def test_a_channel_without_subscribers_is_forgotten_even_if_it_was_dirty() -> None:
@@ -38,7 +38,7 @@ def test_a_channel_without_subscribers_is_forgotten_even_if_it_was_dirty() -> No
     broker.unsubscribe(socket.id, b"c")
     assert broker.channels() == []
     broker.flush()
-    assert broker.table == {}
+    assert broker.channels_by_name == {}
     assert socket.received == [b"last words"]
 
 
@@ -55,12 +55,12 @@ def test_a_socket_finds_its_place_in_one_and_in_many_channels() -> None:
     broker.subscribe(socket.id, b"0")
     assert sorted(broker.subscriptions(socket.id)) == names
     broker.close(socket.id, 1000, "")
-    assert broker.table == {}
+    assert broker.channels_by_name == {}
 
 
 def test_closing_holes_does_not_confuse_a_socket_that_gave_up_an_older_subscription() -> None:
     broker = a_broker()
-    sockets = [connect(broker) for _ in range(3 * MIN_HOLES)]
+    sockets = [connect(broker) for _ in range(3 * MIN_HOLES_TO_COMPACT)]
     moved = sockets[0]
     broker.subscribe(moved.id, b"older")
     for socket in sockets[1:] + [moved]:

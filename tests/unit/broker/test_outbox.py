@@ -13,9 +13,9 @@ from wsbroker.broker.limits import (
     DISCONNECT,
     DROP_NEW,
     DROP_OLD,
+    FIRST_TURN_FACTOR,
     FRAME_OVERHEAD_BYTES,
-    LOOKS_LEFT_OUT,
-    OWN_TURN_FACTOR,
+    MAX_SKIPPED_MEMORY_CHECKS,
     Limits,
 )
 
@@ -32,7 +32,7 @@ def blocked(broker: Broker) -> RecordingSocket:
 
 def waits_for(socket: RecordingSocket) -> int:
     outbox = socket.outbox
-    return 0 if outbox is None else int(outbox.held_bytes + outbox.transport_bytes)
+    return 0 if outbox is None else int(outbox.cost_bytes + outbox.transport_bytes)
 
 
 # What a frame counts. -----------------------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ def test_what_one_turn_sends_is_no_slowness_of_a_client_that_reads() -> None:
     broker.flush()
     assert broker.is_open(socket.id)
     socket.room = None
-    broker.outgoing.drain(socket)
+    broker.outgoing.drain_outbox(socket)
     assert [payload[0] for payload in socket.received] == list(range(40))
 
 
@@ -122,7 +122,7 @@ def test_one_turn_may_add_so_much_and_no_more() -> None:
         most = max(most, int(broker.outgoing.waiting_bytes))
     broker.flush()
     assert not broker.is_open(socket.id)
-    assert OWN_TURN_FACTOR * limit < most <= OWN_TURN_FACTOR * limit + 11 * KIB
+    assert FIRST_TURN_FACTOR * limit < most <= FIRST_TURN_FACTOR * limit + 11 * KIB
 
 
 def test_a_client_over_the_limit_stays_while_more_leaves_than_comes() -> None:
@@ -131,7 +131,7 @@ def test_a_client_over_the_limit_stays_while_more_leaves_than_comes() -> None:
     socket.room = 1
     for _ in range(30):
         broker.send(socket.id, bytes(KIB))
-        if broker.outgoing.turn == 0:
+        if broker.outgoing.flush_number == 0:
             broker.outgoing.flush()
     broker.flush()
     assert waits_for(socket) > 20 * KIB
@@ -141,7 +141,7 @@ def test_a_client_over_the_limit_stays_while_more_leaves_than_comes() -> None:
         assert outbox is not None
         for _ in range(2):  # what a drain hands over
             frame = outbox.frames.popleft()
-            outbox.held_bytes -= len(frame) + FRAME_OVERHEAD_BYTES
+            outbox.cost_bytes -= len(frame) + FRAME_OVERHEAD_BYTES
             broker.outgoing.waiting_bytes -= len(frame) + FRAME_OVERHEAD_BYTES
         broker.send(socket.id, bytes(KIB))
         broker.flush()
@@ -154,13 +154,13 @@ def test_a_client_over_the_limit_stays_while_more_leaves_than_comes() -> None:
 
 def test_what_an_open_handler_sends_in_several_turns_is_judged_as_one() -> None:
     broker = a_broker(Limits(max_queue_bytes=1000))
-    socket = RecordingSocket(broker.next_id(), broker.worker_queues[0])
-    broker.register(socket)
+    socket = RecordingSocket(broker.allocate_socket_id(), broker.worker_queues[0])
+    broker.register_socket(socket)
     for _ in range(4):
         broker.send(socket.id, bytes(600))
         broker.flush()
     assert broker.is_open(socket.id)
-    broker.opened(socket)
+    broker.mark_socket_open(socket)
     assert len(socket.received) == 4
 
 
@@ -174,9 +174,9 @@ def test_a_policy_drops_nothing_of_one_turn_below_its_bound(policy: int) -> None
         broker.outgoing.flush()
     kept = waits_for(socket) // (KIB + 4 + FRAME_OVERHEAD_BYTES)
     assert broker.counters.frames_dropped == 199 - kept
-    assert 10 * KIB * OWN_TURN_FACTOR - 1100 < waits_for(socket) < 10 * KIB * OWN_TURN_FACTOR + 1100
+    assert 10 * KIB * FIRST_TURN_FACTOR - 1100 < waits_for(socket) < 10 * KIB * FIRST_TURN_FACTOR + 1100
     socket.room = None
-    broker.outgoing.drain(socket)
+    broker.outgoing.drain_outbox(socket)
     numbers = [payload[0] for payload in socket.received]
     assert numbers == (list(range(kept + 1)) if policy == DROP_NEW else [0, *range(200 - kept, 200)])
 
@@ -197,7 +197,7 @@ def test_the_largest_outboxes_are_closed_first_and_the_small_are_spared() -> Non
     assert [broker.is_open(socket.id) for socket in sockets] == [True, False, True, True, True]
     assert broker.counters.overload_closes == 1 and broker.counters.slow_consumers == 0
     assert broker.outgoing.waiting_bytes == sum(waits_for(socket) for socket in sockets) < 70 * KIB
-    broker.outgoing.drain(sockets[1])
+    broker.outgoing.drain_outbox(sockets[1])
     assert sockets[1].received == [b"close"]
     assert sockets[1].writes[-1][2:4] == (1013).to_bytes(2, "big")
     assert sockets[1].finishes == 1 and sockets[1].aborts == 0
@@ -227,7 +227,7 @@ def test_a_closing_socket_that_holds_most_keeps_only_its_close() -> None:
     broker.flush()
     assert broker.is_open(small.id)
     assert waits_for(large) < 100
-    broker.outgoing.drain(large)
+    broker.outgoing.drain_outbox(large)
     assert large.received == [b"close"]
     assert large.writes[-1][2:4] == (4000).to_bytes(2, "big")
     assert large.finishes == 1
@@ -240,7 +240,7 @@ def test_a_socket_given_up_and_closed_in_the_same_turn_gets_that_close_alone() -
     broker.send(socket.id, "missed")
     broker.close(socket.id, 4000, "bye")
     broker.flush()
-    broker.outgoing.drain(socket)
+    broker.outgoing.drain_outbox(socket)
     assert socket.received == [b"close"]
     assert socket.writes[-1][2:4] == (4000).to_bytes(2, "big")
     assert socket.finishes == 1
@@ -263,7 +263,7 @@ def test_what_waits_for_many_sockets_is_in_memory_once() -> None:
     assert not any(broker.is_open(socket.id) for socket in sockets[:2])
     assert all(broker.is_open(socket.id) for socket in sockets[2:])
     for socket in sockets:
-        broker.lost(socket, 1006, "")
+        broker.mark_connection_lost(socket, 1006, "")
     broker.flush()
     assert (broker.outgoing.waiting_bytes, broker.outgoing.waiting) == (0, {})
 
@@ -276,10 +276,10 @@ def test_what_waits_for_many_is_looked_at_again_when_it_is_not_shared_any_more()
     broker.publish(b"all", bytes(500 * KIB), ())
     broker.flush()
     for socket in sockets[:40]:
-        broker.outgoing.drain(socket)
+        broker.outgoing.drain_outbox(socket)
         broker.outgoing.mark_blocked(socket)
         socket.buffered = 250 * KIB  # and as much as was shared waits in their own transports
-    for _ in range(2 * LOOKS_LEFT_OUT):
+    for _ in range(2 * MAX_SKIPPED_MEMORY_CHECKS):
         broker.send(sockets[0].id, "x")
         broker.flush()
         if not all(broker.is_open(socket.id) for socket in sockets):
@@ -297,7 +297,7 @@ def test_a_socket_whose_transport_holds_most_is_cut() -> None:
     assert (large.aborts, small.aborts) == (1, 0)
     assert not broker.is_open(large.id) and broker.is_open(small.id)
     assert broker.outgoing.waiting_bytes == waits_for(small)
-    broker.lost(large, 1006, "")
+    broker.mark_connection_lost(large, 1006, "")
     assert broker.outgoing.waiting_bytes == waits_for(small)
 
 
@@ -340,19 +340,19 @@ def test_the_sum_is_that_of_all_outboxes_whatever_happens(program: list[tuple[st
             socket.buffered //= 2
         elif name == "drain" and socket.is_blocked:
             socket.buffered = 0
-            broker.outgoing.drain(socket)
+            broker.outgoing.drain_outbox(socket)
         elif name == "close":
             broker.close(socket.id, 1000, "")
         elif name == "lost":
-            broker.lost(socket, 1006, "")
+            broker.mark_connection_lost(socket, 1006, "")
         elif name == "flush":
             broker.flush()
         outgoing = broker.outgoing
         assert outgoing.waiting_bytes == sum(waits_for(each) for each in sockets)
         assert set(outgoing.waiting.values()) >= {each for each in sockets if waits_for(each)}
-        assert outgoing.peak_bytes >= outgoing.waiting_bytes
+        assert outgoing.peak_waiting_bytes >= outgoing.waiting_bytes
     broker.flush()
     assert broker.outgoing.waiting_bytes <= 9000
     for socket in sockets:
-        broker.lost(socket, 1006, "")
+        broker.mark_connection_lost(socket, 1006, "")
     assert (broker.outgoing.waiting_bytes, broker.outgoing.waiting) == (0, {})

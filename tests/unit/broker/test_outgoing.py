@@ -173,7 +173,7 @@ def test_a_blocked_socket_keeps_whole_frames_until_it_takes_more() -> None:
     assert socket.received == [b"0"]
     assert broker.queued_bytes(socket.id) == 4 * 3
     socket.room = None
-    broker.outgoing.drain(socket)
+    broker.outgoing.drain_outbox(socket)
     assert socket.received == [b"0", b"1", b"2", b"3", b"4"]
     assert broker.queued_bytes(socket.id) == 0
 
@@ -205,7 +205,7 @@ def test_a_full_outbox_closes_the_slow_consumer() -> None:
     assert broker.subscribers(b"c") == [quick.id]
     assert len(quick.received) == 10
     slow.room = None
-    broker.outgoing.drain(slow)
+    broker.outgoing.drain_outbox(slow)
     assert slow.received == [b"close"]
     assert slow.writes[-1][2:4] == (1013).to_bytes(2, "big")
     assert slow.finishes == 1
@@ -219,7 +219,7 @@ def test_drop_new_keeps_the_oldest_frames() -> None:
         broker.send(socket.id, f"{number}" * 30)
         broker.flush()
     assert broker.counters.frames_dropped == 7
-    broker.outgoing.drain(socket)
+    broker.outgoing.drain_outbox(socket)
     assert [payload[:1] for payload in socket.received] == [b"0", b"1", b"2"]
     assert broker.is_open(socket.id)
 
@@ -232,7 +232,7 @@ def test_drop_old_keeps_the_newest_frames() -> None:
         broker.send(socket.id, f"{number}" * 30)
         broker.flush()
     assert broker.counters.frames_dropped == 7
-    broker.outgoing.drain(socket)
+    broker.outgoing.drain_outbox(socket)
     assert [payload[:1] for payload in socket.received] == [b"7", b"8", b"9"]
 
 
@@ -245,7 +245,7 @@ def test_a_close_frame_is_never_dropped(policy: int) -> None:
         broker.send(socket.id, "x" * 45)
     broker.close(socket.id, 1000, "bye")
     broker.flush()
-    broker.outgoing.drain(socket)
+    broker.outgoing.drain_outbox(socket)
     assert socket.received[-1] == b"close"
     assert socket.finishes == 1
 
@@ -260,7 +260,7 @@ def test_a_slow_consumer_that_is_closed_in_the_same_turn_gets_that_close_and_not
     broker.flush()
     assert socket.overflows == 1
     assert broker.counters.slow_consumers == 1
-    broker.outgoing.drain(socket)
+    broker.outgoing.drain_outbox(socket)
     assert socket.received == [b"close"]
     assert socket.writes[-1][2:4] == (4000).to_bytes(2, "big")
     assert socket.finishes == 1
@@ -272,7 +272,7 @@ def test_a_slow_consumer_that_takes_more_before_the_verdict_is_still_told() -> N
     socket.is_blocked = True
     for _ in range(2):
         broker.send(socket.id, "x" * BATCH_BYTES)  # each is flushed at once, in the middle of the turn
-    broker.outgoing.drain(socket)
+    broker.outgoing.drain_outbox(socket)
     broker.flush()
     assert not broker.is_open(socket.id)
     assert socket.received[-1] == b"close"
@@ -284,21 +284,21 @@ def test_drop_old_drops_no_control_frames() -> None:
     socket = connect(broker)
     socket.is_blocked = True
     broker.send(socket.id, "x" * 45)
-    broker.send_frame(socket, PONG)
+    broker.send_control_frame(socket, PONG)
     broker.flush()
     for number in range(5):
         broker.send(socket.id, f"{number}" * 45)
         broker.flush()
-    broker.outgoing.drain(socket)
+    broker.outgoing.drain_outbox(socket)
     assert [frame for frame in frames_of(b"".join(socket.writes)) if frame[0] == 10] == [(10, b"alive")]
     assert [payload[:1] for payload in socket.received] == [b"a", b"4"]
 
 
 def test_a_write_that_fails_does_not_keep_later_turns_from_leaving() -> None:
     broker = a_broker()
-    broken, other = BrokenSocket(broker.next_id(), broker.worker_queues[0]), connect(broker)
-    broker.register(broken)
-    broker.opened(broken)
+    broken, other = BrokenSocket(broker.allocate_socket_id(), broker.worker_queues[0]), connect(broker)
+    broker.register_socket(broken)
+    broker.mark_socket_open(broken)
     broker.send(broken.id, "x")
     with pytest.raises(MemoryError):
         broker.flush()

@@ -2,7 +2,7 @@
 
 from broker_kit import RecordingSocket, a_broker, connect
 from wsbroker.broker.broker import Broker
-from wsbroker.broker.limits import CROWD_MESSAGES, CROWD_UNITS, MESSAGE_OVERHEAD_BYTES, SHARE_UNITS
+from wsbroker.broker.limits import CROWDED_FROM_MESSAGES, CROWDED_SHARE_UNITS, MESSAGE_OVERHEAD_BYTES, SHARE_UNITS
 from wsbroker.wire import commands, events
 
 COST = 1 + MESSAGE_OVERHEAD_BYTES
@@ -16,14 +16,14 @@ class Worker:
         self.broker = broker
         self.lane = broker.worker_queues[0]
         self.mailbox: list[tuple[object, ...]] = []
-        broker.deliver = self._deliver
+        broker.deliver_batch = self._deliver
 
     def _deliver(self, index: int, batch: list[tuple[object, ...]]) -> None:
         self.mailbox += batch
 
     def sent(self) -> list[tuple[object, ...]]:
         """What is in the mailbox at the end of the turn."""
-        self.broker.deliver_lanes()
+        self.broker.deliver_batches()
         return self.mailbox
 
     def count(self, socket: RecordingSocket) -> int:
@@ -57,10 +57,10 @@ def test_a_flood_has_a_share_of_the_mailbox_and_others_pass_what_waits() -> None
     assert worker.count(flood) == SHARE_UNITS
     while worker.sent():
         worker.handle(7)
-    assert (flood.unhandled, flood.in_flight, flood.inbox) == (0, 0, None)
+    assert (flood.unhandled_bytes, flood.in_flight_units, flood.inbox) == (0, 0, None)
     assert (broker.unhandled_bytes, worker.lane.unhandled_bytes) == (0, 0)
     assert (worker.lane.in_flight, worker.lane.messages, worker.lane.handled) == (0, 0, 1001)
-    assert not worker.lane.inboxes and not worker.lane.parked and not worker.lane.waiting
+    assert not worker.lane.sockets_with_inbox and not worker.lane.parked_ids and not worker.lane.waiting
 
 
 def test_the_share_counts_bytes_too_and_what_is_left_of_it_takes_any_one_message() -> None:
@@ -86,8 +86,8 @@ def test_a_crowd_has_smaller_shares_but_a_pipeline_of_sixteen() -> None:
     sockets = [connect(broker) for _ in range(40)]
     for socket in sockets:
         receive(broker, socket, 100)
-    assert min(worker.count(socket) for socket in sockets) == CROWD_UNITS
-    assert worker.lane.messages <= CROWD_MESSAGES + len(sockets) * CROWD_UNITS
+    assert min(worker.count(socket) for socket in sockets) == CROWDED_SHARE_UNITS
+    assert worker.lane.messages <= CROWDED_FROM_MESSAGES + len(sockets) * CROWDED_SHARE_UNITS
     order: dict[int, int] = {}
     while worker.sent():
         for event in worker.handle(5):
@@ -100,7 +100,7 @@ def test_the_last_messages_of_a_socket_that_has_left_and_its_close_wait_for_its_
     worker = Worker(broker)
     socket = connect(broker)
     receive(broker, socket, 3 * SHARE_UNITS)
-    broker.lost(socket, 1006, "")
+    broker.mark_connection_lost(socket, 1006, "")
     assert list(worker.lane.closing) == [socket.id]
     broker.apply(0, 0, [(commands.SET_TOKEN, socket.id, b"last", 1)])
     seen: list[tuple[object, ...]] = []
@@ -109,7 +109,7 @@ def test_the_last_messages_of_a_socket_that_has_left_and_its_close_wait_for_its_
         seen += worker.handle(1)
     assert [event[0] for event in seen] == [events.MESSAGE] * 3 * SHARE_UNITS + [events.CLOSE]
     assert seen[-1][2] == b"last"
-    assert not worker.lane.closing and not worker.lane.inboxes
+    assert not worker.lane.closing and not worker.lane.sockets_with_inbox
 
 
 def test_a_new_worker_gets_the_share_of_every_socket_anew() -> None:
@@ -119,7 +119,7 @@ def test_a_new_worker_gets_the_share_of_every_socket_anew() -> None:
     receive(broker, flood, 200)
     receive(broker, gone, 200)
     broker.pause_worker_queue(0)
-    broker.lost(gone, 1006, "")
+    broker.mark_connection_lost(gone, 1006, "")
     while worker.sent():
         worker.handle(50)
     assert worker.lane.in_flight == 0
@@ -150,11 +150,11 @@ def test_what_a_lost_worker_leaves_includes_what_waited_for_a_share() -> None:
     flood, gone = connect(broker), connect(broker)
     receive(broker, flood, 200)
     receive(broker, gone, 100)
-    broker.lost(gone, 1006, "")
+    broker.mark_connection_lost(gone, 1006, "")
     left = broker.mark_worker_lost(0, 1012)
     assert sorted((event[1], event[4]) for event in left) == [(flood.id, 1012), (gone.id, 1006)]
     assert broker.counters.messages_lost == 300
-    assert not worker.lane.inboxes and not worker.lane.parked and not worker.lane.waiting
+    assert not worker.lane.sockets_with_inbox and not worker.lane.parked_ids and not worker.lane.waiting
 
 
 def test_another_worker_is_not_given_the_messages_of_a_socket_that_was_closed() -> None:
@@ -167,7 +167,7 @@ def test_another_worker_is_not_given_the_messages_of_a_socket_that_was_closed() 
     worker.sent()
     broker.apply(0, worker.lane.generation, [(commands.CLOSE, closed.id, 4000, "enough")])
     broker.pause_worker_queue(0)
-    assert worker.lane.unhandled() == 2 * SHARE_UNITS + 100 - SHARE_UNITS  # what is dropped is not lost
+    assert worker.lane.count_unhandled_messages() == 2 * SHARE_UNITS + 100 - SHARE_UNITS  # what is dropped is not lost
     while worker.lane.in_flight:
         worker.handle(7)
     broker.exchange(0)
@@ -176,7 +176,7 @@ def test_another_worker_is_not_given_the_messages_of_a_socket_that_was_closed() 
     while worker.sent():
         worker.handle(7)
     assert (worker.lane.handled, broker.unhandled_bytes, worker.lane.unhandled_bytes) == (SHARE_UNITS + 100, 0, 0)
-    assert not worker.lane.inboxes and not worker.lane.closing
+    assert not worker.lane.sockets_with_inbox and not worker.lane.closing
 
 
 def test_at_the_end_of_a_stop_what_waits_is_dropped_and_the_closes_behind_it_come() -> None:
@@ -191,6 +191,6 @@ def test_at_the_end_of_a_stop_what_waits_is_dropped_and_the_closes_behind_it_com
     assert broker.counters.messages_lost == 3 * (300 - SHARE_UNITS)
     while worker.sent():
         worker.handle(50)
-    assert not worker.lane.closing and not worker.lane.inboxes
+    assert not worker.lane.closing and not worker.lane.sockets_with_inbox
     assert (worker.lane.handled, broker.unhandled_bytes) == (3 * SHARE_UNITS, 0)
     assert broker.drop_waiting() == 0

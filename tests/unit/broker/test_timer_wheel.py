@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker_kit import RecordingSocket, a_broker, connect
-from wsbroker.broker.socket import NOWHERE
+from wsbroker.broker.socket import NO_INDEX
 from wsbroker.broker.timer_wheel import SLOTS, TimerWheel
 
 steps = st.lists(
@@ -26,32 +26,32 @@ def test_each_deadline_comes_once_and_at_its_tick(program: list[tuple[str, int, 
     for name, index, ticks in program:
         socket = sockets[index]
         if name == "schedule":
-            wheel.schedule(socket, ticks)
-            deadlines[socket] = wheel.now + ticks
+            wheel.set_deadline(socket, ticks)
+            deadlines[socket] = wheel.current_tick + ticks
         elif name == "remove":
-            wheel.remove(socket)
+            wheel.cancel_deadline(socket)
             deadlines.pop(socket, None)
         else:
             for _ in range(ticks):
-                due = wheel.advance()
-                expected = {socket for socket, tick in deadlines.items() if tick == wheel.now}
+                due = wheel.advance_tick()
+                expected = {socket for socket, tick in deadlines.items() if tick == wheel.current_tick}
                 assert set(due) == expected and len(due) == len(expected)
                 for socket in expected:
                     del deadlines[socket]
-                    assert socket.slot == NOWHERE
-        assert wheel.count == len(deadlines)
+                    assert socket.timer_slot == NO_INDEX
+        assert wheel.timer_count == len(deadlines)
 
 
 def test_a_deadline_beyond_the_wheel_comes_early() -> None:
     wheel = TimerWheel()
     socket = connect(a_broker())
-    wheel.schedule(socket, 10 * SLOTS)
-    ticks = next(number for number in range(1, 2 * SLOTS) if wheel.advance())
+    wheel.set_deadline(socket, 10 * SLOTS)
+    ticks = next(number for number in range(1, 2 * SLOTS) if wheel.advance_tick())
     assert ticks == SLOTS - 1
 
 
 def test_a_deadline_in_the_past_is_the_next_tick() -> None:
     wheel = TimerWheel()
     socket = connect(a_broker())
-    wheel.schedule(socket, -5)
-    assert wheel.advance() == [socket]
+    wheel.set_deadline(socket, -5)
+    assert wheel.advance_tick() == [socket]

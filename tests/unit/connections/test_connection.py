@@ -11,7 +11,7 @@ from server_kit import HEAD, Bench, PaperTransport, client_frame, close_frame, t
 from wsbroker.broker.limits import BATCH_BYTES, DROP_OLD, FRAME_OVERHEAD_BYTES, SCARCE_INBOX_BYTES, Limits
 from wsbroker.build import core_kind
 from wsbroker.connections.connection import Connection
-from wsbroker.connections.connections import Settings
+from wsbroker.connections.connections import ConnectionSettings
 
 
 def test_a_connection_is_one_small_object_without_a_dict() -> None:
@@ -65,7 +65,7 @@ def test_a_peer_that_closes_is_answered_and_its_messages_are_still_handled() -> 
     assert transport.frames == [(8, (4000).to_bytes(2, "big"))]
     assert transport.is_closed
     connection.connection_lost(None)
-    assert bench.sockets.count == 0 and bench.sockets.timer_wheel.count == 0
+    assert bench.sockets.count == 0 and bench.sockets.timer_wheel.timer_count == 0
     bench.loop.run()
     assert len(bench.closes) == 1
 
@@ -97,7 +97,7 @@ def test_our_close_comes_after_everything_sent_and_waits_for_the_peers() -> None
 
 
 def test_a_peer_that_does_not_answer_our_close_is_cut_after_close_timeout() -> None:
-    bench = Bench(Settings(close_timeout=5))
+    bench = Bench(ConnectionSettings(close_timeout=5))
     connection, transport = bench.connect()
     bench.broker.close(connection.id, 1000, "")
     bench.loop.run()
@@ -132,7 +132,7 @@ def test_messages_behind_a_close_by_the_handler_are_dropped() -> None:
     ],
 )
 def test_a_broken_frame_is_answered_with_its_code_and_a_half_close(frame: bytes, code: int) -> None:
-    bench = Bench(Settings(max_message_size=100))
+    bench = Bench(ConnectionSettings(max_message_size=100))
     connection, transport = bench.connect()
     connection.data_received(text("fine") + frame + text("unseen"))
     bench.loop.run()
@@ -170,7 +170,7 @@ def test_only_the_newest_pong_waits_for_a_peer_that_does_not_read() -> None:
 
 
 def test_a_greedy_peer_is_read_one_budget_of_frames_a_turn() -> None:
-    bench = Bench(Settings(read_budget_frames=10))
+    bench = Bench(ConnectionSettings(read_budget_frames=10))
     connection, transport = bench.connect()
     quiet, _ = bench.connect()
     connection.data_received(b"".join(text(str(number)) for number in range(35)))
@@ -185,16 +185,16 @@ def test_a_greedy_peer_is_read_one_budget_of_frames_a_turn() -> None:
 
 
 def test_a_flood_of_empty_fragments_is_read_about_one_budget_of_frames_a_turn() -> None:
-    bench = Bench(Settings(read_budget_frames=100))
+    bench = Bench(ConnectionSettings(read_budget_frames=100))
     connection, transport = bench.connect()
     connection.data_received(client_frame(1, b"a", fin=False) + client_frame(0, b"", fin=False) * 5000)
     decoder = connection.decoder
-    assert decoder is not None and decoder.frames < 200
+    assert decoder is not None and decoder.frame_count < 200
     assert not transport.is_reading
     bench.loop.ready.pop(0)()
-    assert decoder.frames < 400
+    assert decoder.frame_count < 400
     bench.loop.run()
-    assert decoder.frames == 5001 and connection.decoder is decoder
+    assert decoder.frame_count == 5001 and connection.decoder is decoder
     assert transport.is_reading
     connection.data_received(client_frame(0, b"b"))
     bench.loop.run()
@@ -225,7 +225,7 @@ def test_connections_share_a_decoder_but_in_the_middle_of_a_message() -> None:
 
 
 def test_a_greedy_peer_is_read_one_budget_of_bytes_a_turn() -> None:
-    bench = Bench(Settings(read_budget_bytes=1000, max_message_size=10_000))
+    bench = Bench(ConnectionSettings(read_budget_bytes=1000, max_message_size=10_000))
     connection, transport = bench.connect()
     connection.data_received(client_frame(2, b"x" * 5000)[:1500])
     assert not transport.is_reading
@@ -240,7 +240,7 @@ def test_a_full_inbox_pauses_reading_until_it_is_half_empty() -> None:
     bench.loop.run()
     assert len(bench.results) == 1  # an async handler is running: the others wait in the inbox
     assert not transport.is_reading
-    assert connection.unhandled < 2000 + 15 * 228
+    assert connection.unhandled_bytes < 2000 + 15 * 228
     for _ in range(14):
         bench.runner.release(connection.id)
         bench.loop.run()
@@ -259,7 +259,7 @@ def test_sockets_stop_reading_early_while_all_of_them_hold_too_much() -> None:
     assert bench.sockets.broker.unhandled_bytes > 100_000
     modest.data_received(b"".join(text("x" * 1_000) for _ in range(30)))
     bench.loop.run()
-    assert not modest_transport.is_reading and modest.unhandled <= SCARCE_INBOX_BYTES + 30 * 1_200
+    assert not modest_transport.is_reading and modest.unhandled_bytes <= SCARCE_INBOX_BYTES + 30 * 1_200
     modest_transport.is_reading = False
     for _ in range(11):
         bench.runner.release(greedy.id)
@@ -272,7 +272,7 @@ def test_sockets_stop_reading_early_while_all_of_them_hold_too_much() -> None:
 
 
 def test_a_silent_peer_is_pinged_and_cut_without_a_pong() -> None:
-    bench = Bench(Settings(ping_interval=25, pong_timeout=10))
+    bench = Bench(ConnectionSettings(ping_interval=25, pong_timeout=10))
     connection, transport = bench.connect()
     bench.tick(24.5)
     assert transport.frames == []
@@ -287,7 +287,7 @@ def test_a_silent_peer_is_pinged_and_cut_without_a_pong() -> None:
 
 
 def test_whoever_says_anything_is_alive() -> None:
-    bench = Bench(Settings(ping_interval=25, pong_timeout=10))
+    bench = Bench(ConnectionSettings(ping_interval=25, pong_timeout=10))
     connection, transport = bench.connect()
     for _ in range(20):
         bench.tick(20)
@@ -302,7 +302,7 @@ def test_whoever_says_anything_is_alive() -> None:
 
 
 def test_no_pong_is_expected_while_our_own_inbox_is_full() -> None:
-    bench = Bench(Settings(ping_interval=25, pong_timeout=10), Limits(inbox_bytes=1000), lambda *arguments: 1)
+    bench = Bench(ConnectionSettings(ping_interval=25, pong_timeout=10), Limits(inbox_bytes=1000), lambda *arguments: 1)
     connection, transport = bench.connect()
     bench.tick(25.5)
     assert transport.frames == [(9, b"")]
@@ -315,19 +315,19 @@ def test_no_pong_is_expected_while_our_own_inbox_is_full() -> None:
         bench.runner.release(connection.id)
         bench.loop.run()
     assert transport.is_reading
-    bench.tick(24)
+    bench.advance_timers(24)
     assert not transport.is_aborted
 
 
 def test_a_ping_interval_of_zero_sends_no_pings() -> None:
-    bench = Bench(Settings(ping_interval=0))
+    bench = Bench(ConnectionSettings(ping_interval=0))
     _, transport = bench.connect()
     bench.tick(7300)
     assert transport.frames == [] and not transport.is_closed
 
 
 def test_a_peer_that_takes_nothing_for_write_timeout_is_cut() -> None:
-    bench = Bench(Settings(write_timeout=10))
+    bench = Bench(ConnectionSettings(write_timeout=10))
     connection, transport = bench.connect()
     transport.is_full = True
     bench.broker.send(connection.id, "x" * 100)
@@ -367,7 +367,7 @@ def test_a_slow_consumer_that_is_refused_leaves_no_deadline() -> None:
     bench.loop.run()
     assert not bench.broker.is_open(opening.id)
     bench.sockets.discard_connection(opening)
-    assert (bench.sockets.timer_wheel.count, bench.sockets.count) == (0, 0)
+    assert (bench.sockets.timer_wheel.timer_count, bench.sockets.count) == (0, 0)
 
 
 def test_a_socket_of_a_drop_policy_goes_on_when_it_reads_again() -> None:
@@ -397,12 +397,12 @@ def test_a_lost_connection_is_told_as_1006_and_leaves_nothing() -> None:
     connection.resume_writing()
     bench.loop.run()
     assert bench.closes == [(connection.id, None, 1006, "")]
-    assert bench.broker.sockets == {} and bench.broker.table == {}
-    assert bench.sockets.count == 0 and bench.sockets.timer_wheel.count == 0
+    assert bench.broker.sockets == {} and bench.broker.channels_by_name == {}
+    assert bench.sockets.count == 0 and bench.sockets.timer_wheel.timer_count == 0
 
 
 def test_connections_over_the_limit_are_not_admitted() -> None:
-    bench = Bench(Settings(max_connections=2))
+    bench = Bench(ConnectionSettings(max_connections=2))
     connection, _ = bench.connect()
     opening = bench.sockets.admit_connection(0)
     assert opening is not None
@@ -414,15 +414,15 @@ def test_connections_over_the_limit_are_not_admitted() -> None:
 def test_a_shutdown_closes_in_batches_and_drops_who_stays() -> None:
     bench = Bench()
     pairs = [bench.connect() for _ in range(5)]
-    assert bench.sockets.close_some(2, 1001, "server shutdown") == 3
+    assert bench.sockets.close_oldest_sockets(2, 1001, "server shutdown") == 3
     bench.loop.run()
     assert [transport.close_code for _, transport in pairs] == [1001, 1001, None, None, None]
-    assert bench.sockets.close_some(100, 1001, "server shutdown") == 0
+    assert bench.sockets.close_oldest_sockets(100, 1001, "server shutdown") == 0
     bench.loop.run()
     assert bench.sockets.count == 5
     pairs[0][0].data_received(close_frame(1001))
     pairs[0][0].connection_lost(None)
-    assert bench.sockets.abort_all() == 4
+    assert bench.sockets.abort_connections() == 4
     assert [transport.is_aborted for _, transport in pairs] == [False, True, True, True, True]
 
 
@@ -434,7 +434,7 @@ def test_an_error_in_a_turn_does_not_stop_the_turns() -> None:
         raise ValueError("a mailbox that should not fail")
 
     bench.broker.add_worker_queue(1, 1000)
-    bench.broker.deliver = explode
+    bench.broker.deliver_batch = explode
     other = bench.sockets.admit_connection(1)
     assert other is not None
     bench.broker.receive(other, "x", 1)
@@ -446,7 +446,7 @@ def test_an_error_in_a_turn_does_not_stop_the_turns() -> None:
 
 
 def test_a_flush_interval_gathers_turns_and_keeps_their_order() -> None:
-    bench = Bench(Settings(flush_interval=0.005))
+    bench = Bench(ConnectionSettings(flush_interval=0.005))
     connection, transport = bench.connect()
     bench.broker.subscribe(connection.id, b"c")
     for number in range(5):
@@ -486,11 +486,11 @@ def test_a_peer_that_vanishes_behind_its_close_is_told_with_its_code() -> None:
     bench.runner.release(connection.id)
     bench.loop.run()
     assert bench.closes == [(connection.id, None, 4007, "enough")]
-    assert not bench.runner.busy
+    assert not bench.runner.busy_sockets
 
 
 def test_a_peer_that_waits_for_our_close_is_not_pinged_to_death() -> None:
-    bench = Bench(Settings(ping_interval=1, pong_timeout=1), handler=lambda data, socket_id, token: data)
+    bench = Bench(ConnectionSettings(ping_interval=1, pong_timeout=1), handler=lambda data, socket_id, token: data)
     connection, transport = bench.connect()
     connection.data_received(text("slow") + close_frame(1000))
     bench.loop.run()
@@ -502,7 +502,7 @@ def test_a_peer_that_waits_for_our_close_is_not_pinged_to_death() -> None:
 
 
 def test_a_peer_that_still_takes_what_was_sent_has_close_timeout_for_it_from_our_close_on() -> None:
-    bench = Bench(Settings(write_timeout=10, close_timeout=5))
+    bench = Bench(ConnectionSettings(write_timeout=10, close_timeout=5))
     connection, transport = bench.connect()
     transport.is_full = True
     bench.broker.send(connection.id, "x")
@@ -531,7 +531,9 @@ def take_a_piece(connection: Connection, transport: PaperTransport) -> None:
 
 @pytest.mark.parametrize("cause", ["closed by the application", "closed by the peer", "slow consumer"])
 def test_a_slow_reader_does_not_stretch_a_close(cause: str) -> None:
-    bench = Bench(Settings(write_timeout=60, close_timeout=1, ping_interval=0), Limits(max_queue_bytes=1 << 30))
+    bench = Bench(
+        ConnectionSettings(write_timeout=60, close_timeout=1, ping_interval=0), Limits(max_queue_bytes=1 << 30)
+    )
     connection, transport = bench.connect()
     transport.is_full = True
     for _ in range(200):
@@ -554,7 +556,7 @@ def test_a_slow_reader_does_not_stretch_a_close(cause: str) -> None:
 
 
 def test_a_socket_closed_before_a_101_that_does_not_leave_has_close_timeout_from_then_on() -> None:
-    bench = Bench(Settings(close_timeout=2, ping_interval=25))
+    bench = Bench(ConnectionSettings(close_timeout=2, ping_interval=25))
     connection = bench.sockets.admit_connection(0)
     assert connection is not None
     bench.broker.close(connection.id, 1000, "")
@@ -596,7 +598,7 @@ def test_a_transport_that_has_closed_meanwhile_is_taken_over_all_the_same() -> N
 
 
 def test_a_close_that_has_not_left_yet_is_not_cut_by_an_old_timer() -> None:
-    bench = Bench(Settings(flush_interval=1, ping_interval=25))
+    bench = Bench(ConnectionSettings(flush_interval=1, ping_interval=25))
     connection, transport = bench.connect()
     bench.tick(24.75)
     bench.broker.close(connection.id, 1000, "")
@@ -611,7 +613,7 @@ def test_a_socket_closed_before_the_101_leaves_no_timer_when_it_is_refused() -> 
     bench.broker.close(connection.id, 1000, "")
     bench.loop.run()
     bench.sockets.discard_connection(connection)
-    assert bench.sockets.timer_wheel.count == 0 and bench.sockets.count == 0
+    assert bench.sockets.timer_wheel.timer_count == 0 and bench.sockets.count == 0
 
 
 def test_a_transport_that_is_full_with_the_101_is_not_written_to_until_it_has_room() -> None:
@@ -630,7 +632,7 @@ def test_a_transport_that_is_full_with_the_101_is_not_written_to_until_it_has_ro
 
 
 def test_a_slow_consumer_is_closed_even_if_nothing_waits_for_the_timed_flush() -> None:
-    bench = Bench(Settings(flush_interval=0.005), Limits(max_queue_bytes=1000))
+    bench = Bench(ConnectionSettings(flush_interval=0.005), Limits(max_queue_bytes=1000))
     connection, transport = bench.connect()
     transport.is_full = True
     for _ in range(3):
@@ -646,8 +648,8 @@ def test_the_clock_of_a_stopped_server_ends_with_its_last_connection() -> None:
     connection, _ = bench.connect()
     bench.sockets.stop()
     assert bench.sockets.admit_connection(0) is None
-    bench.sockets.tick()
+    bench.sockets.advance_timers()
     assert len(bench.loop.later) == 1
     connection.connection_lost(None)
-    bench.sockets.tick()
+    bench.sockets.advance_timers()
     assert len(bench.loop.later) == 1

@@ -3,15 +3,15 @@
 import pytest
 
 from server_kit import Bench, close_frame, text
-from wsbroker.connections.connections import Settings
-from wsbroker.connections.inline_runner import SHARE_EVENTS, InlineRunner
+from wsbroker.connections.connections import ConnectionSettings
+from wsbroker.connections.inline_runner import TURN_SHARE_EVENTS, InlineRunner
 
 
 @pytest.mark.parametrize("arity", [0, 1, 2, 3])
 def test_a_handler_gets_as_many_arguments_as_it_takes(arity: int) -> None:
     got: list[tuple[object, ...]] = []
     bench = Bench()
-    bench.sockets.inline = InlineRunner(
+    bench.sockets.inline_runner = InlineRunner(
         bench.broker,
         bench.lane,
         lambda *arguments: got.append(arguments),
@@ -71,7 +71,7 @@ def test_the_close_handler_waits_for_the_messages_before_it() -> None:
     bench.runner.release(connection.id)
     bench.loop.run()
     assert [close[2] for close in bench.closes] == [1000]
-    assert bench.runner.busy == {}
+    assert bench.runner.busy_sockets == {}
 
 
 def test_an_async_close_handler_ends_with_its_release() -> None:
@@ -80,9 +80,9 @@ def test_an_async_close_handler_ends_with_its_release() -> None:
     connection, _ = bench.connect()
     connection.connection_lost(None)
     bench.loop.run()
-    assert list(bench.runner.busy) == [connection.id]
+    assert list(bench.runner.busy_sockets) == [connection.id]
     bench.runner.release(connection.id)
-    assert bench.runner.busy == {}
+    assert bench.runner.busy_sockets == {}
     bench.runner.release(connection.id)
 
 
@@ -93,7 +93,7 @@ def test_results_that_end_at_once_do_not_pile_up_the_stack() -> None:
             runner.release(socket_id)
 
     bench = Bench()
-    runner = bench.sockets.inline = InlineRunner(
+    runner = bench.sockets.inline_runner = InlineRunner(
         bench.broker,
         bench.lane,
         lambda data, socket_id, token: data,
@@ -113,7 +113,7 @@ def test_results_that_end_at_once_do_not_pile_up_the_stack() -> None:
     runner.release(connection.id)
     bench.loop.run()
     assert len(bench.results) == 2001
-    assert connection.unhandled == 0
+    assert connection.unhandled_bytes == 0
 
 
 def test_a_failure_outside_the_handlers_does_not_take_the_other_events_of_the_turn_with_it() -> None:
@@ -165,7 +165,7 @@ def test_a_token_that_is_set_while_a_socket_closes_reaches_its_close_handler() -
         (other.id, b"after its close"),
         (one.id, b"while its handler awaits"),
     ]
-    assert bench.lane.current is None and not bench.lane.busy
+    assert bench.lane.current_socket is None and not bench.lane.busy_sockets
     assert bench.broker.counters.unroutable == 1
 
 
@@ -183,19 +183,19 @@ def record_by_socket(bench: Bench) -> list[int]:
 
 
 def test_a_socket_that_has_had_its_share_of_a_turn_goes_on_behind_the_others() -> None:
-    bench = Bench(Settings(read_budget_frames=10_000))
+    bench = Bench(ConnectionSettings(read_budget_frames=10_000))
     flood, _ = bench.connect()
     other, _ = bench.connect()
     flood.data_received(text("x") * 700)
     other.data_received(text("y"))
     bench.loop.run()
-    assert record_by_socket(bench) == [SHARE_EVENTS, 1, 700 - SHARE_EVENTS]
-    assert bench.messages[SHARE_EVENTS] == ("y", other.id, None)
-    assert (flood.unhandled, flood.inbox, flood.is_busy, bench.runner.is_behind) == (0, None, False, False)
+    assert record_by_socket(bench) == [TURN_SHARE_EVENTS, 1, 700 - TURN_SHARE_EVENTS]
+    assert bench.messages[TURN_SHARE_EVENTS] == ("y", other.id, None)
+    assert (flood.unhandled_bytes, flood.inbox, flood.is_busy, bench.runner.is_behind) == (0, None, False, False)
 
 
 def test_what_comes_while_a_socket_waits_for_its_next_share_stays_behind_what_waits() -> None:
-    bench = Bench(Settings(read_budget_frames=10_000))
+    bench = Bench(ConnectionSettings(read_budget_frames=10_000))
     flood, _ = bench.connect()
     flood.data_received(b"".join(text(str(number)) for number in range(1000)))
     bench.sockets.run_turn()
@@ -211,15 +211,15 @@ def test_what_an_async_handler_has_held_up_goes_on_in_shares_too() -> None:
         bench.messages.append((data, socket_id, token))
         return data if data == "await" else None
 
-    bench = Bench(Settings(read_budget_frames=10_000), handler=handler)
+    bench = Bench(ConnectionSettings(read_budget_frames=10_000), handler=handler)
     flood, _ = bench.connect()
     flood.data_received(text("await") + text("x") * 600)
     bench.loop.run()
     bench.runner.release(flood.id)
-    assert len(bench.messages) == 1 + SHARE_EVENTS
+    assert len(bench.messages) == 1 + TURN_SHARE_EVENTS
     bench.loop.run()
     assert len(bench.messages) == 601
-    assert flood.unhandled == 0 and not bench.runner.is_behind
+    assert flood.unhandled_bytes == 0 and not bench.runner.is_behind
 
 
 def test_a_failure_outside_the_handlers_does_not_strand_what_a_socket_has_waiting() -> None:
@@ -244,7 +244,7 @@ def test_a_failure_outside_the_handlers_does_not_strand_what_a_socket_has_waitin
         bench.runner.release(connection.id)
     bench.loop.run()
     assert [message[0] for message in bench.messages] == ["await", "good"]
-    assert bench.lane.current is None and not bench.runner.is_behind
+    assert bench.lane.current_socket is None and not bench.runner.is_behind
 
 
 def test_a_socket_is_not_being_handled_any_more_once_its_held_messages_have_been() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from broker_kit import RecordingSocket
 from unit.pool.fakes import Scripts, Wire, run, started
-from wsbroker.broker.broker import Broker, Waker
+from wsbroker.broker.broker import Broker, TurnScheduler
 from wsbroker.broker.limits import Limits
 from wsbroker.errors import WorkerError
 from wsbroker.http.messages import HttpRequest
@@ -27,7 +27,7 @@ POLL_S = 0.002
 REQUEST = HttpRequest("GET", "/")
 
 
-class Turns(Waker):
+class Turns(TurnScheduler):
     """Ends the broker's turn when the loop comes round."""
 
     broker: Broker
@@ -36,8 +36,8 @@ class Turns(Waker):
         asyncio.get_running_loop().call_soon(self.turn)
 
     def turn(self) -> None:
-        self.broker.is_awake = False
-        self.broker.deliver_lanes()
+        self.broker.is_turn_scheduled = False
+        self.broker.deliver_batches()
         self.broker.flush()
 
 
@@ -122,7 +122,7 @@ class House:
         config = Config.of(**given)
         port = LocalApi(core, 1 << 20)
         self.pool = Pool(config, "not.imported", core, port, self.fatal.append, carrier_for=self.scripts)
-        self.broker.deliver = self.pool.post
+        self.broker.deliver_batch = self.pool.post
 
     @property
     def place(self) -> WorkerSlot:
@@ -131,11 +131,11 @@ class House:
 
     def socket(self, lane_index: int = 0, is_open: bool = True) -> RecordingSocket:
         """A new socket of a worker."""
-        found = RecordingSocket(self.broker.next_id(), self.broker.worker_queues[lane_index])
+        found = RecordingSocket(self.broker.allocate_socket_id(), self.broker.worker_queues[lane_index])
         found.is_blocked = False
-        self.broker.register(found)
+        self.broker.register_socket(found)
         if is_open:
-            self.broker.opened(found)
+            self.broker.mark_socket_open(found)
         return found
 
     def say(self, sender: RecordingSocket, text: str) -> None:
@@ -177,7 +177,7 @@ class House:
 
     async def held(self) -> None:
         """Waits until messages wait for the exchange."""
-        await self.until(lambda: self.broker.worker_queues[0].is_held)
+        await self.until(lambda: self.broker.worker_queues[0].is_paused)
 
 
 def live(
@@ -334,7 +334,7 @@ def test_a_stop_while_messages_wait_has_the_old_worker_handle_them_and_the_close
     async def work(house: House) -> None:
         talker, reloading = await house.reloads_beside(old)
         house.say(talker, "2")
-        house.broker.lost(talker, 1006, "")
+        house.broker.mark_connection_lost(talker, 1006, "")
         stopping = asyncio.create_task(house.pool.stop(5))
         with pytest.raises(ReloadUnfinished, match="it was called off, the server stops"):
             await reloading
@@ -522,7 +522,7 @@ def test_a_socket_whose_101_came_out_after_its_worker_was_lost_gets_its_close_ha
         late = house.socket(is_open=False)
         old.die()
         await house.until(lambda: not house.place.is_running)
-        house.broker.opened(late)
+        house.broker.mark_socket_open(late)
         await house.until(lambda: replacement.notes == [("close", late.id)])
         await house.until(lambda: not house.broker.worker_queues[0].closing)
 

@@ -12,13 +12,13 @@ def test_an_application_may_send_what_the_rfc_and_the_registry_allow_and_nothing
 
 
 def test_a_client_may_send_what_the_rfc_and_the_registry_allow_and_nothing_else() -> None:
-    assert {code for code in range(65536) if closing.is_valid_received(code)} == ALLOWED
+    assert {code for code in range(65536) if closing.is_receivable(code)} == ALLOWED
 
 
 @pytest.mark.parametrize("code", [1004, 1005, 1006, 1015])
 def test_codes_that_describe_a_missing_close_are_never_sendable(code: int) -> None:
     assert not closing.is_sendable(code)
-    assert not closing.is_valid_received(code)
+    assert not closing.is_receivable(code)
 
 
 def test_every_code_that_the_server_uses_is_sendable_and_says_why() -> None:

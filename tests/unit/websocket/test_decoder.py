@@ -117,7 +117,7 @@ def test_what_follows_a_close_is_dropped() -> None:
     assert feed(decoder, [frame(CLOSE) + frame(TEXT, b"late"), frame(TEXT, b"later"), b"\xff" * 1000]) == [
         ("close", 1005, "")
     ]
-    assert (decoder.code, decoder.buffered, decoder.frames) == (1005, 0, 1)
+    assert (decoder.close_code, decoder.buffered_bytes, decoder.frame_count) == (1005, 0, 1)
 
 
 # --- violations
@@ -184,12 +184,12 @@ def test_nothing_is_decoded_after_a_failure() -> None:
         ("failed", 1002, "reserved opcode"),
     ]
     assert feed(decoder, [frame(TEXT, b"later")] * 3) == []
-    assert (decoder.code, decoder.reason, decoder.buffered) == (1002, "reserved opcode", 0)
+    assert (decoder.close_code, decoder.close_reason, decoder.buffered_bytes) == (1002, "reserved opcode", 0)
 
 
 def test_a_failure_waits_for_the_messages_before_it() -> None:
     decoder = Decoder(100)
-    decoder.receive(frame(TEXT, b"ok") + b"\xff\xff")
+    decoder.receive_data(frame(TEXT, b"ok") + b"\xff\xff")
     assert decoder.next_event() == TEXT
     assert decoder.next_event() == FAILED
     assert decoder.next_event() == NEED_DATA
@@ -266,12 +266,12 @@ def test_the_limit_does_not_count_control_frames() -> None:
 
 def test_the_caller_may_stop_after_any_event_and_go_on_later() -> None:
     decoder = Decoder(100)
-    decoder.receive(frame(TEXT, b"1") + frame(TEXT, b"2"))
+    decoder.receive_data(frame(TEXT, b"1") + frame(TEXT, b"2"))
     assert (decoder.next_event(), decoder.text) == (TEXT, "1")
-    decoder.receive(frame(TEXT, b"3") + frame(TEXT, b"4")[:3])
+    decoder.receive_data(frame(TEXT, b"3") + frame(TEXT, b"4")[:3])
     assert (decoder.next_event(), decoder.text) == (TEXT, "2")
-    decoder.receive(frame(TEXT, b"4")[3:])
-    decoder.receive(frame(TEXT, b"5"))
+    decoder.receive_data(frame(TEXT, b"4")[3:])
+    decoder.receive_data(frame(TEXT, b"5"))
     assert [event[1] for event in pull(decoder)] == ["3", "4", "5"]
 
 
@@ -280,7 +280,7 @@ def test_what_comes_while_the_caller_has_stopped_keeps_its_order() -> None:
     decoder = Decoder(100)
     texts: list[str] = []
     for at in range(0, 300, 3):
-        decoder.receive(b"".join(frame(TEXT, number) for number in numbers[at : at + 3]))
+        decoder.receive_data(b"".join(frame(TEXT, number) for number in numbers[at : at + 3]))
         assert decoder.next_event() == TEXT  # one of three
         texts.append(decoder.text)
     texts += [str(event[1]) for event in pull(decoder)]
@@ -292,28 +292,28 @@ def test_frames_counts_whole_frames_of_all_kinds() -> None:
     feed(
         decoder, [frame(TEXT, b"a") + frame(TEXT, b"b", fin=False) + frame(PING) + frame(CONTINUATION, b"c" * 200)[:50]]
     )
-    assert decoder.frames == 3
+    assert decoder.frame_count == 3
     feed(decoder, [frame(CONTINUATION, b"c" * 200)[50:] + frame(BINARY, b"d" * 300)[:250]])
-    assert decoder.frames == 4
+    assert decoder.frame_count == 4
     feed(decoder, [frame(BINARY, b"d" * 300)[250:] + frame(CLOSE)])
-    assert decoder.frames == 6
+    assert decoder.frame_count == 6
 
 
 def test_buffered_counts_bytes_that_wait_to_be_decoded() -> None:
     decoder = Decoder(1000)
-    assert decoder.buffered == 0
+    assert decoder.buffered_bytes == 0
     message = frame(TEXT, b"x" * 200)
-    decoder.receive(message)
-    decoder.receive(message + frame(PING)[:3])
-    assert decoder.buffered == 2 * len(message) + 3
+    decoder.receive_data(message)
+    decoder.receive_data(message + frame(PING)[:3])
+    assert decoder.buffered_bytes == 2 * len(message) + 3
     assert decoder.next_event() == TEXT
-    assert decoder.buffered == len(message) + 3
+    assert decoder.buffered_bytes == len(message) + 3
     assert decoder.next_event() == TEXT
     assert decoder.next_event() == NEED_DATA
-    assert decoder.buffered == 3
-    decoder.receive(frame(PING)[3:])
+    assert decoder.buffered_bytes == 3
+    decoder.receive_data(frame(PING)[3:])
     assert decoder.next_event() == PING
-    assert decoder.buffered == 0
+    assert decoder.buffered_bytes == 0
 
 
 def test_an_empty_read_changes_nothing() -> None:
@@ -322,7 +322,7 @@ def test_an_empty_read_changes_nothing() -> None:
 
 def test_needing_data_clears_the_last_message() -> None:
     decoder = Decoder(1000)
-    decoder.receive(frame(TEXT, b"text") + frame(BINARY, b"data"))
+    decoder.receive_data(frame(TEXT, b"text") + frame(BINARY, b"data"))
     assert (decoder.next_event(), decoder.text) == (TEXT, "text")
     assert (decoder.next_event(), decoder.data) == (BINARY, b"data")
     assert decoder.next_event() == NEED_DATA
@@ -338,7 +338,7 @@ def held_bytes(reads: list[bytes], limit: int) -> int:
     tracemalloc.start()
     try:
         for read in reads:
-            decoder.receive(bytes(bytearray(read)))  # a copy that nobody else holds
+            decoder.receive_data(bytes(bytearray(read)))  # a copy that nobody else holds
             while (kind := decoder.next_event()) != NEED_DATA:
                 assert kind == FRAGMENTS
         return tracemalloc.get_traced_memory()[0]
@@ -356,10 +356,10 @@ def test_what_waits_for_the_rest_of_a_header_does_not_hold_its_whole_read() -> N
     decoder = Decoder(1 << 20)
     tracemalloc.start()
     try:
-        decoder.receive(frame(BINARY, b"x" * 100_000) + frame(PING)[:1])
+        decoder.receive_data(frame(BINARY, b"x" * 100_000) + frame(PING)[:1])
         pull(decoder)
         assert tracemalloc.get_traced_memory()[0] < 2_000
-        assert decoder.buffered == 1
+        assert decoder.buffered_bytes == 1
     finally:
         tracemalloc.stop()
 
@@ -381,9 +381,9 @@ def test_a_big_message_in_many_reads_is_copied_a_bounded_number_of_times() -> No
     tracemalloc.start()
     try:
         for read in reads[:-1]:
-            decoder.receive(read)
+            decoder.receive_data(read)
             assert decoder.next_event() == NEED_DATA
-            assert decoder.buffered == 0  # nothing is put together again read by read
+            assert decoder.buffered_bytes == 0  # nothing is put together again read by read
         assert tracemalloc.get_traced_memory()[1] < 4 * size
     finally:
         tracemalloc.stop()
@@ -396,8 +396,8 @@ def test_reads_that_wait_in_tiny_pieces_hold_a_small_multiple_of_their_bytes() -
     tracemalloc.start()
     try:
         for at in range(0, len(data), 3):
-            decoder.receive(data[at : at + 3])
-        assert decoder.buffered == len(data)
+            decoder.receive_data(data[at : at + 3])
+        assert decoder.buffered_bytes == len(data)
         assert tracemalloc.get_traced_memory()[0] < 3 * len(data)
     finally:
         tracemalloc.stop()
@@ -421,7 +421,7 @@ def test_a_decoder_is_idle_when_nothing_of_a_client_is_left_in_it() -> None:
     assert decoder.is_idle
     whole = frame(TEXT, b"hello")
     for end in range(1, len(whole)):
-        decoder.receive(whole[:end])
+        decoder.receive_data(whole[:end])
         assert not decoder.is_idle
         pull(decoder)
         assert not decoder.is_idle
@@ -441,14 +441,14 @@ def test_xored_is_what_the_frames_of_these_tests_carry() -> None:
 
 def test_what_is_decoded_can_be_given_back_in_the_middle_of_a_read() -> None:
     decoder = Decoder(1000)
-    decoder.receive(frame(BINARY, b"first") + frame(BINARY, b"second") + frame(BINARY, b"third")[:-1])
+    decoder.receive_data(frame(BINARY, b"first") + frame(BINARY, b"second") + frame(BINARY, b"third")[:-1])
     assert (decoder.next_event(), decoder.data) == (BINARY, b"first")
-    waiting = decoder.buffered
+    waiting = decoder.buffered_bytes
     decoder.drop_decoded()
     decoder.drop_decoded()
-    assert decoder.buffered == waiting
+    assert decoder.buffered_bytes == waiting
     assert (decoder.next_event(), decoder.data) == (BINARY, b"second")
     decoder.drop_decoded()
     assert decoder.next_event() == NEED_DATA
-    decoder.receive(frame(BINARY, b"third")[-1:])
+    decoder.receive_data(frame(BINARY, b"third")[-1:])
     assert (decoder.next_event(), decoder.data) == (BINARY, b"third")

@@ -4,13 +4,13 @@ import pytest
 
 from wsbroker.errors import HandshakeError
 from wsbroker.websocket.handshake import (
-    NOT_LISTED,
-    OTHER_HOST,
+    ORIGIN_NOT_LISTED,
+    ORIGIN_OF_OTHER_HOST,
     Upgrade,
-    accept_key,
     check_upgrade,
+    compute_accept_key,
+    encode_response_head,
     offers_websocket,
-    response_head,
 )
 
 Fields = list[tuple[str, str]]
@@ -61,7 +61,7 @@ def test_the_example_of_the_rfc_is_accepted_and_answered_as_it_says() -> None:
     upgrade = check(REQUEST, subprotocols=("superchat", "chat"))
     assert upgrade.accept_key == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
     assert upgrade.subprotocol == "chat"
-    assert response_head(upgrade) == (
+    assert encode_response_head(upgrade) == (
         b"HTTP/1.1 101 Switching Protocols\r\n"
         b"Upgrade: websocket\r\n"
         b"Connection: Upgrade\r\n"
@@ -72,18 +72,18 @@ def test_the_example_of_the_rfc_is_accepted_and_answered_as_it_says() -> None:
 
 
 def test_without_a_subprotocol_the_answer_names_none() -> None:
-    head = response_head(check(REQUEST))
+    head = encode_response_head(check(REQUEST))
     assert b"Protocol:" not in head
     assert head.endswith(b"=\r\n\r\n")
 
 
 def test_offers_of_extensions_are_declined_by_silence() -> None:
     upgrade = check(request(("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")))
-    assert b"Extensions" not in response_head(upgrade)
+    assert b"Extensions" not in encode_response_head(upgrade)
 
 
 def test_the_accept_key_of_the_rfc() -> None:
-    assert accept_key("dGhlIHNhbXBsZSBub25jZQ==") == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+    assert compute_accept_key("dGhlIHNhbXBsZSBub25jZQ==") == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_a_page_of_the_same_host_and_port_is_let_in(host: str, origin: str) -> N
     ],
 )
 def test_any_other_page_is_refused_with_403(host: str, origin: str) -> None:
-    assert refusal(request(("Host", host), ("Origin", origin))) == (403, OTHER_HOST)
+    assert refusal(request(("Host", host), ("Origin", origin))) == (403, ORIGIN_OF_OTHER_HOST)
 
 
 def test_a_target_in_absolute_form_names_the_host_that_a_page_must_come_from() -> None:
@@ -317,7 +317,7 @@ def test_a_listed_origin_is_let_in(origin: str, allowed: tuple[str, ...]) -> Non
 )
 def test_an_origin_that_is_not_listed_is_refused_even_on_the_same_host(origin: str, allowed: tuple[str, ...]) -> None:
     headers = request(("Origin", origin))
-    assert refusal(headers, allowed_origins=allowed) == (403, NOT_LISTED)
+    assert refusal(headers, allowed_origins=allowed) == (403, ORIGIN_NOT_LISTED)
 
 
 @pytest.mark.parametrize(
@@ -338,11 +338,11 @@ def test_the_first_offered_subprotocol_that_the_server_knows_is_chosen(
     headers = request(*[("Sec-WebSocket-Protocol", offer) for offer in offers], without=("Sec-WebSocket-Protocol",))
     upgrade = check(headers, subprotocols=known)
     assert upgrade.subprotocol == chosen
-    assert upgrade.offered == [offer.strip() for offer in ",".join(offers).split(",") if offer.strip()]
+    assert upgrade.offered_subprotocols == [offer.strip() for offer in ",".join(offers).split(",") if offer.strip()]
 
 
 def test_an_application_may_choose_the_subprotocol_and_add_fields() -> None:
     upgrade = check(REQUEST, subprotocols=("chat",))
-    head = response_head(upgrade, "superchat", (("Set-Cookie", "a=1"), ("Set-Cookie", "b=ü")))
+    head = encode_response_head(upgrade, "superchat", (("Set-Cookie", "a=1"), ("Set-Cookie", "b=ü")))
     assert head.endswith(b"Sec-WebSocket-Protocol: superchat\r\nSet-Cookie: a=1\r\nSet-Cookie: b=\xc3\xbc\r\n\r\n")
-    assert b"Sec-WebSocket-Protocol: chat\r\n" in response_head(upgrade, None, (("A", "b"),))
+    assert b"Sec-WebSocket-Protocol: chat\r\n" in encode_response_head(upgrade, None, (("A", "b"),))
