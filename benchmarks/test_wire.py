@@ -11,7 +11,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from websocket_kit import frame
 from workload_kit import Batch, Work
 from wsbroker.wire import commands
-from wsbroker.wire.framing import Unpacker, pack
+from wsbroker.wire.framing import BatchUnpacker, pack_batch
 
 PAYLOAD = "x" * 64
 MESSAGE = frame(1, PAYLOAD.encode())
@@ -27,13 +27,13 @@ def answers(count: int) -> Batch:
 @pytest.mark.parametrize("count", BATCHES)
 def test_making_a_batch(benchmark: BenchmarkFixture, count: int) -> None:
     batch = answers(count)
-    assert Unpacker().feed(benchmark(pack, batch)) == [batch]
+    assert BatchUnpacker().feed(benchmark(pack_batch, batch)) == [batch]
 
 
 @pytest.mark.parametrize("count", BATCHES)
 def test_reading_a_batch(benchmark: BenchmarkFixture, count: int) -> None:
-    data = pack(answers(count))
-    unpacker = Unpacker()
+    data = pack_batch(answers(count))
+    unpacker = BatchUnpacker()
     assert benchmark(unpacker.feed, data) == [answers(count)]
 
 

@@ -20,7 +20,7 @@ from wsbroker.build import core_kind
 from wsbroker.connections.connection import Connection
 from wsbroker.connections.connections import Connections, ConnectionSettings
 from wsbroker.connections.inline_runner import InlineRunner
-from wsbroker.wire.framing import Unpacker, pack
+from wsbroker.wire.framing import BatchUnpacker, pack_batch
 
 Batch = list[tuple[object, ...]]
 
@@ -150,11 +150,11 @@ class Work:
     def cross(self, frames: bytes, commands: Batch) -> None:
         """There and back over a wire: what each socket sends, a batch of commands from the worker, and the flush."""
         self.receive(frames)
-        unpacker = Unpacker()
+        unpacker = BatchUnpacker()
         for batch in self.batches:
-            unpacker.feed(pack(batch))
+            unpacker.feed(pack_batch(batch))
         self.batches.clear()
-        for answers in unpacker.feed(pack(commands)):
+        for answers in unpacker.feed(pack_batch(commands)):
             self.apply(answers)
 
     def apply(self, commands: Batch) -> None:

@@ -17,7 +17,7 @@ its threads while a broker runs there. A call that asks for nothing back never w
 something asks the broker and is exact. All of them check their arguments at once: a wrong type is a `TypeError`, a bad
 value a `ValueError`; without a broker they raise `CommandError`, which is a `RuntimeError`.
 
-This module may import: `worker.port`, `worker.arguments`, `worker.base`, `wire`, `types`, `errors`, light standard
+This module may import: `worker.port`, `worker.arguments`, `worker.base`, `live_transport`, `types`, `errors`, light standard
 library; it is loaded into every worker, so what needs more comes when it is first used. Must never: load a compiled
 module, asyncio, anyio or aiohttp.
 """

@@ -38,7 +38,7 @@ from wsbroker.server.signals import end_program_by_signals
 from wsbroker.server.standard_streams import open_standard_streams
 from wsbroker.settings import config as settings
 from wsbroker.settings import open_sockets, sources
-from wsbroker.settings.addresses import BindAddress, OpenSocket, failure_text, parse_addresses
+from wsbroker.settings.addresses import BindAddress, InheritedSocket, bind_error_text, parse_addresses
 from wsbroker.settings.config import GROUPS, SETTINGS, Config, Settings
 from wsbroker.settings.folders import absolute_path, working_directory
 
@@ -158,17 +158,17 @@ class Plan:
 
 def _plan(flags: Mapping[str, object], environment: Mapping[str, str]) -> Plan:
     """Reads all sources, strongest first, and sets up logging as soon as its level is known."""
-    layers = [sources.from_flags(_given(flags)), sources.from_environment(environment)]
-    named = sources.config_path(flags["config"], environment)
+    layers = [sources.read_flags(_given(flags)), sources.read_environment(environment)]
+    named = sources.find_config_file(flags["config"], environment)
     if named is not None:
-        layers.append(sources.from_file(*named))
-    found = sources.merge(*layers)
+        layers.append(sources.read_config_file(*named))
+    found = sources.merge_layers(*layers)
 
-    _set_up_logging(sources.log_level_of(found["log_level"]) if "log_level" in found else "info")
-    values = {name: sources.value_of(name, found[name]) for name in SETTINGS if name in found}
+    _set_up_logging(sources.parse_log_level(found["log_level"]) if "log_level" in found else "info")
+    values = {name: sources.parse_setting(name, found[name]) for name in SETTINGS if name in found}
     labels = {name: each.label for name, each in found.items()}
     app = _app(found)
-    warnings = sources.unknown_variables(environment)
+    warnings = sources.unknown_variable_warnings(environment)
     secret = _secret(found)
     if app is None:
         _settle_built_in(values, labels, secret)
@@ -191,7 +191,7 @@ def _plan(flags: Mapping[str, object], environment: Mapping[str, str]) -> Plan:
     return Plan(app, bind, addresses, config, tuple(warnings), bool(flags["reload"]))
 
 
-def _log_sources(found: sources.Layer, values: Mapping[str, object]) -> None:
+def _log_sources(found: sources.SettingsLayer, values: Mapping[str, object]) -> None:
     for name, each in found.items():
         if name in SETTINGS:
             shown = SETTINGS[name].show(values[name])
@@ -204,12 +204,12 @@ def _given(flags: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in flags.items() if name not in ("config", "reload")}
 
 
-def _app(found: sources.Layer) -> str | None:
+def _app(found: sources.SettingsLayer) -> str | None:
     """The application that was named, or None for the built-in one."""
     if "app" not in found:
         return None
     each = found["app"]
-    names = [str(name) for name in each.raw] if isinstance(each.raw, tuple) else [sources.text_of("app", each)]
+    names = [str(name) for name in each.raw] if isinstance(each.raw, tuple) else [sources.parse_text("app", each)]
     if len(names) > 1:
         raise ConfigError(f"one APP is served, not several: got {' and '.join(map(repr, names))}; flags start with --")
     app = names[0]
@@ -222,11 +222,11 @@ def _app(found: sources.Layer) -> str | None:
     return None if app == BUILT_IN_APP else app
 
 
-def _secret(found: sources.Layer) -> str | None:
+def _secret(found: sources.SettingsLayer) -> str | None:
     if "secret" not in found:
         return None
     label = found["secret"].label
-    secret = sources.text_of("secret", found["secret"])
+    secret = sources.parse_text("secret", found["secret"])
     if not secret:
         raise ConfigError(f"{label} is empty: give a secret, or leave it out to serve without one")
     if secret != secret.strip() or not secret.isprintable():
@@ -263,19 +263,23 @@ def _settle_built_in(values: dict[str, object], labels: Mapping[str, str], secre
         values["worker_arg"] = json.dumps(options)
 
 
-def _bind(found: sources.Layer, warnings: list[str]) -> tuple[list[str], list[BindAddress]]:
+def _bind(found: sources.SettingsLayer, warnings: list[str]) -> tuple[list[str], list[BindAddress]]:
     """Returns where to listen, as texts and read: where nobody says, on all sockets that systemd has handed in."""
-    handed_in = open_sockets.handed_in.take()
-    if open_sockets.why_not_ours():
-        warnings.append(f"sockets that were handed in are not used: {open_sockets.why_not_ours()}")
-    texts = sources.texts_of(found["bind"]) if "bind" in found else [str(each) for each in handed_in] or [DEFAULT_BIND]
+    handed_in = open_sockets.systemd_sockets.claim_sockets()
+    if open_sockets.explain_pid_mismatch():
+        warnings.append(f"sockets that were handed in are not used: {open_sockets.explain_pid_mismatch()}")
+    texts = (
+        sources.parse_text_list(found["bind"])
+        if "bind" in found
+        else [str(each) for each in handed_in] or [DEFAULT_BIND]
+    )
     label = found["bind"].label if "bind" in found else "LISTEN_FDS" if handed_in else "--bind"
     try:
         addresses = parse_addresses(texts)
-        open_sockets.check(addresses)
+        open_sockets.check_inherited_sockets(addresses)
     except ConfigError as error:
         raise ConfigError(f"{label}: {error}") from error
-    if handed_in and not any(isinstance(address, OpenSocket) for address in addresses):
+    if handed_in and not any(isinstance(address, InheritedSocket) for address in addresses):
         warnings.append(
             f"sockets that were handed in are not used: {label} names others; leave it out, or write {handed_in[0]}"
         )
@@ -286,7 +290,7 @@ def _open_to_all(addresses: Sequence[BindAddress]) -> list[str]:
     return [
         f"anyone who can reach {address} may publish and subscribe: set WSBROKER_SECRET, or bind to {DEFAULT_BIND}"
         for each in addresses
-        for address in open_sockets.real_addresses(each)
+        for address in open_sockets.listening_addresses_of(each)
         if not address.is_loopback
     ]
 
@@ -316,7 +320,7 @@ def _serve(plan: Plan) -> int:
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
             return _fail(UNEXPECTED, f"{error.strerror}: raise the limit of open files (ulimit -n, LimitNOFILE)", error)
-        text = failure_text(error, plan.addresses)
+        text = bind_error_text(error, plan.addresses)
         if text is None:
             raise
         return _fail(CANNOT_BIND, text, error)
@@ -509,7 +513,7 @@ def _command() -> click.Command:
 
 
 def _option(setting: settings.Setting) -> click.Option:
-    flag = sources.flag_of(setting.name)
+    flag = sources.flag_name_of(setting.name)
     if setting.kind == "switch":
         return _GroupedOption(f"{flag}/--no-{flag[2:]}", setting.group, _help(setting))
     is_list = setting.kind == "names"

@@ -23,7 +23,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
-from wsbroker.http.messages import Accept, HeaderItems, Headers, HttpRequest, HttpResponse, open_verdict, to_response
+from wsbroker.http.messages import (
+    Accept,
+    HeaderItems,
+    Headers,
+    HttpRequest,
+    HttpResponse,
+    to_http_response,
+    to_open_result,
+)
 from wsbroker.types import Data, SocketId
 from wsbroker.worker import api as ports
 from wsbroker.worker.api import BrokerApi
@@ -199,7 +207,7 @@ class TestBroker(BrokerApi):
             verdict: HttpResponse | Accept | None = HttpResponse(500, (), "Internal Server Error")
             try:
                 with self._reporting():
-                    verdict = open_verdict(self._run(self._handlers.open, request, socket.id), request)
+                    verdict = to_open_result(self._run(self._handlers.open, request, socket.id), request)
             finally:  # whatever the handler raised: as if the socket had never been there
                 if isinstance(verdict, Accept):
                     socket.headers, socket.subprotocol = verdict.headers, verdict.subprotocol
@@ -235,7 +243,7 @@ class TestBroker(BrokerApi):
         response = HttpResponse(500, (), "Internal Server Error")
         try:
             with self._reporting():
-                response = to_response(self._run(self._handlers.http, request))
+                response = to_http_response(self._run(self._handlers.http, request))
         finally:
             self._run_closes()
         return response

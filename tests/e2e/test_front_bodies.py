@@ -15,7 +15,7 @@ from aiohttp.streams import EmptyStreamReader, StreamReader
 from unit.front.front_kit import LONG_S, Fronting, Peer, field, fronting, get, post, status, upgrade
 from wsbroker.front import front as front_module
 from wsbroker.front.http_connection import HttpConnection
-from wsbroker.front.request_body import Upload
+from wsbroker.front.request_body import BodyCollector
 from wsbroker.http.messages import HttpRequest, HttpResponse
 
 pytestmark = pytest.mark.anyio
@@ -123,7 +123,7 @@ async def test_turns_are_taken_and_bounded() -> None:
             before = {door: door.body_bytes for door in front.http_connections}
             await asyncio.sleep(0)
             grown = [door.body_bytes - size for door, size in before.items() if door in front.http_connections]
-            assert sum(grown) <= (front_module.TURNS_IN_A_ROW + 1) * 64
+            assert sum(grown) <= (front_module.PARSE_BUDGETS_PER_LOOP_TURN + 1) * 64
             assert max(grown, default=0) <= 2 * 64
         sizes = [door.body_bytes for door in front.http_connections]
         assert max(sizes) - min(sizes) <= 3 * 64
@@ -132,7 +132,7 @@ async def test_turns_are_taken_and_bounded() -> None:
 # Leavers. -----------------------------------------------------------------------------------------------------------
 
 PART = b"x" * 300_000
-HELD = (HttpConnection, Upload, web.BaseRequest, StreamReader)
+HELD = (HttpConnection, BodyCollector, web.BaseRequest, StreamReader)
 
 
 def reset(peer: Peer) -> None:
@@ -145,8 +145,8 @@ def reset(peer: Peer) -> None:
 def abort_all(running: Fronting) -> None:
     """The server ends every connection."""
     for door in list(running.front.http_connections):
-        assert door.wire is not None
-        door.wire.abort()
+        assert door.live_transport is not None
+        door.live_transport.abort()
 
 
 LEAVERS: dict[str, tuple[bytes, dict[str, Any]]] = {
@@ -347,7 +347,7 @@ async def test_a_stop_lets_a_body_that_is_on_its_way_come_to_its_end() -> None:
     async with fronting() as running:
         peer = await running.connect()
         await peer.send(post(b"x" * 10)[:-5])
-        await until(lambda: len(running.front.uploads) == 1)
+        await until(lambda: len(running.front.body_deadlines) == 1)
         stopping = asyncio.create_task(running.front.stop(LONG_S))
         await asyncio.sleep(0.01)
         await peer.send(b"x" * 5)

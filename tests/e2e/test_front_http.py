@@ -62,7 +62,7 @@ async def test_a_connection_is_kept_for_more_requests_and_they_may_be_pipelined(
         await peer.send(b"".join(post(b"x" * number, f"/{number}") for number in range(200)))
         for number in range(200):
             assert (await peer.answer())[1] == b"POST /%d %d" % (number, number)
-        assert len(running.front.heads) == 0
+        assert len(running.front.head_deadlines) == 0
 
 
 async def test_pipelined_answers_keep_their_order_when_the_first_is_slow() -> None:
@@ -97,11 +97,11 @@ async def test_pipelined_bodies_behind_a_slow_answer_are_bounded() -> None:
         peer.writer.write(b"".join(post(b"x" * 100_000) for _ in range(100)))
         await running_requests(running, 1)
         (door,) = running.front.http_connections
-        assert door.wire is not None
+        assert door.live_transport is not None
         async with asyncio.timeout(LONG_S):
-            while door.wire.is_reading():
+            while door.live_transport.is_reading():
                 await asyncio.sleep(0.001)
-        held = sum(body.total_bytes for _, body in door.newest(door.waiting))
+        held = sum(body.total_bytes for _, body in door.newest_queued_requests(door.queued_request_count))
         assert held < 1_000_000
         gate.set()
         for _ in range(100):

@@ -111,13 +111,13 @@ async def test_thousands_of_heads_need_one_timer() -> None:
         peers = [await running.connect() for _ in range(50)]
         while len(running.front.http_connections) < 50:
             await asyncio.sleep(0.001)
-        assert len(running.front.heads) == 50
+        assert len(running.front.head_deadlines) == 50
         if isinstance(loop, asyncio.BaseEventLoop):
             assert len(loop._scheduled) <= 2  # type: ignore[attr-defined]
         for peer in peers:
             await peer.send(upgrade())
             assert status(await peer.head()) == 101
-        assert len(running.front.heads) == 0
+        assert len(running.front.head_deadlines) == 0
 
 
 @pytest.mark.parametrize("has_begun", [False, True])
@@ -153,8 +153,8 @@ async def test_who_does_not_read_the_last_bytes_is_cut() -> None:
 
             async def handler(_: HttpRequest) -> HttpResponse:
                 (door,) = running.front.http_connections
-                assert door.wire is not None
-                door.wire.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+                assert door.live_transport is not None
+                door.live_transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
                 return HttpResponse(200, (), b"x" * 60_000)
 
             running.pool.handler = handler
@@ -254,8 +254,8 @@ async def test_an_answer_counts_also_if_writing_stopped_at_its_head() -> None:
 
         async def handler(_: HttpRequest) -> HttpResponse:
             (door,) = running.front.http_connections
-            assert door.wire is not None
-            door.wire.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            assert door.live_transport is not None
+            door.live_transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
             return HttpResponse(200, [("X-Long", "y" * 40_000)] * (running.pool.requests[1:] != []), b"x" * next(sizes))
 
         running.pool.handler = handler
@@ -440,7 +440,7 @@ async def test_those_too_many_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -
         refused = [await running.connect() for _ in range(10)]
         for peer in refused[3:]:  # no room even to wait for their requests
             assert status((await peer.answer())[0]) == 503
-        assert len(running.front.lingering) == 3
+        assert len(running.front.linger_deadlines) == 3
         for peer in refused[:3]:
             await peer.send(get())
             assert status((await peer.answer())[0]) == 503

@@ -91,14 +91,14 @@ async def test_all_interfaces_are_both_families_on_one_port() -> None:
 
 @needs_ipv6
 async def test_families_that_cannot_share_a_free_port_are_reported_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    bind_tcp = listening._bind_tcp
+    bind_tcp = listening._bind_tcp_socket
 
     def never_the_same(family: int, target: tuple[object, ...]) -> socket.socket:
         if family == socket.AF_INET6 and target[1]:
             raise OSError(errno.EADDRINUSE, "taken")
         return bind_tcp(family, target)
 
-    monkeypatch.setattr(listening, "_bind_tcp", never_the_same)
+    monkeypatch.setattr(listening, "_bind_tcp_socket", never_the_same)
     front = new_front()
     bound = await front.listen([TcpAddress("", 0)])
     assert [address.host for address in bound if isinstance(address, TcpAddress)] == ["0.0.0.0", "::"]
@@ -119,7 +119,7 @@ async def test_a_host_name_is_bound_with_all_its_addresses(monkeypatch: pytest.M
     async def two(host: str, port: int) -> list[tuple[int, tuple[str, int]]]:
         return [(socket.AF_INET, (address, port)) for address in ("127.0.0.1", "127.0.0.2", "127.0.0.1")]
 
-    monkeypatch.setattr(listening, "_look_up", two)
+    monkeypatch.setattr(listening, "_resolve_host", two)
     front = new_front()
     (bound,) = await front.listen([TcpAddress("both.example", 0)])
     assert isinstance(bound, TcpAddress) and bound.host == "both.example"
@@ -142,14 +142,14 @@ async def test_several_addresses_are_reported_in_their_order(path: str) -> None:
 
 
 async def test_a_family_that_this_machine_does_not_speak_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    bind_tcp = listening._bind_tcp
+    bind_tcp = listening._bind_tcp_socket
 
     def no_ipv6(family: int, target: tuple[object, ...]) -> socket.socket:
         if family == socket.AF_INET6:
             raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
         return bind_tcp(family, target)
 
-    monkeypatch.setattr(listening, "_bind_tcp", no_ipv6)
+    monkeypatch.setattr(listening, "_bind_tcp_socket", no_ipv6)
     async with fronting(addresses=(TcpAddress("", 0),)) as running:
         assert await answers(await tcp("127.0.0.1", running.port))
     error = await refused("[::1]:0")
@@ -202,7 +202,7 @@ async def test_an_unknown_host_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     async def unknown(*_: object) -> object:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(listening, "_look_up", unknown)
+    monkeypatch.setattr(listening, "_resolve_host", unknown)
     error = await refused("nosuchhost:80")
     assert isinstance(error, socket.gaierror)
     assert "cannot bind to http://nosuchhost:80: the host name 'nosuchhost' is unknown" in str(error)
@@ -212,7 +212,7 @@ async def test_a_port_without_permission_is_said(monkeypatch: pytest.MonkeyPatch
     def no_permission(*_: object) -> socket.socket:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(listening, "_bind_tcp", no_permission)
+    monkeypatch.setattr(listening, "_bind_tcp_socket", no_permission)
     error = await refused("127.0.0.1:80")
     assert isinstance(error, PermissionError)
     assert "cannot bind to http://127.0.0.1:80: permission denied" in str(error)
@@ -306,12 +306,14 @@ async def test_addresses_without_any_are_nothing() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it may not be inherited")
 async def test_the_kernel_keeps_little_of_what_a_connection_cannot_send() -> None:
-    (listener,) = await listening.bind([TcpAddress("127.0.0.1", 0)])
+    (listener,) = await listening.bind_addresses([TcpAddress("127.0.0.1", 0)])
     with contextlib.closing(listener), socket.socket() as client:
         client.connect(listener.sockets[0].getsockname())
         accepted, _ = listener.sockets[0].accept()
         with accepted:
-            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == listening.UNSENT_BYTES
+            assert (
+                accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == listening.MAX_KERNEL_UNSENT_BYTES
+            )
 
 
 # Who may connect to a Unix socket. ------------------------------------------------------------------------------------
@@ -336,18 +338,18 @@ def mode_of(path: str) -> int:
 async def test_the_file_of_a_unix_socket_has_the_mode_asked_for(
     path: str, mode: int, mask: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    apply = listening.UnixAccess.apply
+    apply = listening.UnixSocketPermissions.apply_to_file
     before: list[int] = []
 
-    def watched(access: listening.UnixAccess, path: str) -> None:
+    def watched(access: listening.UnixSocketPermissions, path: str) -> None:
         before.append(mode_of(path))
         with socket.socket(socket.AF_UNIX) as early, pytest.raises(ConnectionRefusedError):
             early.connect(path)
         apply(access, path)
 
-    monkeypatch.setattr(listening.UnixAccess, "apply", watched)
+    monkeypatch.setattr(listening.UnixSocketPermissions, "apply_to_file", watched)
     with umask(mask):
-        (listener,) = await listening.bind([UnixAddress(path)], mode)
+        (listener,) = await listening.bind_addresses([UnixAddress(path)], mode)
     assert mode_of(path) == mode
     if sys.platform == "linux":
         assert before[0] | mode == mode  # never wider
@@ -362,7 +364,7 @@ async def test_a_group_may_use_a_unix_socket_that_it_is_given(path: str) -> None
     group = os.getgid()
     for name in (str(group), grp.getgrgid(group).gr_name):
         for mode in (None, 0o620):
-            (listener,) = await listening.bind([UnixAddress(path)], mode, name)
+            (listener,) = await listening.bind_addresses([UnixAddress(path)], mode, name)
             assert (mode_of(path), os.stat(path).st_gid) == (mode or 0o660, group)
             listener.close()
 
@@ -370,14 +372,14 @@ async def test_a_group_may_use_a_unix_socket_that_it_is_given(path: str) -> None
 @needs_unix
 async def test_a_group_that_is_not_there_or_not_ours_is_refused(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="^unix_group is 'no such group', and this machine has no group of that name"):
-        await listening.bind([UnixAddress(path)], unix_group="no such group")
+        await listening.bind_addresses([UnixAddress(path)], unix_group="no such group")
 
     def forbidden(path: str, user: int, group: int) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "chown", forbidden)
     with pytest.raises(ConfigError, match="^unix_group is '0', but this user may not give a file to that group: it "):
-        await listening.bind([UnixAddress(path)], unix_group="0")
+        await listening.bind_addresses([UnixAddress(path)], unix_group="0")
     assert not os.path.exists(path)
 
 
@@ -385,6 +387,6 @@ async def test_a_group_that_is_not_there_or_not_ours_is_refused(path: str, monke
 async def test_the_file_of_a_server_that_is_gone_is_no_obstacle_to_its_mode(path: str) -> None:
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(path)
-    (listener,) = await listening.bind([UnixAddress(path)], 0o640)
+    (listener,) = await listening.bind_addresses([UnixAddress(path)], 0o640)
     assert mode_of(path) == 0o640
     listener.close()

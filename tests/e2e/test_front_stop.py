@@ -66,7 +66,7 @@ async def test_a_connection_whose_answer_is_just_being_written_is_closed_behind_
 
         async def handler(request: HttpRequest) -> HttpResponse:
             (door,) = running.front.http_connections
-            asyncio.get_running_loop().call_soon(running.front._wind_down, door)
+            asyncio.get_running_loop().call_soon(running.front._close_after_response, door)
             return HttpResponse(200, (), "answered")
 
         running.pool.handler = handler
@@ -108,7 +108,7 @@ async def test_what_is_not_answered_in_time_is_cut(caplog: pytest.LogCaptureFixt
         for peer in (request, opening, later):
             assert await peer.rest() == b""
         assert running.front.http_connections == set()
-        assert (running.sockets.count, len(running.sockets.discarded)) == (0, 1)
+        assert (running.sockets.connection_count, len(running.sockets.discarded)) == (0, 1)
         assert "connections=3" in caplog.text
 
 

@@ -10,7 +10,7 @@ import pytest
 import websockets
 
 from unit.front.front_kit import ACCEPT, LONG_S, Fronting, Peer, field, fronting, get, status, upgrade
-from wsbroker.front.http_connection import MAX_EARLY_BYTES, HttpConnection
+from wsbroker.front.http_connection import MAX_BYTES_BEHIND_UPGRADE, HttpConnection
 from wsbroker.http.messages import HttpRequest, HttpResponse
 
 pytestmark = pytest.mark.anyio
@@ -51,7 +51,7 @@ async def test_an_upgrade_becomes_a_socket() -> None:
         connection.transport.write(b"pong")
         assert await peer.reader.readexactly(4) == b"pong"
         assert running.front.http_connections == set()
-        assert len(running.front.heads) == 0
+        assert len(running.front.head_deadlines) == 0
         peer.close()
         await connection.is_lost.wait()
         assert running.sockets.discarded == []
@@ -111,7 +111,7 @@ async def test_bytes_sent_before_the_101_reach_the_socket_in_order(is_asked: boo
 
 def early_bytes(door: HttpConnection) -> int:
     """What a connection keeps of the bytes behind its upgrade request."""
-    return len(door.unfed)
+    return len(door.unparsed_data)
 
 
 @pytest.mark.parametrize("before", [b"", get("/before")], ids=["first", "second"])
@@ -131,13 +131,13 @@ async def test_a_flood_before_the_101_is_bounded_and_arrives_whole(before: bytes
             await peer.answer()
         peer.writer.write(flood)
         (door,) = running.front.http_connections
-        wire = door.wire
+        wire = door.live_transport
         assert wire is not None
         async with asyncio.timeout(LONG_S):
-            while early_bytes(door) < MAX_EARLY_BYTES:
+            while early_bytes(door) < MAX_BYTES_BEHIND_UPGRADE:
                 await asyncio.sleep(0.001)
         assert not wire.is_reading()
-        assert early_bytes(door) <= MAX_EARLY_BYTES + 256 * 1024
+        assert early_bytes(door) <= MAX_BYTES_BEHIND_UPGRADE + 256 * 1024
         gate.set()
         assert status(await peer.head()) == 101
         assert await running.sockets.accepted[0].has_received(len(flood)) == flood
@@ -181,7 +181,7 @@ async def test_the_open_handlers_refusal_is_sent_as_it_is(before: bytes) -> None
         assert await peer.rest() == b""
         assert len(running.sockets.discarded) == 1
         assert running.sockets.accepted == []
-        assert running.sockets.count == 0
+        assert running.sockets.connection_count == 0
 
 
 @pytest.mark.parametrize("before", [b"", get("/before")], ids=["first", "second"])
@@ -219,7 +219,7 @@ async def test_a_client_that_leaves_before_the_101_is_discarded_at_once(before: 
         if before:
             await peer.answer()
         await asked.wait()
-        assert running.sockets.count == 1
+        assert running.sockets.connection_count == 1
         if is_reset:
             raw = peer.writer.get_extra_info("socket")
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -228,7 +228,11 @@ async def test_a_client_that_leaves_before_the_101_is_discarded_at_once(before: 
         gate.set()  # the handler's late answer changes nothing
         await running.until_empty()
         await asyncio.sleep(0.01)
-        assert (running.sockets.count, len(running.sockets.discarded), running.sockets.accepted) == (0, 1, [])
+        assert (running.sockets.connection_count, len(running.sockets.discarded), running.sockets.accepted) == (
+            0,
+            1,
+            [],
+        )
         assert running.pool.forgotten == running.pool.opened
 
 
@@ -432,7 +436,7 @@ async def test_a_failure_at_the_hand_over_ends_the_connection(caplog: pytest.Log
         running.sockets.failure = RuntimeError("broken core")
         assert await running.ask(upgrade()) == b""
         assert "broken core" in caplog.text
-        assert running.sockets.count == 0
+        assert running.sockets.connection_count == 0
 
 
 async def test_a_failure_of_our_own_is_a_500_and_logged_with_the_address(

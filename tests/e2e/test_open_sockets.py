@@ -16,7 +16,7 @@ import pytest
 import wsbroker
 from e2e.serving import START_S, ServerProcess
 from wsbroker.errors import ConfigError
-from wsbroker.settings.open_sockets import HandedIn, handed_in
+from wsbroker.settings.open_sockets import SystemdSockets, systemd_sockets
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="descriptors cannot be handed in there")
 
@@ -177,7 +177,7 @@ def test_the_variables_are_believed_only_if_they_are_for_this_process(monkeypatc
     monkeypatch.setenv("LISTEN_FDS", "2")
     for pid in ("", "1"):
         monkeypatch.setenv("LISTEN_PID", pid)
-        assert HandedIn().take() == []
+        assert SystemdSockets().claim_sockets() == []
         assert os.environ["LISTEN_FDS"] == "2"
     assert refusal("fd://web") == (
         f"cannot bind to 'fd://web': no socket was handed in by that name: LISTEN_FDS is for process 1, and this is "
@@ -186,8 +186,8 @@ def test_the_variables_are_believed_only_if_they_are_for_this_process(monkeypatc
     monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
     monkeypatch.setenv("LISTEN_FDS", "two")
     with pytest.raises(ConfigError, match="^LISTEN_FDS is 'two', but must be the number of sockets that were handed"):
-        HandedIn().take()
-    assert handed_in.names == {}
+        SystemdSockets().claim_sockets()
+    assert systemd_sockets.name_by_descriptor == {}
 
 
 def test_the_variables_are_taken_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,11 +196,11 @@ def test_the_variables_are_taken_and_given_back(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("wsbroker.settings.open_sockets._keep_from_children", lambda number: None)
     monkeypatch.setattr(os, "set_inheritable", lambda number, inheritable: None)
-    handed = HandedIn()
-    assert [str(address) for address in handed.take()] == ["fd://3", "fd://4", "fd://5"]
-    assert handed.names == {3: "web", 4: "web", 5: ""}
+    handed = SystemdSockets()
+    assert [str(address) for address in handed.claim_sockets()] == ["fd://3", "fd://4", "fd://5"]
+    assert handed.name_by_descriptor == {3: "web", 4: "web", 5: ""}
     assert not variables.keys() & os.environ.keys()
-    handed.restore()
+    handed.restore_for_exec()
     assert variables.items() <= os.environ.items()
 
 

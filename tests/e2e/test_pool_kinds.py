@@ -226,7 +226,7 @@ def test_a_loop_of_pure_python_is_interrupted_and_its_worker_goes_on(
 ) -> None:
     async def work(shop: Shop) -> None:
         await shop.says(1, "loop")
-        assert (commands.FAILED, 1) in shop.core.log
+        assert (commands.HANDLER_FAILED, 1) in shop.core.log
         await shop.says(2, "the same worker")
         assert shop.sent == ["the same worker"]
         assert shop.pool.statistics()[0]["counts"] == {"handler_timeouts": 1, "long_handlers": 1}
@@ -250,7 +250,7 @@ def test_a_call_that_nothing_interrupts_costs_its_worker_and_nothing_more(
         await core.until(lambda: bool(core.lost))
         assert core.lost == [(0, 1012)]
         assert core.adopted == [(1, [(events.CLOSE, 1, None, 0, 1012, "")])]
-        await core.until(lambda: (commands.CLOSED, 1) in core.log)
+        await core.until(lambda: (commands.CLOSE_HANDLED, 1) in core.log)
         await shop.says(2, "other worker", 1)
         await shop.until_running(1)
         await shop.says(3, "replacement")

@@ -159,7 +159,7 @@ def test_stop_waits_for_close_handlers_that_the_core_still_holds_back(live: Call
         seen.extend(event[0] for event in reads_until(wire, events.MESSAGE))
         wire.write((commands.HANDLED, [(1, 1)]))
         seen.extend(event[0] for event in reads_until(wire, events.CLOSE))
-        wire.write((commands.CLOSED, 1))
+        wire.write((commands.CLOSE_HANDLED, 1))
         seen.extend(event[0] for event in reads_until(wire, events.STOP))
         wire.write((commands.STOPPED,))
 
@@ -440,8 +440,8 @@ def test_an_open_handler_gets_the_request_and_one_that_never_answers_is_a_504(li
 
     def mute(wire: Wire) -> None:
         started(wire, OPEN_NAME)
-        seen.extend(reads_until(wire, events.FORGET))
-        wire.write((commands.OPENED, 9, 101, [], b""), (commands.SEND, 9, "late"))
+        seen.extend(reads_until(wire, events.DROP_UNOPENED))
+        wire.write((commands.OPEN_RESULT, 9, 101, [], b""), (commands.SEND, 9, "late"))
         reads_until(wire, events.STOP)
         wire.write((commands.STOPPED,))
 
@@ -451,7 +451,7 @@ def test_an_open_handler_gets_the_request_and_one_that_never_answers_is_a_504(li
         await house.core.until(lambda: bool(house.core.log))  # the late answer was read, and ignored
 
     live(work, mute, settings=Settings(workers=1, handshake_timeout=0.05))
-    assert seen == [(events.OPEN, 9, REQUEST.fields()), (events.FORGET, 9)]
+    assert seen == [(events.OPEN, 9, REQUEST.fields()), (events.DROP_UNOPENED, 9)]
 
 
 def test_a_client_that_goes_away_while_opening_is_forgotten(live: Callable[..., House]) -> None:
@@ -462,9 +462,9 @@ def test_a_client_that_goes_away_while_opening_is_forgotten(live: Callable[..., 
         started(wire, OPEN_NAME)
         seen.extend(reads_until(wire, events.OPEN))
         wire.write((commands.SEND, 9, "opening"))
-        seen.extend(reads_until(wire, events.FORGET))
+        seen.extend(reads_until(wire, events.DROP_UNOPENED))
         looked.wait(10)
-        wire.write((commands.OPENED, 9, 101, [], b""), (commands.SEND, 9, "late"))
+        wire.write((commands.OPEN_RESULT, 9, 101, [], b""), (commands.SEND, 9, "late"))
         reads_until(wire, events.STOP)
         wire.write((commands.STOPPED,))
 
@@ -480,7 +480,7 @@ def test_a_client_that_goes_away_while_opening_is_forgotten(live: Callable[..., 
         assert house.pool.statistics()[0]["opens_in_flight"] == 0
 
     live(work, late)
-    assert [event[0] for event in seen] == [events.OPEN, events.FORGET]
+    assert [event[0] for event in seen] == [events.OPEN, events.DROP_UNOPENED]
 
 
 def test_open_handlers_that_wait_are_bounded_in_bytes(live: Callable[..., House]) -> None:
@@ -515,7 +515,7 @@ def test_a_socket_gone_after_it_was_accepted_is_forgotten_on_request(live: Calla
         house.pool.drop_unopened_socket(9, 0)
 
     live(work, reads)
-    assert seen == [(events.FORGET, 9), (events.STOP,)]
+    assert seen == [(events.DROP_UNOPENED, 9), (events.STOP,)]
 
 
 # HTTP. ----------------------------------------------------------------------------------------------------------
@@ -626,7 +626,7 @@ def test_a_lost_worker_closes_its_sockets_answers_what_it_was_asked_and_is_repla
         answer = await pool.run_open_handler(10, 0, REQUEST)
         assert isinstance(answer, HttpResponse) and answer.status == 503
         assert (await pool.run_http_handler(REQUEST)).status == 503
-        await core.until(lambda: commands.CLOSED in [entry[0] for entry in core.log])
+        await core.until(lambda: commands.CLOSE_HANDLED in [entry[0] for entry in core.log])
         assert core.adopted == [(0, [(events.CLOSE, 5, b"t", 0, 1000, "")])]
         assert await pool.run_open_handler(11, 0, REQUEST) is None
         assert (await pool.run_http_handler(REQUEST)).status == 200
@@ -642,7 +642,7 @@ def test_close_handlers_of_a_lost_worker_run_in_another_one(live: Callable[..., 
         core = house.core
         core.worker_queues[0].closing[5] = (events.CLOSE, 5, None, 0, 1000, "")
         house.message(1, "die")
-        await core.until(lambda: (commands.CLOSED, 5) in core.log)
+        await core.until(lambda: (commands.CLOSE_HANDLED, 5) in core.log)
         assert core.adopted == [(1, [(events.CLOSE, 5, None, 0, 1000, "")])]
         assert [house.pool.choose_worker_index() for _ in range(3)] == [1, 1, 1]
 
@@ -778,7 +778,7 @@ def test_a_replacement_that_cannot_start_is_tried_again(
     async def work(house: House) -> None:
         house.core.worker_queues[0].closing[5] = (events.CLOSE, 5, None, 0, 1000, "")
         house.message(1, "die")
-        await house.core.until(lambda: (commands.CLOSED, 5) in house.core.log)
+        await house.core.until(lambda: (commands.CLOSE_HANDLED, 5) in house.core.log)
         assert house.pool.statistics()[0]["restarts"] == 3
 
     live(work, dies_at_the_first_message, fails, fails, serve)
@@ -851,7 +851,7 @@ def test_what_the_pool_does_not_understand_is_skipped_counted_and_logged_once(
     live: Callable[..., House], caplog: pytest.LogCaptureFixture
 ) -> None:
     def talks(wire: Wire) -> None:
-        wire.say((97, 1), (control.REFUSED, 5))
+        wire.say((97, 1), (control.NOT_UNDERSTOOD, 5))
         wire.write((95,), (commands.SEND, 1, "between"), (95, 1), (96,))
         wire.say((97, 1))
         serve(wire)

@@ -86,7 +86,9 @@ def test_a_process_without_memory_fails_its_handler_or_is_lost_and_replaced() ->
 
     async def work(shop: Shop) -> None:
         shop.message(1, "memory")
-        await shop.core.until(lambda: bool(shop.core.lost) or (commands.FAILED, 1) in shop.core.log or bool(shop.sent))
+        await shop.core.until(
+            lambda: bool(shop.core.lost) or (commands.HANDLER_FAILED, 1) in shop.core.log or bool(shop.sent)
+        )
         while not shop.core.lost:
             shop.message(1, "exit")
             await asyncio.sleep(0.01)

@@ -46,7 +46,7 @@ def test_every_message_is_handled_once_in_order_before_its_close(steps: list[tup
             socket_id = int(str(event[1]))
             got[socket_id].append("closed" if event[0] == events.CLOSE else event[2])
             if event[0] == events.CLOSE:
-                batch.append((commands.CLOSED, socket_id))
+                batch.append((commands.CLOSE_HANDLED, socket_id))
         broker.apply(0, lane.generation, batch)
 
     for step in steps:

@@ -15,7 +15,7 @@ import pytest
 from wsbroker import cli
 from wsbroker.errors import CommandError, ConfigError, WorkerError
 from wsbroker.settings import open_sockets, sources
-from wsbroker.settings.addresses import TcpAddress, bind_failure
+from wsbroker.settings.addresses import TcpAddress, describe_bind_error
 from wsbroker.settings.config import SETTINGS, Config
 
 
@@ -106,7 +106,7 @@ def test_an_application_of_the_users_is_served_with_the_settings_given(run: Run)
 @pytest.mark.parametrize("name", list(SETTINGS))
 def test_every_setting_has_a_flag(run: Run, name: str) -> None:
     setting = SETTINGS[name]
-    flag = sources.flag_of(name)
+    flag = sources.flag_name_of(name)
     argv = {
         "size": [flag, "64KiB"],
         "seconds": [flag, "3s"],
@@ -153,12 +153,12 @@ def test_a_flag_beats_the_environment_that_beats_the_file_that_beats_the_default
 def test_sockets_that_were_handed_in_and_are_not_used_are_warned_of(
     run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(open_sockets, "handed_in", open_sockets.HandedIn())
+    monkeypatch.setattr(open_sockets, "systemd_sockets", open_sockets.SystemdSockets())
     monkeypatch.setenv("LISTEN_FDS", "1")
     monkeypatch.setenv("LISTEN_PID", "1")
     assert cli.main(["app"]) == 0
     monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
-    monkeypatch.setattr(open_sockets, "_keep_from_children", lambda number: None)
+    monkeypatch.setattr(open_sockets, "_make_uninheritable", lambda number: None)
     assert cli.main(["app", "--bind", ":0"]) == 0
     assert [bind for bind, _, _ in run.calls] == [["127.0.0.1:3000"], [":0"]]
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
@@ -487,7 +487,7 @@ def test_an_error_in_the_file_names_the_file_and_the_key(error_of: ErrorOf, text
         (ConfigError("cannot import 'x': no"), 2, "cannot import 'x': no"),
         (ConfigError("two\n  lines"), 2, "two lines"),
         (
-            bind_failure(TcpAddress("127.0.0.1", 3000), OSError(errno.EADDRINUSE, "in use")),
+            describe_bind_error(TcpAddress("127.0.0.1", 3000), OSError(errno.EADDRINUSE, "in use")),
             3,
             (
                 "cannot bind to http://127.0.0.1:3000: port 3000 is in use; stop what listens there, or choose another "
@@ -585,7 +585,7 @@ def test_the_help_says_each_setting_with_its_default_in_one_line(
 ) -> None:
     text = help_text(capsys, monkeypatch)
     for name, setting in SETTINGS.items():
-        (line,) = re.findall(rf"^  {sources.flag_of(name)} .*$", text, re.MULTILINE)
+        (line,) = re.findall(rf"^  {sources.flag_name_of(name)} .*$", text, re.MULTILINE)
         assert setting.help in line
         assert line.endswith("]") or setting.hidden, line
     assert re.findall(r"^(\w[\w ]*):$", text, re.MULTILINE) == [

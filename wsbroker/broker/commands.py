@@ -56,12 +56,12 @@ def apply_command(
         broker.copy_subscriptions(cast(bytes, command[1]), cast(bytes, command[2]))
     elif kind == commands.CLOSE:
         broker.close(cast(int, command[1]), cast(int, command[2]), cast(str, command[3]))
-    elif kind == commands.FAILED:
+    elif kind == commands.HANDLER_FAILED:
         broker.close(cast(int, command[1]), 1011, "handler error")
-    elif kind == commands.CLOSED:
+    elif kind == commands.CLOSE_HANDLED:
         if lane is not None:
             lane.closing.pop(cast(int, command[1]), None)
-    elif kind >= commands.FIRST_FOR_POOL:
+    elif kind >= commands.FIRST_POOL_COMMAND:
         rest.append(command)
     else:
         broker.counters.commands_refused += 1

@@ -81,7 +81,7 @@ class Connections(TurnScheduler):
         self.flush_interval_s: Final = settings.flush_interval
         self.is_flush_due = False
         """A flush is timed, `flush_interval` after the first frame since the last one."""
-        self.count: int = 0
+        self.connection_count: int = 0
         """Connections from `admit_connection` until they are lost or discarded, closing ones included."""
         self.turn_number: i64 = 0
         self.deferred_connections: list[Connection] = []
@@ -94,12 +94,12 @@ class Connections(TurnScheduler):
 
     def admit_connection(self, lane_index: int) -> Connection | None:
         """A new socket, known to the broker from here on; None when `max_connections` are there already."""
-        if self.count >= self.max_connections or self.is_stopped:
+        if self.connection_count >= self.max_connections or self.is_stopped:
             return None
         broker = self.broker
         connection = Connection(broker.allocate_socket_id(), broker.worker_queues[lane_index], self)
         broker.register_socket(connection)
-        self.count += 1
+        self.connection_count += 1
         return connection
 
     def accept_upgrade(self, connection: Connection, transport: asyncio.Transport, head: bytes, tail: bytes) -> None:
@@ -136,13 +136,13 @@ class Connections(TurnScheduler):
 
     def discard_connection(self, connection: Connection) -> None:
         """Refused, or gone before the 101."""
-        self.count -= 1
+        self.connection_count -= 1
         self.timer_wheel.cancel_deadline(connection)
         self.broker.discard_socket(connection)
 
     def remove_lost_connection(self, connection: Connection) -> None:
         """The transport has ended."""
-        self.count -= 1
+        self.connection_count -= 1
         self.timer_wheel.cancel_deadline(connection)
         self.broker.mark_connection_lost(connection, 1006, "")
 
@@ -209,7 +209,7 @@ class Connections(TurnScheduler):
 
     def advance_timers(self) -> None:
         """One tick of the wheel; re-arms itself until `stop`."""
-        if self.is_stopped and self.count == 0:
+        if self.is_stopped and self.connection_count == 0:
             return
         self.loop.call_later(self.tick_s, self.advance_timers)
         failure: Exception | None = None

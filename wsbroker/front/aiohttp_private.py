@@ -21,7 +21,7 @@ from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
 from wsbroker.guarded_log import GuardedLog
 
-Message: TypeAlias = tuple[RawRequestMessage | _ErrInfo, StreamReader]
+ParsedRequest: TypeAlias = tuple[RawRequestMessage | _ErrInfo, StreamReader]
 """A request and its body, or what was wrong with it."""
 
 PRIVATE_NAMES: Final = (
@@ -53,9 +53,9 @@ TOO_MANY_HEADERS: Final = "Too many headers received"
 READ_BUFFER_BYTES: Final = 64 * 1024
 """What is kept of the bytes behind an upgrade before reading stops; of a body that nobody reads yet, twice that."""
 
-PIPELINE_HIGH: Final = 4
+PIPELINE_HIGH_WATER: Final = 4
 """Requests read ahead of the one that is being answered before reading stops …"""
-PIPELINE_LOW: Final = 2
+PIPELINE_LOW_WATER: Final = 2
 """… and goes on. (aiohttp's own 32 and 16 would let one connection hold 32 bodies.)"""
 
 AIOHTTP_LOG: Final = cast(Logger, GuardedLog("aiohttp.server"))
@@ -72,13 +72,20 @@ class HttpProtocol(RequestHandler):
     """One connection, while it speaks HTTP.
 
     Args:
-        server: where requests go (`request_handler`) once `begin` was called.
+        server: where requests go (`request_handler`) once `start_serving` was called.
         loop: the running loop.
         keepalive_timeout_s: closes a connection that waits this long for its next request.
         max_head_bytes: of the request line, and of each field (the sum is the caller's to watch).
     """
 
-    __slots__ = ("_is_held", "_is_reading", "has_upgrade", "parsed_bytes", "unfed", "wire")
+    __slots__ = (
+        "_is_reading_stopped",
+        "_is_reading",
+        "has_upgrade",
+        "parsed_prefix_bytes",
+        "unparsed_data",
+        "live_transport",
+    )
 
     def __init__(
         self, server: web.Server, loop: asyncio.AbstractEventLoop, keepalive_timeout_s: float, max_head_bytes: int
@@ -97,27 +104,27 @@ class HttpProtocol(RequestHandler):
             read_bufsize=READ_BUFFER_BYTES,
             auto_decompress=False,
         )
-        self._max_msg_queue_size = PIPELINE_HIGH
-        self._msg_queue_resume_size = PIPELINE_LOW
-        self.wire: asyncio.Transport | None = None
+        self._max_msg_queue_size = PIPELINE_HIGH_WATER
+        self._msg_queue_resume_size = PIPELINE_LOW_WATER
+        self.live_transport: asyncio.Transport | None = None
         """The transport until the connection is lost or let go (aiohttp forgets its own when it closes it)."""
-        self.unfed = b""
+        self.unparsed_data = b""
         """Bytes that were read and are not all parsed yet. While there are any, the transport is not read."""
-        self.parsed_bytes = 0
+        self.parsed_prefix_bytes = 0
         """How many of them are."""
         self.has_upgrade = False
-        """Whether the newest request is one behind which another protocol speaks; what that says waits in `unfed`, and
+        """Whether the newest request is one behind which another protocol speaks; what that says waits in `unparsed_data`, and
         the transport is read: only so is a client noticed that does not wait for its answer."""
         self._is_reading = True
-        self._is_held = False
+        self._is_reading_stopped = False
 
-    def take(self, transport: asyncio.BaseTransport) -> None:
-        """The transport to read from and to write to. aiohttp is told of it in `begin`."""
-        self.wire = cast(asyncio.Transport, transport)
+    def attach_transport(self, transport: asyncio.BaseTransport) -> None:
+        """The transport to read from and to write to. aiohttp is told of it in `start_serving`."""
+        self.live_transport = cast(asyncio.Transport, transport)
 
     # Parsing. -------------------------------------------------------------------------------------------------------
 
-    def parse(self, data: bytes) -> tuple[Sequence[Message], bool]:
+    def parse_slice(self, data: bytes) -> tuple[Sequence[ParsedRequest], bool]:
         """Feeds the parser.
 
         Args:
@@ -133,17 +140,17 @@ class HttpProtocol(RequestHandler):
             messages, is_upgrade, _ = parser.feed_data(data)
         except HttpProcessingError as error:
             # Its traceback has this frame, and with it this object, in whose queue it is going to stand.
-            return [error_message(400, error.with_traceback(None))], False
+            return [make_failed_request(400, error.with_traceback(None))], False
         return messages, is_upgrade
 
-    def begin(self, messages: Sequence[Message]) -> None:
-        """Lets aiohttp serve: these requests first, then those that `enqueue` adds."""
-        assert self.wire is not None
+    def start_serving(self, messages: Sequence[ParsedRequest]) -> None:
+        """Lets aiohttp serve: these requests first, then those that `enqueue_requests` adds."""
+        assert self.live_transport is not None
         self._request_count = len(messages)
         self._messages.extend(messages)
-        super().connection_made(self.wire)
+        super().connection_made(self.live_transport)
 
-    def enqueue(self, messages: Sequence[Message]) -> None:
+    def enqueue_requests(self, messages: Sequence[ParsedRequest]) -> None:
         """Adds requests to those that wait."""
         self._request_count += len(messages)
         self._messages.extend(messages)
@@ -159,16 +166,16 @@ class HttpProtocol(RequestHandler):
         aiohttp's own rule pauses its parser too, which then keeps the rest of what it was given; here the parser is
         given only what it is to parse.
         """
-        is_full = len(self._messages) >= PIPELINE_HIGH
-        is_behind = bool(self.unfed) and not self.has_upgrade
+        is_full = len(self._messages) >= PIPELINE_HIGH_WATER
+        is_behind = bool(self.unparsed_data) and not self.has_upgrade
         self._buffer_paused = is_full or is_behind  # which makes aiohttp's task ask for more when it has taken some
-        is_wanted = not (self._buffer_paused or self._reading_paused or self._is_held)
-        if is_wanted != self._is_reading and self.wire is not None and not self.wire.is_closing():
+        is_wanted = not (self._buffer_paused or self._reading_paused or self._is_reading_stopped)
+        if is_wanted != self._is_reading and self.live_transport is not None and not self.live_transport.is_closing():
             self._is_reading = is_wanted
             if is_wanted:
-                self.wire.resume_reading()
+                self.live_transport.resume_reading()
             else:
-                self.wire.pause_reading()
+                self.live_transport.pause_reading()
 
     def pause_reading(self) -> None:
         """A body that nobody reads yet has grown large."""
@@ -181,10 +188,10 @@ class HttpProtocol(RequestHandler):
             if resume_parser:
                 self.data_received(b"")
 
-    def drop_unfed(self) -> None:
+    def drop_unparsed_data(self) -> None:
         """Forgets what was read and is not parsed."""
-        self.unfed = b""
-        self.parsed_bytes = 0
+        self.unparsed_data = b""
+        self.parsed_prefix_bytes = 0
 
     def _pause_transport_reading(self) -> None:
         self.update_reading()
@@ -192,16 +199,16 @@ class HttpProtocol(RequestHandler):
     def _resume_transport_reading(self) -> None:
         self.update_reading()
 
-    def hold_reading(self) -> None:
-        """Stops reading the transport until `read_on`."""
-        self._is_held = True
+    def stop_reading(self) -> None:
+        """Stops reading the transport until `discard_and_resume_reading`."""
+        self._is_reading_stopped = True
         self.update_reading()
 
-    def read_on(self) -> None:
+    def discard_and_resume_reading(self) -> None:
         """Reads the transport again, whatever it was stopped for: what comes is another's, or discarded."""
-        self.drop_unfed()
+        self.drop_unparsed_data()
         self._messages.clear()
-        self._reading_paused = self._is_held = False
+        self._reading_paused = self._is_reading_stopped = False
         self.update_reading()
 
     # While it serves. -----------------------------------------------------------------------------------------------
@@ -214,19 +221,19 @@ class HttpProtocol(RequestHandler):
     @property
     def can_parse(self) -> bool:
         """Whether there is room for another request, or another part of a body."""
-        return not self._reading_paused and len(self._messages) < PIPELINE_HIGH and not self._force_close
+        return not self._reading_paused and len(self._messages) < PIPELINE_HIGH_WATER and not self._force_close
 
     @property
-    def is_ending(self) -> bool:
+    def closes_after_responses(self) -> bool:
         """Whether the connection ends behind the answers that are due."""
         return self._close
 
     @property
-    def waiting(self) -> int:
+    def queued_request_count(self) -> int:
         """Requests read and not yet begun."""
         return len(self._messages)
 
-    def waiting_body_bytes(self) -> int:
+    def queued_body_bytes(self) -> int:
         """Returns the size of what has been read of the bodies of requests that have not begun."""
         size = 0
         for _, body in self._messages:
@@ -234,29 +241,29 @@ class HttpProtocol(RequestHandler):
         return size
 
     @property
-    def task(self) -> "asyncio.Task[None] | None":
+    def serving_task(self) -> "asyncio.Task[None] | None":
         """aiohttp's task for this connection."""
         return self._task_handler
 
-    def newest(self, count: int) -> list[Message]:
+    def newest_queued_requests(self, count: int) -> list[ParsedRequest]:
         """Returns the `count` requests that were read last (fewer if some have begun)."""
         messages = self._messages
         first = max(len(messages) - count, 0)
         return [messages[index] for index in range(first, len(messages))]
 
-    def refuse(self, status: int, newest: int = 0) -> None:
-        """Puts an error in the place of the `newest` last requests, or behind them all; it ends the connection.
+    def replace_newest_with_error(self, status: int, newest: int = 0) -> None:
+        """Puts an error in the place of the `newest_queued_requests` last requests, or behind them all; it ends the connection.
 
         The requests before it are answered first.
         """
         for _ in range(min(newest, len(self._messages))):
             self._messages.pop()
-        self.enqueue([error_message(status)])
+        self.enqueue_requests([make_failed_request(status)])
 
-    def end_serving(self) -> None:
+    def stop_serving(self) -> None:
         """Makes aiohttp's task end behind the current answer without closing the transport, which reads on."""
         self._force_close = True
-        self.read_on()
+        self.discard_and_resume_reading()
 
     # Leaving. -------------------------------------------------------------------------------------------------------
 
@@ -269,11 +276,11 @@ class HttpProtocol(RequestHandler):
         Returns:
             the transport, and the bytes that arrived behind the last request.
         """
-        transport = self.wire
+        transport = self.live_transport
         assert transport is not None and not self._paused
-        tail = self.unfed
+        tail = self.unparsed_data
         if tail or not self._is_reading:
-            self.read_on()
+            self.discard_and_resume_reading()
         self._messages.clear()
         if self._keepalive_handle is not None:
             self._keepalive_handle.cancel()
@@ -287,7 +294,7 @@ class HttpProtocol(RequestHandler):
         self._request_factory = None
         self._request_handler = None
         self.transport = None
-        self.wire = None
+        self.live_transport = None
         return transport, tail
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -295,8 +302,8 @@ class HttpProtocol(RequestHandler):
 
         aiohttp is not told why: it would store an exception in a future, which the traceback of that exception holds.
         """
-        self.wire = None
-        self.drop_unfed()
+        self.live_transport = None
+        self.drop_unparsed_data()
         super().connection_lost(None)
         # aiohttp's task takes one more if it has been told of it already; that it has all the others nobody would see.
         is_told = self._waiter is not None and not self._waiter.cancelled()
@@ -304,7 +311,7 @@ class HttpProtocol(RequestHandler):
             self._messages.pop()
 
 
-class NoAnswer(web.StreamResponse):
+class NoResponse(web.StreamResponse):
     """What a handler returns when the connection is no longer aiohttp's to answer on."""
 
     async def prepare(self, request: web.BaseRequest) -> None:
@@ -314,22 +321,22 @@ class NoAnswer(web.StreamResponse):
         """Writes nothing."""
 
 
-def detach(protocol: HttpProtocol) -> tuple[asyncio.Transport, bytes]:
+def detach_transport(protocol: HttpProtocol) -> tuple[asyncio.Transport, bytes]:
     """See `HttpProtocol.detach_transport`."""
     return protocol.detach_transport()
 
 
-def error_message(status: int, error: BaseException | None = None) -> Message:
+def make_failed_request(status: int, error: BaseException | None = None) -> ParsedRequest:
     """Returns what stands in the queue of requests for one that cannot be served."""
     return _ErrInfo(status=status, exc=error or HttpBadRequest("refused"), message=""), NO_BODY
 
 
-def is_about_size(error: BaseException | None) -> bool:
+def is_size_error(error: BaseException | None) -> bool:
     """Whether aiohttp's parser refused a head because something in it is too long or too much."""
     return isinstance(error, LineTooLong) or getattr(error, "message", "") == TOO_MANY_HEADERS
 
 
-def break_body(body: StreamReader) -> None:
+def fail_body_stream(body: StreamReader) -> None:
     """Tells who reads a body that the rest will not come.
 
     aiohttp forgets to when the framing of a chunked body is broken: its reader would wait until a time-out.
@@ -337,12 +344,12 @@ def break_body(body: StreamReader) -> None:
     body.set_exception(RequestPayloadError("the framing of the body is broken"))
 
 
-def message_of(request: web.BaseRequest) -> RawRequestMessage:
+def request_head_of(request: web.BaseRequest) -> RawRequestMessage:
     """Returns what the parser made of a request (`BaseRequest.message` is deprecated, for no substitute)."""
     return request._message
 
 
-def answer_in_1_1(request: web.BaseRequest) -> None:
+def force_http_1_1_response(request: web.BaseRequest) -> None:
     """Makes the answer to a request in another version of HTTP one in ours."""
     request._version = HttpVersion11
 

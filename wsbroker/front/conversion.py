@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 SERVER_NAME: Final = "wsbroker"
 
-OVERLOADED: Final = "this server has no room for another connection; try again later"
-TOO_BUSY: Final = "this server holds too many unfinished requests; try again later"
+CONNECTION_LIMIT_TEXT: Final = "this server has no room for another connection; try again later"
+REQUEST_BYTES_LIMIT_TEXT: Final = "this server holds too many unfinished requests; try again later"
 RETRY_AFTER_S: Final = 5
 
-_OURS: Final = frozenset(
+_RESERVED_FIELDS: Final = frozenset(
     {
         "connection",
         "content-length",  # not hop-by-hop, but it is the length of what we write
@@ -40,38 +40,38 @@ _OURS: Final = frozenset(
         "upgrade",
     }
 )
-_NO_CONTENT: Final = frozenset({204, 205, 304})
-_PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
-_SERVER: Final = ("Server", SERVER_NAME)
-_BYTES: Final = ("Content-Type", "application/octet-stream")
+_STATUSES_WITHOUT_BODY: Final = frozenset({204, 205, 304})
+_PHRASE_BY_STATUS: Final = {status.value: status.phrase for status in HTTPStatus}
+_SERVER_FIELD: Final = ("Server", SERVER_NAME)
+_DEFAULT_TYPE_FIELD: Final = ("Content-Type", "application/octet-stream")
 """What a body is that nobody says anything about (RFC 9110 section 8.3)."""
 
-LARGE: Final = 64 * 1024
+LARGE_BODY_BYTES: Final = 64 * 1024
 """A body of this size is not copied to stand behind its head."""
 
 
-def error_answer(status: int, text: str = "", headers: Iterable[tuple[str, str]] = ()) -> HttpResponse:
+def error_response(status: int, text: str = "", headers: Iterable[tuple[str, str]] = ()) -> HttpResponse:
     """Returns an answer in plain text; without `text` it is the status and its reason phrase."""
     fields = [("Content-Type", "text/plain; charset=utf-8"), *headers]
     return HttpResponse(status, fields, (text or f"{status} {HTTPStatus(status).phrase}") + "\n")
 
 
-def refusal_of(error: HandshakeError) -> HttpResponse:
+def handshake_error_response(error: HandshakeError) -> HttpResponse:
     """Returns the answer to an upgrade request that breaks the rules."""
-    return error_answer(error.status, escape(error.reason, quote=False), error.headers)
+    return error_response(error.status, escape(error.reason, quote=False), error.headers)
 
 
-def overloaded() -> HttpResponse:
+def connection_limit_response() -> HttpResponse:
     """Returns the answer to a connection too many."""
-    return error_answer(503, OVERLOADED, [("Retry-After", str(RETRY_AFTER_S))])
+    return error_response(503, CONNECTION_LIMIT_TEXT, [("Retry-After", str(RETRY_AFTER_S))])
 
 
-def too_busy() -> HttpResponse:
+def request_bytes_limit_response() -> HttpResponse:
     """Returns the answer to a request for whose bytes there is no room (`max_request_bytes_total`)."""
-    return error_answer(503, TOO_BUSY, [("Retry-After", str(RETRY_AFTER_S))])
+    return error_response(503, REQUEST_BYTES_LIMIT_TEXT, [("Retry-After", str(RETRY_AFTER_S))])
 
 
-def raw(answer: HttpResponse) -> bytes:
+def encode_response(answer: HttpResponse) -> bytes:
     """Returns an answer as bytes, for a connection that aiohttp does not serve; it ends the connection."""
     pairs = [*answer.headers.pairs, ("Content-Length", str(len(answer.body))), ("Connection", "close")]
     lines = [
@@ -81,11 +81,11 @@ def raw(answer: HttpResponse) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + answer.body
 
 
-RAW_OVERLOADED: Final = raw(overloaded())
-RAW_INTERNAL_ERROR: Final = raw(error_answer(500))
+RAW_CONNECTION_LIMIT: Final = encode_response(connection_limit_response())
+RAW_INTERNAL_ERROR: Final = encode_response(error_response(500))
 
 
-def request_of(message: RawRequestMessage, remote: str, body: bytes) -> HttpRequest:
+def request_from_head(message: RawRequestMessage, remote: str, body: bytes) -> HttpRequest:
     """Returns the request as handlers see it.
 
     Args:
@@ -93,7 +93,7 @@ def request_of(message: RawRequestMessage, remote: str, body: bytes) -> HttpRequ
         remote: the peer's address, ``""`` for a Unix socket.
         body: as it was sent, but for its transfer coding.
     """
-    return HttpRequest(message.method, message.path, fields_of(message), body, remote=remote, scheme="http")
+    return HttpRequest(message.method, message.path, header_fields_of(message), body, remote=remote, scheme="http")
 
 
 def content_length(message: RawRequestMessage) -> int | None:
@@ -102,7 +102,7 @@ def content_length(message: RawRequestMessage) -> int | None:
     return None if length is None else int(length.lstrip("0") or "0")
 
 
-def fields_of(message: RawRequestMessage) -> list[tuple[str, str]]:
+def header_fields_of(message: RawRequestMessage) -> list[tuple[str, str]]:
     """Returns the header fields in their order, without the lone surrogates in which aiohttp hides what is not UTF-8.
 
     Such values are read as Latin-1, which is what those bytes always meant in HTTP (RFC 9110 section 5.5).
@@ -110,11 +110,11 @@ def fields_of(message: RawRequestMessage) -> list[tuple[str, str]]:
     fields = list(message.headers.items())
     for _, value in fields:
         if not value.isascii():
-            return [(name, _as_text(value)) for name, value in fields]
+            return [(name, _decode_surrogates(value)) for name, value in fields]
     return fields
 
 
-def _as_text(value: str) -> str:
+def _decode_surrogates(value: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -122,7 +122,7 @@ def _as_text(value: str) -> str:
     return value
 
 
-class Answer:
+class CompleteResponse:
     """An answer that is complete: head and body leave in one write.
 
     It stands in for a `web.StreamResponse`, with the three things that aiohttp's protocol asks one for: `prepare`,
@@ -137,7 +137,7 @@ class Answer:
         is_last: the connection ends behind it.
     """
 
-    __slots__ = ("content", "fields", "keep_alive", "length", "on_written", "options", "status")
+    __slots__ = ("unsent_body", "fields", "keep_alive", "content_length", "on_written", "connection_options", "status")
 
     def __init__(
         self,
@@ -150,9 +150,9 @@ class Answer:
     ) -> None:
         self.status: Final = status
         self.fields: Final = fields
-        self.content = body
-        self.length: Final = length
-        self.options: Final = options
+        self.unsent_body = body
+        self.content_length: Final = length
+        self.connection_options: Final = options
         self.keep_alive = not is_last
         """Whether the connection stays open behind it; known for good once it is written."""
         self.on_written: Callable[[], None] | None = None
@@ -167,9 +167,9 @@ class Answer:
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the connection is gone")
         self.keep_alive = self.keep_alive and bool(request.keep_alive)
-        head = self.head(request.version)
-        content, self.content = self.content, b""
-        if len(content) < LARGE:
+        head = self.encode_head(request.version)
+        content, self.unsent_body = self.unsent_body, b""
+        if len(content) < LARGE_BODY_BYTES:
             transport.write(head + content)
         else:
             transport.write(head)
@@ -177,7 +177,7 @@ class Answer:
         # Should the client leave now, this call stays in a cycle (its own traceback) until the collector comes by.
         del content
         if is_writing_paused(request.protocol):
-            cast("HttpConnection", request.protocol).count_unsent()
+            cast("HttpConnection", request.protocol).count_unsent_bytes()
             await request.writer.drain()
         if self.on_written is not None:
             self.on_written()
@@ -185,18 +185,18 @@ class Answer:
     async def write_eof(self) -> None:
         """It is written."""
 
-    def head(self, version: HttpVersion) -> bytes:
+    def encode_head(self, version: HttpVersion) -> bytes:
         """Returns the status line and the fields, with the empty line behind them.
 
         Raises:
             ValueError: a field has a line break or a NUL in it, past the checks of `HttpResponse`.
         """
         status = self.status
-        lines = [f"HTTP/{version.major}.{version.minor} {status} {_PHRASES.get(status, '')}"]
+        lines = [f"HTTP/{version.major}.{version.minor} {status} {_PHRASE_BY_STATUS.get(status, '')}"]
         lines += [f"{name}: {value}" for name, value in self.fields]
-        if self.length is not None:
-            lines.append(f"Content-Length: {self.length}")
-        options = self.options
+        if self.content_length is not None:
+            lines.append(f"Content-Length: {self.content_length}")
+        options = self.connection_options
         if version >= HttpVersion11:
             if not self.keep_alive:
                 options = (*options, "close")
@@ -211,7 +211,7 @@ class Answer:
         return text.encode()
 
 
-def response_of(answer: HttpResponse, method: str, is_last: bool = False) -> Answer:
+def make_complete_response(answer: HttpResponse, method: str, is_last: bool = False) -> CompleteResponse:
     """Returns what is sent for a request with this method.
 
     Args:
@@ -223,7 +223,7 @@ def response_of(answer: HttpResponse, method: str, is_last: bool = False) -> Ans
     has_type = has_server = has_date = False
     for field in answer.headers.pairs:
         lowered = field[0].lower()
-        if lowered not in _OURS:
+        if lowered not in _RESERVED_FIELDS:
             fields.append(field)
             has_type = has_type or lowered == "content-type"
             has_server = has_server or lowered == "server"
@@ -236,26 +236,26 @@ def response_of(answer: HttpResponse, method: str, is_last: bool = False) -> Ans
             fields.append(field)
             options = ("upgrade",)
     if not has_server:
-        fields.append(_SERVER)
+        fields.append(_SERVER_FIELD)
     if not has_date:
-        fields.append(("Date", date_now()))
-    if status in _NO_CONTENT:
-        return Answer(status, fields, b"", 0 if status == 205 else None, options, is_last)
+        fields.append(("Date", current_date_field()))
+    if status in _STATUSES_WITHOUT_BODY:
+        return CompleteResponse(status, fields, b"", 0 if status == 205 else None, options, is_last)
     body = answer.body
     if body and not has_type:
-        fields.append(_BYTES)
+        fields.append(_DEFAULT_TYPE_FIELD)
     if method == hdrs.METH_HEAD:
-        return Answer(status, fields, b"", len(body) or None, options, is_last)
-    return Answer(status, fields, body, len(body), options, is_last)
+        return CompleteResponse(status, fields, b"", len(body) or None, options, is_last)
+    return CompleteResponse(status, fields, body, len(body), options, is_last)
 
 
-_date = (0, "")
+_cached_date = (0, "")
 
 
-def date_now() -> str:
+def current_date_field() -> str:
     """Returns the time as a Date field has it (RFC 9110 section 5.6.7); made once a second."""
-    global _date
+    global _cached_date
     now_s = int(time.time())
-    if _date[0] != now_s:
-        _date = (now_s, formatdate(now_s, usegmt=True))
-    return _date[1]
+    if _cached_date[0] != now_s:
+        _cached_date = (now_s, formatdate(now_s, usegmt=True))
+    return _cached_date[1]

@@ -22,7 +22,7 @@ class ConnectionsLike(Protocol[OpeningConnectionT]):
     """Who takes the connections over."""
 
     @property
-    def count(self) -> int:
+    def connection_count(self) -> int:
         """Sockets from `admit_connection` until their connection is lost or discarded."""
         ...
 

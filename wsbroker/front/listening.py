@@ -13,18 +13,25 @@ from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias, cast
 
 from wsbroker.errors import ConfigError
-from wsbroker.settings.addresses import Address, BindAddress, OpenSocket, TcpAddress, UnixAddress, bind_failure
-from wsbroker.settings.open_sockets import address_of, duplicates_of
+from wsbroker.settings.addresses import (
+    Address,
+    BindAddress,
+    InheritedSocket,
+    TcpAddress,
+    UnixAddress,
+    describe_bind_error,
+)
+from wsbroker.settings.open_sockets import address_of, duplicate_sockets
 
 BACKLOG: Final = 4096
 """Connections the kernel holds for us between two turns of the loop (cut to `net.core.somaxconn`)."""
 
-UNSENT_BYTES: Final = 128 * 1024
+MAX_KERNEL_UNSENT_BYTES: Final = 128 * 1024
 """Of what a connection is given, how much the kernel takes before it can be sent (Linux, macOS). Without this limit a
 socket grows to 4 MiB there, where no slow consumer policy sees them; and as the kernel asks for more only when a third
 of that is free, a client that reads 200 KB/s looks as if it had stopped for seconds (`write_timeout`)."""
 
-_KEEP_FILE: Final[dict[str, bool]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+_KEEP_FILE_OPTIONS: Final[dict[str, bool]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 """Event loops remove the file of any Unix socket since Python 3.13, also of one that is somebody else's."""
 
 _NOTSENT_LOWAT: Final[int | None] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
@@ -39,7 +46,7 @@ _Target: TypeAlias = tuple[int, _SocketAddress]
 """A family and an address of it."""
 
 
-class UnixAccess:
+class UnixSocketPermissions:
     """Who may connect to a Unix socket: the mode and group of its file.
 
     Args:
@@ -50,14 +57,14 @@ class UnixAccess:
         ConfigError: there is no such group.
     """
 
-    __slots__ = ("_group", "_mode", "_number")
+    __slots__ = ("_group", "_mode", "_group_id")
 
     def __init__(self, mode: int | None, group: str | None) -> None:
         self._mode = 0o660 if mode is None and group is not None else mode
         self._group = group
-        self._number = None if group is None else group_number(group)
+        self._group_id = None if group is None else group_id_of(group)
 
-    def prepare(self, sock: socket.socket) -> None:
+    def restrict_before_bind(self, sock: socket.socket) -> None:
         """Has a socket that is not bound yet get a file that only its owner may use, where the system can do that.
 
         On Linux the file's mode is that of the socket, less the umask. The umask itself is for the whole process, and
@@ -69,11 +76,11 @@ class UnixAccess:
             except OSError:
                 pass  # elsewhere it is enough that nobody can connect before the socket listens
 
-    def apply(self, path: str) -> None:
+    def apply_to_file(self, path: str) -> None:
         """Gives the file of a socket that does not listen yet its group and mode."""
-        if self._number is not None:
+        if self._group_id is not None:
             try:
-                os.chown(path, -1, self._number)
+                os.chown(path, -1, self._group_id)
             except PermissionError as error:
                 raise ConfigError(
                     f"unix_group is {self._group!r}, but this user may not give a file to that group: it has to be a "
@@ -93,21 +100,21 @@ class Listener:
         owns_file: whether the file of a Unix socket is removed at the end.
     """
 
-    __slots__ = ("_identity", "_servers", "address", "also", "sockets")
+    __slots__ = ("_file_identity", "_asyncio_servers", "address", "more_addresses", "sockets")
 
     def __init__(
         self, address: Address, sockets: list[socket.socket], also: Sequence[Address] = (), owns_file: bool = True
     ) -> None:
         self.address = address
-        self.also = also
+        self.more_addresses = also
         self.sockets = sockets
-        self._servers: list[asyncio.AbstractServer] = []
-        self._identity: tuple[int, int] | None = None
+        self._asyncio_servers: list[asyncio.AbstractServer] = []
+        self._file_identity: tuple[int, int] | None = None
         if isinstance(address, UnixAddress) and owns_file:
             found = os.stat(address.path)
-            self._identity = (found.st_dev, found.st_ino)
+            self._file_identity = (found.st_dev, found.st_ino)
 
-    async def serve(self, factory: Callable[[], asyncio.Protocol]) -> None:
+    async def start_accepting(self, factory: Callable[[], asyncio.Protocol]) -> None:
         """Starts accepting; each connection gets a protocol from `factory`."""
         loop = asyncio.get_running_loop()
         for sock in self.sockets:
@@ -115,23 +122,23 @@ class Listener:
             if sock.family in (socket.AF_INET, socket.AF_INET6):
                 server = await loop.create_server(factory, sock=sock, backlog=BACKLOG)
             else:
-                server = await loop.create_unix_server(factory, sock=sock, backlog=BACKLOG, **_KEEP_FILE)  # type: ignore[arg-type]
-            self._servers.append(server)
+                server = await loop.create_unix_server(factory, sock=sock, backlog=BACKLOG, **_KEEP_FILE_OPTIONS)  # type: ignore[arg-type]
+            self._asyncio_servers.append(server)
 
     def close(self) -> None:
         """Stops accepting and removes a Unix socket's file, if it is still ours. Connections stay."""
-        for server in self._servers:
+        for server in self._asyncio_servers:
             server.close()
-        self._servers.clear()
+        self._asyncio_servers.clear()
         for sock in self.sockets:
             sock.close()
         self.sockets.clear()
-        if self._identity is not None and isinstance(self.address, UnixAddress):
-            _remove(self.address.path, self._identity)
-            self._identity = None
+        if self._file_identity is not None and isinstance(self.address, UnixAddress):
+            _unlink_if_same_file(self.address.path, self._file_identity)
+            self._file_identity = None
 
 
-async def bind(
+async def bind_addresses(
     addresses: Sequence[BindAddress], unix_mode: int | None = None, unix_group: str | None = None
 ) -> list[Listener]:
     """Binds every address and listens, without accepting yet.
@@ -146,14 +153,14 @@ async def bind(
         OSError: one of them cannot be bound; its text names the address and says what to do. Nothing stays bound.
         ConfigError: there is no such group, or an open socket that is none to listen on.
     """
-    access = UnixAccess(unix_mode, unix_group)
+    access = UnixSocketPermissions(unix_mode, unix_group)
     listeners: list[Listener] = []
     try:
         for address in addresses:
             try:
-                listeners.append(await _bind_one(address, access))
+                listeners.append(await _bind_address(address, access))
             except OSError as error:
-                raise bind_failure(address, error) from error
+                raise describe_bind_error(address, error) from error
     except BaseException:
         for listener in listeners:
             listener.close()
@@ -161,16 +168,16 @@ async def bind(
     return listeners
 
 
-async def _bind_one(address: BindAddress, access: UnixAccess) -> Listener:
-    if isinstance(address, OpenSocket):
-        return _take_over(address)
+async def _bind_address(address: BindAddress, access: UnixSocketPermissions) -> Listener:
+    if isinstance(address, InheritedSocket):
+        return _adopt_inherited_socket(address)
     if isinstance(address, UnixAddress):
-        return _bind_unix(address, access)
-    targets = await _resolve(address)
+        return _bind_unix_socket(address, access)
+    targets = await _resolve_targets(address)
     if address.port:
-        sockets = _bind_all(targets, address.port)
+        sockets = _bind_targets(targets, address.port)
     else:
-        sockets = _bind_any_port(targets)
+        sockets = _bind_targets_to_any_port(targets)
     ports = [int(sock.getsockname()[1]) for sock in sockets]
     if len(set(ports)) == 1:
         return Listener(TcpAddress(address.host, ports[0]), sockets)
@@ -178,22 +185,22 @@ async def _bind_one(address: BindAddress, access: UnixAccess) -> Listener:
     return Listener(bound[0], sockets, bound[1:])
 
 
-async def _resolve(address: TcpAddress) -> list[_Target]:
+async def _resolve_targets(address: TcpAddress) -> list[_Target]:
     if not address.host:
         return [(socket.AF_INET, ("0.0.0.0", address.port)), (socket.AF_INET6, ("::", address.port, 0, 0))]
     targets: list[_Target] = []
-    for target in await _look_up(address.host, address.port):
+    for target in await _resolve_host(address.host, address.port):
         if target[0] in (socket.AF_INET, socket.AF_INET6) and target not in targets:
             targets.append(target)
     return targets
 
 
-async def _look_up(host: str, port: int) -> list[_Target]:
+async def _resolve_host(host: str, port: int) -> list[_Target]:
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     return [(family, cast("_SocketAddress", target)) for family, _, _, _, target in found]
 
 
-def _bind_all(targets: Sequence[_Target], port: int) -> list[socket.socket]:
+def _bind_targets(targets: Sequence[_Target], port: int) -> list[socket.socket]:
     """Binds all targets to one port (0: the first gets any, the others the same).
 
     A family that this machine does not speak is left out, as long as another is there.
@@ -203,7 +210,7 @@ def _bind_all(targets: Sequence[_Target], port: int) -> list[socket.socket]:
     try:
         for family, target in targets:
             try:
-                sock = _bind_tcp(family, (target[0], port, *target[2:]))
+                sock = _bind_tcp_socket(family, (target[0], port, *target[2:]))
             except OSError as error:
                 if error.errno not in _NO_SUCH_FAMILY:
                     raise
@@ -220,17 +227,17 @@ def _bind_all(targets: Sequence[_Target], port: int) -> list[socket.socket]:
     return sockets
 
 
-def _bind_any_port(targets: Sequence[_Target]) -> list[socket.socket]:
+def _bind_targets_to_any_port(targets: Sequence[_Target]) -> list[socket.socket]:
     for _ in range(_SAME_PORT_TRIES):
         try:
-            return _bind_all(targets, 0)
+            return _bind_targets(targets, 0)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
     sockets: list[socket.socket] = []
     try:
         for target in targets:
-            sockets += _bind_all([target], 0)
+            sockets += _bind_targets([target], 0)
     except BaseException:
         for sock in sockets:
             sock.close()
@@ -238,7 +245,7 @@ def _bind_any_port(targets: Sequence[_Target]) -> list[socket.socket]:
     return sockets
 
 
-def _bind_tcp(family: int, target: tuple[object, ...]) -> socket.socket:
+def _bind_tcp_socket(family: int, target: tuple[object, ...]) -> socket.socket:
     # The protocol number is given because asyncio looks for it before it sets TCP_NODELAY on what it accepts.
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
@@ -246,7 +253,7 @@ def _bind_tcp(family: int, target: tuple[object, ...]) -> socket.socket:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        _limit_unsent(sock)
+        _limit_unsent_bytes(sock)
         sock.bind(target)
         # Two sockets that both have SO_REUSEADDR may bind the same port; who comes second learns it only here.
         sock.listen(BACKLOG)
@@ -256,17 +263,17 @@ def _bind_tcp(family: int, target: tuple[object, ...]) -> socket.socket:
     return sock
 
 
-def _limit_unsent(sock: socket.socket) -> None:
+def _limit_unsent_bytes(sock: socket.socket) -> None:
     if _NOTSENT_LOWAT is not None:  # inherited by what it accepts
-        sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT_BYTES)
+        sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, MAX_KERNEL_UNSENT_BYTES)
 
 
-def _take_over(address: OpenSocket) -> Listener:
-    sockets = duplicates_of(address)
+def _adopt_inherited_socket(address: InheritedSocket) -> Listener:
+    sockets = duplicate_sockets(address)
     try:
         for sock in sockets:
             if sock.family in (socket.AF_INET, socket.AF_INET6):
-                _limit_unsent(sock)
+                _limit_unsent_bytes(sock)
         first, *others = [address_of(sock) for sock in sockets]
         return Listener(first, sockets, others, owns_file=False)
     except BaseException:
@@ -275,7 +282,7 @@ def _take_over(address: OpenSocket) -> Listener:
         raise
 
 
-def group_number(group: str) -> int:
+def group_id_of(group: str) -> int:
     """Returns the number of a group, which is named or is a number already.
 
     Raises:
@@ -291,21 +298,21 @@ def group_number(group: str) -> int:
         raise ConfigError(f"unix_group is {group!r}, and this machine has no group of that name") from None
 
 
-def _bind_unix(address: UnixAddress, access: UnixAccess) -> Listener:
+def _bind_unix_socket(address: UnixAddress, access: UnixSocketPermissions) -> Listener:
     path = address.path
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     is_bound = False
     try:
-        access.prepare(sock)
+        access.restrict_before_bind(sock)
         try:
             sock.bind(path)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-            _remove_stale(path, error)
+            _remove_stale_socket_file(path, error)
             sock.bind(path)
         is_bound = True
-        access.apply(path)
+        access.apply_to_file(path)
         sock.listen(BACKLOG)  # until here every connection is refused
         return Listener(address, [sock])
     except BaseException:
@@ -315,7 +322,7 @@ def _bind_unix(address: UnixAddress, access: UnixAccess) -> Listener:
         raise
 
 
-def _remove_stale(path: str, in_use: OSError) -> None:
+def _remove_stale_socket_file(path: str, in_use: OSError) -> None:
     """Removes the socket file of a server that is gone.
 
     Raises:
@@ -329,7 +336,7 @@ def _remove_stale(path: str, in_use: OSError) -> None:
         try:
             probe.connect(path)
         except ConnectionRefusedError:
-            _remove(path, (found.st_dev, found.st_ino))
+            _unlink_if_same_file(path, (found.st_dev, found.st_ino))
             return
         except OSError:
             # Not stale as far as we can tell: its backlog is full, or we may not connect.
@@ -337,7 +344,7 @@ def _remove_stale(path: str, in_use: OSError) -> None:
     raise in_use
 
 
-def _remove(path: str, identity: tuple[int, int]) -> None:
+def _unlink_if_same_file(path: str, identity: tuple[int, int]) -> None:
     """Unlinks `path` if it is still the file with that device and inode number."""
     try:
         found = os.lstat(path)

@@ -20,43 +20,43 @@ class RateLimitedLog:
         clock: the time in seconds.
     """
 
-    __slots__ = ("_clock", "_kinds", "_left", "_left_out", "_log", "_second")
+    __slots__ = ("_clock", "_next_time_by_kind", "_remaining_in_second", "_suppressed_count", "_log", "_current_second")
 
     def __init__(self, log: GuardedLog, clock: Callable[[], float]) -> None:
         self._log = log
         self._clock = clock
-        self._second = 0
-        self._left = MAX_PER_SECOND
-        self._left_out = 0
-        self._kinds: dict[object, float] = {}
+        self._current_second = 0
+        self._remaining_in_second = MAX_PER_SECOND
+        self._suppressed_count = 0
+        self._next_time_by_kind: dict[object, float] = {}
 
-    def warn_of_kind(self, kind: object, text: str, *values: object) -> None:
-        """Logs a warning as `warn` does, unless one of the same kind was given in the last REPEAT_S seconds.
+    def warn_once_per_kind(self, kind: object, text: str, *values: object) -> None:
+        """Logs a warning as `warn_or_count` does, unless one of the same kind was given in the last REPEAT_S seconds.
 
         Args:
             kind: anything that can be the key of a dict, of bounded size.
         """
         now_s = self._clock()
-        kinds = self._kinds
+        kinds = self._next_time_by_kind
         if now_s < kinds.get(kind, now_s):
             return
-        if self.warn(text, *values):
+        if self.warn_or_count(text, *values):
             if len(kinds) >= MAX_KINDS:
                 kinds.clear()
             kinds[kind] = now_s + REPEAT_S
 
-    def warn(self, text: str, *values: object) -> bool:
+    def warn_or_count(self, text: str, *values: object) -> bool:
         """Logs a warning, or counts it; returns whether it was logged."""
         second = int(self._clock())
-        if second != self._second:
-            self._second = second
-            self._left = MAX_PER_SECOND
-        if self._left == 0:
-            self._left_out += 1
+        if second != self._current_second:
+            self._current_second = second
+            self._remaining_in_second = MAX_PER_SECOND
+        if self._remaining_in_second == 0:
+            self._suppressed_count += 1
             return False
-        self._left -= 1
-        if self._left_out:
-            self._log.warning("warnings about peers left out count=%d", self._left_out)
-            self._left_out = 0
+        self._remaining_in_second -= 1
+        if self._suppressed_count:
+            self._log.warning("warnings about peers left out count=%d", self._suppressed_count)
+            self._suppressed_count = 0
         self._log.warning(text, *values)
         return True

@@ -10,14 +10,14 @@ from typing import Final
 
 from aiohttp.streams import StreamReader
 
-WHOLE: Final = 0
+BODY_COMPLETE: Final = 0
 """The outcome of a body that has been read to its end; every other outcome is the status of the answer."""
 
-_SMALL: Final = 4 * 1024
-_JOINED: Final = 64 * 1024
+_SMALL_PART_BYTES: Final = 4 * 1024
+_MAX_JOINED_BYTES: Final = 64 * 1024
 
 
-class Upload:
+class BodyCollector:
     """Collects a body.
 
     Args:
@@ -36,45 +36,45 @@ class Upload:
         self.size_bytes = 0
         """What has been collected."""
 
-    def collect(self) -> None:
+    def collect_available_bytes(self) -> None:
         """Takes what the parser has put there, and ends the upload if that was all of it or too much."""
         content = self._content
         if content is None:
             return
         if content.exception() is not None:
-            self.end(400)
+            self.set_outcome(400)
             return
         while part := content.read_nowait():
-            self._add(part)
+            self._append_part(part)
             if self.size_bytes > self._limit_bytes:
-                self.end(413)
+                self.set_outcome(413)
                 return
         if content.is_eof():
-            self.end(WHOLE)
+            self.set_outcome(BODY_COMPLETE)
 
-    def end(self, outcome: int) -> None:
+    def set_outcome(self, outcome: int) -> None:
         """Sets the outcome, if it is not set yet. Unless the body is whole, what was collected is let go."""
         self._content = None
-        if outcome != WHOLE:
+        if outcome != BODY_COMPLETE:
             self._parts.clear()
             self.size_bytes = 0
         if not self.outcome.done():
             self.outcome.set_result(outcome)
 
-    def take(self) -> bytes:
+    def pop_body(self) -> bytes:
         """Returns the body and lets it go."""
         parts, self._parts = self._parts, []
         return b"".join(parts)
 
-    def _add(self, part: bytes) -> None:
+    def _append_part(self, part: bytes) -> None:
         """Appends a part; small ones are joined, for an object of its own would cost more than their bytes."""
         self.size_bytes += len(part)
         parts = self._parts
-        if len(part) >= _SMALL:
+        if len(part) >= _SMALL_PART_BYTES:
             parts.append(part)
             return
         last = parts[-1] if parts else None
-        if isinstance(last, bytearray) and len(last) < _JOINED:
+        if isinstance(last, bytearray) and len(last) < _MAX_JOINED_BYTES:
             last += part
         else:
             parts.append(bytearray(part))

@@ -8,7 +8,7 @@ from typing import Final
 
 from wsbroker.http.targets import escape_text
 
-_CHARSETS: Final[dict[str, str]] = {
+_CODEC_BY_LABEL: Final[dict[str, str]] = {
     label: codec
     for codec, labels in {
         "utf-8": "utf-8 utf8 unicode-1-1-utf-8",
@@ -23,7 +23,7 @@ _CHARSETS: Final[dict[str, str]] = {
 }
 """The charsets of a body that `HttpRequest.text` reads, by their labels in lower case with ``-`` for ``_``."""
 
-_CHARSETS_READ: Final = "UTF-8, UTF-16, ISO-8859-1, US-ASCII and windows-1250 to windows-1258"
+_SUPPORTED_CHARSETS_TEXT: Final = "UTF-8, UTF-16, ISO-8859-1, US-ASCII and windows-1250 to windows-1258"
 
 
 def decode_body(body: bytes, content_type: str) -> str:
@@ -37,8 +37,8 @@ def decode_body(body: bytes, content_type: str) -> str:
         name, _, value = parameter.partition("=")
         if name.strip().lower() == "charset":
             charset = value.strip().strip("\"'")
-    codec = _CHARSETS.get(charset.lower().replace("_", "-"))
+    codec = _CODEC_BY_LABEL.get(charset.lower().replace("_", "-"))
     if codec is None:
         named = escape_text(charset)
-        raise ValueError(f"text() does not read the charset {named}, only {_CHARSETS_READ}: decode the body")
+        raise ValueError(f"text() does not read the charset {named}, only {_SUPPORTED_CHARSETS_TEXT}: decode the body")
     return body.decode(codec)

@@ -9,16 +9,16 @@ from typing import Final, TypeAlias
 
 from wsbroker.errors import HandlerError
 from wsbroker.http.charsets import decode_body
-from wsbroker.http.targets import escape_text, split_list, split_target
+from wsbroker.http.targets import escape_text, split_comma_list, split_target
 from wsbroker.types import Data, copied_bytes
 
 HeaderItems: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
 """Headers as a caller may give them: a mapping, or (name, value) pairs when a name comes several times."""
 
-_TOKEN: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_TOKEN_CHARACTERS: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 """The characters of a token, such as a header's name (RFC 9110 section 5.6.2)."""
 
-_CONTROL: Final = frozenset(map(chr, {*range(0x20), *range(0x7F, 0xA0)} - {0x09}))
+_CONTROL_CHARACTERS: Final = frozenset(map(chr, {*range(0x20), *range(0x7F, 0xA0)} - {0x09}))
 """The control characters but for TAB: none of them may be in a field's value (RFC 9110 section 5.5)."""
 
 _RESPONSE_KEYS: Final = frozenset({"status", "headers", "body"})
@@ -27,17 +27,17 @@ _RESPONSE_KEYS: Final = frozenset({"status", "headers", "body"})
 _RESERVED_IN_101: Final = frozenset({"upgrade", "connection", "content-length", "transfer-encoding"})
 """Fields of a 101 that are the server's, beside those that begin with ``sec-websocket-``."""
 
-_HTTP_RETURNS: Final = (
+_HTTP_RETURNS_TEXT: Final = (
     "HttpResponse, str, bytes, a dict with status, and headers and body if it has them (sent as that response), "
     "any other dict (sent as JSON, as HttpResponse.json sends every dict) or None (200 OK)"
 )
-_OPEN_RETURNS: Final = (
+_OPEN_RETURNS_TEXT: Final = (
     "True or None (accept), False (403), an HttpResponse (sent as it is) or an Accept (accept with header fields and "
     "a subprotocol that the client has offered)"
 )
 
 
-def _exact(text: str) -> str:
+def _to_exact_str(text: str) -> str:
     """Turns a subclass of `str` (aiohttp's `istr`, a StrEnum) into what the wire carries."""
     return text if type(text) is str else str.__str__(text)
 
@@ -56,19 +56,21 @@ class Headers(Mapping[str, str]):
     def __init__(self, items: HeaderItems = ()) -> None:
         # A tuple first: to ask an abstract class whether something is an instance costs 0.3 µs.
         source = items.items() if type(items) is not tuple and isinstance(items, Mapping) else items
-        self.pairs: tuple[tuple[str, str], ...] = tuple([(_exact(name), _exact(value)) for name, value in source])
+        self.pairs: tuple[tuple[str, str], ...] = tuple(
+            [(_to_exact_str(name), _to_exact_str(value)) for name, value in source]
+        )
         """All (name, value) pairs in their order."""
         self._by_name: dict[str, list[str]] | None = None
 
     @classmethod
-    def _of(cls, pairs: tuple[tuple[str, str], ...]) -> "Headers":
+    def _from_checked_pairs(cls, pairs: tuple[tuple[str, str], ...]) -> "Headers":
         """Takes pairs over that are what they should be."""
         found = cls.__new__(cls)
         found.pairs = pairs
         found._by_name = None
         return found
 
-    def _index(self) -> dict[str, list[str]]:
+    def _values_by_lower_name(self) -> dict[str, list[str]]:
         index = self._by_name
         if index is None:
             index = {}
@@ -79,13 +81,13 @@ class Headers(Mapping[str, str]):
 
     def get_all(self, name: str) -> list[str]:
         """Returns every value of a name in its order; [] if there is none."""
-        return list(self._index().get(name.lower(), ()))
+        return list(self._values_by_lower_name().get(name.lower(), ()))
 
     def __getitem__(self, name: str) -> str:
-        return self._index()[name.lower()][0]
+        return self._values_by_lower_name()[name.lower()][0]
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.lower() in self._index()
+        return isinstance(name, str) and name.lower() in self._values_by_lower_name()
 
     def __iter__(self) -> Iterator[str]:
         seen: set[str] = set()
@@ -96,14 +98,14 @@ class Headers(Mapping[str, str]):
                 yield name
 
     def __len__(self) -> int:
-        return len(self._index())
+        return len(self._values_by_lower_name())
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Mapping):
             return NotImplemented
         try:
             theirs = other if isinstance(other, Headers) else Headers(other)
-            return self._index() == theirs._index()
+            return self._values_by_lower_name() == theirs._values_by_lower_name()
         except (AttributeError, TypeError):
             return False  # a mapping of something else than text
 
@@ -131,7 +133,7 @@ class HttpRequest:
             another method than OPTIONS.
     """
 
-    __slots__ = ("_headers", "_host", "_items", "body", "method", "remote", "scheme", "url")
+    __slots__ = ("_headers", "_host", "_given_headers", "body", "method", "remote", "scheme", "url")
 
     def __init__(
         self,
@@ -157,7 +159,7 @@ class HttpRequest:
         """The peer's address, ``""`` for a unix socket."""
         self.scheme: str = scheme
         """``"http"`` or ``"https"``."""
-        self._items = headers
+        self._given_headers = headers
         self._headers: Headers | None = None
         self._host = host
 
@@ -166,9 +168,9 @@ class HttpRequest:
         """The header fields."""
         headers = self._headers
         if headers is None:
-            items = self._items
+            items = self._given_headers
             headers = self._headers = items if isinstance(items, Headers) else Headers(items)
-            self._items = headers
+            self._given_headers = headers
         return headers
 
     @property
@@ -205,7 +207,7 @@ class HttpRequest:
 
     def head_bytes(self) -> int:
         """Returns how long its header fields are, names and values. Cost: O(fields), without making `headers`."""
-        items = self._items
+        items = self._given_headers
         pairs = items if type(items) is list else self.headers.pairs
         return sum([len(name) + len(value) for name, value in pairs])
 
@@ -235,11 +237,11 @@ class HttpRequest:
     def fields(self) -> tuple[object, ...]:
         """Returns the request as the wire carries it: a tuple of plain values for `from_fields`."""
         return (
-            _exact(self.method),
-            _exact(self.url),
-            _exact(self.scheme),
-            None if self._host is None else _exact(self._host),
-            _exact(self.remote),
+            _to_exact_str(self.method),
+            _to_exact_str(self.url),
+            _to_exact_str(self.scheme),
+            None if self._host is None else _to_exact_str(self._host),
+            _to_exact_str(self.remote),
             self.body if type(self.body) is bytes else bytes(self.body),
             self.headers.pairs,
         )
@@ -254,10 +256,10 @@ class HttpRequest:
         return f"<HttpRequest {self.method} {self.path}>"
 
 
-_TEXT: Final = ("Content-Type", "text/plain; charset=utf-8")
+_TEXT_TYPE_FIELD: Final = ("Content-Type", "text/plain; charset=utf-8")
 
 
-def _checked_body(body: object) -> bytes:
+def _check_body(body: object) -> bytes:
     if isinstance(body, str):
         return str.encode(body)
     content = copied_bytes(body)
@@ -266,7 +268,7 @@ def _checked_body(body: object) -> bytes:
     return content
 
 
-def _checked_pairs(headers: object) -> tuple[tuple[str, str], ...]:
+def _check_header_pairs(headers: object) -> tuple[tuple[str, str], ...]:
     """Checks header fields: an injected line break must not get through, whoever sends the response."""
     if type(headers) is tuple and not headers:
         return ()
@@ -281,14 +283,14 @@ def _checked_pairs(headers: object) -> tuple[tuple[str, str], ...]:
     pairs: list[tuple[str, str]] = []
     for item in items:
         if not isinstance(item, tuple | list) or len(item) != 2:
-            raise TypeError(f"headers are a mapping or (name, value) pairs; one is {_kind_of(item)}")
+            raise TypeError(f"headers are a mapping or (name, value) pairs; one is {_describe_type(item)}")
         name, value = item
         if not isinstance(name, str) or not isinstance(value, str):
             raise TypeError(f"a header's name and value are str, not {type(name).__name__} and {type(value).__name__}")
-        name, value = _exact(name), _exact(value)
-        if not name or not name.isascii() or name.encode().translate(None, _TOKEN):
+        name, value = _to_exact_str(name), _to_exact_str(value)
+        if not name or not name.isascii() or name.encode().translate(None, _TOKEN_CHARACTERS):
             raise ValueError(f"not a header name: {name!r}")
-        if not value.isprintable() and not _CONTROL.isdisjoint(value):
+        if not value.isprintable() and not _CONTROL_CHARACTERS.isdisjoint(value):
             raise ValueError(f"the value of header {name!r} has a control character in it; of those only TAB may be")
         if not value.isascii():  # it is let through, and sent as UTF-8
             try:
@@ -325,8 +327,8 @@ class HttpResponse:
         status = int.__int__(status)
         if not 200 <= status <= 599:
             raise ValueError(f"the status of a response is 200 to 599, not {status}")
-        pairs = _checked_pairs(headers)
-        content = _checked_body(body)
+        pairs = _check_header_pairs(headers)
+        content = _check_body(body)
         if content and status in (204, 304):
             raise ValueError(f"a response with status {status} has no body (RFC 9110 section 6.4.1)")
         has_type = False
@@ -339,10 +341,10 @@ class HttpResponse:
             elif lowered == "content-length" and value != str(len(content)):
                 raise ValueError(f"Content-Length {value!r} contradicts the body of {len(content)} bytes: leave it out")
         if content and isinstance(body, str) and not has_type:
-            pairs = (*pairs, _TEXT)
+            pairs = (*pairs, _TEXT_TYPE_FIELD)
         self.status: int = status
         """200 to 599."""
-        self.headers: Headers = Headers._of(pairs)
+        self.headers: Headers = Headers._from_checked_pairs(pairs)
         """The header fields, checked."""
         self.body: bytes = content
         """The body, encoded."""
@@ -358,7 +360,7 @@ class HttpResponse:
         import json
 
         body = json.dumps(obj, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-        pairs = _checked_pairs(headers)
+        pairs = _check_header_pairs(headers)
         if not any(name.lower() == "content-type" for name, _ in pairs):
             pairs = (*pairs, ("Content-Type", "application/json"))
         return cls(status, pairs, body)
@@ -399,9 +401,9 @@ class Accept:
     def __init__(self, headers: HeaderItems = (), subprotocol: str | None = None) -> None:
         if subprotocol is not None and not isinstance(subprotocol, str):
             raise TypeError(f"a subprotocol is a str or None, not {type(subprotocol).__name__}")
-        self.headers: Headers = Headers._of(_checked_pairs(headers))
+        self.headers: Headers = Headers._from_checked_pairs(_check_header_pairs(headers))
         """The further header fields, checked."""
-        self.subprotocol: str | None = None if subprotocol is None else _exact(subprotocol)
+        self.subprotocol: str | None = None if subprotocol is None else _to_exact_str(subprotocol)
         """The subprotocol, or None for the setting's choice."""
 
     def __eq__(self, other: object) -> bool:
@@ -415,7 +417,7 @@ class Accept:
         return f"<Accept, {len(self.headers.pairs)} fields, subprotocol {self.subprotocol!r}>"
 
 
-def to_response(returned: object) -> HttpResponse:
+def to_http_response(returned: object) -> HttpResponse:
     """Turns what an HTTP handler returned into the response.
 
     Returns:
@@ -436,11 +438,11 @@ def to_response(returned: object) -> HttpResponse:
                 return HttpResponse(returned["status"], returned.get("headers", ()), returned.get("body", b""))
             return HttpResponse.json(returned)
     except Exception as error:
-        raise _wrong("handle_http_request", returned, error, _HTTP_RETURNS) from error
-    raise HandlerError(f"handle_http_request returned {_kind_of(returned)}; it may return {_HTTP_RETURNS}")
+        raise _unsendable_return_error("handle_http_request", returned, error, _HTTP_RETURNS_TEXT) from error
+    raise HandlerError(f"handle_http_request returned {_describe_type(returned)}; it may return {_HTTP_RETURNS_TEXT}")
 
 
-def open_verdict(returned: object, request: HttpRequest) -> HttpResponse | Accept | None:
+def to_open_result(returned: object, request: HttpRequest) -> HttpResponse | Accept | None:
     """Turns what an open handler returned into the verdict: None and an `Accept` accept, a response refuses.
 
     Args:
@@ -448,7 +450,7 @@ def open_verdict(returned: object, request: HttpRequest) -> HttpResponse | Accep
         request: what it was called with; its offers of subprotocols are the only ones that may be chosen.
 
     Returns:
-        a response or an `Accept` that is made and checked here, as by `to_response`.
+        a response or an `Accept` that is made and checked here, as by `to_http_response`.
 
     Raises:
         HandlerError: it may not return that; the message lists what it may.
@@ -461,13 +463,13 @@ def open_verdict(returned: object, request: HttpRequest) -> HttpResponse | Accep
         if isinstance(returned, HttpResponse):
             return HttpResponse(returned.status, returned.headers, returned.body)
         if isinstance(returned, Accept):
-            return _checked_accept(Accept(returned.headers, returned.subprotocol), request)
+            return _check_accept(Accept(returned.headers, returned.subprotocol), request)
     except Exception as error:
-        raise _wrong("handle_socket_open", returned, error, _OPEN_RETURNS) from error
-    raise HandlerError(f"handle_socket_open returned {_kind_of(returned)}; it may return {_OPEN_RETURNS}")
+        raise _unsendable_return_error("handle_socket_open", returned, error, _OPEN_RETURNS_TEXT) from error
+    raise HandlerError(f"handle_socket_open returned {_describe_type(returned)}; it may return {_OPEN_RETURNS_TEXT}")
 
 
-def _checked_accept(accept: Accept, request: HttpRequest) -> Accept:
+def _check_accept(accept: Accept, request: HttpRequest) -> Accept:
     """Raises ValueError if the client may not be answered that."""
     for name, _ in accept.headers.pairs:
         lowered = name.lower()
@@ -476,7 +478,7 @@ def _checked_accept(accept: Accept, request: HttpRequest) -> Accept:
             raise ValueError(f"the header {name!r} of a 101 is the server's{hint}")
     chosen = accept.subprotocol
     if chosen is not None:
-        offered = [offer for offer in split_list(request.headers.get_all("sec-websocket-protocol")) if offer]
+        offered = [offer for offer in split_comma_list(request.headers.get_all("sec-websocket-protocol")) if offer]
         if chosen not in offered:
             # Not what was offered instead: it came from the peer.
             said = "offered others" if offered else "offered none"
@@ -484,13 +486,15 @@ def _checked_accept(accept: Accept, request: HttpRequest) -> Accept:
     return accept
 
 
-def _wrong(handler: str, returned: object, error: Exception, legal: str) -> HandlerError:
+def _unsendable_return_error(handler: str, returned: object, error: Exception, legal: str) -> HandlerError:
     """The right type, and something in it that cannot be sent: a response can be changed after it was checked."""
     what = f"{type(error).__name__}: {error}"
-    return HandlerError(f"{handler} returned {_kind_of(returned)} that cannot be sent ({what}); it may return {legal}")
+    return HandlerError(
+        f"{handler} returned {_describe_type(returned)} that cannot be sent ({what}); it may return {legal}"
+    )
 
 
-def _kind_of(value: object) -> str:
+def _describe_type(value: object) -> str:
     """The type of a value, never the value: it may be what a peer sent."""
     name = type(value).__name__
     return f"{'an' if name.startswith(('A', 'E', 'I', 'O', 'U', 'a', 'e', 'i', 'o', 'u', 'Http')) else 'a'} {name}"

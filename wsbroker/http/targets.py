@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-_SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
+_HTTP_SCHEME_BY_SCHEME: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 """The schemes of an absolute target, and what they are to a handler."""
 
 _LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -37,12 +37,12 @@ def split_target(method: str, target: str) -> tuple[str, str, str]:
     scheme, separator, rest = target.partition("://")
     if not separator:
         raise ValueError("the request target is neither a path that begins with '/' nor a whole URL")
-    known = _SCHEMES.get(scheme.lower())
+    known = _HTTP_SCHEME_BY_SCHEME.get(scheme.lower())
     if known is None:
         raise ValueError("the scheme of the request target is not http, https, ws or wss")
     end = min([found for found in (rest.find("/"), rest.find("?")) if found >= 0], default=len(rest))
     authority, path = rest[:end], rest[end:]
-    if not _names_host(authority):
+    if not _is_valid_authority(authority):
         raise ValueError("the request target does not name a host, or has user information before it")
     if not path:
         path = "*" if method == "OPTIONS" else "/"  # RFC 9112 section 3.2.4
@@ -51,7 +51,7 @@ def split_target(method: str, target: str) -> tuple[str, str, str]:
     return path, known, authority
 
 
-def _names_host(authority: str) -> bool:
+def _is_valid_authority(authority: str) -> bool:
     """Whether this is uri-host [ ":" port ], as far as its characters tell (RFC 3986 section 3.2.2); by hand, because
     `re` takes longer to import than all of this package. User information is not let in."""
     if authority.startswith("["):
@@ -64,7 +64,7 @@ def _names_host(authority: str) -> bool:
     return bool(host and bracket) and is_port and allowed.issuperset(host) and _DIGITS.issuperset(port)
 
 
-def means_websocket(headers: Mapping[str, str]) -> bool:
+def is_websocket_without_upgrade(headers: Mapping[str, str]) -> bool:
     """Returns whether a request without ``Upgrade: websocket`` was meant to become a WebSocket.
 
     The fields of the handshake that a proxy passes on are there, or the option in Connection without its field.
@@ -72,10 +72,10 @@ def means_websocket(headers: Mapping[str, str]) -> bool:
     if "sec-websocket-key" in headers or "sec-websocket-version" in headers:
         return True
     connection = headers.get("connection")
-    return connection is not None and "upgrade" not in headers and "upgrade" in split_list([connection.lower()])
+    return connection is not None and "upgrade" not in headers and "upgrade" in split_comma_list([connection.lower()])
 
 
-def split_list(values: Iterable[str]) -> list[str]:
+def split_comma_list(values: Iterable[str]) -> list[str]:
     """Returns the items of a comma-separated list that may stand on several lines (RFC 9110 section 5.6.1)."""
     return [item.strip(" \t") for value in values for item in value.split(",")]
 

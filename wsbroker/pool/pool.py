@@ -20,7 +20,7 @@ from wsbroker.pool.slot import Owner, WorkerSlot, WorkerStatistics, idle_statist
 from wsbroker.pool.tasks import Tasks
 from wsbroker.pool.worker_stream import Batch
 from wsbroker.settings.config import Config, WorkerKind
-from wsbroker.settings.folders import with_links
+from wsbroker.settings.folders import sys_path_with_links
 from wsbroker.wire.events import Event
 from wsbroker.worker.options import Options
 from wsbroker.worker.outcomes import no_http_handler
@@ -110,7 +110,7 @@ class Pool(Owner):
         """One for each lane, for workers of this kind."""
         config = self._config
         make = self._carrier_for or CARRIERS[self.kind]
-        work = Work(with_links(sys.path), self._choice.spec, worker_options(config), config.shutdown_timeout)
+        work = Work(sys_path_with_links(sys.path), self._choice.spec, worker_options(config), config.shutdown_timeout)
         self._slots[:] = [
             WorkerSlot(index, lane, lambda name: make(name, work), self._core, config, self._tasks, self)
             for index, lane in enumerate(self.queues)

@@ -363,7 +363,7 @@ class RemoteWorker:
     def drop_unopened_socket(self, socket_id: int) -> None:
         """Tells it that this socket never opened: refused, or gone before the 101."""
         if self.state is State.RUNNING:
-            self.post([(events.FORGET, socket_id)])
+            self.post([(events.DROP_UNOPENED, socket_id)])
 
     async def run_http_handler(self, fields: tuple[object, ...], size_bytes: int) -> HttpResponse:
         """Asks the HTTP handler.
@@ -417,7 +417,7 @@ class RemoteWorker:
 
     def _take(self, command: Command) -> None:
         kind = command[0]
-        if kind == commands.OPENED:
+        if kind == commands.OPEN_RESULT:
             _, socket_id, status, headers, body = cast(tuple[int, int, int, list[tuple[str, str]], bytes], command)
             opened = self._opens.pop(socket_id, None)
             if opened is not None:
@@ -517,7 +517,7 @@ class RemoteWorker:
                 _, handler, socket_id, seconds = cast(tuple[int, str, int, float], message)
                 text = "handler interrupted worker=%s handler=%s socket=%s seconds=%.1f"
                 logger.debug(text, self.name, handler, socket_id, seconds)  # the worker has logged and counted it
-            elif kind == control.REFUSED:
+            elif kind == control.NOT_UNDERSTOOD:
                 self._refuse(CONTROL_REFUSED, "control message to the worker", message[1])
             elif kind == control.HUNG:
                 _, handler, socket_id, seconds = cast(tuple[int, str, int, float], message)

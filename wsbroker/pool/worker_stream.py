@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final, Protocol, cast
 
 from wsbroker.guarded_log import GuardedLog
-from wsbroker.wire.framing import Unpacker, pack
+from wsbroker.wire.framing import BatchUnpacker, pack_batch
 from wsbroker.worker import forks
 
 logger = GuardedLog(__name__)
@@ -50,7 +50,7 @@ class Link(asyncio.Protocol):
         self._name = name
         self._on_batch = on_batch
         self._on_lost = on_lost
-        self._unpacker = Unpacker()
+        self._unpacker = BatchUnpacker()
         self._transport: asyncio.Transport | None = None
         self._resumed: asyncio.Future[None] | None = None
         self._is_closed = False
@@ -72,9 +72,9 @@ class Link(asyncio.Protocol):
         """
         transport = self._transport
         if transport is not None:
-            transport.write(pack(batch))
+            transport.write(pack_batch(batch))
         elif not self._is_closed:
-            self._early.append(pack(batch))
+            self._early.append(pack_batch(batch))
 
     async def drain(self) -> None:
         """Waits until the transport takes more, or the link is closed. For one task at a time."""

@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Unpack
 
 from wsbroker.errors import CommandError, ConfigError
-from wsbroker.front.listening import group_number
+from wsbroker.front.listening import group_id_of
 from wsbroker.guarded_log import GuardedLog, shown_error, write_to_stderr
 from wsbroker.process_exit import leave_threads_within
 from wsbroker.server.event_loop import LOOP_END_S, restore_switch_interval, run_loop, set_switch_interval
@@ -237,7 +237,7 @@ def _restart(folder: str) -> None:
         os.chdir(folder)
     except OSError as error:
         logger.warning("the program stays in the folder that it was started in: %s", error)
-    open_sockets.handed_in.restore()
+    open_sockets.systemd_sockets.restore_for_exec()
     _flush_logs()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
@@ -338,7 +338,7 @@ def _prepare(
         raise TypeError(f"config must be a wsbroker.Config, such as Config.of(workers=2), not {type(config).__name__}")
     checked = Config.of(**settings) if config is None else config
     addresses = parse_addresses(bind)
-    open_sockets.check(addresses)
+    open_sockets.check_inherited_sockets(addresses)
     _check_unix_access(checked, addresses)
     spec = worker
     with lock:
@@ -354,7 +354,7 @@ def _prepare(
 def _check_unix_access(config: Config, addresses: Sequence[BindAddress]) -> None:
     """Raises ConfigError if there is no such group; warns if no Unix socket is made that could have it."""
     if config.unix_group is not None:
-        group_number(config.unix_group)
+        group_id_of(config.unix_group)
     is_set = config.unix_mode is not None or config.unix_group is not None
     if is_set and not any(isinstance(address, UnixAddress) for address in addresses):
         logger.warning("unix_mode and unix_group are for the files of Unix sockets, and none is made: bind=unix:/PATH")

@@ -16,10 +16,10 @@ from wsbroker.guarded_log import GuardedLog
 
 logger = GuardedLog(__name__)
 
-WORTH_BYTES: Final = 32 * 1024 * 1024
+MIN_FREED_BYTES: Final = 32 * 1024 * 1024
 """Less than this freed is not worth a trim: the next load takes it again."""
 
-PAUSE_S: Final = 10.0
+MIN_TRIM_INTERVAL_S: Final = 10.0
 """Between two trims: while one runs, other threads wait for the heap."""
 
 
@@ -36,7 +36,7 @@ def find_malloc_trim() -> Callable[[], object] | None:
     return lambda: trim(0)
 
 
-class MemoryRelease:
+class HeapTrimmer:
     """Trims the heap after much of what was held has been freed. One thread only.
 
     Args:
@@ -46,10 +46,10 @@ class MemoryRelease:
     def __init__(self, find_trim: Callable[[], Callable[[], object] | None] = find_malloc_trim) -> None:
         self._find_trim = find_trim
         self._peak_bytes = 0
-        self._next_s = 0.0
+        self._earliest_trim_s = 0.0
         self._thread: threading.Thread | None = None
 
-    def observe(self, held_bytes: int, peak_bytes: int, now_s: float) -> bool:
+    def trim_if_much_was_freed(self, held_bytes: int, peak_bytes: int, now_s: float) -> bool:
         """Takes account of what is held, and begins a trim if WORTH_BYTES of it were freed since the last one.
 
         Args:
@@ -62,10 +62,14 @@ class MemoryRelease:
         """
         self._peak_bytes = max(self._peak_bytes, peak_bytes, held_bytes)
         freed = self._peak_bytes - held_bytes
-        if freed < WORTH_BYTES or now_s < self._next_s or (self._thread is not None and self._thread.is_alive()):
+        if (
+            freed < MIN_FREED_BYTES
+            or now_s < self._earliest_trim_s
+            or (self._thread is not None and self._thread.is_alive())
+        ):
             return False
         self._peak_bytes = held_bytes
-        self._next_s = now_s + PAUSE_S
+        self._earliest_trim_s = now_s + MIN_TRIM_INTERVAL_S
         trim = self._find_trim()
         if trim is None:
             return False

@@ -24,7 +24,7 @@ from wsbroker.front.front import Front
 from wsbroker.guarded_log import GuardedLog
 from wsbroker.pool.local_api import LocalApi
 from wsbroker.pool.pool import Pool
-from wsbroker.server.memory_release import MemoryRelease
+from wsbroker.server.memory_release import HeapTrimmer
 from wsbroker.server.operator_warnings import OperatorWarnings
 from wsbroker.settings import open_sockets
 from wsbroker.settings.addresses import Address, BindAddress
@@ -65,7 +65,7 @@ class Node:
         self.front = Front(config, self.connections, self.pool)
         self._warner: asyncio.TimerHandle | None = None
         self._warnings = OperatorWarnings(logger)
-        self._memory_release = MemoryRelease()
+        self._memory_release = HeapTrimmer()
 
     async def open(self, addresses: Sequence[BindAddress]) -> None:
         """Starts the workers and listens.
@@ -142,7 +142,7 @@ class Node:
 
         O(connections), about 1.5 µs each.
         """
-        found = self.front.descriptors() + open_sockets.handed_in.descriptors()
+        found = self.front.open_descriptors() + open_sockets.systemd_sockets.all_descriptors()
         for slot in self.connections.timer_wheel.slots:
             for socket in slot:
                 transport = cast(Connection, socket).transport
@@ -162,7 +162,7 @@ class Node:
             await asyncio.sleep(CLOSE_PAUSE_S)
         self.connections.close_oldest_sockets(1 << 60, 1001, "server shutdown")  # out of time: all at once
         limit = min(deadline, time.monotonic() + self.config.close_timeout)
-        while self.connections.count and time.monotonic() < limit:
+        while self.connections.connection_count and time.monotonic() < limit:
             await asyncio.sleep(POLL_S)
 
     def _warn(self) -> None:
@@ -213,14 +213,14 @@ class Node:
         outgoing.peak_waiting_bytes = outgoing.waiting_bytes
         front.peak_request_bytes = front.request_bytes
         front.peak_answer_bytes = front.answer_bytes
-        self._memory_release.observe(held, peak, time.monotonic())
+        self._memory_release.trim_if_much_was_freed(held, peak, time.monotonic())
 
     def statistics(self) -> dict[str, int]:
         """Counters and sizes, as plain numbers."""
         counters = self.broker.counters
         return {
             "sockets": len(self.broker.sockets),
-            "connections": self.connections.count,
+            "connections": self.connections.connection_count,
             "channels": len(self.broker.channels_by_name),
             "sockets_opened": counters.sockets_opened,
             "sockets_closed": counters.sockets_closed,

@@ -24,7 +24,7 @@ from typing import Final, TypeAlias
 
 from wsbroker.errors import ConfigError
 
-EXPECTED: Final = (
+EXPECTED_FORMS_TEXT: Final = (
     "HOST:PORT (such as 127.0.0.1:3000), :PORT for all interfaces, [IPV6]:PORT, unix:/PATH, or fd://3 for a socket "
     "that is open"
 )
@@ -84,7 +84,7 @@ class UnixAddress:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenSocket:
+class InheritedSocket:
     """A listening socket that this process was given by the program that has started it.
 
     Args:
@@ -99,7 +99,7 @@ class OpenSocket:
 
 Address: TypeAlias = TcpAddress | UnixAddress
 """Where a server listens."""
-BindAddress: TypeAlias = Address | OpenSocket
+BindAddress: TypeAlias = Address | InheritedSocket
 """Where a server is asked to listen."""
 
 
@@ -113,23 +113,23 @@ def parse_address(text: str) -> BindAddress:
     if not isinstance(text, str):
         raise TypeError(f"an address must be a str such as '127.0.0.1:3000', not {type(text).__name__}")
     if text.startswith("unix:"):
-        return _parse_unix(text)
+        return _parse_unix_address(text)
     if text.startswith("fd://"):
-        return _parse_open_socket(text)
+        return _parse_inherited_socket(text)
     if "://" in text:
         bare = text.partition("://")[2].rstrip("/")
-        raise _refusal(text, f"an address has no scheme; did you mean {bare!r}?")
+        raise _address_error(text, f"an address has no scheme; did you mean {bare!r}?")
     if re.fullmatch(r"fd:[0-9]+", text):
-        raise _refusal(text, f"did you mean 'fd://{text[3:]}'?")
+        raise _address_error(text, f"did you mean 'fd://{text[3:]}'?")
     if text.isascii() and text.isdigit():
-        raise _refusal(text, f"that is a port only; did you mean '127.0.0.1:{text}'?")
+        raise _address_error(text, f"that is a port only; did you mean '127.0.0.1:{text}'?")
     host, colon, port = text.rpartition(":")
     if not colon or text.endswith("]"):
-        raise _refusal(text, "the port is missing")
+        raise _address_error(text, "the port is missing")
     return TcpAddress(_parse_host(text, host), _parse_port(text, port))
 
 
-def _several(bind: object) -> list[str]:
+def _list_address_texts(bind: object) -> list[str]:
     if isinstance(bind, bytes | bytearray) or not isinstance(bind, Iterable):
         meant = ""
         if isinstance(bind, int) and not isinstance(bind, bool):
@@ -150,9 +150,9 @@ def parse_addresses(bind: str | Sequence[str]) -> list[BindAddress]:
         ConfigError: none at all, one that cannot be read, or one named twice.
         TypeError: not text.
     """
-    texts = [bind] if isinstance(bind, str) else _several(bind)
+    texts = [bind] if isinstance(bind, str) else _list_address_texts(bind)
     if not texts:
-        raise ConfigError(f"there is no address to listen on: write {EXPECTED}")
+        raise ConfigError(f"there is no address to listen on: write {EXPECTED_FORMS_TEXT}")
     addresses: list[BindAddress] = []
     for text in texts:
         address = parse_address(text)
@@ -163,28 +163,28 @@ def parse_addresses(bind: str | Sequence[str]) -> list[BindAddress]:
     return addresses
 
 
-def bind_failure(address: BindAddress, error: OSError) -> OSError:
+def describe_bind_error(address: BindAddress, error: OSError) -> OSError:
     """Returns an error of the same type and number whose text names the address and what to do.
 
     The original belongs in its ``__cause__``: ``raise bind_failure(address, error) from error``.
     """
-    described = type(error)(error.errno, f"{_FAILURE_PREFIX}{address}: {_advice(address, error)}")
+    described = type(error)(error.errno, f"{_FAILURE_PREFIX}{address}: {_bind_advice(address, error)}")
     assert isinstance(described, OSError)
     return described
 
 
-def failure_text(error: OSError, addresses: Sequence[BindAddress]) -> str | None:
+def bind_error_text(error: OSError, addresses: Sequence[BindAddress]) -> str | None:
     """The line for an OSError that starting a server on `addresses` raised, or None if binding did not cause it."""
     if (error.strerror or "").startswith(_FAILURE_PREFIX):
         return error.strerror
-    if not isinstance(error, socket.gaierror) and error.errno not in _BIND_ERRORS:
+    if not isinstance(error, socket.gaierror) and error.errno not in _BIND_ERRNOS:
         return None
     if len(addresses) == 1:
-        return bind_failure(addresses[0], error).strerror
+        return describe_bind_error(addresses[0], error).strerror
     return f"{_FAILURE_PREFIX}{', '.join(map(str, addresses))}: {error.strerror or error}"
 
 
-_BIND_ERRORS: Final = frozenset(
+_BIND_ERRNOS: Final = frozenset(
     {
         errno.EADDRINUSE,
         errno.EADDRNOTAVAIL,
@@ -195,28 +195,30 @@ _BIND_ERRORS: Final = frozenset(
 )
 
 
-def _refusal(text: str, problem: str) -> ConfigError:
+def _address_error(text: str, problem: str) -> ConfigError:
     write = " Write" if problem.endswith("?") else "; write"
-    return ConfigError(f"{_FAILURE_PREFIX}{text!r}: {problem}{write} {EXPECTED}")
+    return ConfigError(f"{_FAILURE_PREFIX}{text!r}: {problem}{write} {EXPECTED_FORMS_TEXT}")
 
 
-def _parse_unix(text: str) -> UnixAddress:
+def _parse_unix_address(text: str) -> UnixAddress:
     path = text.removeprefix("unix:")
     if not path or "\0" in path:
-        raise _refusal(text, "the path is missing" if not path else "a path has no zero bytes")
+        raise _address_error(text, "the path is missing" if not path else "a path has no zero bytes")
     size = len(os.fsencode(path))
     if size > MAX_UNIX_PATH_BYTES:
-        raise _refusal(text, f"its path is {size} bytes long and a Unix socket's has at most {MAX_UNIX_PATH_BYTES}")
+        raise _address_error(
+            text, f"its path is {size} bytes long and a Unix socket's has at most {MAX_UNIX_PATH_BYTES}"
+        )
     return UnixAddress(path)
 
 
-def _parse_open_socket(text: str) -> OpenSocket:
+def _parse_inherited_socket(text: str) -> InheritedSocket:
     name = text.removeprefix("fd://").rstrip("/")
     if not name:
-        raise _refusal(text, "the number of the descriptor, or the name of the socket, is missing")
+        raise _address_error(text, "the number of the descriptor, or the name of the socket, is missing")
     if name.isdigit() and (not name.isascii() or len(name) > MAX_DESCRIPTOR_DIGITS):
-        raise _refusal(text, f"{name!r} is not the number of a descriptor")
-    return OpenSocket(str(int(name)) if name.isdigit() else name)
+        raise _address_error(text, f"{name!r} is not the number of a descriptor")
+    return InheritedSocket(str(int(name)) if name.isdigit() else name)
 
 
 def _parse_host(text: str, host: str) -> str:
@@ -224,19 +226,19 @@ def _parse_host(text: str, host: str) -> str:
         try:
             ipaddress.IPv6Address(host[1:-1])
         except ValueError:
-            raise _refusal(text, f"{host[1:-1]!r} is not an IPv6 address") from None
+            raise _address_error(text, f"{host[1:-1]!r} is not an IPv6 address") from None
         return host[1:-1]
     if ":" in host:
-        raise _refusal(text, "an IPv6 address stands in brackets")
+        raise _address_error(text, "an IPv6 address stands in brackets")
     if not host:
         return ""
     if re.fullmatch(r"[0-9.]+", host):
         try:
             ipaddress.IPv4Address(host)
         except ValueError:
-            raise _refusal(text, f"{host!r} is not an IPv4 address") from None
+            raise _address_error(text, f"{host!r} is not an IPv4 address") from None
     elif _HOST_NAME.fullmatch(host) is None or not _can_be_resolved(host):
-        raise _refusal(text, f"{host!r} is not a host name")
+        raise _address_error(text, f"{host!r} is not a host name")
     return host
 
 
@@ -250,19 +252,19 @@ def _can_be_resolved(host: str) -> bool:
 
 def _parse_port(text: str, port: str) -> int:
     if not port:
-        raise _refusal(text, "the port is missing")
+        raise _address_error(text, "the port is missing")
     if not (port.isascii() and port.isdigit()):
-        raise _refusal(text, f"{port!r} is not a port number")
+        raise _address_error(text, f"{port!r} is not a port number")
     if len(port) > 5 or int(port) > MAX_PORT:
-        raise _refusal(text, f"port {port} is over {MAX_PORT}")
+        raise _address_error(text, f"port {port} is over {MAX_PORT}")
     return int(port)
 
 
-def _advice(address: BindAddress, error: OSError) -> str:
+def _bind_advice(address: BindAddress, error: OSError) -> str:
     if isinstance(address, UnixAddress):
-        return _unix_advice(address, error)
-    if isinstance(address, OpenSocket):
-        return _plain(error)
+        return _unix_bind_advice(address, error)
+    if isinstance(address, InheritedSocket):
+        return _system_error_text(error)
     if isinstance(error, socket.gaierror):
         return f"the host name {address.host!r} is unknown; check its spelling, or write an address of this machine"
     match error.errno:
@@ -274,10 +276,10 @@ def _advice(address: BindAddress, error: OSError) -> str:
             return "permission denied; ports below 1024 need privileges, choose a higher one"
         case errno.EAFNOSUPPORT:
             return "this machine does not speak that address family; write an IPv4 address"
-    return _plain(error)
+    return _system_error_text(error)
 
 
-def _unix_advice(address: UnixAddress, error: OSError) -> str:
+def _unix_bind_advice(address: UnixAddress, error: OSError) -> str:
     folder = os.path.dirname(address.path) or "."
     match error.errno:
         case errno.EADDRINUSE:
@@ -286,8 +288,8 @@ def _unix_advice(address: UnixAddress, error: OSError) -> str:
             return f"permission denied; choose a folder that this user may write to instead of {folder}"
         case errno.ENOENT | errno.ENOTDIR:
             return f"there is no folder {folder}; create it first"
-    return _plain(error)
+    return _system_error_text(error)
 
 
-def _plain(error: OSError) -> str:
+def _system_error_text(error: OSError) -> str:
     return error.strerror or str(error)

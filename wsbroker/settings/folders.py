@@ -42,7 +42,7 @@ def absolute_path(path: str) -> str:
     return plain if os.path.exists(plain) and os.path.samefile(plain, joined) else joined
 
 
-def with_links(sys_path: Sequence[str]) -> list[str]:
+def sys_path_with_links(sys_path: Sequence[str]) -> list[str]:
     """Returns `sys.path` with the working directory, where it is an entry, by the name that the user has for it.
 
     Python itself puts it there without its links.

@@ -29,7 +29,7 @@ def memory_limit(root: str = "/") -> int:
     limits = [_physical_memory(root)]
     for folder in _cgroup_folders(root, "memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):  # v2, v1
-            text = _read(folder / name)
+            text = _read_text(folder / name)
             if text.isdigit() and int(text) > 0:  # v2 says "max" for none, v1 a number beyond any memory
                 limits.append(int(text))
     return min(limits)
@@ -43,8 +43,8 @@ def cpu_quota(root: str = "/") -> int | None:
     """
     quotas = []
     for folder in _cgroup_folders(root, "cpu"):
-        v1 = f"{_read(folder / 'cpu.cfs_quota_us')} {_read(folder / 'cpu.cfs_period_us')}"
-        for text in (_read(folder / "cpu.max"), v1):
+        v1 = f"{_read_text(folder / 'cpu.cfs_quota_us')} {_read_text(folder / 'cpu.cfs_period_us')}"
+        for text in (_read_text(folder / "cpu.max"), v1):
             match = re.fullmatch(r"([0-9]+) ([0-9]+)", text)  # "max 100000" or "-1 100000": none
             if match is not None and int(match[2]) > 0:
                 quotas.append(int(match[1]) / int(match[2]))
@@ -52,7 +52,7 @@ def cpu_quota(root: str = "/") -> int | None:
 
 
 def _physical_memory(root: str) -> int:
-    match = re.search(r"^MemTotal:\s+([0-9]+) kB", _read(Path(root) / "proc/meminfo"), re.MULTILINE)
+    match = re.search(r"^MemTotal:\s+([0-9]+) kB", _read_text(Path(root) / "proc/meminfo"), re.MULTILINE)
     if match is not None:
         return int(match[1]) * _KIB
     try:
@@ -65,7 +65,7 @@ def _cgroup_folders(root: str, controller: str) -> Iterator[Path]:
     """Yields the folders of this process's cgroups for a controller, of both versions: its own first, then those above
     it up to the mount point."""
     mounts = _cgroup_mounts(root, controller)
-    for line in _read(Path(root) / "proc/self/cgroup").splitlines():
+    for line in _read_text(Path(root) / "proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if controllers and controller not in controllers.split(","):
@@ -91,22 +91,22 @@ def _path_below(path: PurePosixPath, top: PurePosixPath) -> PurePosixPath:
 def _cgroup_mounts(root: str, controller: str) -> dict[str, tuple[str, str]]:
     """The type of each cgroup file system -> the group that is its top, and its mount point (proc(5), mountinfo)."""
     found: dict[str, tuple[str, str]] = {}
-    for line in _read(Path(root) / "proc/self/mountinfo").splitlines():
+    for line in _read_text(Path(root) / "proc/self/mountinfo").splitlines():
         left, _, right = line.partition(" - ")
         fields, kind = left.split(" "), right.split(" ")
         if len(fields) < 5 or len(kind) < 3 or kind[0] not in ("cgroup", "cgroup2"):
             continue
         if kind[0] == "cgroup2" or controller in kind[2].split(","):
-            found.setdefault(kind[0], (_unescape(fields[3]), _unescape(fields[4])))
+            found.setdefault(kind[0], (_unescape_mountinfo(fields[3]), _unescape_mountinfo(fields[4])))
     return found
 
 
-def _unescape(field: str) -> str:
+def _unescape_mountinfo(field: str) -> str:
     """A field of mountinfo; blanks and backslashes stand there as octal escapes."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
 
 
-def _read(path: Path) -> str:
+def _read_text(path: Path) -> str:
     """The text of a file, stripped; empty where there is none or it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()

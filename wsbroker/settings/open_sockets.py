@@ -1,7 +1,7 @@
 """Listening sockets that are open already: the program that has started this process hands them in.
 
 systemd's protocol, sd_listen_fds(3): `LISTEN_FDS` sockets, from descriptor 3 on, for the process `LISTEN_PID`, with the
-names in `LISTEN_FDNAMES`. The variables are removed, so that no child takes the sockets for its own; `restore` puts
+names in `LISTEN_FDNAMES`. The variables are removed, so that no child takes the sockets for its own; `restore_for_exec` puts
 them back for a program that takes this one's place. Any other descriptor can be named by its number.
 
 The descriptors themselves stay open until the process ends: who has opened a socket wants to keep it over restarts, and
@@ -17,14 +17,14 @@ from collections.abc import Iterable
 from typing import Final
 
 from wsbroker.errors import ConfigError
-from wsbroker.settings.addresses import Address, BindAddress, OpenSocket, TcpAddress, UnixAddress
+from wsbroker.settings.addresses import Address, BindAddress, InheritedSocket, TcpAddress, UnixAddress
 
-FIRST: Final = 3
+FIRST_DESCRIPTOR: Final = 3
 """The first descriptor that systemd hands in."""
 
-_VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
-_UNIX: Final[int | None] = getattr(socket, "AF_UNIX", None)
-_KINDS: Final = {
+_SYSTEMD_VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
+_AF_UNIX: Final[int | None] = getattr(socket, "AF_UNIX", None)
+_FILE_TYPE_NAMES: Final = {
     stat.S_IFREG: "a file",
     stat.S_IFIFO: "a pipe",
     stat.S_IFCHR: "a device",
@@ -32,70 +32,72 @@ _KINDS: Final = {
 }
 
 
-class HandedIn:
+class SystemdSockets:
     """The sockets that systemd has handed to this process."""
 
     def __init__(self) -> None:
-        self._variables: dict[str, str] = {}
-        self._used: set[int] = set()
-        self.names: dict[int, str] = {}
+        self._saved_variables: dict[str, str] = {}
+        self._used_descriptors: set[int] = set()
+        self.name_by_descriptor: dict[int, str] = {}
         """By descriptor; "" where there is no name."""
 
-    def take(self) -> list[OpenSocket]:
+    def claim_sockets(self) -> list[InheritedSocket]:
         """Takes the variables out of the environment, if they are meant for this process; returns what they name.
 
         Raises:
             ConfigError: they cannot be read.
         """
-        if "LISTEN_FDS" in os.environ and not why_not_ours():
-            count = _number("LISTEN_FDS")
+        if "LISTEN_FDS" in os.environ and not explain_pid_mismatch():
+            count = _read_socket_count("LISTEN_FDS")
             names = os.environ.get("LISTEN_FDNAMES", "").split(":")
-            self.names = {FIRST + i: names[i] if i < len(names) else "" for i in range(count)}
-            self._variables = {name: os.environ.pop(name) for name in _VARIABLES if name in os.environ}
-            for number in self.names:
-                _keep_from_children(number)
-        return [OpenSocket(str(number)) for number in self.names]
+            self.name_by_descriptor = {FIRST_DESCRIPTOR + i: names[i] if i < len(names) else "" for i in range(count)}
+            self._saved_variables = {name: os.environ.pop(name) for name in _SYSTEMD_VARIABLES if name in os.environ}
+            for number in self.name_by_descriptor:
+                _make_uninheritable(number)
+        return [InheritedSocket(str(number)) for number in self.name_by_descriptor]
 
-    def descriptors_of(self, address: OpenSocket) -> list[int]:
+    def descriptors_of(self, address: InheritedSocket) -> list[int]:
         """Returns the descriptors that are meant: several, where sockets have the same name.
 
         Raises:
             ConfigError: no socket has this name.
         """
-        self.take()
+        self.claim_sockets()
         if address.name.isdigit():
             numbers = [int(address.name)]
         else:
-            numbers = [number for number, name in self.names.items() if name == address.name]
+            numbers = [number for number, name in self.name_by_descriptor.items() if name == address.name]
         if not numbers:
-            raise _refusal(address, self._why_unknown())
-        self._used.update(numbers)
+            raise _inherited_socket_error(address, self._explain_unknown_name())
+        self._used_descriptors.update(numbers)
         return numbers
 
-    def _why_unknown(self) -> str:
-        if self.names:
-            named = ", ".join(f"{name or 'no name'} (fd://{number})" for number, name in self.names.items())
+    def _explain_unknown_name(self) -> str:
+        if self.name_by_descriptor:
+            named = ", ".join(
+                f"{name or 'no name'} (fd://{number})" for number, name in self.name_by_descriptor.items()
+            )
             return f"no socket of this name was handed in; there are: {named}"
-        return "no socket was handed in by that name: " + (why_not_ours() or "LISTEN_FDS is not set")
+        return "no socket was handed in by that name: " + (explain_pid_mismatch() or "LISTEN_FDS is not set")
 
-    def descriptors(self) -> list[int]:
+    def all_descriptors(self) -> list[int]:
         """Returns the numbers of the sockets that were handed in, served or not."""
-        return [*self._used.union(self.names)]
+        return [*self._used_descriptors.union(self.name_by_descriptor)]
 
-    def restore(self) -> None:
+    def restore_for_exec(self) -> None:
         """Lets a program that is executed in place of this one find all of it again."""
-        os.environ.update(self._variables)
-        for number in (*self.names, *self._used):
+        os.environ.update(self._saved_variables)
+        for number in (*self.name_by_descriptor, *self._used_descriptors):
             try:
                 os.set_inheritable(number, True)
             except OSError:
                 pass  # it was closed meanwhile: that program will say so
 
 
-handed_in: Final = HandedIn()
+systemd_sockets: Final = SystemdSockets()
 
 
-def why_not_ours() -> str:
+def explain_pid_mismatch() -> str:
     """Returns why the sockets of `LISTEN_FDS` are not for this process; "" if they are, or there are none."""
     if "LISTEN_FDS" not in os.environ or os.environ.get("LISTEN_PID") == str(os.getpid()):
         return ""
@@ -105,20 +107,20 @@ def why_not_ours() -> str:
     )
 
 
-def check(addresses: Iterable[BindAddress]) -> None:
+def check_inherited_sockets(addresses: Iterable[BindAddress]) -> None:
     """Raises ConfigError if one of the addresses is an open socket that no server can listen on, or is named twice."""
     seen: set[int] = set()
     for address in addresses:
-        if isinstance(address, OpenSocket):
-            for sock in duplicates_of(address):
+        if isinstance(address, InheritedSocket):
+            for sock in duplicate_sockets(address):
                 sock.close()
-            for number in handed_in.descriptors_of(address):
+            for number in systemd_sockets.descriptors_of(address):
                 if number in seen:
-                    raise _refusal(address, f"descriptor {number} is named twice; once is enough")
+                    raise _inherited_socket_error(address, f"descriptor {number} is named twice; once is enough")
                 seen.add(number)
 
 
-def duplicates_of(address: OpenSocket) -> list[socket.socket]:
+def duplicate_sockets(address: InheritedSocket) -> list[socket.socket]:
     """Returns duplicates of the sockets that are meant, which children do not inherit.
 
     Raises:
@@ -126,9 +128,9 @@ def duplicates_of(address: OpenSocket) -> list[socket.socket]:
     """
     sockets: list[socket.socket] = []
     try:
-        for number in handed_in.descriptors_of(address):
-            sockets.append(_duplicate(address, number))
-            _keep_from_children(number)
+        for number in systemd_sockets.descriptors_of(address):
+            sockets.append(_duplicate_descriptor(address, number))
+            _make_uninheritable(number)
     except BaseException:
         for sock in sockets:
             sock.close()
@@ -139,16 +141,16 @@ def duplicates_of(address: OpenSocket) -> list[socket.socket]:
 def address_of(sock: socket.socket) -> Address:
     """Returns where a socket listens; an abstract Unix address begins with ``@``."""
     name = sock.getsockname()
-    if sock.family == _UNIX:
+    if sock.family == _AF_UNIX:
         return UnixAddress(os.fsdecode(name).replace("\0", "@", 1))
     return TcpAddress(str(name[0]), int(name[1]))
 
 
-def real_addresses(address: BindAddress) -> list[Address]:
-    """Returns where an open socket listens, and any other address as it is; raises as `duplicates_of`."""
-    if not isinstance(address, OpenSocket):
+def listening_addresses_of(address: BindAddress) -> list[Address]:
+    """Returns where an open socket listens, and any other address as it is; raises as `duplicate_sockets`."""
+    if not isinstance(address, InheritedSocket):
         return [address]
-    sockets = duplicates_of(address)
+    sockets = duplicate_sockets(address)
     try:
         return [address_of(sock) for sock in sockets]
     finally:
@@ -156,23 +158,27 @@ def real_addresses(address: BindAddress) -> list[Address]:
             sock.close()
 
 
-def _duplicate(address: OpenSocket, number: int) -> socket.socket:
+def _duplicate_descriptor(address: InheritedSocket, number: int) -> socket.socket:
     try:
         mode = os.fstat(number).st_mode
     except (OSError, OverflowError):
-        raise _refusal(address, f"descriptor {number} is not open; systemd hands in those from {FIRST} on") from None
+        raise _inherited_socket_error(
+            address, f"descriptor {number} is not open; systemd hands in those from {FIRST_DESCRIPTOR} on"
+        ) from None
     if not stat.S_ISSOCK(mode):
-        raise _refusal(address, f"descriptor {number} is {_KINDS.get(stat.S_IFMT(mode), 'something else')}, no socket")
+        raise _inherited_socket_error(
+            address, f"descriptor {number} is {_FILE_TYPE_NAMES.get(stat.S_IFMT(mode), 'something else')}, no socket"
+        )
     sock = socket.socket(fileno=os.dup(number))
-    problem = _why_unfit(sock)
+    problem = _explain_unfit_socket(sock)
     if problem:
         sock.close()
-        raise _refusal(address, f"descriptor {number} is {problem}")
+        raise _inherited_socket_error(address, f"descriptor {number} is {problem}")
     return sock
 
 
-def _why_unfit(sock: socket.socket) -> str:
-    if sock.family not in (socket.AF_INET, socket.AF_INET6, _UNIX):
+def _explain_unfit_socket(sock: socket.socket) -> str:
+    if sock.family not in (socket.AF_INET, socket.AF_INET6, _AF_UNIX):
         return "a socket that is neither TCP nor Unix"
     if sock.type != socket.SOCK_STREAM:
         return "no stream socket; a socket unit needs ListenStream="
@@ -181,19 +187,19 @@ def _why_unfit(sock: socket.socket) -> str:
     return ""
 
 
-def _keep_from_children(number: int) -> None:
+def _make_uninheritable(number: int) -> None:
     try:
         os.set_inheritable(number, False)
     except OSError:
         pass  # it is not open, which is said when it is used
 
 
-def _number(variable: str) -> int:
+def _read_socket_count(variable: str) -> int:
     text = os.environ[variable]
     if not (text.isascii() and text.isdigit() and len(text) <= 4):
         raise ConfigError(f"{variable} is {text!r}, but must be the number of sockets that were handed in")
     return int(text)
 
 
-def _refusal(address: OpenSocket, problem: str) -> ConfigError:
+def _inherited_socket_error(address: InheritedSocket, problem: str) -> ConfigError:
     return ConfigError(f"cannot bind to {str(address)!r}: {problem}")

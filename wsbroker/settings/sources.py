@@ -21,37 +21,37 @@ from typing import Final, Literal, TypeAlias
 from wsbroker.errors import ConfigError
 from wsbroker.settings.config import SETTINGS, Setting, check_value, did_you_mean
 
-PREFIX: Final = "WSBROKER_"
-EXTRAS: Final = ("app", "bind", "log_level", "secret")
+VARIABLE_PREFIX: Final = "WSBROKER_"
+COMMAND_LINE_NAMES: Final = ("app", "bind", "log_level", "secret")
 """What the command line itself takes, beside the settings of `Config`."""
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
-VARIABLES: Final[dict[str, str]] = {
-    PREFIX + "APP": "app",
-    PREFIX + "BIND": "bind",
-    PREFIX + "LOG": "log_level",
-    PREFIX + "SECRET": "secret",
-    **{PREFIX + name.upper(): name for name in SETTINGS},
+NAME_BY_VARIABLE: Final[dict[str, str]] = {
+    VARIABLE_PREFIX + "APP": "app",
+    VARIABLE_PREFIX + "BIND": "bind",
+    VARIABLE_PREFIX + "LOG": "log_level",
+    VARIABLE_PREFIX + "SECRET": "secret",
+    **{VARIABLE_PREFIX + name.upper(): name for name in SETTINGS},
 }
 """The environment variables that hold settings, and their names."""
 
 OTHER_VARIABLES: Final = (
-    PREFIX + "CONFIG",
-    PREFIX + "PURE",
-    PREFIX + "REQUIRE_COMPILED",
-    PREFIX + "REQUIRE_INTERPRETED",
-    PREFIX + "WORKER_OF",
+    VARIABLE_PREFIX + "CONFIG",
+    VARIABLE_PREFIX + "PURE",
+    VARIABLE_PREFIX + "REQUIRE_COMPILED",
+    VARIABLE_PREFIX + "REQUIRE_INTERPRETED",
+    VARIABLE_PREFIX + "WORKER_OF",
 )
 """Variables of ours that hold something else: they are no reason to warn."""
 
-_HIDDEN: Final = frozenset({"secret"} | {each.name for each in SETTINGS.values() if each.hidden})
+_HIDDEN_NAMES: Final = frozenset({"secret"} | {each.name for each in SETTINGS.values() if each.hidden})
 
 Source: TypeAlias = Literal["flag", "environment", "file"]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class RawSetting:
     """A value as it was found.
 
     Args:
@@ -65,43 +65,45 @@ class Found:
     source: Source
 
     def __repr__(self) -> str:  # never the value: it may be the secret
-        return f"Found({self.label})"
+        return f"RawSetting({self.label})"
 
 
-Layer: TypeAlias = dict[str, Found]
+SettingsLayer: TypeAlias = dict[str, RawSetting]
 
 
-def from_flags(flags: Mapping[str, object]) -> Layer:
+def read_flags(flags: Mapping[str, object]) -> SettingsLayer:
     """Returns the flags that were given; one that was not is None or an empty tuple."""
     given = {name: raw for name, raw in flags.items() if raw is not None and raw != ()}
-    return {name: Found(raw, "APP" if name == "app" else flag_of(name), "flag") for name, raw in given.items()}
+    return {
+        name: RawSetting(raw, "APP" if name == "app" else flag_name_of(name), "flag") for name, raw in given.items()
+    }
 
 
-def flag_of(name: str) -> str:
+def flag_name_of(name: str) -> str:
     """Returns the flag of a setting: ``--max-message-size``."""
     return "--" + name.replace("_", "-")
 
 
-def from_environment(environment: Mapping[str, str]) -> Layer:
+def read_environment(environment: Mapping[str, str]) -> SettingsLayer:
     """Returns the settings among the variables."""
     return {
-        name: Found(environment[variable], variable, "environment")
-        for variable, name in VARIABLES.items()
+        name: RawSetting(environment[variable], variable, "environment")
+        for variable, name in NAME_BY_VARIABLE.items()
         if variable in environment and (environment[variable].strip() or name == "secret")
     }
 
 
-def unknown_variables(environment: Iterable[str]) -> list[str]:
+def unknown_variable_warnings(environment: Iterable[str]) -> list[str]:
     """Returns a warning for each variable that looks like ours and is not."""
-    known = [*VARIABLES, *OTHER_VARIABLES]  # all alike for their first half, hence the high cutoff
+    known = [*NAME_BY_VARIABLE, *OTHER_VARIABLES]  # all alike for their first half, hence the high cutoff
     return [
         f"the environment variable {name} is unknown and ignored{did_you_mean(name, known, 0.78)}"
         for name in sorted(environment)
-        if name.startswith(PREFIX) and name not in known
+        if name.startswith(VARIABLE_PREFIX) and name not in known
     ]
 
 
-def from_file(path: str, label: str) -> Layer:
+def read_config_file(path: str, label: str) -> SettingsLayer:
     """Reads a TOML file.
 
     Args:
@@ -111,15 +113,15 @@ def from_file(path: str, label: str) -> Layer:
     Raises:
         ConfigError: it cannot be read, is not TOML, or holds an unknown key.
     """
-    table = _own_table(_read(path, label), path)
-    known = [*EXTRAS, *SETTINGS]
+    table = _own_table(_load_toml(path, label), path)
+    known = [*COMMAND_LINE_NAMES, *SETTINGS]
     for key in table:
         if key not in known:
             raise ConfigError(f"{path} has an unknown key {key!r}{did_you_mean(key.replace('-', '_'), known)}")
-    return {key: Found(value, f"{key} in {path}", "file") for key, value in table.items()}
+    return {key: RawSetting(value, f"{key} in {path}", "file") for key, value in table.items()}
 
 
-def _read(path: str, label: str) -> dict[str, object]:
+def _load_toml(path: str, label: str) -> dict[str, object]:
     try:
         with open(path, "rb") as file:
             return tomllib.load(file)
@@ -138,20 +140,20 @@ def _own_table(document: dict[str, object], path: str) -> dict[str, object]:
     if not isinstance(table, dict):
         raise ConfigError(f"{path} has a key 'wsbroker' that is no table: write [wsbroker] above the settings")
     for key in document:
-        if key in SETTINGS or key in EXTRAS:
+        if key in SETTINGS or key in COMMAND_LINE_NAMES:
             raise ConfigError(f"{path} has {key!r} outside its table [wsbroker]: move it inside")
     return {str(key): value for key, value in table.items()}
 
 
-def merge(*layers: Layer) -> Layer:
+def merge_layers(*layers: SettingsLayer) -> SettingsLayer:
     """Puts layers together; the first one that has a setting wins."""
-    merged: Layer = {}
+    merged: SettingsLayer = {}
     for layer in layers:
         merged = {**layer, **merged}
     return merged
 
 
-def value_of(name: str, found: Found) -> object:
+def parse_setting(name: str, found: RawSetting) -> object:
     """Reads a found value of a setting of `Config`.
 
     Raises:
@@ -163,48 +165,48 @@ def value_of(name: str, found: Found) -> object:
             raise ConfigError(f'{found.label} is a number, and 440 would be mode 670: write it as a text such as "660"')
         value = found.raw
     else:
-        value = _parse(setting, _texts(found), found.label)
+        value = _parse_setting_text(setting, _raw_texts(found), found.label)
     try:
         return check_value(setting, value, found.label)
     except TypeError:
-        raise _unreadable(setting, found.raw, found.label) from None
+        raise _unreadable_value_error(setting, found.raw, found.label) from None
 
 
-def text_of(name: str, found: Found) -> str:
+def parse_text(name: str, found: RawSetting) -> str:
     """Reads a found value that is one text, such as `app` or the secret."""
     if not isinstance(found.raw, str):
-        shown = "not" if name in _HIDDEN else f"{_show(found.raw)}, but must be"
+        shown = "not" if name in _HIDDEN_NAMES else f"{_format_raw_value(found.raw)}, but must be"
         raise ConfigError(f"{found.label} is {shown} a text in quotes")
     return found.raw
 
 
-def texts_of(found: Found) -> list[str]:
+def parse_text_list(found: RawSetting) -> list[str]:
     """Reads a found value that is one text or several, such as `bind`: a list, or separated by commas."""
     raw = found.raw
     if isinstance(raw, str):
-        return _split(raw)
+        return _split_commas(raw)
     if isinstance(raw, (list, tuple)) and all(isinstance(text, str) for text in raw):
         return [str(text) for text in raw]
-    raise ConfigError(f"{found.label} is {_show(raw)}, but must be a text in quotes or a list of them")
+    raise ConfigError(f"{found.label} is {_format_raw_value(raw)}, but must be a text in quotes or a list of them")
 
 
-def log_level_of(found: Found) -> str:
+def parse_log_level(found: RawSetting) -> str:
     """Reads a log level, in any case."""
-    level = text_of("log_level", found).strip().lower()
+    level = parse_text("log_level", found).strip().lower()
     if level not in LOG_LEVELS:
         allowed = f"{', '.join(LOG_LEVELS[:-1])} or {LOG_LEVELS[-1]}"
         raise ConfigError(f"{found.label} is {level!r}, but must be {allowed}{did_you_mean(level, LOG_LEVELS)}")
     return level
 
 
-def _texts(found: Found) -> list[str]:
+def _raw_texts(found: RawSetting) -> list[str]:
     """The text of a flag, a variable or a TOML string; of a flag that may be repeated, all its texts."""
     if isinstance(found.raw, tuple):
         return [str(text) for text in found.raw]
     return [str(found.raw)]
 
 
-def _parse(setting: Setting, texts: list[str], label: str) -> object:
+def _parse_setting_text(setting: Setting, texts: list[str], label: str) -> object:
     text = texts[-1].strip()
     if setting.unset is not None and text.lower() == setting.unset:
         return None
@@ -222,21 +224,21 @@ def _parse(setting: Setting, texts: list[str], label: str) -> object:
             value = {"1": True, "true": True, "yes": True, "on": True}.get(text.lower())
             value = {"0": False, "false": False, "no": False, "off": False}.get(text.lower(), value)
         case "names":
-            value = tuple(name for each in texts for name in _split(each))
+            value = tuple(name for each in texts for name in _split_commas(each))
         case "choice":
             value = text
         case "text":
             value = texts[-1]
     if value is None:
-        raise _unreadable(setting, texts[-1], label)
+        raise _unreadable_value_error(setting, texts[-1], label)
     return value
 
 
-def _split(text: str) -> list[str]:
+def _split_commas(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-_EXAMPLES: Final = {
+_EXAMPLE_BY_KIND: Final = {
     "size": "a size such as 65536, 64KiB or 1MiB",
     "seconds": "a duration such as 10, 10s, 500ms or 1m",
     "count": "a whole number",
@@ -248,13 +250,13 @@ _EXAMPLES: Final = {
 }
 
 
-def _unreadable(setting: Setting, raw: object, label: str) -> ConfigError:
+def _unreadable_value_error(setting: Setting, raw: object, label: str) -> ConfigError:
     unset = f", or {setting.unset}" if setting.unset else ""
-    shown = "not" if setting.hidden else f"{_show(raw)}, but must be"
-    return ConfigError(f"{label} is {shown} {_EXAMPLES[setting.kind]}{unset}")
+    shown = "not" if setting.hidden else f"{_format_raw_value(raw)}, but must be"
+    return ConfigError(f"{label} is {shown} {_EXAMPLE_BY_KIND[setting.kind]}{unset}")
 
 
-def _show(raw: object) -> str:
+def _format_raw_value(raw: object) -> str:
     """A value as it stood in the flag, the variable or the file."""
     if isinstance(raw, bool):
         return "true" if raw else "false"
@@ -302,9 +304,9 @@ def parse_seconds(text: str) -> float | None:
     return float(Fraction(match[1]) * _DURATION_UNITS[match[2].lower()])
 
 
-def config_path(flag: object, environment: Mapping[str, str]) -> tuple[str, str] | None:
+def find_config_file(flag: object, environment: Mapping[str, str]) -> tuple[str, str] | None:
     """Returns the path of the file to read and the label of what named it, or None."""
-    variable = PREFIX + "CONFIG"
+    variable = VARIABLE_PREFIX + "CONFIG"
     if flag is not None:
         return str(flag), "--config"
     return (environment[variable], variable) if environment.get(variable, "").strip() else None

@@ -37,7 +37,7 @@ _RELEVANT_FIELDS: Final = frozenset(
 _NO_VALUES: Final[list[str]] = []
 # 16 bytes in base64: 21 characters, one that carries two bits more, and the padding.
 _KEY_PATTERN: Final = re.compile(r"[A-Za-z0-9+/]{22}==")
-_HOST: Final = re.compile(r"[^\s/?#@,:\\][^\s/?#@,\\]*")
+_HOST_PATTERN: Final = re.compile(r"[^\s/?#@,:\\][^\s/?#@,\\]*")
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 
 
@@ -102,7 +102,7 @@ def check_upgrade(
         raise HandshakeError(400, "a WebSocket needs HTTP/1.1")
     fields = _group_fields(headers)
     host = _get_single_value(fields, "Host")
-    if _HOST.fullmatch(host) is None:
+    if _HOST_PATTERN.fullmatch(host) is None:
         raise HandshakeError(400, "the Host field does not name a host")
     if not _has_token(fields.get("upgrade", _NO_VALUES), "websocket"):
         raise HandshakeError(400, "the Upgrade field does not name websocket")

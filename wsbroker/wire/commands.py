@@ -28,9 +28,9 @@ ASK: Final = 8
 the ones below."""
 HANDLED: Final = 9
 """``(HANDLED, [(socket_id, cost), …])``: the handlers of messages worth `cost` have ended."""
-FAILED: Final = 10
+HANDLER_FAILED: Final = 10
 """``(FAILED, socket_id)``: a handler of this socket raised or ran out of time: close it with 1011."""
-CLOSED: Final = 11
+CLOSE_HANDLED: Final = 11
 """``(CLOSED, socket_id)``: the close handler has run."""
 
 SUBSCRIBER_COUNT: Final = 20
@@ -46,8 +46,8 @@ IS_OPEN: Final = 24
 QUEUED_BYTES: Final = 25
 """question ``(socket_id) -> int``"""
 
-FIRST_FOR_POOL: Final = 32
-OPENED: Final = 32
+FIRST_POOL_COMMAND: Final = 32
+OPEN_RESULT: Final = 32
 """``(OPENED, socket_id, status, headers, body)``: with 101 the socket is accepted, `headers` are further fields of the
 101 and `body` is the subprotocol (``b""``: the settings choose); anything else is sent as the HTTP answer."""
 RESPONSE: Final = 33

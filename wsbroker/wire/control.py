@@ -14,5 +14,5 @@ INTERRUPTED: Final = 3
 HUNG: Final = 4
 """worker → broker ``(HUNG, handler, socket_id, seconds)``: a handler has not ended `worker_hang_timeout` after its
 interruption."""
-REFUSED: Final = 5
+NOT_UNDERSTOOD: Final = 5
 """worker → broker ``(REFUSED, kind)``: the worker does not understand this kind of message and has skipped one."""

@@ -20,5 +20,5 @@ ANSWER: Final = 6
 """``(ANSWER, call_id, value)``: what an ASK asked for."""
 STOP: Final = 7
 """``(STOP,)``: finish what came before, run `handle_worker_stop`, answer STOPPED, end."""
-FORGET: Final = 8
+DROP_UNOPENED: Final = 8
 """``(FORGET, socket_id)``: the socket never opened (refused, or gone before the 101); no close handler runs."""

@@ -11,7 +11,7 @@ HEADER_BYTES: Final = 4
 MAX_BATCH_BYTES: Final = (1 << 31) - 1
 
 
-def pack(batch: list[tuple[object, ...]]) -> bytes:
+def pack_batch(batch: list[tuple[object, ...]]) -> bytes:
     """Returns the bytes of one batch, ready to be written to the wire.
 
     Raises:
@@ -24,7 +24,7 @@ def pack(batch: list[tuple[object, ...]]) -> bytes:
     return size.to_bytes(HEADER_BYTES, "big") + body
 
 
-def split(chunks: list[bytes], size: int) -> tuple[list[list[tuple[object, ...]]], list[bytes]]:
+def split_batches(chunks: list[bytes], size: int) -> tuple[list[list[tuple[object, ...]]], list[bytes]]:
     """Returns the batches that are complete in these bytes, oldest first, and the bytes that are left.
 
     It changes nothing: whoever is interrupted in it can do it again. O(1) while the first batch is not complete, so
@@ -55,23 +55,23 @@ def split(chunks: list[bytes], size: int) -> tuple[list[list[tuple[object, ...]]
     return batches, [data[start:]] if start < size else []
 
 
-class Unpacker:
+class BatchUnpacker:
     """Turns the bytes of a wire, split anywhere, back into batches."""
 
-    __slots__ = ("_chunks", "_size")
+    __slots__ = ("_chunks", "_buffered_bytes")
 
     def __init__(self) -> None:
         self._chunks: list[bytes] = []
-        self._size = 0
+        self._buffered_bytes = 0
         """Bytes in `_chunks`."""
 
     def feed(self, data: bytes) -> list[list[tuple[object, ...]]]:
         """Takes the next bytes; returns the batches that are complete now, oldest first."""
         chunks = self._chunks
         chunks.append(data)
-        self._size += len(data)
-        batches, rest = split(chunks, self._size)
+        self._buffered_bytes += len(data)
+        batches, rest = split_batches(chunks, self._buffered_bytes)
         if rest is not chunks:
             self._chunks = rest
-            self._size = sum(map(len, rest))
+            self._buffered_bytes = sum(map(len, rest))
         return batches

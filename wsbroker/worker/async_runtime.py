@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from socket import socket
 
-_QUEUED: Final = frozenset({events.OPEN, events.MESSAGE, events.CLOSE, events.FORGET})
+_QUEUED: Final = frozenset({events.OPEN, events.MESSAGE, events.CLOSE, events.DROP_UNOPENED})
 """Events that wait while a handler of their socket runs. A TOKEN does not: a handler gets the newest when it starts."""
 
 

@@ -6,7 +6,7 @@ from time import sleep
 from typing import TYPE_CHECKING, Final
 
 from wsbroker.wire import control as messages
-from wsbroker.wire.framing import Unpacker, pack
+from wsbroker.wire.framing import BatchUnpacker, pack_batch
 from wsbroker.worker.interruption import HandlerTimer
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class ControlThread:
     def _tell(self, message: tuple[object, ...]) -> None:
         try:
             with self._lock:
-                self._control.sendall(pack([message]))
+                self._control.sendall(pack_batch([message]))
         except OSError:
             pass  # nobody is there, or has read for long: the broker notices by the probes that stay unanswered
 
@@ -90,7 +90,7 @@ class ControlThread:
                 sleep(min(watch.check_deadline() or LONGEST_WAIT_S, LONGEST_WAIT_S))
 
     def _serve(self, watch: HandlerTimer) -> None:
-        unpacker = Unpacker()
+        unpacker = BatchUnpacker()
         control = self._control
         while not self._is_stopped:
             wait_s = watch.check_deadline()
@@ -108,4 +108,4 @@ class ControlThread:
                     if message[0] == messages.PROBE:
                         self._tell((messages.ALIVE, message[1]))
                     else:
-                        self._tell((messages.REFUSED, message[0]))
+                        self._tell((messages.NOT_UNDERSTOOD, message[0]))

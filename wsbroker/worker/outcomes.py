@@ -5,8 +5,8 @@ from time import monotonic, time
 from typing import Final, TypeVar
 
 from wsbroker.errors import HandlerError
-from wsbroker.http.messages import Accept, HttpResponse, open_verdict, to_response
-from wsbroker.http.targets import means_websocket
+from wsbroker.http.messages import Accept, HttpResponse, to_http_response, to_open_result
+from wsbroker.http.targets import is_websocket_without_upgrade
 from wsbroker.process_exit import exit_forked
 from wsbroker.worker.async_calls import CLOSE, HTTP, MESSAGE, OPEN, Call
 from wsbroker.worker.interruption import HandlerTimeout
@@ -45,7 +45,9 @@ def no_http_handler(headers: Mapping[str, str]) -> HttpResponse:
     Args:
         headers: of the request.
     """
-    return HttpResponse(503, (), f"{NO_HTTP_HANDLER}\n{NO_UPGRADE}\n" if means_websocket(headers) else NO_HTTP_HANDLER)
+    return HttpResponse(
+        503, (), f"{NO_HTTP_HANDLER}\n{NO_UPGRADE}\n" if is_websocket_without_upgrade(headers) else NO_HTTP_HANDLER
+    )
 
 
 class Calls:
@@ -103,9 +105,9 @@ class Calls:
         try:
             if handler == OPEN:
                 assert call.request is not None
-                verdict = self.read(call, open_verdict, returned, call.request)
+                verdict = self.read(call, to_open_result, returned, call.request)
             else:
-                verdict = self.read(call, to_response, returned)
+                verdict = self.read(call, to_http_response, returned)
         except HandlerError as error:
             self._report.count(ERRORS)
             self._answer_failure(call, internal_error())

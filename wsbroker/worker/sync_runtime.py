@@ -156,7 +156,7 @@ class WireRuntime(Calls):
         elif kind == events.HTTP:
             _, number, fields = cast("tuple[int, int, tuple[object, ...]]", event)
             self._handle_http(number, fields)
-        elif kind == events.FORGET:
+        elif kind == events.DROP_UNOPENED:
             self._port.drop_socket_state(cast(int, event[1]))
         elif kind == events.ANSWER:
             pass  # whoever asked has been interrupted
@@ -209,7 +209,7 @@ class WireRuntime(Calls):
     def _handle_open(self, socket_id: int, fields: tuple[object, ...]) -> None:
         handler = self._handlers.open
         if handler is None:
-            self._port.tell((commands.OPENED, socket_id, 101, [], b""))
+            self._port.tell((commands.OPEN_RESULT, socket_id, 101, [], b""))
             return
         request = HttpRequest.from_fields(fields)
         call = Call(OPEN, socket_id, self._limit_s, request=request)
@@ -284,14 +284,14 @@ class WireRuntime(Calls):
         """To the pool."""
         socket_id = call.socket_id
         if verdict is None:
-            self._port.tell((commands.OPENED, socket_id, 101, [], b""))
+            self._port.tell((commands.OPEN_RESULT, socket_id, 101, [], b""))
             return
         headers = list(verdict.headers.pairs)
         if isinstance(verdict, Accept):
-            self._port.tell((commands.OPENED, socket_id, 101, headers, (verdict.subprotocol or "").encode()))
+            self._port.tell((commands.OPEN_RESULT, socket_id, 101, headers, (verdict.subprotocol or "").encode()))
         else:
             body = verdict.body
-            self._port.tell((commands.OPENED, socket_id, verdict.status, headers, body), len(body))
+            self._port.tell((commands.OPEN_RESULT, socket_id, verdict.status, headers, body), len(body))
 
     def answer_http(self, call: Call, response: HttpResponse) -> None:
         """To the pool."""
@@ -301,7 +301,7 @@ class WireRuntime(Calls):
     def close_failed(self, socket_id: int) -> None:
         """To the core; what the socket still sends is not handled."""
         self._port.closing.add(socket_id)
-        self._port.tell((commands.FAILED, socket_id))
+        self._port.tell((commands.HANDLER_FAILED, socket_id))
 
     def ended(self, call: Call) -> None:
         """Acknowledges the event."""
@@ -314,7 +314,7 @@ class WireRuntime(Calls):
             self._closed(call.socket_id)
 
     def _closed(self, socket_id: int) -> None:
-        self._port.tell((commands.CLOSED, socket_id))
+        self._port.tell((commands.CLOSE_HANDLED, socket_id))
         self._port.drop_socket_state(socket_id)
 
     def tell_slow(self, handler: str, socket_id: int, seconds: float, at: float) -> None:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final, cast
 from wsbroker.errors import CommandError
 from wsbroker.wire import commands
 from wsbroker.wire.events import ANSWER
-from wsbroker.wire.framing import pack, split
+from wsbroker.wire.framing import pack_batch, split_batches
 from wsbroker.worker import api as ports
 from wsbroker.worker.api import BrokerApi
 from wsbroker.worker.interruption import HandlerTimer
@@ -311,7 +311,7 @@ class WireApi(BrokerApi):
         if not batch:
             return
         try:
-            data, refused = pack(batch), None
+            data, refused = pack_batch(batch), None
         except ValueError as error:  # one of them is too long: the others are sent
             data, refused = _packed_singly(batch), error
         if self.is_ended:
@@ -530,7 +530,7 @@ class WireApi(BrokerApi):
         if count < len(unsorted):
             size += sum(map(len, unsorted[count:]))
             self._measured = (len(unsorted), size)
-        batches, rest = split(unsorted, size)
+        batches, rest = split_batches(unsorted, size)
         kept: list[list[Event]] = []
         answers = self._answers
         for batch in batches:
@@ -624,7 +624,7 @@ def _packed_singly(batch: "list[Command]") -> bytes:
     packed: list[bytes] = []
     for command in batch:
         try:
-            packed.append(pack([command]))
+            packed.append(pack_batch([command]))
         except ValueError:
             pass  # whoever has called with it is told
     return b"".join(packed)

@@ -298,7 +298,7 @@ def test_the_close_event_stays_behind_the_messages_that_wait() -> None:
     broker.deliver_batches()
     assert [event[0] for event in told.events()] == [events.MESSAGE, events.CLOSE]
     assert socket.id in broker.worker_queues[0].closing
-    broker.apply(0, 0, [(commands.CLOSED, socket.id)])
+    broker.apply(0, 0, [(commands.CLOSE_HANDLED, socket.id)])
     assert not broker.worker_queues[0].closing
 
 

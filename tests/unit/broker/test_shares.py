@@ -34,7 +34,7 @@ class Worker:
         """Handles the first events of the mailbox; returns them."""
         done, self.mailbox = self.mailbox[:count], self.mailbox[count:]
         handled = [(event[1], event[3]) for event in done if event[0] == events.MESSAGE]
-        closed = [(commands.CLOSED, event[1]) for event in done if event[0] == events.CLOSE]
+        closed = [(commands.CLOSE_HANDLED, event[1]) for event in done if event[0] == events.CLOSE]
         self.broker.apply(0, self.lane.generation, [(commands.HANDLED, handled), *closed])
         return done
 

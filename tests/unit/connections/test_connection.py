@@ -65,7 +65,7 @@ def test_a_peer_that_closes_is_answered_and_its_messages_are_still_handled() -> 
     assert transport.frames == [(8, (4000).to_bytes(2, "big"))]
     assert transport.is_closed
     connection.connection_lost(None)
-    assert bench.sockets.count == 0 and bench.sockets.timer_wheel.timer_count == 0
+    assert bench.sockets.connection_count == 0 and bench.sockets.timer_wheel.timer_count == 0
     bench.loop.run()
     assert len(bench.closes) == 1
 
@@ -367,7 +367,7 @@ def test_a_slow_consumer_that_is_refused_leaves_no_deadline() -> None:
     bench.loop.run()
     assert not bench.broker.is_open(opening.id)
     bench.sockets.discard_connection(opening)
-    assert (bench.sockets.timer_wheel.timer_count, bench.sockets.count) == (0, 0)
+    assert (bench.sockets.timer_wheel.timer_count, bench.sockets.connection_count) == (0, 0)
 
 
 def test_a_socket_of_a_drop_policy_goes_on_when_it_reads_again() -> None:
@@ -398,7 +398,7 @@ def test_a_lost_connection_is_told_as_1006_and_leaves_nothing() -> None:
     bench.loop.run()
     assert bench.closes == [(connection.id, None, 1006, "")]
     assert bench.broker.sockets == {} and bench.broker.channels_by_name == {}
-    assert bench.sockets.count == 0 and bench.sockets.timer_wheel.timer_count == 0
+    assert bench.sockets.connection_count == 0 and bench.sockets.timer_wheel.timer_count == 0
 
 
 def test_connections_over_the_limit_are_not_admitted() -> None:
@@ -419,7 +419,7 @@ def test_a_shutdown_closes_in_batches_and_drops_who_stays() -> None:
     assert [transport.close_code for _, transport in pairs] == [1001, 1001, None, None, None]
     assert bench.sockets.close_oldest_sockets(100, 1001, "server shutdown") == 0
     bench.loop.run()
-    assert bench.sockets.count == 5
+    assert bench.sockets.connection_count == 5
     pairs[0][0].data_received(close_frame(1001))
     pairs[0][0].connection_lost(None)
     assert bench.sockets.abort_connections() == 4
@@ -594,7 +594,7 @@ def test_a_transport_that_has_closed_meanwhile_is_taken_over_all_the_same() -> N
     bench.sockets.accept_upgrade(connection, cast(asyncio.Transport, transport), HEAD, b"")
     assert transport.high_bytes > 0
     connection.connection_lost(None)
-    assert bench.sockets.count == 0
+    assert bench.sockets.connection_count == 0
 
 
 def test_a_close_that_has_not_left_yet_is_not_cut_by_an_old_timer() -> None:
@@ -613,7 +613,7 @@ def test_a_socket_closed_before_the_101_leaves_no_timer_when_it_is_refused() -> 
     bench.broker.close(connection.id, 1000, "")
     bench.loop.run()
     bench.sockets.discard_connection(connection)
-    assert bench.sockets.timer_wheel.timer_count == 0 and bench.sockets.count == 0
+    assert bench.sockets.timer_wheel.timer_count == 0 and bench.sockets.connection_count == 0
 
 
 def test_a_transport_that_is_full_with_the_101_is_not_written_to_until_it_has_room() -> None:

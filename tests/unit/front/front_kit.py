@@ -59,7 +59,7 @@ class FakeConnection(asyncio.Protocol):
         self._news.set()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self.sockets.count -= 1
+        self.sockets.connection_count -= 1
         self.is_lost.set()
 
     async def has_received(self, size: int) -> bytes:
@@ -76,7 +76,7 @@ class FakeConnections:
 
     def __init__(self, limit: int = 1000) -> None:
         self.limit = limit
-        self.count = 0
+        self.connection_count = 0
         self.lanes: list[int] = []
         self.accepted: list[FakeConnection] = []
         self.discarded: list[FakeConnection] = []
@@ -84,9 +84,9 @@ class FakeConnections:
         self.news = asyncio.Event()
 
     def admit_connection(self, lane_index: int) -> FakeConnection | None:
-        if self.count >= self.limit:
+        if self.connection_count >= self.limit:
             return None
-        self.count += 1
+        self.connection_count += 1
         self.lanes.append(lane_index)
         return FakeConnection(self, len(self.lanes))
 
@@ -104,7 +104,7 @@ class FakeConnections:
         self.news.set()
 
     def discard_connection(self, connection: FakeConnection) -> None:
-        self.count -= 1
+        self.connection_count -= 1
         self.discarded.append(connection)
         self.news.set()
 

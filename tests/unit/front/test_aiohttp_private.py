@@ -17,10 +17,10 @@ import wsbroker.front
 from unit.front.front_kit import FakeConnections, FakePool, fronting, get, upgrade
 from wsbroker.front import aiohttp_private
 from wsbroker.front.aiohttp_private import OVERRIDDEN_NAMES, PRIVATE_NAMES, HttpProtocol
-from wsbroker.front.conversion import Answer
+from wsbroker.front.conversion import CompleteResponse
 from wsbroker.front.front import Front
 from wsbroker.front.http_connection import HttpConnection
-from wsbroker.front.request_slicer import MessageCutter
+from wsbroker.front.request_slicer import MessageSlicer
 from wsbroker.settings.config import Config
 
 pytestmark = pytest.mark.anyio
@@ -89,13 +89,13 @@ def test_aiohttp_asks_a_response_for_nothing_but_what_ours_has() -> None:
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "resp":
                 asked.add(node.attr)
     assert asked == {"prepare", "write_eof", "keep_alive"}
-    assert all(hasattr(Answer, name) for name in asked)
+    assert all(hasattr(CompleteResponse, name) for name in asked)
 
 
 async def parsed(data: bytes, **limits: int) -> object:
     """What the parser makes of some bytes: the error, or the message."""
     protocol = HttpProtocol(web.Server(_unused), asyncio.get_running_loop(), 75, limits.get("max_head_bytes", 8190))
-    messages, _ = protocol.parse(data)
+    messages, _ = protocol.parse_slice(data)
     found = messages[0][0]
     return getattr(found, "exc", found)
 
@@ -111,10 +111,10 @@ async def test_errors_about_size_are_told_from_others() -> None:
     assert isinstance(long_line, LineTooLong) and isinstance(long_field, LineTooLong)
     assert isinstance(many, BadHttpMessage)
     for error in (long_line, long_field, many):
-        assert aiohttp_private.is_about_size(error)
+        assert aiohttp_private.is_size_error(error)
     bad = await parsed(b"GET / HTTP/1.1\r\nHost : x\r\n\r\n")
     assert isinstance(bad, BadHttpMessage)
-    assert not aiohttp_private.is_about_size(bad)
+    assert not aiohttp_private.is_size_error(bad)
 
 
 class FakeTransport(asyncio.Transport):
@@ -163,13 +163,13 @@ async def test_detach_leaves_no_reference_in_any_slot() -> None:
     door = HttpConnection(front)
     transport = FakeTransport()
     door.connection_made(transport)
-    door.parse(upgrade())
-    assert aiohttp_private.detach(door) == (transport, b"")
-    plain = (int, float, str, bytes, bool, type(None), asyncio.AbstractEventLoop, Front, MessageCutter)
+    door.parse_slice(upgrade())
+    assert aiohttp_private.detach_transport(door) == (transport, b"")
+    plain = (int, float, str, bytes, bool, type(None), asyncio.AbstractEventLoop, Front, MessageSlicer)
     loggers = {"logger", "access_log", "access_logger"}
     held = {name for name in slots_of(HttpConnection) - loggers if not isinstance(getattr(door, name, None), plain)}
     assert {name for name in held if getattr(door, name)} == set(), "these slots keep something alive"
-    front.heads.clear()
+    front.head_deadlines.clear()
 
 
 async def test_detach_resumes_reading_that_was_paused() -> None:
@@ -177,13 +177,13 @@ async def test_detach_resumes_reading_that_was_paused() -> None:
     door = HttpConnection(front)
     transport = FakeTransport()
     door.connection_made(transport)
-    door.hold_reading()
-    door.hold_reading()
+    door.stop_reading()
+    door.stop_reading()
     assert not transport.reads
     door.detach_transport()
     assert transport.reads
     assert not transport.is_closed
-    front.heads.clear()
+    front.head_deadlines.clear()
 
 
 def doors() -> int:

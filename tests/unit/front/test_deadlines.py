@@ -5,7 +5,7 @@ import heapq
 from collections.abc import Callable
 from typing import cast
 
-from wsbroker.front.deadlines import Deadlines
+from wsbroker.front.deadlines import DeadlineQueue
 
 
 class FakeTimer:
@@ -43,9 +43,9 @@ class FakeLoop:
         self.now = end
 
 
-def made(after_s: float = 10.0) -> tuple[FakeLoop, Deadlines[str], list[str]]:
+def made(after_s: float = 10.0) -> tuple[FakeLoop, DeadlineQueue[str], list[str]]:
     loop, late = FakeLoop(), list[str]()
-    return loop, Deadlines(cast(asyncio.AbstractEventLoop, loop), after_s, late.append), late
+    return loop, DeadlineQueue(cast(asyncio.AbstractEventLoop, loop), after_s, late.append), late
 
 
 def test_who_is_not_removed_in_time_is_late() -> None:
@@ -121,7 +121,7 @@ def test_who_is_late_may_be_added_again_at_once() -> None:
         if len(late) < 3:
             deadlines.add(name)
 
-    deadlines = Deadlines[str](cast(asyncio.AbstractEventLoop, loop), 1.0, once_more)
+    deadlines = DeadlineQueue[str](cast(asyncio.AbstractEventLoop, loop), 1.0, once_more)
     deadlines.add("a")
     loop.advance(1)
     assert late == ["a"]

@@ -10,12 +10,12 @@ def test_a_flood_is_cut_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     now = 100.0
     complaints = RateLimitedLog(GuardedLog("x"), lambda: now)
     for number in range(1000):
-        complaints.warn("bad number=%d", number)
+        complaints.warn_or_count("bad number=%d", number)
     assert [record.getMessage() for record in caplog.records] == [f"bad number={n}" for n in range(MAX_PER_SECOND)]
     caplog.clear()
     now = 101.0
-    complaints.warn("bad again")
-    complaints.warn("and again")
+    complaints.warn_or_count("bad again")
+    complaints.warn_or_count("and again")
     assert [record.getMessage() for record in caplog.records] == [
         f"warnings about peers left out count={1000 - MAX_PER_SECOND}",
         "bad again",
@@ -27,14 +27,14 @@ def test_a_warning_of_one_kind_is_given_once_a_minute(caplog: pytest.LogCaptureF
     now = 100.0
     complaints = RateLimitedLog(GuardedLog("x"), lambda: now)
     for _ in range(3):
-        complaints.warn_of_kind("a", "bad letter=%s", "a")
-        complaints.warn_of_kind(("b", 1), "bad letter=%s", "b")
+        complaints.warn_once_per_kind("a", "bad letter=%s", "a")
+        complaints.warn_once_per_kind(("b", 1), "bad letter=%s", "b")
     assert [record.getMessage() for record in caplog.records] == ["bad letter=a", "bad letter=b"]
     now += REPEAT_S - 1
-    complaints.warn_of_kind("a", "bad letter=%s", "a")
+    complaints.warn_once_per_kind("a", "bad letter=%s", "a")
     assert len(caplog.records) == 2
     now += 1
-    complaints.warn_of_kind("a", "bad letter=%s", "a")
+    complaints.warn_once_per_kind("a", "bad letter=%s", "a")
     assert len(caplog.records) == 3
 
 
@@ -42,12 +42,12 @@ def test_a_flood_of_kinds_fills_neither_the_log_nor_the_memory(caplog: pytest.Lo
     now = 100.0
     complaints = RateLimitedLog(GuardedLog("x"), lambda: now)
     for number in range(10 * MAX_KINDS):
-        complaints.warn_of_kind(number, "bad number=%d", number)
+        complaints.warn_once_per_kind(number, "bad number=%d", number)
     assert len(caplog.records) == MAX_PER_SECOND
     now += 1
-    complaints.warn_of_kind(number, "bad number=%d", number)  # it was left out, so it is said now
+    complaints.warn_once_per_kind(number, "bad number=%d", number)  # it was left out, so it is said now
     assert caplog.records[-1].getMessage() == f"bad number={10 * MAX_KINDS - 1}"
     for number in range(-2 * MAX_KINDS, 0):
         now += 0.2
-        complaints.warn_of_kind(number, "bad number=%d", number)
-    assert len(complaints._kinds) <= MAX_KINDS
+        complaints.warn_once_per_kind(number, "bad number=%d", number)
+    assert len(complaints._next_time_by_kind) <= MAX_KINDS

@@ -7,7 +7,7 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestPayloadError
 
-from wsbroker.front.request_body import WHOLE, Upload
+from wsbroker.front.request_body import BODY_COMPLETE, BodyCollector
 
 pytestmark = pytest.mark.anyio
 
@@ -17,31 +17,31 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def started(limit_bytes: int = 100) -> tuple[StreamReader, Upload]:
+def started(limit_bytes: int = 100) -> tuple[StreamReader, BodyCollector]:
     """A body of which nothing has come."""
     loop = asyncio.get_running_loop()
     content = StreamReader(BaseProtocol(loop), 2**16, loop=loop)
-    return content, Upload(content, limit_bytes, loop.create_future())
+    return content, BodyCollector(content, limit_bytes, loop.create_future())
 
 
 async def test_a_body_is_whole_when_its_end_has_come() -> None:
     content, upload = started(10**6)
     for part in (b"a", b"bc", b"d" * 5000, b"e", b"f" * 5000):
         content.feed_data(part)
-        upload.collect()
+        upload.collect_available_bytes()
         assert not upload.outcome.done()
     content.feed_eof()
-    upload.collect()
-    assert upload.outcome.result() == WHOLE
+    upload.collect_available_bytes()
+    assert upload.outcome.result() == BODY_COMPLETE
     assert upload.size_bytes == 10_004
-    assert upload.take() == b"abc" + b"d" * 5000 + b"e" + b"f" * 5000
+    assert upload.pop_body() == b"abc" + b"d" * 5000 + b"e" + b"f" * 5000
 
 
 async def test_small_parts_are_joined() -> None:
     content, upload = started(10**6)
     for _ in range(20_000):
         content.feed_data(b"ab")
-        upload.collect()
+        upload.collect_available_bytes()
     assert len(upload._parts) == 1  # objects of their own would take twenty times the bytes
 
 
@@ -49,10 +49,10 @@ async def test_small_parts_are_joined() -> None:
 async def test_a_body_over_the_limit_is_a_413_before_its_end(size: int) -> None:
     content, upload = started(100)
     content.feed_data(b"x" * size)
-    upload.collect()
+    upload.collect_available_bytes()
     assert upload.outcome.done() == (size > 100)
     if size > 100:
-        assert (upload.outcome.result(), upload.size_bytes, upload.take()) == (413, 0, b"")
+        assert (upload.outcome.result(), upload.size_bytes, upload.pop_body()) == (413, 0, b"")
 
 
 async def test_a_broken_body_is_a_400_and_raises_nothing() -> None:
@@ -60,7 +60,7 @@ async def test_a_broken_body_is_a_400_and_raises_nothing() -> None:
     content.feed_data(b"x")
     error = RequestPayloadError("broken")
     content.set_exception(error)
-    upload.collect()
+    upload.collect_available_bytes()
     assert upload.outcome.result() == 400
     assert error.__traceback__ is None
 
@@ -68,9 +68,9 @@ async def test_a_broken_body_is_a_400_and_raises_nothing() -> None:
 async def test_what_was_given_up_stays_given_up_and_is_let_go() -> None:
     content, upload = started()
     content.feed_data(b"x")
-    upload.collect()
-    upload.end(408)
+    upload.collect_available_bytes()
+    upload.set_outcome(408)
     content.feed_eof()
-    upload.collect()
-    upload.end(WHOLE)
-    assert (upload.outcome.result(), upload.take()) == (408, b"")
+    upload.collect_available_bytes()
+    upload.set_outcome(BODY_COMPLETE)
+    assert (upload.outcome.result(), upload.pop_body()) == (408, b"")

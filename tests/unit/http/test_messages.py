@@ -10,8 +10,8 @@ import pytest
 
 from unit.worker import odd_responses as odd
 from wsbroker.errors import HandlerError
-from wsbroker.http.messages import Accept, Headers, HttpRequest, HttpResponse, open_verdict, to_response
-from wsbroker.wire.framing import Unpacker, pack
+from wsbroker.http.messages import Accept, Headers, HttpRequest, HttpResponse, to_http_response, to_open_result
+from wsbroker.wire.framing import BatchUnpacker, pack_batch
 
 
 class Name(StrEnum):
@@ -101,7 +101,7 @@ def test_the_body_is_read_as_text_in_its_charset_and_as_json() -> None:
 
 def test_a_request_crosses_the_wire_even_with_subclasses_of_str_in_it() -> None:
     request = HttpRequest("GET", "/x?y", [(Name.HOST, Name.VALUE), ("A", "1"), ("a", "2")], b"b", remote="::1")
-    [batch] = Unpacker().feed(pack([(1, request.fields())]))
+    [batch] = BatchUnpacker().feed(pack_batch([(1, request.fields())]))
     fields = batch[0][1]
     assert isinstance(fields, tuple)
     copy = HttpRequest.from_fields(fields)
@@ -181,7 +181,7 @@ def test_headers_that_would_break_the_response_are_refused(name: str, value: str
     with pytest.raises(ValueError):
         HttpResponse.json({}, 200, [(name, value)])
     with pytest.raises(HandlerError):
-        to_response({"status": 200, "headers": {name: value}})
+        to_http_response({"status": 200, "headers": {name: value}})
     if name == "A":
         with pytest.raises(ValueError):
             Accept([(name, value)])
@@ -217,11 +217,11 @@ def test_responses_are_equal_when_all_of_them_is() -> None:
 
 def test_what_an_http_handler_may_return() -> None:
     ready = HttpResponse(404)
-    assert to_response(ready) == ready
-    assert to_response(None) == HttpResponse(200, {"Content-Type": "text/plain; charset=utf-8"}, b"OK")
-    assert to_response("é").body == "é".encode()
-    assert to_response(b"\0") == HttpResponse(200, {}, b"\0")
-    assert to_response({"a": 1}) == HttpResponse(200, {"Content-Type": "application/json"}, b'{"a":1}')
+    assert to_http_response(ready) == ready
+    assert to_http_response(None) == HttpResponse(200, {"Content-Type": "text/plain; charset=utf-8"}, b"OK")
+    assert to_http_response("é").body == "é".encode()
+    assert to_http_response(b"\0") == HttpResponse(200, {}, b"\0")
+    assert to_http_response({"a": 1}) == HttpResponse(200, {"Content-Type": "application/json"}, b'{"a":1}')
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_what_an_http_handler_may_return() -> None:
 def test_a_dict_with_a_status_and_nothing_but_what_a_response_has_is_that_response(
     returned: dict[str, Any], response: HttpResponse | None
 ) -> None:
-    assert to_response(returned) == (response or HttpResponse(**returned))
+    assert to_http_response(returned) == (response or HttpResponse(**returned))
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_a_dict_with_a_status_and_nothing_but_what_a_response_has_is_that_respon
     ],
 )
 def test_any_other_dict_is_json(returned: dict[object, object]) -> None:
-    assert to_response(returned) == HttpResponse.json(returned)
+    assert to_http_response(returned) == HttpResponse.json(returned)
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_a_dict_that_spells_a_wrong_response_is_answered_with_the_list_of_what_i
     returned: object, problem: str
 ) -> None:
     with pytest.raises(HandlerError) as caught:
-        to_response(returned)
+        to_http_response(returned)
     assert str(caught.value).startswith("handle_http_request returned a dict that cannot be sent (")
     assert problem in str(caught.value) and "any other dict (sent as JSON, as HttpResponse.json sends" in str(
         caught.value
@@ -284,14 +284,14 @@ def test_a_dict_that_spells_a_wrong_response_is_answered_with_the_list_of_what_i
 def test_anything_else_is_answered_with_the_list_of_what_it_may_return(returned: object) -> None:
     legal = r"it may return HttpResponse, str, bytes, a dict with status, .*, any other dict \(sent as JSON"
     with pytest.raises(HandlerError, match=legal):
-        to_response(returned)
+        to_http_response(returned)
 
 
 @pytest.mark.parametrize("way", odd.WRONG)
 def test_a_response_that_was_made_wrong_afterwards_is_the_handlers_error_and_the_list_of_what_it_may_return(
     way: str,
 ) -> None:
-    for read, legal in ((to_response, "HttpResponse, str, bytes, a dict"), (verdict, "True or None")):
+    for read, legal in ((to_http_response, "HttpResponse, str, bytes, a dict"), (verdict, "True or None")):
         with pytest.raises(HandlerError, match=f"handle_.* returned an? .* that cannot be sent .*may return {legal}"):
             read(odd.WRONG[way]())
 
@@ -299,7 +299,7 @@ def test_a_response_that_was_made_wrong_afterwards_is_the_handlers_error_and_the
 @pytest.mark.parametrize("way", odd.FINE)
 def test_what_was_set_afterwards_is_checked_and_sent_like_what_was_given(way: str) -> None:
     make, sent = odd.FINE[way]
-    for response in (to_response(make()), verdict(make())):
+    for response in (to_http_response(make()), verdict(make())):
         assert type(response) is HttpResponse and type(response.headers) is Headers
         assert (type(response.status), type(response.body)) == (int, bytes)
         assert (response.status, response.body, response.headers["a"].encode()) == sent
@@ -307,7 +307,7 @@ def test_what_was_set_afterwards_is_checked_and_sent_like_what_was_given(way: st
 
 def test_what_changes_a_response_after_it_was_returned_changes_nothing_that_is_sent() -> None:
     returned = HttpResponse(200, {"A": "b"}, "hi")
-    response = to_response(returned)
+    response = to_http_response(returned)
     returned.status, returned.body = 1000, b""
     returned.headers.pairs = ()
     assert (response.status, response.body, response.headers["a"]) == (200, b"hi", "b")
@@ -316,7 +316,7 @@ def test_what_changes_a_response_after_it_was_returned_changes_nothing_that_is_s
 @pytest.mark.parametrize("returned", ["\ud800", {"a": object()}, {"a": float("nan")}])
 def test_a_value_that_cannot_be_sent_is_the_handlers_error(returned: object) -> None:
     with pytest.raises(HandlerError, match="handle_http_request returned"):
-        to_response(returned)
+        to_http_response(returned)
 
 
 OFFERING: Final = HttpRequest("GET", "/", [("Sec-WebSocket-Protocol", "one, two"), ("sec-websocket-protocol", "v3,")])
@@ -324,7 +324,7 @@ OFFERING: Final = HttpRequest("GET", "/", [("Sec-WebSocket-Protocol", "one, two"
 
 def verdict(returned: object, request: HttpRequest = OFFERING) -> HttpResponse | Accept | None:
     """What an open handler's return value means."""
-    return open_verdict(returned, request)
+    return to_open_result(returned, request)
 
 
 def test_what_an_open_handler_may_return() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from wsbroker.http.targets import escape_text, means_websocket, split_list, split_target
+from wsbroker.http.targets import escape_text, is_websocket_without_upgrade, split_comma_list, split_target
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
@@ -84,12 +84,12 @@ def test_a_target_that_no_server_answers_is_refused_without_repeating_it(target:
 def test_what_a_proxy_leaves_of_a_handshake_tells_that_a_websocket_was_meant(
     headers: dict[str, str], is_meant: bool
 ) -> None:
-    assert means_websocket(headers) is is_meant
+    assert is_websocket_without_upgrade(headers) is is_meant
 
 
 def test_a_list_may_stand_on_several_lines_and_has_empty_items() -> None:
-    assert split_list(["a, b\t,", "c"]) == ["a", "b", "", "c"]
-    assert split_list([]) == []
+    assert split_comma_list(["a, b\t,", "c"]) == ["a", "b", "", "c"]
+    assert split_comma_list([]) == []
 
 
 def test_text_of_a_peer_is_escaped_and_cut() -> None:

@@ -16,7 +16,7 @@ from wsbroker.settings.config import Config, Settings
 from wsbroker.wire import commands, control, events
 from wsbroker.wire.commands import Command
 from wsbroker.wire.events import Event
-from wsbroker.wire.framing import Unpacker, pack
+from wsbroker.wire.framing import BatchUnpacker, pack_batch
 
 T = TypeVar("T")
 Batch = list[tuple[object, ...]]
@@ -188,7 +188,7 @@ class FakeCore:
             kind = command[0]
             if kind == commands.ASK:
                 answers.append((events.ANSWER, command[1], self._answer(command)))
-            elif cast(int, kind) >= commands.FIRST_FOR_POOL:
+            elif cast(int, kind) >= commands.FIRST_POOL_COMMAND:
                 rest.append(command)
             elif kind == commands.SUBSCRIBE:
                 self.subscribe(cast(int, command[1]), cast(bytes, command[2]))
@@ -199,7 +199,7 @@ class FakeCore:
                     raise ValueError("poison")
                 if kind == commands.HANDLED:
                     self.worker_queues[lane_index].handled += len(cast(list[object], command[1]))
-                if kind == commands.CLOSED:
+                if kind == commands.CLOSE_HANDLED:
                     self.worker_queues[lane_index].closing.pop(cast(int, command[1]), None)
                 self.note(*command)
         if lane_index < 0:
@@ -230,16 +230,16 @@ class Wire:
     def __init__(self, wire: socket.socket, control_end: socket.socket) -> None:
         self.wire = wire
         self.control = control_end
-        self._unpacker = Unpacker()
+        self._unpacker = BatchUnpacker()
         self._read: list[Batch] = []
 
     def write(self, *batch: tuple[object, ...]) -> None:
         """Sends one batch of commands."""
-        self.wire.sendall(pack(list(batch)))
+        self.wire.sendall(pack_batch(list(batch)))
 
     def say(self, *batch: tuple[object, ...]) -> None:
         """Sends one batch on the control stream."""
-        self.control.sendall(pack(list(batch)))
+        self.control.sendall(pack_batch(list(batch)))
 
     def read(self) -> Batch:
         """The next batch of events; [] at the end of the wire."""
@@ -252,7 +252,7 @@ class Wire:
 
     def answer_probes(self) -> None:
         """Is the helper thread."""
-        unpacker = Unpacker()
+        unpacker = BatchUnpacker()
         try:
             while data := self.control.recv(4096):
                 for batch in unpacker.feed(data):
@@ -298,11 +298,11 @@ def serve(wire: Wire, *names: str, opened: int = 101) -> None:
                 _, socket_id, data, cost = event
                 wire.write((commands.SEND, socket_id, data), (commands.HANDLED, [(socket_id, cost)]))
             elif kind == events.OPEN:
-                wire.write((commands.OPENED, event[1], opened, [], b"" if opened == 101 else b"no"))
+                wire.write((commands.OPEN_RESULT, event[1], opened, [], b"" if opened == 101 else b"no"))
             elif kind == events.HTTP:
                 wire.write((commands.RESPONSE, event[1], 200, [("X-Worker", threading.current_thread().name)], b"hi"))
             elif kind == events.CLOSE:
-                wire.write((commands.CLOSED, event[1]))
+                wire.write((commands.CLOSE_HANDLED, event[1]))
             elif kind == events.STOP:
                 wire.write((commands.STOPPED,))
                 wire.control.shutdown(socket.SHUT_RDWR)

@@ -31,7 +31,7 @@ def _answers(wire: Wire) -> None:
     while batch := wire.read():
         for event in batch:
             if event[0] == events.OPEN:
-                wire.write((commands.OPENED, event[1], *(WRONG_OPEN.pop() if WRONG_OPEN else (101, [], b""))))
+                wire.write((commands.OPEN_RESULT, event[1], *(WRONG_OPEN.pop() if WRONG_OPEN else (101, [], b""))))
             elif event[0] == events.HTTP:
                 fields = WRONG[number] if number < len(WRONG) else (200, [], b"fine")
                 number += 1

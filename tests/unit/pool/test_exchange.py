@@ -79,7 +79,7 @@ class Version:
             wire.write((commands.HANDLED, [(event[1], event[3])]))
         elif kind == events.CLOSE:
             self.notes.append(("close", event[1]))
-            wire.write((commands.CLOSED, event[1]))
+            wire.write((commands.CLOSE_HANDLED, event[1]))
         elif kind == events.HTTP:
             self.notes.append("request")
             threading.Thread(target=self._answer, args=(wire, event[1]), daemon=True).start()

@@ -6,7 +6,7 @@ import pytest
 
 from unit.pool.fakes import Batch, run
 from wsbroker.pool.worker_stream import Link
-from wsbroker.wire.framing import pack
+from wsbroker.wire.framing import pack_batch
 
 
 class FakeTransport(asyncio.Transport):
@@ -40,7 +40,7 @@ class Kit:
 
 def test_bytes_split_anywhere_become_the_same_batches() -> None:
     batches: list[Batch] = [[(1, 2, "ä"), (3, b"x", None)], [], [(4, (5, 6))]]
-    stream = b"".join(map(pack, batches))
+    stream = b"".join(map(pack_batch, batches))
     for size in range(1, len(stream) + 1):
         kit = Kit()
         for start in range(0, len(stream), size):
@@ -55,7 +55,7 @@ def test_what_is_written_before_there_is_a_transport_is_the_first_on_it() -> Non
     transport = FakeTransport()
     link.connection_made(transport)
     link.write([(3,)])
-    assert b"".join(transport.written) == pack([(1,)]) + pack([(2,)]) + pack([(3,)])
+    assert b"".join(transport.written) == pack_batch([(1,)]) + pack_batch([(2,)]) + pack_batch([(3,)])
 
 
 def test_a_closed_link_swallows_what_is_written() -> None:
@@ -73,7 +73,7 @@ def test_nonsense_loses_the_link_and_is_logged(caplog: pytest.LogCaptureFixture)
     assert kit.transport.is_aborted
     assert len(kit.losses) == 1 and kit.losses[0].startswith("what it sent could not be read or applied")
     assert "wire broken worker=worker-0" in caplog.text
-    kit.link.data_received(pack([(1,)]))
+    kit.link.data_received(pack_batch([(1,)]))
     kit.link.connection_lost(None)
     assert kit.batches == [] and len(kit.losses) == 1
 
@@ -89,7 +89,7 @@ def test_a_closed_link_is_silent() -> None:
     kit = Kit()
     kit.link.close()
     kit.link.write([(1,)])
-    kit.link.data_received(pack([(1,)]))
+    kit.link.data_received(pack_batch([(1,)]))
     kit.link.connection_lost(OSError("gone"))
     assert (kit.batches, kit.losses, kit.transport.written, kit.link.unwritten_bytes) == ([], [], [], 0)
 
@@ -104,7 +104,7 @@ def test_a_batch_that_closes_the_link_is_its_last() -> None:
 
     link = Link("worker-0", take, kit.losses.append)
     link.connection_made(kit.transport)
-    link.data_received(pack([(1,)]) + pack([(2,)]))
+    link.data_received(pack_batch([(1,)]) + pack_batch([(2,)]))
     assert seen == [[(1,)]] and kit.losses == []
 
 

@@ -115,7 +115,7 @@ def test_a_server_that_has_stopped_leaves_no_timer_in_the_loop_of_its_program() 
         async with wsbroker.serve(BIND, worker=Idle(), worker_kind="inline") as server:
             node = server._node
         assert node is not None
-        assert node.connections.is_stopped and node.connections.count == 0
+        assert node.connections.is_stopped and node.connections.connection_count == 0
 
     asyncio.run(main())
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from wsbroker.server.memory_release import PAUSE_S, WORTH_BYTES, MemoryRelease, find_malloc_trim
+from wsbroker.server.memory_release import MIN_FREED_BYTES, MIN_TRIM_INTERVAL_S, HeapTrimmer, find_malloc_trim
 
 
 class Trims:
@@ -33,43 +33,45 @@ class Trims:
 
 def test_memory_is_given_back_once_much_of_what_was_held_is_free() -> None:
     trims = Trims()
-    release = MemoryRelease(trims.find)
-    assert not release.observe(WORTH_BYTES, WORTH_BYTES, 1)
-    assert not release.observe(1, WORTH_BYTES, 2)
-    assert release.observe(0, WORTH_BYTES, 3)
+    release = HeapTrimmer(trims.find)
+    assert not release.trim_if_much_was_freed(MIN_FREED_BYTES, MIN_FREED_BYTES, 1)
+    assert not release.trim_if_much_was_freed(1, MIN_FREED_BYTES, 2)
+    assert release.trim_if_much_was_freed(0, MIN_FREED_BYTES, 3)
     assert trims.wait() == 1
-    assert not release.observe(0, 0, 3 + PAUSE_S)
+    assert not release.trim_if_much_was_freed(0, 0, 3 + MIN_TRIM_INTERVAL_S)
 
 
 def test_a_peak_between_two_looks_counts() -> None:
     trims = Trims()
-    release = MemoryRelease(trims.find)
-    assert release.observe(1000, 2 * WORTH_BYTES, 1)
+    release = HeapTrimmer(trims.find)
+    assert release.trim_if_much_was_freed(1000, 2 * MIN_FREED_BYTES, 1)
     assert trims.wait() == 1
 
 
 def test_trims_have_a_pause_between_them_and_none_is_forgotten() -> None:
     trims = Trims()
-    release = MemoryRelease(trims.find)
-    assert release.observe(0, WORTH_BYTES, 1)
+    release = HeapTrimmer(trims.find)
+    assert release.trim_if_much_was_freed(0, MIN_FREED_BYTES, 1)
     assert trims.wait() == 1
-    assert not release.observe(0, WORTH_BYTES, 1 + PAUSE_S / 2)
-    assert any(release.observe(0, 0, 1 + PAUSE_S) for _ in range(1_000_000))  # its thread may be about to end
+    assert not release.trim_if_much_was_freed(0, MIN_FREED_BYTES, 1 + MIN_TRIM_INTERVAL_S / 2)
+    assert any(
+        release.trim_if_much_was_freed(0, 0, 1 + MIN_TRIM_INTERVAL_S) for _ in range(1_000_000)
+    )  # its thread may be about to end
     assert trims.wait() == 2
 
 
 def test_a_trim_that_still_runs_is_not_joined_by_another() -> None:
     trims = Trims()
     trims.may_end.clear()
-    release = MemoryRelease(trims.find)
-    assert release.observe(0, WORTH_BYTES, 1)
-    assert not release.observe(0, WORTH_BYTES, 100)
+    release = HeapTrimmer(trims.find)
+    assert release.trim_if_much_was_freed(0, MIN_FREED_BYTES, 1)
+    assert not release.trim_if_much_was_freed(0, MIN_FREED_BYTES, 100)
     trims.may_end.set()
     assert trims.wait() == 1
 
 
 def test_where_there_is_no_trim_nothing_happens() -> None:
-    assert not MemoryRelease(lambda: None).observe(0, WORTH_BYTES, 1)
+    assert not HeapTrimmer(lambda: None).trim_if_much_was_freed(0, MIN_FREED_BYTES, 1)
 
 
 def test_the_trim_of_this_c_library_can_be_called() -> None:
@@ -81,4 +83,4 @@ def test_the_trim_of_this_c_library_can_be_called() -> None:
 def test_a_python_without_ctypes_gives_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ctypes", None)
     assert find_malloc_trim() is None
-    assert not MemoryRelease().observe(0, 2 * WORTH_BYTES, 1.0)
+    assert not HeapTrimmer().trim_if_much_was_freed(0, 2 * MIN_FREED_BYTES, 1.0)

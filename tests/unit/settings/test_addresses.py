@@ -9,11 +9,11 @@ from wsbroker.errors import ConfigError
 from wsbroker.settings.addresses import (
     MAX_UNIX_PATH_BYTES,
     Address,
-    OpenSocket,
+    InheritedSocket,
     TcpAddress,
     UnixAddress,
-    bind_failure,
-    failure_text,
+    bind_error_text,
+    describe_bind_error,
     parse_address,
     parse_addresses,
 )
@@ -36,9 +36,9 @@ WRITE = (
         ("[::]:3000", TcpAddress("::", 3000), "http://[::]:3000"),
         ("[fe80::1%eth0]:3000", TcpAddress("fe80::1%eth0", 3000), "http://[fe80::1%eth0]:3000"),
         ("unix:/run/ws.sock", UnixAddress("/run/ws.sock"), "unix:/run/ws.sock"),
-        ("fd://3", OpenSocket("3"), "fd://3"),
-        ("fd://003/", OpenSocket("3"), "fd://3"),
-        ("fd://ws.socket", OpenSocket("ws.socket"), "fd://ws.socket"),
+        ("fd://3", InheritedSocket("3"), "fd://3"),
+        ("fd://003/", InheritedSocket("3"), "fd://3"),
+        ("fd://ws.socket", InheritedSocket("ws.socket"), "fd://ws.socket"),
         ("unix:/run/a:b,c.sock", UnixAddress("/run/a:b,c.sock"), "unix:/run/a:b,c.sock"),
     ],
 )
@@ -138,7 +138,7 @@ def test_an_address_named_twice_is_refused() -> None:
 )
 def test_loopback_is_told_without_asking_a_name_server(text: str, is_loopback: bool) -> None:
     address = parse_address(text)
-    assert not isinstance(address, OpenSocket) and address.is_loopback is is_loopback
+    assert not isinstance(address, InheritedSocket) and address.is_loopback is is_loopback
 
 
 @pytest.mark.parametrize(
@@ -209,20 +209,20 @@ def test_loopback_is_told_without_asking_a_name_server(text: str, is_loopback: b
     ],
 )
 def test_a_failure_to_bind_names_the_address_and_what_to_do(text: str, error: OSError, line: str) -> None:
-    failure = bind_failure(parse_address(text), error)
+    failure = describe_bind_error(parse_address(text), error)
     assert type(failure) is type(error)
     assert failure.errno == error.errno
     assert failure.strerror == line
-    assert failure_text(failure, []) == line
+    assert bind_error_text(failure, []) == line
 
 
 def test_a_failure_that_names_no_address_is_told_by_its_number() -> None:
     error = OSError(errno.EADDRINUSE, "Address already in use")
     one, two = parse_addresses(["a:1", "b:2"])
-    assert failure_text(error, [one]) == bind_failure(one, error).strerror
-    assert failure_text(error, [one, two]) == "cannot bind to http://a:1, http://b:2: Address already in use"
+    assert bind_error_text(error, [one]) == describe_bind_error(one, error).strerror
+    assert bind_error_text(error, [one, two]) == "cannot bind to http://a:1, http://b:2: Address already in use"
 
 
 def test_an_error_that_has_nothing_to_do_with_binding_is_not_explained_away() -> None:
-    assert failure_text(OSError(errno.EMFILE, "Too many open files"), parse_addresses("a:1")) is None
-    assert failure_text(OSError("no number"), parse_addresses("a:1")) is None
+    assert bind_error_text(OSError(errno.EMFILE, "Too many open files"), parse_addresses("a:1")) is None
+    assert bind_error_text(OSError("no number"), parse_addresses("a:1")) is None

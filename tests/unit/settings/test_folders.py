@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from wsbroker.errors import ConfigError
-from wsbroker.settings.folders import absolute_path, with_links, working_directory
+from wsbroker.settings.folders import absolute_path, sys_path_with_links, working_directory
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def current(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_links_stay_in_the_name_of_the_working_directory(current: Path) -> None:
     assert working_directory() == str(current)
-    assert with_links([os.getcwd(), "", "/elsewhere", str(current / "inner")]) == [
+    assert sys_path_with_links([os.getcwd(), "", "/elsewhere", str(current / "inner")]) == [
         str(current),
         str(current),
         "/elsewhere",
@@ -39,7 +39,7 @@ def test_a_name_that_is_not_of_the_working_directory_is_not_believed(
     assert working_directory() == os.getcwd() == str(current.resolve())
     monkeypatch.delenv("PWD")
     assert working_directory() == os.getcwd()
-    assert with_links([os.getcwd()]) == [os.getcwd()]
+    assert sys_path_with_links([os.getcwd()]) == [os.getcwd()]
 
 
 def test_paths_keep_their_links(current: Path) -> None:
@@ -58,4 +58,4 @@ def test_a_deleted_working_directory_is_an_error_that_says_what_to_do(current: P
             current.resolve().mkdir()  # of the same name, but not the same folder
         with pytest.raises(ConfigError, match="^the working directory has been deleted: change into one that exists, "):
             working_directory()
-        assert with_links(["", "/x"]) == ["", "/x"]
+        assert sys_path_with_links(["", "/x"]) == ["", "/x"]

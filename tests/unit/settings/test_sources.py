@@ -7,11 +7,11 @@ import pytest
 from wsbroker.errors import ConfigError
 from wsbroker.settings import sources
 from wsbroker.settings.config import SETTINGS
-from wsbroker.settings.sources import Found
+from wsbroker.settings.sources import RawSetting
 
 
 def flag(name: str, *texts: str) -> object:
-    return sources.value_of(name, Found(texts, sources.flag_of(name), "flag"))
+    return sources.parse_setting(name, RawSetting(texts, sources.flag_name_of(name), "flag"))
 
 
 def refusal_of_flag(name: str, *texts: str) -> str:
@@ -110,41 +110,48 @@ def test_a_text_that_cannot_be_read_is_refused_by_the_name_of_its_flag(name: str
 
 def test_every_setting_has_a_flag_a_variable_and_a_key() -> None:
     for name in SETTINGS:
-        assert sources.flag_of(name) == "--" + name.replace("_", "-")
-        assert sources.VARIABLES["WSBROKER_" + name.upper()] == name
-    assert set(sources.VARIABLES.values()) == set(SETTINGS) | set(sources.EXTRAS)
+        assert sources.flag_name_of(name) == "--" + name.replace("_", "-")
+        assert sources.NAME_BY_VARIABLE["WSBROKER_" + name.upper()] == name
+    assert set(sources.NAME_BY_VARIABLE.values()) == set(SETTINGS) | set(sources.COMMAND_LINE_NAMES)
 
 
 def test_the_first_source_that_has_a_setting_wins() -> None:
-    flags = sources.from_flags({"workers": "1", "balance": None, "bind": ()})
-    environment = sources.from_environment({"WSBROKER_WORKERS": "2", "WSBROKER_BALANCE": "2", "PATH": "/"})
-    file = {"workers": Found(3, "f", "file"), "balance": Found(3, "f", "file"), "bind": Found(3, "f", "file")}
-    merged = sources.merge(flags, environment, file)
+    flags = sources.read_flags({"workers": "1", "balance": None, "bind": ()})
+    environment = sources.read_environment({"WSBROKER_WORKERS": "2", "WSBROKER_BALANCE": "2", "PATH": "/"})
+    file = {
+        "workers": RawSetting(3, "f", "file"),
+        "balance": RawSetting(3, "f", "file"),
+        "bind": RawSetting(3, "f", "file"),
+    }
+    merged = sources.merge_layers(flags, environment, file)
     assert {name: found.raw for name, found in merged.items()} == {"workers": "1", "balance": "2", "bind": 3}
 
 
 def test_an_empty_variable_counts_as_not_set_except_for_the_secret() -> None:
-    found = sources.from_environment({"WSBROKER_WORKERS": " ", "WSBROKER_BIND": "", "WSBROKER_SECRET": ""})
+    found = sources.read_environment({"WSBROKER_WORKERS": " ", "WSBROKER_BIND": "", "WSBROKER_SECRET": ""})
     assert list(found) == ["secret"]
 
 
 def test_unknown_variables_are_told_with_a_suggestion() -> None:
-    assert sources.unknown_variables(["WSBROKER_LOG_LEVEL", "WSBROKER_ZZZZ", "PATH"]) == [
+    assert sources.unknown_variable_warnings(["WSBROKER_LOG_LEVEL", "WSBROKER_ZZZZ", "PATH"]) == [
         "the environment variable WSBROKER_LOG_LEVEL is unknown and ignored; did you mean 'WSBROKER_LOG'?",
         "the environment variable WSBROKER_ZZZZ is unknown and ignored",
     ]
 
 
 def test_known_variables_are_not_warned_of() -> None:
-    assert sources.unknown_variables([*sources.VARIABLES, *sources.OTHER_VARIABLES, "_WSBROKER_COMPLETE"]) == []
+    assert (
+        sources.unknown_variable_warnings([*sources.NAME_BY_VARIABLE, *sources.OTHER_VARIABLES, "_WSBROKER_COMPLETE"])
+        == []
+    )
     assert {"WSBROKER_LOG", "WSBROKER_SECRET", "WSBROKER_PURE", "WSBROKER_REQUIRE_COMPILED"} <= {
-        *sources.VARIABLES,
+        *sources.NAME_BY_VARIABLE,
         *sources.OTHER_VARIABLES,
     }
 
 
 def test_what_was_found_is_never_shown_by_accident() -> None:
-    assert repr(Found("hunter2", "WSBROKER_SECRET", "environment")) == "Found(WSBROKER_SECRET)"
+    assert repr(RawSetting("hunter2", "WSBROKER_SECRET", "environment")) == "RawSetting(WSBROKER_SECRET)"
 
 
 # --- the file ---
@@ -155,22 +162,22 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "ws.toml"
 
 
-def read(file: Path, text: str) -> sources.Layer:
+def read(file: Path, text: str) -> sources.SettingsLayer:
     file.write_text(text, encoding="utf-8")
-    return sources.from_file(str(file), "--config")
+    return sources.read_config_file(str(file), "--config")
 
 
 def refusal_of_file(file: Path, text: str) -> str:
     with pytest.raises(ConfigError) as caught:
         for name, found in read(file, text).items():
             if name in SETTINGS:
-                sources.value_of(name, found)
+                sources.parse_setting(name, found)
             elif name == "bind":
-                sources.texts_of(found)
+                sources.parse_text_list(found)
             elif name == "log_level":
-                sources.log_level_of(found)
+                sources.parse_log_level(found)
             else:
-                sources.text_of(name, found)
+                sources.parse_text(name, found)
     return str(caught.value).replace(str(file), "FILE")
 
 
@@ -190,7 +197,7 @@ def test_a_file_holds_texts_and_plain_values(file: Path) -> None:
         allowed_origins = "https://a"
         """,
     )
-    values = {name: sources.value_of(name, each) for name, each in found.items() if name in SETTINGS}
+    values = {name: sources.parse_setting(name, each) for name, each in found.items() if name in SETTINGS}
     assert values == {
         "max_message_size": 1 << 20,
         "mailbox_bytes": 8388608,
@@ -201,8 +208,8 @@ def test_a_file_holds_texts_and_plain_values(file: Path) -> None:
         "subprotocols": ("a", "b"),
         "allowed_origins": ("https://a",),
     }
-    assert sources.text_of("app", found["app"]) == "chat"
-    assert sources.texts_of(found["bind"]) == ["127.0.0.1:1", "unix:/a,b"]
+    assert sources.parse_text("app", found["app"]) == "chat"
+    assert sources.parse_text_list(found["bind"]) == ["127.0.0.1:1", "unix:/a,b"]
     assert found["workers"].label == f"workers in {file}"
 
 
@@ -246,22 +253,22 @@ def test_an_error_in_a_file_names_the_file_and_the_key(file: Path, text: str, er
 def test_a_file_that_cannot_be_read_is_told_with_what_named_it(tmp_path: Path) -> None:
     path = tmp_path / "no.toml"
     with pytest.raises(ConfigError) as caught:
-        sources.from_file(str(path), "WSBROKER_CONFIG")
+        sources.read_config_file(str(path), "WSBROKER_CONFIG")
     assert str(caught.value) == f"WSBROKER_CONFIG: cannot read {path}: No such file or directory"
     path.write_bytes(b"app = '\xff'")
     with pytest.raises(ConfigError) as caught:
-        sources.from_file(str(path), "--config")
+        sources.read_config_file(str(path), "--config")
     assert str(caught.value) == f"--config: {path} is not UTF-8, and TOML must be"
 
 
 def test_the_file_is_named_by_the_flag_before_the_variable() -> None:
-    assert sources.config_path("a.toml", {"WSBROKER_CONFIG": "b.toml"}) == ("a.toml", "--config")
-    assert sources.config_path(None, {"WSBROKER_CONFIG": "b.toml"}) == ("b.toml", "WSBROKER_CONFIG")
-    assert sources.config_path(None, {"WSBROKER_CONFIG": ""}) is None
+    assert sources.find_config_file("a.toml", {"WSBROKER_CONFIG": "b.toml"}) == ("a.toml", "--config")
+    assert sources.find_config_file(None, {"WSBROKER_CONFIG": "b.toml"}) == ("b.toml", "WSBROKER_CONFIG")
+    assert sources.find_config_file(None, {"WSBROKER_CONFIG": ""}) is None
 
 
 @pytest.mark.parametrize("number", ["440", "0o660"])
 def test_a_mode_in_a_file_is_a_text_because_a_number_would_be_decimal(file: Path, number: str) -> None:
     with pytest.raises(ConfigError, match="a number, and 440 would be mode 670: write it as a text"):
-        sources.value_of("unix_mode", read(file, f"unix_mode = {number}")["unix_mode"])
-    assert sources.value_of("unix_mode", read(file, 'unix_mode = "660"')["unix_mode"]) == 0o660
+        sources.parse_setting("unix_mode", read(file, f"unix_mode = {number}")["unix_mode"])
+    assert sources.parse_setting("unix_mode", read(file, 'unix_mode = "660"')["unix_mode"]) == 0o660

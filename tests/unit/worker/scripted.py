@@ -10,7 +10,7 @@ from types import SimpleNamespace, TracebackType
 
 from wsbroker.http.messages import HttpRequest
 from wsbroker.wire import commands, control, events
-from wsbroker.wire.framing import Unpacker, pack
+from wsbroker.wire.framing import BatchUnpacker, pack_batch
 from wsbroker.worker.main import worker_main
 from wsbroker.worker.report import LONG
 
@@ -45,11 +45,11 @@ class _Stream:
     def __init__(self, end: socket.socket) -> None:
         self.end = end
         end.settimeout(PATIENCE_S)
-        self._unpacker = Unpacker()
+        self._unpacker = BatchUnpacker()
         self._read: deque[Command] = deque()
 
     def write(self, batch: list[tuple[object, ...]]) -> None:
-        self.end.sendall(pack(batch))
+        self.end.sendall(pack_batch(batch))
 
     def read(self) -> Command | None:
         """The next tuple; None: the other end is closed."""

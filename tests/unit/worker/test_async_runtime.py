@@ -55,8 +55,8 @@ def test_handlers_of_one_socket_run_one_after_the_other_and_others_run_while_one
             "begin last",
             "end last",
         ]
-        if (commands.CLOSED, 1) not in broker.seen:
-            broker.until(commands.CLOSED)
+        if (commands.CLOSE_HANDLED, 1) not in broker.seen:
+            broker.until(commands.CLOSE_HANDLED)
 
 
 def test_sync_handlers_of_such_a_worker_keep_their_order_with_async_ones() -> None:
@@ -73,7 +73,7 @@ def test_sync_handlers_of_such_a_worker_keep_their_order_with_async_ones() -> No
     # The token is that of the moment at which the handler starts.
     assert sent == [
         (commands.SEND, 1, "open"),
-        (commands.OPENED, 1, 101, [], b""),
+        (commands.OPEN_RESULT, 1, 101, [], b""),
         (commands.SEND, 1, "a b't'"),
         (commands.SEND, 1, "b b't'"),
     ]
@@ -97,7 +97,7 @@ def test_every_handler_starts_from_the_same_context_and_has_a_task_of_its_own() 
 
     with ScriptedBroker(handlers(message=handle, close=close)) as broker:
         broker.tell(message(1, "a"), message(1, "b"), message(1, "c"), closed(1))
-        broker.until(commands.CLOSED)
+        broker.until(commands.CLOSE_HANDLED)
     assert seen == [("clean", True)] * 3 + [("clean", False)]
     assert len(tasks) == 3
 
@@ -165,7 +165,7 @@ def test_an_async_handler_that_raises_fails_its_socket_and_no_later_message_is_h
     with ScriptedBroker(handlers(message=handle)) as broker:
         broker.tell(message(1, "bad"), message(1, "late"), message(2, "fine"))
         sent = broker.until_handled(3)
-    assert set(sent) == {(commands.SEND, 2, "fine"), (commands.FAILED, 1), (commands.COUNTED, report.ERRORS, 1)}
+    assert set(sent) == {(commands.SEND, 2, "fine"), (commands.HANDLER_FAILED, 1), (commands.COUNTED, report.ERRORS, 1)}
     assert "LookupError: lost" in caplog.text
 
 
@@ -179,7 +179,7 @@ def test_an_exit_in_an_async_handler_does_not_leave_the_loop(error: BaseExceptio
 
     with ScriptedBroker(handlers(message=handle)) as broker:
         broker.tell(message(1, "exit"))
-        assert broker.until_handled(1)[-1] == (commands.FAILED, 1)
+        assert broker.until_handled(1)[-1] == (commands.HANDLER_FAILED, 1)
         broker.tell(message(2, "fine"))
         assert broker.until_handled(1) == [(commands.SEND, 2, "fine")]
         broker.stop()
@@ -216,7 +216,7 @@ def test_an_async_handler_that_takes_too_long_is_cancelled_and_the_log_says_wher
 
     with ScriptedBroker(handlers(message=handle), handler_timeout=0.1) as broker:
         broker.tell(message(1, "x"), message(1, "late"))
-        assert broker.until_handled(2) == [(commands.COUNTED, report.TIMEOUTS, 1), (commands.FAILED, 1)]
+        assert broker.until_handled(2) == [(commands.COUNTED, report.TIMEOUTS, 1), (commands.HANDLER_FAILED, 1)]
     assert ended == ["x"]
     [record] = caplog.records
     assert record.getMessage().startswith("handler took too long handler=handle_socket_message socket=1")
@@ -244,9 +244,9 @@ def test_open_and_http_handlers_that_take_too_long_are_answered_504_while_they_a
 
     handler = handlers(open=stuck, http=stuck)
     with ScriptedBroker(handler, handler_timeout=0.1, http_timeout=0.1) as broker:
-        broker.tell((events.OPEN, 1, request_fields()), (events.HTTP, 2, request_fields()), (events.FORGET, 1))
-        answers = {broker.until(commands.OPENED, commands.RESPONSE)[0:3] for _ in range(2)}
-        assert answers == {(commands.OPENED, 1, 504), (commands.RESPONSE, 2, 504)}
+        broker.tell((events.OPEN, 1, request_fields()), (events.HTTP, 2, request_fields()), (events.DROP_UNOPENED, 1))
+        answers = {broker.until(commands.OPEN_RESULT, commands.RESPONSE)[0:3] for _ in range(2)}
+        assert answers == {(commands.OPEN_RESULT, 1, 504), (commands.RESPONSE, 2, 504)}
         gates.open("end")
         broker.stop()
 
@@ -285,7 +285,7 @@ def test_a_handler_that_swallows_its_cancellation_is_hung() -> None:
 
     with ScriptedBroker(handlers(message=handle), handler_timeout=0.1, worker_hang_timeout=0.1) as broker:
         broker.tell(message(6, ""))
-        assert broker.until(commands.FAILED) == (commands.FAILED, 6)
+        assert broker.until(commands.HANDLER_FAILED) == (commands.HANDLER_FAILED, 6)
         assert broker.next_control(control.HUNG)[1:3] == ("handle_socket_message", 6)
         gates.open("end")
         broker.until_handled(1)
@@ -300,7 +300,7 @@ def test_an_async_handler_that_blocks_the_loop_is_interrupted(caplog: pytest.Log
 
     with ScriptedBroker(handlers(message=handle), handler_timeout=0.1) as broker:
         broker.tell(message(1, "spin"))
-        assert broker.until_handled(1) == [(commands.COUNTED, report.TIMEOUTS, 1), (commands.FAILED, 1)]
+        assert broker.until_handled(1) == [(commands.COUNTED, report.TIMEOUTS, 1), (commands.HANDLER_FAILED, 1)]
         assert broker.next_control(control.INTERRUPTED, control.HUNG)[:3] == (
             control.INTERRUPTED,
             "handle_socket_message",
@@ -326,7 +326,7 @@ def test_a_step_that_swallows_its_interruption_and_awaits_again_is_ended() -> No
 
     with ScriptedBroker(handlers(message=handle), handler_timeout=0.1) as broker:
         broker.tell(message(1, ""))
-        assert broker.until_handled(1)[-1] == (commands.FAILED, 1)
+        assert broker.until_handled(1)[-1] == (commands.HANDLER_FAILED, 1)
         broker.stop()
     assert ended == ["ended"]
 
@@ -457,7 +457,7 @@ def test_nothing_is_kept_of_sockets_that_are_gone() -> None:
     with ScriptedBroker(handlers(message=handle, close=close)) as broker:
         for n in range(1, 501):
             broker.tell(message(n, "x"), message(n, "y"), closed(n))
-            broker.until(commands.CLOSED)
+            broker.until(commands.CLOSE_HANDLED)
         broker.stop()
     for name in ("tokens", "own_tokens", "closing", "queues", "_answers", "_backlog"):
         assert not getattr(ports[0], name), name

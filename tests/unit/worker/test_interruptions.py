@@ -249,7 +249,7 @@ def test_another_thread_that_waits_is_not_left_waiting_by_a_reader_that_was_inte
             answers.append(port.subscriber_count(b"other"))
 
         def fails(chunks: list[bytes], size: int) -> tuple[list[list[Command]], list[bytes]]:
-            batches, rest = framing.split(chunks, size)
+            batches, rest = framing.split_batches(chunks, size)
             if batches and threading.get_ident() == me and not failed:
                 failed.append(True)
                 raise MemoryError
@@ -277,7 +277,7 @@ def test_a_command_that_the_wire_does_not_carry_costs_the_others_nothing(monkeyp
     def pack(batch: list[Command]) -> bytes:
         if (commands.SEND, 1, "long") in batch:
             raise ValueError("over the wire's limit")
-        return framing.pack(batch)
+        return framing.pack_batch(batch)
 
     def handle(data: str, socket_id: int) -> None:
         wsbroker.send(socket_id, data)

@@ -8,7 +8,7 @@ import pytest
 from wsbroker.guarded_log import MAX_TEXT
 from wsbroker.pool.log_replay import replay
 from wsbroker.wire import commands
-from wsbroker.wire.framing import Unpacker, pack
+from wsbroker.wire.framing import BatchUnpacker, pack_batch
 from wsbroker.worker.logs import WireHandler, levels_here, set_up
 from wsbroker.worker.wire_api import WireApi
 
@@ -24,7 +24,7 @@ class FakeWireApi:
 
     def log(self, record: commands.Command) -> bool:
         if not self.is_ended:
-            self.records += Unpacker().feed(pack([record]))[0]
+            self.records += BatchUnpacker().feed(pack_batch([record]))[0]
         return not self.is_ended
 
     def replay(self) -> None:

@@ -57,11 +57,11 @@ def test_every_kind_of_handler_counts_from_its_call_to_its_end() -> None:
         with ScriptedBroker(handlers(open=handle, message=handle, close=handle, http=handle)) as broker:
             broker.tell((events.OPEN, 3, request_fields()), (events.HTTP, 1, request_fields()))
             for _ in range(2):
-                broker.until(commands.OPENED, commands.RESPONSE)
+                broker.until(commands.OPEN_RESULT, commands.RESPONSE)
             broker.tell(message(3, "x"))
             broker.until_handled(1)
             broker.tell(closed(3))
-            broker.until(commands.CLOSED)
+            broker.until(commands.CLOSE_HANDLED)
             broker.stop()
         assert sorted((call[0], call[1]) for call in broker.slow) == [
             ("handle_http_request", 0),

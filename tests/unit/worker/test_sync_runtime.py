@@ -16,7 +16,7 @@ import wsbroker
 from unit.worker import odd_responses as odd
 from unit.worker.scripted import PATIENCE_S, ScriptedBroker, closed, handlers, message, request_fields
 from wsbroker.wire import commands, control, events
-from wsbroker.wire.framing import Unpacker, pack
+from wsbroker.wire.framing import BatchUnpacker, pack_batch
 from wsbroker.worker import report
 from wsbroker.worker.interruption import HandlerTimer
 from wsbroker.worker.wire_api import WireApi
@@ -237,7 +237,7 @@ def test_the_close_handler_gets_the_newest_token() -> None:
     with ScriptedBroker(handlers(message=handle, close=close)) as broker:
         broker.tell(message(1, ""), message(2, ""), closed(1, b"old", 0), closed(2, b"foreign", 2), closed(3, b"t", 0))
         broker.until_handled(2)
-        assert [command[1] for command in broker.seen if command[0] == commands.CLOSED] == [1, 2, 3]
+        assert [command[1] for command in broker.seen if command[0] == commands.CLOSE_HANDLED] == [1, 2, 3]
     assert tokens == [b"own", b"foreign", b"t"]
 
 
@@ -256,7 +256,9 @@ def test_nothing_is_kept_of_sockets_that_are_gone() -> None:
 
     with ScriptedBroker(handlers(message=handle, open=open_)) as broker:
         for n in range(1, 2001, 2):
-            broker.tell(message(n, "x"), closed(n), (events.OPEN, n + 1, request_fields()), (events.FORGET, n + 1))
+            broker.tell(
+                message(n, "x"), closed(n), (events.OPEN, n + 1, request_fields()), (events.DROP_UNOPENED, n + 1)
+            )
             broker.until_handled(1)
         broker.stop()
     port = ports[0]
@@ -278,7 +280,7 @@ def test_after_close_no_further_message_of_the_socket_is_handled_but_its_close_i
     with ScriptedBroker(handlers(message=handle, close=lambda socket_id: got.append("closed"))) as broker:
         broker.tell(message(1, "close"), message(1, "late"), message(2, "other"), closed(1))
         sent = broker.until_handled(3)
-        assert sent == [(commands.CLOSE, 1, 4000, "enough"), (commands.CLOSED, 1)]
+        assert sent == [(commands.CLOSE, 1, 4000, "enough"), (commands.CLOSE_HANDLED, 1)]
     assert got == ["close", "other", "closed"]
 
 
@@ -292,7 +294,7 @@ def test_a_handler_that_raises_is_logged_counted_and_its_socket_fails(caplog: py
 
     with ScriptedBroker(handlers(message=handle)) as broker:
         broker.tell(message(1, "bad"), message(1, "late"), message(2, "fine"))
-        assert broker.until_handled(3) == [(commands.COUNTED, report.ERRORS, 1), (commands.FAILED, 1)]
+        assert broker.until_handled(3) == [(commands.COUNTED, report.ERRORS, 1), (commands.HANDLER_FAILED, 1)]
     assert got == ["fine"]
     [record] = caplog.records
     assert record.getMessage() == "handler failed handler=handle_socket_message socket=1 worker=worker-0"
@@ -322,7 +324,7 @@ def test_an_exit_in_a_handler_is_an_error_of_that_handler_only(error: BaseExcept
 
     with ScriptedBroker(handlers(message=handle)) as broker:
         broker.tell(message(1, "exit"), message(2, "fine"))
-        assert broker.until_handled(2)[1:] == [(commands.FAILED, 1), (commands.SEND, 2, "fine")]
+        assert broker.until_handled(2)[1:] == [(commands.HANDLER_FAILED, 1), (commands.SEND, 2, "fine")]
 
 
 def test_a_failing_close_handler_is_still_acknowledged() -> None:
@@ -331,8 +333,8 @@ def test_a_failing_close_handler_is_still_acknowledged() -> None:
 
     with ScriptedBroker(handlers(close=close)) as broker:
         broker.tell(closed(4))
-        assert broker.until(commands.CLOSED) == (commands.CLOSED, 4)
-        assert commands.FAILED not in [command[0] for command in broker.seen]
+        assert broker.until(commands.CLOSE_HANDLED) == (commands.CLOSE_HANDLED, 4)
+        assert commands.HANDLER_FAILED not in [command[0] for command in broker.seen]
 
 
 def test_without_a_message_handler_messages_are_dropped_with_one_warning(
@@ -374,7 +376,7 @@ def test_the_verdict_about_a_socket_is_sent(returned: object, status: int, body:
 
     with ScriptedBroker(handlers(open=open_)) as broker:
         broker.tell((events.OPEN, 8, request_fields(path="/x?y=z")))
-        opened = broker.until(commands.OPENED)
+        opened = broker.until(commands.OPEN_RESULT)
     assert (opened[1], opened[2], opened[4]) == (8, status, body)
     assert seen == [("/x?y=z", 8)]
     assert broker.seen[1] == (commands.SEND, 8, "welcome")
@@ -391,8 +393,8 @@ def test_an_accept_is_sent_as_plain_values(is_async: bool) -> None:
     offers = (events.OPEN, 8, request_fields(headers=(("Sec-WebSocket-Protocol", "x, one"),)))
     with ScriptedBroker(handlers(open=accept_later if is_async else accept)) as broker:
         broker.tell(offers)
-        opened = broker.until(commands.OPENED)
-    assert opened == (commands.OPENED, 8, 101, [("Set-Cookie", "one"), ("Set-Cookie", "b=2")], b"one")
+        opened = broker.until(commands.OPEN_RESULT)
+    assert opened == (commands.OPEN_RESULT, 8, 101, [("Set-Cookie", "one"), ("Set-Cookie", "b=2")], b"one")
 
 
 @pytest.mark.parametrize("kind", ["raises", "returns"])
@@ -406,7 +408,7 @@ def test_a_wrong_open_handler_is_a_500_and_the_log_lists_what_it_may_return(
 
     with ScriptedBroker(handlers(open=open_)) as broker:
         broker.tell((events.OPEN, 8, request_fields()))
-        assert broker.until(commands.OPENED)[2::2] == (500, b"Internal Server Error")
+        assert broker.until(commands.OPEN_RESULT)[2::2] == (500, b"Internal Server Error")
     if kind == "returns":
         assert "handle_socket_open returned a str; it may return True or None (accept), False (403), an" in caplog.text
 
@@ -455,7 +457,7 @@ def test_a_response_that_cannot_be_sent_is_a_500_of_that_request_only(
         )
         found: dict[object, tuple[object, ...]] = {}
         while len(found) < 3:
-            answer = broker.until(commands.RESPONSE, commands.OPENED)
+            answer = broker.until(commands.RESPONSE, commands.OPEN_RESULT)
             found[answer[1]] = answer[2:]
         assert found[1] == found[8] == (500, TEXT, b"Internal Server Error")
         assert found[2] == (200, TEXT, b"fine")
@@ -500,7 +502,7 @@ def test_a_body_that_is_too_long_for_the_wire_is_refused(kind: str, monkeypatch:
     monkeypatch.setattr("wsbroker.worker.sync_runtime.MAX_DATA", 10)
     with ScriptedBroker(handlers(**{kind: lambda request: wsbroker.HttpResponse(403, (), "x" * 11)})) as broker:
         broker.tell((events.HTTP if kind == "http" else events.OPEN, 1, request_fields()))
-        assert broker.until(commands.RESPONSE, commands.OPENED)[2] == 500
+        assert broker.until(commands.RESPONSE, commands.OPEN_RESULT)[2] == 500
 
 
 def test_what_a_metaclass_does_to_a_returned_value_concerns_nobody() -> None:
@@ -519,9 +521,9 @@ def test_what_a_metaclass_does_to_a_returned_value_concerns_nobody() -> None:
 def test_without_handlers_for_them_sockets_are_accepted_and_requests_refused() -> None:
     with ScriptedBroker(handlers(message=lambda: None)) as broker:
         broker.tell((events.OPEN, 8, request_fields()), (events.HTTP, 2, request_fields()), closed(8))
-        assert broker.until(commands.OPENED) == (commands.OPENED, 8, 101, [], b"")
+        assert broker.until(commands.OPEN_RESULT) == (commands.OPEN_RESULT, 8, 101, [], b"")
         assert broker.until(commands.RESPONSE)[2::2] == (503, b"No HTTP handler registered")
-        assert broker.until(commands.CLOSED) == (commands.CLOSED, 8)
+        assert broker.until(commands.CLOSE_HANDLED) == (commands.CLOSE_HANDLED, 8)
 
 
 # Start and end. -------------------------------------------------------------------------------------------------------
@@ -661,7 +663,7 @@ def test_a_handler_that_runs_too_long_is_interrupted_where_it_is(caplog: pytest.
         kind, handler, socket_id, seconds = broker.next_control(control.INTERRUPTED, control.HUNG)
     assert (kind, handler, socket_id) == (control.INTERRUPTED, "handle_socket_message", 1)
     assert isinstance(seconds, float) and seconds >= 0.1
-    assert sent == [(commands.COUNTED, report.TIMEOUTS, 1), (commands.FAILED, 1), (commands.SEND, 2, "fine")]
+    assert sent == [(commands.COUNTED, report.TIMEOUTS, 1), (commands.HANDLER_FAILED, 1), (commands.SEND, 2, "fine")]
     assert "in spin" in caplog.text
 
 
@@ -669,7 +671,7 @@ def test_open_and_http_handlers_that_run_too_long_are_answered_504() -> None:
     handler = handlers(open=lambda: spin(), http=lambda: spin())
     with ScriptedBroker(handler, handler_timeout=0.1, http_timeout=0.15) as broker:
         broker.tell((events.OPEN, 1, request_fields()), (events.HTTP, 2, request_fields()))
-        assert broker.until(commands.OPENED)[1:3] == (1, 504)
+        assert broker.until(commands.OPEN_RESULT)[1:3] == (1, 504)
         assert broker.until(commands.RESPONSE)[1:3] == (2, 504)
 
 
@@ -682,7 +684,11 @@ def test_a_handler_that_catches_its_interruption_and_ends_has_still_failed() -> 
 
     with ScriptedBroker(handlers(message=handle), handler_timeout=0.1) as broker:
         broker.tell(message(1, ""))
-        assert [command[0] for command in broker.until_handled(1)] == [commands.SEND, commands.COUNTED, commands.FAILED]
+        assert [command[0] for command in broker.until_handled(1)] == [
+            commands.SEND,
+            commands.COUNTED,
+            commands.HANDLER_FAILED,
+        ]
 
 
 def test_a_handler_that_does_not_let_itself_be_interrupted_is_hung_and_probes_are_answered_meanwhile() -> None:
@@ -716,7 +722,7 @@ def test_a_blocking_call_is_hung_and_interrupted_when_it_returns() -> None:
         broker.tell(message(6, ""))
         broker.next_control(control.HUNG)
         release.set()
-        assert broker.until_handled(1)[-1] == (commands.FAILED, 6)
+        assert broker.until_handled(1)[-1] == (commands.HANDLER_FAILED, 6)
 
 
 def test_a_handler_that_waits_for_an_answer_is_interrupted_after_it_and_the_wire_stays_whole() -> None:
@@ -732,7 +738,7 @@ def test_a_handler_that_waits_for_an_answer_is_interrupted_after_it_and_the_wire
         threading.Event().wait(0.2)  # let its time pass; nothing can be seen of that from here
         broker.tell((events.TOKEN, 2, b"t", 0))
         broker.answer(ask, True)
-        assert broker.until_handled(2)[-2:] == [(commands.FAILED, 1), (commands.SEND, 2, "fine")]
+        assert broker.until_handled(2)[-2:] == [(commands.HANDLER_FAILED, 1), (commands.SEND, 2, "fine")]
 
 
 def test_a_handler_that_asks_for_ever_is_interrupted() -> None:
@@ -745,7 +751,7 @@ def test_a_handler_that_asks_for_ever_is_interrupted() -> None:
         while (command := broker.next())[0] == commands.ASK:
             broker.answer(command, True)
         broker.until_handled(1)
-        assert (commands.FAILED, 1) in broker.seen
+        assert (commands.HANDLER_FAILED, 1) in broker.seen
 
 
 def test_interruptions_that_race_with_the_end_of_handlers_never_hit_the_worker_itself() -> None:
@@ -761,7 +767,7 @@ def test_interruptions_that_race_with_the_end_of_handlers_never_hit_the_worker_i
     with ScriptedBroker(handlers(message=handle), handler_timeout=0.005) as broker:
         broker.tell(*[message(n + 1, "x") for n in range(count)])
         sent = broker.until_handled(count)
-        done = {command[1] for command in sent if command[0] in (commands.SEND, commands.FAILED)}
+        done = {command[1] for command in sent if command[0] in (commands.SEND, commands.HANDLER_FAILED)}
         assert done == set(range(1, count + 1))
         broker.stop()
 
@@ -931,11 +937,11 @@ def test_a_signal_handler_that_interrupts_the_wait_for_an_answer_cannot_dead_loc
             refused.append(error)
 
     def broker() -> None:
-        (ask,) = Unpacker().feed(theirs.recv(1 << 16))[0]
+        (ask,) = BatchUnpacker().feed(theirs.recv(1 << 16))[0]
         while not refused:
             signal.pthread_kill(worker, signal.SIGUSR1)
             time.sleep(0.001)
-        theirs.sendall(pack([(events.ANSWER, ask[1], True)]))
+        theirs.sendall(pack_batch([(events.ANSWER, ask[1], True)]))
 
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -972,8 +978,8 @@ def test_what_the_worker_does_not_understand_is_skipped_counted_and_logged_once(
         ]
         assert [command for command in sent if command[0] == commands.COUNTED] == counted * 2
         broker.control.write([(98,), (control.PROBE, 5)])
-        assert broker.next_control(control.REFUSED, control.ALIVE) == (control.REFUSED, 98)
-        assert broker.next_control(control.REFUSED, control.ALIVE) == (control.ALIVE, 5)
+        assert broker.next_control(control.NOT_UNDERSTOOD, control.ALIVE) == (control.NOT_UNDERSTOOD, 98)
+        assert broker.next_control(control.NOT_UNDERSTOOD, control.ALIVE) == (control.ALIVE, 5)
     [record] = caplog.records
     assert record.getMessage().startswith("event not understood and skipped") and "kind=99" in record.getMessage()
 
@@ -1000,7 +1006,7 @@ class PiecewiseWire:
 
 def test_events_that_come_in_many_pieces_cost_each_piece_once() -> None:
     sent = [[message(1, "x" * 10_000)], [message(2, "y")]]
-    wire = PiecewiseWire(b"".join(map(pack, sent)))
+    wire = PiecewiseWire(b"".join(map(pack_batch, sent)))
     count = len(wire.pieces)
     port = WireApi(cast(socket.socket, wire), HandlerTimer(float("inf"), 1.0, print, print))
     Piece.looks = 0
