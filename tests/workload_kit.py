@@ -159,7 +159,7 @@ class Work:
 
     def apply(self, commands: Batch) -> None:
         """A batch from a worker, and the flush."""
-        self.broker.apply(0, self.lane.generation, commands)
+        self.broker.apply_commands(0, self.lane.generation, commands)
         self.turn()
 
     def _connect(self) -> Connection:

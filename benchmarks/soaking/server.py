@@ -173,7 +173,7 @@ def kept(server: wsbroker.Server) -> dict[str, int]:
     add("front", front, ("doors", "heads", "writing", "lingering", "_openings", "_tasks", "server.connections"))
     add("port", node.local_port, ("_waiting", "_questions", "_blocked", "_nested", "_inside", "waiting_bytes"))
     pool = node.pool
-    sizes["pool.closes"] += len(pool._closes)
+    sizes["pool.closes"] += len(pool._orphaned_closes)
     for place in pool._slots:
         if place.worker is not None:
             add("worker", place.worker, ("_opens", "_requests", "_waiting", "asked_bytes", "unwritten_bytes"))
@@ -185,8 +185,8 @@ def kept(server: wsbroker.Server) -> dict[str, int]:
             add("runtime", thing, ("_tasks.count",))
         elif isinstance(thing, WireRuntime):
             sizes["runtimes"] += 0
-    if pool.inline is not None and pool.inline.runtime._tasks is not None:
-        add("runtime", pool.inline.runtime, ("_tasks.count",))
+    if pool.inline_worker is not None and pool.inline_worker.runtime._tasks is not None:
+        add("runtime", pool.inline_worker.runtime, ("_tasks.count",))
     return {name: size for name, size in sizes.items() if size}
 
 

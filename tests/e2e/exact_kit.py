@@ -88,11 +88,11 @@ class Recorder:
         self._note(LOOP, name, arguments, 0)
         return method(*arguments)
 
-    def apply(self, lane: int, generation: int, batch: list[tuple[object, ...]]) -> list[tuple[object, ...]]:
+    def apply_commands(self, lane: int, generation: int, batch: list[tuple[object, ...]]) -> list[tuple[object, ...]]:
         """Notes commands, and has the core apply them."""
         assert self._core is not None
         if lane >= 0 and self._core.worker_queues[lane].generation != generation:
-            return self._core.apply(lane, generation, batch)  # of a worker that has gone: it is ignored
+            return self._core.apply_commands(lane, generation, batch)  # of a worker that has gone: it is ignored
         for kind, *arguments in batch:
             if kind == commands.ASK:
                 _, kind, *arguments = arguments
@@ -100,7 +100,7 @@ class Recorder:
             name = NAMES.get(cast(int, kind))
             if name is not None:
                 self._note(lane, name, tuple(arguments), number)
-        return self._core.apply(lane, generation, batch)
+        return self._core.apply_commands(lane, generation, batch)
 
     def _note(self, lane: int, name: str, arguments: tuple[object, ...], number: int) -> None:
         if name == "send" and arguments[0] == REPORTS:

@@ -120,7 +120,7 @@ def test_every_worker_gets_the_argument_and_runs_its_stop_handler(kind: str) -> 
 def test_a_start_that_does_not_end_is_said_again_and_again(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(start_reminder, "REMIND_S", 0.02)
+    monkeypatch.setattr(start_reminder, "REMINDER_INTERVAL_S", 0.02)
     gate = tmp_path / "gate"
 
     async def main() -> None:
@@ -145,7 +145,7 @@ def test_a_stopped_pool_refuses_sockets_and_requests(kind: str, caplog: pytest.L
         answer = await shop.pool.run_open_handler(1, 0, REQUEST)
         assert isinstance(answer, HttpResponse) and answer.status == 503
         assert (await shop.pool.run_http_handler(REQUEST)).status == 503
-        if shop.pool.inline is None:
+        if shop.pool.inline_worker is None:
             shop.message(1, "nobody there")
 
     caplog.set_level(logging.INFO)
@@ -155,7 +155,7 @@ def test_a_stopped_pool_refuses_sockets_and_requests(kind: str, caplog: pytest.L
 
 def test_the_inline_worker_shows_its_handlers_and_its_runtime() -> None:
     async def work(shop: Shop) -> None:
-        inline = shop.pool.inline
+        inline = shop.pool.inline_worker
         assert inline is not None
         assert inline.handlers.message_arity == 2
         assert inline.handlers.message_raw is not None
@@ -244,7 +244,7 @@ def test_a_call_that_nothing_interrupts_costs_its_worker_and_nothing_more(
 
     async def work(shop: Shop) -> None:
         core = shop.core
-        core.worker_queues[0].closing[1] = (events.CLOSE, 1, None, 0, 1012, "")
+        core.worker_queues[0].unhandled_closes[1] = (events.CLOSE, 1, None, 0, 1012, "")
         before = threading.active_count()
         shop.message(1, "block")
         await core.until(lambda: bool(core.lost))
@@ -283,8 +283,8 @@ def test_a_busy_handler_does_not_keep_its_worker_from_answering_probes(kind: str
         worker = shop.pool._slots[0].worker
         assert worker is not None
         for _ in range(5):
-            worker.probe()
-            while worker._is_probe_out:
+            worker.check_liveness()
+            while worker._is_probe_unanswered:
                 await asyncio.sleep(0)
         assert shop.core.lost == []
         await pipe.release()
@@ -313,7 +313,7 @@ def test_stop_with_a_stuck_handler_takes_no_longer_than_allowed(
         assert loop.time() - before < 2
         if kind != "process":
             await pipe.release()
-        await worker._host.wait_ended()
+        await worker._host.wait_until_ended()
 
     run(main(), LOOPS["uvloop"])
     fate = "killed" if kind == "process" else "left behind"

@@ -92,7 +92,7 @@ def test_a_worker_that_cannot_start_fails_the_start_with_its_text_and_stops_the_
             await house.pool.start()
         assert str(caught.value.__cause__).endswith(":\nTraceback: all of it")
         for carrier in house.scripts.made:
-            await carrier.wait_ended()
+            await carrier.wait_until_ended()
 
     run(main(), loop_factory)
     assert "Traceback" not in caplog.text
@@ -134,7 +134,7 @@ def test_a_cancelled_start_leaves_nothing_behind(loop_factory: Callable[[], asyn
         with pytest.raises(asyncio.CancelledError):
             await starting
         for carrier in house.scripts.made:
-            await carrier.wait_ended()
+            await carrier.wait_until_ended()
 
     run(main(), loop_factory)
 
@@ -165,8 +165,8 @@ def test_stop_waits_for_close_handlers_that_the_core_still_holds_back(live: Call
 
     async def work(house: House) -> None:
         house.message(1, "x")
-        house.core.worker_queues[0].closing[1] = close
-        apply = house.core.apply
+        house.core.worker_queues[0].unhandled_closes[1] = close
+        apply = house.core.apply_commands
 
         def with_credit(lane_index: int, generation: int, batch: Batch) -> Batch:
             if batch[0][0] == commands.HANDLED:
@@ -199,7 +199,7 @@ def test_stop_leaves_a_stuck_worker_behind_and_says_so(
         assert loop.time() - before < 2
         release.set()
         for carrier in house.scripts.made:
-            await carrier.wait_ended()
+            await carrier.wait_until_ended()
         assert [carrier.kills for carrier in house.scripts.made] == [0, 1]
 
     run(main(), loop_factory)
@@ -219,7 +219,7 @@ def test_a_hung_worker_does_not_use_up_the_time_to_stop(
         house = House(hangs)
         await house.pool.start()
         await house.pool.stop(15)
-        await house.scripts.made[0].wait_ended()
+        await house.scripts.made[0].wait_until_ended()
 
     run(main(), loop_factory)
     assert "worker lost while stopping worker=worker-0" in caplog.text
@@ -359,10 +359,10 @@ def test_counts_are_added_up(live: Callable[..., House]) -> None:
 
     async def work(house: House) -> None:
         await house.core.until(lambda: bool(house.core.log))
-        house.core.worker_queues[0].in_flight = 77
-        house.core.worker_queues[0].messages = 3
+        house.core.worker_queues[0].in_flight_bytes = 77
+        house.core.worker_queues[0].in_flight_messages = 3
         house.core.worker_queues[0].socket_count = 2
-        house.core.worker_queues[0].waiting.append("a socket")
+        house.core.worker_queues[0].waiting_sockets.append("a socket")
         (statistics,) = house.pool.statistics()
         assert statistics == {
             "name": "worker-0",
@@ -612,7 +612,7 @@ def test_a_lost_worker_closes_its_sockets_answers_what_it_was_asked_and_is_repla
 ) -> None:
     async def work(house: House) -> None:
         pool, core = house.pool, house.core
-        core.worker_queues[0].closing[5] = (events.CLOSE, 5, b"t", 0, 1000, "")
+        core.worker_queues[0].unhandled_closes[5] = (events.CLOSE, 5, b"t", 0, 1000, "")
         opening = asyncio.ensure_future(pool.run_open_handler(9, 0, REQUEST))
         request = asyncio.ensure_future(pool.run_http_handler(REQUEST))
         await asyncio.sleep(0)
@@ -640,7 +640,7 @@ def test_a_lost_worker_closes_its_sockets_answers_what_it_was_asked_and_is_repla
 def test_close_handlers_of_a_lost_worker_run_in_another_one(live: Callable[..., House]) -> None:
     async def work(house: House) -> None:
         core = house.core
-        core.worker_queues[0].closing[5] = (events.CLOSE, 5, None, 0, 1000, "")
+        core.worker_queues[0].unhandled_closes[5] = (events.CLOSE, 5, None, 0, 1000, "")
         house.message(1, "die")
         await core.until(lambda: (commands.CLOSE_HANDLED, 5) in core.log)
         assert core.adopted == [(1, [(events.CLOSE, 5, None, 0, 1000, "")])]
@@ -672,7 +672,7 @@ def test_a_hung_worker_is_abandoned_and_its_late_output_ignored(
         house.message(3, "hang")
         await house.core.until(lambda: house.pool.statistics()[0]["restarts"] == 1)
         release.set()
-        await house.scripts.made[0].wait_ended()
+        await house.scripts.made[0].wait_until_ended()
         while not house.pool._slots[0].is_running:
             await asyncio.sleep(0.001)
         house.message(4, "hello")
@@ -696,9 +696,9 @@ def test_a_probe_without_an_answer_loses_the_worker(
         worker = house.pool._slots[0].worker
         assert worker is not None
         for _ in range(3):  # one question, two intervals without an answer
-            worker.probe()
+            worker.check_liveness()
         assert house.core.lost == []
-        worker.probe()
+        worker.check_liveness()
         assert house.core.lost == [(0, 1012)]
 
     live(work, deaf, serve, settings=Settings(workers=1, worker_hang_timeout=3.0))
@@ -722,10 +722,10 @@ def test_answered_probes_are_fine_and_one_is_out_at_a_time(live: Callable[..., H
         worker = house.pool._slots[0].worker
         assert worker is not None
         for n in range(1, 6):
-            worker.probe()
-            while worker._is_probe_out:
+            worker.check_liveness()
+            while worker._is_probe_unanswered:
                 await asyncio.sleep(0)
-            assert worker._probe_number == n
+            assert worker._last_probe_number == n
         assert house.core.lost == []
 
     live(work, answers, settings=Settings(workers=1, worker_hang_timeout=1.0))
@@ -776,7 +776,7 @@ def test_a_replacement_that_cannot_start_is_tried_again(
         wire.write((commands.START_FAILED, "cannot import 'app'", ""))
 
     async def work(house: House) -> None:
-        house.core.worker_queues[0].closing[5] = (events.CLOSE, 5, None, 0, 1000, "")
+        house.core.worker_queues[0].unhandled_closes[5] = (events.CLOSE, 5, None, 0, 1000, "")
         house.message(1, "die")
         await house.core.until(lambda: (commands.CLOSE_HANDLED, 5) in house.core.log)
         assert house.pool.statistics()[0]["restarts"] == 3
@@ -789,7 +789,7 @@ def test_stop_while_a_replacement_is_due_starts_none(
     live: Callable[..., House], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def work(house: House) -> None:
-        house.core.worker_queues[0].closing[5] = (events.CLOSE, 5, None, 0, 1000, "")
+        house.core.worker_queues[0].unhandled_closes[5] = (events.CLOSE, 5, None, 0, 1000, "")
         house.message(1, "die")
         await house.core.until(lambda: bool(house.core.lost))
 
@@ -810,7 +810,7 @@ def test_nothing_is_left_after_many_losses(live: Callable[..., House], monkeypat
             house.message(1, "die")
             await house.core.until(lambda n=n: len(house.core.lost) == n + 1)  # type: ignore[misc]
         for carrier in house.scripts.made:
-            await carrier.wait_ended()
+            await carrier.wait_until_ended()
         assert len(house.pool._tasks) <= 3
 
     live(work, dies_at_the_first_message)

@@ -17,7 +17,7 @@ import websockets
 import wsbroker
 from e2e.pool_kit import APPS
 from e2e.serving import START_S, ServerProcess, serving
-from wsbroker.pool.kinds.process import ProcessCarrier
+from wsbroker.pool.kinds.process import ProcessHost
 from wsbroker.pool.slot import WorkerStatistics
 from wsbroker.settings.config import WorkerKind
 
@@ -416,5 +416,5 @@ def process_of_worker(server: wsbroker.Server) -> int:
     assert server._node is not None
     worker = server._node.pool._slots[0].worker
     assert worker is not None
-    assert isinstance(worker._host, ProcessCarrier) and worker._host._process is not None
+    assert isinstance(worker._host, ProcessHost) and worker._host._process is not None
     return worker._host._process.pid

@@ -16,7 +16,7 @@ import websockets.sync.client
 from e2e.pool_kit import APPS, Pipe, Shop, live, start_error
 from e2e.serving import ServerProcess, serving
 from wsbroker.errors import WorkerError
-from wsbroker.pool.kinds.process import ending
+from wsbroker.pool.kinds.process import describe_exit
 from wsbroker.settings.config import WorkerKind
 from wsbroker.wire import commands
 
@@ -134,9 +134,9 @@ def test_a_crash_loop_is_fatal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 
 def test_how_a_process_ended_in_words() -> None:
-    assert ending(0) == "its process exited with code 0"
-    assert ending(-signal.SIGTERM) == "its process was ended by signal SIGTERM"
-    assert ending(-250) == "its process was ended by signal 250"
+    assert describe_exit(0) == "its process exited with code 0"
+    assert describe_exit(-signal.SIGTERM) == "its process was ended by signal SIGTERM"
+    assert describe_exit(-250) == "its process was ended by signal 250"
 
 
 # On the command line. -------------------------------------------------------------------------------------------------

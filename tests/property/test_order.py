@@ -224,7 +224,7 @@ def test_every_socket_receives_what_a_sequential_broker_would_have_sent(program:
         assert (socket.finishes > 0) == (not model.open[index])
         assert socket.outbox is None
         assert broker.subscriptions(socket.id) == [b"c%d" % channel for channel in model.held[index]]
-    assert (broker.outgoing.waiting_bytes, broker.outgoing.waiting) == (0, {})
+    assert (broker.outgoing.waiting_bytes, broker.outgoing.waiting_sockets) == (0, {})
     for number, members in enumerate(model.members):
         assert broker.subscribers(b"c%d" % number) == [sockets[index].id for index in members]
         assert broker.subscriber_count(b"c%d" % number) == len(members)

@@ -47,7 +47,7 @@ def test_every_message_is_handled_once_in_order_before_its_close(steps: list[tup
             got[socket_id].append("closed" if event[0] == events.CLOSE else event[2])
             if event[0] == events.CLOSE:
                 batch.append((commands.CLOSE_HANDLED, socket_id))
-        broker.apply(0, lane.generation, batch)
+        broker.apply_commands(0, lane.generation, batch)
 
     for step in steps:
         if step[0] == "receive":
@@ -66,16 +66,20 @@ def test_every_message_is_handled_once_in_order_before_its_close(steps: list[tup
         elif step[0] == "unhold":
             broker.resume_worker_queue(0)
         elif lane.is_paused:
-            while lane.in_flight or lane.closing:
+            while lane.in_flight_bytes or lane.unhandled_closes:
                 handle(50)
-            broker.exchange(0)
+            broker.replace_worker(0)
     broker.resume_worker_queue(0)
     for socket in sockets:
         broker.mark_connection_lost(socket, 1006, "")
-    while lane.in_flight or lane.closing:
+    while lane.in_flight_bytes or lane.unhandled_closes:
         handle(50)
     assert got == {socket_id: [*messages, "closed"] for socket_id, messages in sent.items()}
     assert (
-        not mailbox and not lane.sockets_with_inbox and not lane.parked_ids and not lane.waiting and lane.messages == 0
+        not mailbox
+        and not lane.sockets_with_inbox
+        and not lane.parked_ids
+        and not lane.waiting_sockets
+        and lane.in_flight_messages == 0
     )
     assert (broker.unhandled_bytes, lane.unhandled_bytes) == (0, 0)

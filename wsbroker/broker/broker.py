@@ -564,8 +564,8 @@ class Broker:
     def record_handled_messages(self, lane: WorkerQueue, done: list[tuple[int, int]]) -> None:
         """A worker's handlers have ended: credit comes back, readings resume, inboxes move on."""
         count: i64 = len(done)
-        lane.messages -= count
-        lane.handled += count
+        lane.in_flight_messages -= count
+        lane.handled_messages += count
         total: i64 = 0
         for socket_id, cost in done:
             total += cost
@@ -579,7 +579,7 @@ class Broker:
                 socket = lane.sockets_with_inbox.get(socket_id)
                 if socket is not None:
                     lane.return_share(socket, cost)
-        lane.in_flight -= total
+        lane.in_flight_bytes -= total
         self._subtract_unhandled_bytes(lane, total)
         if lane.send_waiting_events():
             self._mark_worker_queue_dirty(lane)
@@ -648,14 +648,14 @@ class Broker:
         self.counters.messages_lost += dropped
         return int(dropped)
 
-    def exchange(self, index: int) -> None:
+    def replace_worker(self, index: int) -> None:
         """Another worker has taken a lane over that was held and has run empty: its sockets stay as they are.
 
         What the old worker still says is ignored from here on; the new one is told the tokens. O(sockets).
         """
         lane = self.worker_queues[index]
         lane.generation += 1
-        self._subtract_unhandled_bytes(lane, lane.in_flight)
+        self._subtract_unhandled_bytes(lane, lane.in_flight_bytes)
         lane.reset_for_new_worker(self.sockets)
         self.resume_worker_queue(index)
 
@@ -663,13 +663,15 @@ class Broker:
         """Gives the CLOSE events of a dead worker to this one; its own token cache knows nothing of them."""
         lane = self.worker_queues[index]
         for event in closes:
-            lane.closing[cast(int, event[1])] = event
+            lane.unhandled_closes[cast(int, event[1])] = event
             lane.events.append(event)
         self._mark_worker_queue_dirty(lane)
 
     # Commands. --------------------------------------------------------------------------------------------------
 
-    def apply(self, lane_index: int, generation: int, batch: list[tuple[object, ...]]) -> list[tuple[object, ...]]:
+    def apply_commands(
+        self, lane_index: int, generation: int, batch: list[tuple[object, ...]]
+    ) -> list[tuple[object, ...]]:
         """Applies a batch in order.
 
         Args:

@@ -60,7 +60,7 @@ def apply_command(
         broker.close(cast(int, command[1]), 1011, "handler error")
     elif kind == commands.CLOSE_HANDLED:
         if lane is not None:
-            lane.closing.pop(cast(int, command[1]), None)
+            lane.unhandled_closes.pop(cast(int, command[1]), None)
     elif kind >= commands.FIRST_POOL_COMMAND:
         rest.append(command)
     else:

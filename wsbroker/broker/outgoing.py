@@ -73,7 +73,7 @@ class Outgoing:
         self.overflowed_sockets: list[Socket] = []
         self.shed_sockets: list[Socket] = []
         """Sockets whose outbox was dropped because too much waited for all: the owner closes them after the flush."""
-        self.waiting: dict[int, Socket] = {}
+        self.waiting_sockets: dict[int, Socket] = {}
         """Sockets that have an outbox, by id."""
         self.waiting_bytes: i64 = 0
         """What all outboxes cost, with the transports' buffers below them: what is shared counts for each of them."""
@@ -491,12 +491,12 @@ class Outgoing:
         if outbox is not None:
             self.waiting_bytes -= outbox.cost_bytes + outbox.transport_bytes
             socket.outbox = None
-            self.waiting.pop(socket.id, None)
+            self.waiting_sockets.pop(socket.id, None)
 
     def _open_outbox(self, socket: Socket) -> Outbox:
         outbox = Outbox(self.loop_turn)
         socket.outbox = outbox
-        self.waiting[socket.id] = socket
+        self.waiting_sockets[socket.id] = socket
         return outbox
 
     def _replace_frames(self, outbox: Outbox, frame: bytes) -> None:
@@ -545,7 +545,7 @@ class Outgoing:
         one = _baseline_reference_count()
         total: i64 = 0
         sizes: list[tuple[int, int]] = []
-        for socket in self.waiting.values():
+        for socket in self.waiting_sockets.values():
             outbox = socket.outbox
             if outbox is not None:
                 self._update_transport_bytes(outbox, socket.transport_bytes())
@@ -559,7 +559,7 @@ class Outgoing:
             if total <= goal:
                 return
             total -= i64(share)
-            socket = self.waiting[socket_id]
+            socket = self.waiting_sockets[socket_id]
             outbox = socket.outbox
             if outbox is not None:
                 self._shed_outbox(socket, outbox)
@@ -575,7 +575,7 @@ class Outgoing:
         if is_cut:
             outbox.is_abort_due = True
             self._update_transport_bytes(outbox, 0)
-            self.waiting.pop(socket.id, None)
+            self.waiting_sockets.pop(socket.id, None)
         elif close:
             self._replace_frames(outbox, close)
 

@@ -1,7 +1,7 @@
 """A lane: the way from the core to one worker, with its credit.
 
 Events of a turn gather in `events` and leave as one batch. Messages spend credit, which comes back with HANDLED;
-without credit they stay in the inbox of their socket, and the sockets take turns (`waiting`) when credit returns.
+without credit they stay in the inbox of their socket, and the sockets take turns (`waiting_sockets`) when credit returns.
 
 No socket has more in flight than its share (`limits.SHARE_UNITS`, `limits.CROWDED_SHARE_UNITS`): the rest stays in its inbox,
 out of line (`parked_ids`), so that the messages of other sockets pass it. The socket gets back in line when its worker has
@@ -32,15 +32,15 @@ class WorkerQueue:
         self.is_inline: Final = is_inline
         self.generation: int = 0
         """Grows when the worker is replaced: what an older one still says is ignored."""
-        self.in_flight: i64 = 0
+        self.in_flight_bytes: i64 = 0
         """Cost of the messages sent and not yet acknowledged as handled."""
         self.unhandled_bytes: i64 = 0
         """Cost of the messages taken and not yet acknowledged as handled: those in flight and those in inboxes."""
         self.dropped_bytes: i64 = 0
         """Of `unhandled_bytes`, what was dropped with its socket's close and is still to be counted off."""
-        self.messages: i64 = 0
+        self.in_flight_messages: i64 = 0
         """How many they are."""
-        self.handled: i64 = 0
+        self.handled_messages: i64 = 0
         """Messages acknowledged as handled since the start, by all workers that this lane has led to."""
         self.events: list[tuple[object, ...]] = []
         """This turn's batch (wire workers)."""
@@ -48,13 +48,13 @@ class WorkerQueue:
         """This turn's batch (inline): whose message `inline_events` holds at the same index."""
         self.inline_events: list[object] = []
         """str or bytes; a tuple is a CLOSE event, an empty one where an ending socket's messages end (`Broker.close_after_messages`)."""
-        self.waiting: deque[Socket] = deque()
+        self.waiting_sockets: deque[Socket] = deque()
         """Sockets with events in their inbox that wait for credit, in turn."""
         self.sockets_with_inbox: dict[int, Socket] = {}
         """All sockets with events in their inbox, by id: those in line and those that are parked."""
         self.parked_ids: set[int] = set()
         """Ids of the sockets with events in their inbox that have their share in flight."""
-        self.closing: dict[int, tuple[object, ...]] = {}
+        self.unhandled_closes: dict[int, tuple[object, ...]] = {}
         """CLOSE events whose handler has not run yet, by socket id; of a held lane, only those that its worker has."""
         self.busy_sockets: dict[int, Socket] = {}
         """Inline: sockets with an async handler running, by id."""
@@ -74,9 +74,9 @@ class WorkerQueue:
         """
         if (
             socket.inbox is not None
-            or self.waiting
+            or self.waiting_sockets
             or self.is_paused
-            or (self.in_flight + cost > self.credit_bytes and self.in_flight != 0)
+            or (self.in_flight_bytes + cost > self.credit_bytes and self.in_flight_bytes != 0)
             or not self._has_share_left(socket)
         ):
             self.queue_in_inbox(socket, event)
@@ -87,7 +87,7 @@ class WorkerQueue:
     def queue_close(self, socket: Socket, event: tuple[object, ...]) -> None:
         """Takes a CLOSE event: the last of its socket, behind the messages that still wait."""
         if not self.is_paused:
-            self.closing[socket.id] = event
+            self.unhandled_closes[socket.id] = event
         if socket.inbox or self.is_paused:
             self.queue_in_inbox(socket, event)
         else:
@@ -106,12 +106,12 @@ class WorkerQueue:
     def _has_share_left(self, socket: Socket) -> bool:
         """Whether the socket may have one more message in flight."""
         units = i64(socket.in_flight_units)
-        return units < CROWDED_SHARE_UNITS or (units < SHARE_UNITS and self.messages < CROWDED_FROM_MESSAGES)
+        return units < CROWDED_SHARE_UNITS or (units < SHARE_UNITS and self.in_flight_messages < CROWDED_FROM_MESSAGES)
 
     def _enqueue_or_park(self, socket: Socket) -> None:
         """Puts a socket with an inbox in line, or parks it while it has its share in flight."""
         if self._has_share_left(socket):
-            self.waiting.append(socket)
+            self.waiting_sockets.append(socket)
         else:
             self.parked_ids.add(socket.id)
 
@@ -128,13 +128,13 @@ class WorkerQueue:
         socket.in_flight_units = u8(left) if left > 0 else u8(0)
         if self.parked_ids and socket.id in self.parked_ids and self._has_share_left(socket):
             self.parked_ids.discard(socket.id)
-            self.waiting.append(socket)
+            self.waiting_sockets.append(socket)
 
     def send_waiting_events(self) -> bool:
         """Spends credit on the waiting inboxes, one event of each socket in turn; says whether an event left."""
         has_moved = False
-        waiting = self.waiting
-        while waiting and not self.is_paused and self.in_flight < self.credit_bytes:
+        waiting = self.waiting_sockets
+        while waiting and not self.is_paused and self.in_flight_bytes < self.credit_bytes:
             socket = waiting.popleft()
             inbox = socket.inbox
             if inbox and socket.is_discarding_messages:
@@ -147,8 +147,8 @@ class WorkerQueue:
                 self._send_message(socket, event, cast(int, event[3]))
             else:
                 event = _with_current_token(socket, event)
-                if socket.id in self.closing:
-                    self.closing[socket.id] = event
+                if socket.id in self.unhandled_closes:
+                    self.unhandled_closes[socket.id] = event
                 self.events.append(event)
             has_moved = True
             if not inbox:
@@ -170,8 +170,8 @@ class WorkerQueue:
     def _send_message(self, socket: Socket, event: tuple[object, ...], cost: i64) -> None:
         """Spends credit on a MESSAGE event. The token only goes in front of one: a flood of `set_token` costs a stalled
         worker nothing."""
-        self.in_flight += cost
-        self.messages += 1
+        self.in_flight_bytes += cost
+        self.in_flight_messages += 1
         socket.in_flight_units = u8(i64(socket.in_flight_units) + self.share_units(cost))
         if socket.is_token_stale:
             socket.is_token_stale = False
@@ -179,29 +179,29 @@ class WorkerQueue:
         self.events.append(event)
 
     def pause(self) -> None:
-        """Keeps messages and closes with their sockets, so that the worker runs empty: `in_flight` falls to 0, and
-        `closing` to what that worker has been told of."""
+        """Keeps messages and closes with their sockets, so that the worker runs empty: `in_flight_bytes` falls to 0, and
+        `unhandled_closes` to what that worker has been told of."""
         self.is_paused = True
         for socket_id in self._waiting_closes():
-            self.closing.pop(socket_id, None)
+            self.unhandled_closes.pop(socket_id, None)
 
     def resume(self) -> bool:
         """Lets them go on; says whether an event left."""
         self.is_paused = False
-        self.closing.update(self._waiting_closes())
+        self.unhandled_closes.update(self._waiting_closes())
         return self.send_waiting_events()
 
     def drop_waiting(self) -> i64:
         """Has the messages that wait in inboxes dropped as their sockets' turns come, so that the CLOSE events behind
         them get through; returns how many messages. O(waiting)."""
-        waiting = self.count_unhandled_messages() - self.messages
+        waiting = self.count_unhandled_messages() - self.in_flight_messages
         for socket in self.sockets_with_inbox.values():
             socket.is_discarding_messages = True
         return waiting
 
     def count_unhandled_messages(self) -> i64:
         """How many messages its worker would still handle, those that wait with their sockets too. O(waiting)."""
-        found = self.messages
+        found = self.in_flight_messages
         for socket in self.sockets_with_inbox.values():
             inbox = socket.inbox
             if inbox is not None and not socket.is_discarding_messages:
@@ -212,17 +212,17 @@ class WorkerQueue:
 
     def drop_all_events(self) -> list[tuple[object, ...]]:
         """Drops what was for a dead worker; returns the CLOSE events whose handler has not run."""
-        self.closing.update(self._waiting_closes())
-        left = list(self.closing.values())
+        self.unhandled_closes.update(self._waiting_closes())
+        left = list(self.unhandled_closes.values())
         for socket in self.sockets_with_inbox.values():
             socket.inbox = None
         self.sockets_with_inbox.clear()
         self.parked_ids.clear()
-        self.waiting.clear()
+        self.waiting_sockets.clear()
         self.events = []
-        self.in_flight = 0
-        self.messages = 0
-        self.closing.clear()
+        self.in_flight_bytes = 0
+        self.in_flight_messages = 0
+        self.unhandled_closes.clear()
         return left
 
     def reset_for_new_worker(self, sockets: dict[int, Socket]) -> None:
@@ -231,13 +231,13 @@ class WorkerQueue:
         Args:
             sockets: all that are in the tables; those of other lanes stay as they are.
         """
-        self.in_flight = 0
-        self.messages = 0
+        self.in_flight_bytes = 0
+        self.in_flight_messages = 0
         for (
             socket
         ) in self.sockets_with_inbox.values():  # some have left the tables, with messages that are not handled yet
             if socket.id in self.parked_ids:
-                self.waiting.append(socket)
+                self.waiting_sockets.append(socket)
             _reset_for_new_worker(socket)
         self.parked_ids.clear()
         for socket in sockets.values():

@@ -81,7 +81,7 @@ class InlineRunner:
         self.busy_sockets: Final[dict[int, Socket]] = lane.busy_sockets
         self.deferred_sockets: Final[deque[Socket]] = deque()
         """Sockets that have had their share, with events in their inbox, in turn."""
-        self.handled: int = 0
+        self.handled_messages: int = 0
         self.clock_s: float = 0.0
         """When the last handler ended or the turn began: the clock is read once per message, not twice (40 ns)."""
         self.starting_socket_id: int = 0
@@ -207,7 +207,7 @@ class InlineRunner:
         else:
             if result is not None:
                 self._begin_async_handler(socket, result)
-        self.handled += 1
+        self.handled_messages += 1
         now = time()  # the wall clock, 20 ns; whoever is told of slow handlers sorts out its steps
         elapsed = now - self.clock_s
         self.clock_s = now

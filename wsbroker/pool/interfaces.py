@@ -16,27 +16,27 @@ class WorkerQueueView(Protocol):
         ...
 
     @property
-    def in_flight(self) -> int:
+    def in_flight_bytes(self) -> int:
         """Bytes of messages that are on their way or being handled (credit in use)."""
         ...
 
     @property
-    def messages(self) -> int:
+    def in_flight_messages(self) -> int:
         """How many those are."""
         ...
 
     @property
-    def handled(self) -> int:
+    def handled_messages(self) -> int:
         """Messages whose handlers have ended, since the start."""
         ...
 
     @property
-    def waiting(self) -> Sized:
+    def waiting_sockets(self) -> Sized:
         """Sockets with messages that wait for credit."""
         ...
 
     @property
-    def closing(self) -> Mapping[int, Event]:
+    def unhandled_closes(self) -> Mapping[int, Event]:
         """CLOSE events whose handler has not run yet, by socket id."""
         ...
 
@@ -46,7 +46,7 @@ class WorkerQueueView(Protocol):
         ...
 
 
-class Calls(Protocol):
+class CoreCalls(Protocol):
     """What handlers can ask, as the core answers it. Unknown ids are ignored and counted, never errors."""
 
     def send(self, socket_id: int, data: object, /) -> None: ...
@@ -65,13 +65,13 @@ class Calls(Protocol):
     def is_open(self, socket_id: int, /) -> bool: ...
     def queued_bytes(self, socket_id: int, /) -> int: ...
 
-    def apply(self, lane_index: int, generation: int, batch: list[Command], /) -> list[tuple[object, ...]]:
+    def apply_commands(self, lane_index: int, generation: int, batch: list[Command], /) -> list[tuple[object, ...]]:
         """Applies commands in order; returns what is not the core's (lane -1: the ANSWER events to its questions)."""
         ...
 
 
-class Core(Calls, Protocol):
-    """`Calls`, and the ways to the workers."""
+class Core(CoreCalls, Protocol):
+    """`CoreCalls`, and the ways to the workers."""
 
     def add_worker_queue(self, index: int, credit_bytes: int, is_inline: bool, /) -> WorkerQueueView:
         """Adds the way to one more worker; indexes count from 0."""
@@ -92,7 +92,7 @@ class Core(Calls, Protocol):
     def drop_waiting(self, /) -> int:
         """Drops the messages that workers have not been given yet; returns how many."""
 
-    def exchange(self, index: int, /) -> None:
+    def replace_worker(self, index: int, /) -> None:
         """Another worker has taken over a lane that was held: the generation grows, the sockets stay."""
         ...
 

@@ -6,12 +6,12 @@ and waits, so that a thread's calls are applied in the order in which it made th
 
 A Python signal handler may interrupt the main thread, and a finaliser any thread, between any two lines of a call made
 from there, and make calls of its own. Taking the lock again would dead-lock, and so would waiting while the interrupted
-call holds it. So a thread notes that it is inside (`_inside`) before it takes the lock; a one-way call made meanwhile
-by the same thread goes to `_nested`, from where the interrupted one moves it on, and one that asks is refused.
+call holds it. So a thread notes that it is inside (`_calling_threads`) before it takes the lock; a one-way call made meanwhile
+by the same thread goes to `_nested_commands`, from where the interrupted one moves it on, and one that asks is refused.
 
 On the loop's own thread nobody waits, but a signal handler may have interrupted what the answer depends on; there too
 it is refused. The hot path of inline handlers pays nothing for that: what they ask is guarded only while the program
-has signal handlers of its own, which is looked at once a second (`look_at_signals`).
+has signal handlers of its own, which is looked at once a second (`refresh_signal_handlers`).
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from typing import Final, ParamSpec, TypeVar, cast
 
 from wsbroker.errors import CommandError
 from wsbroker.guarded_log import GuardedLog
-from wsbroker.pool.interfaces import Calls
+from wsbroker.pool.interfaces import CoreCalls
 from wsbroker.wire import commands
 from wsbroker.wire.commands import Command
 from wsbroker.worker.api import BrokerApi
@@ -48,16 +48,16 @@ IN_SIGNAL_HANDLER: Final = "a signal handler may not ask the broker: it could be
 STOPPED: Final = "the broker was stopped: call wsbroker.start() for a new one"
 
 
-class _Question:
+class _PendingQuestion:
     """A call that waits for its answer."""
 
-    __slots__ = ("done", "error", "value")
+    __slots__ = ("answer_lock", "error", "value")
 
     def __init__(self) -> None:
         self.value: object = None
         self.error = ""
-        self.done = threading.Lock()
-        self.done.acquire()
+        self.answer_lock = threading.Lock()
+        self.answer_lock.acquire()
 
 
 class LocalApi(BrokerApi):
@@ -70,25 +70,25 @@ class LocalApi(BrokerApi):
 
     __slots__ = (
         "_apply",
-        "_blocked",
+        "_blocked_callers",
         "_channels",
         "_close",
-        "_command_bytes",
+        "_limit_bytes",
         "_copy_subscriptions",
         "_core",
-        "_inside",
+        "_calling_threads",
         "_is_open",
-        "_is_woken",
+        "_is_wakeup_scheduled",
         "_last_question",
-        "_listed_bytes",
+        "_listed_command_bytes",
         "_lock",
         "_loop",
         "_loop_thread",
-        "_nested",
+        "_nested_commands",
         "_publish",
-        "_questions",
+        "_pending_questions",
         "_queued_bytes",
-        "_refusal",
+        "_refusal_reason",
         "_send",
         "_set_token",
         "_signal_codes",
@@ -97,13 +97,13 @@ class LocalApi(BrokerApi):
         "_subscriber_count",
         "_subscribers",
         "_subscriptions",
-        "_taken_bytes",
+        "_applying_command_bytes",
         "_unsubscribe",
         "_unsubscribe_nowait",
-        "_waiting",
+        "_waiting_commands",
     )
 
-    def __init__(self, core: Calls, command_bytes: int) -> None:
+    def __init__(self, core: CoreCalls, command_bytes: int) -> None:
         self._loop_thread = 0  # never a thread's: all calls are foreign until `start`, and again after `stop`
         # The core's methods, bound once: the hot path of inline handlers.
         self._send = core.send
@@ -116,25 +116,25 @@ class LocalApi(BrokerApi):
         self._core = core
         self._signal_codes: frozenset[CodeType] = frozenset()
         self._bind_questions()
-        self._apply = core.apply
-        self._command_bytes = command_bytes
+        self._apply = core.apply_commands
+        self._limit_bytes = command_bytes
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._inside: set[int] = set()
-        self._nested: deque[tuple[Command, int]] = deque()
+        self._calling_threads: set[int] = set()
+        self._nested_commands: deque[tuple[Command, int]] = deque()
         # Under the lock:
         self._lock = threading.Lock()
-        self._refusal = NOT_STARTED
-        self._waiting: list[Command] = []
-        self._listed_bytes = 0
-        self._taken_bytes = 0
-        self._questions: dict[int, _Question] = {}
+        self._refusal_reason = NOT_STARTED
+        self._waiting_commands: list[Command] = []
+        self._listed_command_bytes = 0
+        self._applying_command_bytes = 0
+        self._pending_questions: dict[int, _PendingQuestion] = {}
         self._last_question = 0
-        self._blocked: list[threading.Lock] = []
-        self._is_woken = False
+        self._blocked_callers: list[threading.Lock] = []
+        self._is_wakeup_scheduled = False
 
     def _bind_questions(self) -> None:
         """What is asked on the loop's thread: the core's methods, guarded if signal handlers may come from there."""
-        core, guarded = self._core, self._guarded
+        core, guarded = self._core, self._guard_against_signals
         self._subscribe = guarded(core.subscribe)
         self._unsubscribe = guarded(core.unsubscribe)
         self._subscriber_count = guarded(core.subscriber_count)
@@ -144,22 +144,22 @@ class LocalApi(BrokerApi):
         self._is_open = guarded(core.is_open)
         self._queued_bytes = guarded(core.queued_bytes)
 
-    def _guarded(self, ask: Callable[_P, _T]) -> Callable[_P, _T]:
+    def _guard_against_signals(self, ask: Callable[_P, _T]) -> Callable[_P, _T]:
         codes = self._signal_codes
         if not codes:
             return ask
 
-        def guarded(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        def guarded_call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
             if _is_called_by(codes):
                 raise CommandError(IN_SIGNAL_HANDLER)
             return ask(*args, **kwargs)
 
-        return guarded
+        return guarded_call
 
-    def look_at_signals(self) -> None:
+    def refresh_signal_handlers(self) -> None:
         """Notices that the program has taken signals. Called on the loop's thread, once in a while."""
         if get_ident() == threading.main_thread().ident:
-            codes = _signal_codes()
+            codes = _find_signal_codes()
             if codes != self._signal_codes:
                 self._signal_codes = codes
                 self._bind_questions()
@@ -167,29 +167,29 @@ class LocalApi(BrokerApi):
     def start(self) -> None:
         """Takes calls from here on. On the loop's thread, with the loop running."""
         me = get_ident()
-        self._inside.add(me)
+        self._calling_threads.add(me)
         with self._lock:
             self._loop = asyncio.get_running_loop()
-            self._refusal = ""
+            self._refusal_reason = ""
         self._loop_thread = me
-        self._leave(me)
-        self.look_at_signals()
+        self._leave_call(me)
+        self.refresh_signal_handlers()
 
     def stop(self) -> None:
         """Applies what waits, answers who waits, refuses every later call with a CommandError. On the loop's thread."""
-        self._drain()
+        self._apply_waiting_commands()
         me = get_ident()
-        self._inside.add(me)
+        self._calling_threads.add(me)
         self._loop_thread = 0
         with self._lock:
-            self._refusal = STOPPED
-        self._leave(me)
-        self._drain()  # what came in between
+            self._refusal_reason = STOPPED
+        self._leave_call(me)
+        self._apply_waiting_commands()  # what came in between
 
     @property
     def waiting_bytes(self) -> int:
         """Bytes of commands of other threads that are not applied yet."""
-        return self._listed_bytes + self._taken_bytes
+        return self._listed_command_bytes + self._applying_command_bytes
 
     # What handlers call. ----------------------------------------------------------------------------------------
 
@@ -296,25 +296,25 @@ class LocalApi(BrokerApi):
         """Appends a one-way command; waits while too much waits already."""
         me = get_ident()
         cost = size_bytes + COMMAND_OVERHEAD_BYTES
-        if me in self._inside:
-            self._refuse_if_down()
-            self._nested.append((command, cost))
+        if me in self._calling_threads:
+            self._raise_if_not_running()
+            self._nested_commands.append((command, cost))
             return
         while True:
             blocked: threading.Lock | None = None
-            self._inside.add(me)
+            self._calling_threads.add(me)
             try:
                 with self._lock:
-                    self._refuse_if_down()
-                    held_bytes = self._listed_bytes + self._taken_bytes
-                    if held_bytes and held_bytes + cost > self._command_bytes:
+                    self._raise_if_not_running()
+                    held_bytes = self._listed_command_bytes + self._applying_command_bytes
+                    if held_bytes and held_bytes + cost > self._limit_bytes:
                         blocked = threading.Lock()
                         blocked.acquire()
-                        self._blocked.append(blocked)
+                        self._blocked_callers.append(blocked)
                     else:
-                        self._append(command, cost)
+                        self._append_command(command, cost)
             finally:
-                self._leave(me)
+                self._leave_call(me)
             if blocked is None:
                 return
             while not blocked.acquire(timeout=SLICE_S):  # until the loop has applied what waits, or stops
@@ -323,79 +323,79 @@ class LocalApi(BrokerApi):
     def _ask(self, *question: object) -> object:
         """Appends a question and waits for its answer."""
         me = get_ident()
-        if me in self._inside:
+        if me in self._calling_threads:
             raise CommandError("a signal handler or finaliser may not ask the broker from inside another call")
-        if me == threading.main_thread().ident and _is_called_by(_signal_codes()):
+        if me == threading.main_thread().ident and _is_called_by(_find_signal_codes()):
             raise CommandError(IN_SIGNAL_HANDLER)
-        asked = _Question()
-        self._inside.add(me)
+        asked = _PendingQuestion()
+        self._calling_threads.add(me)
         try:
             with self._lock:
-                self._refuse_if_down()
+                self._raise_if_not_running()
                 self._last_question += 1
-                self._questions[self._last_question] = asked
-                self._append((commands.ASK, self._last_question, *question), COMMAND_OVERHEAD_BYTES)
+                self._pending_questions[self._last_question] = asked
+                self._append_command((commands.ASK, self._last_question, *question), COMMAND_OVERHEAD_BYTES)
         finally:
-            self._leave(me)
-        while not asked.done.acquire(timeout=SLICE_S):
+            self._leave_call(me)
+        while not asked.answer_lock.acquire(timeout=SLICE_S):
             pass
         if asked.error:
             raise CommandError(asked.error)
         return asked.value
 
-    def _refuse_if_down(self) -> None:
-        if self._refusal:
-            raise CommandError(self._refusal)
+    def _raise_if_not_running(self) -> None:
+        if self._refusal_reason:
+            raise CommandError(self._refusal_reason)
 
-    def _append(self, command: Command, cost: int) -> None:
+    def _append_command(self, command: Command, cost: int) -> None:
         """Lists a command and has the loop drain, once for all calls until it does. Under the lock."""
-        self._waiting.append(command)
-        self._listed_bytes += cost
-        if not self._is_woken and self._loop is not None:
+        self._waiting_commands.append(command)
+        self._listed_command_bytes += cost
+        if not self._is_wakeup_scheduled and self._loop is not None:
             try:
-                self._loop.call_soon_threadsafe(self._drain)
+                self._loop.call_soon_threadsafe(self._apply_waiting_commands)
             except RuntimeError as error:
                 raise CommandError(STOPPED) from error  # its loop was closed without `stop`
-            self._is_woken = True
+            self._is_wakeup_scheduled = True
 
-    def _leave(self, me: int) -> None:
+    def _leave_call(self, me: int) -> None:
         """Ends a call; moves on what was asked meanwhile from inside it."""
-        self._inside.discard(me)
-        while self._nested:
-            self._inside.add(me)
+        self._calling_threads.discard(me)
+        while self._nested_commands:
+            self._calling_threads.add(me)
             try:
                 with self._lock:
-                    while self._nested:
-                        self._append(*self._nested.popleft())
+                    while self._nested_commands:
+                        self._append_command(*self._nested_commands.popleft())
             finally:
-                self._inside.discard(me)
+                self._calling_threads.discard(me)
 
-    def _drain(self) -> None:
+    def _apply_waiting_commands(self) -> None:
         """Applies what waits. On the loop's thread."""
         with self._lock:
-            batch, self._waiting = self._waiting, []
-            questions, self._questions = self._questions, {}
-            self._taken_bytes, self._listed_bytes = self._listed_bytes, 0
-            self._is_woken = False
+            batch, self._waiting_commands = self._waiting_commands, []
+            questions, self._pending_questions = self._pending_questions, {}
+            self._applying_command_bytes, self._listed_command_bytes = self._listed_command_bytes, 0
+            self._is_wakeup_scheduled = False
         if batch:
             try:
                 for answer in self._apply(NO_WORKER, 0, batch):
                     asked = questions.pop(cast(int, answer[1]))
                     asked.value = answer[2]
-                    asked.done.release()
+                    asked.answer_lock.release()
             except Exception:
                 logger.exception("commands of a thread could not be applied commands=%d", len(batch))
         for asked in questions.values():
             asked.error = "the broker could not apply this call or one made just before it; see the log"
-            asked.done.release()
+            asked.answer_lock.release()
         with self._lock:
-            self._taken_bytes = 0
-            blocked, self._blocked = self._blocked, []
+            self._applying_command_bytes = 0
+            blocked, self._blocked_callers = self._blocked_callers, []
         for waiter in blocked:
             waiter.release()
 
 
-def _signal_codes() -> frozenset[CodeType]:
+def _find_signal_codes() -> frozenset[CodeType]:
     """The code that the program's signal handlers run first, as far as they are written in Python.
 
     Ours and asyncio's (a `Runner` has one for SIGINT) are left out: they ask nothing.
@@ -404,7 +404,7 @@ def _signal_codes() -> frozenset[CodeType]:
     for number in signal.valid_signals():
         handler = signal.getsignal(number)
         if callable(handler):
-            function = _function_of(handler)
+            function = _unwrap_function(handler)
             code = getattr(function, "__code__", None)
             if isinstance(code, CodeType) and str(function.__module__).partition(".")[0] not in ("asyncio", "wsbroker"):
                 found.add(code)
@@ -423,7 +423,7 @@ def _is_called_by(codes: frozenset[CodeType]) -> bool:
     return False
 
 
-def _function_of(handler: Callable[..., object]) -> Callable[..., object]:
+def _unwrap_function(handler: Callable[..., object]) -> Callable[..., object]:
     """What a call of this handler runs first: a method's function, a partial's, that of an object's `__call__`."""
     while True:
         inner = getattr(handler, "__func__", None) or getattr(handler, "func", None)

@@ -11,22 +11,24 @@ from wsbroker.guarded_log import is_own, write_unlogged
 from wsbroker.wire.commands import Command
 from wsbroker.worker.logs import NS
 
-Fields = tuple[int, int, str, str, str, str, int, str, int, str, str, int]
-MS: Final = 1_000_000
+RecordFields = tuple[int, int, str, str, str, str, int, str, int, str, str, int]
+NS_PER_MS: Final = 1_000_000
 SLICE_S: Final = 0.001
 """How long records may be handled in one turn of the loop, of each worker: about 60 of them, on stderr."""
-HIGH: Final = 1000
+PAUSE_AT_RECORDS: Final = 1000
 """From so many records that wait on, the worker is not read any more: it waits where it logs."""
-LOW: Final = 250
+RESUME_AT_RECORDS: Final = 250
 """Until so few are left."""
 
 
-def replay(worker: str, command: Command) -> None:
+def replay_record(worker: str, command: Command) -> None:
     """Hands a record to the logger of its name, if that one wants it. Never raises.
 
     A filter or handler of the program that raises must cost neither the worker nor the loop: then it goes to stderr.
     """
-    _, level, name, message, exception, stack, time_ns, path, line, function, thread, process = cast(Fields, command)
+    _, level, name, message, exception, stack, time_ns, path, line, function, thread, process = cast(
+        RecordFields, command
+    )
     try:
         logger = logging.getLogger(name)
         if logger.disabled and is_own(name):
@@ -36,7 +38,7 @@ def replay(worker: str, command: Command) -> None:
         record = logger.makeRecord(name, level, path, line, message, (), None, function, None, stack or None)
         record.exc_text = exception or None
         record.created = time_ns / NS
-        record.msecs = time_ns % NS // MS
+        record.msecs = time_ns % NS // NS_PER_MS
         record.threadName = thread
         record.processName = worker
         record.process = process
@@ -45,7 +47,7 @@ def replay(worker: str, command: Command) -> None:
         write_unlogged(level, name, f"{message} (worker={worker})", exception, problem)
 
 
-class Records:
+class LogReplay:
     """The records of one worker, handled in their order and never so many at once that others would notice.
 
     Args:
@@ -55,7 +57,16 @@ class Records:
         clock: what a slice is measured with.
     """
 
-    __slots__ = ("_clock", "_is_armed", "_is_paused", "_pause", "_resume", "_until", "_waiting", "_worker")
+    __slots__ = (
+        "_clock",
+        "_is_slice_scheduled",
+        "_is_reading_paused",
+        "_pause_reading",
+        "_resume_reading",
+        "_slice_end",
+        "_waiting_records",
+        "_worker",
+    )
 
     def __init__(
         self,
@@ -65,44 +76,44 @@ class Records:
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._worker = worker
-        self._pause = pause
-        self._resume = resume
+        self._pause_reading = pause
+        self._resume_reading = resume
         self._clock = clock
-        self._waiting: deque[Command] = deque()
-        self._until = 0.0
-        self._is_armed = False
-        self._is_paused = False
+        self._waiting_records: deque[Command] = deque()
+        self._slice_end = 0.0
+        self._is_slice_scheduled = False
+        self._is_reading_paused = False
 
-    def add(self, command: Command) -> None:
+    def add_record(self, command: Command) -> None:
         """Handles a record, at once if nothing waits and this turn has time left."""
-        if not self._is_armed:
-            self._is_armed = True
-            self._until = self._clock() + SLICE_S
-            asyncio.get_running_loop().call_soon(self._turn)
-        if not self._waiting and self._clock() < self._until:
-            replay(self._worker, command)
+        if not self._is_slice_scheduled:
+            self._is_slice_scheduled = True
+            self._slice_end = self._clock() + SLICE_S
+            asyncio.get_running_loop().call_soon(self._replay_slice)
+        if not self._waiting_records and self._clock() < self._slice_end:
+            replay_record(self._worker, command)
             return
-        self._waiting.append(command)
-        if len(self._waiting) >= HIGH and not self._is_paused:
-            self._is_paused = True
-            self._pause()
+        self._waiting_records.append(command)
+        if len(self._waiting_records) >= PAUSE_AT_RECORDS and not self._is_reading_paused:
+            self._is_reading_paused = True
+            self._pause_reading()
 
-    def _turn(self) -> None:
-        waiting = self._waiting
-        self._until = self._clock() + SLICE_S
+    def _replay_slice(self) -> None:
+        waiting = self._waiting_records
+        self._slice_end = self._clock() + SLICE_S
         while waiting:
-            replay(self._worker, waiting.popleft())
-            if self._clock() >= self._until:
+            replay_record(self._worker, waiting.popleft())
+            if self._clock() >= self._slice_end:
                 break
-        if self._is_paused and len(waiting) <= LOW:
-            self._is_paused = False
-            self._resume()
-        self._is_armed = bool(waiting)
+        if self._is_reading_paused and len(waiting) <= RESUME_AT_RECORDS:
+            self._is_reading_paused = False
+            self._resume_reading()
+        self._is_slice_scheduled = bool(waiting)
         if waiting:
-            asyncio.get_running_loop().call_soon(self._turn)
+            asyncio.get_running_loop().call_soon(self._replay_slice)
 
-    def finish(self) -> None:
+    def replay_rest(self) -> None:
         """The worker has ended: its last words come before what is said of it. Cost: O(what waits), once."""
-        waiting = self._waiting
+        waiting = self._waiting_records
         while waiting:
-            replay(self._worker, waiting.popleft())
+            replay_record(self._worker, waiting.popleft())

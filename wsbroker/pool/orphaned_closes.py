@@ -21,40 +21,42 @@ class OrphanedCloses:
     def __init__(self, core: Core, places: Sequence[WorkerSlot]) -> None:
         self._core = core
         self._slots = places
-        self._homeless: dict[int, tuple[Event, int]] = {}
-        self._adopted: dict[int, dict[int, int]] = {}
+        self._unassigned: dict[int, tuple[Event, int]] = {}
+        self._losses_by_queue: dict[int, dict[int, int]] = {}
         """By lane: losses of the sockets whose CLOSE it was given. As long as it has not run them."""
 
     def __len__(self) -> int:
-        return len(self._homeless)
+        return len(self._unassigned)
 
-    def left(self, place: WorkerSlot, closes: list[Event]) -> None:
+    def add_closes(self, place: WorkerSlot, closes: list[Event]) -> None:
         """Takes what a lost worker has left, and gives it to another one now if any runs."""
-        adopted = self._adopted.pop(place.index, {})
+        adopted = self._losses_by_queue.pop(place.index, {})
         for event in closes:
             socket_id = cast(int, event[1])
             losses = adopted.get(socket_id, 0) + 1
             if losses >= MAX_LOSSES:
                 logger.error("close handler given up, lost with its worker socket=%d times=%d", socket_id, losses)
             else:
-                self._homeless[socket_id] = (event, losses)
-        self.find_homes()
+                self._unassigned[socket_id] = (event, losses)
+        self.assign_closes()
 
-    def find_homes(self) -> None:
+    def assign_closes(self) -> None:
         """Gives what is homeless to the running worker with the fewest sockets; keeps it if none runs."""
         running = [place for place in self._slots if place.is_running]
-        if not self._homeless or not running:
+        if not self._unassigned or not running:
             return
         home = min(running, key=lambda place: place.queue.socket_count)
-        homeless, self._homeless = self._homeless, {}
-        closing = home.queue.closing
-        adopted = {socket_id: n for socket_id, n in self._adopted.get(home.index, {}).items() if socket_id in closing}
+        homeless, self._unassigned = self._unassigned, {}
+        closing = home.queue.unhandled_closes
+        adopted = {
+            socket_id: n for socket_id, n in self._losses_by_queue.get(home.index, {}).items() if socket_id in closing
+        }
         adopted.update((socket_id, losses) for socket_id, (_, losses) in homeless.items())
-        self._adopted[home.index] = adopted
+        self._losses_by_queue[home.index] = adopted
         self._core.adopt_closes(home.index, [event for event, _ in homeless.values()])
 
     def drop_unassigned(self) -> None:
         """The pool has stopped: what is left will not be run."""
-        if self._homeless:
-            logger.error("close handlers not run, worker lost and pool stopping count=%d", len(self._homeless))
-            self._homeless.clear()
+        if self._unassigned:
+            logger.error("close handlers not run, worker lost and pool stopping count=%d", len(self._unassigned))
+            self._unassigned.clear()

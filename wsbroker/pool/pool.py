@@ -9,15 +9,15 @@ from wsbroker.errors import ConfigError, WorkerError
 from wsbroker.guarded_log import GuardedLog
 from wsbroker.http.messages import HttpRequest, HttpResponse
 from wsbroker.pool.interfaces import Core, WorkerQueueView
-from wsbroker.pool.kinds.choice import CARRIERS, ELSEWHERE, choose, is_free_threaded, this_host
-from wsbroker.pool.kinds.host import Work, WorkerHost
+from wsbroker.pool.kinds.choice import HOST_CLASSES, IMPORTING_KINDS, choose_kind, inspect_platform, is_free_threaded
+from wsbroker.pool.kinds.host import StartArguments, WorkerHost
 from wsbroker.pool.kinds.inline import InlineWorker
 from wsbroker.pool.kinds.interpreter import ModuleRefused
 from wsbroker.pool.local_api import LocalApi
 from wsbroker.pool.orphaned_closes import OrphanedCloses
-from wsbroker.pool.remote_worker import PROBE_INTERVAL_S, RemoteWorker, Verdict, unavailable
-from wsbroker.pool.slot import Owner, WorkerSlot, WorkerStatistics, idle_statistics
-from wsbroker.pool.tasks import Tasks
+from wsbroker.pool.remote_worker import PROBE_INTERVAL_S, OpenVerdict, RemoteWorker, make_unavailable_response
+from wsbroker.pool.slot import SlotObserver, WorkerSlot, WorkerStatistics, idle_statistics
+from wsbroker.pool.tasks import PoolTasks
 from wsbroker.pool.worker_stream import Batch
 from wsbroker.settings.config import Config, WorkerKind
 from wsbroker.settings.folders import sys_path_with_links
@@ -30,11 +30,11 @@ logger = GuardedLog(__name__)
 
 REQUEST_OVERHEAD_BYTES: Final = 512
 """What a request costs beyond its text while a worker has it: the objects that hold it."""
-DRAIN_SHARE: Final = 0.7
+HANDLERS_SHARE: Final = 0.7
 """The part of the time to stop in which handlers may end; the rest is for close handlers and `handle_worker_stop`."""
 CLOSE_SHARE: Final = 0.2
 """The part in which close handlers may still run, when messages in front of them had to be dropped."""
-DRAIN_POLL_S: Final = 0.01
+CLOSE_POLL_S: Final = 0.01
 FAILED_START_STOP_S: Final = 5.0
 """How long the other workers may take to stop after one could not start."""
 
@@ -43,7 +43,7 @@ class ReloadUnfinished(WorkerError):
     """Some workers may have the new code and others not: the text says how many, or why the reload was called off."""
 
 
-class Pool(Owner):
+class Pool(SlotObserver):
     """The workers of one server. Adds its lanes to the core.
 
     Args:
@@ -65,27 +65,27 @@ class Pool(Owner):
         core: Core,
         port: LocalApi,
         on_fatal: Callable[[Exception], None],
-        carrier_for: Callable[[str, Work], WorkerHost] | None = None,
+        carrier_for: Callable[[str, StartArguments], WorkerHost] | None = None,
     ) -> None:
-        choice = choose(config, spec, this_host())
+        choice = choose_kind(config, spec, inspect_platform())
         self.kind: WorkerKind = choice.kind
         """Where handlers run. With `auto` it may change while they start."""
-        self.size: Final = choice.count
+        self.size: Final = choice.worker_count
         logger.info("workers kind=%s count=%d reason=%r", self.kind, self.size, choice.reason)
         self._config = config
         self._core = core
-        self._choice = choice
-        self._carrier_for = carrier_for
+        self._kind_choice = choice
+        self._make_host = carrier_for
         self._on_fatal = on_fatal
-        self._tasks = Tasks()
-        self._timer: asyncio.TimerHandle | None = None
-        self._next = 0
+        self._tasks = PoolTasks()
+        self._check_timer: asyncio.TimerHandle | None = None
+        self._next_slot_index = 0
         self._is_stopping = False
         self._has_failed = False
         self._has_stopped = False
-        self._reloading: asyncio.Task[None] | None = None
+        self._reload_task: asyncio.Task[None] | None = None
         """The newest reload. Another one or the stop of the pool calls it off."""
-        self._has_started = asyncio.Event()
+        self._start_event = asyncio.Event()
         """Set when all workers have started for the first time; a reload waits for that."""
         self._reload_lock = asyncio.Lock()
         """Held by the reload that goes on, until all of it is put away."""
@@ -94,23 +94,25 @@ class Pool(Owner):
         self.has_open_handler = True
         """Whether `run_open_handler` is to be asked before a 101: there is a handler, or a worker that cannot take a socket now."""
         self.has_http_handler = False
-        self._has_open = False
+        self._has_open_handler = False
         is_inline = self.kind == "inline"
         self.queues: Final[Sequence[WorkerQueueView]] = [
             core.add_worker_queue(index, config.mailbox_bytes, is_inline) for index in range(self.size)
         ]
-        options = Options.from_plain(worker_options(config))
-        self.inline: Final = InlineWorker(config, spec, port, options) if is_inline else None
+        options = Options.from_plain(make_worker_options(config))
+        self.inline_worker: Final = InlineWorker(config, spec, port, options) if is_inline else None
         self._slots: list[WorkerSlot] = []
-        self._closes = OrphanedCloses(core, self._slots)
+        self._orphaned_closes = OrphanedCloses(core, self._slots)
         if not is_inline:
-            self._make_places()
+            self._make_slots()
 
-    def _make_places(self) -> None:
+    def _make_slots(self) -> None:
         """One for each lane, for workers of this kind."""
         config = self._config
-        make = self._carrier_for or CARRIERS[self.kind]
-        work = Work(sys_path_with_links(sys.path), self._choice.spec, worker_options(config), config.shutdown_timeout)
+        make = self._make_host or HOST_CLASSES[self.kind]
+        work = StartArguments(
+            sys_path_with_links(sys.path), self._kind_choice.spec, make_worker_options(config), config.shutdown_timeout
+        )
         self._slots[:] = [
             WorkerSlot(index, lane, lambda name: make(name, work), self._core, config, self._tasks, self)
             for index, lane in enumerate(self.queues)
@@ -125,37 +127,37 @@ class Pool(Owner):
             ConfigError: the spec cannot work; the text says what was found, what is expected and what to do.
             WorkerError: a worker could not be started.
         """
-        if self.inline is not None:
-            names = await self.inline.start()
+        if self.inline_worker is not None:
+            names = await self.inline_worker.start()
         else:
-            names = await self._start_places_or_move()
-        self._find_handlers(names)
-        self._has_started.set()
+            names = await self._start_slots_or_change_kind()
+        self._set_handlers_found(names)
+        self._start_event.set()
         if self._slots:
-            self._arm()
-        if self._choice.needs_free_threads and not is_free_threaded():
+            self._schedule_liveness_check()
+        if self._kind_choice.needs_free_threads and not is_free_threaded():
             logger.warning(
                 "a module that the handlers import has switched the interpreter lock on again: threads do not run at "
                 "the same time, set worker_kind=process to use all cores"
             )
 
-    async def _start_places_or_move(self) -> list[str]:
+    async def _start_slots_or_change_kind(self) -> list[str]:
         try:
             try:
-                return await self._start_places()
+                return await self._start_slots()
             except ModuleRefused as refused:
-                if self._choice.moves_to is None:
+                if self._kind_choice.fallback_kind is None:
                     raise
-                self.kind = self._choice.moves_to
+                self.kind = self._kind_choice.fallback_kind
                 text = "all workers move to kind %s (worker_kind=%s does so at once): %s"
                 logger.warning(text, self.kind, self.kind, refused.problem)
-                self._make_places()
-                return await self._start_places()
+                self._make_slots()
+                return await self._start_slots()
         except BaseException:
             await self.stop(FAILED_START_STOP_S)
             raise
 
-    async def _start_places(self) -> list[str]:
+    async def _start_slots(self) -> list[str]:
         """Starts all of them; none is left if one fails."""
         places = list(self._slots)
         starts = [asyncio.ensure_future(place.start()) for place in places]
@@ -166,10 +168,10 @@ class Pool(Owner):
             for start in starts:
                 start.cancel()
             await asyncio.gather(*starts, return_exceptions=True)
-            await self._stop_places(FAILED_START_STOP_S)
+            await self._stop_slots(FAILED_START_STOP_S)
             raise
 
-    async def _stop_places(self, timeout_s: float) -> int:
+    async def _stop_slots(self, timeout_s: float) -> int:
         """Ends every worker; returns how many were left behind."""
         results = await asyncio.gather(*(place.stop(timeout_s) for place in self._slots), return_exceptions=True)
         for place, result in zip(self._slots, results, strict=True):
@@ -177,9 +179,9 @@ class Pool(Owner):
                 logger.error("worker could not be stopped worker=%s", place.name, exc_info=result)
         return sum(result is not True for result in results)
 
-    def _look_at_opens(self) -> None:
+    def _update_needs_open_verdict(self) -> None:
         all_run = all(place.is_running for place in self._slots) and not self._is_stopping
-        self.has_open_handler = self._has_open or not all_run
+        self.has_open_handler = self._has_open_handler or not all_run
 
     async def stop(self, timeout_s: float) -> None:
         """Ends all workers: what was posted before is handled, `handle_worker_stop` runs, what is stuck is left behind.
@@ -190,29 +192,29 @@ class Pool(Owner):
         if self._has_stopped:
             return
         self._is_stopping = True
-        self._look_at_opens()
-        if self._reloading is not None:
-            self._reloading.cancel()
+        self._update_needs_open_verdict()
+        if self._reload_task is not None:
+            self._reload_task.cancel()
         async with self._reload_lock:
             pass  # none goes on
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        if self.inline is not None:
-            await self.inline.stop(timeout_s)
+        if self.inline_worker is not None:
+            await self.inline_worker.stop(timeout_s)
         for place in self._slots:
             await place.stop_replacing()
-        await self._drain(loop.time() + timeout_s * DRAIN_SHARE)
-        if self._has_closes():
+        await self._wait_for_close_handlers(loop.time() + timeout_s * HANDLERS_SHARE)
+        if self._has_unhandled_closes():
             dropped = self._core.drop_waiting()
             if dropped:
                 logger.warning(MESSAGES_DROPPED, dropped)
-            await self._drain(loop.time() + timeout_s * CLOSE_SHARE)
-        left_behind = await self._stop_places(max(0.0, deadline - loop.time()))
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        await self._tasks.finish()
-        self._closes.drop_unassigned()
+            await self._wait_for_close_handlers(loop.time() + timeout_s * CLOSE_SHARE)
+        left_behind = await self._stop_slots(max(0.0, deadline - loop.time()))
+        if self._check_timer is not None:
+            self._check_timer.cancel()
+            self._check_timer = None
+        await self._tasks.cancel_all()
+        self._orphaned_closes.drop_unassigned()
         self._has_stopped = True
         logger.info("workers stopped count=%d left_behind=%d", self.size, left_behind)
 
@@ -227,47 +229,49 @@ class Pool(Owner):
             ReloadUnfinished: an old worker did not come to an end, or the reload was called off.
             WorkerError: a new worker could not be started, or the pool stops.
         """
-        if self.kind not in ELSEWHERE:
+        if self.kind not in IMPORTING_KINDS:
             raise ConfigError(
                 f"workers of kind {self.kind} share the server's modules, so their code cannot be exchanged: "
                 "use worker_kind interpreter or process, or restart the server"
             )
         if self._is_stopping:
             raise WorkerError("the workers are being stopped")
-        if self._reloading is not None:
-            self._reloading.cancel()
-        reloading = self._reloading = asyncio.get_running_loop().create_task(self._exchange_all(), name="reload")
-        reloading.add_done_callback(_look_at)
+        if self._reload_task is not None:
+            self._reload_task.cancel()
+        reloading = self._reload_task = asyncio.get_running_loop().create_task(
+            self._replace_all_workers(), name="reload"
+        )
+        reloading.add_done_callback(_retrieve_exception)
         await asyncio.wait([reloading])
         if reloading.cancelled():
             why = "the server stops" if self._is_stopping else "another one has begun"
             raise ReloadUnfinished(f"it was called off, {why}")
         reloading.result()
 
-    async def _exchange_all(self) -> None:
+    async def _replace_all_workers(self) -> None:
         async with self._reload_lock:
-            await self._has_started.wait()  # a place whose first worker has not come up cannot be exchanged
+            await self._start_event.wait()  # a place whose first worker has not come up cannot be exchanged
             places = list(self._slots)
             try:
                 async with asyncio.TaskGroup() as group:
-                    starts = [group.create_task(place.prepare()) for place in places]
+                    starts = [group.create_task(place.start_standby()) for place in places]
                 names = starts[0].result()
-                self._find_handlers([*names, *self.handlers_found])  # while both versions run: either's
-                await self._exchange_each(places)
-                self._find_handlers(names)
+                self._set_handlers_found([*names, *self.handlers_found])  # while both versions run: either's
+                await self._switch_slots_in_turn(places)
+                self._set_handlers_found(names)
             except BaseExceptionGroup as failures:
                 raise failures.exceptions[0] from None
             finally:
                 for place in places:
-                    place.call_off()
+                    place.cancel_standby()
 
-    async def _exchange_each(self, places: Sequence[WorkerSlot]) -> None:
+    async def _switch_slots_in_turn(self, places: Sequence[WorkerSlot]) -> None:
         """One after the other, so that one worker's messages wait at a time; one that cannot does not keep the rest."""
         limit_s = self._config.handler_timeout + self._config.worker_hang_timeout
         failures: list[str] = []
         for place in places:
             try:
-                await place.exchange(limit_s)
+                await place.switch_to_standby(limit_s)
             except WorkerError as error:
                 failures.append(str(error))
         if failures:
@@ -275,34 +279,34 @@ class Pool(Owner):
             text = f"{done} of {len(places)} workers have the new code, reload again for the others"
             raise ReloadUnfinished(f"{text}: {'; '.join(failures)}")
 
-    def _find_handlers(self, names: Iterable[str]) -> None:
+    def _set_handlers_found(self, names: Iterable[str]) -> None:
         self.handlers_found = frozenset(names)
         self.has_http_handler = "handle_http_request" in self.handlers_found
-        self._has_open = "handle_socket_open" in self.handlers_found
-        self._look_at_opens()
+        self._has_open_handler = "handle_socket_open" in self.handlers_found
+        self._update_needs_open_verdict()
 
-    async def _drain(self, deadline: float) -> None:
+    async def _wait_for_close_handlers(self, deadline: float) -> None:
         """Waits until all close handlers have run.
 
         The core may still hold events back until earlier ones are handled (`mailbox_bytes`), and a worker takes nothing
         after STOP. CLOSE is the last event of a socket, so when there is none left, nothing is.
         """
         loop = asyncio.get_running_loop()
-        while self._has_closes() and loop.time() < deadline:
-            await asyncio.sleep(DRAIN_POLL_S)
+        while self._has_unhandled_closes() and loop.time() < deadline:
+            await asyncio.sleep(CLOSE_POLL_S)
 
-    def _has_closes(self) -> bool:
-        return any(place.is_running and place.queue.closing for place in self._slots)
+    def _has_unhandled_closes(self) -> bool:
+        return any(place.is_running and place.queue.unhandled_closes for place in self._slots)
 
-    def _arm(self) -> None:
+    def _schedule_liveness_check(self) -> None:
         """One timer for all workers."""
-        self._timer = asyncio.get_running_loop().call_later(PROBE_INTERVAL_S, self._watch)
+        self._check_timer = asyncio.get_running_loop().call_later(PROBE_INTERVAL_S, self._check_all_liveness)
 
-    def _watch(self) -> None:
+    def _check_all_liveness(self) -> None:
         """Probes every worker."""
-        self._arm()
+        self._schedule_liveness_check()
         for place in self._slots:
-            place.probe()
+            place.check_liveness()
 
     # What the core and the front door ask. ----------------------------------------------------------------------
 
@@ -316,47 +320,47 @@ class Pool(Owner):
         count = len(places)
         if count < 2:
             return 0
-        first = self._next
+        first = self._next_slot_index
         if self._config.balance == "least-connections":
             running = [place for place in places if place.is_running]
             if running:
                 # Ties go round, so that a burst that is not counted yet does not land on one worker.
                 chosen = min(running, key=lambda place: (place.queue.socket_count, (place.index - first) % count))
-                self._next = (chosen.index + 1) % count
+                self._next_slot_index = (chosen.index + 1) % count
                 return chosen.index
         for step in range(count):
             index = (first + step) % count
             if places[index].is_running:
-                self._next = (index + 1) % count
+                self._next_slot_index = (index + 1) % count
                 return index
-        self._next = (first + 1) % count
+        self._next_slot_index = (first + 1) % count
         return first
 
-    async def run_open_handler(self, socket_id: int, lane_index: int, request: HttpRequest) -> Verdict:
+    async def run_open_handler(self, socket_id: int, lane_index: int, request: HttpRequest) -> OpenVerdict:
         """Asks the open handler of this socket's worker. Whoever loses interest cancels the call.
 
         Returns:
             None or an `Accept`: accepted; else the response to send instead of the 101.
         """
-        if self.inline is not None:
-            size_bytes = size_of(request)
-            if self._is_stopping or not self._has_room(self.inline, size_bytes):
-                return unavailable()
-            return await self.inline.run_open_handler(socket_id, request, size_bytes)
+        if self.inline_worker is not None:
+            size_bytes = estimate_request_bytes(request)
+            if self._is_stopping or not self._has_room_for_request(self.inline_worker, size_bytes):
+                return make_unavailable_response()
+            return await self.inline_worker.run_open_handler(socket_id, request, size_bytes)
         place = self._slots[lane_index]
         worker = place.worker
         if self._is_stopping or worker is None or not place.is_running:
-            return unavailable()
-        if not self._has_open:
+            return make_unavailable_response()
+        if not self._has_open_handler:
             return None
-        size_bytes = size_of(request)
-        if not self._has_room(worker, size_bytes):
-            return unavailable()
+        size_bytes = estimate_request_bytes(request)
+        if not self._has_room_for_request(worker, size_bytes):
+            return make_unavailable_response()
         return await worker.run_open_handler(socket_id, request.fields(), size_bytes)
 
     def drop_unopened_socket(self, socket_id: int, lane_index: int) -> None:
         """Tells the worker that a socket which `run_open_handler` had accepted was gone before its 101."""
-        if self.inline is None and self._has_open:
+        if self.inline_worker is None and self._has_open_handler:
             worker = self._slots[lane_index].worker
             if worker is not None:
                 worker.drop_unopened_socket(socket_id)
@@ -365,26 +369,26 @@ class Pool(Owner):
         """Asks the HTTP handler of the worker with the fewest requests in flight."""
         if not self.has_http_handler:
             return no_http_handler(request.headers)
-        size_bytes = size_of(request)
-        if self.inline is not None:
-            if self._is_stopping or not self._has_room(self.inline, size_bytes):
-                return unavailable()
-            return await self.inline.run_http_handler(request, size_bytes)
+        size_bytes = estimate_request_bytes(request)
+        if self.inline_worker is not None:
+            if self._is_stopping or not self._has_room_for_request(self.inline_worker, size_bytes):
+                return make_unavailable_response()
+            return await self.inline_worker.run_http_handler(request, size_bytes)
         best: WorkerSlot | None = None
         fewest = 0
         for place in self._slots:
             worker = place.worker
             if worker is None or not place.is_running or self._is_stopping:
                 continue
-            if not self._has_room(worker, size_bytes):
+            if not self._has_room_for_request(worker, size_bytes):
                 continue
             if best is None or worker.requests_in_flight < fewest:
                 best, fewest = place, worker.requests_in_flight
         if best is None or best.worker is None:
-            return unavailable()
+            return make_unavailable_response()
         return await best.worker.run_http_handler(request.fields(), size_bytes)
 
-    def _has_room(self, worker: InlineWorker | RemoteWorker, size_bytes: int) -> bool:
+    def _has_room_for_request(self, worker: InlineWorker | RemoteWorker, size_bytes: int) -> bool:
         """Whether it takes one more request: `mailbox_bytes` of them may wait, and an idle worker takes any one."""
         return (
             not worker.pending_request_bytes or worker.pending_request_bytes + size_bytes <= self._config.mailbox_bytes
@@ -392,27 +396,29 @@ class Pool(Owner):
 
     def statistics(self) -> list[WorkerStatistics]:
         """One entry for each worker."""
-        if self.inline is not None:
-            inline = self.inline
+        if self.inline_worker is not None:
+            inline = self.inline_worker
             sockets = self.queues[0].socket_count
-            statistics = idle_statistics("inline", inline.state, sockets, inline.counts(), inline.slowest())
-            statistics["handled"] = inline.handled_count()
+            statistics = idle_statistics(
+                "inline", inline.state, sockets, inline.get_counters(), inline.get_slowest_calls()
+            )
+            statistics["handled"] = inline.count_handled_messages()
             return [statistics]
         return [place.statistics() for place in self._slots]
 
     # What its places tell. --------------------------------------------------------------------------------------
 
-    def place_runs(self, place: WorkerSlot) -> None:
+    def on_slot_running(self, place: WorkerSlot) -> None:
         """A replacement has started."""
-        self._look_at_opens()
-        self._closes.find_homes()
+        self._update_needs_open_verdict()
+        self._orphaned_closes.assign_closes()
 
     def on_closes_orphaned(self, place: WorkerSlot, closes: list[Event]) -> None:
         """A worker is lost: its unfinished close handlers run elsewhere."""
-        self._look_at_opens()
-        self._closes.left(place, closes)
+        self._update_needs_open_verdict()
+        self._orphaned_closes.add_closes(place, closes)
 
-    def place_failed(self, error: Exception) -> None:
+    def on_slot_failed(self, error: Exception) -> None:
         """A crash loop."""
         if not self._has_failed and not self._is_stopping:
             self._has_failed = True
@@ -420,18 +426,18 @@ class Pool(Owner):
             self._on_fatal(error)
 
 
-def _look_at(reloading: "asyncio.Task[None]") -> None:
+def _retrieve_exception(reloading: "asyncio.Task[None]") -> None:
     """Whoever had waited for its outcome may have gone away."""
     if not reloading.cancelled():
         reloading.exception()
 
 
-def size_of(request: HttpRequest) -> int:
+def estimate_request_bytes(request: HttpRequest) -> int:
     """What a request costs while it waits for its handler, in bytes."""
     return REQUEST_OVERHEAD_BYTES + len(request.url) + request.head_bytes() + len(request.body)
 
 
-def worker_options(config: Config) -> dict[str, object]:
+def make_worker_options(config: Config) -> dict[str, object]:
     """What a worker needs of the settings, as plain values that any wire carries; see `worker.options.Options`."""
     return {
         "handler_timeout": config.handler_timeout,

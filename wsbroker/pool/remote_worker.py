@@ -15,10 +15,10 @@ from wsbroker.guarded_log import GuardedLog
 from wsbroker.http.messages import Accept, HttpResponse
 from wsbroker.pool.interfaces import Core
 from wsbroker.pool.kinds.host import WorkerHost
-from wsbroker.pool.log_replay import Records
+from wsbroker.pool.log_replay import LogReplay
 from wsbroker.pool.start_reminder import StartReminder
-from wsbroker.pool.tasks import Tasks
-from wsbroker.pool.worker_stream import ENDED, Batch, Link, connect
+from wsbroker.pool.tasks import PoolTasks
+from wsbroker.pool.worker_stream import ENDED_BY_ITSELF, Batch, WorkerStream, connect_stream
 from wsbroker.settings.config import Config
 from wsbroker.wire import commands, control, events
 from wsbroker.wire.commands import Command
@@ -26,7 +26,7 @@ from wsbroker.worker.slowest import Slowest
 
 logger = GuardedLog(__name__)
 
-MERGE_EVENTS: Final = 256
+MAX_MERGED_EVENTS: Final = 256
 """Batches that wait together leave as one write, of about this many events: one `marshal` and one wake-up."""
 COMMANDS_REFUSED: Final = "commands_refused"
 """Statistic: commands for the pool that it does not understand; it has skipped them."""
@@ -39,14 +39,14 @@ KILL_WAIT_S: Final = 1.0
 """How long a worker that was killed may take to be gone."""
 
 
-Verdict: TypeAlias = HttpResponse | Accept | None
+OpenVerdict: TypeAlias = HttpResponse | Accept | None
 """About a socket that is opening: None and an `Accept` accept it, a response is sent instead of the 101."""
 
-NO_LANE: Final = -1
+NO_WORKER: Final = -1
 """The lane of commands that are not a worker's."""
 
 
-class State(Enum):
+class WorkerState(Enum):
     """Where a worker is in its life."""
 
     STARTING = "starting"
@@ -74,71 +74,71 @@ class RemoteWorker:
         generation: int,
         core: Core,
         config: Config,
-        tasks: Tasks,
+        tasks: PoolTasks,
         counts: dict[str, int],
         slowest: Slowest,
         on_lost: Callable[[str], None],
     ) -> None:
         self.name: Final = carrier.name
-        self.state = State.STARTING
+        self.state = WorkerState.STARTING
         self.started_at = 0.0
         """Time of the loop at which it had started."""
         self._host = carrier
-        self._index = index
+        self._queue_index = index
         self._generation = generation
-        self._apply = core.apply
+        self._apply = core.apply_commands
         self._config = config
         self._tasks = tasks
         self._counts = counts
         self._slowest = slowest
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
-        self._started: asyncio.Future[list[str] | Exception] = self._loop.create_future()
-        self._over = asyncio.Event()
-        self._wire = Link(self.name, self._take_batch, self._lost)
-        self._records = Records(self.name, self._wire.pause_reading, self._wire.resume_reading)
-        self._control = Link(self.name, self._take_control, self._control_lost)
-        self._inlet, self._outlet = anyio.create_memory_object_stream[Batch](math.inf)
-        self._waiting = 0
-        self._pump_task: asyncio.Task[None] | None = None
-        self._opens: dict[int, tuple[asyncio.Future[Verdict], int]] = {}
-        self._requests: dict[int, tuple[asyncio.Future[HttpResponse], int]] = {}
-        self._request_number = 0
+        self._start_result: asyncio.Future[list[str] | Exception] = self._loop.create_future()
+        self._stopped_event = asyncio.Event()
+        self._event_stream = WorkerStream(self.name, self._apply_batch, self._on_stream_lost)
+        self._log_replay = LogReplay(self.name, self._event_stream.pause_reading, self._event_stream.resume_reading)
+        self._control_stream = WorkerStream(self.name, self._process_control_batch, self._on_control_stream_lost)
+        self._mailbox_sender, self._mailbox_receiver = anyio.create_memory_object_stream[Batch](math.inf)
+        self._waiting_batch_count = 0
+        self._mailbox_task: asyncio.Task[None] | None = None
+        self._pending_opens: dict[int, tuple[asyncio.Future[OpenVerdict], int]] = {}
+        self._pending_requests: dict[int, tuple[asyncio.Future[HttpResponse], int]] = {}
+        self._last_request_number = 0
         self.pending_request_bytes = 0
         """Size of the requests of both kinds that it has not answered yet."""
-        self._probe_number = 0
+        self._last_probe_number = 0
         self._probes_missed = 0
-        self._is_probe_out = False
+        self._is_probe_unanswered = False
         self._is_standby = False
-        self._is_given_up = False
-        self._lost_while_stopping = ""
-        self._refused: set[str] = set()
+        self._is_declared_lost = False
+        self._loss_reason_while_stopping = ""
+        self._logged_unknown_kinds: set[str] = set()
         """What has been logged as not understood."""
 
     @property
     def requests_in_flight(self) -> int:
         """HTTP requests it has not answered yet, those given up included: its handler may still run."""
-        return len(self._requests)
+        return len(self._pending_requests)
 
     @property
     def opens_in_flight(self) -> int:
         """Open handlers that have not answered yet, likewise."""
-        return len(self._opens)
+        return len(self._pending_opens)
 
     @property
     def has_pending_requests(self) -> bool:
         """Whether it runs and has not answered all of them."""
-        return self.state is State.RUNNING and bool(self._opens or self._requests)
+        return self.state is WorkerState.RUNNING and bool(self._pending_opens or self._pending_requests)
 
     @property
     def waiting_batches(self) -> int:
         """Batches in the mailbox: more than none only while the worker reads more slowly than it is sent to."""
-        return self._waiting
+        return self._waiting_batch_count
 
     @property
     def unwritten_bytes(self) -> int:
         """Bytes of batches that left the mailbox and that the kernel has not taken yet."""
-        return self._wire.unwritten_bytes
+        return self._event_stream.unwritten_bytes
 
     # Start and end. ---------------------------------------------------------------------------------------------
 
@@ -155,33 +155,33 @@ class RemoteWorker:
         try:
             wire_end, control_end = self._host.start()
             try:
-                await connect(wire_end, self._wire)
+                await connect_stream(wire_end, self._event_stream)
             except BaseException:
                 control_end.close()
                 raise
-            await connect(control_end, self._control)
-            self._pump_task = self._tasks.spawn(self._pump(), f"{self.name} mailbox")
+            await connect_stream(control_end, self._control_stream)
+            self._mailbox_task = self._tasks.spawn_task(self._drain_mailbox(), f"{self.name} mailbox")
             with StartReminder(self.name):
-                outcome = await self._started
+                outcome = await self._start_result
             if isinstance(outcome, Exception):
-                if isinstance(outcome, _EndedEarly):
-                    reason = await self.why_lost(str(outcome))
+                if isinstance(outcome, _EndedBeforeStarted):
+                    reason = await self.find_loss_reason(str(outcome))
                     outcome = WorkerError(f"worker {self.name} ended before it had started: {reason}")
                 raise outcome
         except BaseException:
-            self._end()
+            self._close_and_answer_pending()
             raise
         return outcome
 
-    async def why_lost(self, reason: str) -> str:
+    async def find_loss_reason(self, reason: str) -> str:
         """Waits a moment for its end, of which its wire's end is the first sign, and ends by force what still runs.
 
         Returns:
             how its carrier has ended, if that says more than `reason`.
         """
-        if not await self._has_ended_by(self._loop.time() + OUTCOME_WAIT_S):
+        if not await self._wait_until_ended(self._loop.time() + OUTCOME_WAIT_S):
             self._host.kill()
-        return self._host.outcome or reason
+        return self._host.end_reason or reason
 
     async def stop(self, timeout_s: float) -> bool:
         """Lets it finish what came before, run `handle_worker_stop` and end; what is stuck is left behind.
@@ -190,88 +190,88 @@ class RemoteWorker:
             whether nothing of it runs any more.
         """
         deadline = self._loop.time() + timeout_s
-        was_running = self.state is State.RUNNING
+        was_running = self.state is WorkerState.RUNNING
         if was_running:
-            self.state = State.STOPPING
+            self.state = WorkerState.STOPPING
             self.post([(events.STOP,)])
             try:
                 async with asyncio.timeout_at(deadline):
-                    await self._over.wait()
+                    await self._stopped_event.wait()
             except TimeoutError:
                 level = logging.ERROR if timeout_s > 0 else logging.INFO
                 text = "worker did not stop in time, %s worker=%s timeout_s=%g"
-                logger.log(level, text, self._host.fate, self.name, timeout_s)
-        is_over = self._over.is_set()
-        self._end()
-        if self._is_given_up or (was_running and not is_over):
+                logger.log(level, text, self._host.stuck_outcome, self.name, timeout_s)
+        is_over = self._stopped_event.is_set()
+        self._close_and_answer_pending()
+        if self._is_declared_lost or (was_running and not is_over):
             has_ended = False
             deadline = self._loop.time()
         elif is_over:
-            has_ended = await self._has_ended_by(deadline)
+            has_ended = await self._wait_until_ended(deadline)
             if not has_ended:
                 text = "worker stopped and did not end, %s worker=%s timeout_s=%g"
-                logger.error(text, self._host.fate, self.name, timeout_s)
+                logger.error(text, self._host.stuck_outcome, self.name, timeout_s)
         else:
             # It did not come to its start and is about to end: it has said why, or learns that nobody is there.
-            has_ended = await self._has_ended_by(min(deadline, self._loop.time() + OUTCOME_WAIT_S))
+            has_ended = await self._wait_until_ended(min(deadline, self._loop.time() + OUTCOME_WAIT_S))
         if not has_ended and self._host.kill():
             deadline = max(deadline, self._loop.time() + KILL_WAIT_S)
-        has_ended = has_ended or await self._has_ended_by(deadline)
-        if self._lost_while_stopping:
-            reason = self._host.outcome or self._lost_while_stopping
+        has_ended = has_ended or await self._wait_until_ended(deadline)
+        if self._loss_reason_while_stopping:
+            reason = self._host.end_reason or self._loss_reason_while_stopping
             logger.error("worker lost while stopping worker=%s reason=%r", self.name, reason)
         return has_ended
 
-    async def _has_ended_by(self, deadline: float) -> bool:
+    async def _wait_until_ended(self, deadline: float) -> bool:
         try:
             async with asyncio.timeout_at(deadline):
-                await self._host.wait_ended()
+                await self._host.wait_until_ended()
         except TimeoutError:
             return False
         return True
 
-    def abandon(self, reason: str) -> None:
+    def declare_lost(self, reason: str) -> None:
         """Gives it up: what it still says is ignored, what it was asked is answered here."""
-        if self.state is not State.ENDED:
-            self._lost(reason)
+        if self.state is not WorkerState.ENDED:
+            self._on_stream_lost(reason)
 
-    def _lost(self, reason: str) -> None:
+    def _on_stream_lost(self, reason: str) -> None:
         """The wire is gone, or the worker was given up."""
         state = self.state
-        if not reason.startswith(ENDED):
-            self._is_given_up = True
+        if not reason.startswith(ENDED_BY_ITSELF):
+            self._is_declared_lost = True
             self._host.kill()
-        if state is State.STARTING:
-            if not self._started.done():
-                self._started.set_result(_EndedEarly(reason))
-            self._end()
-        elif state is State.STOPPING:
-            if not self._over.is_set():
-                self._lost_while_stopping = reason
-                self._end()
-                self._over.set()
-        elif state is State.RUNNING:
-            self._end()
+        if state is WorkerState.STARTING:
+            if not self._start_result.done():
+                self._start_result.set_result(_EndedBeforeStarted(reason))
+            self._close_and_answer_pending()
+        elif state is WorkerState.STOPPING:
+            if not self._stopped_event.is_set():
+                self._loss_reason_while_stopping = reason
+                self._close_and_answer_pending()
+                self._stopped_event.set()
+        elif state is WorkerState.RUNNING:
+            self._close_and_answer_pending()
             self._on_lost(reason)
 
-    def _control_lost(self, reason: str) -> None:
+    def _on_control_stream_lost(self, reason: str) -> None:
         logger.debug("control stream ended worker=%s reason=%r", self.name, reason)
 
-    def _end(self) -> None:
+    def _close_and_answer_pending(self) -> None:
         """Lets go of everything; whoever waits for an answer gets one."""
-        self.state = State.ENDED
-        self._records.finish()
-        self._wire.close()
-        self._control.close()
-        if self._pump_task is not None:
-            self._pump_task.cancel()
-        self._inlet.close()
-        self._outlet.close()
-        opens, self._opens = self._opens, {}
+        self.state = WorkerState.ENDED
+        self._log_replay.replay_rest()
+        self._event_stream.close()
+        self._control_stream.close()
+        if self._mailbox_task is not None:
+            self._mailbox_task.cancel()
+        self._mailbox_sender.close()
+        self._mailbox_receiver.close()
+        opens, self._pending_opens = self._pending_opens, {}
         for opening, _ in opens.values():
             if not opening.done():
-                opening.set_result(unavailable())
-        requests, self._requests = self._requests, {}
+                opening.set_result(make_unavailable_response())
+        requests, self._pending_requests = self._pending_requests, {}
         self.pending_request_bytes = 0
         for request, _ in requests.values():
             if not request.done():
@@ -285,20 +285,20 @@ class RemoteWorker:
         While nothing waits a batch goes straight to the transport. Through the mailbox's stream and its task each batch
         costs two more turns of the loop and 30 to 40 µs of its CPU: a round trip of 97 instead of 28 µs (uvloop).
         """
-        if self._waiting or self._wire.is_paused:
+        if self._waiting_batch_count or self._event_stream.is_writing_paused:
             if batch[-1][0] == events.ANSWER:
-                batch = self._post_answers(batch)
+                batch = self._write_trailing_answers(batch)
                 if not batch:
                     return
-            self._waiting += 1
+            self._waiting_batch_count += 1
             try:
-                self._inlet.send_nowait(batch)
+                self._mailbox_sender.send_nowait(batch)
             except anyio.ClosedResourceError:
                 logger.debug("batch dropped worker=%s state=%s events=%d", self.name, self.state.value, len(batch))
             return
         self._write(batch)
 
-    def _post_answers(self, batch: Batch) -> Batch:
+    def _write_trailing_answers(self, batch: Batch) -> Batch:
         """Sends the answers at the end of a batch; returns what came before them.
 
         Answers never wait: a handler is blocked on them. The core puts them last; what came before keeps its place.
@@ -311,44 +311,44 @@ class RemoteWorker:
 
     def _write(self, batch: Batch) -> None:
         try:
-            self._wire.write(batch)
+            self._event_stream.write(batch)
         except ValueError as error:
             logger.exception("batch refused by the wire worker=%s", self.name)
             # Not now: the core is in the middle of its turn.
-            self._loop.call_soon(self.abandon, f"an event could not be sent to it: {error}")
+            self._loop.call_soon(self.declare_lost, f"an event could not be sent to it: {error}")
 
-    async def _pump(self) -> None:
+    async def _drain_mailbox(self) -> None:
         """Moves what waits in the mailbox to the wire, as fast as the worker reads."""
-        wire = self._wire
-        outlet = self._outlet
+        wire = self._event_stream
+        outlet = self._mailbox_receiver
         try:
             while True:
                 batch = await outlet.receive()
                 taken = 1
-                if wire.is_paused:
+                if wire.is_writing_paused:
                     await wire.drain()
-                if taken < self._waiting:
+                if taken < self._waiting_batch_count:
                     batch = list(batch)
-                    while taken < self._waiting and len(batch) < MERGE_EVENTS:
+                    while taken < self._waiting_batch_count and len(batch) < MAX_MERGED_EVENTS:
                         batch += outlet.receive_nowait()
                         taken += 1
                 self._write(batch)
-                self._waiting -= taken  # only now: `post` may not overtake what is in hand
+                self._waiting_batch_count -= taken  # only now: `post` may not overtake what is in hand
         except Exception as error:
             logger.exception("mailbox broken worker=%s", self.name)
-            self.abandon(f"its mailbox broke: {error!r}")
+            self.declare_lost(f"its mailbox broke: {error!r}")
 
-    async def run_open_handler(self, socket_id: int, fields: tuple[object, ...], size_bytes: int) -> Verdict:
+    async def run_open_handler(self, socket_id: int, fields: tuple[object, ...], size_bytes: int) -> OpenVerdict:
         """Asks the open handler.
 
         Returns:
             None or an `Accept`: accepted; else what to send instead of the 101: the handler's answer, 504 after
             `handshake_timeout`, 503 if the worker is lost.
         """
-        opening: asyncio.Future[Verdict] = self._loop.create_future()
-        self._opens[socket_id] = (opening, size_bytes)
+        opening: asyncio.Future[OpenVerdict] = self._loop.create_future()
+        self._pending_opens[socket_id] = (opening, size_bytes)
         self.pending_request_bytes += size_bytes
-        timer = self._loop.call_later(self._config.handshake_timeout, _out_of_time, opening)
+        timer = self._loop.call_later(self._config.handshake_timeout, _answer_with_timeout, opening)
         is_accepted = False
         try:
             self.post([(events.OPEN, socket_id, fields)])
@@ -362,7 +362,7 @@ class RemoteWorker:
 
     def drop_unopened_socket(self, socket_id: int) -> None:
         """Tells it that this socket never opened: refused, or gone before the 101."""
-        if self.state is State.RUNNING:
+        if self.state is WorkerState.RUNNING:
             self.post([(events.DROP_UNOPENED, socket_id)])
 
     async def run_http_handler(self, fields: tuple[object, ...], size_bytes: int) -> HttpResponse:
@@ -372,11 +372,11 @@ class RemoteWorker:
             its response: 504 after `http_timeout`, 500 if the worker is lost (the handler may have had effects).
         """
         request: asyncio.Future[HttpResponse] = self._loop.create_future()
-        self._request_number += 1
-        number = self._request_number
-        self._requests[number] = (request, size_bytes)
+        self._last_request_number += 1
+        number = self._last_request_number
+        self._pending_requests[number] = (request, size_bytes)
         self.pending_request_bytes += size_bytes
-        timer = self._loop.call_later(self._config.http_timeout, _out_of_time, request)
+        timer = self._loop.call_later(self._config.http_timeout, _answer_with_timeout, request)
         try:
             self.post([(events.HTTP, number, fields)])
             return await request
@@ -385,82 +385,82 @@ class RemoteWorker:
 
     # From the worker. -------------------------------------------------------------------------------------------
 
-    def stand_by(self) -> None:
+    def enter_standby(self) -> None:
         """It does not speak for its lane: before `start`, until it takes over from another worker, and after another
         one has taken over from it. What it asks is answered and what it says applied, as from a thread of the server.
         """
         self._is_standby = True
 
-    def take_over(self, generation: int) -> None:
+    def take_over_queue(self, generation: int) -> None:
         """From here on it speaks for the lane."""
         self._generation = generation
         self._is_standby = False
 
-    def _take_standby(self, batch: Batch) -> None:
+    def _apply_standby_batch(self, batch: Batch) -> None:
         """What a worker says before it takes over: its start, and the calls of `handle_worker_start`; or after another
         one has: its answers, and the calls of the handlers that it ends."""
-        rest = self._apply(NO_LANE, 0, batch)
+        rest = self._apply(NO_WORKER, 0, batch)
         answers = [item for item in rest if item[0] == events.ANSWER]
         if answers:
             self._write(answers)
         for command in rest:
             if command[0] != events.ANSWER:
-                self._take(command)
+                self._process_command(command)
 
-    def _take_batch(self, batch: Batch) -> None:
+    def _apply_batch(self, batch: Batch) -> None:
         if self._is_standby:
-            self._take_standby(batch)
+            self._apply_standby_batch(batch)
             return
-        rest = self._apply(self._index, self._generation, batch)
+        rest = self._apply(self._queue_index, self._generation, batch)
         for command in rest:
-            self._take(command)
+            self._process_command(command)
 
-    def _take(self, command: Command) -> None:
+    def _process_command(self, command: Command) -> None:
         kind = command[0]
         if kind == commands.OPEN_RESULT:
             _, socket_id, status, headers, body = cast(tuple[int, int, int, list[tuple[str, str]], bytes], command)
-            opened = self._opens.pop(socket_id, None)
+            opened = self._pending_opens.pop(socket_id, None)
             if opened is not None:
                 opening, size_bytes = opened
                 self.pending_request_bytes -= size_bytes
                 if not opening.done():
-                    opening.set_result(self._verdict(status, headers, body))
+                    opening.set_result(self._make_open_verdict(status, headers, body))
         elif kind == commands.RESPONSE:
             _, number, status, headers, body = cast(tuple[int, int, int, list[tuple[str, str]], bytes], command)
-            asked = self._requests.pop(number, None)
+            asked = self._pending_requests.pop(number, None)
             if asked is not None:
                 request, size_bytes = asked
                 self.pending_request_bytes -= size_bytes
                 if not request.done():
-                    request.set_result(self._response(status, headers, body))
+                    request.set_result(self._make_response(status, headers, body))
         elif kind == commands.COUNTED:
             _, name, amount = cast(tuple[int, str, int], command)
-            self._count(name, amount)
-        elif kind in (commands.STARTED, commands.START_FAILED) and self._started.done():
+            self._add_to_counter(name, amount)
+        elif kind in (commands.STARTED, commands.START_FAILED) and self._start_result.done():
             logger.debug("start was called off already worker=%s", self.name)
         elif kind == commands.STARTED:
-            self.state = State.RUNNING
+            self.state = WorkerState.RUNNING
             self.started_at = self._loop.time()
-            self._started.set_result(list(cast(list[str], command[1])))
+            self._start_result.set_result(list(cast(list[str], command[1])))
         elif kind == commands.START_FAILED:
             _, text, detail = cast(tuple[int, str, str], command)
-            failure = self._host.start_error(text, detail)
+            failure = self._host.make_start_error(text, detail)
             if detail:  # the traceback there; whoever shows this error decides whether to show it too
                 failure.__cause__ = WorkerError(f"in worker {self.name}:\n{detail}")
-            self._started.set_result(failure)
+            self._start_result.set_result(failure)
         elif kind == commands.STOPPED:
-            self._over.set()
+            self._stopped_event.set()
         elif kind == commands.LOG:
-            self._records.add(command)
+            self._log_replay.add_record(command)
         elif kind == commands.SLOWEST:
             self._slowest.add(*cast(tuple[str, int, float, float], command[1:]))
         else:
-            self._refuse(COMMANDS_REFUSED, "command", kind)
+            self._report_unknown(COMMANDS_REFUSED, "command", kind)
 
-    def _verdict(self, status: int, headers: list[tuple[str, str]], body: bytes) -> Verdict:
+    def _make_open_verdict(self, status: int, headers: list[tuple[str, str]], body: bytes) -> OpenVerdict:
         """Returns what a worker's open handler decided."""
         if status != 101:
-            return self._response(status, headers, body)
+            return self._make_response(status, headers, body)
         if not headers and not body:
             return None
         try:
@@ -469,7 +469,7 @@ class RemoteWorker:
             logger.error("101 cannot be sent worker=%s: %s", self.name, error)
             return HttpResponse(500, (), "Internal Server Error")
 
-    def _response(self, status: int, headers: list[tuple[str, str]], body: bytes) -> HttpResponse:
+    def _make_response(self, status: int, headers: list[tuple[str, str]], body: bytes) -> HttpResponse:
         """What a worker answered; it has checked that already, and one that is wrong concerns nobody else."""
         try:
             return HttpResponse(status, headers, body)
@@ -477,66 +477,68 @@ class RemoteWorker:
             logger.error("response cannot be sent worker=%s: %s", self.name, error)
             return HttpResponse(500, (), "Internal Server Error")
 
-    def _refuse(self, statistic: str, what: str, kind: object) -> None:
+    def _report_unknown(self, statistic: str, what: str, kind: object) -> None:
         """Counts what was skipped because this version does not understand it; the first of each sort is logged."""
-        self._count(statistic, 1)
-        if what not in self._refused:
-            self._refused.add(what)
+        self._add_to_counter(statistic, 1)
+        if what not in self._logged_unknown_kinds:
+            self._logged_unknown_kinds.add(what)
             logger.error("%s not understood and skipped, please report this worker=%s kind=%r", what, self.name, kind)
 
-    def _count(self, name: str, amount: int) -> None:
+    def _add_to_counter(self, name: str, amount: int) -> None:
         self._counts[name] = self._counts.get(name, 0) + amount
 
     # Watching. --------------------------------------------------------------------------------------------------
 
-    def probe(self) -> None:
+    def check_liveness(self) -> None:
         """Asks whether its helper thread runs, if it is not asked already. Called once per interval for each worker.
 
         An unanswered probe is measured in intervals, not by the clock: a process that was suspended, or a loop that was
         blocked, has missed the clock's time and not yet read the answers that lie there.
         """
-        if self.state is State.STARTING or self.state is State.ENDED or self._over.is_set():
+        if self.state is WorkerState.STARTING or self.state is WorkerState.ENDED or self._stopped_event.is_set():
             return
-        if self._is_probe_out:
+        if self._is_probe_unanswered:
             self._probes_missed += 1
             if self._probes_missed >= math.ceil(self._config.worker_hang_timeout / PROBE_INTERVAL_S):
-                self.abandon(f"it did not answer a probe for {self._config.worker_hang_timeout:g} s")
+                self.declare_lost(f"it did not answer a probe for {self._config.worker_hang_timeout:g} s")
             return
-        self._probe_number += 1
-        self._is_probe_out = True
-        self._control.write([(control.PROBE, self._probe_number)])
+        self._last_probe_number += 1
+        self._is_probe_unanswered = True
+        self._control_stream.write([(control.PROBE, self._last_probe_number)])
 
-    def _take_control(self, batch: Batch) -> None:
+    def _process_control_batch(self, batch: Batch) -> None:
         for message in batch:
             kind = message[0]
             if kind == control.ALIVE:
-                if message[1] == self._probe_number:
-                    self._is_probe_out = False
+                if message[1] == self._last_probe_number:
+                    self._is_probe_unanswered = False
                     self._probes_missed = 0
             elif kind == control.INTERRUPTED:
                 _, handler, socket_id, seconds = cast(tuple[int, str, int, float], message)
                 text = "handler interrupted worker=%s handler=%s socket=%s seconds=%.1f"
                 logger.debug(text, self.name, handler, socket_id, seconds)  # the worker has logged and counted it
             elif kind == control.NOT_UNDERSTOOD:
-                self._refuse(CONTROL_REFUSED, "control message to the worker", message[1])
+                self._report_unknown(CONTROL_REFUSED, "control message to the worker", message[1])
             elif kind == control.HUNG:
                 _, handler, socket_id, seconds = cast(tuple[int, str, int, float], message)
                 self._slowest.add(handler, socket_id, seconds, time())
-                self.abandon(f"{handler} (socket {socket_id}) hangs: it has not ended {seconds:.1f} s after its start")
+                self.declare_lost(
+                    f"{handler} (socket {socket_id}) hangs: it has not ended {seconds:.1f} s after its start"
+                )
                 return
             else:
-                self._refuse(CONTROL_REFUSED, "control message", kind)
+                self._report_unknown(CONTROL_REFUSED, "control message", kind)
 
 
-class _EndedEarly(WorkerError):
+class _EndedBeforeStarted(WorkerError):
     """The wire was gone before STARTED."""
 
 
-def unavailable() -> HttpResponse:
+def make_unavailable_response() -> HttpResponse:
     """The answer while a worker is being replaced: trying again is safe and soon useful."""
     return HttpResponse(503, {"Retry-After": "1"}, "Service Unavailable")
 
 
-def _out_of_time(answer: "asyncio.Future[HttpResponse] | asyncio.Future[Verdict]") -> None:
+def _answer_with_timeout(answer: "asyncio.Future[HttpResponse] | asyncio.Future[OpenVerdict]") -> None:
     if not answer.done():
         answer.set_result(HttpResponse(504, {}, "Gateway Timeout"))

@@ -14,10 +14,10 @@ from wsbroker.errors import WorkerError, WSBrokerError
 from wsbroker.guarded_log import GuardedLog, shown_error
 from wsbroker.pool.interfaces import Core, WorkerQueueView
 from wsbroker.pool.kinds.host import WorkerHost
-from wsbroker.pool.remote_worker import RemoteWorker, State
+from wsbroker.pool.remote_worker import RemoteWorker, WorkerState
 from wsbroker.pool.restart_policy import MAX_DEATHS, WINDOW_S, RestartPolicy
-from wsbroker.pool.tasks import Tasks
-from wsbroker.pool.worker_stream import ENDED, Batch
+from wsbroker.pool.tasks import PoolTasks
+from wsbroker.pool.worker_stream import ENDED_BY_ITSELF, Batch
 from wsbroker.settings.config import Config
 from wsbroker.wire.events import Event
 from wsbroker.worker.report import ERRORS, TIMEOUTS
@@ -25,9 +25,9 @@ from wsbroker.worker.slowest import SlowCall, Slowest
 
 logger = GuardedLog(__name__)
 
-EXCHANGE_POLL_S: Final = 0.005
-LEAVE_POLL_S: Final = 0.02
-WORKER_RESTART: Final = 1012
+SWITCH_POLL_S: Final = 0.005
+RETIREMENT_POLL_S: Final = 0.02
+WORKER_RESTART_CODE: Final = 1012
 """The close code of sockets whose worker was lost: the client should reconnect."""
 
 
@@ -85,11 +85,11 @@ def idle_statistics(name: str, state: str, sockets: int, counts: dict[str, int],
     }
 
 
-class Owner(ABC):
+class SlotObserver(ABC):
     """Who has places: told of what concerns more than one of them."""
 
     @abstractmethod
-    def place_runs(self, place: "WorkerSlot") -> None:
+    def on_slot_running(self, place: "WorkerSlot") -> None:
         """A replacement has started."""
 
     @abstractmethod
@@ -97,7 +97,7 @@ class Owner(ABC):
         """The place's worker is lost: these CLOSE events need another one."""
 
     @abstractmethod
-    def place_failed(self, error: Exception) -> None:
+    def on_slot_failed(self, error: Exception) -> None:
         """A crash loop: the server has to end."""
 
 
@@ -117,51 +117,51 @@ class WorkerSlot:
         carrier_for: Callable[[str], WorkerHost],
         core: Core,
         config: Config,
-        tasks: Tasks,
-        owner: Owner,
+        tasks: PoolTasks,
+        owner: SlotObserver,
     ) -> None:
         self.index: Final = index
         self.queue: Final = lane
         self.name: Final = f"worker-{index}"
         self.worker: RemoteWorker | None = None
-        self._carrier_for = carrier_for
+        self._make_host = carrier_for
         self._core = core
         self._config = config
         self._tasks = tasks
         self._owner = owner
         self._counts: dict[str, int] = {}
         self._slowest = Slowest()
-        self._restarts = RestartPolicy()
-        self._asking: asyncio.Task[None] | None = None
-        self._replacing: asyncio.Task[None] | None = None
+        self._restart_policy = RestartPolicy()
+        self._loss_reason_task: asyncio.Task[None] | None = None
+        self._replacement_task: asyncio.Task[None] | None = None
         self._is_stopping = False
         self._standby: RemoteWorker | None = None
-        """The worker that is to take over (see `exchange`)."""
-        self._leaving: dict[RemoteWorker, asyncio.Task[None]] = {}
+        """The worker that is to take over (see `switch_to_standby`)."""
+        self._retiring_workers: dict[RemoteWorker, asyncio.Task[None]] = {}
         """Workers that do not speak for the lane any more, or never did, and what sees each of them out."""
 
     @property
     def is_running(self) -> bool:
         """Whether its worker takes sockets and requests."""
-        return self.worker is not None and self.worker.state is State.RUNNING
+        return self.worker is not None and self.worker.state is WorkerState.RUNNING
 
     def post(self, batch: Batch) -> None:
         """Takes events for the worker. Never waits, never raises."""
         worker = self.worker
-        if worker is not None and worker.state is not State.ENDED:
+        if worker is not None and worker.state is not WorkerState.ENDED:
             worker.post(batch)
         else:
             self._mark_queue_lost()  # something came in after the loss, such as the 101 of a socket that it had accepted
 
-    def probe(self) -> None:
+    def check_liveness(self) -> None:
         """Asks every worker here whether it is alive."""
-        for worker in (self.worker, self._standby, *self._leaving):
+        for worker in (self.worker, self._standby, *self._retiring_workers):
             if worker is not None:
-                worker.probe()
+                worker.check_liveness()
 
-    def _new_worker(self) -> RemoteWorker:
+    def _make_worker(self) -> RemoteWorker:
         worker = RemoteWorker(
-            self._carrier_for(self.name),
+            self._make_host(self.name),
             self.index,
             self.queue.generation,
             self._core,
@@ -169,13 +169,13 @@ class WorkerSlot:
             self._tasks,
             self._counts,
             self._slowest,
-            lambda reason: self._worker_lost(worker, reason),
+            lambda reason: self._on_worker_lost(worker, reason),
         )
         return worker
 
     async def start(self) -> list[str]:
         """Starts a worker here; returns the names of its handlers. Raises what `RemoteWorker.start` does."""
-        worker = self._new_worker()
+        worker = self._make_worker()
         self.worker = worker
         names = await worker.start()
         generation = self.queue.generation
@@ -185,15 +185,17 @@ class WorkerSlot:
     async def stop_replacing(self) -> None:
         """From here on a lost worker is not replaced."""
         self._is_stopping = True
-        if self._asking is not None:
-            await asyncio.wait([self._asking])
-        if self._replacing is not None:
-            self._replacing.cancel()
-            await asyncio.wait([self._replacing])
+        if self._loss_reason_task is not None:
+            await asyncio.wait([self._loss_reason_task])
+        if self._replacement_task is not None:
+            self._replacement_task.cancel()
+            await asyncio.wait([self._replacement_task])
 
     async def stop(self, timeout_s: float) -> bool:
         """Ends what is here, after `stop_replacing`; returns whether nothing of it runs any more."""
-        ends = [self._await_retirement(worker, seen_out, timeout_s) for worker, seen_out in self._leaving.items()]
+        ends = [
+            self._await_retirement(worker, seen_out, timeout_s) for worker, seen_out in self._retiring_workers.items()
+        ]
         if self.worker is not None:
             ends.append(self.worker.stop(timeout_s))
         results = await asyncio.gather(*ends, return_exceptions=True)
@@ -204,22 +206,22 @@ class WorkerSlot:
 
     # Exchange. --------------------------------------------------------------------------------------------------
 
-    async def prepare(self) -> list[str]:
+    async def start_standby(self) -> list[str]:
         """Starts a worker beside the one that runs; returns its handlers' names. Raises as `RemoteWorker.start`.
 
-        In any case `call_off` or `exchange` follows.
+        In any case `cancel_standby` or `switch_to_standby` follows.
         """
-        worker = self._standby = self._new_worker()
-        worker.stand_by()
+        worker = self._standby = self._make_worker()
+        worker.enter_standby()
         return await worker.start()
 
-    def call_off(self) -> None:
+    def cancel_standby(self) -> None:
         """Has the worker that stands by leave, if one does, whether it has started or not."""
         standby, self._standby = self._standby, None
         if standby is not None:
-            self._leave(standby)
+            self._start_retirement(standby)
 
-    async def exchange(self, limit_s: float) -> None:
+    async def switch_to_standby(self, limit_s: float) -> None:
         """Lets the worker that stands by take over; sockets, subscriptions and tokens stay where they are.
 
         Messages wait with their sockets until the old worker has handled what it has. Requests, open handlers and
@@ -236,60 +238,60 @@ class WorkerSlot:
         assert standby is not None
         self._core.pause_worker_queue(self.index)
         try:
-            await self._run_empty(standby, limit_s)
+            await self._wait_until_queue_empty(standby, limit_s)
         except BaseException:
             self._core.resume_worker_queue(self.index)
             raise
-        self._take_over(standby)
+        self._install_standby(standby)
 
-    async def _run_empty(self, standby: RemoteWorker, limit_s: float) -> None:
+    async def _wait_until_queue_empty(self, standby: RemoteWorker, limit_s: float) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + limit_s
         lane = self.queue
         while True:
-            if standby.state is not State.RUNNING:
+            if standby.state is not WorkerState.RUNNING:
                 raise WorkerError(f"the new worker of {self.name} was lost before it could take over")
-            if not self.is_running or not (lane.in_flight or lane.closing):
+            if not self.is_running or not (lane.in_flight_bytes or lane.unhandled_closes):
                 return
             if loop.time() > deadline:
                 raise WorkerError(f"{self.name} has not come to the end of its handlers within {limit_s:g} s")
-            await asyncio.sleep(EXCHANGE_POLL_S)
+            await asyncio.sleep(SWITCH_POLL_S)
 
-    def _take_over(self, standby: RemoteWorker) -> None:
+    def _install_standby(self, standby: RemoteWorker) -> None:
         """One step: from here on the other worker is this place's, and the one before leaves."""
         old = self.worker
         if not self.is_running:
-            if self._replacing is not None:
-                self._replacing.cancel()  # with the worker that it is starting
+            if self._replacement_task is not None:
+                self._replacement_task.cancel()  # with the worker that it is starting
             self._mark_queue_lost()  # what such a one was sent already
         self._standby = None
         self.worker = standby
-        self._core.exchange(self.index)
-        standby.take_over(self.queue.generation)
+        self._core.replace_worker(self.index)
+        standby.take_over_queue(self.queue.generation)
         if old is not None:
-            self._leave(old)
+            self._start_retirement(old)
         logger.info("worker exchanged worker=%s generation=%d", self.name, self.queue.generation)
-        self._owner.place_runs(self)
+        self._owner.on_slot_running(self)
 
     # Leaving. ---------------------------------------------------------------------------------------------------
 
-    def _leave(self, worker: RemoteWorker) -> None:
+    def _start_retirement(self, worker: RemoteWorker) -> None:
         """It does not speak for the lane: it ends what it was asked, and itself."""
-        worker.stand_by()
-        self._leaving[worker] = self._tasks.spawn(self._retire_worker(worker), f"{self.name} leaves")
+        worker.enter_standby()
+        self._retiring_workers[worker] = self._tasks.spawn_task(self._retire_worker(worker), f"{self.name} leaves")
 
     async def _retire_worker(self, worker: RemoteWorker) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._config.http_timeout + self._config.worker_hang_timeout
         try:
             while worker.has_pending_requests and loop.time() < deadline:
-                await asyncio.sleep(LEAVE_POLL_S)
+                await asyncio.sleep(RETIREMENT_POLL_S)
             await worker.stop(self._config.shutdown_timeout)
         except Exception as error:
             logger.exception("worker could not be retired worker=%s", self.name)
-            worker.abandon(f"it could not be retired: {shown_error(error)}")
+            worker.declare_lost(f"it could not be retired: {shown_error(error)}")
         finally:
-            del self._leaving[worker]
+            del self._retiring_workers[worker]
 
     async def _await_retirement(self, worker: RemoteWorker, seen_out: "asyncio.Task[None]", timeout_s: float) -> bool:
         """Waits for its end; by force when the time is over."""
@@ -302,46 +304,48 @@ class WorkerSlot:
 
     # Loss. ------------------------------------------------------------------------------------------------------
 
-    def _worker_lost(self, worker: RemoteWorker, reason: str) -> None:
+    def _on_worker_lost(self, worker: RemoteWorker, reason: str) -> None:
         """The worker ended by itself, or was given up."""
         if worker is not self.worker:
-            when = "while it was leaving" if worker in self._leaving else "before it took over"
+            when = "while it was leaving" if worker in self._retiring_workers else "before it took over"
             logger.error("worker lost %s worker=%s reason=%r", when, self.name, reason)
             return
         now = asyncio.get_running_loop().time()
-        closes = self._core.mark_worker_lost(self.index, WORKER_RESTART)
+        closes = self._core.mark_worker_lost(self.index, WORKER_RESTART_CODE)
         self._owner.on_closes_orphaned(self, closes)
-        if reason.startswith(ENDED):
-            asking = self._ask_why(worker, reason, len(closes), now)
-            self._asking = self._tasks.spawn(asking, f"{self.name} loss")
+        if reason.startswith(ENDED_BY_ITSELF):
+            asking = self._replace_after_reason(worker, reason, len(closes), now)
+            self._loss_reason_task = self._tasks.spawn_task(asking, f"{self.name} loss")
         else:
-            self._go_on(worker, reason, len(closes), now)
+            self._report_loss_and_replace(worker, reason, len(closes), now)
 
     def _mark_queue_lost(self) -> None:
         """Nobody will handle what the lane has sent: as after a loss."""
-        if self.queue.in_flight or self.queue.closing:
-            self._owner.on_closes_orphaned(self, self._core.mark_worker_lost(self.index, WORKER_RESTART))
+        if self.queue.in_flight_bytes or self.queue.unhandled_closes:
+            self._owner.on_closes_orphaned(self, self._core.mark_worker_lost(self.index, WORKER_RESTART_CODE))
 
-    async def _ask_why(self, worker: RemoteWorker, reason: str, closes_left: int, died_at: float) -> None:
+    async def _replace_after_reason(self, worker: RemoteWorker, reason: str, closes_left: int, died_at: float) -> None:
         """Its sockets are closed already; why it ended takes a moment to know."""
         try:
-            reason = await worker.why_lost(reason)
+            reason = await worker.find_loss_reason(reason)
         except Exception:  # it is replaced all the same
             logger.exception("cannot find out why a worker was lost worker=%s", self.name)
-        self._go_on(worker, reason, closes_left, died_at)
+        self._report_loss_and_replace(worker, reason, closes_left, died_at)
 
-    def _go_on(self, worker: RemoteWorker, reason: str, closes_left: int, died_at: float) -> None:
+    def _report_loss_and_replace(self, worker: RemoteWorker, reason: str, closes_left: int, died_at: float) -> None:
         """Says that it was lost, and has it replaced."""
         logger.error("worker lost worker=%s reason=%r close_handlers_left=%d", self.name, reason, closes_left)
         if self._is_stopping or worker is not self.worker:
             return  # nobody is to come, or somebody has
-        delay_s = self._restarts.record_death(died_at, died_at - worker.started_at)
+        delay_s = self._restart_policy.record_death(died_at, died_at - worker.started_at)
         if delay_s is None:
             self._report_crash_loop(reason)
         else:
-            self._replacing = self._tasks.spawn(self._replace(delay_s), f"{self.name} replacement")
+            self._replacement_task = self._tasks.spawn_task(
+                self._start_replacement(delay_s), f"{self.name} replacement"
+            )
 
-    async def _replace(self, delay_s: float) -> None:
+    async def _start_replacement(self, delay_s: float) -> None:
         loop = asyncio.get_running_loop()
         while True:
             logger.warning("worker is replaced worker=%s delay_s=%g", self.name, delay_s)
@@ -352,31 +356,31 @@ class WorkerSlot:
                 text = str(error) if isinstance(error, WSBrokerError) else shown_error(error)
                 logger.error("replacement failed worker=%s reason=%r", self.name, text, exc_info=error.__cause__)
                 self._mark_queue_lost()
-                next_delay_s = self._restarts.record_death(loop.time(), 0.0)
+                next_delay_s = self._restart_policy.record_death(loop.time(), 0.0)
                 if next_delay_s is None:
                     self._report_crash_loop(text)
                     return
                 delay_s = next_delay_s
             else:
                 if self.is_running:  # else lost already, and another replacement is on its way
-                    self._owner.place_runs(self)
+                    self._owner.on_slot_running(self)
                 return
 
     def _report_crash_loop(self, reason: str) -> None:
         often = f"more than {MAX_DEATHS} times within {WINDOW_S:g} s"
-        self._owner.place_failed(WorkerError(f"worker {self.name} was lost {often}, the last time because {reason}"))
+        self._owner.on_slot_failed(WorkerError(f"worker {self.name} was lost {often}, the last time because {reason}"))
 
     def statistics(self) -> WorkerStatistics:
         """What happens here now, and has been counted since the start of the pool."""
         worker = self.worker
         lane = self.queue
-        state = State.ENDED if worker is None else worker.state
+        state = WorkerState.ENDED if worker is None else worker.state
         statistics = idle_statistics(self.name, state.value, lane.socket_count, dict(self._counts), self._slowest)
-        statistics["restarts"] = self._restarts.count
-        statistics["sockets_waiting"] = len(lane.waiting)
-        statistics["mailbox_messages"] = lane.messages
-        statistics["mailbox_bytes"] = lane.in_flight
-        statistics["handled"] = lane.handled
+        statistics["restarts"] = self._restart_policy.restart_count
+        statistics["sockets_waiting"] = len(lane.waiting_sockets)
+        statistics["mailbox_messages"] = lane.in_flight_messages
+        statistics["mailbox_bytes"] = lane.in_flight_bytes
+        statistics["handled"] = lane.handled_messages
         if worker is not None:
             statistics["mailbox_batches"] = worker.waiting_batches
             statistics["unwritten_bytes"] = worker.unwritten_bytes

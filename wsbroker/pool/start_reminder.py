@@ -8,7 +8,7 @@ from wsbroker.guarded_log import GuardedLog
 
 logger = GuardedLog(__name__)
 
-REMIND_S: Final = 10.0
+REMINDER_INTERVAL_S: Final = 10.0
 """How often it is said."""
 
 
@@ -25,7 +25,7 @@ class StartReminder:
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(REMIND_S, self._remind)
+        self._timer = asyncio.get_running_loop().call_later(REMINDER_INTERVAL_S, self._log_reminder)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -33,8 +33,8 @@ class StartReminder:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _remind(self) -> None:
-        self._waited_s += REMIND_S
+    def _log_reminder(self) -> None:
+        self._waited_s += REMINDER_INTERVAL_S
         logger.warning(
             "worker has not started yet, it imports the handlers or handle_worker_start has not returned "
             "worker=%s seconds=%g",

@@ -11,7 +11,7 @@ from wsbroker.worker import forks
 
 logger = GuardedLog(__name__)
 
-ENDED: Final = "it ended by itself"
+ENDED_BY_ITSELF: Final = "it ended by itself"
 """Why a link was lost, if all that is known is that the other end is closed."""
 
 Batch = list[tuple[object, ...]]
@@ -21,11 +21,11 @@ class _UnixLoop(Protocol):
     """`AbstractEventLoop.create_unix_connection` as both asyncio and uvloop have it: `sock` instead of a path."""
 
     async def create_unix_connection(
-        self, factory: Callable[[], "Link"], path: None, /, *, sock: socket.socket
-    ) -> tuple[asyncio.BaseTransport, "Link"]: ...
+        self, factory: Callable[[], "WorkerStream"], path: None, /, *, sock: socket.socket
+    ) -> tuple[asyncio.BaseTransport, "WorkerStream"]: ...
 
 
-class Link(asyncio.Protocol):
+class WorkerStream(asyncio.Protocol):
     """One stream of batches.
 
     Args:
@@ -35,15 +35,15 @@ class Link(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_early",
+        "_queued_before_connect",
         "_is_closed",
         "_name",
         "_on_batch",
         "_on_lost",
-        "_resumed",
+        "_drain_waiter",
         "_transport",
         "_unpacker",
-        "is_paused",
+        "is_writing_paused",
     )
 
     def __init__(self, name: str, on_batch: Callable[[Batch], None], on_lost: Callable[[str], None]) -> None:
@@ -52,11 +52,11 @@ class Link(asyncio.Protocol):
         self._on_lost = on_lost
         self._unpacker = BatchUnpacker()
         self._transport: asyncio.Transport | None = None
-        self._resumed: asyncio.Future[None] | None = None
+        self._drain_waiter: asyncio.Future[None] | None = None
         self._is_closed = False
-        self._early: list[bytes] = []
+        self._queued_before_connect: list[bytes] = []
         """What was queued before there was a transport."""
-        self.is_paused = False
+        self.is_writing_paused = False
         """The transport has enough for now: whoever can wait calls `drain` before the next write."""
 
     @property
@@ -74,13 +74,13 @@ class Link(asyncio.Protocol):
         if transport is not None:
             transport.write(pack_batch(batch))
         elif not self._is_closed:
-            self._early.append(pack_batch(batch))
+            self._queued_before_connect.append(pack_batch(batch))
 
     async def drain(self) -> None:
         """Waits until the transport takes more, or the link is closed. For one task at a time."""
-        while self.is_paused and not self._is_closed:
-            self._resumed = asyncio.get_running_loop().create_future()
-            await self._resumed
+        while self.is_writing_paused and not self._is_closed:
+            self._drain_waiter = asyncio.get_running_loop().create_future()
+            await self._drain_waiter
 
     def pause_reading(self) -> None:
         """Reads no more for now; what was read already is still handed on."""
@@ -99,7 +99,7 @@ class Link(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
             self._transport = None
-        self._wake()
+        self._wake_drain()
 
     # Called by the loop. ----------------------------------------------------------------------------------------
 
@@ -107,9 +107,9 @@ class Link(asyncio.Protocol):
         """Keeps the transport."""
         self._transport = cast(asyncio.Transport, transport)
         forks.in_child(self._become_child)
-        if self._early:
-            self._transport.write(b"".join(self._early))
-            self._early.clear()
+        if self._queued_before_connect:
+            self._transport.write(b"".join(self._queued_before_connect))
+            self._queued_before_connect.clear()
 
     def data_received(self, data: bytes) -> None:
         """Hands each complete batch on."""
@@ -122,39 +122,39 @@ class Link(asyncio.Protocol):
                     return
         except Exception as error:
             logger.exception("wire broken worker=%s", self._name)
-            self._lose(f"what it sent could not be read or applied: {error!r}")
+            self._close_and_report_loss(f"what it sent could not be read or applied: {error!r}")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The other end is gone."""
-        self._lose(ENDED if exc is None else f"{ENDED}: {exc}")
+        self._close_and_report_loss(ENDED_BY_ITSELF if exc is None else f"{ENDED_BY_ITSELF}: {exc}")
 
     def pause_writing(self) -> None:
         """The transport's buffer is over its high mark."""
-        self.is_paused = True
+        self.is_writing_paused = True
 
     def resume_writing(self) -> None:
         """The transport's buffer is under its low mark."""
-        self.is_paused = False
-        self._wake()
+        self.is_writing_paused = False
+        self._wake_drain()
 
     def _become_child(self) -> None:
         """In a forked child: the worker could not learn of the server's end while the child lives."""
         if self._transport is not None:
             forks.replace([self._transport.get_extra_info("socket").fileno()])
 
-    def _lose(self, reason: str) -> None:
+    def _close_and_report_loss(self, reason: str) -> None:
         if not self._is_closed:
             self.close()
             self._on_lost(reason)
 
-    def _wake(self) -> None:
-        if self._resumed is not None:
-            if not self._resumed.done():
-                self._resumed.set_result(None)
-            self._resumed = None
+    def _wake_drain(self) -> None:
+        if self._drain_waiter is not None:
+            if not self._drain_waiter.done():
+                self._drain_waiter.set_result(None)
+            self._drain_waiter = None
 
 
-async def connect(end: socket.socket, link: Link) -> None:
+async def connect_stream(end: socket.socket, link: WorkerStream) -> None:
     """Gives the link its transport. The socket belongs to the transport from here on, also when this fails."""
     loop = asyncio.get_running_loop()
     end.setblocking(False)

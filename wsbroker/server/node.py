@@ -91,7 +91,7 @@ class Node:
 
     def _wire_inline(self) -> None:
         """Lets compiled code call the message handler itself, with the interpreted runtime for what is rare."""
-        inline = self.pool.inline
+        inline = self.pool.inline_worker
         if inline is None:
             return
         runtime, handlers = inline.runtime, inline.handlers
@@ -110,7 +110,7 @@ class Node:
         runtime.release = runner.release
         runtime.is_behind = lambda: runner.is_behind
         runtime.drop_waiting = runner.drop_waiting
-        inline.handled_count = lambda: runner.handled
+        inline.count_handled_messages = lambda: runner.handled_messages
         self.connections.inline_runner = runner
 
     async def reload(self) -> None:
@@ -199,7 +199,7 @@ class Node:
         self._note(
             counters.commands_refused, "commands of a worker were not understood and ignored: please report this"
         )
-        self.local_port.look_at_signals()
+        self.local_port.refresh_signal_handlers()
         self._give_memory_back()
         self._warner = asyncio.get_running_loop().call_later(WARN_EVERY_S, self._warn)
 

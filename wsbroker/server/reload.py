@@ -11,7 +11,7 @@ from pathlib import Path
 
 from wsbroker.errors import ConfigError
 from wsbroker.guarded_log import GuardedLog
-from wsbroker.pool.kinds.executable import FROZEN, is_frozen, why_no_processes
+from wsbroker.pool.kinds.executable import FROZEN_REASON, find_process_obstacle, is_frozen
 from wsbroker.settings.folders import working_directory
 
 logger = GuardedLog(__name__)
@@ -39,9 +39,9 @@ def folders_of(spec: str) -> list[Path]:
 def check_available() -> None:
     """Raises a ConfigError if files cannot be watched, or their new code could not be started."""
     if is_frozen():
-        raise ConfigError(f"--reload is for code in files: {FROZEN}")
-    if why_no_processes():
-        raise ConfigError(f"--reload restarts the program by its Python interpreter: {why_no_processes()}")
+        raise ConfigError(f"--reload is for code in files: {FROZEN_REASON}")
+    if find_process_obstacle():
+        raise ConfigError(f"--reload restarts the program by its Python interpreter: {find_process_obstacle()}")
     if importlib.util.find_spec("watchfiles") is None:
         raise ConfigError("--reload needs the package watchfiles: pip install 'wsbroker[reload]'")
 

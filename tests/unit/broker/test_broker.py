@@ -251,15 +251,15 @@ def test_messages_wait_in_their_inbox_while_the_worker_has_no_credit() -> None:
     assert broker.counters.mailboxes_full == 3
     broker.deliver_batches()
     assert [event[2] for event in told.events()] == [b"1st 000000", b"2nd 000000"]
-    assert (broker.worker_queues[0].in_flight, broker.worker_queues[0].messages) == (2 * cost, 2)
-    broker.apply(0, 0, [(commands.HANDLED, [(first.id, cost), (second.id, cost)])])
+    assert (broker.worker_queues[0].in_flight_bytes, broker.worker_queues[0].in_flight_messages) == (2 * cost, 2)
+    broker.apply_commands(0, 0, [(commands.HANDLED, [(first.id, cost), (second.id, cost)])])
     broker.deliver_batches()
     assert [event[2] for event in told.events()] == [b"one 000000", b"other 0000"]
-    broker.apply(0, 0, [(commands.HANDLED, [(one.id, cost), (other.id, cost)])])
+    broker.apply_commands(0, 0, [(commands.HANDLED, [(one.id, cost), (other.id, cost)])])
     broker.deliver_batches()
     assert [event[2] for event in told.events()] == [b"one 000001"]
-    broker.apply(0, 0, [(commands.HANDLED, [(one.id, cost)])])
-    assert (broker.worker_queues[0].in_flight, broker.worker_queues[0].messages) == (0, 0)
+    broker.apply_commands(0, 0, [(commands.HANDLED, [(one.id, cost)])])
+    assert (broker.worker_queues[0].in_flight_bytes, broker.worker_queues[0].in_flight_messages) == (0, 0)
     assert one.unhandled_bytes == 0 and one.inbox is None
 
 
@@ -273,10 +273,10 @@ def test_a_new_message_does_not_pass_sockets_that_wait() -> None:
     receive(broker, late, b"3")  # there is credit for it, but not before its turn
     broker.deliver_batches()
     assert [event[1] for event in told.events()] == [first.id]
-    broker.apply(0, 0, [(commands.HANDLED, [(first.id, small)])])
+    broker.apply_commands(0, 0, [(commands.HANDLED, [(first.id, small)])])
     broker.deliver_batches()
     assert [event[1] for event in told.events()] == [waiting.id]
-    broker.apply(0, 0, [(commands.HANDLED, [(waiting.id, big)])])
+    broker.apply_commands(0, 0, [(commands.HANDLED, [(waiting.id, big)])])
     broker.deliver_batches()
     assert [event[1] for event in told.events()] == [late.id]
 
@@ -289,17 +289,17 @@ def test_the_close_event_stays_behind_the_messages_that_wait() -> None:
     receive(broker, socket, b"1")
     receive(broker, socket, b"2")
     broker.mark_connection_lost(socket, 1006, "")
-    assert socket.id in broker.worker_queues[0].closing  # whoever stops the worker waits for it
+    assert socket.id in broker.worker_queues[0].unhandled_closes  # whoever stops the worker waits for it
     broker.deliver_batches()
     assert [event[0] for event in told.events()] == [events.MESSAGE]
-    broker.apply(0, 0, [(commands.HANDLED, [(socket.id, cost)])])
+    broker.apply_commands(0, 0, [(commands.HANDLED, [(socket.id, cost)])])
     broker.deliver_batches()
-    broker.apply(0, 0, [(commands.HANDLED, [(socket.id, cost)])])
+    broker.apply_commands(0, 0, [(commands.HANDLED, [(socket.id, cost)])])
     broker.deliver_batches()
     assert [event[0] for event in told.events()] == [events.MESSAGE, events.CLOSE]
-    assert socket.id in broker.worker_queues[0].closing
-    broker.apply(0, 0, [(commands.CLOSE_HANDLED, socket.id)])
-    assert not broker.worker_queues[0].closing
+    assert socket.id in broker.worker_queues[0].unhandled_closes
+    broker.apply_commands(0, 0, [(commands.CLOSE_HANDLED, socket.id)])
+    assert not broker.worker_queues[0].unhandled_closes
 
 
 def test_reading_resumes_when_the_inbox_is_half_empty() -> None:
@@ -310,9 +310,9 @@ def test_reading_resumes_when_the_inbox_is_half_empty() -> None:
     for _ in range(4):
         receive(broker, socket, b"x" * 100)
     socket.pause_reading()  # as the connection does at this point
-    broker.apply(0, 0, [(commands.HANDLED, [(socket.id, cost)])])
+    broker.apply_commands(0, 0, [(commands.HANDLED, [(socket.id, cost)])])
     assert socket.resumed == 0
-    broker.apply(0, 0, [(commands.HANDLED, [(socket.id, cost)])])
+    broker.apply_commands(0, 0, [(commands.HANDLED, [(socket.id, cost)])])
     assert socket.resumed == 1
 
 
@@ -327,9 +327,9 @@ def test_while_all_inboxes_hold_too_much_each_may_have_little() -> None:
     receive(broker, other, b"x" * 1000)
     assert (broker.inbox_limit_bytes(), broker.unhandled_bytes) == (SCARCE_INBOX_BYTES, 30 * cost)
     flood.pause_reading()  # as the connection does now
-    broker.apply(0, 0, [(commands.HANDLED, [(other.id, cost)])])
+    broker.apply_commands(0, 0, [(commands.HANDLED, [(other.id, cost)])])
     assert broker.inbox_limit_bytes() == 256 * 1024
-    broker.apply(0, 0, [(commands.HANDLED, [(flood.id, cost)])])
+    broker.apply_commands(0, 0, [(commands.HANDLED, [(flood.id, cost)])])
     assert flood.resumed == 1
     broker.mark_worker_lost(0, 1012)  # what it had is lost, and counts no more
     assert (broker.unhandled_bytes, broker.worker_queues[0].unhandled_bytes) == (0, 0)
@@ -346,11 +346,11 @@ def test_a_token_set_by_its_own_worker_is_not_told_back_and_a_foreign_one_is() -
     broker.add_worker_queue(1, 1 << 20)
     told = Deliveries(broker)
     socket = connect(broker)
-    broker.apply(0, 0, [(commands.SET_TOKEN, socket.id, b"own", 7)])
+    broker.apply_commands(0, 0, [(commands.SET_TOKEN, socket.id, b"own", 7)])
     receive(broker, socket, b"1")
     broker.deliver_batches()
     assert [event[0] for event in told.events()] == [events.MESSAGE]
-    broker.apply(1, 0, [(commands.SET_TOKEN, socket.id, b"foreign", 9)])
+    broker.apply_commands(1, 0, [(commands.SET_TOKEN, socket.id, b"foreign", 9)])
     broker.deliver_batches()
     assert told.events() == []
     receive(broker, socket, b"2")
@@ -383,7 +383,7 @@ def test_an_own_token_after_a_foreign_one_needs_no_telling() -> None:
     told = Deliveries(broker)
     socket = connect(broker)
     broker.set_token(socket.id, b"foreign")
-    broker.apply(0, 0, [(commands.SET_TOKEN, socket.id, b"own", 3)])
+    broker.apply_commands(0, 0, [(commands.SET_TOKEN, socket.id, b"own", 3)])
     receive(broker, socket, b"x")
     broker.deliver_batches()
     assert [event[0] for event in told.events()] == [events.MESSAGE]
@@ -399,7 +399,7 @@ def test_a_waiting_message_brings_the_token_that_holds_when_it_moves_on() -> Non
     broker.set_token(socket.id, b"late")
     broker.deliver_batches()
     told.events()
-    broker.apply(0, 0, [(commands.HANDLED, [(socket.id, cost)])])
+    broker.apply_commands(0, 0, [(commands.HANDLED, [(socket.id, cost)])])
     broker.deliver_batches()
     assert [event[2] for event in told.events()] == [b"late", b"2"]
 
@@ -408,7 +408,7 @@ def test_answers_leave_at_once_and_in_order() -> None:
     broker = a_broker(inline=False)
     told = Deliveries(broker)
     socket = connect(broker)
-    rest = broker.apply(
+    rest = broker.apply_commands(
         0,
         0,
         [
@@ -431,13 +431,15 @@ def test_answers_leave_at_once_and_in_order() -> None:
 
 def test_answers_to_the_main_program_come_back_from_apply() -> None:
     broker = a_broker()
-    assert broker.apply(-1, 0, [(commands.ASK, 5, commands.CHANNELS)]) == [(events.ANSWER, 5, [])]
+    assert broker.apply_commands(-1, 0, [(commands.ASK, 5, commands.CHANNELS)]) == [(events.ANSWER, 5, [])]
 
 
 def test_a_command_that_makes_no_sense_does_not_take_the_others_with_it() -> None:
     broker = a_broker()
     socket = connect(broker)
-    broker.apply(-1, 0, [(31, 1), (commands.SEND, "not an id", 5), (commands.CLOSE,), (commands.SEND, socket.id, "x")])
+    broker.apply_commands(
+        -1, 0, [(31, 1), (commands.SEND, "not an id", 5), (commands.CLOSE,), (commands.SEND, socket.id, "x")]
+    )
     broker.flush()
     assert socket.received == [b"x"]
     assert broker.counters.commands_refused == 3
@@ -456,13 +458,13 @@ def test_a_dead_worker_takes_its_sockets_with_it_and_leaves_its_closes() -> None
     left = broker.mark_worker_lost(0, 1012)
     assert [(event[1], event[4]) for event in left] == [(closed.id, 1000), (dying.id, 1012)]
     assert broker.is_open(other.id) and not broker.is_open(dying.id)
-    assert (broker.worker_queues[0].in_flight, broker.worker_queues[0].messages) == (0, 0)
+    assert (broker.worker_queues[0].in_flight_bytes, broker.worker_queues[0].in_flight_messages) == (0, 0)
     assert broker.counters.messages_lost == 2
     broker.adopt_closes(1, left)
     broker.deliver_batches()
     assert told.events(1) == left
     assert told.events(0) == []
-    assert broker.apply(0, 0, [(commands.SEND, other.id, "late"), (commands.STOPPED,)]) == []
+    assert broker.apply_commands(0, 0, [(commands.SEND, other.id, "late"), (commands.STOPPED,)]) == []
     broker.flush()
     assert other.received == []
     assert dying.writes[-1][2:4] == (1012).to_bytes(2, "big")
@@ -473,7 +475,7 @@ def test_a_worker_is_exchanged_without_losing_or_repeating_a_message() -> None:
     broker = a_broker(inline=False)
     told = Deliveries(broker)
     socket, quiet = connect(broker), connect(broker)
-    broker.apply(0, 0, [(commands.SET_TOKEN, socket.id, b"token", 12)])
+    broker.apply_commands(0, 0, [(commands.SET_TOKEN, socket.id, b"token", 12)])
     receive(broker, socket, b"1")
     broker.deliver_batches()
     broker.pause_worker_queue(0)
@@ -481,33 +483,37 @@ def test_a_worker_is_exchanged_without_losing_or_repeating_a_message() -> None:
     broker.mark_connection_lost(quiet, 1006, "")
     broker.deliver_batches()
     assert [event[:2] for event in told.events()] == [(events.MESSAGE, socket.id)]
-    broker.apply(0, 0, [(commands.SEND, socket.id, "from the old"), (commands.HANDLED, [(socket.id, cost)])])
-    assert broker.worker_queues[0].in_flight == 0
-    assert not broker.worker_queues[0].closing
-    broker.exchange(0)
-    assert broker.apply(0, 0, [(commands.SEND, socket.id, "too late")]) == []
+    broker.apply_commands(0, 0, [(commands.SEND, socket.id, "from the old"), (commands.HANDLED, [(socket.id, cost)])])
+    assert broker.worker_queues[0].in_flight_bytes == 0
+    assert not broker.worker_queues[0].unhandled_closes
+    broker.replace_worker(0)
+    assert broker.apply_commands(0, 0, [(commands.SEND, socket.id, "too late")]) == []
     broker.deliver_batches()
     assert [event[:3] for event in told.events()] == [
         (events.TOKEN, socket.id, b"token"),
         (events.MESSAGE, socket.id, b"2"),
         (events.CLOSE, quiet.id, None),
     ]
-    assert list(broker.worker_queues[0].closing) == [quiet.id]
-    broker.apply(0, 1, [(commands.SEND, socket.id, "from the new"), (commands.HANDLED, [(socket.id, cost)])])
+    assert list(broker.worker_queues[0].unhandled_closes) == [quiet.id]
+    broker.apply_commands(0, 1, [(commands.SEND, socket.id, "from the new"), (commands.HANDLED, [(socket.id, cost)])])
     broker.flush()
     assert socket.received == [b"from the old", b"from the new"]
-    assert (broker.worker_queues[0].in_flight, broker.worker_queues[0].messages, socket.unhandled_bytes) == (0, 0, 0)
+    assert (
+        broker.worker_queues[0].in_flight_bytes,
+        broker.worker_queues[0].in_flight_messages,
+        socket.unhandled_bytes,
+    ) == (0, 0, 0)
 
 
 def test_the_last_messages_of_a_socket_that_left_during_an_exchange_have_its_token() -> None:
     broker = a_broker(inline=False)
     told = Deliveries(broker)
     socket = connect(broker)
-    broker.apply(0, 0, [(commands.SET_TOKEN, socket.id, b"alice", 1)])
+    broker.apply_commands(0, 0, [(commands.SET_TOKEN, socket.id, b"alice", 1)])
     broker.pause_worker_queue(0)
     receive(broker, socket, b"last words")
     broker.mark_connection_lost(socket, 1006, "")
-    broker.exchange(0)
+    broker.replace_worker(0)
     broker.deliver_batches()
     assert [event[:3] for event in told.events()] == [
         (events.TOKEN, socket.id, b"alice"),
@@ -540,7 +546,7 @@ def test_a_socket_that_ends_waits_for_the_worker_to_handle_its_messages() -> Non
     broker.deliver_batches()
     broker.flush()
     assert socket.received == [] and broker.is_open(socket.id)
-    broker.apply(0, 0, [(commands.SEND, socket.id, "answer"), (commands.HANDLED, [(socket.id, cost)])])
+    broker.apply_commands(0, 0, [(commands.SEND, socket.id, "answer"), (commands.HANDLED, [(socket.id, cost)])])
     broker.deliver_batches()
     broker.flush()
     assert socket.received == [b"answer", b"close"]
@@ -564,7 +570,7 @@ def test_a_worker_that_dies_while_its_lane_is_held_leaves_the_held_closes_too() 
     broker.mark_connection_lost(quiet, 1001, "")
     left = broker.mark_worker_lost(0, 1012)
     assert sorted((event[1], event[4]) for event in left) == [(waiting.id, 1006), (quiet.id, 1001)]
-    assert not broker.worker_queues[0].waiting
+    assert not broker.worker_queues[0].waiting_sockets
 
 
 def test_a_mailbox_that_fails_does_not_keep_the_batches_of_other_workers() -> None:
@@ -598,15 +604,15 @@ def test_a_close_that_waits_behind_messages_is_not_waited_for_while_its_lane_is_
     receive(broker, socket, b"1")
     receive(broker, socket, b"2")
     broker.mark_connection_lost(socket, 1006, "")
-    closing = broker.worker_queues[0].closing
+    closing = broker.worker_queues[0].unhandled_closes
     broker.pause_worker_queue(0)
     assert not closing
     broker.resume_worker_queue(0)
     assert list(closing) == [socket.id]
     broker.pause_worker_queue(0)
-    broker.apply(0, 0, [(commands.HANDLED, [(socket.id, cost)])])
-    assert not broker.worker_queues[0].in_flight
-    broker.exchange(0)
+    broker.apply_commands(0, 0, [(commands.HANDLED, [(socket.id, cost)])])
+    assert not broker.worker_queues[0].in_flight_bytes
+    broker.replace_worker(0)
     assert list(closing) == [socket.id]
     assert [event[:2] for event in broker.mark_worker_lost(0, 1012)] == [(events.CLOSE, socket.id)]
 
@@ -742,12 +748,12 @@ def test_a_token_that_is_set_while_a_socket_closes_goes_to_who_runs_its_close_ha
     broker.mark_connection_lost(socket, 1006, "")
     broker.mark_connection_lost(gone, 1006, "")
     done = [(socket.id, cost)]
-    broker.apply(0, 0, [(commands.SET_TOKEN, socket.id, b"by its handler", 7), (commands.HANDLED, done)])
+    broker.apply_commands(0, 0, [(commands.SET_TOKEN, socket.id, b"by its handler", 7), (commands.HANDLED, done)])
     for socket_id, number in ((socket.id, 0), (99, 8)):
-        broker.apply(0, 0, [(commands.SET_TOKEN, socket_id, b"ignored", number)])
+        broker.apply_commands(0, 0, [(commands.SET_TOKEN, socket_id, b"ignored", number)])
     assert broker.counters.unroutable == 2
     told.events()
-    broker.exchange(0)
+    broker.replace_worker(0)
     broker.deliver_batches()
     events_of_socket = [event for event in told.events() if event[1] == socket.id]
     assert [event[:3] for event in events_of_socket] == [
@@ -755,6 +761,6 @@ def test_a_token_that_is_set_while_a_socket_closes_goes_to_who_runs_its_close_ha
         (events.MESSAGE, socket.id, b"2"),
         (events.CLOSE, socket.id, b"by its handler"),
     ]
-    assert broker.worker_queues[0].closing[socket.id] == events_of_socket[-1]
+    assert broker.worker_queues[0].unhandled_closes[socket.id] == events_of_socket[-1]
     (left,) = [event for event in broker.mark_worker_lost(0, 1012) if event[1] == socket.id]
     assert left[2] == b"by its handler"

@@ -265,7 +265,7 @@ def test_what_waits_for_many_sockets_is_in_memory_once() -> None:
     for socket in sockets:
         broker.mark_connection_lost(socket, 1006, "")
     broker.flush()
-    assert (broker.outgoing.waiting_bytes, broker.outgoing.waiting) == (0, {})
+    assert (broker.outgoing.waiting_bytes, broker.outgoing.waiting_sockets) == (0, {})
 
 
 def test_what_waits_for_many_is_looked_at_again_when_it_is_not_shared_any_more() -> None:
@@ -349,10 +349,10 @@ def test_the_sum_is_that_of_all_outboxes_whatever_happens(program: list[tuple[st
             broker.flush()
         outgoing = broker.outgoing
         assert outgoing.waiting_bytes == sum(waits_for(each) for each in sockets)
-        assert set(outgoing.waiting.values()) >= {each for each in sockets if waits_for(each)}
+        assert set(outgoing.waiting_sockets.values()) >= {each for each in sockets if waits_for(each)}
         assert outgoing.peak_waiting_bytes >= outgoing.waiting_bytes
     broker.flush()
     assert broker.outgoing.waiting_bytes <= 9000
     for socket in sockets:
         broker.mark_connection_lost(socket, 1006, "")
-    assert (broker.outgoing.waiting_bytes, broker.outgoing.waiting) == (0, {})
+    assert (broker.outgoing.waiting_bytes, broker.outgoing.waiting_sockets) == (0, {})

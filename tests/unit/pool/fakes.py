@@ -9,7 +9,7 @@ from typing import TypeVar, cast
 
 import uvloop
 
-from wsbroker.pool.kinds.host import Work, WorkerHost
+from wsbroker.pool.kinds.host import StartArguments, WorkerHost
 from wsbroker.pool.local_api import LocalApi
 from wsbroker.pool.pool import Pool
 from wsbroker.settings.config import Config, Settings
@@ -50,12 +50,12 @@ class FakeWorkerQueue:
 
     def __init__(self) -> None:
         self.generation = 0
-        self.in_flight = 0
-        self.messages = 0
-        self.handled = 0
-        self.waiting: list[object] = []
+        self.in_flight_bytes = 0
+        self.in_flight_messages = 0
+        self.handled_messages = 0
+        self.waiting_sockets: list[object] = []
         self.socket_count = 0
-        self.closing: dict[int, Event] = {}
+        self.unhandled_closes: dict[int, Event] = {}
 
 
 class FakeCore:
@@ -153,8 +153,8 @@ class FakeCore:
         lane.generation += 1
         lane.socket_count = 0
         self.lost.append((index, code))
-        closes = list(lane.closing.values())
-        lane.closing.clear()
+        closes = list(lane.unhandled_closes.values())
+        lane.unhandled_closes.clear()
         self._changed.set()
         return closes
 
@@ -168,17 +168,17 @@ class FakeCore:
         self.note("drop_waiting")
         return 7
 
-    def exchange(self, index: int, /) -> None:
+    def replace_worker(self, index: int, /) -> None:
         self.worker_queues[index].generation += 1
         self.note("exchange", index)
 
     def adopt_closes(self, index: int, closes: list[Event], /) -> None:
         self.adopted.append((index, closes))
-        self.worker_queues[index].closing.update((cast(int, event[1]), event) for event in closes)
+        self.worker_queues[index].unhandled_closes.update((cast(int, event[1]), event) for event in closes)
         self.post(index, list(closes))
         self._changed.set()
 
-    def apply(self, lane_index: int, generation: int, batch: Batch, /) -> list[tuple[object, ...]]:
+    def apply_commands(self, lane_index: int, generation: int, batch: Batch, /) -> list[tuple[object, ...]]:
         if lane_index >= 0 and self.worker_queues[lane_index].generation != generation:
             self.note("late", batch)
             return []
@@ -198,9 +198,9 @@ class FakeCore:
                 if self.poison is not None and self.poison in command:
                     raise ValueError("poison")
                 if kind == commands.HANDLED:
-                    self.worker_queues[lane_index].handled += len(cast(list[object], command[1]))
+                    self.worker_queues[lane_index].handled_messages += len(cast(list[object], command[1]))
                 if kind == commands.CLOSE_HANDLED:
-                    self.worker_queues[lane_index].closing.pop(cast(int, command[1]), None)
+                    self.worker_queues[lane_index].unhandled_closes.pop(cast(int, command[1]), None)
                 self.note(*command)
         if lane_index < 0:
             rest += answers
@@ -268,7 +268,7 @@ class FakeCarrier(WorkerHost):
     """A worker that is a function."""
 
     def __init__(self, name: str, script: Script) -> None:
-        super().__init__(name, Work([], None, {}))
+        super().__init__(name, StartArguments([], None, {}))
         self.script = script
         self.kills = 0
 
@@ -317,7 +317,7 @@ class Scripts:
         self._scripts = list(scripts)
         self.made: list[FakeCarrier] = []
 
-    def __call__(self, name: str, work: Work) -> WorkerHost:
+    def __call__(self, name: str, work: StartArguments) -> WorkerHost:
         script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
         carrier = FakeCarrier(name, script)
         self.made.append(carrier)

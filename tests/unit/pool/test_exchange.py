@@ -524,7 +524,7 @@ def test_a_socket_whose_101_came_out_after_its_worker_was_lost_gets_its_close_ha
         await house.until(lambda: not house.place.is_running)
         house.broker.mark_socket_open(late)
         await house.until(lambda: replacement.notes == [("close", late.id)])
-        await house.until(lambda: not house.broker.worker_queues[0].closing)
+        await house.until(lambda: not house.broker.worker_queues[0].unhandled_closes)
 
     live(work, old, replacement)
 
@@ -539,7 +539,7 @@ def test_an_exception_while_a_worker_is_retired_leaves_nothing_of_it(
     async def work(house: House) -> None:
         monkeypatch.setattr(RemoteWorker, "stop", fails)
         await house.reload()
-        await house.until(lambda: not house.place._leaving)
+        await house.until(lambda: not house.place._retiring_workers)
         assert house.place.is_running
         talker = house.socket()
         house.say(talker, "1")
@@ -587,7 +587,7 @@ def test_a_worker_is_replaced_also_if_the_reason_of_its_end_cannot_be_found(
         raise OSError("no descriptors left")
 
     async def work(house: House) -> None:
-        monkeypatch.setattr(RemoteWorker, "why_lost", fails)
+        monkeypatch.setattr(RemoteWorker, "find_loss_reason", fails)
         old.die()
         await house.until(lambda: house.speaks(new))
 

@@ -195,7 +195,7 @@ def test_a_thread_waits_while_its_commands_fill_the_limit() -> None:
 
         with house.held():
             join = in_thread(flood)
-            wait_for(lambda: bool(port._blocked))
+            wait_for(lambda: bool(port._blocked_callers))
             assert 8 * size < port.waiting_bytes <= 10 * size
             assert house.core.log == []
         assert join() == [None]
@@ -223,7 +223,7 @@ def test_who_waits_when_the_broker_stops_does_not_hang() -> None:
         with house.held():
             asks = in_thread(lambda: port.subscriber_count(b"a"))
             tells = in_thread(flood)
-            wait_for(lambda: bool(port._blocked and port._questions))
+            wait_for(lambda: bool(port._blocked_callers and port._pending_questions))
             house.loop.call_soon_threadsafe(port.stop)
         (answer,) = asks()
         assert answer == 0
@@ -249,7 +249,7 @@ def test_a_batch_that_cannot_be_applied_frees_who_waits_for_it(caplog: pytest.Lo
         with house.held():
             house.port.send(1, "poison")
             join = in_thread(lambda: house.port.subscriber_count(b"a"))
-            wait_for(lambda: bool(house.port._questions))
+            wait_for(lambda: bool(house.port._pending_questions))
         (error,) = join()
         assert isinstance(error, CommandError)
         assert house.port.subscriber_count(b"a") == 0
@@ -378,7 +378,7 @@ def test_frames_of_a_handler_are_only_looked_for_in_the_main_thread() -> None:
 
 def test_a_builtin_handler_has_no_frames_to_find() -> None:
     with handling(signal.default_int_handler):
-        assert not local_port._signal_codes()
+        assert not local_port._find_signal_codes()
 
 
 # On the loop's own thread. --------------------------------------------------------------------------------------------
@@ -394,7 +394,7 @@ def test_asking_from_a_signal_handler_is_refused_on_the_loops_thread_too(ask: Ca
             port.start()
             signal.raise_signal(signal.SIGUSR1)
             ask(port)  # outside the handler it is fine
-        port.look_at_signals()
+        port.refresh_signal_handlers()
         recorder.method(0, None)  # a call like any other now
         port.stop()
 
@@ -426,7 +426,7 @@ def test_a_handler_that_was_taken_later_is_noticed_when_the_port_looks() -> None
     async def main() -> None:
         port.start()
         with handling(recorder):
-            port.look_at_signals()
+            port.refresh_signal_handlers()
             signal.raise_signal(signal.SIGUSR1)
         port.stop()
 

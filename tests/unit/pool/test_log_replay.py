@@ -7,7 +7,7 @@ import pytest
 
 from unit.pool.fakes import House, Wire, run, started
 from wsbroker.pool import log_replay as records
-from wsbroker.pool.log_replay import HIGH, LOW, SLICE_S, Records
+from wsbroker.pool.log_replay import PAUSE_AT_RECORDS, RESUME_AT_RECORDS, SLICE_S, LogReplay
 from wsbroker.wire import commands, events
 from wsbroker.wire.commands import Command
 
@@ -26,9 +26,9 @@ class Flood:
         self.now = 0.0
         self.said: list[int] = []
         self.pauses: list[bool] = []
-        monkeypatch.setattr(records, "replay", self._replay)
+        monkeypatch.setattr(records, "replay_record", self._replay)
         pause, resume = (lambda: self.pauses.append(True)), (lambda: self.pauses.append(False))
-        self.records = Records("worker-0", pause, resume, lambda: self.now)
+        self.records = LogReplay("worker-0", pause, resume, lambda: self.now)
 
     def _replay(self, worker: str, command: Command) -> None:
         self.said.append(int(str(command[3])))
@@ -36,7 +36,7 @@ class Flood:
 
     def add(self, amount: int, start: int = 0) -> None:
         for number in range(start, start + amount):
-            self.records.add(_record(number))
+            self.records.add_record(_record(number))
 
 
 def test_a_flood_of_records_is_handled_in_slices_in_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,15 +62,19 @@ def test_a_flood_of_records_is_handled_in_slices_in_its_order(monkeypatch: pytes
 def test_a_worker_that_logs_faster_than_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     async def work() -> None:
         flood = Flood(monkeypatch)
-        flood.add(HIGH + 100)
+        flood.add(PAUSE_AT_RECORDS + 100)
         assert flood.pauses == [True]
         while flood.pauses == [True]:
             await asyncio.sleep(0)
         assert flood.pauses == [True, False]
-        assert HIGH + 100 - LOW <= len(flood.said) <= HIGH + 100 - LOW + 2 * PER_SLICE
-        flood.add(5, HIGH + 100)
-        flood.records.finish()
-        assert flood.said == list(range(HIGH + 105))
+        assert (
+            PAUSE_AT_RECORDS + 100 - RESUME_AT_RECORDS
+            <= len(flood.said)
+            <= PAUSE_AT_RECORDS + 100 - RESUME_AT_RECORDS + 2 * PER_SLICE
+        )
+        flood.add(5, PAUSE_AT_RECORDS + 100)
+        flood.records.replay_rest()
+        assert flood.said == list(range(PAUSE_AT_RECORDS + 105))
         await asyncio.sleep(0)
 
     run(work())
@@ -79,7 +83,7 @@ def test_a_worker_that_logs_faster_than_that_waits(monkeypatch: pytest.MonkeyPat
 def test_all_that_a_worker_has_logged_is_said_in_order_and_before_it_is_said_to_be_lost(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    amount = 3 * HIGH
+    amount = 3 * PAUSE_AT_RECORDS
 
     def floods(wire: Wire) -> None:
         started(wire, "handle_socket_message")

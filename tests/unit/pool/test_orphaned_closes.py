@@ -33,17 +33,17 @@ def close(socket_id: int) -> Event:
 def test_they_go_to_the_running_worker_with_the_fewest_sockets() -> None:
     core, places, closes = kit(False, True, True)
     places[1].queue.socket_count = 5
-    closes.left(cast(WorkerSlot, places[0]), [close(7), close(8)])
+    closes.add_closes(cast(WorkerSlot, places[0]), [close(7), close(8)])
     assert core.adopted == [(2, [close(7), close(8)])]
 
 
 def test_without_a_running_worker_they_wait_for_the_replacement() -> None:
     core, places, closes = kit(False)
-    closes.left(cast(WorkerSlot, places[0]), [close(7)])
+    closes.add_closes(cast(WorkerSlot, places[0]), [close(7)])
     assert core.adopted == [] and len(closes) == 1
     places[0].is_running = True
-    closes.find_homes()
-    closes.find_homes()
+    closes.assign_closes()
+    closes.assign_closes()
     assert core.adopted == [(0, [close(7)])] and len(closes) == 0
 
 
@@ -52,9 +52,9 @@ def test_one_that_was_with_three_lost_workers_is_given_up(caplog: pytest.LogCapt
     place = places[0]
     left = [close(7)]
     for _ in range(MAX_LOSSES):
-        closes.left(cast(WorkerSlot, place), left)
+        closes.add_closes(cast(WorkerSlot, place), left)
         place.is_running = True
-        closes.find_homes()
+        closes.assign_closes()
         place.is_running = False
         left = core.mark_worker_lost(0, 1012)
     assert len(core.adopted) == MAX_LOSSES - 1
@@ -64,14 +64,14 @@ def test_one_that_was_with_three_lost_workers_is_given_up(caplog: pytest.LogCapt
 def test_what_was_run_is_forgotten() -> None:
     core, places, closes = kit(False, True)
     for socket_id in range(100):
-        closes.left(cast(WorkerSlot, places[0]), [close(socket_id)])
-        core.worker_queues[1].closing.clear()  # its handler has run
-    assert closes._adopted == {1: {99: 1}}
+        closes.add_closes(cast(WorkerSlot, places[0]), [close(socket_id)])
+        core.worker_queues[1].unhandled_closes.clear()  # its handler has run
+    assert closes._losses_by_queue == {1: {99: 1}}
 
 
 def test_what_is_left_when_the_pool_stops_is_counted_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     _, places, closes = kit(False)
-    closes.left(cast(WorkerSlot, places[0]), [close(7), close(8)])
+    closes.add_closes(cast(WorkerSlot, places[0]), [close(7), close(8)])
     closes.drop_unassigned()
     assert "close handlers not run, worker lost and pool stopping count=2" in caplog.text
     assert len(closes) == 0

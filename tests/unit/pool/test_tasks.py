@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from unit.pool.fakes import run
-from wsbroker.pool.tasks import Tasks
+from wsbroker.pool.tasks import PoolTasks
 
 
 def test_an_exception_that_nobody_caught_is_logged_with_the_name_of_its_task(caplog: pytest.LogCaptureFixture) -> None:
@@ -13,8 +13,8 @@ def test_an_exception_that_nobody_caught_is_logged_with_the_name_of_its_task(cap
         raise LookupError("lost it")
 
     async def main() -> None:
-        tasks = Tasks()
-        await tasks.spawn(breaks(), "worker-3 mailbox")
+        tasks = PoolTasks()
+        await tasks.spawn_task(breaks(), "worker-3 mailbox")
         assert len(tasks) == 0
 
     run(main())
@@ -24,11 +24,11 @@ def test_an_exception_that_nobody_caught_is_logged_with_the_name_of_its_task(cap
 
 def test_finish_ends_what_still_runs() -> None:
     async def main() -> None:
-        tasks = Tasks()
+        tasks = PoolTasks()
         for _ in range(3):
-            tasks.spawn(asyncio.Event().wait(), "waits")  # type: ignore[arg-type]
+            tasks.spawn_task(asyncio.Event().wait(), "waits")  # type: ignore[arg-type]
         await asyncio.sleep(0)
-        await tasks.finish()
+        await tasks.cancel_all()
         assert len(tasks) == 0
 
     run(main())

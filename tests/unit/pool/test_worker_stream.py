@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from unit.pool.fakes import Batch, run
-from wsbroker.pool.worker_stream import Link
+from wsbroker.pool.worker_stream import WorkerStream
 from wsbroker.wire.framing import pack_batch
 
 
@@ -33,7 +33,7 @@ class Kit:
     def __init__(self) -> None:
         self.batches: list[Batch] = []
         self.losses: list[str] = []
-        self.link = Link("worker-0", self.batches.append, self.losses.append)
+        self.link = WorkerStream("worker-0", self.batches.append, self.losses.append)
         self.transport = FakeTransport()
         self.link.connection_made(self.transport)
 
@@ -49,7 +49,7 @@ def test_bytes_split_anywhere_become_the_same_batches() -> None:
 
 
 def test_what_is_written_before_there_is_a_transport_is_the_first_on_it() -> None:
-    link = Link("worker-0", lambda batch: None, lambda reason: None)
+    link = WorkerStream("worker-0", lambda batch: None, lambda reason: None)
     link.write([(1,)])
     link.write([(2,)])
     transport = FakeTransport()
@@ -59,7 +59,7 @@ def test_what_is_written_before_there_is_a_transport_is_the_first_on_it() -> Non
 
 
 def test_a_closed_link_swallows_what_is_written() -> None:
-    link = Link("worker-0", lambda batch: None, lambda reason: None)
+    link = WorkerStream("worker-0", lambda batch: None, lambda reason: None)
     link.close()
     link.write([(1,)])
     transport = FakeTransport()
@@ -102,7 +102,7 @@ def test_a_batch_that_closes_the_link_is_its_last() -> None:
         seen.append(batch)
         link.close()
 
-    link = Link("worker-0", take, kit.losses.append)
+    link = WorkerStream("worker-0", take, kit.losses.append)
     link.connection_made(kit.transport)
     link.data_received(pack_batch([(1,)]) + pack_batch([(2,)]))
     assert seen == [[(1,)]] and kit.losses == []

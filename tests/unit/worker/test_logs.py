@@ -6,7 +6,7 @@ from typing import cast
 import pytest
 
 from wsbroker.guarded_log import MAX_TEXT
-from wsbroker.pool.log_replay import replay
+from wsbroker.pool.log_replay import replay_record
 from wsbroker.wire import commands
 from wsbroker.wire.framing import BatchUnpacker, pack_batch
 from wsbroker.worker.logs import WireHandler, levels_here, set_up
@@ -30,7 +30,7 @@ class FakeWireApi:
     def replay(self) -> None:
         """The broker's side gets them all."""
         for record in self.records:
-            replay("worker-3", record)
+            replay_record("worker-3", record)
 
 
 @pytest.fixture

@@ -8,54 +8,54 @@ from typing import Final
 
 from wsbroker.errors import ConfigError
 from wsbroker.pool.kinds import subinterpreters
-from wsbroker.pool.kinds.executable import is_copy, why_no_interpreters, why_no_processes
-from wsbroker.pool.kinds.host import Work, WorkerHost
-from wsbroker.pool.kinds.import_names import name_of, why_unnamed
-from wsbroker.pool.kinds.interpreter import InterpreterCarrier
-from wsbroker.pool.kinds.process import ProcessCarrier
-from wsbroker.pool.kinds.thread import ThreadCarrier
+from wsbroker.pool.kinds.executable import find_interpreter_obstacle, find_process_obstacle, is_program_copy
+from wsbroker.pool.kinds.host import StartArguments, WorkerHost
+from wsbroker.pool.kinds.import_names import explain_missing_name, importable_name
+from wsbroker.pool.kinds.interpreter import InterpreterHost
+from wsbroker.pool.kinds.process import ProcessHost
+from wsbroker.pool.kinds.thread import ThreadHost
 from wsbroker.settings.config import Config, WorkerKind, cpu_count
 
-CARRIERS: Final[dict[WorkerKind, Callable[[str, Work], WorkerHost]]] = {
-    "thread": ThreadCarrier,
-    "interpreter": InterpreterCarrier,
-    "process": ProcessCarrier,
+HOST_CLASSES: Final[dict[WorkerKind, Callable[[str, StartArguments], WorkerHost]]] = {
+    "thread": ThreadHost,
+    "interpreter": InterpreterHost,
+    "process": ProcessHost,
 }
 """The kinds that speak over a wire; `inline` has none."""
 
-ELSEWHERE: Final = ("interpreter", "process")
+IMPORTING_KINDS: Final = ("interpreter", "process")
 """The kinds whose workers import the handlers themselves, so that they need a name for them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
+class PythonPlatform:
     """What the choice depends on beside the settings: tests make their own."""
 
-    python: str
+    python_version: str
     """``"3.13"``"""
     has_interpreters: bool
     """Whether there are subinterpreters with a lock of their own."""
     is_free_threaded: bool
     """Whether threads run Python code at the same time, now."""
     cpus: int
-    no_processes: str = ""
+    process_obstacle: str = ""
     """Why there can be no worker processes; empty if there can."""
-    no_interpreters: str = ""
+    interpreter_obstacle: str = ""
     """Why handlers cannot run in subinterpreters, if there are any; empty if they can."""
-    is_copy: bool = False
+    is_program_copy: bool = False
     """Whether this very program was started in place of a worker process."""
 
 
-def this_host() -> Host:
+def inspect_platform() -> PythonPlatform:
     """Returns the facts about the running interpreter."""
-    return Host(
+    return PythonPlatform(
         "{}.{}".format(*sys.version_info[:2]),
         subinterpreters.are_available(),
         is_free_threaded(),
         cpu_count(),
-        why_no_processes(),
-        why_no_interpreters() or subinterpreters.why_unsafe(),
-        is_copy(),
+        find_process_obstacle(),
+        find_interpreter_obstacle() or subinterpreters.find_safety_obstacle(),
+        is_program_copy(),
     )
 
 
@@ -66,71 +66,79 @@ def is_free_threaded() -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class KindChoice:
     """A kind of worker, and what follows from it."""
 
     kind: WorkerKind
-    count: int
+    worker_count: int
     spec: object
     """As the workers get it: a name where they import it themselves."""
     reason: str
     """For the log."""
-    moves_to: WorkerKind | None = None
+    fallback_kind: WorkerKind | None = None
     """The kind that all of them become if a module refuses to be loaded; None: that is an error."""
     needs_free_threads: bool = False
     """The choice was wrong if the handlers' modules switch the interpreter lock on."""
 
 
-def choose(config: Config, spec: object, host: Host) -> Choice:
+def choose_kind(config: Config, spec: object, host: PythonPlatform) -> KindChoice:
     """Resolves `auto` and the number of workers, and refuses what cannot work.
 
     Raises:
         ConfigError: this kind cannot run this spec, or not here.
     """
     kind = config.worker_kind
-    name = name_of(spec)
-    if host.is_copy:
+    name = importable_name(spec)
+    if host.is_program_copy:
         raise ConfigError(
             f"this program was started in place of a worker process, because {sys.executable!r} (sys.executable) is no "
             "Python interpreter: use worker kind 'thread', or set sys.executable to one before the start"
         )
     if kind != "auto":
-        _refuse_impossible(kind, spec, host)
-        return Choice(kind, _count(config, kind, host), name if kind in ELSEWHERE else spec, "as configured")
-    if host.is_free_threaded:
-        count = _count(config, "process", host)  # threads are as good as processes there
-        reason = "auto takes thread: this Python has no lock that keeps threads apart"
-        return Choice("thread", count, spec, reason, needs_free_threads=True)
-    if name is None:
-        return Choice("thread", _count(config, "thread", host), spec, f"auto takes thread: {why_unnamed(spec)}")
-    if host.has_interpreters and not host.no_interpreters:
-        reason = f"auto takes interpreter: Python {host.python} has them, and they use all cores"
-        moves_to: WorkerKind = "thread" if host.no_processes else "process"
-        return Choice("interpreter", _count(config, "interpreter", host), name, reason, moves_to)
-    if host.no_processes:
-        return Choice("thread", _count(config, "thread", host), spec, f"auto takes thread: {host.no_processes}")
-    count = _count(config, "process", host)
-    if count > 1:
-        without = host.no_interpreters or f"Python {host.python} has no subinterpreters with a lock of their own"
-        return Choice("process", count, name, f"auto takes process: {without}")
-    return Choice("thread", 1, spec, "auto takes thread: one worker needs no other interpreter")
-
-
-def _refuse_impossible(kind: WorkerKind, spec: object, host: Host) -> None:
-    """Raises ConfigError if workers of this kind cannot run this spec, or not here."""
-    if kind in ELSEWHERE and name_of(spec) is None:
-        raise ConfigError(f"worker kind {kind!r} cannot run this worker: {why_unnamed(spec)}")
-    if kind == "interpreter" and not host.has_interpreters:
-        instead = "thread" if host.no_processes else "process"
-        raise ConfigError(
-            f"worker kind 'interpreter' needs CPython 3.13 or later, and this is {host.python}: use {instead!r}"
+        _check_kind_is_possible(kind, spec, host)
+        return KindChoice(
+            kind, _worker_count(config, kind, host), name if kind in IMPORTING_KINDS else spec, "as configured"
         )
-    obstacle = {"process": host.no_processes, "interpreter": host.no_interpreters}.get(kind)
+    if host.is_free_threaded:
+        count = _worker_count(config, "process", host)  # threads are as good as processes there
+        reason = "auto takes thread: this Python has no lock that keeps threads apart"
+        return KindChoice("thread", count, spec, reason, needs_free_threads=True)
+    if name is None:
+        return KindChoice(
+            "thread", _worker_count(config, "thread", host), spec, f"auto takes thread: {explain_missing_name(spec)}"
+        )
+    if host.has_interpreters and not host.interpreter_obstacle:
+        reason = f"auto takes interpreter: Python {host.python_version} has them, and they use all cores"
+        moves_to: WorkerKind = "thread" if host.process_obstacle else "process"
+        return KindChoice("interpreter", _worker_count(config, "interpreter", host), name, reason, moves_to)
+    if host.process_obstacle:
+        return KindChoice(
+            "thread", _worker_count(config, "thread", host), spec, f"auto takes thread: {host.process_obstacle}"
+        )
+    count = _worker_count(config, "process", host)
+    if count > 1:
+        without = (
+            host.interpreter_obstacle or f"Python {host.python_version} has no subinterpreters with a lock of their own"
+        )
+        return KindChoice("process", count, name, f"auto takes process: {without}")
+    return KindChoice("thread", 1, spec, "auto takes thread: one worker needs no other interpreter")
+
+
+def _check_kind_is_possible(kind: WorkerKind, spec: object, host: PythonPlatform) -> None:
+    """Raises ConfigError if workers of this kind cannot run this spec, or not here."""
+    if kind in IMPORTING_KINDS and importable_name(spec) is None:
+        raise ConfigError(f"worker kind {kind!r} cannot run this worker: {explain_missing_name(spec)}")
+    if kind == "interpreter" and not host.has_interpreters:
+        instead = "thread" if host.process_obstacle else "process"
+        raise ConfigError(
+            f"worker kind 'interpreter' needs CPython 3.13 or later, and this is {host.python_version}: use {instead!r}"
+        )
+    obstacle = {"process": host.process_obstacle, "interpreter": host.interpreter_obstacle}.get(kind)
     if obstacle:
         raise ConfigError(f"worker kind {kind!r} cannot run here: {obstacle}; or use worker kind 'thread'")
 
 
-def _count(config: Config, kind: WorkerKind, host: Host) -> int:
+def _worker_count(config: Config, kind: WorkerKind, host: PythonPlatform) -> int:
     if config.workers is not None:
         return config.workers
-    return host.cpus if kind in ELSEWHERE else 1
+    return host.cpus if kind in IMPORTING_KINDS else 1

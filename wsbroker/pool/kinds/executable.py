@@ -22,10 +22,10 @@ that was started in place of the worker."""
 _PYTHON_NAME: Final = re.compile(r"py|ython", re.IGNORECASE)
 """python3.11, pypy3, hython, mayapy: not uwsgi."""
 
-_EVERYWHERE: Final = ("_frozen_importlib_external", "zipimport")
+_SHARED_IMPORTERS: Final = ("_frozen_importlib_external", "zipimport")
 """Where the importers stand that every interpreter has."""
 
-FROZEN: Final = "this program is frozen (PyInstaller, Nuitka, cx_Freeze)"
+FROZEN_REASON: Final = "this program is frozen (PyInstaller, Nuitka, cx_Freeze)"
 
 
 def is_frozen() -> bool:
@@ -36,10 +36,10 @@ def is_frozen() -> bool:
     return bool(compiled is not None and getattr(compiled, "standalone", True))
 
 
-def why_no_processes() -> str:
+def find_process_obstacle() -> str:
     """Returns why `sys.executable` cannot run a worker process, or "" if it can."""
     if is_frozen():
-        return f"{FROZEN}, and a worker process would start all of it once more"
+        return f"{FROZEN_REASON}, and a worker process would start all of it once more"
     python = sys.executable
     advice = "set sys.executable to a Python interpreter before the start"
     if not python:
@@ -51,17 +51,17 @@ def why_no_processes() -> str:
     return ""
 
 
-def why_no_interpreters() -> str:
+def find_interpreter_obstacle() -> str:
     """Returns why a subinterpreter cannot import the handlers, or "" if nothing is known to keep it from that.
 
     The importer of a frozen program exists in the main interpreter only; the others have `sys.path`.
     """
     spec = PathFinder.find_spec(__package__.partition(".")[0]) if is_frozen() else None
-    if not is_frozen() or (spec is not None and type(spec.loader).__module__ in _EVERYWHERE):
+    if not is_frozen() or (spec is not None and type(spec.loader).__module__ in _SHARED_IMPORTERS):
         return ""
-    return f"{FROZEN}, and its modules can be imported in the main interpreter only"
+    return f"{FROZEN_REASON}, and its modules can be imported in the main interpreter only"
 
 
-def is_copy(environment: Mapping[str, str] = os.environ) -> bool:
+def is_program_copy(environment: Mapping[str, str] = os.environ) -> bool:
     """Returns whether this process was started as a worker, but runs the program from its beginning."""
     return environment.get(PARENT_VARIABLE) == str(os.getppid())

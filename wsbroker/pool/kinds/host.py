@@ -22,7 +22,7 @@ logger = GuardedLog(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class StartArguments:
     """What a worker is started with: the arguments of `worker_main` that are the same for all of a pool."""
 
     sys_path: list[str]
@@ -43,15 +43,15 @@ class WorkerHost(ABC):
         work: what to run.
     """
 
-    fate = "left behind"
+    stuck_outcome = "left behind"
 
-    def __init__(self, name: str, work: Work) -> None:
+    def __init__(self, name: str, work: StartArguments) -> None:
         self.name = name
-        self.work = work
-        self.outcome = ""
-        """How it ended, for the log: empty while it runs and after a proper end. Valid after `wait_ended`."""
+        self.start_arguments = work
+        self.end_reason = ""
+        """How it ended, for the log: empty while it runs and after a proper end. Valid after `wait_until_ended`."""
         self._loop = asyncio.get_running_loop()
-        self._ended = asyncio.Event()
+        self._end_event = asyncio.Event()
         self._thread: threading.Thread | None = None
 
     @abstractmethod
@@ -62,7 +62,7 @@ class WorkerHost(ABC):
         """Ends a stuck worker by force, where the kind can do that; False: it is left behind."""
         return False
 
-    def start_error(self, text: str, detail: str) -> WSBrokerError:
+    def make_start_error(self, text: str, detail: str) -> WSBrokerError:
         """Returns what a start fails with that the worker has called off.
 
         Args:
@@ -87,7 +87,7 @@ class WorkerHost(ABC):
             opened.extend(socket.socketpair())
             opened.extend(socket.socketpair())
             our_wire, wire, our_control, control = opened
-            thread = threading.Thread(target=self._main, args=(wire, control), name=self.name, daemon=True)
+            thread = threading.Thread(target=self._run_in_thread, args=(wire, control), name=self.name, daemon=True)
             thread.start()
         except (OSError, RuntimeError) as error:
             for end in opened:
@@ -97,25 +97,25 @@ class WorkerHost(ABC):
         return our_wire, our_control
 
     @final
-    async def wait_ended(self) -> None:
+    async def wait_until_ended(self) -> None:
         """Waits until nothing of the worker runs any more."""
-        await self._ended.wait()
+        await self._end_event.wait()
         if self._thread is not None:
             self._thread.join()  # past its last line already
 
     @final
-    def _main(self, wire: socket.socket, control: socket.socket) -> None:
+    def _run_in_thread(self, wire: socket.socket, control: socket.socket) -> None:
         try:
             self.run(wire, control)
         except SystemExit as end:
-            self.outcome = f"SystemExit({shown_value(end.code)})"
+            self.end_reason = f"SystemExit({shown_value(end.code)})"
         except BaseException as error:
-            self.outcome = shown_error(error)
+            self.end_reason = shown_error(error)
             logger.exception("worker ended by an exception worker=%s", self.name)
         finally:
             wire.close()
             control.close()
             try:
-                self._loop.call_soon_threadsafe(self._ended.set)
+                self._loop.call_soon_threadsafe(self._end_event.set)
             except RuntimeError:
                 logger.debug("worker ended after its loop worker=%s", self.name)

@@ -6,7 +6,7 @@ from types import ModuleType
 MAIN = "__main__"
 
 
-def name_of(spec: object) -> str | None:
+def importable_name(spec: object) -> str | None:
     """Returns the name by which a new interpreter finds the same handlers; None if there is none.
 
     Args:
@@ -27,8 +27,8 @@ def name_of(spec: object) -> str | None:
     return None
 
 
-def why_unnamed(spec: object) -> str:
-    """Says what a spec is for which `name_of` has no name, and what to do to use all cores."""
+def explain_missing_name(spec: object) -> str:
+    """Says what a spec is for which `importable_name` has no name, and what to do to use all cores."""
     owner = spec if isinstance(spec, str | type) else type(spec)
     module = owner.partition(":")[0] if isinstance(owner, str) else owner.__module__
     if isinstance(spec, ModuleType):

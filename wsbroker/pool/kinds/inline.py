@@ -21,7 +21,7 @@ from wsbroker.worker.slowest import Slowest
 
 logger = GuardedLog(__name__)
 
-NAME: Final = "inline"
+WORKER_NAME: Final = "inline"
 
 
 class InlineWorker:
@@ -41,7 +41,7 @@ class InlineWorker:
         self._options = options
         self._handlers: Handlers | None = None
         self._runtime: Runtime | None = None
-        self.handled_count: Callable[[], int] = int
+        self.count_handled_messages: Callable[[], int] = int
         """How many messages have been handled: the compiled runner's counter, once there is one."""
         self.pending_request_bytes = 0
         """What open and HTTP handlers that are running have been given."""
@@ -70,7 +70,7 @@ class InlineWorker:
         handlers = load(self._spec)
         runtime = Runtime(handlers, self._port, self._options)
         try:
-            with StartReminder(NAME):
+            with StartReminder(WORKER_NAME):
                 await runtime.start()
         except ConfigError:
             raise
@@ -80,7 +80,7 @@ class InlineWorker:
         self._handlers = handlers
         self._runtime = runtime
         self.state = "running"
-        logger.info("worker started worker=%s handlers=%s", NAME, ",".join(handlers.names))
+        logger.info("worker started worker=%s handlers=%s", WORKER_NAME, ",".join(handlers.names))
         return list(handlers.names)
 
     async def stop(self, timeout_s: float) -> bool:
@@ -93,7 +93,7 @@ class InlineWorker:
         finally:
             self.state = "ended"
         if not is_done:
-            logger.error("worker did not stop in time worker=%s timeout_s=%g", NAME, timeout_s)
+            logger.error("worker did not stop in time worker=%s timeout_s=%g", WORKER_NAME, timeout_s)
         return is_done
 
     async def run_open_handler(
@@ -117,10 +117,10 @@ class InlineWorker:
         finally:
             self.pending_request_bytes -= size_bytes
 
-    def counts(self) -> dict[str, int]:
+    def get_counters(self) -> dict[str, int]:
         """What went wrong so far, by name."""
         return {} if self._runtime is None else dict(self._runtime.counters)
 
-    def slowest(self) -> Slowest:
+    def get_slowest_calls(self) -> Slowest:
         """The slowest calls of handlers so far."""
         return Slowest() if self._runtime is None else self._runtime.slowest

@@ -8,13 +8,13 @@ from typing import Final
 from wsbroker.errors import ConfigError, WSBrokerError
 from wsbroker.guarded_log import GuardedLog
 from wsbroker.pool.kinds import subinterpreters
-from wsbroker.pool.kinds.host import Work, WorkerHost
+from wsbroker.pool.kinds.host import StartArguments, WorkerHost
 from wsbroker.worker.loader import is_refusal
 from wsbroker.worker.logs import levels_here
 
 logger = GuardedLog(__name__)
 
-PROGRAM: Final = """
+INTERPRETER_PROGRAM: Final = """
 import marshal, sys
 sys.path[:], sys.argv[:], start = marshal.loads(start)
 from wsbroker.worker.entry import interpreter_main
@@ -35,43 +35,50 @@ class ModuleRefused(ConfigError):
         self.problem = problem
 
 
-class InterpreterCarrier(WorkerHost):
+class InterpreterHost(WorkerHost):
     """Runs a worker in a subinterpreter.
 
     All interpreters of a process share its descriptors, so who owns which is said explicitly: the ends handed to
     `run` stay this side's and are closed here, the interpreter uses duplicates.
     """
 
-    def __init__(self, name: str, work: Work) -> None:
+    def __init__(self, name: str, work: StartArguments) -> None:
         super().__init__(name, work)
         self._interpreter: subinterpreters.Interpreter | None = None
-        self._is_left = False
+        self._is_left_behind = False
 
     def run(self, wire: socket.socket, control: socket.socket) -> None:
         """Runs the interpreter in this thread, and ends it."""
-        options = {**self.work.options, "name": self.name, "owns_interpreter": True, "log_levels": levels_here()}
-        start = (wire.fileno(), control.fileno(), self.work.spec, options)
-        interpreter = self._interpreter = subinterpreters.create(self.name)
-        if self._is_left:
-            interpreter.left_behind()
-        failure = interpreter.run(PROGRAM, marshal.dumps([self.work.sys_path, sys.argv, start]))
+        options = {
+            **self.start_arguments.options,
+            "name": self.name,
+            "owns_interpreter": True,
+            "log_levels": levels_here(),
+        }
+        start = (wire.fileno(), control.fileno(), self.start_arguments.spec, options)
+        interpreter = self._interpreter = subinterpreters.create_interpreter(self.name)
+        if self._is_left_behind:
+            interpreter.mark_left_behind()
+        failure = interpreter.run_program(
+            INTERPRETER_PROGRAM, marshal.dumps([self.start_arguments.sys_path, sys.argv, start])
+        )
         if failure:
             logger.error("worker ended by an exception worker=%s\n%s", self.name, failure.rstrip())
-            self.outcome = failure.strip().splitlines()[-1]
+            self.end_reason = failure.strip().splitlines()[-1]
         # Now: the broker learns of the end, whatever threads the handlers have left.
         wire.close()
         control.close()
-        interpreter.end()
+        interpreter.try_destroy()
 
     def kill(self) -> bool:
         """Nothing ends it from outside."""
-        self._is_left = True
+        self._is_left_behind = True
         if self._interpreter is not None:
-            self._interpreter.left_behind()
+            self._interpreter.mark_left_behind()
         return False
 
-    def start_error(self, text: str, detail: str) -> WSBrokerError:
+    def make_start_error(self, text: str, detail: str) -> WSBrokerError:
         """Says what to use if it was a module that refused to be loaded."""
         if is_refusal(text) or is_refusal(detail):
             return ModuleRefused(text)
-        return super().start_error(text, detail)
+        return super().make_start_error(text, detail)

@@ -12,31 +12,31 @@ from typing import Final
 
 from wsbroker.guarded_log import GuardedLog
 from wsbroker.pool.kinds.executable import PARENT_VARIABLE
-from wsbroker.pool.kinds.host import Work, WorkerHost
+from wsbroker.pool.kinds.host import StartArguments, WorkerHost
 from wsbroker.worker.forks import SERVER_SIGNALS
 from wsbroker.worker.logs import levels_here
 
 logger = GuardedLog(__name__)
 
-PROGRAM: Final = (
+PROCESS_PROGRAM: Final = (
     "import marshal, sys; "
     "sys.path[:], sys.argv[:], start = marshal.loads(sys.stdin.buffer.read()); "
     "from wsbroker.worker.entry import process_main; process_main(*start)"
 )
 """What the process runs. The rest comes through its standard input: settings hold secrets, and arguments show in ps."""
 
-KILLED: Final = "SIGKILL (nothing of ours: an operator, or the system was out of memory)"
+KILLED_TEXT: Final = "SIGKILL (nothing of ours: an operator, or the system was out of memory)"
 
 
-class ProcessCarrier(WorkerHost):
+class ProcessHost(WorkerHost):
     """Runs a worker in a process of its own, and waits for its end in this thread.
 
     The process gets the two streams and the server's stdout and stderr, no other descriptor.
     """
 
-    fate = "killed"
+    stuck_outcome = "killed"
 
-    def __init__(self, name: str, work: Work) -> None:
+    def __init__(self, name: str, work: StartArguments) -> None:
         super().__init__(name, work)
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -47,22 +47,29 @@ class ProcessCarrier(WorkerHost):
         with self._lock:
             if self._is_killed:
                 return
-            process = self._process = _spawn(self.name, [wire.fileno(), control.fileno()])
+            process = self._process = _spawn_process(self.name, [wire.fileno(), control.fileno()])
         with process:
-            self._begin(process, wire, control)
+            self._send_start_arguments(process, wire, control)
             wire.close()
             control.close()
             code = process.wait()
         if code and not self._is_killed:
-            self.outcome = ending(code)
+            self.end_reason = describe_exit(code)
 
-    def _begin(self, process: "subprocess.Popen[bytes]", wire: socket.socket, control: socket.socket) -> None:
-        options = {**self.work.options, "name": self.name, "owns_interpreter": True, "log_levels": levels_here()}
-        ends = [_shared(wire, process.pid), _shared(control, process.pid)]
-        start = (*ends, self.work.spec, options, self.work.shutdown_timeout_s)
+    def _send_start_arguments(
+        self, process: "subprocess.Popen[bytes]", wire: socket.socket, control: socket.socket
+    ) -> None:
+        options = {
+            **self.start_arguments.options,
+            "name": self.name,
+            "owns_interpreter": True,
+            "log_levels": levels_here(),
+        }
+        ends = [_share_socket(wire, process.pid), _share_socket(control, process.pid)]
+        start = (*ends, self.start_arguments.spec, options, self.start_arguments.shutdown_timeout_s)
         assert process.stdin is not None
         try:
-            process.stdin.write(marshal.dumps([self.work.sys_path, sys.argv, start]))
+            process.stdin.write(marshal.dumps([self.start_arguments.sys_path, sys.argv, start]))
             process.stdin.close()
         except OSError:
             pass  # it has ended already: its exit code says why
@@ -80,9 +87,9 @@ class ProcessCarrier(WorkerHost):
         return True
 
 
-def _spawn(name: str, descriptors: Sequence[int]) -> "subprocess.Popen[bytes]":
+def _spawn_process(name: str, descriptors: Sequence[int]) -> "subprocess.Popen[bytes]":
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    command = [sys.executable, *flags, "-P", "-c", PROGRAM, f"wsbroker {name}"]
+    command = [sys.executable, *flags, "-P", "-c", PROCESS_PROGRAM, f"wsbroker {name}"]
     environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
     if sys.platform == "win32":
         return subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
@@ -95,14 +102,14 @@ def _spawn(name: str, descriptors: Sequence[int]) -> "subprocess.Popen[bytes]":
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _shared(end: socket.socket, process_id: int) -> int | bytes:
+def _share_socket(end: socket.socket, process_id: int) -> int | bytes:
     """What the process finds its end by: the descriptor that it inherits; on Windows a duplicate made for it."""
     if sys.platform == "win32":
         return end.share(process_id)
     return end.fileno()
 
 
-def ending(code: int) -> str:
+def describe_exit(code: int) -> str:
     """Says how a process ended: ``"its process was ended by signal SIGSEGV"``, ``"its process exited with code 3"``."""
     if code >= 0:
         return f"its process exited with code {code}"
@@ -110,4 +117,4 @@ def ending(code: int) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = str(-code)
-    return f"its process was ended by signal {KILLED if name == 'SIGKILL' else name}"
+    return f"its process was ended by signal {KILLED_TEXT if name == 'SIGKILL' else name}"

@@ -21,7 +21,7 @@ from typing import Final
 from wsbroker import process_exit
 from wsbroker.errors import WorkerError
 
-_CLOSE: Final = """
+_SHUTDOWN_PROGRAM: Final = """
 import _thread, threading
 threading._shutdown()
 if _thread._count():
@@ -30,7 +30,7 @@ if _thread._count():
 """Run before an interpreter is ended. CPython waits for threads too, but aborts the process if it finds a daemon."""
 
 
-_making: Final = threading.Lock()
+_create_lock: Final = threading.Lock()
 """Making and ending one touches what all interpreters of the process share: one at a time."""
 
 
@@ -41,7 +41,7 @@ def are_available() -> bool:
     return find_spec("_interpreters") is not None
 
 
-def why_unsafe() -> str:
+def find_safety_obstacle() -> str:
     """Returns why interpreters would take the process down, or "".
 
     CPython's `tracemalloc` keeps one table for all interpreters: entries that another one allocated are freed in the
@@ -57,7 +57,7 @@ def why_unsafe() -> str:
 
 
 class Interpreter:
-    """A subinterpreter. All its methods are called on one thread, but for `left_behind`.
+    """A subinterpreter. All its methods are called on one thread, but for `mark_left_behind`.
 
     Args:
         name: for messages.
@@ -70,11 +70,11 @@ class Interpreter:
         # Daemon threads: handlers, and the libraries they use, start them in every other kind of worker. They are why
         # this is not `concurrent.interpreters`, which makes interpreters that refuse them and takes no configuration.
         config = _interpreters.new_config("isolated", allow_daemon_threads=True)
-        with _making:
+        with _create_lock:
             self._id = _interpreters.create(config)
-        _left.add(self)
+        _live_interpreters.add(self)
 
-    def run(self, program: str, start: bytes = b"") -> str:
+    def run_program(self, program: str, start: bytes = b"") -> str:
         """Runs a program in the interpreter to its end, with a variable `start`.
 
         Returns:
@@ -85,7 +85,7 @@ class Interpreter:
         failure = _interpreters.exec(self._id, program, {"start": start})
         return "" if failure is None else str(getattr(failure, "errdisplay", "") or failure.formatted)
 
-    def end(self) -> bool:
+    def try_destroy(self) -> bool:
         """Ends the interpreter once the threads that its program left have ended.
 
         Returns:
@@ -93,53 +93,53 @@ class Interpreter:
         """
         import _interpreters
 
-        if self.run(_CLOSE):
-            self.left_behind()
+        if self.run_program(_SHUTDOWN_PROGRAM):
+            self.mark_left_behind()
             return False
-        with _making:
+        with _create_lock:
             _interpreters.destroy(self._id)
-        _left.discard(self)
+        _live_interpreters.discard(self)
         return True
 
-    def left_behind(self) -> None:
+    def mark_left_behind(self) -> None:
         """Nobody waits for its end any more; it may still come. From any thread."""
         process_exit.watch_end_of_main()
 
 
-def create(name: str) -> Interpreter:
+def create_interpreter(name: str) -> Interpreter:
     """Makes a new one; takes some 15 ms. `name` is for messages."""
     if not are_available():
         raise WorkerError("this Python has no interpreters that can be used")
     return Interpreter(name)
 
 
-class _Left:
+class _LiveInterpreters:
     """The interpreters that are there when the process ends: CPython's own end would wait for them."""
 
     def __init__(self) -> None:
-        self._running: set[Interpreter] = set()
+        self._live: set[Interpreter] = set()
         self._lock = threading.Lock()
-        self._is_registered = False
+        self._is_exit_hook_registered = False
 
     def add(self, interpreter: Interpreter) -> None:
         with self._lock:
-            self._running.add(interpreter)
-            if not self._is_registered:
-                self._is_registered = True
-                process_exit.call_before_atexit(self._leave)
+            self._live.add(interpreter)
+            if not self._is_exit_hook_registered:
+                self._is_exit_hook_registered = True
+                process_exit.call_before_atexit(self._exit_if_any_live)
                 if hasattr(os, "register_at_fork"):
-                    os.register_at_fork(after_in_child=self._running.clear)  # CPython ends them there
+                    os.register_at_fork(after_in_child=self._live.clear)  # CPython ends them there
 
     def discard(self, interpreter: Interpreter) -> None:
         with self._lock:
-            self._running.discard(interpreter)
+            self._live.discard(interpreter)
 
-    def _leave(self) -> None:
+    def _exit_if_any_live(self) -> None:
         """The first `atexit` function."""
-        if self._running:
-            atexit.unregister(self._leave)
-            names = ", ".join(sorted(interpreter.name for interpreter in self._running))
+        if self._live:
+            atexit.unregister(self._exit_if_any_live)
+            names = ", ".join(sorted(interpreter.name for interpreter in self._live))
             process_exit.exit_with_python_end(f"wsbroker: the process exits without waiting for {names}, still busy")
 
 
-_left: Final = _Left()
+_live_interpreters: Final = _LiveInterpreters()

@@ -6,9 +6,11 @@ from wsbroker.pool.kinds.host import WorkerHost
 from wsbroker.worker.main import worker_main
 
 
-class ThreadCarrier(WorkerHost):
+class ThreadHost(WorkerHost):
     """Runs `worker_main` in the carrier's own thread; `sys.path` and live objects are shared."""
 
     def run(self, wire: socket.socket, control: socket.socket) -> None:
         """Runs the worker in this thread."""
-        worker_main(wire, control, self.work.sys_path, self.work.spec, self.work.options)
+        worker_main(
+            wire, control, self.start_arguments.sys_path, self.start_arguments.spec, self.start_arguments.options
+        )

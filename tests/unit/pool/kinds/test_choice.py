@@ -8,14 +8,14 @@ from types import ModuleType
 import pytest
 
 from wsbroker.errors import ConfigError
-from wsbroker.pool.kinds.choice import Choice, Host, choose, is_free_threaded, this_host
-from wsbroker.pool.kinds.import_names import name_of, why_unnamed
+from wsbroker.pool.kinds.choice import KindChoice, PythonPlatform, choose_kind, inspect_platform, is_free_threaded
+from wsbroker.pool.kinds.import_names import explain_missing_name, importable_name
 from wsbroker.settings.config import Config, Settings, WorkerKind
 
-OLD = Host("3.11", has_interpreters=False, is_free_threaded=False, cpus=4)
-OLD_AND_SMALL = Host("3.11", has_interpreters=False, is_free_threaded=False, cpus=1)
-NEW = Host("3.13", has_interpreters=True, is_free_threaded=False, cpus=4)
-FREE = Host("3.14", has_interpreters=True, is_free_threaded=True, cpus=4)
+OLD = PythonPlatform("3.11", has_interpreters=False, is_free_threaded=False, cpus=4)
+OLD_AND_SMALL = PythonPlatform("3.11", has_interpreters=False, is_free_threaded=False, cpus=1)
+NEW = PythonPlatform("3.13", has_interpreters=True, is_free_threaded=False, cpus=4)
+FREE = PythonPlatform("3.14", has_interpreters=True, is_free_threaded=True, cpus=4)
 
 
 class Chat:
@@ -27,8 +27,8 @@ def made_by(main: str) -> type:
     return type("Chat", (), {"__module__": main})
 
 
-def chosen(host: Host, spec: object = "pkg.mod", **settings: object) -> Choice:
-    return choose(Config.of(**settings), spec, host)  # type: ignore[arg-type]
+def chosen(host: PythonPlatform, spec: object = "pkg.mod", **settings: object) -> KindChoice:
+    return choose_kind(Config.of(**settings), spec, host)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -46,11 +46,11 @@ def chosen(host: Host, spec: object = "pkg.mod", **settings: object) -> Choice:
         (FREE, {"workers": 2}, "thread", 2),
     ],
 )
-def test_auto_takes_what_uses_all_cores(host: Host, settings: Settings, kind: str, count: int) -> None:
+def test_auto_takes_what_uses_all_cores(host: PythonPlatform, settings: Settings, kind: str, count: int) -> None:
     choice = chosen(host, **settings)
-    assert (choice.kind, choice.count, choice.spec) == (kind, count, "pkg.mod")
+    assert (choice.kind, choice.worker_count, choice.spec) == (kind, count, "pkg.mod")
     assert choice.reason.startswith(f"auto takes {kind}: ")
-    assert choice.moves_to == ("process" if kind == "interpreter" else None)
+    assert choice.fallback_kind == ("process" if kind == "interpreter" else None)
     assert choice.needs_free_threads == host.is_free_threaded
 
 
@@ -76,20 +76,29 @@ except Exception as error:
 
 @pytest.mark.parametrize("spec", [Chat(), made_by("__main__"), made_by("__main__")(), "__main__", "__main__:Chat"])
 @pytest.mark.parametrize("host", [OLD, NEW])
-def test_auto_takes_one_thread_for_what_only_this_interpreter_has_and_says_what_to_do(host: Host, spec: object) -> None:
+def test_auto_takes_one_thread_for_what_only_this_interpreter_has_and_says_what_to_do(
+    host: PythonPlatform, spec: object
+) -> None:
     choice = chosen(host, spec)
-    assert (choice.kind, choice.count) == ("thread", 1)
+    assert (choice.kind, choice.worker_count) == ("thread", 1)
     assert choice.spec is spec
     assert choice.reason.startswith("auto takes thread: ") and choice.reason.endswith(" to use all cores")
-    assert chosen(host, spec, workers=3).count == 3
+    assert chosen(host, spec, workers=3).worker_count == 3
 
 
 def test_what_to_do_depends_on_what_it_is() -> None:
-    assert "a live object exists in this interpreter only; register its name ('pkg.mod:obj')" in why_unnamed(Chat())
+    assert "a live object exists in this interpreter only; register its name ('pkg.mod:obj')" in explain_missing_name(
+        Chat()
+    )
     for spec in (made_by("__main__"), made_by("__main__")(), "__main__:Chat", sys.modules["__main__"]):
-        assert "what the main script defines exists in this interpreter only; move the handlers" in why_unnamed(spec)
-    assert "Chat cannot be imported from elsewhere; define it at the top level" in why_unnamed(made_by("elsewhere"))
-    assert "module made cannot be imported by its name; put it into a file" in why_unnamed(ModuleType("made"))
+        assert (
+            "what the main script defines exists in this interpreter only; move the handlers"
+            in explain_missing_name(spec)
+        )
+    assert "Chat cannot be imported from elsewhere; define it at the top level" in explain_missing_name(
+        made_by("elsewhere")
+    )
+    assert "module made cannot be imported by its name; put it into a file" in explain_missing_name(ModuleType("made"))
 
 
 @pytest.mark.parametrize("kind", ["interpreter", "process"])
@@ -97,22 +106,22 @@ def test_what_to_do_depends_on_what_it_is() -> None:
 def test_an_explicit_kind_refuses_what_only_this_interpreter_has_with_that_text(kind: str, spec: object) -> None:
     with pytest.raises(ConfigError) as caught:
         chosen(NEW, spec, worker_kind=kind)
-    assert str(caught.value) == f"worker kind {kind!r} cannot run this worker: {why_unnamed(spec)}"
+    assert str(caught.value) == f"worker kind {kind!r} cannot run this worker: {explain_missing_name(spec)}"
 
 
 @pytest.mark.parametrize("kind", ["inline", "thread"])
 @pytest.mark.parametrize("spec", ["pkg.mod", Chat(), Chat])
 def test_inline_and_thread_take_anything_as_it_is(kind: WorkerKind, spec: object) -> None:
     choice = chosen(OLD, spec, worker_kind=kind)
-    assert (choice.kind, choice.count, choice.reason) == (kind, 1, "as configured")
+    assert (choice.kind, choice.worker_count, choice.reason) == (kind, 1, "as configured")
     assert choice.spec is spec
 
 
 @pytest.mark.parametrize("kind", ["interpreter", "process"])
 def test_the_others_get_one_worker_per_cpu_and_a_name(kind: str) -> None:
     choice = chosen(NEW, Chat, worker_kind=kind)
-    assert choice == Choice(kind, 4, f"{__name__}:Chat", "as configured")  # type: ignore[arg-type]
-    assert choice.moves_to is None
+    assert choice == KindChoice(kind, 4, f"{__name__}:Chat", "as configured")  # type: ignore[arg-type]
+    assert choice.fallback_kind is None
 
 
 def test_interpreters_are_refused_where_there_are_none() -> None:
@@ -120,17 +129,17 @@ def test_interpreters_are_refused_where_there_are_none() -> None:
         chosen(OLD, worker_kind="interpreter")
 
 
-NO_PROCESSES = replace(OLD, no_processes="a reason")
-NOTHING = replace(NEW, no_processes="a reason", no_interpreters="another reason")
+NO_PROCESSES = replace(OLD, process_obstacle="a reason")
+NOTHING = replace(NEW, process_obstacle="a reason", interpreter_obstacle="another reason")
 
 
 def test_auto_takes_threads_where_a_worker_process_would_start_the_program_again() -> None:
     for host in (NO_PROCESSES, NOTHING):
         choice = chosen(host, workers=3)
-        assert (choice.kind, choice.count, choice.reason) == ("thread", 3, "auto takes thread: a reason")
-        assert chosen(host).count == 1
-    moving = chosen(replace(NEW, no_processes="a reason"))
-    assert (moving.kind, moving.moves_to) == ("interpreter", "thread")
+        assert (choice.kind, choice.worker_count, choice.reason) == ("thread", 3, "auto takes thread: a reason")
+        assert chosen(host).worker_count == 1
+    moving = chosen(replace(NEW, process_obstacle="a reason"))
+    assert (moving.kind, moving.fallback_kind) == ("interpreter", "thread")
 
 
 def test_an_explicit_kind_that_cannot_run_here_is_refused() -> None:
@@ -147,7 +156,7 @@ def test_an_explicit_kind_that_cannot_run_here_is_refused() -> None:
 @pytest.mark.parametrize("kind", ["auto", "inline", "thread", "process"])
 def test_a_copy_of_the_program_that_was_started_as_a_worker_starts_no_server(kind: str) -> None:
     with pytest.raises(ConfigError, match="^this program was started in place of a worker process, because "):
-        chosen(replace(OLD, is_copy=True), worker_kind=kind)
+        chosen(replace(OLD, is_program_copy=True), worker_kind=kind)
 
 
 def test_names_of_what_can_be_imported() -> None:
@@ -155,19 +164,19 @@ def test_names_of_what_can_be_imported() -> None:
         """Not at the top level."""
 
     module = sys.modules[__name__]
-    assert name_of("pkg.mod:obj") == "pkg.mod:obj"
-    assert name_of(module) == __name__
-    assert name_of(Chat) == f"{__name__}:Chat"
-    assert name_of(Inner) is None
-    assert name_of(ModuleType("made")) is None
-    assert name_of(sys.modules["__main__"]) is None
-    assert name_of(made_by("elsewhere")) is None
+    assert importable_name("pkg.mod:obj") == "pkg.mod:obj"
+    assert importable_name(module) == __name__
+    assert importable_name(Chat) == f"{__name__}:Chat"
+    assert importable_name(Inner) is None
+    assert importable_name(ModuleType("made")) is None
+    assert importable_name(sys.modules["__main__"]) is None
+    assert importable_name(made_by("elsewhere")) is None
 
 
 def test_the_facts_about_this_python() -> None:
-    host = this_host()
-    assert host.python == ".".join(map(str, sys.version_info[:2]))
+    host = inspect_platform()
+    assert host.python_version == ".".join(map(str, sys.version_info[:2]))
     assert host.has_interpreters == (sys.version_info >= (3, 13))
     assert host.is_free_threaded == is_free_threaded() == (not getattr(sys, "_is_gil_enabled", lambda: True)())
     assert host.cpus == Config().workers_for("process")
-    assert (host.no_processes, host.no_interpreters, host.is_copy) == ("", "", False)
+    assert (host.process_obstacle, host.interpreter_obstacle, host.is_program_copy) == ("", "", False)
