@@ -40,18 +40,18 @@ from wsbroker.errors import (
 from wsbroker.http.messages import Accept, Headers, HttpRequest, HttpResponse
 from wsbroker.types import ChannelName, CloseCode, Data, SocketId
 from wsbroker.worker import api as _ports
-from wsbroker.worker.api import current as _current
-from wsbroker.worker.api import get_port as _get_port
+from wsbroker.worker.api import context_api as _current
+from wsbroker.worker.api import get_api as _get_port
 from wsbroker.worker.arguments import MAX_SOCKET_ID as _MAX_SOCKET_ID
-from wsbroker.worker.arguments import channel_of as _channel_of
-from wsbroker.worker.arguments import close_code_of as _close_code_of
-from wsbroker.worker.arguments import copied_channel_of as _copied_channel_of
-from wsbroker.worker.arguments import data_of as _data_of
-from wsbroker.worker.arguments import excluded_of as _excluded_of
-from wsbroker.worker.arguments import reason_of as _reason_of
-from wsbroker.worker.arguments import socket_id_of as _socket_id_of
-from wsbroker.worker.arguments import text_of as _text_of
-from wsbroker.worker.arguments import token_of as _token_of
+from wsbroker.worker.arguments import validate_channel as _channel_of
+from wsbroker.worker.arguments import validate_close_code as _close_code_of
+from wsbroker.worker.arguments import validate_copied_channel as _copied_channel_of
+from wsbroker.worker.arguments import validate_data as _data_of
+from wsbroker.worker.arguments import validate_excluded_ids as _excluded_of
+from wsbroker.worker.arguments import validate_reason as _reason_of
+from wsbroker.worker.arguments import validate_socket_id as _socket_id_of
+from wsbroker.worker.arguments import validate_text as _text_of
+from wsbroker.worker.arguments import validate_token as _token_of
 from wsbroker.worker.base import Worker
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
         from importlib import import_module
 
-        if _ports.is_worker and where == "wsbroker.server.api":
+        if _ports.is_worker_interpreter and where == "wsbroker.server.api":
             where = "wsbroker.worker.server_stubs"
         found = getattr(import_module(where), real_name)
         globals()[name] = found
@@ -140,7 +140,7 @@ __all__ = [
 _NO_ONE: _Final = ()
 _in_context: _Final = _current.get
 
-# In the two calls that are made per message, the checks of the usual case and `get_port` stand in line: a function that
+# In the two calls that are made per message, the checks of the usual case and `get_api` stand in line: a function that
 # makes them costs as much as all the rest.
 
 
@@ -167,7 +167,7 @@ def send(socket_id: int, data: Data) -> None:
             _text_of(data, "data")
     elif type(data) is not bytes:
         data = _data_of(data)
-    (_in_context() or _ports.default or _get_port()).send(socket_id, data)
+    (_in_context() or _ports.default_api or _get_port()).send(socket_id, data)
 
 
 def send_to_channel(channel: ChannelName, data: Data, *, exclude: _Iterable[int] = ()) -> None:
@@ -201,7 +201,7 @@ def send_to_channel(channel: ChannelName, data: Data, *, exclude: _Iterable[int]
     elif type(data) is not bytes:
         data = _data_of(data)
     excluded = _NO_ONE if exclude is _NO_ONE else _excluded_of(exclude)
-    (_in_context() or _ports.default or _get_port()).send_to_channel(name, data, excluded)
+    (_in_context() or _ports.default_api or _get_port()).send_to_channel(name, data, excluded)
 
 
 def subscribe(socket_id: int, channel: ChannelName) -> bool:

@@ -35,10 +35,10 @@ from wsbroker.http.messages import (
 from wsbroker.types import Data, SocketId
 from wsbroker.worker import api as ports
 from wsbroker.worker.api import BrokerApi
-from wsbroker.worker.arguments import close_code_of, data_of, reason_of
+from wsbroker.worker.arguments import validate_close_code, validate_data, validate_reason
 from wsbroker.worker.async_calls import is_awaitable
-from wsbroker.worker.loader import Handler, load
-from wsbroker.worker.outcomes import no_http_handler
+from wsbroker.worker.loader import Handler, load_handlers
+from wsbroker.worker.outcomes import no_handler_response
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -88,7 +88,7 @@ class TestSocket:
 
     def send(self, data: Data) -> None:
         """Sends a message and runs the message handler; raises what that raises. A closed socket sends nothing."""
-        self._broker._message(self, data_of(data))
+        self._broker._message(self, validate_data(data))
 
     def take(self) -> list[str | bytes]:
         """Returns what was received and was not taken yet."""
@@ -106,10 +106,10 @@ class TestSocket:
             ValueError: no client can send this code, or a reason with it.
         """
         if code not in (NO_STATUS, LOST):
-            close_code_of(code)
+            validate_close_code(code)
         elif reason:
             raise ValueError(f"a close with code {code} has no reason: no Close frame carries them")
-        self._broker._close(self, code, reason_of(reason))
+        self._broker._close(self, code, validate_reason(reason))
         self._broker._run_closes()
 
     def __repr__(self) -> str:
@@ -150,7 +150,7 @@ class TestBroker(BrokerApi):
         """Every call of the API that changes something, in order."""
         self.sockets: dict[int, TestSocket] = {}
         """The open sockets by their ids."""
-        self._handlers = load(spec)
+        self._handlers = load_handlers(spec)
         self._worker_arg = worker_arg
         self._raise_errors = raise_errors
         self._timeout_s = timeout_s
@@ -167,8 +167,8 @@ class TestBroker(BrokerApi):
     # What a test does. ------------------------------------------------------------------------------------------
 
     def __enter__(self) -> "TestBroker":
-        self._before = ports.get_default()
-        ports.set_default(self)
+        self._before = ports.get_default_api()
+        ports.set_default_api(self)
         try:
             if self._handlers.worker_start is not None:
                 self._run(self._handlers.worker_start, self._worker_arg)
@@ -184,7 +184,7 @@ class TestBroker(BrokerApi):
             if self._handlers.worker_stop is not None:
                 self._run(self._handlers.worker_stop)
         finally:
-            ports.set_default(self._before)
+            ports.set_default_api(self._before)
             self._end_loop()
 
     def connect(self, url: str = "/", headers: HeaderItems = (), *, remote: str = "127.0.0.1") -> TestSocket:
@@ -239,7 +239,7 @@ class TestBroker(BrokerApi):
         content = body.encode() if isinstance(body, str) else body
         request = HttpRequest(method, url, Headers(headers), content, remote=remote)
         if self._handlers.http is None:
-            return no_http_handler(request.headers)
+            return no_handler_response(request.headers)
         response = HttpResponse(500, (), "Internal Server Error")
         try:
             with self._reporting():
@@ -303,12 +303,12 @@ class TestBroker(BrokerApi):
     # Running handlers. ------------------------------------------------------------------------------------------
 
     def _run(self, handler: Handler, *arguments: object) -> object:
-        token = ports.current.set(self)
+        token = ports.context_api.set(self)
         try:
             returned = handler(*arguments)
             return self._await(returned) if is_awaitable(returned) else returned
         finally:
-            ports.current.reset(token)
+            ports.context_api.reset(token)
 
     def _await(self, awaitable: object) -> object:
         """Waits for an async handler. One loop runs them all, in a thread, so that a test may have one of its own."""
@@ -399,12 +399,12 @@ class TestBroker(BrokerApi):
 
     def close(self, socket_id: int, code: int, reason: str) -> None:
         """Closes a socket; its close handler runs after the handler that asked for it."""
-        code, reason = close_code_of(code), reason_of(reason)
+        code, reason = validate_close_code(code), validate_reason(reason)
         self.commands.append(("close", socket_id, code, reason))
         socket = self.sockets.get(socket_id)
         if socket is not None:
             self._close(socket, code, reason)
-            if ports.current.get() is not self:  # the test itself asked: nobody else runs it
+            if ports.context_api.get() is not self:  # the test itself asked: nobody else runs it
                 self._run_closes()
 
     def subscriber_count(self, channel: bytes) -> int:

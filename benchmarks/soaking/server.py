@@ -26,8 +26,8 @@ from benchmarks.client import Address
 from wsbroker.build import core_kind
 from wsbroker.settings.addresses import TcpAddress
 from wsbroker.settings.config import Settings
-from wsbroker.worker.async_runtime import LoopRuntime
-from wsbroker.worker.sync_runtime import WireRuntime
+from wsbroker.worker.async_runtime import AsyncRuntime
+from wsbroker.worker.sync_runtime import SyncRuntime
 from wsbroker.worker.wire_api import WireApi
 
 LIFE_S: Final = 600.0
@@ -181,11 +181,11 @@ def kept(server: wsbroker.Server) -> dict[str, int]:
         if isinstance(thing, WireApi):
             add("wire port", thing, ("tokens", "own_tokens", "queues", "closing", "_answers", "_backlog"))
             add("wire port", thing, ("_commands", "_handled", "_unsorted", "_sorted"))
-        elif isinstance(thing, LoopRuntime):
+        elif isinstance(thing, AsyncRuntime):
             add("runtime", thing, ("_tasks.count",))
-        elif isinstance(thing, WireRuntime):
+        elif isinstance(thing, SyncRuntime):
             sizes["runtimes"] += 0
-    if pool.inline_worker is not None and pool.inline_worker.runtime._tasks is not None:
+    if pool.inline_worker is not None and pool.inline_worker.runtime._async_calls is not None:
         add("runtime", pool.inline_worker.runtime, ("_tasks.count",))
     return {name: size for name, size in sizes.items() if size}
 

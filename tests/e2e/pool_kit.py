@@ -45,13 +45,13 @@ class Shop:
 
     async def __aenter__(self) -> "Shop":
         self.port.start()
-        ports.set_default(self.port)
+        ports.set_default_api(self.port)
         await self.pool.start()
         return self
 
     async def __aexit__(self, *exception: object) -> None:
         await self.pool.stop(5)
-        ports.set_default(None)
+        ports.set_default_api(None)
         self.port.stop()
 
     def message(self, socket_id: int, data: str, lane_index: int = 0) -> None:

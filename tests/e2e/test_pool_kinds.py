@@ -158,10 +158,10 @@ def test_the_inline_worker_shows_its_handlers_and_its_runtime() -> None:
         inline = shop.pool.inline_worker
         assert inline is not None
         assert inline.handlers.message_arity == 2
-        assert inline.handlers.message_raw is not None
-        inline.handlers.message_raw("hi", 3)
+        assert inline.handlers.raw_message_handler is not None
+        inline.handlers.raw_message_handler("hi", 3)
         assert shop.sent == ["hi"]
-        inline.runtime.message_failed(3, LookupError("here"))
+        inline.runtime.on_message_failed(3, LookupError("here"))
         assert (commands.CLOSE, 3, 1011, "handler error") in shop.core.log
         (statistics,) = shop.pool.statistics()
         assert statistics["name"] == "inline" and statistics["state"] == "running"

@@ -87,9 +87,9 @@ class RecordingPort(BrokerApi):
 def recorded() -> Iterator[RecordingPort]:
     """The default port for one test."""
     recording = RecordingPort()
-    port.set_default(recording)
+    port.set_default_api(recording)
     yield recording
-    port.set_default(None)
+    port.set_default_api(None)
 
 
 class Text(enum.StrEnum):
@@ -319,7 +319,7 @@ def test_the_port_of_the_context_comes_before_the_default_one(recorded: Recordin
     own = RecordingPort()
 
     def in_worker() -> None:
-        port.current.set(own)
+        port.context_api.set(own)
         wsbroker.send(1, "own")
         wsbroker.send_to_channel("c", "own")
         wsbroker.close(1)
@@ -331,7 +331,7 @@ def test_the_port_of_the_context_comes_before_the_default_one(recorded: Recordin
     thread.join()
     assert [call[0] for call in own.calls] == ["send", "send_to_channel", "close"]
     assert recorded.calls == [("send", 2, "default"), ("send", 3, "thread")]
-    assert port.get_default() is recorded
+    assert port.get_default_api() is recorded
 
 
 def test_a_bare_port_carries_nothing() -> None:

@@ -636,12 +636,12 @@ class Broker:
             self._mark_worker_queue_dirty(lane)
         self._subtract_dropped_bytes(lane)
 
-    def drop_waiting(self) -> int:
+    def drop_waiting_messages(self) -> int:
         """Drops the messages that workers have not been given yet, so that the close handlers behind them still run:
         the server stops, and there is no time for both. Returns how many; they are counted as lost."""
         dropped: i64 = 0
         for lane in self.worker_queues:
-            dropped += lane.drop_waiting()
+            dropped += lane.drop_waiting_messages()
             if lane.send_waiting_events():
                 self._mark_worker_queue_dirty(lane)
             self._subtract_dropped_bytes(lane)

@@ -191,7 +191,7 @@ class WorkerQueue:
         self.unhandled_closes.update(self._waiting_closes())
         return self.send_waiting_events()
 
-    def drop_waiting(self) -> i64:
+    def drop_waiting_messages(self) -> i64:
         """Has the messages that wait in inboxes dropped as their sockets' turns come, so that the CLOSE events behind
         them get through; returns how many messages. O(waiting)."""
         waiting = self.count_unhandled_messages() - self.in_flight_messages

@@ -46,12 +46,12 @@ class InlineRunner:
 
     Args:
         handler: the application's function itself, or None; it gets the first `arity` of data, socket id, token.
-        begin_result: ``(socket_id, result)``: takes what a handler returned; calls `release` once it is done.
+        begin_result: ``(socket_id, result)``: takes what a handler returned; calls `resume_socket` once it is done.
         failed: ``(socket_id, exception)``: a handler raised.
         notice_s: what a call of a handler may take without being told of.
-        slow: ``(socket_id, seconds, is_ended)``: a handler held the loop for longer than `notice_s`, to its end or its
-            first `await`; returns the next `notice_s`.
-        begin_close: ``(socket_id, token, code, reason)``: True: the close handler has ended; False: `release` follows.
+        slow: ``(socket_id, seconds, is_ended)``: a handler held the loop for longer than `slow_threshold_s`, to its end or its
+            first `await`; returns the next `slow_threshold_s`.
+        begin_close: ``(socket_id, token, code, reason)``: True: the close handler has ended; False: `resume_socket` follows.
         unhandled: called for a message when there is no handler.
     """
 
@@ -72,11 +72,11 @@ class InlineRunner:
         self.worker_queue: Final = lane
         self.handler: Final = handler
         self.arity: Final = arity
-        self.notice_s = notice_s
+        self.slow_threshold_s = notice_s
         self.begin_result: Final = begin_result
         self.on_failure: Final = failed
         self.on_slow_call: Final = slow
-        self.begin_close: Final = begin_close
+        self.begin_close_handler: Final = begin_close
         self.on_missing_handler: Final = unhandled
         self.busy_sockets: Final[dict[int, Socket]] = lane.busy_sockets
         self.deferred_sockets: Final[deque[Socket]] = deque()
@@ -143,7 +143,7 @@ class InlineRunner:
             socket.is_busy = False
             self._handle_inbox(socket)
 
-    def drop_waiting(self) -> int:
+    def drop_waiting_messages(self) -> int:
         """Has the messages that are held dropped, so that the close handlers behind them still run: the server stops,
         and there is no time for both. Returns how many; they are counted as lost."""
         dropped = 0
@@ -211,8 +211,8 @@ class InlineRunner:
         now = time()  # the wall clock, 20 ns; whoever is told of slow handlers sorts out its steps
         elapsed = now - self.clock_s
         self.clock_s = now
-        if elapsed > self.notice_s:
-            self.notice_s = self.on_slow_call(socket_id, elapsed, result is None)
+        if elapsed > self.slow_threshold_s:
+            self.slow_threshold_s = self.on_slow_call(socket_id, elapsed, result is None)
             self.clock_s = time()
 
     def _begin_async_handler(self, socket: Socket, result: object) -> None:
@@ -226,12 +226,12 @@ class InlineRunner:
         socket.is_busy = True
         self.busy_sockets[socket.id] = socket
         # Not the event's token: a handler that ran when the socket closed may have set it since.
-        if self.begin_close(socket.id, socket.token, cast(int, event[4]), cast(str, event[5])):
+        if self.begin_close_handler(socket.id, socket.token, cast(int, event[4]), cast(str, event[5])):
             socket.is_busy = False
             self.busy_sockets.pop(socket.id, None)
         self.clock_s = time()
 
-    def release(self, socket_id: int) -> None:
+    def resume_socket(self, socket_id: int) -> None:
         """An async handler of this socket has ended: on with what was held. Unknown ids are ignored."""
         socket = self.busy_sockets.pop(socket_id, None)
         if socket is None:

@@ -89,7 +89,7 @@ class Core(CoreCalls, Protocol):
         """Lets them go on."""
         ...
 
-    def drop_waiting(self, /) -> int:
+    def drop_waiting_messages(self, /) -> int:
         """Drops the messages that workers have not been given yet; returns how many."""
 
     def replace_worker(self, index: int, /) -> None:

@@ -198,101 +198,101 @@ class LocalApi(BrokerApi):
         if get_ident() == self._loop_thread:
             self._send(socket_id, data)
         else:
-            self._tell((commands.SEND, socket_id, data), sys.getsizeof(data))
+            self._send_command((commands.SEND, socket_id, data), sys.getsizeof(data))
 
     def send_to_channel(self, channel: bytes, data: str | bytes, exclude: tuple[int, ...]) -> None:
         """See `wsbroker.send_to_channel`."""
         if get_ident() == self._loop_thread:
             self._publish(channel, data, exclude)
         else:
-            self._tell((commands.PUBLISH, channel, data, exclude), sys.getsizeof(data) + 40 * len(exclude))
+            self._send_command((commands.PUBLISH, channel, data, exclude), sys.getsizeof(data) + 40 * len(exclude))
 
     def subscribe(self, socket_id: int, channel: bytes) -> bool:
         """See `wsbroker.subscribe`."""
         if get_ident() == self._loop_thread:
             return self._subscribe(socket_id, channel)
-        return cast(bool, self._ask(commands.SUBSCRIBE, socket_id, channel))
+        return cast(bool, self._ask_core(commands.SUBSCRIBE, socket_id, channel))
 
     def unsubscribe(self, socket_id: int, channel: bytes) -> bool:
         """See `wsbroker.unsubscribe`."""
         if get_ident() == self._loop_thread:
             return self._unsubscribe(socket_id, channel)
-        return cast(bool, self._ask(commands.UNSUBSCRIBE, socket_id, channel))
+        return cast(bool, self._ask_core(commands.UNSUBSCRIBE, socket_id, channel))
 
     def subscribe_nowait(self, socket_id: int, channel: bytes) -> None:
         """See `wsbroker.subscribe_nowait`."""
         if get_ident() == self._loop_thread:
             self._subscribe_nowait(socket_id, channel)
         else:
-            self._tell((commands.SUBSCRIBE, socket_id, channel), 0)
+            self._send_command((commands.SUBSCRIBE, socket_id, channel), 0)
 
     def unsubscribe_nowait(self, socket_id: int, channel: bytes) -> None:
         """See `wsbroker.unsubscribe_nowait`."""
         if get_ident() == self._loop_thread:
             self._unsubscribe_nowait(socket_id, channel)
         else:
-            self._tell((commands.UNSUBSCRIBE, socket_id, channel), 0)
+            self._send_command((commands.UNSUBSCRIBE, socket_id, channel), 0)
 
     def set_token(self, socket_id: int, token: bytes | None) -> None:
         """See `wsbroker.set_token`."""
         if get_ident() == self._loop_thread:
             self._set_token(socket_id, token)
         else:
-            self._tell((commands.SET_TOKEN, socket_id, token, 0), sys.getsizeof(token))
+            self._send_command((commands.SET_TOKEN, socket_id, token, 0), sys.getsizeof(token))
 
     def copy_subscriptions(self, from_channel: bytes, to_channel: bytes) -> None:
         """See `wsbroker.copy_subscriptions`."""
         if get_ident() == self._loop_thread:
             self._copy_subscriptions(from_channel, to_channel)
         else:
-            self._tell((commands.COPY_SUBSCRIPTIONS, from_channel, to_channel), 0)
+            self._send_command((commands.COPY_SUBSCRIPTIONS, from_channel, to_channel), 0)
 
     def close(self, socket_id: int, code: int, reason: str) -> None:
         """See `wsbroker.close`."""
         if get_ident() == self._loop_thread:
             self._close(socket_id, code, reason)
         else:
-            self._tell((commands.CLOSE, socket_id, code, reason), 0)
+            self._send_command((commands.CLOSE, socket_id, code, reason), 0)
 
     def subscriber_count(self, channel: bytes) -> int:
         """See `wsbroker.subscriber_count`."""
         if get_ident() == self._loop_thread:
             return self._subscriber_count(channel)
-        return cast(int, self._ask(commands.SUBSCRIBER_COUNT, channel))
+        return cast(int, self._ask_core(commands.SUBSCRIBER_COUNT, channel))
 
     def subscribers(self, channel: bytes) -> list[int]:
         """See `wsbroker.subscribers`."""
         if get_ident() == self._loop_thread:
             return self._subscribers(channel)
-        return cast(list[int], self._ask(commands.SUBSCRIBERS, channel))
+        return cast(list[int], self._ask_core(commands.SUBSCRIBERS, channel))
 
     def subscriptions(self, socket_id: int) -> list[bytes]:
         """See `wsbroker.subscriptions`."""
         if get_ident() == self._loop_thread:
             return self._subscriptions(socket_id)
-        return cast(list[bytes], self._ask(commands.SUBSCRIPTIONS, socket_id))
+        return cast(list[bytes], self._ask_core(commands.SUBSCRIPTIONS, socket_id))
 
     def channels(self) -> list[bytes]:
         """See `wsbroker.channels`."""
         if get_ident() == self._loop_thread:
             return self._channels()
-        return cast(list[bytes], self._ask(commands.CHANNELS))
+        return cast(list[bytes], self._ask_core(commands.CHANNELS))
 
     def is_open(self, socket_id: int) -> bool:
         """See `wsbroker.is_open`."""
         if get_ident() == self._loop_thread:
             return self._is_open(socket_id)
-        return cast(bool, self._ask(commands.IS_OPEN, socket_id))
+        return cast(bool, self._ask_core(commands.IS_OPEN, socket_id))
 
     def queued_bytes(self, socket_id: int) -> int:
         """See `wsbroker.queued_bytes`."""
         if get_ident() == self._loop_thread:
             return self._queued_bytes(socket_id)
-        return cast(int, self._ask(commands.QUEUED_BYTES, socket_id))
+        return cast(int, self._ask_core(commands.QUEUED_BYTES, socket_id))
 
     # On other threads. ------------------------------------------------------------------------------------------
 
-    def _tell(self, command: Command, size_bytes: int) -> None:
+    def _send_command(self, command: Command, size_bytes: int) -> None:
         """Appends a one-way command; waits while too much waits already."""
         me = get_ident()
         cost = size_bytes + COMMAND_OVERHEAD_BYTES
@@ -320,7 +320,7 @@ class LocalApi(BrokerApi):
             while not blocked.acquire(timeout=SLICE_S):  # until the loop has applied what waits, or stops
                 pass
 
-    def _ask(self, *question: object) -> object:
+    def _ask_core(self, *question: object) -> object:
         """Appends a question and waits for its answer."""
         me = get_ident()
         if me in self._calling_threads:

@@ -9,7 +9,7 @@ from typing import Final, cast
 
 from wsbroker.guarded_log import is_own, write_unlogged
 from wsbroker.wire.commands import Command
-from wsbroker.worker.logs import NS
+from wsbroker.worker.logs import NS_PER_S
 
 RecordFields = tuple[int, int, str, str, str, str, int, str, int, str, str, int]
 NS_PER_MS: Final = 1_000_000
@@ -37,8 +37,8 @@ def replay_record(worker: str, command: Command) -> None:
             return
         record = logger.makeRecord(name, level, path, line, message, (), None, function, None, stack or None)
         record.exc_text = exception or None
-        record.created = time_ns / NS
-        record.msecs = time_ns % NS // NS_PER_MS
+        record.created = time_ns / NS_PER_S
+        record.msecs = time_ns % NS_PER_S // NS_PER_MS
         record.threadName = thread
         record.processName = worker
         record.process = process

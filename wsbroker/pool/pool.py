@@ -22,8 +22,8 @@ from wsbroker.pool.worker_stream import Batch
 from wsbroker.settings.config import Config, WorkerKind
 from wsbroker.settings.folders import sys_path_with_links
 from wsbroker.wire.events import Event
-from wsbroker.worker.options import Options
-from wsbroker.worker.outcomes import no_http_handler
+from wsbroker.worker.options import HandlerOptions
+from wsbroker.worker.outcomes import no_handler_response
 from wsbroker.worker.report import MESSAGES_DROPPED
 
 logger = GuardedLog(__name__)
@@ -99,7 +99,7 @@ class Pool(SlotObserver):
         self.queues: Final[Sequence[WorkerQueueView]] = [
             core.add_worker_queue(index, config.mailbox_bytes, is_inline) for index in range(self.size)
         ]
-        options = Options.from_plain(make_worker_options(config))
+        options = HandlerOptions.from_mapping(make_worker_options(config))
         self.inline_worker: Final = InlineWorker(config, spec, port, options) if is_inline else None
         self._slots: list[WorkerSlot] = []
         self._orphaned_closes = OrphanedCloses(core, self._slots)
@@ -205,7 +205,7 @@ class Pool(SlotObserver):
             await place.stop_replacing()
         await self._wait_for_close_handlers(loop.time() + timeout_s * HANDLERS_SHARE)
         if self._has_unhandled_closes():
-            dropped = self._core.drop_waiting()
+            dropped = self._core.drop_waiting_messages()
             if dropped:
                 logger.warning(MESSAGES_DROPPED, dropped)
             await self._wait_for_close_handlers(loop.time() + timeout_s * CLOSE_SHARE)
@@ -368,7 +368,7 @@ class Pool(SlotObserver):
     async def run_http_handler(self, request: HttpRequest) -> HttpResponse:
         """Asks the HTTP handler of the worker with the fewest requests in flight."""
         if not self.has_http_handler:
-            return no_http_handler(request.headers)
+            return no_handler_response(request.headers)
         size_bytes = estimate_request_bytes(request)
         if self.inline_worker is not None:
             if self._is_stopping or not self._has_room_for_request(self.inline_worker, size_bytes):
@@ -438,7 +438,7 @@ def estimate_request_bytes(request: HttpRequest) -> int:
 
 
 def make_worker_options(config: Config) -> dict[str, object]:
-    """What a worker needs of the settings, as plain values that any wire carries; see `worker.options.Options`."""
+    """What a worker needs of the settings, as plain values that any wire carries; see `worker.options.HandlerOptions`."""
     return {
         "handler_timeout": config.handler_timeout,
         "http_timeout": config.http_timeout,

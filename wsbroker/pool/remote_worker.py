@@ -22,7 +22,7 @@ from wsbroker.pool.worker_stream import ENDED_BY_ITSELF, Batch, WorkerStream, co
 from wsbroker.settings.config import Config
 from wsbroker.wire import commands, control, events
 from wsbroker.wire.commands import Command
-from wsbroker.worker.slowest import Slowest
+from wsbroker.worker.slowest import SlowestCalls
 
 logger = GuardedLog(__name__)
 
@@ -76,7 +76,7 @@ class RemoteWorker:
         config: Config,
         tasks: PoolTasks,
         counts: dict[str, int],
-        slowest: Slowest,
+        slowest: SlowestCalls,
         on_lost: Callable[[str], None],
     ) -> None:
         self.name: Final = carrier.name
@@ -296,7 +296,7 @@ class RemoteWorker:
             except anyio.ClosedResourceError:
                 logger.debug("batch dropped worker=%s state=%s events=%d", self.name, self.state.value, len(batch))
             return
-        self._write(batch)
+        self._write_batch(batch)
 
     def _write_trailing_answers(self, batch: Batch) -> Batch:
         """Sends the answers at the end of a batch; returns what came before them.
@@ -306,10 +306,10 @@ class RemoteWorker:
         first = len(batch)
         while first and batch[first - 1][0] == events.ANSWER:
             first -= 1
-        self._write(batch[first:])
+        self._write_batch(batch[first:])
         return batch[:first]
 
-    def _write(self, batch: Batch) -> None:
+    def _write_batch(self, batch: Batch) -> None:
         try:
             self._event_stream.write(batch)
         except ValueError as error:
@@ -332,7 +332,7 @@ class RemoteWorker:
                     while taken < self._waiting_batch_count and len(batch) < MAX_MERGED_EVENTS:
                         batch += outlet.receive_nowait()
                         taken += 1
-                self._write(batch)
+                self._write_batch(batch)
                 self._waiting_batch_count -= taken  # only now: `post` may not overtake what is in hand
         except Exception as error:
             logger.exception("mailbox broken worker=%s", self.name)
@@ -402,7 +402,7 @@ class RemoteWorker:
         rest = self._apply(NO_WORKER, 0, batch)
         answers = [item for item in rest if item[0] == events.ANSWER]
         if answers:
-            self._write(answers)
+            self._write_batch(answers)
         for command in rest:
             if command[0] != events.ANSWER:
                 self._process_command(command)
@@ -453,7 +453,7 @@ class RemoteWorker:
         elif kind == commands.LOG:
             self._log_replay.add_record(command)
         elif kind == commands.SLOWEST:
-            self._slowest.add(*cast(tuple[str, int, float, float], command[1:]))
+            self._slowest.add_call(*cast(tuple[str, int, float, float], command[1:]))
         else:
             self._report_unknown(COMMANDS_REFUSED, "command", kind)
 
@@ -521,7 +521,7 @@ class RemoteWorker:
                 self._report_unknown(CONTROL_REFUSED, "control message to the worker", message[1])
             elif kind == control.HUNG:
                 _, handler, socket_id, seconds = cast(tuple[int, str, int, float], message)
-                self._slowest.add(handler, socket_id, seconds, time())
+                self._slowest.add_call(handler, socket_id, seconds, time())
                 self.declare_lost(
                     f"{handler} (socket {socket_id}) hangs: it has not ended {seconds:.1f} s after its start"
                 )

@@ -21,7 +21,7 @@ from wsbroker.pool.worker_stream import ENDED_BY_ITSELF, Batch
 from wsbroker.settings.config import Config
 from wsbroker.wire.events import Event
 from wsbroker.worker.report import ERRORS, TIMEOUTS
-from wsbroker.worker.slowest import SlowCall, Slowest
+from wsbroker.worker.slowest import SlowCall, SlowestCalls
 
 logger = GuardedLog(__name__)
 
@@ -63,7 +63,9 @@ class WorkerStatistics(TypedDict):
     """what the worker counts itself: errors, time-outs, long handlers, …; the names stand in `worker.report`"""
 
 
-def idle_statistics(name: str, state: str, sockets: int, counts: dict[str, int], slowest: Slowest) -> WorkerStatistics:
+def idle_statistics(
+    name: str, state: str, sockets: int, counts: dict[str, int], slowest: SlowestCalls
+) -> WorkerStatistics:
     """Those of a worker that nothing is on its way to."""
     return {
         "name": name,
@@ -80,7 +82,7 @@ def idle_statistics(name: str, state: str, sockets: int, counts: dict[str, int],
         "asked_bytes": 0,
         "handled": 0,
         "errors": counts.get(ERRORS, 0) + counts.get(TIMEOUTS, 0),
-        "slowest": slowest.plain(),
+        "slowest": slowest.to_dicts(),
         "counts": counts,
     }
 
@@ -128,9 +130,9 @@ class WorkerSlot:
         self._core = core
         self._config = config
         self._tasks = tasks
-        self._owner = owner
+        self._observer = owner
         self._counts: dict[str, int] = {}
-        self._slowest = Slowest()
+        self._slowest = SlowestCalls()
         self._restart_policy = RestartPolicy()
         self._loss_reason_task: asyncio.Task[None] | None = None
         self._replacement_task: asyncio.Task[None] | None = None
@@ -271,7 +273,7 @@ class WorkerSlot:
         if old is not None:
             self._start_retirement(old)
         logger.info("worker exchanged worker=%s generation=%d", self.name, self.queue.generation)
-        self._owner.on_slot_running(self)
+        self._observer.on_slot_running(self)
 
     # Leaving. ---------------------------------------------------------------------------------------------------
 
@@ -312,7 +314,7 @@ class WorkerSlot:
             return
         now = asyncio.get_running_loop().time()
         closes = self._core.mark_worker_lost(self.index, WORKER_RESTART_CODE)
-        self._owner.on_closes_orphaned(self, closes)
+        self._observer.on_closes_orphaned(self, closes)
         if reason.startswith(ENDED_BY_ITSELF):
             asking = self._replace_after_reason(worker, reason, len(closes), now)
             self._loss_reason_task = self._tasks.spawn_task(asking, f"{self.name} loss")
@@ -322,7 +324,7 @@ class WorkerSlot:
     def _mark_queue_lost(self) -> None:
         """Nobody will handle what the lane has sent: as after a loss."""
         if self.queue.in_flight_bytes or self.queue.unhandled_closes:
-            self._owner.on_closes_orphaned(self, self._core.mark_worker_lost(self.index, WORKER_RESTART_CODE))
+            self._observer.on_closes_orphaned(self, self._core.mark_worker_lost(self.index, WORKER_RESTART_CODE))
 
     async def _replace_after_reason(self, worker: RemoteWorker, reason: str, closes_left: int, died_at: float) -> None:
         """Its sockets are closed already; why it ended takes a moment to know."""
@@ -363,12 +365,14 @@ class WorkerSlot:
                 delay_s = next_delay_s
             else:
                 if self.is_running:  # else lost already, and another replacement is on its way
-                    self._owner.on_slot_running(self)
+                    self._observer.on_slot_running(self)
                 return
 
     def _report_crash_loop(self, reason: str) -> None:
         often = f"more than {MAX_DEATHS} times within {WINDOW_S:g} s"
-        self._owner.on_slot_failed(WorkerError(f"worker {self.name} was lost {often}, the last time because {reason}"))
+        self._observer.on_slot_failed(
+            WorkerError(f"worker {self.name} was lost {often}, the last time because {reason}")
+        )
 
     def statistics(self) -> WorkerStatistics:
         """What happens here now, and has been counted since the start of the pool."""

@@ -106,7 +106,7 @@ class WorkerStream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keeps the transport."""
         self._transport = cast(asyncio.Transport, transport)
-        forks.in_child(self._become_child)
+        forks.register_child_action(self._become_child)
         if self._queued_before_connect:
             self._transport.write(b"".join(self._queued_before_connect))
             self._queued_before_connect.clear()
@@ -140,7 +140,7 @@ class WorkerStream(asyncio.Protocol):
     def _become_child(self) -> None:
         """In a forked child: the worker could not learn of the server's end while the child lives."""
         if self._transport is not None:
-            forks.replace([self._transport.get_extra_info("socket").fileno()])
+            forks.redirect_to_null_device([self._transport.get_extra_info("socket").fileno()])
 
     def _close_and_report_loss(self, reason: str) -> None:
         if not self._is_closed:

@@ -30,7 +30,7 @@ from wsbroker.settings import open_sockets
 from wsbroker.settings.addresses import BindAddress, UnixAddress, parse_addresses
 from wsbroker.settings.config import Config, Settings
 from wsbroker.settings.folders import working_directory
-from wsbroker.worker.options import TO_THREAD
+from wsbroker.worker.options import TO_THREAD_PREFIX
 
 logger = GuardedLog(__name__)
 
@@ -224,7 +224,7 @@ def run(
             signals.give_back()
         if is_main:
             left_s = server._stop_timeout_s - (time.monotonic() - server._stop_asked_at)
-            leave_threads_within(max(LOOP_END_S, left_s), TO_THREAD)
+            leave_threads_within(max(LOOP_END_S, left_s), TO_THREAD_PREFIX)
     if server._failure is not None:
         raise server._failure
     if server.wants_restart:

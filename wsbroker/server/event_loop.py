@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Final
 
 from wsbroker.guarded_log import GuardedLog, log_loop_error
-from wsbroker.worker.forks import LoopGuard, to_thread_executor
+from wsbroker.worker.forks import ForkedLoopGuard, make_thread_executor
 
 logger = GuardedLog(__name__)
 
@@ -30,11 +30,11 @@ def run_loop(main: Coroutine[object, object, None]) -> None:
     except BaseException:  # there are no descriptors left
         main.close()
         raise
-    loop.set_default_executor(to_thread_executor())
+    loop.set_default_executor(make_thread_executor())
     loop.set_exception_handler(log_loop_error)
     life = loop.create_task(main, name="wsbroker")
     try:
-        with LoopGuard(loop):
+        with ForkedLoopGuard(loop):
             loop.run_until_complete(life)
     finally:
         try:

@@ -76,8 +76,8 @@ class Node:
             OSError: an address cannot be bound; nothing stays bound.
         """
         self.local_port.start()
-        port.set_default(self.local_port)
-        forks.in_child(self._become_child)
+        port.set_default_api(self.local_port)
+        forks.register_child_action(self._become_child)
         try:
             self.broker.deliver_batch = self.pool.post
             await self.pool.start()
@@ -98,18 +98,18 @@ class Node:
         runner = InlineRunner(
             self.broker,
             self.broker.worker_queues[0],
-            handlers.message_raw,
+            handlers.raw_message_handler,
             handlers.message_arity,
-            runtime.notice_s,
-            runtime.begin_result,
-            runtime.message_failed,
-            runtime.message_slow,
-            runtime.begin_close,
-            runtime.message_missing,
+            runtime.slow_threshold_s,
+            runtime.on_message_result,
+            runtime.on_message_failed,
+            runtime.on_message_slow,
+            runtime.begin_close_handler,
+            runtime.on_message_unhandled,
         )
-        runtime.release = runner.release
+        runtime.resume_socket = runner.resume_socket
         runtime.is_behind = lambda: runner.is_behind
-        runtime.drop_waiting = runner.drop_waiting
+        runtime.drop_waiting_messages = runner.drop_waiting_messages
         inline.count_handled_messages = lambda: runner.handled_messages
         self.connections.inline_runner = runner
 
@@ -133,8 +133,8 @@ class Node:
             logger.info("connections dropped count=%d", dropped)
             await asyncio.sleep(0)
         forks.unregister_child_action(self._become_child)
-        if port.default is self.local_port:
-            port.set_default(None)
+        if port.default_api is self.local_port:
+            port.set_default_api(None)
         self.local_port.stop()
 
     def _become_child(self) -> None:
@@ -148,9 +148,9 @@ class Node:
                 transport = cast(Connection, socket).transport
                 if transport is not None:
                     found.append(transport.get_extra_info("socket").fileno())
-        forks.replace(found)
+        forks.redirect_to_null_device(found)
         if self.connections.inline_runner is not None:
-            self.connections.inline_runner.notice_s = (
+            self.connections.inline_runner.slow_threshold_s = (
                 -math.inf
             )  # it tells of the handler's end then, where the child is to end
         signal.set_wakeup_fd(-1)  # a signal of the child would wake the server's loop

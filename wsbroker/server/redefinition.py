@@ -7,7 +7,7 @@ import sys
 from types import FunctionType, ModuleType
 from typing import Final
 
-from wsbroker.worker.base import HANDLERS
+from wsbroker.worker.base import HANDLER_ARGUMENTS
 
 MAIN: Final = "__main__"
 LOCAL: Final = "<"
@@ -29,7 +29,7 @@ def is_redefined(before: object, now: object) -> bool:
         return False
     if isinstance(before, ModuleType | type | FunctionType) or type(before) is not type(now):
         return True
-    pairs = [(_function_of(before, name), _function_of(now, name)) for name in HANDLERS]
+    pairs = [(_function_of(before, name), _function_of(now, name)) for name in HANDLER_ARGUMENTS]
     renewed = [(one, other) for one, other in pairs if one is not other and None not in (one, other)]
     return bool(renewed) and all(
         isinstance(one, FunctionType) and _name_of(one) == _name_of(other) is not None for one, other in renewed
@@ -52,7 +52,7 @@ def parts_of(worker: object) -> list[object]:
             target = getattr(target, name, None)
         if path:
             return [target]
-    return [getattr(target, name, None) for name in HANDLERS] if isinstance(target, ModuleType) else []
+    return [getattr(target, name, None) for name in HANDLER_ARGUMENTS] if isinstance(target, ModuleType) else []
 
 
 def _name_of(value: object) -> tuple[str, ...] | None:

@@ -100,7 +100,7 @@ class Server:
         if timeout_s is not None and not timeout_s >= 0:
             raise ValueError(f"timeout_s is {timeout_s!r}; a stop takes 0 seconds or more")
         self._ask_to_stop(timeout_s)
-        if threading.get_ident() == self._loop_thread or port.current.get() is not None:
+        if threading.get_ident() == self._loop_thread or port.context_api.get() is not None:
             return
         wait_until_set(self._stopped)
 
@@ -150,7 +150,7 @@ class Server:
         loop, node = self._loop, self._node
         if loop is None or node is None or self._stopped.is_set():
             raise CommandError("the server has stopped: there are no workers to exchange")
-        if threading.get_ident() == self._loop_thread or port.current.get() is not None:
+        if threading.get_ident() == self._loop_thread or port.context_api.get() is not None:
             self._ask_to_reload()
         else:
             answer: Future[None] = Future()

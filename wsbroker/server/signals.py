@@ -74,7 +74,7 @@ class Signals:
             if isinstance(handler, Signals) or (handler is signal.SIG_DFL and number == signal.SIGINT):
                 handler = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
             self.before[number] = handler
-        forks.take_signals(self.before, self, self.restore)
+        forks.install_signal_handlers(self.before, self, self.restore)
 
     def forget_server(self) -> None:
         """Releases the server, which has stopped, so that nothing here keeps it in memory."""
@@ -91,7 +91,7 @@ class Signals:
 
     def restore(self) -> None:
         """Gives the signals back to who handled them before."""
-        forks.give_back_signals(self.before, self.restore)
+        forks.unregister_signals(self.before, self.restore)
         for number, handler in self.before.items():
             if signal.getsignal(number) is self:
                 signal.signal(number, handler)  # type: ignore[arg-type]
@@ -131,7 +131,7 @@ def end_program_by_signals() -> None:
     server has stopped, a duplicate of the signal that has stopped it must not become the exit status.
     """
     numbers = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    forks.take_signals(numbers, _end_program, _end_program_by_default)
+    forks.install_signal_handlers(numbers, _end_program, _end_program_by_default)
 
 
 def _end_program(number: int, frame: FrameType | None) -> None:

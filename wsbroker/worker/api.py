@@ -1,6 +1,6 @@
 """Where the calls of the API go: the current port.
 
-A worker puts its own port into the context variable `current`; everybody else gets `default`, which the broker sets in
+A worker puts its own port into the context variable `context_api`; everybody else gets `default_api`, which the broker sets in
 the main interpreter while it runs.
 """
 
@@ -81,38 +81,38 @@ class BrokerApi:
         raise NotImplementedError
 
 
-current: Final[ContextVar[BrokerApi | None]] = ContextVar("wsbroker.port", default=None)
+context_api: Final[ContextVar[BrokerApi | None]] = ContextVar("wsbroker.port", default=None)
 """The port of the worker whose handler is running in this context."""
 
-default: BrokerApi | None = None
-"""The port of everybody else in this interpreter; set with `set_default`."""
+default_api: BrokerApi | None = None
+"""The port of everybody else in this interpreter; set with `set_default_api`."""
 
-is_worker = False
+is_worker_interpreter = False
 """Whether this whole interpreter belongs to a worker: then there is no server to start here."""
 
-_get_current: Final = current.get
+_get_context_api: Final = context_api.get
 
 
-def set_default(port: BrokerApi | None) -> None:
+def set_default_api(port: BrokerApi | None) -> None:
     """Makes `port` the one of all code that runs outside a worker; None: there is no broker any more."""
-    global default
-    default = port
+    global default_api
+    default_api = port
 
 
-def get_default() -> BrokerApi | None:
-    """Returns what `set_default` was last given."""
-    return default
+def get_default_api() -> BrokerApi | None:
+    """Returns what `set_default_api` was last given."""
+    return default_api
 
 
-def get_port() -> BrokerApi:
+def get_api() -> BrokerApi:
     """Returns where the calls of this context go. About 60 ns: it is part of every call of the API.
 
     Raises:
         CommandError: no broker is running.
     """
-    port = _get_current()
+    port = _get_context_api()
     if port is None:
-        port = default
+        port = default_api
         if port is None:
             raise CommandError(_NO_BROKER)
     return port

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from wsbroker.process_exit import exit_forked
 from wsbroker.worker.interruption import HandlerTimeout, HandlerTimer
-from wsbroker.worker.report import position
+from wsbroker.worker.report import await_position
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future, Handle, Task
@@ -23,7 +23,7 @@ HTTP: Final = "handle_http_request"
 FOREVER: Final = float("inf")
 
 
-class Call:
+class HandlerCall:
     """One call of a handler.
 
     Args:
@@ -56,26 +56,26 @@ class Call:
         """Resolved with the answer, for whoever waits for it in the same loop."""
 
 
-class Owner(Protocol):
+class CallObserver(Protocol):
     """Who has handlers running: told how they end. One of the first three per call, and then `ended`."""
 
-    def succeeded(self, call: Call, returned: object) -> None:
+    def on_call_returned(self, call: HandlerCall, returned: object) -> None:
         """It returned in time."""
 
-    def failed(self, call: Call, error: BaseException) -> None:
+    def on_call_failed(self, call: HandlerCall, error: BaseException) -> None:
         """It raised in time."""
 
-    def timed_out(self, call: Call, where: BaseException | str) -> None:
+    def on_call_timed_out(self, call: HandlerCall, where: BaseException | str) -> None:
         """Its time is over and it is being cancelled; it may still run."""
 
-    def ended(self, call: Call) -> None:
+    def on_call_ended(self, call: HandlerCall) -> None:
         """Nothing of it runs any more."""
 
-    def hung(self, call: Call) -> None:
+    def on_call_hung(self, call: HandlerCall) -> None:
         """It was cancelled a while ago and still runs."""
 
 
-class Run(Coroutine[object, object, None]):
+class CallCoroutine(Coroutine[object, object, None]):
     """What a handler's task drives: the handler, and how it ends.
 
     A coroutine of our own rather than an `async def` around the handler's: it sees each step of the handler, so that a
@@ -83,15 +83,15 @@ class Run(Coroutine[object, object, None]):
     one costs; and SystemExit, which a task would throw out of the loop, stays inside.
     """
 
-    __slots__ = ("_coroutine", "_tasks", "call", "is_ended", "is_late", "is_unwanted", "task")
+    __slots__ = ("_coroutine", "_async_calls", "call", "is_ended", "is_overdue", "is_unwanted", "task")
 
-    def __init__(self, tasks: "Tasks", call: Call, coroutine: Coroutine[object, object, object]) -> None:
-        self._tasks = tasks
+    def __init__(self, tasks: "AsyncCalls", call: HandlerCall, coroutine: Coroutine[object, object, object]) -> None:
+        self._async_calls = tasks
         self._coroutine = coroutine
         self.call = call
         self.task: Task[None] | None = None
         self.is_ended = False
-        self.is_late = False
+        self.is_overdue = False
         """Its time is over: that was reported, and it was cancelled."""
         self.is_unwanted = False
         """It was cancelled because nobody waits for it."""
@@ -99,11 +99,11 @@ class Run(Coroutine[object, object, None]):
     @property
     def position(self) -> str:
         """Where the handler waits."""
-        return position(self._coroutine)
+        return await_position(self._coroutine)
 
     def send(self, value: object) -> object:
         """One step."""
-        return self._step(self._coroutine.send, value)
+        return self._run_step(self._coroutine.send, value)
 
     def throw(
         self,
@@ -113,38 +113,38 @@ class Run(Coroutine[object, object, None]):
     ) -> object:
         """One step that begins with an exception: the task was cancelled."""
         error = typ if isinstance(typ, BaseException) else typ() if val is None else val
-        return self._step(self._coroutine.throw, error)
+        return self._run_step(self._coroutine.throw, error)
 
     def close(self) -> None:
         """The task is thrown away."""
         self._coroutine.close()
 
-    def __await__(self) -> "Run":  # type: ignore[override]
+    def __await__(self) -> "CallCoroutine":  # type: ignore[override]
         return self
 
-    def _step(self, go: Callable[..., object], value: object) -> object:
+    def _run_step(self, go: Callable[..., object], value: object) -> object:
         try:
-            watch = self._tasks.timer
+            watch = self._async_calls.timer
             if watch is None:
                 waits_for = go(value)
-                if self._tasks.is_forked:
+                if self._async_calls.is_forked:
                     exit_forked(None)
                 return waits_for
             call = self.call
             start = monotonic()
             # What is late already runs its clean-up: as long as its hanging is tolerated.
-            deadline = start + self._tasks.hang_s if self.is_late else call.deadline
+            deadline = start + self._async_calls.hang_timeout_s if self.is_overdue else call.deadline
             return watch.call_with_deadline(deadline, start, call.handler, call.socket_id, go, value)
         except StopIteration as end:
-            self._tasks.ended(self, end.value, None)
+            self._async_calls.on_coroutine_ended(self, end.value, None)
         except HandlerTimeout as timeout:
-            self._dispose()
-            self._tasks.ended(self, None, timeout)
+            self._close_coroutine()
+            self._async_calls.on_coroutine_ended(self, None, timeout)
         except BaseException as error:
-            self._tasks.ended(self, None, error)
+            self._async_calls.on_coroutine_ended(self, None, error)
         raise StopIteration
 
-    def _dispose(self) -> None:
+    def _close_coroutine(self) -> None:
         """A handler that caught its interruption and awaits again is not given another step, only its `finally`s."""
         try:
             self._coroutine.close()
@@ -152,33 +152,33 @@ class Run(Coroutine[object, object, None]):
             pass  # it has been told, and reported, once
 
 
-class _Deadlines:
+class _DeadlineQueue:
     """Runs with one time limit, so that their order is that of their deadlines: one timer serves them all."""
 
-    __slots__ = ("_limit_s", "_loop", "_overdue", "_runs", "_timer")
+    __slots__ = ("_limit_s", "_loop", "_on_overdue", "_runs", "_timer")
 
-    def __init__(self, loop: "AbstractEventLoop", limit_s: float, overdue: Callable[[Run], None]) -> None:
+    def __init__(self, loop: "AbstractEventLoop", limit_s: float, overdue: Callable[[CallCoroutine], None]) -> None:
         self._loop = loop
         self._limit_s = limit_s
-        self._overdue = overdue
-        self._runs: dict[Run, float] = {}
+        self._on_overdue = overdue
+        self._runs: dict[CallCoroutine, float] = {}
         self._timer: Handle | None = None
 
-    def add(self, run: Run) -> None:
+    def add_call(self, run: CallCoroutine) -> None:
         if self._limit_s < FOREVER:
             self._runs[run] = monotonic() + self._limit_s
             if self._timer is None:
-                self._timer = self._loop.call_later(self._limit_s, self._look)
+                self._timer = self._loop.call_later(self._limit_s, self._expire_due_calls)
 
-    def discard_call(self, run: Run) -> None:
+    def discard_call(self, run: CallCoroutine) -> None:
         self._runs.pop(run, None)
 
-    def cancel(self) -> None:
+    def cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _look(self) -> None:
+    def _expire_due_calls(self) -> None:
         """The timer is left running when its run ends, so it fires at most once per limit and finds what is due."""
         self._timer = None
         runs = self._runs
@@ -186,55 +186,57 @@ class _Deadlines:
         while runs:
             run, deadline = next(iter(runs.items()))
             if deadline > now:
-                self._timer = self._loop.call_later(max(deadline - now, 0.001), self._look)
+                self._timer = self._loop.call_later(max(deadline - now, 0.001), self._expire_due_calls)
                 return
             del runs[run]
             try:
-                self._overdue(run)
+                self._on_overdue(run)
             except BaseException:
-                self._timer = self._loop.call_soon(self._look)  # the others are due all the same
+                self._timer = self._loop.call_soon(self._expire_due_calls)  # the others are due all the same
                 raise
 
 
-class Tasks:
+class AsyncCalls:
     """The async handlers that are running.
 
     Args:
         owner: told how they end.
-        limits_s: the time limits there are; every `Call` has one of them.
+        limits_s: the time limits there are; every `HandlerCall` has one of them.
         hang_s: how long a cancelled handler may take to end.
         watch: interrupts steps that block; None: nobody does (the broker's own loop).
     """
 
-    def __init__(self, owner: Owner, limits_s: set[float], hang_s: float, watch: HandlerTimer | None = None) -> None:
+    def __init__(
+        self, owner: CallObserver, limits_s: set[float], hang_s: float, watch: HandlerTimer | None = None
+    ) -> None:
         from asyncio import Task, get_running_loop
 
-        self.hang_s = hang_s
+        self.hang_timeout_s = hang_s
         self.timer = watch
         self.is_forked = False
         """This process is a child that a handler without a watch has forked."""
-        self._owner = owner
+        self._observer = owner
         self._loop = loop = get_running_loop()
-        self._deadlines = {limit_s: _Deadlines(loop, limit_s, self._expire) for limit_s in limits_s}
-        self._late = _Deadlines(loop, hang_s, self._hung)
-        self._runs: dict[Run, _Deadlines] = {}
-        self._idle: Future[None] | None = None
+        self._deadlines = {limit_s: _DeadlineQueue(loop, limit_s, self._cancel_overdue) for limit_s in limits_s}
+        self._hang_deadlines = _DeadlineQueue(loop, hang_s, self._report_hung)
+        self._runs: dict[CallCoroutine, _DeadlineQueue] = {}
+        self._idle_future: Future[None] | None = None
         self._make_task = Task
 
     @property
-    def count(self) -> int:
+    def running_count(self) -> int:
         """How many run."""
         return len(self._runs)
 
-    def start(self, call: Call, limit_s: float, awaitable: Awaitable[object]) -> Run:
+    def start_call(self, call: HandlerCall, limit_s: float, awaitable: Awaitable[object]) -> CallCoroutine:
         """Runs what a handler returned as a task."""
         if isinstance(awaitable, CoroutineType):
-            run = Run(self, call, awaitable)
+            run = CallCoroutine(self, call, awaitable)
         else:
-            run = Run(self, call, _awaited(awaitable))
+            run = CallCoroutine(self, call, _await_awaitable(awaitable))
         deadlines = self._deadlines[limit_s]
         self._runs[run] = deadlines
-        deadlines.add(run)
+        deadlines.add_call(run)
         if sys.version_info >= (3, 12):
             # The first step runs at once: a handler that does not wait costs no turn of the loop.
             task = self._make_task(run, loop=self._loop, eager_start=True)
@@ -244,39 +246,39 @@ class Tasks:
             run.task = task
         return run
 
-    def cancel(self, run: Run) -> None:
+    def cancel_call(self, run: CallCoroutine) -> None:
         """Cancels a call that nobody waits for any more: how it ends is not reported."""
         if run.task is not None and not run.is_ended:
             run.is_unwanted = True
             run.task.cancel()
 
-    def cancel_all(self) -> None:
+    def cancel_all_calls(self) -> None:
         """Cancels all that run."""
         for run in list(self._runs):
-            self.cancel(run)
+            self.cancel_call(run)
 
-    async def wait_idle(self, timeout_s: float) -> bool:
+    async def wait_until_idle(self, timeout_s: float) -> bool:
         """Waits until none runs; returns whether that was so in time."""
         from asyncio import timeout
 
         if self._runs:
-            self._idle = self._loop.create_future()
+            self._idle_future = self._loop.create_future()
             try:
                 async with timeout(timeout_s if timeout_s < FOREVER else None):
-                    await self._idle
+                    await self._idle_future
             except TimeoutError:
                 return False
             finally:
-                self._idle = None
+                self._idle_future = None
         return True
 
-    def close(self) -> None:
+    def cancel_timers(self) -> None:
         """Lets go of the timers."""
-        self._late.cancel()
+        self._hang_deadlines.cancel_timer()
         for deadlines in self._deadlines.values():
-            deadlines.cancel()
+            deadlines.cancel_timer()
 
-    def ended(self, run: Run, returned: object, error: BaseException | None) -> None:
+    def on_coroutine_ended(self, run: CallCoroutine, returned: object, error: BaseException | None) -> None:
         """A run has ended; called by it."""
         if self.is_forked:
             exit_forked(error)
@@ -285,36 +287,36 @@ class Tasks:
         self._runs.pop(run).discard_call(run)
         call = run.call
         try:
-            if run.is_late:
-                self._late.discard_call(run)
+            if run.is_overdue:
+                self._hang_deadlines.discard_call(run)
             elif run.is_unwanted:
                 pass
             elif error is None:
-                self._owner.succeeded(call, returned)
+                self._observer.on_call_returned(call, returned)
             elif isinstance(error, HandlerTimeout):
-                self._owner.timed_out(call, error)
+                self._observer.on_call_timed_out(call, error)
             else:
-                self._owner.failed(call, error)
+                self._observer.on_call_failed(call, error)
         finally:  # whatever fails there, the socket's next event goes on
             try:
-                self._owner.ended(call)
+                self._observer.on_call_ended(call)
             finally:
-                if not self._runs and self._idle is not None and not self._idle.done():
-                    self._idle.set_result(None)
+                if not self._runs and self._idle_future is not None and not self._idle_future.done():
+                    self._idle_future.set_result(None)
 
-    def _expire(self, run: Run) -> None:
-        run.is_late = True
+    def _cancel_overdue(self, run: CallCoroutine) -> None:
+        run.is_overdue = True
         where = run.position
         if run.task is not None:
             run.task.cancel()
-        self._late.add(run)
-        self._owner.timed_out(run.call, where)
+        self._hang_deadlines.add_call(run)
+        self._observer.on_call_timed_out(run.call, where)
 
-    def _hung(self, run: Run) -> None:
-        self._owner.hung(run.call)
+    def _report_hung(self, run: CallCoroutine) -> None:
+        self._observer.on_call_hung(run.call)
 
 
-async def _awaited(awaitable: Awaitable[object]) -> object:
+async def _await_awaitable(awaitable: Awaitable[object]) -> object:
     """A coroutine of anything that can be awaited."""
     return await awaitable
 

@@ -6,7 +6,7 @@ from typing import Final, TypeAlias, TypeVar
 from wsbroker.http.messages import Accept, HttpRequest, HttpResponse
 from wsbroker.types import SocketId
 
-HANDLERS: Final[dict[str, tuple[str, ...]]] = {
+HANDLER_ARGUMENTS: Final[dict[str, tuple[str, ...]]] = {
     "handle_worker_start": ("arg",),
     "handle_worker_stop": (),
     "handle_socket_open": ("request", "socket_id"),
@@ -25,7 +25,7 @@ HttpReturn: TypeAlias = HttpResponse | str | bytes | dict[str, object] | None
 _Function = TypeVar("_Function", bound=Callable[..., object])
 
 
-def _absent(function: _Function) -> _Function:
+def _mark_absent(function: _Function) -> _Function:
     """Marks a handler that does nothing: the loader takes it as not there, so that it costs nothing."""
     function.is_absent = True  # type: ignore[attr-defined]
     return function
@@ -57,7 +57,7 @@ class Worker:
         ```
     """
 
-    @_absent
+    @_mark_absent
     def handle_worker_start(self, arg: str | None, /) -> Awaitable[None] | None:
         """Runs once in each worker before the server's port opens: the place to connect to a database.
 
@@ -66,12 +66,12 @@ class Worker:
         """
         return None
 
-    @_absent
+    @_mark_absent
     def handle_worker_stop(self) -> Awaitable[None] | None:
         """Runs once in each worker when it ends, after all its other handlers have ended."""
         return None
 
-    @_absent
+    @_mark_absent
     def handle_socket_open(self, request: HttpRequest, socket_id: SocketId, /) -> Awaitable[OpenReturn] | OpenReturn:
         """Decides about a socket, before the answer to its upgrade request is sent.
 
@@ -88,7 +88,7 @@ class Worker:
         """
         return None
 
-    @_absent
+    @_mark_absent
     def handle_socket_message(
         self, data: str | bytes, socket_id: SocketId, token: bytes | None, /
     ) -> Awaitable[None] | None:
@@ -101,7 +101,7 @@ class Worker:
         """
         return None
 
-    @_absent
+    @_mark_absent
     def handle_socket_close(
         self, socket_id: SocketId, token: bytes | None, code: int, reason: str, /
     ) -> Awaitable[None] | None:
@@ -115,7 +115,7 @@ class Worker:
         """
         return None
 
-    @_absent
+    @_mark_absent
     def handle_http_request(self, request: HttpRequest, /) -> Awaitable[HttpReturn] | HttpReturn:
         """Answers a plain HTTP request.
 

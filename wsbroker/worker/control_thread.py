@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from socket import socket
 
 READ_BYTES: Final = 4096
-SHORTEST_WAIT_S: Final = 0.001
-LONGEST_WAIT_S: Final = 0.1
+MIN_WAIT_S: Final = 0.001
+MAX_WAIT_S: Final = 0.1
 
 
 class ControlThread:
@@ -26,12 +26,12 @@ class ControlThread:
         on_alone: called in the thread when the broker is gone and the worker still runs.
     """
 
-    __slots__ = ("_control", "_is_stopped", "_lock", "_name", "_on_alone", "_thread")
+    __slots__ = ("_control", "_is_stopped", "_lock", "_name", "_on_orphaned", "_thread")
 
     def __init__(self, control: "socket", name: str, on_alone: Callable[[], None] | None = None) -> None:
         self._control = control
         self._name = name
-        self._on_alone = on_alone
+        self._on_orphaned = on_alone
         self._lock = Lock()
         self._is_stopped = False
         self._thread: Thread | None = None
@@ -45,10 +45,10 @@ class ControlThread:
         """
         name = f"{self._name} helper"
         try:
-            thread = Thread(target=self._run, args=(watch, abandoned), name=name, daemon=True)
+            thread = Thread(target=self._run_thread, args=(watch, abandoned), name=name, daemon=True)
             thread.start()
         except RuntimeError:  # an isolated subinterpreter has no daemon threads
-            thread = Thread(target=self._run, args=(watch, abandoned), name=name)
+            thread = Thread(target=self._run_thread, args=(watch, abandoned), name=name)
             thread.start()
         self._thread = thread
 
@@ -64,38 +64,38 @@ class ControlThread:
         if self._thread is not None:
             self._thread.join()
 
-    def interrupted(self, handler: str, socket_id: int, seconds: float) -> None:
+    def send_interrupted(self, handler: str, socket_id: int, seconds: float) -> None:
         """Says that a handler was interrupted."""
-        self._tell((messages.INTERRUPTED, handler, socket_id, seconds))
+        self._send_message((messages.INTERRUPTED, handler, socket_id, seconds))
 
-    def hung(self, handler: str, socket_id: int, seconds: float) -> None:
+    def send_hung(self, handler: str, socket_id: int, seconds: float) -> None:
         """Says that a handler does not end; from any thread."""
-        self._tell((messages.HUNG, handler, socket_id, seconds))
+        self._send_message((messages.HUNG, handler, socket_id, seconds))
 
-    def _tell(self, message: tuple[object, ...]) -> None:
+    def _send_message(self, message: tuple[object, ...]) -> None:
         try:
             with self._lock:
                 self._control.sendall(pack_batch([message]))
         except OSError:
             pass  # nobody is there, or has read for long: the broker notices by the probes that stay unanswered
 
-    def _run(self, watch: HandlerTimer, abandoned: Callable[[], None]) -> None:
-        self._serve(watch)
+    def _run_thread(self, watch: HandlerTimer, abandoned: Callable[[], None]) -> None:
+        self._serve_control_stream(watch)
         if self._is_stopped:
             return
         abandoned()
-        if self._on_alone is not None:
-            self._on_alone()
+        if self._on_orphaned is not None:
+            self._on_orphaned()
             while not self._is_stopped:  # the limits of handlers hold to the end
-                sleep(min(watch.check_deadline() or LONGEST_WAIT_S, LONGEST_WAIT_S))
+                sleep(min(watch.check_deadline() or MAX_WAIT_S, MAX_WAIT_S))
 
-    def _serve(self, watch: HandlerTimer) -> None:
+    def _serve_control_stream(self, watch: HandlerTimer) -> None:
         unpacker = BatchUnpacker()
         control = self._control
         while not self._is_stopped:
             wait_s = watch.check_deadline()
             try:
-                control.settimeout(None if wait_s is None else max(wait_s, SHORTEST_WAIT_S))
+                control.settimeout(None if wait_s is None else max(wait_s, MIN_WAIT_S))
                 data = control.recv(READ_BYTES)
             except TimeoutError:
                 continue
@@ -106,6 +106,6 @@ class ControlThread:
             for batch in unpacker.feed(data):
                 for message in batch:
                     if message[0] == messages.PROBE:
-                        self._tell((messages.ALIVE, message[1]))
+                        self._send_message((messages.ALIVE, message[1]))
                     else:
-                        self._tell((messages.NOT_UNDERSTOOD, message[0]))
+                        self._send_message((messages.NOT_UNDERSTOOD, message[0]))

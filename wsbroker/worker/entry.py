@@ -45,43 +45,43 @@ def process_main(
         limit_s: how long it may stay when the server is gone or its own end has begun: a handler may be stuck, or a
             thread that it has started. A server that is there does not wait longer itself.
     """
-    _live_through_signals()
+    _install_noop_handlers()
     os.environ.pop("WSBROKER_WORKER_OF", None)  # see pool/executable.py: a program that a handler starts is no copy
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
-    ends = _adopted(wire), _adopted(control)
+    ends = _open_inherited_socket(wire), _open_inherited_socket(control)
     try:
-        worker_main(*ends, sys.path, spec, options, lambda: _leave_within(limit_s))
+        worker_main(*ends, sys.path, spec, options, lambda: _exit_within(limit_s))
     finally:
-        _leave_within(limit_s)
+        _exit_within(limit_s)
 
 
-def _live_through_signals() -> None:
+def _install_noop_handlers() -> None:
     """Has the signals that stop the server do nothing. Until now they were blocked, by the server before the start.
 
     They are not ignored: that would hold for each program that a handler starts, which could not be ended then. One
     that is ignored already is to stay so, for those too (SIGHUP after `nohup`).
     """
     numbers = [number for number in forks.SERVER_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    forks.take_signals(numbers, _do_nothing, _restore_signals)
+    forks.install_signal_handlers(numbers, _ignore_signal, _restore_default_signals)
     if sys.platform != "win32":
         for number in numbers:
             signal.siginterrupt(number, False)  # nor does a call in C of some library notice
         signal.pthread_sigmask(signal.SIG_UNBLOCK, forks.SERVER_SIGNALS)
 
 
-def _do_nothing(number: int, frame: FrameType | None) -> None:
+def _ignore_signal(number: int, frame: FrameType | None) -> None:
     """Ignores a signal that is meant for the server."""
 
 
-def _restore_signals() -> None:
+def _restore_default_signals() -> None:
     """In a forked child, which is not the server's business."""
     for number in forks.SERVER_SIGNALS:
-        if signal.getsignal(number) is _do_nothing:
+        if signal.getsignal(number) is _ignore_signal:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
-def _adopted(end: int | bytes) -> socket:
+def _open_inherited_socket(end: int | bytes) -> socket:
     if sys.platform == "win32":
         from socket import fromshare
 
@@ -92,6 +92,6 @@ def _adopted(end: int | bytes) -> socket:
     return socket(fileno=end)
 
 
-def _leave_within(limit_s: float) -> None:
+def _exit_within(limit_s: float) -> None:
     text = f"worker process {os.getpid()} did not end within {limit_s:g} s: it exits now"
     process_exit.exit_within(limit_s, process_exit.STAYED, text)

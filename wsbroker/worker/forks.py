@@ -5,12 +5,12 @@ ports open that the server has closed, and the wire of a worker that has ended; 
 the server and writes to the server's clients; and SIGTERM meets the server's handler in it. So, before the
 application's code goes on in the child:
 
-* whoever owns descriptors has replaced them (`in_child`), and the API has no broker;
+* whoever owns descriptors has replaced them (`register_child_action`), and the API has no broker;
 * the signals that the server or the worker has taken are as they were before. They are blocked meanwhile, as one that
   comes between the fork and that would be lost: whoever has started the child may end it at once.
 
 Where its handler ends, the child ends (`process_exit.exit_forked`). The runtimes see to that, each where a handler
-returns to it, and `LoopGuard` for what else runs in the event loop.
+returns to it, and `ForkedLoopGuard` for what else runs in the event loop.
 
 A program that is started (`subprocess`, `multiprocessing` with "spawn") needs none of this: no descriptor of ours is
 inherited by it, and handlers of signals do not survive its start.
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from wsbroker import process_exit
 from wsbroker.worker import api as ports
-from wsbroker.worker.options import TO_THREAD
+from wsbroker.worker.options import TO_THREAD_PREFIX
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -41,26 +41,28 @@ SERVER_SIGNALS: Final = frozenset(
 )
 """What stops the server, or has it reload its workers."""
 
-_actions: Final[dict[Callable[[], None], None]] = {}
-_taken: Final[set[int]] = set()
-_masks: Final[dict[int, set[int]]] = {}
+_child_actions: Final[dict[Callable[[], None], None]] = {}
+_handled_signals: Final[set[int]] = set()
+_saved_signal_masks: Final[dict[int, set[int]]] = {}
 """By the thread that forks: its signal mask before."""
 
 
-def in_child(action: Callable[[], None]) -> None:
+def register_child_action(action: Callable[[], None]) -> None:
     """Has `action` called in every process that is forked from this one, on the only thread there is then.
 
     What was registered last is called first. It must take no lock: the thread that holds one may not be there any more.
     """
-    _actions[action] = None
+    _child_actions[action] = None
 
 
 def unregister_child_action(action: Callable[[], None]) -> None:
-    """Takes `in_child` back."""
-    _actions.pop(action, None)
+    """Takes `register_child_action` back."""
+    _child_actions.pop(action, None)
 
 
-def take_signals(numbers: Iterable[int], handler: Callable[..., object], restore: Callable[[], None]) -> None:
+def install_signal_handlers(
+    numbers: Iterable[int], handler: Callable[..., object], restore: Callable[[], None]
+) -> None:
     """Handles signals, with handlers that a forked child does not have for a moment.
 
     Args:
@@ -70,17 +72,17 @@ def take_signals(numbers: Iterable[int], handler: Callable[..., object], restore
     """
     for number in numbers:
         signal.signal(number, handler)
-    _taken.update(numbers)
-    in_child(restore)
+    _handled_signals.update(numbers)
+    register_child_action(restore)
 
 
-def give_back_signals(numbers: Iterable[int], restore: Callable[[], None]) -> None:
-    """Takes `take_signals` back, but for the handlers."""
-    _taken.difference_update(numbers)
+def unregister_signals(numbers: Iterable[int], restore: Callable[[], None]) -> None:
+    """Takes `install_signal_handlers` back, but for the handlers."""
+    _handled_signals.difference_update(numbers)
     unregister_child_action(restore)
 
 
-def replace(descriptors: Iterable[int]) -> None:
+def redirect_to_null_device(descriptors: Iterable[int]) -> None:
     """Has these numbers stand for the null device.
 
     They are not closed: what still knows one of them must not reach a file that the child opens and that gets it.
@@ -101,7 +103,7 @@ def replace(descriptors: Iterable[int]) -> None:
         os.close(null)
 
 
-class LoopGuard:
+class ForkedLoopGuard:
     """Ends a forked child that comes back to the event loop of its parent, or that leaves it by an exception.
 
     A context manager around the run of the loop, on its thread.
@@ -113,16 +115,16 @@ class LoopGuard:
         self._is_forked = False
 
     def __enter__(self) -> None:
-        in_child(self._forked)
+        register_child_action(self._on_forked)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        unregister_child_action(self._forked)
+        unregister_child_action(self._on_forked)
         if self._is_forked:
             process_exit.exit_forked(error)
 
-    def _forked(self) -> None:
+    def _on_forked(self) -> None:
         if get_ident() == self._thread_id:
             self._is_forked = True
             ready = _ready_callbacks(self._loop)
@@ -131,7 +133,7 @@ class LoopGuard:
                 self._loop.call_soon(process_exit.exit_forked, None)
 
 
-def to_thread_executor() -> "ThreadPoolExecutor":
+def make_thread_executor() -> "ThreadPoolExecutor":
     """Makes what runs `asyncio.to_thread` in a loop of ours. A child that is forked in it ends with its function."""
     from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -139,12 +141,12 @@ def to_thread_executor() -> "ThreadPoolExecutor":
         """asyncio's own, but for that and for the names of its threads."""
 
         def submit(self, function: Callable[..., _T], /, *args: object, **kwargs: object) -> Future[_T]:
-            return super().submit(_call_and_look, function, args, kwargs)
+            return super().submit(_call_and_exit_if_forked, function, args, kwargs)
 
-    return Executor(thread_name_prefix=TO_THREAD)
+    return Executor(thread_name_prefix=TO_THREAD_PREFIX)
 
 
-def _call_and_look(function: Callable[..., _T], args: tuple[object, ...], kwargs: dict[str, object]) -> _T:
+def _call_and_exit_if_forked(function: Callable[..., _T], args: tuple[object, ...], kwargs: dict[str, object]) -> _T:
     process = os.getpid()
     try:
         return function(*args, **kwargs)
@@ -164,38 +166,38 @@ def _ready_callbacks(loop: "AbstractEventLoop") -> "deque[object] | None":
 # Called by Python. ----------------------------------------------------------------------------------------------------
 
 
-def _before_fork() -> None:
-    if _taken:
-        _masks[get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, _taken)
+def _block_handled_signals() -> None:
+    if _handled_signals:
+        _saved_signal_masks[get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, _handled_signals)
 
 
-def _after_fork() -> None:
-    mask = _masks.pop(get_ident(), None)
+def _restore_signal_mask() -> None:
+    mask = _saved_signal_masks.pop(get_ident(), None)
     if mask is not None:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _become_child() -> None:
+def _reset_in_child() -> None:
     caller = sys._getframe().f_back
     if caller is not None and caller.f_globals.get("__name__") == "asyncio.subprocess":
         return  # uvloop's: it waits until the child has become another program, with no signal blocked
-    ports.set_default(None)
-    ports.current.set(None)
-    actions = list(reversed(_actions))
-    _actions.clear()
-    _taken.clear()
+    ports.set_default_api(None)
+    ports.context_api.set(None)
+    actions = list(reversed(_child_actions))
+    _child_actions.clear()
+    _handled_signals.clear()
     collects = gc.isenabled()
     gc.disable()  # a collection would copy each page of the heap: 100 ms where all actions take 5 (2,000 connections)
     try:
-        _call_all(actions)
+        _call_all_actions(actions)
     finally:
         if collects:
             gc.enable()
-        _after_fork()
-        _masks.clear()
+        _restore_signal_mask()
+        _saved_signal_masks.clear()
 
 
-def _call_all(actions: list[Callable[[], None]]) -> None:
+def _call_all_actions(actions: list[Callable[[], None]]) -> None:
     """Calls each; raises what one of them has raised when all were called."""
     failure: Exception | None = None
     for action in actions:
@@ -208,4 +210,6 @@ def _call_all(actions: list[Callable[[], None]]) -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_become_child)
+    os.register_at_fork(
+        before=_block_handled_signals, after_in_parent=_restore_signal_mask, after_in_child=_reset_in_child
+    )

@@ -16,32 +16,32 @@ from wsbroker.process_exit import exit_forked
 from wsbroker.types import SocketId
 from wsbroker.worker import forks
 from wsbroker.worker.api import BrokerApi
-from wsbroker.worker.async_calls import CLOSE, HTTP, MESSAGE, OPEN, Call, Tasks, is_awaitable
+from wsbroker.worker.async_calls import CLOSE, HTTP, MESSAGE, OPEN, AsyncCalls, HandlerCall, is_awaitable
 from wsbroker.worker.loader import Handler, Handlers
-from wsbroker.worker.options import Options
-from wsbroker.worker.outcomes import Calls, no_http_handler
-from wsbroker.worker.report import Report
+from wsbroker.worker.options import HandlerOptions
+from wsbroker.worker.outcomes import BaseRuntime, no_handler_response
+from wsbroker.worker.report import HandlerReport
 
 if TYPE_CHECKING:
     from asyncio import Future
 
-    from wsbroker.worker.async_calls import Run
+    from wsbroker.worker.async_calls import CallCoroutine
 
 INTERNAL_ERROR = 1011
 HANDLER_ERROR = "handler error"
 
 
-CLOSE_SHARE: Final = 0.5
+CLOSE_HANDLERS_SHARE: Final = 0.5
 """The part of the time to stop that close handlers have when messages had to be dropped."""
 STOP_POLL_S: Final = 0.005
 """How often `stop` looks whether messages still wait with their sockets."""
 
 
-def _release_nobody(socket_id: int) -> None:
+def _resume_no_socket(socket_id: int) -> None:
     """Before anybody is to be told."""
 
 
-class Runtime(Calls):
+class InlineRuntime(BaseRuntime):
     """Runs the handlers of an inline worker; on the loop's thread only.
 
     Sync handlers cannot be interrupted here: nobody else runs meanwhile. They are logged and counted if they were slow.
@@ -52,32 +52,32 @@ class Runtime(Calls):
         options: how handlers are run.
     """
 
-    def __init__(self, handlers: Handlers, port: BrokerApi, options: Options) -> None:
-        super().__init__(handlers, Report(options.name or "inline", self._count), options)
+    def __init__(self, handlers: Handlers, port: BrokerApi, options: HandlerOptions) -> None:
+        super().__init__(handlers, HandlerReport(options.name or "inline", self._count_statistic), options)
         self.counters: dict[str, int] = {}
         """Statistics by name: see `report`."""
-        self.release: Callable[[int], None] = _release_nobody
-        """Called when the handler of a socket for which `begin_result` or `begin_close` waited has ended."""
-        self.drop_waiting: Callable[[], int] = int
+        self.resume_socket: Callable[[int], None] = _resume_no_socket
+        """Called when the handler of a socket for which `on_message_result` or `begin_close_handler` waited has ended."""
+        self.drop_waiting_messages: Callable[[], int] = int
         """Drops the messages that wait for their handlers; returns how many."""
         self.is_behind: Callable[[], bool] = bool
         """Says whether messages or closes are waiting for their handlers, or being handled."""
-        self._port = port
+        self._api = port
         self._limit_s = options.handler_timeout
         self._http_limit_s = options.http_timeout
-        self._tasks: Tasks | None = None
+        self._async_calls: AsyncCalls | None = None
         self._epoch_s = time() - monotonic()
         self._thread_id = get_ident()
 
-    def _count(self, name: str, amount: int) -> None:
+    def _count_statistic(self, name: str, amount: int) -> None:
         self.counters[name] = self.counters.get(name, 0) + amount
 
     # Start and end. ---------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Runs `handle_worker_start`; what it raises reaches the caller."""
-        self._runs()
-        forks.in_child(self._become_child)
+        self._get_async_calls()
+        forks.register_child_action(self._mark_forked)
         try:
             if self._handlers.worker_start is not None:
                 returned = self._handlers.worker_start(self._options.worker_arg)
@@ -86,14 +86,14 @@ class Runtime(Calls):
         except BaseException as error:
             if self.is_forked:
                 exit_forked(error)
-            forks.unregister_child_action(self._become_child)
+            forks.unregister_child_action(self._mark_forked)
             raise
         if self.is_forked:
             exit_forked(None)
 
-    def _become_child(self) -> None:
+    def _mark_forked(self) -> None:
         if get_ident() == self._thread_id:
-            self.is_forked = self._runs().is_forked = True
+            self.is_forked = self._get_async_calls().is_forked = True
 
     async def stop(self, timeout_s: float) -> bool:
         """Waits for the handlers that run, cancels those that do not end, and runs `handle_worker_stop`.
@@ -103,16 +103,16 @@ class Runtime(Calls):
         """
         from asyncio import sleep, timeout
 
-        tasks = self._runs()
+        tasks = self._get_async_calls()
         deadline = monotonic() + timeout_s
-        is_idle = await tasks.wait_idle(timeout_s)
+        is_idle = await tasks.wait_until_idle(timeout_s)
         while is_idle and self.is_behind():  # what waits with its socket goes on in the next turns of the loop
             await sleep(STOP_POLL_S)
-            is_idle = await tasks.wait_idle(max(0.0, deadline - monotonic())) and monotonic() < deadline
+            is_idle = await tasks.wait_until_idle(max(0.0, deadline - monotonic())) and monotonic() < deadline
         if not is_idle:
-            self._report.messages_dropped(self.drop_waiting())
-            tasks.cancel_all()
-            deadline = monotonic() + timeout_s * CLOSE_SHARE
+            self._report.log_messages_dropped(self.drop_waiting_messages())
+            tasks.cancel_all_calls()
+            deadline = monotonic() + timeout_s * CLOSE_HANDLERS_SHARE
             while self.is_behind() and monotonic() < deadline:  # the close handlers behind them
                 await sleep(STOP_POLL_S)
         try:
@@ -122,44 +122,44 @@ class Runtime(Calls):
                     async with timeout(timeout_s):
                         await cast(Awaitable[object], returned)
         except TimeoutError as error:
-            self._report.stop_failed(error)
+            self._report.report_stop_failed(error)
             is_idle = False
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # a handler does not end the server
             if self.is_forked:
                 exit_forked(error)
-            self._report.stop_failed(error)
+            self._report.report_stop_failed(error)
         finally:
             if self.is_forked:
                 exit_forked(sys.exception())
-            forks.unregister_child_action(self._become_child)
-            tasks.close()
+            forks.unregister_child_action(self._mark_forked)
+            tasks.cancel_timers()
         return is_idle
 
-    def _runs(self) -> Tasks:
-        tasks = self._tasks
+    def _get_async_calls(self) -> AsyncCalls:
+        tasks = self._async_calls
         if tasks is None:
             limits_s = {self._limit_s, self._http_limit_s}
-            tasks = self._tasks = Tasks(self, limits_s, self._options.worker_hang_timeout)
+            tasks = self._async_calls = AsyncCalls(self, limits_s, self._options.worker_hang_timeout)
         return tasks
 
     # Messages and closes. ---------------------------------------------------------------------------------------
 
-    def begin_result(self, socket_id: int, result: object) -> None:
-        """The message handler returned something; `release` is called when it has ended, perhaps before we return."""
-        call = Call(MESSAGE, socket_id, self._limit_s)
+    def on_message_result(self, socket_id: int, result: object) -> None:
+        """The message handler returned something; `resume_socket` is called when it has ended, perhaps before we return."""
+        call = HandlerCall(MESSAGE, socket_id, self._limit_s)
         if is_awaitable(result):
-            self._runs().start(call, self._limit_s, cast(Awaitable[object], result))
+            self._get_async_calls().start_call(call, self._limit_s, cast(Awaitable[object], result))
         else:
             try:
-                self.succeeded(call, result)
+                self.on_call_returned(call, result)
             finally:
-                self.release(socket_id)
+                self.resume_socket(socket_id)
 
-    def message_failed(self, socket_id: int, error: BaseException) -> None:
+    def on_message_failed(self, socket_id: int, error: BaseException) -> None:
         """The message handler raised."""
-        self.failed(Call(MESSAGE, socket_id, self._limit_s), error)
+        self.on_call_failed(HandlerCall(MESSAGE, socket_id, self._limit_s), error)
 
-    def message_slow(self, socket_id: int, seconds: float, is_ended: bool) -> float:
+    def on_message_slow(self, socket_id: int, seconds: float, is_ended: bool) -> float:
         """The message handler took longer than what this returned last; at first, than nothing.
 
         Args:
@@ -175,29 +175,29 @@ class Runtime(Calls):
         epoch_s, self._epoch_s = self._epoch_s, time() - monotonic()
         if abs(self._epoch_s - epoch_s) < seconds / 2:
             if seconds > self._limit_s:
-                self._report.slow(MESSAGE, socket_id, seconds)
+                self._report.report_slow_call(MESSAGE, socket_id, seconds)
             if is_ended:
-                self.took(MESSAGE, socket_id, seconds)
-        return self.notice_s
+                self.record_long_call(MESSAGE, socket_id, seconds)
+        return self.slow_threshold_s
 
-    def message_missing(self, socket_id: int) -> None:
+    def on_message_unhandled(self, socket_id: int) -> None:
         """A message came and the application has no message handler."""
-        self._report.no_message_handler()
+        self._report.report_missing_handler()
 
-    def begin_close(self, socket_id: int, token: bytes | None, code: int, reason: str) -> bool:
+    def begin_close_handler(self, socket_id: int, token: bytes | None, code: int, reason: str) -> bool:
         """Runs the close handler.
 
         Returns:
-            True: it has ended. False: it has not; `release` is called when it has.
+            True: it has ended. False: it has not; `resume_socket` is called when it has.
         """
         handler = self._handlers.close
         if handler is None:
             return True
-        call = Call(CLOSE, socket_id, self._limit_s)
-        returned = self._called(call, handler, SocketId(socket_id), token, code, reason)
+        call = HandlerCall(CLOSE, socket_id, self._limit_s)
+        returned = self._call_handler(call, handler, SocketId(socket_id), token, code, reason)
         if not is_awaitable(returned):
             return True
-        run = self._runs().start(call, self._limit_s, cast(Awaitable[object], returned))
+        run = self._get_async_calls().start_call(call, self._limit_s, cast(Awaitable[object], returned))
         if run.is_ended:
             return True
         call.number = 1  # from here on somebody waits for its release
@@ -210,86 +210,86 @@ class Runtime(Calls):
         handler = self._handlers.open
         if handler is None:
             return None
-        call = Call(OPEN, socket_id, self._limit_s, request=request)
-        verdict = await self._answered(call, self._limit_s, handler, request, SocketId(socket_id))
+        call = HandlerCall(OPEN, socket_id, self._limit_s, request=request)
+        verdict = await self._run_and_wait(call, self._limit_s, handler, request, SocketId(socket_id))
         return cast("HttpResponse | Accept | None", verdict)
 
     async def run_http(self, request: HttpRequest) -> HttpResponse:
         """Runs the HTTP handler; returns the response to send, whatever happens to the handler."""
         handler = self._handlers.http
         if handler is None:
-            return no_http_handler(request.headers)
-        call = Call(HTTP, 0, self._http_limit_s)
-        return cast("HttpResponse", await self._answered(call, self._http_limit_s, handler, request))
+            return no_handler_response(request.headers)
+        call = HandlerCall(HTTP, 0, self._http_limit_s)
+        return cast("HttpResponse", await self._run_and_wait(call, self._http_limit_s, handler, request))
 
-    async def _answered(self, call: Call, limit_s: float, handler: Handler, *arguments: object) -> object:
+    async def _run_and_wait(self, call: HandlerCall, limit_s: float, handler: Handler, *arguments: object) -> object:
         """Runs a handler that somebody waits for; if that one is cancelled, so is the handler."""
         import asyncio  # who calls this has a loop already; to import a name from it would cost 0.5 µs each time
 
         answer: Future[object] = asyncio.get_running_loop().create_future()
         call.answer = answer
-        returned = self._called(call, handler, *arguments)
+        returned = self._call_handler(call, handler, *arguments)
         if answer.done():
             return answer.result()
-        run: Run = self._runs().start(call, limit_s, cast(Awaitable[object], returned))
+        run: CallCoroutine = self._get_async_calls().start_call(call, limit_s, cast(Awaitable[object], returned))
         try:
             return await answer
         finally:
-            if not run.is_late:
-                self._runs().cancel(run)
+            if not run.is_overdue:
+                self._get_async_calls().cancel_call(run)
 
-    def _called(self, call: Call, handler: Handler, *arguments: object) -> object:
+    def _call_handler(self, call: HandlerCall, handler: Handler, *arguments: object) -> object:
         """Calls a handler and deals with its end; returns what is to be awaited instead, if it did not end yet."""
         try:
             returned = handler(*arguments)
         except BaseException as error:
-            self.failed(call, error)
+            self.on_call_failed(call, error)
         else:
             if is_awaitable(returned):
                 return returned
-            self.succeeded(call, returned)
+            self.on_call_returned(call, returned)
         now = monotonic()
         if now > call.deadline:
-            self._report.slow(call.handler, call.socket_id, now - call.start)
-        self._measure(call, now)
+            self._report.report_slow_call(call.handler, call.socket_id, now - call.start)
+        self._measure_call(call, now)
         return None
 
-    def _measure(self, call: Call, now: float) -> None:
+    def _measure_call(self, call: HandlerCall, now: float) -> None:
         seconds = now - call.start
-        if seconds > self.notice_s:
-            self.took(call.handler, call.socket_id, seconds)
+        if seconds > self.slow_threshold_s:
+            self.record_long_call(call.handler, call.socket_id, seconds)
 
     # Where answers go. ------------------------------------------------------------------------------------------
 
-    def answer_open(self, call: Call, verdict: HttpResponse | Accept | None) -> None:
+    def answer_open(self, call: HandlerCall, verdict: HttpResponse | Accept | None) -> None:
         """To `run_open`."""
-        self._resolve(call, verdict)
+        self._resolve_answer(call, verdict)
 
-    def answer_http(self, call: Call, response: HttpResponse) -> None:
+    def answer_http(self, call: HandlerCall, response: HttpResponse) -> None:
         """To `run_http`."""
-        self._resolve(call, response)
+        self._resolve_answer(call, response)
 
-    def _resolve(self, call: Call, verdict: HttpResponse | Accept | None) -> None:
+    def _resolve_answer(self, call: HandlerCall, verdict: HttpResponse | Accept | None) -> None:
         answer = call.answer
         if answer is not None and not answer.done():
             answer.set_result(verdict)
 
-    def close_failed(self, socket_id: int) -> None:
+    def close_failed_socket(self, socket_id: int) -> None:
         """Through the port. Where the broker has stopped meanwhile, the socket is gone."""
         try:
-            self._port.close(socket_id, INTERNAL_ERROR, HANDLER_ERROR)
+            self._api.close(socket_id, INTERNAL_ERROR, HANDLER_ERROR)
         except CommandError:
             pass
 
-    def ended(self, call: Call) -> None:
+    def on_call_ended(self, call: HandlerCall) -> None:
         """Lets the socket's next event go on."""
-        self._measure(call, monotonic())
+        self._measure_call(call, monotonic())
         if call.handler == MESSAGE or (call.handler == CLOSE and call.number):
-            self.release(call.socket_id)
+            self.resume_socket(call.socket_id)
 
-    def tell_slow(self, handler: str, socket_id: int, seconds: float, at: float) -> None:
+    def report_slowest_call(self, handler: str, socket_id: int, seconds: float, at: float) -> None:
         """Nobody has to be told: the pool looks at `slowest`."""
 
-    def hung(self, call: Call) -> None:
+    def on_call_hung(self, call: HandlerCall) -> None:
         """Said and counted: the broker's own loop cannot be replaced."""
-        self._report.hung(call.handler, call.socket_id, monotonic() - call.start)
+        self._report.report_hung_call(call.handler, call.socket_id, monotonic() - call.start)

@@ -4,8 +4,8 @@ CPython can raise an exception in another thread (`PyThreadState_SetAsyncExc`), 
 must never hit our own code, in which a half-done write to the wire would break it. How that is kept:
 
 * A handler runs between `armed = call` and `armed = None`, each one attribute store on the worker's thread.
-* The helper announces first (`interrupting = call`) and looks then whether `armed` is still this call. The worker
-  lowers `armed` first and looks then whether `interrupting` is its call. So at least one of them sees the other
+* The helper announces first (`interrupting = call`) and looks then whether `armed_call` is still this call. The worker
+  lowers `armed_call` first and looks then whether `announced_call` is its call. So at least one of them sees the other
   (Dekker's way, which needs no lock in the usual case): either the helper finds nothing armed and raises nothing, or
   the worker finds the announcement, waits until the helper is done (`_lock`), takes back an exception that was not
   raised yet, and raises one itself.
@@ -27,7 +27,7 @@ from wsbroker.process_exit import exit_forked
 
 _Returned = TypeVar("_Returned")
 
-Running: TypeAlias = tuple[float, float, str, int]
+RunningCall: TypeAlias = tuple[float, float, str, int]
 """A call that is running: its deadline, its start (both of `monotonic`), the handler's name, the socket's id."""
 
 
@@ -46,19 +46,19 @@ class HandlerTimer:
     """
 
     __slots__ = (
-        "_hang_s",
-        "_hung",
-        "_interrupted",
+        "_hang_timeout_s",
+        "_on_hung",
+        "_on_interrupted",
         "_interrupted_at",
         "_is_forked",
         "_lock",
-        "_look_s",
-        "_reported",
-        "_raise",
-        "_take_back",
-        "armed",
-        "interrupting",
-        "running",
+        "_check_interval_s",
+        "_reported_call",
+        "_raise_interrupt",
+        "_clear_interrupt",
+        "armed_call",
+        "announced_call",
+        "running_call",
     )
 
     def __init__(
@@ -68,20 +68,20 @@ class HandlerTimer:
         interrupted: Callable[[str, int, float], None],
         hung: Callable[[str, int, float], None],
     ) -> None:
-        self._look_s = None if look_s == float("inf") else look_s
-        self._hang_s = hang_s
-        self._interrupted = interrupted
-        self._hung = hung
+        self._check_interval_s = None if look_s == float("inf") else look_s
+        self._hang_timeout_s = hang_s
+        self._on_interrupted = interrupted
+        self._on_hung = hung
         self._lock = Lock()
-        self._raise, self._take_back = _interrupter(get_ident())
+        self._raise_interrupt, self._clear_interrupt = _make_interrupt_functions(get_ident())
         self._interrupted_at = 0.0
         self._is_forked = False
-        self._reported: Running | None = None
-        self.running: Running | None = None
+        self._reported_call: RunningCall | None = None
+        self.running_call: RunningCall | None = None
         """The call whose time is running; written by the worker's thread."""
-        self.armed: Running | None = None
+        self.armed_call: RunningCall | None = None
         """The same while it may be interrupted."""
-        self.interrupting: Running | None = None
+        self.announced_call: RunningCall | None = None
         """The call that the helper is about to interrupt, or has; the last one there was."""
 
     # On the worker's thread. ------------------------------------------------------------------------------------
@@ -102,55 +102,55 @@ class HandlerTimer:
             BaseException: what it raised.
         """
         call = (deadline, start, handler, socket_id)
-        self.armed = self.running = call
+        self.armed_call = self.running_call = call
         try:
             try:
                 return function(*args)
             finally:
-                self.armed = None
-                if self.interrupting is call:
+                self.armed_call = None
+                if self.announced_call is call:
                     self._finish_interruption()
-                self.running = None
+                self.running_call = None
         except HandlerTimeout:
             # Raised by the handler's own code, by `_finish_interruption`, or between the two.
-            self.armed = None
-            if self.interrupting is call:
+            self.armed_call = None
+            if self.announced_call is call:
                 self._finish_interruption()
-            self.running = None
+            self.running_call = None
             raise
 
-    def suspend_interruption(self) -> Running | None:
+    def suspend_interruption(self) -> RunningCall | None:
         """Begins a stretch of our own code within a handler; its result is for `resume_interruption`.
 
         Raises:
             HandlerTimeout: the interruption was on its way.
         """
-        armed = self.armed
+        armed = self.armed_call
         if armed is not None:
-            self.armed = None
-            if self.interrupting is armed:
+            self.armed_call = None
+            if self.announced_call is armed:
                 self._finish_interruption()
         return armed
 
-    def resume_interruption(self, armed: Running | None) -> None:
+    def resume_interruption(self, armed: RunningCall | None) -> None:
         """Ends it.
 
         Raises:
             HandlerTimeout: the interruption came meanwhile.
         """
         if armed is not None:
-            self.armed = armed
-            if self.interrupting is armed:
-                self.armed = None
+            self.armed_call = armed
+            if self.announced_call is armed:
+                self.armed_call = None
                 self._finish_interruption()
 
-    def become_child(self) -> None:
+    def mark_forked(self) -> None:
         """Has this process, which a handler has just forked, end where that handler ends.
 
         As what `call_with_deadline` looks at anyway: a look of its own would cost each message 15 ns.
         """
         self._is_forked = True
-        self.interrupting = self.running
+        self.announced_call = self.running_call
 
     def _finish_interruption(self) -> None:
         """Waits until the helper is done with us and takes back what has not been raised yet.
@@ -162,7 +162,7 @@ class HandlerTimer:
             error = sys.exception()
             exit_forked(None if isinstance(error, StopIteration) else error)  # a coroutine ends by a StopIteration
         with self._lock:
-            self._take_back()
+            self._clear_interrupt()
         if not isinstance(sys.exception(), HandlerTimeout):
             raise HandlerTimeout
 
@@ -175,32 +175,32 @@ class HandlerTimer:
             in how many seconds to look again. A call that starts meanwhile has a deadline later than that, so none is
             missed although nobody wakes the helper for a call. None: there are no limits.
         """
-        look_s = self._look_s
-        call = self.running
+        look_s = self._check_interval_s
+        call = self.running_call
         if call is None:
             return look_s
         deadline, start, handler, socket_id = call
         now = monotonic()
         if now < deadline:
             return look_s if look_s is None else min(look_s, deadline - now)
-        if call is not self.interrupting:
+        if call is not self.announced_call:
             self._interrupted_at = now
             with self._lock:
-                self.interrupting = call
-                if self.armed is call:
-                    self._raise()
-            self._interrupted(handler, socket_id, now - start)
-        left = self._interrupted_at + self._hang_s - now
+                self.announced_call = call
+                if self.armed_call is call:
+                    self._raise_interrupt()
+            self._on_interrupted(handler, socket_id, now - start)
+        left = self._interrupted_at + self._hang_timeout_s - now
         if left > 0:
             return left if look_s is None else min(look_s, left)  # it may end before, and others begin
-        if call is not self._reported:
-            self._reported = call
+        if call is not self._reported_call:
+            self._reported_call = call
             reset_eval_breaker()  # its thread will not raise what was set there, perhaps never
-            self._hung(handler, socket_id, now - start)
+            self._on_hung(handler, socket_id, now - start)
         return look_s
 
 
-def _interrupter(thread_id: int) -> tuple[Callable[[], object], Callable[[], object]]:
+def _make_interrupt_functions(thread_id: int) -> tuple[Callable[[], object], Callable[[], object]]:
     """Two functions: one raises `HandlerTimeout` in that thread, one takes it back if that has not happened yet."""
     try:
         from ctypes import c_ulong, py_object, pythonapi
@@ -209,14 +209,14 @@ def _interrupter(thread_id: int) -> tuple[Callable[[], object], Callable[[], obj
     set_async_exc = pythonapi.PyThreadState_SetAsyncExc
     thread, error = c_ulong(thread_id), py_object(HandlerTimeout)
 
-    def take_back() -> None:
+    def clear_interrupt() -> None:
         set_async_exc(thread, None)
         reset_eval_breaker()
 
-    return lambda: set_async_exc(thread, error), take_back
+    return lambda: set_async_exc(thread, error), clear_interrupt
 
 
-class _Settled(BaseException):
+class _EvalBreakerReset(BaseException):
     """Raised by `reset_eval_breaker` in its own thread."""
 
 
@@ -233,8 +233,8 @@ def reset_eval_breaker() -> None:
     except ImportError:
         return
     try:
-        pythonapi.PyThreadState_SetAsyncExc(c_ulong(get_ident()), py_object(_Settled))
+        pythonapi.PyThreadState_SetAsyncExc(c_ulong(get_ident()), py_object(_EvalBreakerReset))
         for _ in range(1000):  # raised at the end of one of the first rounds
             pass
-    except _Settled:
+    except _EvalBreakerReset:
         pass

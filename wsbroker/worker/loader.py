@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from wsbroker.errors import ConfigError
 from wsbroker.guarded_log import GuardedLog, shown_error, shown_type
-from wsbroker.worker.base import HANDLERS, is_absent
-from wsbroker.worker.signatures import arity_of, is_async
+from wsbroker.worker.base import HANDLER_ARGUMENTS, is_absent
+from wsbroker.worker.signatures import count_arguments, is_async_handler
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -18,14 +18,14 @@ logger = GuardedLog(__name__)
 
 Handler = Callable[..., object]
 
-_REFUSALS: Final = (
+_REFUSAL_TEXTS: Final = (
     "does not support loading in subinterpreters",
     "do not yet support subinterpreters",
     "can only be loaded into one interpreter per process",
 )
 """What ImportErrors of extension modules say: CPython's own check, PyO3's, Cython's."""
 
-_CLOSE_MATCH: Final = 0.72
+_MISSPELLING_RATIO: Final = 0.72
 """How alike two names are (difflib's ratio) for one to be a misspelling of the other: "handle_message" passes."""
 
 
@@ -46,54 +46,56 @@ class Handlers:
         "is_async",
         "message",
         "message_arity",
-        "message_raw",
+        "raw_message_handler",
         "names",
         "open",
-        "where",
+        "source",
         "worker_start",
         "worker_stop",
     )
 
     def __init__(self, found: dict[str, Handler], where: str) -> None:
-        arities = {name: arity_of(name, handler, where) for name, handler in found.items()}
-        asyncs = [name for name, handler in found.items() if is_async(name, handler, where)]
-        self.where = where
+        arities = {name: count_arguments(name, handler, where) for name, handler in found.items()}
+        asyncs = [name for name, handler in found.items() if is_async_handler(name, handler, where)]
+        self.source = where
         """What they were found in: ``"app:Chat"``."""
-        self.names: tuple[str, ...] = tuple(name for name in HANDLERS if name in found)
+        self.names: tuple[str, ...] = tuple(name for name in HANDLER_ARGUMENTS if name in found)
         """The names of the handlers that are there."""
         self.is_async: bool = bool(asyncs)
         """Whether one of them is known to return something to await. A plain function may still do so."""
-        self.message_raw: Handler | None = found.get("handle_socket_message")
+        self.raw_message_handler: Handler | None = found.get("handle_socket_message")
         """The message handler itself, to be called with the first `message_arity` of (data, socket_id, token)."""
         self.message_arity: int = arities.get("handle_socket_message", 0)
         """0 to 3."""
 
-        def adapted(name: str) -> Handler | None:
+        def adapt_handler(name: str) -> Handler | None:
             handler = found.get(name)
-            return None if handler is None else _first(handler, arities[name], len(HANDLERS[name]))
+            return (
+                None if handler is None else _drop_extra_arguments(handler, arities[name], len(HANDLER_ARGUMENTS[name]))
+            )
 
-        self.worker_start = adapted("handle_worker_start")
+        self.worker_start = adapt_handler("handle_worker_start")
         """``(arg)``"""
-        self.worker_stop = adapted("handle_worker_stop")
+        self.worker_stop = adapt_handler("handle_worker_stop")
         """``()``"""
-        self.open = adapted("handle_socket_open")
+        self.open = adapt_handler("handle_socket_open")
         """``(request, socket_id)``"""
-        self.message = adapted("handle_socket_message")
+        self.message = adapt_handler("handle_socket_message")
         """``(data, socket_id, token)``"""
-        self.close = adapted("handle_socket_close")
+        self.close = adapt_handler("handle_socket_close")
         """``(socket_id, token, code, reason)``"""
-        self.http = adapted("handle_http_request")
+        self.http = adapt_handler("handle_http_request")
         """``(request)``"""
 
 
-def _first(handler: Handler, arity: int, given: int) -> Handler:
+def _drop_extra_arguments(handler: Handler, arity: int, given: int) -> Handler:
     """Wraps a handler that takes fewer arguments than it is given."""
     if arity == given:
         return handler
     return lambda *args: handler(*args[:arity])
 
 
-def load(spec: object) -> Handlers:
+def load_handlers(spec: object) -> Handlers:
     """Finds the handlers of an application.
 
     Args:
@@ -103,38 +105,38 @@ def load(spec: object) -> Handlers:
         ConfigError: it cannot be imported, has no handlers, or has one that cannot be called; the message says what was
             found and what to do. What the application itself raised is its ``__cause__``.
     """
-    target, where = _resolve(spec)
+    target, where = _resolve_spec(spec)
     if isinstance(target, type):
-        target = _instantiated(target, where)
+        target = _instantiate_worker(target, where)
     found: dict[str, Handler] = {}
-    for name in HANDLERS:
+    for name in HANDLER_ARGUMENTS:
         handler = getattr(target, name, None)
         if handler is None or is_absent(handler):
             continue
         if not callable(handler):
-            kind = _shown_type(handler)
+            kind = _type_with_article(handler)
             raise ConfigError(f"{name} in {where} is no function but {kind}: make it a def or async def")
         found[name] = handler
-    misspelled = _misspelled(target, found)
+    misspelled = _find_misspelled(target, found)
     if not found:
-        raise ConfigError(_nothing_found(target, where, misspelled))
+        raise ConfigError(_no_handlers_text(target, where, misspelled))
     for name, meant in misspelled.items():
         text = "handler is never called, its name is unknown name=%s in=%s meant=%s"
         logger.warning(text, name, where, meant)
     return Handlers(found, where)
 
 
-def _resolve(spec: object) -> tuple[object, str]:
+def _resolve_spec(spec: object) -> tuple[object, str]:
     """The object a spec means, and what to call it in messages."""
     if isinstance(spec, str):
         module_name, colon, path = spec.partition(":")
         is_no_name = not module_name or module_name.startswith(".") or module_name.endswith(".py") or "/" in module_name
         if is_no_name or (colon and not path):
             raise ConfigError(f"not a worker: {spec!r}; give 'package.module' or 'package.module:object'")
-        target: object = _import(module_name)
+        target: object = _import_module(module_name)
         done = module_name
         for name in path.split(".") if path else ():
-            target = _attribute(target, name, done, spec)
+            target = _get_attribute(target, name, done, spec)
             done += ("." if ":" in done else ":") + name
         return target, spec
     if isinstance(spec, type):
@@ -145,7 +147,7 @@ def _resolve(spec: object) -> tuple[object, str]:
     return spec, f"{type(spec).__module__}:{type(spec).__qualname__} (a live object)"
 
 
-def _attribute(target: object, name: str, done: str, spec: str) -> object:
+def _get_attribute(target: object, name: str, done: str, spec: str) -> object:
     missing = object()
     found = getattr(target, name, missing)
     if found is not missing:
@@ -154,11 +156,15 @@ def _attribute(target: object, name: str, done: str, spec: str) -> object:
 
     names = [each for each in dir(target) if not each.startswith("_")]
     near = get_close_matches(name, names, 3, 0.6)
-    advice = f"did you mean {_or(near)}?" if near else f"it has {_and(names[:12]) or 'nothing public'}"
+    advice = (
+        f"did you mean {_join_with_or(near)}?"
+        if near
+        else f"it has {_join_with_commas(names[:12]) or 'nothing public'}"
+    )
     raise ConfigError(f"{done} has no {name!r} (worker {spec!r}): {advice}")
 
 
-def _instantiated(cls: type, where: str) -> object:
+def _instantiate_worker(cls: type, where: str) -> object:
     try:
         return cls()
     except Exception as error:
@@ -168,27 +174,31 @@ def _instantiated(cls: type, where: str) -> object:
         ) from error
 
 
-def _misspelled(target: object, found: dict[str, Handler]) -> dict[str, str]:
+def _find_misspelled(target: object, found: dict[str, Handler]) -> dict[str, str]:
     """Names that look like handlers and are none, with the handler that was probably meant."""
     from difflib import get_close_matches
 
-    missing = [name for name in HANDLERS if name not in found]
+    missing = [name for name in HANDLER_ARGUMENTS if name not in found]
     misspelled: dict[str, str] = {}
     for name in dir(target):
-        if name.startswith("handle") and name not in HANDLERS:
-            near = get_close_matches(name, missing, 1, _CLOSE_MATCH)
+        if name.startswith("handle") and name not in HANDLER_ARGUMENTS:
+            near = get_close_matches(name, missing, 1, _MISSPELLING_RATIO)
             if near and callable(getattr(target, name, None)):
                 misspelled[name] = near[0]
     return misspelled
 
 
-def _nothing_found(target: object, where: str, misspelled: dict[str, str]) -> str:
+def _no_handlers_text(target: object, where: str, misspelled: dict[str, str]) -> str:
     if misspelled:
-        found = f"found {_and([f'{name} (did you mean {meant}?)' for name, meant in misspelled.items()])}"
+        found = f"found {_join_with_commas([f'{name} (did you mean {meant}?)' for name, meant in misspelled.items()])}"
     else:
         names = [name for name in dir(target) if not name.startswith("_") and _is_own_function(target, name)]
-        found = f"found {_and(names[:12])}" if names else f"it is {_shown_type(target)} without functions"
-    return f"no handlers in {where}: {found}; expected at least one of {_and(list(HANDLERS))}"
+        found = (
+            f"found {_join_with_commas(names[:12])}"
+            if names
+            else f"it is {_type_with_article(target)} without functions"
+        )
+    return f"no handlers in {where}: {found}; expected at least one of {_join_with_commas(list(HANDLER_ARGUMENTS))}"
 
 
 def _is_own_function(target: object, name: str) -> bool:
@@ -201,20 +211,20 @@ def _is_own_function(target: object, name: str) -> bool:
 # Importing. -----------------------------------------------------------------------------------------------------------
 
 
-def _import(name: str) -> "ModuleType":
+def _import_module(name: str) -> "ModuleType":
     from importlib import import_module
 
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
-            places = _and(_searched_places(error.name))
+            places = _join_with_commas(_searched_places(error.name))
             raise ConfigError(
                 f"cannot import {name!r}: there is no module named {error.name!r}; looked in {places}"
             ) from error
-        raise ConfigError(_import_failed(name, error)) from error
+        raise ConfigError(_import_failed_text(name, error)) from error
     except (Exception, SystemExit) as error:
-        raise ConfigError(_import_failed(name, error)) from error
+        raise ConfigError(_import_failed_text(name, error)) from error
 
 
 def _searched_places(missing: str) -> list[str]:
@@ -228,17 +238,17 @@ def _searched_places(missing: str) -> list[str]:
     return [repr(place or ".") for place in sys.path if not place.startswith(own)] or ["the standard places"]
 
 
-def _import_failed(name: str, error: BaseException) -> str:
+def _import_failed_text(name: str, error: BaseException) -> str:
     chain = " → ".join(_import_chain(error))
-    refusal = refusal_of(error)
+    refusal = find_subinterpreter_refusal(error)
     if refusal:
         origin = f" (imported by {chain})" if chain else ""
         return f"cannot import {name!r}: {refusal}{origin}"
-    origin = f" (imported by {chain}{_place(error)})" if chain else ""
+    origin = f" (imported by {chain}{_innermost_app_line(error)})" if chain else ""
     return f"cannot import {name!r}: {shown_error(error)}{origin}"
 
 
-def refusal_of(error: BaseException | None) -> str:
+def find_subinterpreter_refusal(error: BaseException | None) -> str:
     """Returns what an extension module said that cannot be loaded in a subinterpreter; "" if that was not the cause.
 
     The error itself may be a wordy one that a package has made of it (numpy does): the first one counts.
@@ -247,18 +257,18 @@ def refusal_of(error: BaseException | None) -> str:
     while error is not None:
         if isinstance(error, ImportError):
             text = shown_error(error).removeprefix(f"{shown_type(error)}: ")
-            if is_refusal(text):
+            if is_subinterpreter_refusal(text):
                 refusal = text
         error = error.__cause__ or error.__context__
     return refusal
 
 
-def is_refusal(text: str) -> bool:
+def is_subinterpreter_refusal(text: str) -> bool:
     """Whether this is said by an extension module that cannot be loaded in a subinterpreter."""
-    return any(words in text for words in _REFUSALS)
+    return any(words in text for words in _REFUSAL_TEXTS)
 
 
-def _place(error: BaseException) -> str:
+def _innermost_app_line(error: BaseException) -> str:
     """``", at app.py line 12"``: the innermost line of the application's own."""
     import os
 
@@ -290,14 +300,14 @@ def _import_chain(error: BaseException) -> list[str]:
 # Words. ---------------------------------------------------------------------------------------------------------------
 
 
-def _shown_type(value: object) -> str:
+def _type_with_article(value: object) -> str:
     name = shown_type(value)
     return f"{'an' if name[:1] in 'aeiouAEIOU' else 'a'} {name}"
 
 
-def _and(words: list[str]) -> str:
+def _join_with_commas(words: list[str]) -> str:
     return ", ".join(words)
 
 
-def _or(words: list[str]) -> str:
+def _join_with_or(words: list[str]) -> str:
     return " or ".join(repr(word) for word in words)

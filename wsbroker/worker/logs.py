@@ -18,11 +18,11 @@ from wsbroker.guarded_log import cut, shown_trace
 from wsbroker.wire import commands
 from wsbroker.worker.wire_api import WireApi
 
-NS: Final = 1_000_000_000
+NS_PER_S: Final = 1_000_000_000
 _FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s (worker=%(processName)s)"
 
 
-class WireHandler(logging.Handler):
+class WireLogHandler(logging.Handler):
     """Sends records to the broker.
 
     Args:
@@ -32,38 +32,38 @@ class WireHandler(logging.Handler):
 
     def __init__(self, port: WireApi, worker: str) -> None:
         super().__init__()
-        self._port = port
-        self._worker = worker
+        self._api = port
+        self._worker_name = worker
         self.setFormatter(logging.Formatter(_FORMAT))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Formats the message here, where its arguments are, and sends it, cut if it is longer than `MAX_TEXT`."""
         try:
-            if not self._port.log(self._command(record)):
-                record.processName = self._worker
+            if not self._api.log(self._make_log_command(record)):
+                record.processName = self._worker_name
                 sys.stderr.write(self.format(record) + "\n")
         except Exception:
             self.handleError(record)
 
-    def _command(self, record: logging.LogRecord) -> commands.Command:
+    def _make_log_command(self, record: logging.LogRecord) -> commands.Command:
         if record.exc_info and not record.exc_text:
-            record.exc_text = self._trace(record.exc_info)
+            record.exc_text = self._format_traceback(record.exc_info)
         return (
             commands.LOG,
             _exact_number(record.levelno),
-            _exact(record.name),
-            _exact(record.getMessage()),
-            _exact(record.exc_text),
-            _exact(record.stack_info),
-            _exact_number(record.created, NS),
-            _exact(record.pathname),
+            _exact_text(record.name),
+            _exact_text(record.getMessage()),
+            _exact_text(record.exc_text),
+            _exact_text(record.stack_info),
+            _exact_number(record.created, NS_PER_S),
+            _exact_text(record.pathname),
             _exact_number(record.lineno),
-            _exact(record.funcName),
-            _exact(record.threadName),
+            _exact_text(record.funcName),
+            _exact_text(record.threadName),
             _exact_number(record.process),
         )
 
-    def _trace(self, exc_info: object) -> str:
+    def _format_traceback(self, exc_info: object) -> str:
         """The traceback, whatever an exception's own methods do when it is formatted."""
         try:
             formatter = self.formatter or logging.Formatter()
@@ -73,7 +73,7 @@ class WireHandler(logging.Handler):
             return shown_trace(error) if isinstance(error, BaseException) else "(no traceback that could be shown)"
 
 
-def _exact(text: object) -> str:
+def _exact_text(text: object) -> str:
     """Returns what the wire carries of a text. A record of the application's may have anything there."""
     if text is None:
         return ""
@@ -88,7 +88,7 @@ def _exact_number(value: object, factor: int = 1) -> int:
         return 0
 
 
-def set_up(levels: Mapping[str, int], port: WireApi, worker: str) -> WireHandler:
+def set_up_logging(levels: Mapping[str, int], port: WireApi, worker: str) -> WireLogHandler:
     """Has everything that is logged in this interpreter sent to the broker.
 
     Args:
@@ -96,7 +96,7 @@ def set_up(levels: Mapping[str, int], port: WireApi, worker: str) -> WireHandler
         port: the worker's.
         worker: its name.
     """
-    handler = WireHandler(port, worker)
+    handler = WireLogHandler(port, worker)
     root = logging.getLogger()
     root.addHandler(handler)
     for name, level in levels.items():
@@ -104,8 +104,8 @@ def set_up(levels: Mapping[str, int], port: WireApi, worker: str) -> WireHandler
     return handler
 
 
-def levels_here() -> dict[str, int]:
-    """The levels that somebody has set in this interpreter, for `set_up` in another one."""
+def configured_log_levels() -> dict[str, int]:
+    """The levels that somebody has set in this interpreter, for `set_up_logging` in another one."""
     root = logging.getLogger()
     levels = {"": root.level}
     for name, logger in list(root.manager.loggerDict.items()):

@@ -11,19 +11,19 @@ from wsbroker.process_exit import exit_forked
 from wsbroker.wire import commands
 from wsbroker.worker import api as ports
 from wsbroker.worker import forks
-from wsbroker.worker.async_runtime import LoopRuntime
+from wsbroker.worker.async_runtime import AsyncRuntime
 from wsbroker.worker.control_thread import ControlThread
 from wsbroker.worker.interruption import HandlerTimer
-from wsbroker.worker.loader import load
-from wsbroker.worker.options import Options
-from wsbroker.worker.report import Report
-from wsbroker.worker.sync_runtime import Unfinished, WireRuntime
+from wsbroker.worker.loader import load_handlers
+from wsbroker.worker.options import HandlerOptions
+from wsbroker.worker.report import HandlerReport
+from wsbroker.worker.sync_runtime import SyncRuntime, UnfinishedCall
 from wsbroker.worker.wire_api import WireApi
 
 if TYPE_CHECKING:
     from socket import socket
 
-LOOKS_PER_LIMIT: Final = 4
+CHECKS_PER_LIMIT: Final = 4
 """How often the helper looks within the shortest limit: a step of an async handler may begin shortly before its
 deadline, and nobody wakes the helper for it."""
 
@@ -43,45 +43,47 @@ def worker_main(
         control: the worker's end of the stream of its helper thread. Closed at the end.
         sys_path: where modules are imported from; what is missing in this interpreter's is added.
         spec: of the handlers, as for `load`.
-        options: the arguments of `Options`.
+        options: the arguments of `HandlerOptions`.
         on_alone: called in the helper's thread if the broker goes away before the worker has ended.
     """
-    how = Options.from_plain(options)
+    how = HandlerOptions.from_mapping(options)
     name = how.name or current_thread().name
     wire.settimeout(None)
     helper = ControlThread(control, name, on_alone)
     limits_s = (how.handler_timeout, how.http_timeout)
-    watch = HandlerTimer(min(limits_s) / LOOKS_PER_LIMIT, how.worker_hang_timeout, helper.interrupted, helper.hung)
+    watch = HandlerTimer(
+        min(limits_s) / CHECKS_PER_LIMIT, how.worker_hang_timeout, helper.send_interrupted, helper.send_hung
+    )
     port = WireApi(wire, watch)
-    token = ports.current.set(port)
+    token = ports.context_api.set(port)
 
-    def become_child() -> None:
+    def detach_in_child() -> None:
         """A child must not keep the wire open, or nobody learns of this worker's end."""
-        port.become_child()
+        port.detach_in_child()
         wire.close()
         control.close()
 
-    forks.in_child(become_child)
+    forks.register_child_action(detach_in_child)
     try:
         if how.owns_interpreter:
             current_thread().name = name
-            ports.set_default(port)
-            ports.is_worker = True
-            from wsbroker.worker.logs import set_up
+            ports.set_default_api(port)
+            ports.is_worker_interpreter = True
+            from wsbroker.worker.logs import set_up_logging
 
-            set_up(how.log_levels, port, name)
-        _extend_path(sys_path)
-        helper.start(watch, port.abandon)
-        _run(spec, how, name, port, watch, helper, wire)
+            set_up_logging(how.log_levels, port, name)
+        _extend_sys_path(sys_path)
+        helper.start(watch, port.mark_abandoned)
+        _run_runtime(spec, how, name, port, watch, helper, wire)
     finally:
         if port.is_forked:
             exit_forked(sys.exception())
-        forks.unregister_child_action(become_child)
+        forks.unregister_child_action(detach_in_child)
         helper.stop()
-        port.end()
-        ports.current.reset(token)
-        if ports.default is port:
-            ports.set_default(None)
+        port.mark_ended()
+        ports.context_api.reset(token)
+        if ports.default_api is port:
+            ports.set_default_api(None)
         try:
             wire.shutdown(2)  # SHUT_RDWR: the broker learns of the end, whatever process still holds a copy of this
         except OSError:
@@ -90,23 +92,29 @@ def worker_main(
         control.close()
 
 
-def _run(
-    spec: object, how: Options, name: str, port: WireApi, watch: HandlerTimer, helper: ControlThread, wire: "socket"
+def _run_runtime(
+    spec: object,
+    how: HandlerOptions,
+    name: str,
+    port: WireApi,
+    watch: HandlerTimer,
+    helper: ControlThread,
+    wire: "socket",
 ) -> None:
-    report = Report(name, lambda statistic, amount: port.tell((commands.COUNTED, statistic, amount)))
-    runtime: WireRuntime | None = None
+    report = HandlerReport(name, lambda statistic, amount: port.append_command((commands.COUNTED, statistic, amount)))
+    runtime: SyncRuntime | None = None
     try:
-        handlers = load(spec)
+        handlers = load_handlers(spec)
         if port.is_forked:
             exit_forked(None)
-        unfinished: Unfinished | None = None
+        unfinished: UnfinishedCall | None = None
         if not handlers.is_async:
-            runtime = WireRuntime(handlers, port, watch, report, how)
+            runtime = SyncRuntime(handlers, port, watch, report, how)
             runtime.start()
             unfinished = runtime.run()
             if unfinished is None:
                 return
-        runtime = LoopRuntime(handlers, port, watch, report, how, wire, helper.hung, unfinished)
+        runtime = AsyncRuntime(handlers, port, watch, report, how, wire, helper.send_hung, unfinished)
         runtime.run()
     except BaseException as error:
         if port.is_forked:
@@ -116,19 +124,19 @@ def _run(
         if isinstance(error, ConfigError):
             text, cause = str(error), error.__cause__
         else:
-            where = "loading the handlers" if runtime is None else f"handle_worker_start of {handlers.where}"
+            where = "loading the handlers" if runtime is None else f"handle_worker_start of {handlers.source}"
             text, cause = f"{where} failed: {shown_error(error)}", error
-        port.arm = None
-        port.tell((commands.START_FAILED, text, _shown(cause)))
+        port.schedule_flush = None
+        port.append_command((commands.START_FAILED, text, _format_cause(cause)))
         port.flush()
 
 
-def _shown(cause: BaseException | None) -> str:
+def _format_cause(cause: BaseException | None) -> str:
     """The traceback of what the application raised; "" if it was nothing of its."""
     return "" if cause is None else shown_trace(cause)
 
 
-def _extend_path(sys_path: list[str]) -> None:
+def _extend_sys_path(sys_path: list[str]) -> None:
     """Adds what this interpreter does not have, each at its place: another one begins with a path of its own."""
     if sys.path != sys_path:
         for index, place in enumerate(sys_path):

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Final, Literal, cast
 
-TO_THREAD: Final = "wsbroker to_thread"
+TO_THREAD_PREFIX: Final = "wsbroker to_thread"
 """What the names of threads begin with in which an event loop of this interpreter runs what shall not block it."""
 
 
-class Options:
+class HandlerOptions:
     """How handlers are run. Plain values, so that they cross to any kind of worker as a dict.
 
     Args:
@@ -55,6 +55,6 @@ class Options:
         self.log_levels = log_levels or {}
 
     @classmethod
-    def from_plain(cls, plain: "Mapping[str, object]") -> "Options":
+    def from_mapping(cls, plain: "Mapping[str, object]") -> "HandlerOptions":
         """Makes them from what crossed: a mapping of the arguments. What is not one of them is a `TypeError`."""
         return cls(**cast("dict[str, str]", dict(plain)))  # type: ignore[arg-type]

@@ -8,25 +8,25 @@ from wsbroker.errors import HandlerError
 from wsbroker.http.messages import Accept, HttpResponse, to_http_response, to_open_result
 from wsbroker.http.targets import is_websocket_without_upgrade
 from wsbroker.process_exit import exit_forked
-from wsbroker.worker.async_calls import CLOSE, HTTP, MESSAGE, OPEN, Call
+from wsbroker.worker.async_calls import CLOSE, HTTP, MESSAGE, OPEN, HandlerCall
 from wsbroker.worker.interruption import HandlerTimeout
 from wsbroker.worker.loader import Handlers
-from wsbroker.worker.options import Options
-from wsbroker.worker.report import ERRORS, TIMEOUTS, Report
-from wsbroker.worker.slowest import Slowest
+from wsbroker.worker.options import HandlerOptions
+from wsbroker.worker.report import ERRORS, TIMEOUTS, HandlerReport
+from wsbroker.worker.slowest import SlowestCalls
 
 _Read = TypeVar("_Read")
 
-LONG_SHARE: Final = 0.1
+LONG_CALL_SHARE: Final = 0.1
 """The part of `handler_timeout` from which on a call is counted as long."""
 
 
-def internal_error() -> HttpResponse:
+def internal_error_response() -> HttpResponse:
     """The answer when a handler raised: what went wrong stands in the log only."""
     return HttpResponse(500, (), "Internal Server Error")
 
 
-def out_of_time() -> HttpResponse:
+def timeout_response() -> HttpResponse:
     """The answer when a handler took too long."""
     return HttpResponse(504, (), "Gateway Timeout")
 
@@ -39,7 +39,7 @@ NO_UPGRADE: Final = (
 )
 
 
-def no_http_handler(headers: Mapping[str, str]) -> HttpResponse:
+def no_handler_response(headers: Mapping[str, str]) -> HttpResponse:
     """Returns the answer when the application has no HTTP handler, with a hint if a WebSocket was meant.
 
     Args:
@@ -50,7 +50,7 @@ def no_http_handler(headers: Mapping[str, str]) -> HttpResponse:
     )
 
 
-class Calls:
+class BaseRuntime:
     """The rules; where an answer goes is up to the subclass. It is the `Owner` of the handlers' tasks.
 
     A failure is counted and answered first, and logged then.
@@ -61,63 +61,63 @@ class Calls:
         options: how handlers are run.
     """
 
-    def __init__(self, handlers: Handlers, report: Report, options: Options) -> None:
+    def __init__(self, handlers: Handlers, report: HandlerReport, options: HandlerOptions) -> None:
         self._handlers = handlers
         self._report = report
         self._options = options
-        self._long_s = options.handler_timeout * LONG_SHARE
-        self.slowest = Slowest()
-        self.notice_s = 0.0
+        self._long_call_s = options.handler_timeout * LONG_CALL_SHARE
+        self.slowest_calls = SlowestCalls()
+        self.slow_threshold_s = 0.0
         """A call that took no longer is of no interest: nothing more than this comparison is spent on it."""
         self.is_forked = False
         """This process is a child that a handler without a watch has forked: it ends where the handler ends."""
 
     # Where answers go. ------------------------------------------------------------------------------------------
 
-    def answer_open(self, call: Call, verdict: HttpResponse | Accept | None) -> None:
+    def answer_open(self, call: HandlerCall, verdict: HttpResponse | Accept | None) -> None:
         """The verdict about a socket; None and an `Accept` accept it."""
         raise NotImplementedError
 
-    def answer_http(self, call: Call, response: HttpResponse) -> None:
+    def answer_http(self, call: HandlerCall, response: HttpResponse) -> None:
         """The response to a request."""
         raise NotImplementedError
 
-    def close_failed(self, socket_id: int) -> None:
+    def close_failed_socket(self, socket_id: int) -> None:
         """The socket of a failed handler is to be closed with 1011."""
         raise NotImplementedError
 
-    def tell_slow(self, handler: str, socket_id: int, seconds: float, at: float) -> None:
+    def report_slowest_call(self, handler: str, socket_id: int, seconds: float, at: float) -> None:
         """One of the slowest calls so far has ended."""
         raise NotImplementedError
 
     # How a call ends (see `tasks.Owner`). -----------------------------------------------------------------------
 
-    def succeeded(self, call: Call, returned: object) -> None:
+    def on_call_returned(self, call: HandlerCall, returned: object) -> None:
         """The handler returned in time."""
         if self.is_forked:
             exit_forked(None)
         handler = call.handler
         if handler not in (OPEN, HTTP):
             if returned is not None:
-                self._report.ignored_return(handler, returned)
+                self._report.warn_ignored_return(handler, returned)
             return
         verdict: HttpResponse | Accept | None
         try:
             if handler == OPEN:
                 assert call.request is not None
-                verdict = self.read(call, to_open_result, returned, call.request)
+                verdict = self.convert_returned(call, to_open_result, returned, call.request)
             else:
-                verdict = self.read(call, to_http_response, returned)
+                verdict = self.convert_returned(call, to_http_response, returned)
         except HandlerError as error:
-            self._report.count(ERRORS)
-            self._answer_failure(call, internal_error())
-            self._report.illegal_return(handler, call.socket_id, str(error))
+            self._report.increment_statistic(ERRORS)
+            self._answer_failure(call, internal_error_response())
+            self._report.log_illegal_return(handler, call.socket_id, str(error))
             return
         except HandlerTimeout as timeout:
-            self.timed_out(call, timeout)
+            self.on_call_timed_out(call, timeout)
             return
         except BaseException as error:  # reading it ran the application's code: a property, a mapping of its own
-            self.failed(call, error)
+            self.on_call_failed(call, error)
             return
         if handler == OPEN:
             self.answer_open(call, verdict)
@@ -125,40 +125,40 @@ class Calls:
             assert isinstance(verdict, HttpResponse)
             self.answer_http(call, verdict)
 
-    def read(self, call: Call, reader: Callable[..., _Read], *arguments: object) -> _Read:
+    def convert_returned(self, call: HandlerCall, reader: Callable[..., _Read], *arguments: object) -> _Read:
         """Has `reader` read what a handler returned, which may run code of the application."""
         return reader(*arguments)
 
-    def failed(self, call: Call, error: BaseException) -> None:
+    def on_call_failed(self, call: HandlerCall, error: BaseException) -> None:
         """The handler raised in time. SystemExit and KeyboardInterrupt are errors like any other here."""
         if self.is_forked:
             exit_forked(error)
-        self._report.count(ERRORS)
-        self._answer_failure(call, internal_error())
-        self._report.failed(call.handler, call.socket_id, error)
+        self._report.increment_statistic(ERRORS)
+        self._answer_failure(call, internal_error_response())
+        self._report.log_failure(call.handler, call.socket_id, error)
 
-    def timed_out(self, call: Call, where: BaseException | str) -> None:
+    def on_call_timed_out(self, call: HandlerCall, where: BaseException | str) -> None:
         """The handler took too long; it may still run."""
-        self._report.count(TIMEOUTS)
-        self._answer_failure(call, out_of_time())
-        self._report.timed_out(call.handler, call.socket_id, monotonic() - call.start, where)
+        self._report.increment_statistic(TIMEOUTS)
+        self._answer_failure(call, timeout_response())
+        self._report.log_timeout(call.handler, call.socket_id, monotonic() - call.start, where)
 
-    def took(self, handler: str, socket_id: int, seconds: float) -> None:
-        """A call has ended that took longer than `notice_s`."""
-        if seconds > self._long_s:
-            self._report.long()
+    def record_long_call(self, handler: str, socket_id: int, seconds: float) -> None:
+        """A call has ended that took longer than `slow_threshold_s`."""
+        if seconds > self._long_call_s:
+            self._report.count_long_call()
         now = time()
-        if self.slowest.add(handler, socket_id, seconds, now):
-            self.tell_slow(handler, socket_id, seconds, now)
-        self.notice_s = min(self.slowest.least_s, self._long_s)
+        if self.slowest_calls.add_call(handler, socket_id, seconds, now):
+            self.report_slowest_call(handler, socket_id, seconds, now)
+        self.slow_threshold_s = min(self.slowest_calls.threshold_s, self._long_call_s)
 
-    def _answer_failure(self, call: Call, response: HttpResponse) -> None:
+    def _answer_failure(self, call: HandlerCall, response: HttpResponse) -> None:
         handler = call.handler
         if handler == OPEN:
             self.answer_open(call, response)
         elif handler == HTTP:
             self.answer_http(call, response)
         elif handler == MESSAGE and self._options.on_handler_error != "log":
-            self.close_failed(call.socket_id)
+            self.close_failed_socket(call.socket_id)
         else:
             assert handler in (MESSAGE, CLOSE), handler

@@ -25,19 +25,19 @@ UNHANDLED: Final = "messages_without_handler"
 _warned_of_no_message_handler = False
 
 
-def _in_application(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
+def _application_exc_info(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
     """Returns an exception as logging takes it, with its traceback from the application's first line on.
 
     Whatever the exception's own methods do: its class may have a `__traceback__` that raises.
     """
     try:
         trace = error.__traceback__
-        return type(error), error, _without_ours(trace)
+        return type(error), error, _strip_own_frames(trace)
     except BaseException:
         return type(error), error, None
 
 
-def _without_ours(trace: TracebackType | None) -> TracebackType | None:
+def _strip_own_frames(trace: TracebackType | None) -> TracebackType | None:
     """The traceback from the application's first line on."""
     first = trace
     while first is not None and first.tb_frame.f_globals.get("__package__") == __package__:
@@ -45,7 +45,7 @@ def _without_ours(trace: TracebackType | None) -> TracebackType | None:
     return trace if first is None else first
 
 
-def position(awaited: object) -> str:
+def await_position(awaited: object) -> str:
     """Returns where a suspended coroutine waits: ``"app.py:12 in fetch"``; ``""`` if it cannot be seen."""
     where = ""
     while True:
@@ -60,7 +60,7 @@ def position(awaited: object) -> str:
         awaited = inner
 
 
-class Report:
+class HandlerReport:
     """Says what went wrong in one worker. Its methods never raise: see `guarded_log`.
 
     Args:
@@ -68,61 +68,61 @@ class Report:
         count: adds to a statistic.
     """
 
-    __slots__ = ("_count", "_logger", "_told", "worker")
+    __slots__ = ("_count_statistic", "_logger", "_reported", "worker_name")
 
     def __init__(self, worker: str, count: Callable[[str, int], None]) -> None:
-        self.worker = worker
-        self._count = count
+        self.worker_name = worker
+        self._count_statistic = count
         self._logger: Final = GuardedLog("wsbroker.worker")
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
-    def count(self, statistic: str) -> None:
-        """Adds one to a statistic: for `failed`, `illegal_return` and `timed_out`, which follow the answer."""
-        self._count(statistic, 1)
+    def increment_statistic(self, statistic: str) -> None:
+        """Adds one to a statistic: for `log_failure`, `log_illegal_return` and `log_timeout`, which follow the answer."""
+        self._count_statistic(statistic, 1)
 
-    def messages_dropped(self, count: int) -> None:
+    def log_messages_dropped(self, count: int) -> None:
         """Logs that messages were dropped because the server stops."""
         if count:
             self._logger.warning(MESSAGES_DROPPED, count)
 
-    def stop_failed(self, error: BaseException) -> None:
+    def report_stop_failed(self, error: BaseException) -> None:
         """Counts and logs that `handle_worker_stop` raised."""
-        self._count(ERRORS, 1)
-        self.failed("handle_worker_stop", 0, error)
+        self._count_statistic(ERRORS, 1)
+        self.log_failure("handle_worker_stop", 0, error)
 
-    def failed(self, handler: str, socket_id: int, error: BaseException) -> None:
+    def log_failure(self, handler: str, socket_id: int, error: BaseException) -> None:
         """Logs that a handler raised."""
-        trace = _in_application(error)
+        trace = _application_exc_info(error)
         self._logger.error(
-            "handler failed handler=%s socket=%d worker=%s", handler, socket_id, self.worker, exc_info=trace
+            "handler failed handler=%s socket=%d worker=%s", handler, socket_id, self.worker_name, exc_info=trace
         )
 
-    def illegal_return(self, handler: str, socket_id: int, problem: str) -> None:
+    def log_illegal_return(self, handler: str, socket_id: int, problem: str) -> None:
         """Logs that a handler returned what it may not; `problem` lists what it may."""
         self._logger.error(
             "handler returned what it may not handler=%s socket=%d worker=%s: %s",
             handler,
             socket_id,
-            self.worker,
+            self.worker_name,
             problem,
         )
 
-    def timed_out(self, handler: str, socket_id: int, seconds: float, where: BaseException | str) -> None:
+    def log_timeout(self, handler: str, socket_id: int, seconds: float, where: BaseException | str) -> None:
         """Logs that a handler took too long: `where` is the exception that interrupted it, or a position."""
         text = "handler took too long handler=%s socket=%d worker=%s seconds=%.3f"
         if isinstance(where, str):
-            self._logger.error(text + " at=%s", handler, socket_id, self.worker, seconds, where or "unknown")
+            self._logger.error(text + " at=%s", handler, socket_id, self.worker_name, seconds, where or "unknown")
         else:
-            trace = _in_application(where)
-            self._logger.error(text, handler, socket_id, self.worker, seconds, exc_info=trace)
+            trace = _application_exc_info(where)
+            self._logger.error(text, handler, socket_id, self.worker_name, seconds, exc_info=trace)
 
-    def long(self) -> None:
+    def count_long_call(self) -> None:
         """A handler took a good part of its time: only counted."""
-        self._count(LONG, 1)
+        self._count_statistic(LONG, 1)
 
-    def slow(self, handler: str, socket_id: int, seconds: float) -> None:
+    def report_slow_call(self, handler: str, socket_id: int, seconds: float) -> None:
         """A handler took too long and nothing could interrupt it."""
-        self._count(SLOW, 1)
+        self._count_statistic(SLOW, 1)
         self._logger.error(
             "handler took too long in the event loop, everybody waited handler=%s socket=%d seconds=%.3f",
             handler,
@@ -130,37 +130,37 @@ class Report:
             seconds,
         )
 
-    def hung(self, handler: str, socket_id: int, seconds: float) -> None:
+    def report_hung_call(self, handler: str, socket_id: int, seconds: float) -> None:
         """A handler has not ended after its interruption."""
-        self._count(HUNG, 1)
+        self._count_statistic(HUNG, 1)
         self._logger.error(
-            "handler hangs handler=%s socket=%d worker=%s seconds=%.3f", handler, socket_id, self.worker, seconds
+            "handler hangs handler=%s socket=%d worker=%s seconds=%.3f", handler, socket_id, self.worker_name, seconds
         )
 
-    def ignored_return(self, handler: str, returned: object) -> None:
+    def warn_ignored_return(self, handler: str, returned: object) -> None:
         """A handler whose return value means nothing returned one: said once."""
-        if handler not in self._told:
-            self._told.add(handler)
+        if handler not in self._reported:
+            self._reported.add(handler)
             self._logger.warning(
                 "what a handler returned is ignored handler=%s type=%s worker=%s (return None; to answer, use send)",
                 handler,
                 shown_type(returned),
-                self.worker,
+                self.worker_name,
             )
 
-    def unknown_event(self, kind: object) -> None:
+    def report_unknown_event(self, kind: object) -> None:
         """Counts an event of a kind that this worker does not understand; the first one is logged."""
-        self._count(EVENTS_REFUSED, 1)
-        if EVENTS_REFUSED not in self._told:
-            self._told.add(EVENTS_REFUSED)
+        self._count_statistic(EVENTS_REFUSED, 1)
+        if EVENTS_REFUSED not in self._reported:
+            self._reported.add(EVENTS_REFUSED)
             text = "event not understood and skipped, please report this worker=%s kind=%r"
-            self._logger.error(text, self.worker, kind)
+            self._logger.error(text, self.worker_name, kind)
 
-    def no_message_handler(self) -> None:
+    def report_missing_handler(self) -> None:
         """A message came and there is no handler for it: said once per process."""
         global _warned_of_no_message_handler
-        self._count(UNHANDLED, 1)
+        self._count_statistic(UNHANDLED, 1)
         if not _warned_of_no_message_handler:
             _warned_of_no_message_handler = True
             text = "messages are dropped: the application has no handle_socket_message worker=%s"
-            self._logger.warning(text, self.worker)
+            self._logger.warning(text, self.worker_name)

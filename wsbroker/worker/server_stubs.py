@@ -9,7 +9,7 @@ from typing import NoReturn
 from wsbroker.errors import CommandError
 
 
-def _refuse(name: str) -> NoReturn:
+def _raise_called_in_worker(name: str) -> NoReturn:
     raise CommandError(
         f"{name}() was called in a worker, while it imports the handlers: put the lines that start the server behind "
         "if __name__ == '__main__': or into a module of their own"
@@ -18,17 +18,17 @@ def _refuse(name: str) -> NoReturn:
 
 def start(*args: object, **settings: object) -> NoReturn:
     """Starts a server: not here."""
-    _refuse("start")
+    _raise_called_in_worker("start")
 
 
 def run(*args: object, **settings: object) -> NoReturn:
     """Runs a server: not here."""
-    _refuse("run")
+    _raise_called_in_worker("run")
 
 
 def serve(*args: object, **settings: object) -> NoReturn:
     """Serves: not here."""
-    _refuse("serve")
+    _raise_called_in_worker("serve")
 
 
 class Server:

@@ -7,10 +7,10 @@ silently be given the wrong thing, so that is an error.
 from collections.abc import Callable
 
 from wsbroker.errors import ConfigError
-from wsbroker.worker.base import HANDLERS
+from wsbroker.worker.base import HANDLER_ARGUMENTS
 
 
-def arity_of(name: str, handler: Callable[..., object], where: str) -> int:
+def count_arguments(name: str, handler: Callable[..., object], where: str) -> int:
     """Returns how many of its documented arguments a handler takes.
 
     Args:
@@ -23,13 +23,13 @@ def arity_of(name: str, handler: Callable[..., object], where: str) -> int:
     """
     import inspect
 
-    documented = HANDLERS[name]
+    documented = HANDLER_ARGUMENTS[name]
     call = f"{name}({', '.join(documented)})"
-    signature = _signature(handler)
+    signature = _get_signature(handler)
     if signature is None:
         return len(documented)
 
-    def refuse(problem: str) -> ConfigError:
+    def make_error(problem: str) -> ConfigError:
         shown = ", ".join(str(each.replace(annotation=each.empty)) for each in signature.parameters.values())
         expected = f"it is called as {call}, and may take fewer of these: the first ones"
         return ConfigError(f"{name}({shown}) in {where}: {problem}; {expected}")
@@ -40,7 +40,7 @@ def arity_of(name: str, handler: Callable[..., object], where: str) -> int:
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             if parameter.name in documented and documented.index(parameter.name) != taken:
                 given = documented.index(parameter.name) + 1
-                raise refuse(f"{parameter.name!r} stands in place {taken + 1} and is given in place {given}")
+                raise make_error(f"{parameter.name!r} stands in place {taken + 1} and is given in place {given}")
             taken += 1
             if parameter.default is inspect.Parameter.empty:
                 required += 1
@@ -48,15 +48,15 @@ def arity_of(name: str, handler: Callable[..., object], where: str) -> int:
             takes_rest = True
         elif parameter.kind == parameter.KEYWORD_ONLY:
             if parameter.name in documented:
-                raise refuse(f"{parameter.name!r} stands behind a '*', and arguments are given by position")
+                raise make_error(f"{parameter.name!r} stands behind a '*', and arguments are given by position")
             if parameter.default is inspect.Parameter.empty:
-                raise refuse(f"{parameter.name!r} must be given by name, and nobody does")
+                raise make_error(f"{parameter.name!r} must be given by name, and nobody does")
     if required > len(documented):
-        raise refuse(f"it needs {required} arguments and is given {len(documented)}")
+        raise make_error(f"it needs {required} arguments and is given {len(documented)}")
     return len(documented) if takes_rest else min(taken, len(documented))
 
 
-def _signature(handler: Callable[..., object]) -> "inspect.Signature | None":  # type: ignore[name-defined]  # noqa: F821
+def _get_signature(handler: Callable[..., object]) -> "inspect.Signature | None":  # type: ignore[name-defined]  # noqa: F821
     """The signature that counts: of a decorated function its own, unless that is ``*args`` for the one inside."""
     import inspect
 
@@ -69,7 +69,7 @@ def _signature(handler: Callable[..., object]) -> "inspect.Signature | None":  #
         return None
 
 
-def is_async(name: str, handler: Callable[..., object], where: str) -> bool:
+def is_async_handler(name: str, handler: Callable[..., object], where: str) -> bool:
     """Returns whether calling it gives something to await, as far as can be seen without calling it.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from typing import Final, TypedDict
 
-KEPT: Final = 5
+KEPT_CALLS: Final = 5
 
 
 class SlowCall(TypedDict):
@@ -17,7 +17,7 @@ class SlowCall(TypedDict):
     """when it ended, in seconds since the Unix epoch"""
 
 
-class Slowest:
+class SlowestCalls:
     """The KEPT slowest calls so far."""
 
     __slots__ = ("_calls",)
@@ -26,20 +26,20 @@ class Slowest:
         self._calls: list[tuple[float, str, int, float]] = []
 
     @property
-    def least_s(self) -> float:
+    def threshold_s(self) -> float:
         """A call that took no longer than this is not one of them."""
-        return self._calls[-1][0] if len(self._calls) == KEPT else 0.0
+        return self._calls[-1][0] if len(self._calls) == KEPT_CALLS else 0.0
 
-    def add(self, handler: str, socket_id: int, seconds: float, at: float) -> bool:
+    def add_call(self, handler: str, socket_id: int, seconds: float, at: float) -> bool:
         """Takes a call; False: there are enough slower ones."""
-        if seconds <= self.least_s:
+        if seconds <= self.threshold_s:
             return False
         self._calls.append((seconds, handler, socket_id, at))
         self._calls.sort(reverse=True)
-        del self._calls[KEPT:]
+        del self._calls[KEPT_CALLS:]
         return True
 
-    def plain(self) -> list[SlowCall]:
+    def to_dicts(self) -> list[SlowCall]:
         """All of them, the slowest first."""
         return [
             {"handler": handler, "socket_id": socket_id, "seconds": seconds, "at": at}

@@ -13,12 +13,12 @@ from wsbroker.process_exit import exit_forked
 from wsbroker.types import SocketId
 from wsbroker.wire import commands, events
 from wsbroker.wire.events import Event
-from wsbroker.worker.async_calls import CLOSE, HTTP, MESSAGE, OPEN, Call, is_awaitable
+from wsbroker.worker.async_calls import CLOSE, HTTP, MESSAGE, OPEN, HandlerCall, is_awaitable
 from wsbroker.worker.interruption import HandlerTimeout, HandlerTimer
 from wsbroker.worker.loader import Handler, Handlers
-from wsbroker.worker.options import Options
-from wsbroker.worker.outcomes import Calls, no_http_handler
-from wsbroker.worker.report import Report
+from wsbroker.worker.options import HandlerOptions
+from wsbroker.worker.outcomes import BaseRuntime, no_handler_response
+from wsbroker.worker.report import HandlerReport
 from wsbroker.worker.wire_api import MAX_DATA, WireApi
 
 _Read = TypeVar("_Read")
@@ -28,16 +28,16 @@ FLUSH_S: Final = 0.002
 batch would hold back the answers of the first ones."""
 
 
-class Unfinished(NamedTuple):
+class UnfinishedCall(NamedTuple):
     """A plain function returned something to await, in a worker that has no event loop yet."""
 
-    call: Call | None
+    call: HandlerCall | None
     """None: it was `handle_worker_start`."""
     limit_s: float
     awaitable: Awaitable[object]
 
 
-class WireRuntime(Calls):
+class SyncRuntime(BaseRuntime):
     """Handles the events of one worker in order.
 
     Args:
@@ -49,23 +49,23 @@ class WireRuntime(Calls):
     """
 
     def __init__(
-        self, handlers: Handlers, port: WireApi, watch: HandlerTimer, report: Report, options: Options
+        self, handlers: Handlers, port: WireApi, watch: HandlerTimer, report: HandlerReport, options: HandlerOptions
     ) -> None:
         super().__init__(handlers, report, options)
-        self._port = port
-        self._watch = watch
+        self._api = port
+        self._timer = watch
         self._limit_s = options.handler_timeout
         self._http_limit_s = options.http_timeout
-        self._raw = handlers.message_raw
-        self._arity = handlers.message_arity
+        self._raw_message_handler = handlers.raw_message_handler
+        self._message_arity = handlers.message_arity
         self._flush_at = 0.0
         self.is_started = False
         """Whether `handle_worker_start` has returned."""
         self._is_stopping = False
-        self._unfinished: Unfinished | None = None
+        self._unfinished_call: UnfinishedCall | None = None
         self._must_pause = False
         """No further event for now: one of the two above, or nobody is interested any more."""
-        port.abandoned = self._abandon
+        port.on_abandoned = self._on_abandoned
 
     # The worker's life. -----------------------------------------------------------------------------------------
 
@@ -75,23 +75,23 @@ class WireRuntime(Calls):
         if start is not None:
             returned = start(self._options.worker_arg)
             if is_awaitable(returned):
-                self._unfinished = Unfinished(None, 0.0, cast(Awaitable[object], returned))
+                self._unfinished_call = UnfinishedCall(None, 0.0, cast(Awaitable[object], returned))
                 return
-        self.started()
+        self.report_started()
 
-    def started(self) -> None:
+    def report_started(self) -> None:
         """Says that the worker is ready."""
-        if self._port.is_forked:
+        if self._api.is_forked:
             exit_forked(None)
         self.is_started = True
-        self._port.tell((commands.STARTED, list(self._handlers.names)))
-        self._port.flush()
+        self._api.append_command((commands.STARTED, list(self._handlers.names)))
+        self._api.flush()
 
-    def run(self) -> Unfinished | None:
+    def run(self) -> UnfinishedCall | None:
         """Handles events until STOP or the wire's end; returns what needs an event loop to go on."""
-        port = self._port
-        while self._unfinished is None:
-            batch = port.next_batch()
+        port = self._api
+        while self._unfinished_call is None:
+            batch = port.wait_for_batch()
             if batch is None:
                 return None
             self.handle_batch(batch)
@@ -99,7 +99,7 @@ class WireRuntime(Calls):
             if self._is_stopping:
                 self.stop()
                 return None
-        return self._unfinished
+        return self._unfinished_call
 
     def stop(self) -> None:
         """Runs `handle_worker_stop` and says so."""
@@ -107,24 +107,24 @@ class WireRuntime(Calls):
             if self._handlers.worker_stop is not None:
                 returned = self._handlers.worker_stop()
                 if is_awaitable(returned):
-                    _run_to_end(cast(Awaitable[object], returned))
+                    _run_awaitable(cast(Awaitable[object], returned))
         except BaseException as error:
-            self.stop_failed(error)
-        self.stopped()
+            self.report_stop_failed(error)
+        self.report_stopped()
 
-    def stop_failed(self, error: BaseException) -> None:
+    def report_stop_failed(self, error: BaseException) -> None:
         """Says that `handle_worker_stop` raised."""
-        if self._port.is_forked:
+        if self._api.is_forked:
             exit_forked(error)
-        self._report.stop_failed(error)
+        self._report.report_stop_failed(error)
 
-    def stopped(self) -> None:
+    def report_stopped(self) -> None:
         """Says that nothing more comes."""
-        if self._port.is_forked:
+        if self._api.is_forked:
             exit_forked(None)
-        self._port.flush()
-        self._port.tell((commands.STOPPED,))
-        self._port.flush()
+        self._api.flush()
+        self._api.append_command((commands.STOPPED,))
+        self._api.flush()
 
     # Events. ----------------------------------------------------------------------------------------------------
 
@@ -133,12 +133,12 @@ class WireRuntime(Calls):
         self._flush_at = monotonic() + FLUSH_S
         remaining = iter(batch)
         for event in remaining:
-            self.handle(event)
+            self.handle_event(event)
             if self._must_pause:
-                self._port.put_back(list(remaining))
+                self._api.prepend_events(list(remaining))
                 return
 
-    def handle(self, event: Event) -> None:
+    def handle_event(self, event: Event) -> None:
         """Handles one event."""
         kind = event[0]
         if kind == events.MESSAGE:
@@ -146,7 +146,7 @@ class WireRuntime(Calls):
             self._handle_message(socket_id, data, cost)
         elif kind == events.TOKEN:
             _, socket_id, token, seen = cast("tuple[int, int, bytes | None, int]", event)
-            self._port.token_event(socket_id, token, seen)
+            self._api.apply_token_event(socket_id, token, seen)
         elif kind == events.OPEN:
             _, socket_id, fields = cast("tuple[int, int, tuple[object, ...]]", event)
             self._handle_open(socket_id, fields)
@@ -157,28 +157,28 @@ class WireRuntime(Calls):
             _, number, fields = cast("tuple[int, int, tuple[object, ...]]", event)
             self._handle_http(number, fields)
         elif kind == events.DROP_UNOPENED:
-            self._port.drop_socket_state(cast(int, event[1]))
+            self._api.drop_socket_state(cast(int, event[1]))
         elif kind == events.ANSWER:
             pass  # whoever asked has been interrupted
         elif kind == events.STOP:
             self._is_stopping = self._must_pause = True
         else:
-            self._report.unknown_event(kind)
+            self._report.report_unknown_event(kind)
 
     def _handle_message(self, socket_id: int, data: str | bytes, cost: int) -> None:
-        port = self._port
-        raw = self._raw
+        port = self._api
+        raw = self._raw_message_handler
         if raw is None:
-            self._report.no_message_handler()
-        elif not port.closing or socket_id not in port.closing:
+            self._report.report_missing_handler()
+        elif not port.closing_sockets or socket_id not in port.closing_sockets:
             start = monotonic()
             if start > self._flush_at:
                 port.flush()
                 self._flush_at = start + FLUSH_S
-            arity = self._arity
-            call = self._watch.call_with_deadline
+            arity = self._message_arity
+            call = self._timer.call_with_deadline
             deadline = start + self._limit_s
-            port.running = socket_id
+            port.running_socket_id = socket_id
             try:
                 if arity == 3:
                     returned = call(
@@ -191,88 +191,92 @@ class WireRuntime(Calls):
                 else:
                     returned = call(deadline, start, MESSAGE, socket_id, raw)
             except HandlerTimeout as timeout:
-                self.timed_out(Call(MESSAGE, socket_id, 0.0, cost, start), timeout)
+                self.on_call_timed_out(HandlerCall(MESSAGE, socket_id, 0.0, cost, start), timeout)
             except BaseException as error:
-                self.failed(Call(MESSAGE, socket_id, 0.0, cost, start), error)
+                self.on_call_failed(HandlerCall(MESSAGE, socket_id, 0.0, cost, start), error)
             else:
                 if returned is not None:
-                    port.running = 0
-                    self._finish(Call(MESSAGE, socket_id, self._limit_s, cost, start), self._limit_s, returned)
+                    port.running_socket_id = 0
+                    self._process_returned(
+                        HandlerCall(MESSAGE, socket_id, self._limit_s, cost, start), self._limit_s, returned
+                    )
                     return
             finally:
-                port.running = 0
+                port.running_socket_id = 0
             seconds = monotonic() - start
-            if seconds > self.notice_s:
-                self.took(MESSAGE, socket_id, seconds)
-        port.handled(socket_id, cost)
+            if seconds > self.slow_threshold_s:
+                self.record_long_call(MESSAGE, socket_id, seconds)
+        port.acknowledge_message(socket_id, cost)
 
     def _handle_open(self, socket_id: int, fields: tuple[object, ...]) -> None:
         handler = self._handlers.open
         if handler is None:
-            self._port.tell((commands.OPEN_RESULT, socket_id, 101, [], b""))
+            self._api.append_command((commands.OPEN_RESULT, socket_id, 101, [], b""))
             return
         request = HttpRequest.from_fields(fields)
-        call = Call(OPEN, socket_id, self._limit_s, request=request)
-        self._port.running = socket_id
-        self._invoke(call, self._limit_s, handler, request, SocketId(socket_id))
+        call = HandlerCall(OPEN, socket_id, self._limit_s, request=request)
+        self._api.running_socket_id = socket_id
+        self._invoke_handler(call, self._limit_s, handler, request, SocketId(socket_id))
 
     def _handle_close(self, socket_id: int, token: bytes | None, seen: int, code: int, reason: str) -> None:
-        port = self._port
+        port = self._api
         handler = self._handlers.close
         if handler is None:
-            self._closed(socket_id)
+            self._acknowledge_close(socket_id)
             return
-        port.token_event(socket_id, token, seen)
-        call = Call(CLOSE, socket_id, self._limit_s)
-        self._invoke(call, self._limit_s, handler, SocketId(socket_id), port.tokens.get(socket_id), code, reason)
+        port.apply_token_event(socket_id, token, seen)
+        call = HandlerCall(CLOSE, socket_id, self._limit_s)
+        self._invoke_handler(
+            call, self._limit_s, handler, SocketId(socket_id), port.tokens.get(socket_id), code, reason
+        )
 
     def _handle_http(self, number: int, fields: tuple[object, ...]) -> None:
         handler = self._handlers.http
-        call = Call(HTTP, 0, self._http_limit_s, number)
+        call = HandlerCall(HTTP, 0, self._http_limit_s, number)
         if handler is None:
-            self.answer_http(call, no_http_handler(HttpRequest.from_fields(fields).headers))
+            self.answer_http(call, no_handler_response(HttpRequest.from_fields(fields).headers))
             return
-        self._invoke(call, self._http_limit_s, handler, HttpRequest.from_fields(fields))
+        self._invoke_handler(call, self._http_limit_s, handler, HttpRequest.from_fields(fields))
 
-    def _invoke(self, call: Call, limit_s: float, handler: Handler, *arguments: object) -> None:
+    def _invoke_handler(self, call: HandlerCall, limit_s: float, handler: Handler, *arguments: object) -> None:
         """Calls a handler and deals with its end, or has it awaited."""
         try:
-            returned = self._watch.call_with_deadline(
+            returned = self._timer.call_with_deadline(
                 call.deadline, call.start, call.handler, call.socket_id, handler, *arguments
             )
         except HandlerTimeout as timeout:
-            self.timed_out(call, timeout)
+            self.on_call_timed_out(call, timeout)
         except BaseException as error:
-            self.failed(call, error)
+            self.on_call_failed(call, error)
         else:
-            self._port.running = 0
-            self._finish(call, limit_s, returned)
+            self._api.running_socket_id = 0
+            self._process_returned(call, limit_s, returned)
             return
-        self._port.running = 0
-        self.ended(call)
+        self._api.running_socket_id = 0
+        self.on_call_ended(call)
 
-    def _finish(self, call: Call, limit_s: float, returned: object) -> None:
+    def _process_returned(self, call: HandlerCall, limit_s: float, returned: object) -> None:
         """A handler returned something: the end of it, or something to await."""
         if is_awaitable(returned):
-            self.begin(Unfinished(call, limit_s, cast(Awaitable[object], returned)))
+            self.continue_async(UnfinishedCall(call, limit_s, cast(Awaitable[object], returned)))
         else:
-            self.succeeded(call, returned)
-            self.ended(call)
+            self.on_call_returned(call, returned)
+            self.on_call_ended(call)
 
-    def begin(self, unfinished: Unfinished) -> None:
+    def continue_async(self, unfinished: UnfinishedCall) -> None:
         """A handler returned something to await: here, a reason to go on with an event loop."""
-        self._unfinished = unfinished
+        self._unfinished_call = unfinished
         self._must_pause = True
 
-    def _abandon(self) -> None:
+    def _on_abandoned(self) -> None:
         """Called by the helper: not even the rest of the batch, which another worker may be handling already."""
         self._must_pause = True
 
     # Where answers go. ------------------------------------------------------------------------------------------
 
-    def read(self, call: Call, reader: Callable[..., _Read], *arguments: object) -> _Read:
+    def convert_returned(self, call: HandlerCall, reader: Callable[..., _Read], *arguments: object) -> _Read:
         """Reads it in what is left of the handler's time, and refuses what is too long for the wire."""
-        verdict = self._watch.call_with_deadline(
+        verdict = self._timer.call_with_deadline(
             call.deadline, call.start, call.handler, call.socket_id, reader, *arguments
         )
         if isinstance(verdict, HttpResponse) and len(verdict.body) > MAX_DATA:
@@ -280,57 +284,59 @@ class WireRuntime(Calls):
             raise HandlerError(text)
         return verdict
 
-    def answer_open(self, call: Call, verdict: HttpResponse | Accept | None) -> None:
+    def answer_open(self, call: HandlerCall, verdict: HttpResponse | Accept | None) -> None:
         """To the pool."""
         socket_id = call.socket_id
         if verdict is None:
-            self._port.tell((commands.OPEN_RESULT, socket_id, 101, [], b""))
+            self._api.append_command((commands.OPEN_RESULT, socket_id, 101, [], b""))
             return
         headers = list(verdict.headers.pairs)
         if isinstance(verdict, Accept):
-            self._port.tell((commands.OPEN_RESULT, socket_id, 101, headers, (verdict.subprotocol or "").encode()))
+            self._api.append_command(
+                (commands.OPEN_RESULT, socket_id, 101, headers, (verdict.subprotocol or "").encode())
+            )
         else:
             body = verdict.body
-            self._port.tell((commands.OPEN_RESULT, socket_id, verdict.status, headers, body), len(body))
+            self._api.append_command((commands.OPEN_RESULT, socket_id, verdict.status, headers, body), len(body))
 
-    def answer_http(self, call: Call, response: HttpResponse) -> None:
+    def answer_http(self, call: HandlerCall, response: HttpResponse) -> None:
         """To the pool."""
         headers, body = list(response.headers.pairs), response.body
-        self._port.tell((commands.RESPONSE, call.number, response.status, headers, body), len(body))
+        self._api.append_command((commands.RESPONSE, call.number, response.status, headers, body), len(body))
 
-    def close_failed(self, socket_id: int) -> None:
+    def close_failed_socket(self, socket_id: int) -> None:
         """To the core; what the socket still sends is not handled."""
-        self._port.closing.add(socket_id)
-        self._port.tell((commands.HANDLER_FAILED, socket_id))
+        self._api.closing_sockets.add(socket_id)
+        self._api.append_command((commands.HANDLER_FAILED, socket_id))
 
-    def ended(self, call: Call) -> None:
+    def on_call_ended(self, call: HandlerCall) -> None:
         """Acknowledges the event."""
         seconds = monotonic() - call.start
-        if seconds > self.notice_s:
-            self.took(call.handler, call.socket_id, seconds)
+        if seconds > self.slow_threshold_s:
+            self.record_long_call(call.handler, call.socket_id, seconds)
         if call.handler == MESSAGE:
-            self._port.handled(call.socket_id, call.number)
+            self._api.acknowledge_message(call.socket_id, call.number)
         elif call.handler == CLOSE:
-            self._closed(call.socket_id)
+            self._acknowledge_close(call.socket_id)
 
-    def _closed(self, socket_id: int) -> None:
-        self._port.tell((commands.CLOSE_HANDLED, socket_id))
-        self._port.drop_socket_state(socket_id)
+    def _acknowledge_close(self, socket_id: int) -> None:
+        self._api.append_command((commands.CLOSE_HANDLED, socket_id))
+        self._api.drop_socket_state(socket_id)
 
-    def tell_slow(self, handler: str, socket_id: int, seconds: float, at: float) -> None:
+    def report_slowest_call(self, handler: str, socket_id: int, seconds: float, at: float) -> None:
         """To the pool."""
-        self._port.tell((commands.SLOWEST, handler, socket_id, seconds, at))
+        self._api.append_command((commands.SLOWEST, handler, socket_id, seconds, at))
 
-    def hung(self, call: Call) -> None:
+    def on_call_hung(self, call: HandlerCall) -> None:
         """Only async handlers are reported here."""
         raise AssertionError(call.handler)
 
 
-def _run_to_end(awaitable: Awaitable[object]) -> None:
+def _run_awaitable(awaitable: Awaitable[object]) -> None:
     """Awaits something in a loop of its own."""
     from asyncio import run
 
-    async def wait() -> None:
+    async def await_value() -> None:
         await awaitable
 
-    run(wait())
+    run(await_value())

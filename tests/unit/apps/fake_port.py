@@ -68,8 +68,8 @@ class FakeBrokerApi(port.BrokerApi):
 @contextmanager
 def as_broker(fake: FakeBrokerApi) -> Iterator[FakeBrokerApi]:
     """Makes `fake` what the API talks to."""
-    before = port.current.set(fake)
+    before = port.context_api.set(fake)
     try:
         yield fake
     finally:
-        port.current.reset(before)
+        port.context_api.reset(before)

@@ -191,10 +191,10 @@ def test_at_the_end_of_a_stop_what_waits_is_dropped_and_the_closes_behind_it_com
         receive(broker, socket, 300)
         broker.close_socket(socket, 1001, "", 1001, "")
     worker.sent()
-    assert broker.drop_waiting() == 3 * (300 - SHARE_UNITS)
+    assert broker.drop_waiting_messages() == 3 * (300 - SHARE_UNITS)
     assert broker.counters.messages_lost == 3 * (300 - SHARE_UNITS)
     while worker.sent():
         worker.handle(50)
     assert not worker.lane.unhandled_closes and not worker.lane.sockets_with_inbox
     assert (worker.lane.handled_messages, broker.unhandled_bytes) == (3 * SHARE_UNITS, 0)
-    assert broker.drop_waiting() == 0
+    assert broker.drop_waiting_messages() == 0

@@ -242,7 +242,7 @@ def test_a_full_inbox_pauses_reading_until_it_is_half_empty() -> None:
     assert not transport.is_reading
     assert connection.unhandled_bytes < 2000 + 15 * 228
     for _ in range(14):
-        bench.runner.release(connection.id)
+        bench.runner.resume_socket(connection.id)
         bench.loop.run()
     assert len(bench.results) == 15
     assert transport.is_reading
@@ -262,10 +262,10 @@ def test_sockets_stop_reading_early_while_all_of_them_hold_too_much() -> None:
     assert not modest_transport.is_reading and modest.unhandled_bytes <= SCARCE_INBOX_BYTES + 30 * 1_200
     modest_transport.is_reading = False
     for _ in range(11):
-        bench.runner.release(greedy.id)
+        bench.runner.resume_socket(greedy.id)
         bench.loop.run()
     for _ in range(30):
-        bench.runner.release(modest.id)
+        bench.runner.resume_socket(modest.id)
         bench.loop.run()
     assert greedy_transport.is_reading and modest_transport.is_reading
     assert bench.sockets.broker.unhandled_bytes == 0
@@ -312,7 +312,7 @@ def test_no_pong_is_expected_while_our_own_inbox_is_full() -> None:
     bench.tick(300)
     assert not transport.is_aborted
     for _ in range(20):
-        bench.runner.release(connection.id)
+        bench.runner.resume_socket(connection.id)
         bench.loop.run()
     assert transport.is_reading
     bench.advance_timers(24)
@@ -483,7 +483,7 @@ def test_a_peer_that_vanishes_behind_its_close_is_told_with_its_code() -> None:
     bench.loop.run()
     assert connection.id in bench.broker.sockets
     connection.connection_lost(None)
-    bench.runner.release(connection.id)
+    bench.runner.resume_socket(connection.id)
     bench.loop.run()
     assert bench.closes == [(connection.id, None, 4007, "enough")]
     assert not bench.runner.busy_sockets
@@ -496,7 +496,7 @@ def test_a_peer_that_waits_for_our_close_is_not_pinged_to_death() -> None:
     bench.loop.run()
     bench.tick(20)
     assert not transport.is_aborted
-    bench.runner.release(connection.id)
+    bench.runner.resume_socket(connection.id)
     bench.loop.run()
     assert transport.close_code == 1000
 

@@ -55,8 +55,8 @@ def test_messages_of_a_socket_wait_for_its_async_handler_and_others_do_not() -> 
     other.data_received(text("a"))
     bench.loop.run()
     assert bench.results == [(one.id, "1"), (other.id, "a")]
-    bench.runner.release(one.id)
-    bench.runner.release(one.id)
+    bench.runner.resume_socket(one.id)
+    bench.runner.resume_socket(one.id)
     assert bench.results == [(one.id, "1"), (other.id, "a"), (one.id, "2"), (one.id, "3")]
 
 
@@ -66,9 +66,9 @@ def test_the_close_handler_waits_for_the_messages_before_it() -> None:
     connection.data_received(text("1") + text("2") + close_frame(1000))
     bench.loop.run()
     assert bench.closes == []
-    bench.runner.release(connection.id)
+    bench.runner.resume_socket(connection.id)
     assert bench.closes == []
-    bench.runner.release(connection.id)
+    bench.runner.resume_socket(connection.id)
     bench.loop.run()
     assert [close[2] for close in bench.closes] == [1000]
     assert bench.runner.busy_sockets == {}
@@ -81,16 +81,16 @@ def test_an_async_close_handler_ends_with_its_release() -> None:
     connection.connection_lost(None)
     bench.loop.run()
     assert list(bench.runner.busy_sockets) == [connection.id]
-    bench.runner.release(connection.id)
+    bench.runner.resume_socket(connection.id)
     assert bench.runner.busy_sockets == {}
-    bench.runner.release(connection.id)
+    bench.runner.resume_socket(connection.id)
 
 
 def test_results_that_end_at_once_do_not_pile_up_the_stack() -> None:
     def begin(socket_id: int, result: object) -> None:
         bench.results.append((socket_id, result))
         if result != "first":
-            runner.release(socket_id)
+            runner.resume_socket(socket_id)
 
     bench = Bench()
     runner = bench.sockets.inline_runner = InlineRunner(
@@ -110,7 +110,7 @@ def test_results_that_end_at_once_do_not_pile_up_the_stack() -> None:
     for _ in range(20):
         connection.data_received(text("x") * 100)
         bench.loop.run()
-    runner.release(connection.id)
+    runner.resume_socket(connection.id)
     bench.loop.run()
     assert len(bench.results) == 2001
     assert connection.unhandled_bytes == 0
@@ -158,7 +158,7 @@ def test_a_token_that_is_set_while_a_socket_closes_reaches_its_close_handler() -
     one.connection_lost(None)
     bench.broker.set_token(one.id, b"while its handler awaits")
     bench.loop.run()
-    bench.runner.release(one.id)
+    bench.runner.resume_socket(one.id)
     bench.broker.set_token(one.id, b"too late")
     bench.loop.run()
     assert [close[:2] for close in bench.closes] == [
@@ -215,7 +215,7 @@ def test_what_an_async_handler_has_held_up_goes_on_in_shares_too() -> None:
     flood, _ = bench.connect()
     flood.data_received(text("await") + text("x") * 600)
     bench.loop.run()
-    bench.runner.release(flood.id)
+    bench.runner.resume_socket(flood.id)
     assert len(bench.messages) == 1 + TURN_SHARE_EVENTS
     bench.loop.run()
     assert len(bench.messages) == 601
@@ -241,7 +241,7 @@ def test_a_failure_outside_the_handlers_does_not_strand_what_a_socket_has_waitin
     connection.data_received(text("await") + text("bad") + text("good"))
     bench.loop.run()
     with pytest.raises(OSError, match="no space"):
-        bench.runner.release(connection.id)
+        bench.runner.resume_socket(connection.id)
     bench.loop.run()
     assert [message[0] for message in bench.messages] == ["await", "good"]
     assert bench.lane.current_socket is None and not bench.runner.is_behind
@@ -252,7 +252,7 @@ def test_a_socket_is_not_being_handled_any_more_once_its_held_messages_have_been
     connection, _ = bench.connect()
     connection.data_received(text("await") + text("x"))
     bench.loop.run()
-    bench.runner.release(connection.id)
+    bench.runner.resume_socket(connection.id)
     connection.connection_lost(None)
     bench.broker.set_token(connection.id, b"too late")
     assert bench.broker.counters.unroutable == 1

@@ -164,7 +164,7 @@ class FakeCore:
     def resume_worker_queue(self, index: int, /) -> None:
         self.note("unhold", index)
 
-    def drop_waiting(self, /) -> int:
+    def drop_waiting_messages(self, /) -> int:
         self.note("drop_waiting")
         return 7
 

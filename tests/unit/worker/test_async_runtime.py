@@ -441,12 +441,12 @@ def test_background_tasks_of_handlers_may_send_and_their_commands_leave_at_once(
 
 
 def test_nothing_is_kept_of_sockets_that_are_gone() -> None:
-    from wsbroker.worker.api import BrokerApi, current
+    from wsbroker.worker.api import BrokerApi, context_api
 
     ports: list[BrokerApi | None] = []
 
     async def handle(data: str, socket_id: int) -> None:
-        ports.append(current.get())
+        ports.append(context_api.get())
         wsbroker.set_token(socket_id, b"t")
         await asyncio.sleep(0)
         wsbroker.close(socket_id)

@@ -13,9 +13,9 @@ from unit.worker.scripted import PATIENCE_S, handlers
 from wsbroker.http.messages import HttpRequest, HttpResponse
 from wsbroker.worker import report
 from wsbroker.worker.api import BrokerApi
-from wsbroker.worker.inline_runtime import Runtime
-from wsbroker.worker.loader import load
-from wsbroker.worker.options import Options
+from wsbroker.worker.inline_runtime import InlineRuntime
+from wsbroker.worker.loader import load_handlers
+from wsbroker.worker.options import HandlerOptions
 
 T = TypeVar("T")
 REQUEST = HttpRequest("GET", "/")
@@ -42,13 +42,13 @@ class Inline:
         hang_s: float = PATIENCE_S,
     ) -> None:
         self.port = ClosingApi()
-        options = Options(
+        options = HandlerOptions(
             handler_timeout=timeout_s, http_timeout=timeout_s, on_handler_error=on_error, worker_hang_timeout=hang_s
         )
-        self.runtime = Runtime(load(spec), self.port, options)
+        self.runtime = InlineRuntime(load_handlers(spec), self.port, options)
         self.released: list[int] = []
         self._changed = asyncio.Event()
-        self.runtime.release = self._release
+        self.runtime.resume_socket = self._release
 
     def _release(self, socket_id: int) -> None:
         self.released.append(socket_id)
@@ -91,8 +91,8 @@ def test_an_async_message_handler_runs_and_releases_its_socket(run: Run) -> None
             got.append(text)
 
         inline = Inline(NO_HANDLERS)
-        inline.runtime.begin_result(1, handle("a", 3))
-        inline.runtime.begin_result(2, handle("b", 0))
+        inline.runtime.on_message_result(1, handle("a", 3))
+        inline.runtime.on_message_result(2, handle("b", 0))
         assert inline.released == [2] or not inline.released
         await inline.until_released(2)
         assert got == ["b", "a"] and inline.released == [2, 1]
@@ -111,7 +111,7 @@ def test_anything_that_can_be_awaited_is_awaited(run: Run, awaitable: str) -> No
                 return future.__await__()
 
         inline = Inline(NO_HANDLERS)
-        inline.runtime.begin_result(1, future if awaitable == "future" else Waits())
+        inline.runtime.on_message_result(1, future if awaitable == "future" else Waits())
         await asyncio.sleep(0)
         assert inline.released == []
         future.set_result(None)
@@ -126,8 +126,8 @@ def test_a_value_is_ignored_with_one_warning_and_the_socket_released_at_once(
 ) -> None:
     async def test() -> None:
         inline = Inline(NO_HANDLERS)
-        inline.runtime.begin_result(1, "answer")
-        inline.runtime.begin_result(1, "answer")
+        inline.runtime.on_message_result(1, "answer")
+        inline.runtime.on_message_result(1, "answer")
         assert inline.released == [1, 1]
         await inline.runtime.stop(1)
 
@@ -145,9 +145,9 @@ def test_a_handler_that_raises_is_logged_and_counted_and_its_socket_closed(
             raise error
 
         inline = Inline(NO_HANDLERS, on_error=on_error)
-        inline.runtime.message_failed(1, LookupError("sync"))
-        inline.runtime.begin_result(2, handle(LookupError("async")))
-        inline.runtime.begin_result(3, handle(SystemExit()))
+        inline.runtime.on_message_failed(1, LookupError("sync"))
+        inline.runtime.on_message_result(2, handle(LookupError("async")))
+        inline.runtime.on_message_result(3, handle(SystemExit()))
         await inline.until_released(2)
         expected = [(n, 1011, "handler error") for n in (1, 2, 3)]
         assert inline.port.closed == (expected if on_error == "close" else [])
@@ -170,7 +170,7 @@ def test_a_handler_that_takes_too_long_is_cancelled_and_its_socket_closed(run: R
                 raise
 
         inline = Inline(NO_HANDLERS, timeout_s=0.05)
-        inline.runtime.begin_result(1, handle())
+        inline.runtime.on_message_result(1, handle())
         await inline.until_released(1)
         assert cancelled == [True]
         assert inline.port.closed == [(1, 1011, "handler error")]
@@ -191,7 +191,7 @@ def test_a_handler_that_swallows_its_cancellation_is_counted_as_hung_and_holds_o
                 await end.wait()
 
         inline = Inline(NO_HANDLERS, timeout_s=0.05, hang_s=0.05)
-        inline.runtime.begin_result(1, handle())
+        inline.runtime.on_message_result(1, handle())
         while inline.runtime.counters.get(report.HUNG) != 1:
             await asyncio.sleep(0.01)
         assert inline.released == [] and inline.port.closed == [(1, 1011, "handler error")]
@@ -209,7 +209,7 @@ def test_many_handlers_have_their_own_deadlines_with_one_timer(run: Run) -> None
 
         inline = Inline(NO_HANDLERS, timeout_s=0.2)
         for n in range(1, 101):
-            inline.runtime.begin_result(n, handle(0.01 if n % 2 else PATIENCE_S))
+            inline.runtime.on_message_result(n, handle(0.01 if n % 2 else PATIENCE_S))
         await inline.until_released(100)
         assert sorted(n for n, _, _ in inline.port.closed) == list(range(2, 101, 2))
         await inline.runtime.stop(1)
@@ -220,8 +220,8 @@ def test_many_handlers_have_their_own_deadlines_with_one_timer(run: Run) -> None
 def test_a_slow_sync_handler_and_a_missing_one_are_counted(run: Run) -> None:
     async def test() -> None:
         inline = Inline(NO_HANDLERS)
-        inline.runtime.message_slow(1, 17.0, True)
-        inline.runtime.message_missing(1)
+        inline.runtime.on_message_slow(1, 17.0, True)
+        inline.runtime.on_message_unhandled(1)
         assert inline.runtime.counters == {report.SLOW: 1, report.LONG: 1, report.UNHANDLED: 1}
         await inline.runtime.stop(1)
 
@@ -248,16 +248,16 @@ def test_the_close_handler_ends_at_once_or_releases_its_socket(run: Run) -> None
             return later() if socket_id == 2 else at_once()
 
         inline = Inline(handlers(close=close))
-        assert inline.runtime.begin_close(1, b"t", 1000, "bye")
-        assert not inline.runtime.begin_close(2, None, 1000, "")
-        ended_at_once = inline.runtime.begin_close(3, None, 1000, "")
-        assert inline.runtime.begin_close(4, None, 1000, "")
+        assert inline.runtime.begin_close_handler(1, b"t", 1000, "bye")
+        assert not inline.runtime.begin_close_handler(2, None, 1000, "")
+        ended_at_once = inline.runtime.begin_close_handler(3, None, 1000, "")
+        assert inline.runtime.begin_close_handler(4, None, 1000, "")
         await inline.until_released(1 if ended_at_once else 2)
         assert got[0] == (1, b"t", 1000, "bye")
         assert sorted(got[1:]) == [(2, "later"), (3, "at once")]
         assert sorted(inline.released) == ([2] if ended_at_once else [2, 3])
         assert inline.port.closed == []
-        assert Inline(NO_HANDLERS).runtime.begin_close(1, None, 1000, "")
+        assert Inline(NO_HANDLERS).runtime.begin_close_handler(1, None, 1000, "")
         await inline.runtime.stop(1)
 
     run(test())
@@ -390,9 +390,11 @@ def test_start_and_stop_handlers(run: Run) -> None:
             await asyncio.sleep(0.05)
             got.append("handled")
 
-        runtime = Runtime(load(handlers(start=start, stop=stop)), ClosingApi(), Options(worker_arg="x"))
+        runtime = InlineRuntime(
+            load_handlers(handlers(start=start, stop=stop)), ClosingApi(), HandlerOptions(worker_arg="x")
+        )
         await runtime.start()
-        runtime.begin_result(1, handle())
+        runtime.on_message_result(1, handle())
         assert await runtime.stop(PATIENCE_S)
         assert got == ["x", "handled", "stop"]
 
@@ -419,7 +421,7 @@ def test_stop_gives_up_on_handlers_that_do_not_end(run: Run, caplog: pytest.LogC
             await asyncio.Event().wait()
 
         inline = Inline(handlers(stop=stop))
-        inline.runtime.begin_result(1, handle())
+        inline.runtime.on_message_result(1, handle())
         assert not await inline.runtime.stop(0.05)
         await inline.until_released(1)
 
@@ -434,7 +436,7 @@ def test_a_handler_that_asks_for_its_own_cancellation_has_failed(run: Run) -> No
             await asyncio.sleep(0)
 
         inline = Inline(NO_HANDLERS)
-        inline.runtime.begin_result(1, handle())
+        inline.runtime.on_message_result(1, handle())
         await inline.until_released(1)
         assert inline.port.closed == [(1, 1011, "handler error")]
         await inline.runtime.stop(1)

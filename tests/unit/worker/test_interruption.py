@@ -40,7 +40,7 @@ class Watched:
 
     def check_idle(self) -> None:
         """Nothing of a call is left, and nothing more comes out of the blue."""
-        assert self.watch.running is self.watch.armed is None
+        assert self.watch.running_call is self.watch.armed_call is None
         for _ in range(1000):
             pass
 
@@ -115,7 +115,9 @@ def test_an_interruption_that_comes_too_late_is_taken_back_and_counts(
     ends: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken_back: list[bool] = []
-    monkeypatch.setattr(watching, "_interrupter", lambda thread_id: (lambda: None, lambda: taken_back.append(True)))
+    monkeypatch.setattr(
+        watching, "_make_interrupt_functions", lambda thread_id: (lambda: None, lambda: taken_back.append(True))
+    )
     watched = Watched()
 
     def handler() -> None:
@@ -151,7 +153,7 @@ def test_an_announcement_that_finds_its_call_ended_does_not_hit_the_next_one() -
     ended = []
     with pytest.raises(HandlerTimeout):
         watched.call_with_deadline(watched.check_deadline)
-    watched.watch.interrupting = (0.0, 0.0, "handler", 6)  # of a call that had looked already
+    watched.watch.announced_call = (0.0, 0.0, "handler", 6)  # of a call that had looked already
     assert watched.call_with_deadline(lambda: ended.append(1), FUTURE) is None and ended == [1]
     armed = watched.watch.suspend_interruption()
     watched.watch.resume_interruption(armed)
@@ -159,7 +161,7 @@ def test_an_announcement_that_finds_its_call_ended_does_not_hit_the_next_one() -
 
 
 def test_a_shield_that_begins_after_the_interruption_raises_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "_interrupter", lambda thread_id: (lambda: None, lambda: None))
+    monkeypatch.setattr(watching, "_make_interrupt_functions", lambda thread_id: (lambda: None, lambda: None))
     watched = Watched()
     order: list[str] = []
 
@@ -192,7 +194,7 @@ def test_a_handler_that_does_not_end_is_reported_as_hung_once() -> None:
 def test_where_nothing_can_be_raised_in_a_handler_it_has_timed_out_when_it_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(watching, "_interrupter", lambda thread_id: (lambda: None, lambda: None))
+    monkeypatch.setattr(watching, "_make_interrupt_functions", lambda thread_id: (lambda: None, lambda: None))
     watched = Watched(hang_s=0.0)
     ended: list[str] = []
 

@@ -19,7 +19,7 @@ import wsbroker
 from unit.worker.scripted import PATIENCE_S, Command, ScriptedBroker, handlers, message
 from wsbroker.wire import commands, events, framing
 from wsbroker.worker import wire_api as wire_port
-from wsbroker.worker.api import current
+from wsbroker.worker.api import context_api
 
 FILE = wire_port.__file__
 LINES = Path(FILE).read_text(encoding="utf-8").split("\n")
@@ -238,13 +238,13 @@ def test_another_thread_that_waits_is_not_left_waiting_by_a_reader_that_was_inte
     def handle(data: str, socket_id: int) -> None:
         if data == "fine":
             return
-        port = current.get()
+        port = context_api.get()
         assert isinstance(port, wire_port.WireApi)
 
         me = threading.get_ident()
 
         def other() -> None:
-            while port._reader != me:
+            while port._reader_thread_id != me:
                 time.sleep(0)
             answers.append(port.subscriber_count(b"other"))
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import wsbroker
-from wsbroker.worker.base import HANDLERS
-from wsbroker.worker.loader import load
+from wsbroker.worker.base import HANDLER_ARGUMENTS
+from wsbroker.worker.loader import load_handlers
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 def problem(spec: object) -> str:
     """What is wrong with a spec."""
     with pytest.raises(wsbroker.ConfigError) as caught:
-        load(spec)
+        load_handlers(spec)
     return str(caught.value)
 
 
@@ -48,11 +48,11 @@ Write = Callable[[str, str], None]
 
 def test_a_module_is_found_by_name_and_taken_as_it_is(package: Write) -> None:
     package("some_app.py", "def handle_socket_message(data, socket_id): ...\nasync def handle_http_request(): ...")
-    found = load("some_app")
+    found = load_handlers("some_app")
     assert found.names == ("handle_socket_message", "handle_http_request")
-    assert found.is_async and found.where == "some_app"
+    assert found.is_async and found.source == "some_app"
     assert found.message_arity == 2 and found.open is None
-    assert load(sys.modules["some_app"]).message_raw is found.message_raw
+    assert load_handlers(sys.modules["some_app"]).raw_message_handler is found.raw_message_handler
 
 
 def test_objects_classes_and_attributes_of_modules_are_found_by_name(package: Write) -> None:
@@ -67,7 +67,7 @@ def test_objects_classes_and_attributes_of_modules_are_found_by_name(package: Wr
     )
     package("some_pkg/__init__.py", "")
     for spec, made in (("some_pkg.app:chat", 2), ("some_pkg.app:Chat", 3), ("some_pkg.app:Box.chat", 3)):
-        stop = load(spec).worker_stop
+        stop = load_handlers(spec).worker_stop
         assert stop is not None and stop() == made
 
 
@@ -76,10 +76,10 @@ def test_a_class_is_instantiated_by_each_load_and_an_object_is_not() -> None:
         def handle_worker_stop(self) -> int:
             return id(self)
 
-    first, second = load(Chat).worker_stop, load(Chat).worker_stop
+    first, second = load_handlers(Chat).worker_stop, load_handlers(Chat).worker_stop
     assert first is not None and second is not None and first() != second()
     chat = Chat()
-    shared = load(chat).worker_stop
+    shared = load_handlers(chat).worker_stop
     assert shared is not None and shared() == id(chat)
 
 
@@ -90,8 +90,8 @@ def test_handlers_of_worker_that_are_not_overridden_are_absent() -> None:
     class Louder(Echo):
         async def handle_worker_stop(self) -> None: ...
 
-    assert load(Echo).names == ("handle_socket_message",)
-    assert load(Louder()).names == ("handle_worker_stop", "handle_socket_message")
+    assert load_handlers(Echo).names == ("handle_socket_message",)
+    assert load_handlers(Louder()).names == ("handle_worker_stop", "handle_socket_message")
     assert "no handlers" in problem(wsbroker.Worker)
 
 
@@ -99,8 +99,8 @@ def test_worker_has_exactly_the_documented_handlers_and_arguments() -> None:
     import inspect
 
     own = [name for name in vars(wsbroker.Worker) if not name.startswith("_")]
-    assert own == list(HANDLERS)
-    for name, documented in HANDLERS.items():
+    assert own == list(HANDLER_ARGUMENTS)
+    for name, documented in HANDLER_ARGUMENTS.items():
         parameters = list(inspect.signature(getattr(wsbroker.Worker, name)).parameters.values())[1:]
         assert tuple(parameter.name for parameter in parameters) == documented
         assert all(parameter.kind == parameter.POSITIONAL_ONLY for parameter in parameters)
@@ -158,23 +158,25 @@ def with_prefix(prefix: str, data: object, socket_id: int) -> object:
     ],
 )
 def test_a_handler_is_called_with_the_first_arguments_that_it_takes(handler: Callable[..., object]) -> None:
-    found = load(one(handler))
+    found = load_handlers(one(handler))
     assert found.message_arity == 2
     assert found.message is not None and found.message("x", 1, b"token") == ("x", 1)
 
 
 def test_what_a_handler_may_take_beyond_that() -> None:
-    everything = load(one(lambda *args: args)).message
+    everything = load_handlers(one(lambda *args: args)).message
     assert everything is not None and everything("x", 1, b"t") == ("x", 1, b"t")
-    optional = load(one(lambda data, socket_id, token, database=7, *, cache=8, **more: (data, database, cache))).message
+    optional = load_handlers(
+        one(lambda data, socket_id, token, database=7, *, cache=8, **more: (data, database, cache))
+    ).message
     assert optional is not None and optional("x", 1, b"t") == ("x", 7, 8)
-    renamed = load(one(lambda data, sid=None, secret=None: (data, sid, secret))).message
+    renamed = load_handlers(one(lambda data, sid=None, secret=None: (data, sid, secret))).message
     assert renamed is not None and renamed("x", 1, b"t") == ("x", 1, b"t")
-    nothing = load(one(lambda: "called")).message
+    nothing = load_handlers(one(lambda: "called")).message
     assert nothing is not None and nothing("x", 1, b"t") == "called"
-    close = load(one(lambda socket_id: socket_id, "handle_socket_close")).close
+    close = load_handlers(one(lambda socket_id: socket_id, "handle_socket_close")).close
     assert close is not None and close(5, b"t", 1000, "bye") == 5
-    builtin = load(one(dict.fromkeys, "handle_http_request")).http
+    builtin = load_handlers(one(dict.fromkeys, "handle_http_request")).http
     assert builtin is not None
 
 
@@ -200,7 +202,10 @@ def test_an_impossible_signature_is_an_error_that_says_what_is_expected(
 ) -> None:
     said = problem(one(handler, name))
     assert text in said
-    assert f"it is called as {name}({', '.join(HANDLERS[name])}), and may take fewer of these: the first ones" in said
+    assert (
+        f"it is called as {name}({', '.join(HANDLER_ARGUMENTS[name])}), and may take fewer of these: the first ones"
+        in said
+    )
 
 
 async def async_handler(data: object) -> None: ...
@@ -233,8 +238,8 @@ class AsyncKinds:
     ],
 )
 def test_async_handlers_are_recognised(handler: Callable[..., object]) -> None:
-    assert load(one(handler)).is_async
-    assert not load(one(Kinds.static)).is_async
+    assert load_handlers(one(handler)).is_async
+    assert not load_handlers(one(Kinds.static)).is_async
 
 
 @pytest.mark.parametrize("handler", [async_generator, generator, passing(generator)])
@@ -277,14 +282,16 @@ def test_a_misspelled_handler_is_an_error_alone_and_a_warning_beside_others(
     wrong = types.SimpleNamespace(**{name: lambda: None})
     assert f"found {name} (did you mean {meant}?)" in problem(wrong)
     other = "handle_socket_close"
-    found = load(types.SimpleNamespace(**{name: lambda: None, other: lambda: None}))
+    found = load_handlers(types.SimpleNamespace(**{name: lambda: None, other: lambda: None}))
     assert found.names == (other,)
     [record] = caplog.records
     assert record.levelname == "WARNING" and f"name={name}" in record.getMessage() and meant in record.getMessage()
 
 
 def test_helpers_of_similar_names_are_not_taken_for_handlers_that_are_there(caplog: pytest.LogCaptureFixture) -> None:
-    load(types.SimpleNamespace(handle_socket_message=lambda: None, handle_message=lambda: None, handle=lambda: None))
+    load_handlers(
+        types.SimpleNamespace(handle_socket_message=lambda: None, handle_message=lambda: None, handle=lambda: None)
+    )
     assert caplog.records == []
 
 
@@ -303,7 +310,7 @@ def test_an_import_error_keeps_its_cause_and_says_through_which_modules_it_came(
     package("some_app/__init__.py", "from some_app import db")
     package("some_app/db.py", "import redis_of_nowhere")
     with pytest.raises(wsbroker.ConfigError) as caught:
-        load("some_app")
+        load_handlers("some_app")
     assert str(caught.value) == (
         "cannot import 'some_app': ModuleNotFoundError: No module named 'redis_of_nowhere' "
         "(imported by some_app → some_app.db, at db.py line 1)"

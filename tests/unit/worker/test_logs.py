@@ -9,7 +9,7 @@ from wsbroker.guarded_log import MAX_TEXT
 from wsbroker.pool.log_replay import replay_record
 from wsbroker.wire import commands
 from wsbroker.wire.framing import BatchUnpacker, pack_batch
-from wsbroker.worker.logs import WireHandler, levels_here, set_up
+from wsbroker.worker.logs import WireLogHandler, configured_log_levels, set_up_logging
 from wsbroker.worker.wire_api import WireApi
 
 NAME = "tests.logs"
@@ -42,7 +42,7 @@ def port() -> FakeWireApi:
 def logger(port: FakeWireApi) -> logging.Logger:
     """The worker's logger: nobody in this process knows it."""
     logger = logging.Manager(logging.RootLogger(logging.DEBUG)).getLogger(NAME)
-    logger.addHandler(WireHandler(cast(WireApi, port), "worker-3"))
+    logger.addHandler(WireLogHandler(cast(WireApi, port), "worker-3"))
     return logger
 
 
@@ -115,7 +115,7 @@ def test_what_a_worker_says_is_heard_where_existing_loggers_were_disabled(
 ) -> None:
     for name in ("wsbroker.worker", NAME):
         there = logging.Manager(logging.RootLogger(logging.DEBUG)).getLogger(name)
-        there.addHandler(WireHandler(cast(WireApi, port), "worker-3"))
+        there.addHandler(WireLogHandler(cast(WireApi, port), "worker-3"))
         there.error("from %s", name)
         monkeypatch.setattr(logging.getLogger(name), "disabled", True)
     port.replay()
@@ -194,12 +194,14 @@ def test_levels_that_are_set_here_hold_there(
     port: FakeWireApi, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR, "tests.quiet")
-    levels = levels_here()
+    levels = configured_log_levels()
     assert levels[""] == logging.getLogger().level and levels["tests.quiet"] == logging.ERROR
     assert "tests.never_set" not in levels
     loud = logging.getLogger("tests.loud")
     monkeypatch.setattr(loud, "level", logging.NOTSET)
-    handler = set_up({"": logging.getLogger().level, "tests.loud": logging.DEBUG}, cast(WireApi, port), "worker-3")
+    handler = set_up_logging(
+        {"": logging.getLogger().level, "tests.loud": logging.DEBUG}, cast(WireApi, port), "worker-3"
+    )
     try:
         loud.debug("hello")
     finally:

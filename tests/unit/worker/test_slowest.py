@@ -10,23 +10,23 @@ from unit.worker.scripted import ScriptedBroker, closed, handlers, message, requ
 from wsbroker.wire import commands, events
 from wsbroker.worker import inline_runtime as inline
 from wsbroker.worker.api import BrokerApi
-from wsbroker.worker.inline_runtime import Runtime
-from wsbroker.worker.loader import load
-from wsbroker.worker.options import Options
+from wsbroker.worker.inline_runtime import InlineRuntime
+from wsbroker.worker.loader import load_handlers
+from wsbroker.worker.options import HandlerOptions
 from wsbroker.worker.report import LONG, SLOW
-from wsbroker.worker.slowest import KEPT, Slowest
+from wsbroker.worker.slowest import KEPT_CALLS, SlowestCalls
 
 
 def test_the_slowest_calls_are_kept_the_slowest_first() -> None:
-    slowest = Slowest()
-    assert slowest.least_s == 0.0 and slowest.plain() == []
+    slowest = SlowestCalls()
+    assert slowest.threshold_s == 0.0 and slowest.to_dicts() == []
     for seconds in (3, 1, 4, 1, 5):
-        assert slowest.add("handle_socket_message", 7, seconds, 100.0 + seconds)
-    assert slowest.least_s == 1
-    assert not slowest.add("handle_socket_message", 7, 1, 0.0)
-    assert slowest.add("handle_socket_close", 9, 2, 0.0)
-    assert [call["seconds"] for call in slowest.plain()] == [5, 4, 3, 2, 1]
-    assert slowest.plain()[0] == {"handler": "handle_socket_message", "socket_id": 7, "seconds": 5, "at": 105.0}
+        assert slowest.add_call("handle_socket_message", 7, seconds, 100.0 + seconds)
+    assert slowest.threshold_s == 1
+    assert not slowest.add_call("handle_socket_message", 7, 1, 0.0)
+    assert slowest.add_call("handle_socket_close", 9, 2, 0.0)
+    assert [call["seconds"] for call in slowest.to_dicts()] == [5, 4, 3, 2, 1]
+    assert slowest.to_dicts()[0] == {"handler": "handle_socket_message", "socket_id": 7, "seconds": 5, "at": 105.0}
 
 
 def test_a_worker_tells_of_calls_slower_than_those_before() -> None:
@@ -35,11 +35,11 @@ def test_a_worker_tells_of_calls_slower_than_those_before() -> None:
 
     with ScriptedBroker(handlers(message=handle)) as broker:
         before = time.time()
-        broker.tell(*[message(n, "0.05") for n in range(1, KEPT + 1)])
+        broker.tell(*[message(n, "0.05") for n in range(1, KEPT_CALLS + 1)])
         broker.tell(*[message(n, "0") for n in range(1, 100)], message(8, "0.1"))
-        broker.until_handled(KEPT + 100)
+        broker.until_handled(KEPT_CALLS + 100)
         told = {str(call[1]): call for call in broker.slow}
-        assert len(broker.slow) == KEPT + 1
+        assert len(broker.slow) == KEPT_CALLS + 1
         handler, socket_id, seconds, at = told["8"]
         assert (handler, socket_id) == ("handle_socket_message", 8)
         assert isinstance(seconds, float) and 0.1 <= seconds < 5
@@ -96,35 +96,37 @@ class NoPort(BrokerApi):
     """Nobody is asked for anything."""
 
 
-def a_runtime(handler_timeout: float = 10.0) -> Runtime:
+def a_runtime(handler_timeout: float = 10.0) -> InlineRuntime:
     """An inline runtime."""
-    return Runtime(load(handlers(message=lambda: None)), NoPort(), Options(handler_timeout=handler_timeout))
+    return InlineRuntime(
+        load_handlers(handlers(message=lambda: None)), NoPort(), HandlerOptions(handler_timeout=handler_timeout)
+    )
 
 
 def test_the_inline_runner_is_told_what_is_of_interest() -> None:
     runtime = a_runtime()
-    assert runtime.notice_s == 0.0
-    notices = [runtime.message_slow(n, float(n), True) for n in range(1, 2 * KEPT + 1)]
+    assert runtime.slow_threshold_s == 0.0
+    notices = [runtime.on_message_slow(n, float(n), True) for n in range(1, 2 * KEPT_CALLS + 1)]
     # Each call over a tenth of the limit is counted, so it is always told of.
-    assert notices == [0.0] * (KEPT - 1) + [1.0] * (KEPT + 1)
-    assert [call["socket_id"] for call in runtime.slowest.plain()] == [10, 9, 8, 7, 6]
+    assert notices == [0.0] * (KEPT_CALLS - 1) + [1.0] * (KEPT_CALLS + 1)
+    assert [call["socket_id"] for call in runtime.slowest_calls.to_dicts()] == [10, 9, 8, 7, 6]
     assert runtime.counters == {LONG: 9}
 
 
 def test_the_beginning_of_an_async_inline_handler_is_not_its_length() -> None:
     runtime = a_runtime()
-    assert runtime.message_slow(1, 11.0, False) == 0.0
-    assert runtime.counters == {SLOW: 1} and runtime.slowest.plain() == []
+    assert runtime.on_message_slow(1, 11.0, False) == 0.0
+    assert runtime.counters == {SLOW: 1} and runtime.slowest_calls.to_dicts() == []
 
 
 def test_a_step_of_the_wall_clock_is_no_slow_handler(monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = a_runtime()
     with monkeypatch.context() as patch:
         patch.setattr(inline, "time", lambda: time.time() + 3600)
-        assert runtime.message_slow(1, 3600.0, True) == 0.0
-        assert runtime.counters == {} and runtime.slowest.plain() == []
-        runtime.message_slow(2, 0.5, True)
-    assert [call["socket_id"] for call in runtime.slowest.plain()] == [2]
+        assert runtime.on_message_slow(1, 3600.0, True) == 0.0
+        assert runtime.counters == {} and runtime.slowest_calls.to_dicts() == []
+        runtime.on_message_slow(2, 0.5, True)
+    assert [call["socket_id"] for call in runtime.slowest_calls.to_dicts()] == [2]
 
 
 def test_async_inline_handlers_are_measured_to_their_end() -> None:
@@ -133,12 +135,12 @@ def test_async_inline_handlers_are_measured_to_their_end() -> None:
 
     async def test() -> None:
         released = asyncio.Event()
-        runtime = Runtime(load(handlers(message=wait, http=wait)), NoPort(), Options())
-        runtime.release = lambda socket_id: released.set()
-        runtime.begin_result(4, wait())
+        runtime = InlineRuntime(load_handlers(handlers(message=wait, http=wait)), NoPort(), HandlerOptions())
+        runtime.resume_socket = lambda socket_id: released.set()
+        runtime.on_message_result(4, wait())
         await runtime.run_http(wsbroker.HttpRequest("GET", "/"))
         await released.wait()
-        calls = runtime.slowest.plain()
+        calls = runtime.slowest_calls.to_dicts()
         assert {(call["handler"], call["socket_id"]) for call in calls} == {
             ("handle_socket_message", 4),
             ("handle_http_request", 0),

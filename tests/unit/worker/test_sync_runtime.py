@@ -247,9 +247,9 @@ def test_nothing_is_kept_of_sockets_that_are_gone() -> None:
     def handle(data: str, socket_id: int) -> None:
         wsbroker.set_token(socket_id, b"t")
         wsbroker.close(socket_id)
-        from wsbroker.worker.api import current
+        from wsbroker.worker.api import context_api
 
-        ports.append(current.get())
+        ports.append(context_api.get())
 
     def open_(request: object, socket_id: int) -> None:
         wsbroker.set_token(socket_id, "t")
@@ -610,10 +610,10 @@ def test_a_worker_ends_when_the_broker_is_gone_even_while_it_asks() -> None:
 
 
 def test_missing_places_are_added_to_the_path_in_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    from wsbroker.worker.main import _extend_path
+    from wsbroker.worker.main import _extend_sys_path
 
     monkeypatch.setattr(sys, "path", ["/a", "/c"])
-    _extend_path(["/a", "/b", "/c"])
+    _extend_sys_path(["/a", "/b", "/c"])
     assert sys.path == ["/a", "/b", "/c"]
 
 
@@ -875,13 +875,13 @@ def test_a_thread_that_outlives_its_worker_is_told_so() -> None:
 
 
 def test_a_finaliser_that_interrupts_the_port_cannot_dead_lock_it() -> None:
-    from wsbroker.worker.api import current
+    from wsbroker.worker.api import context_api
     from wsbroker.worker.wire_api import WireApi
 
     refused: list[str] = []
 
     def handle(data: str, socket_id: int) -> None:
-        port = current.get()
+        port = context_api.get()
         assert isinstance(port, WireApi)
         with port._write_lock:  # as if a finaliser ran while the port writes
             wsbroker.send(socket_id, "kept")
@@ -1010,5 +1010,5 @@ def test_events_that_come_in_many_pieces_cost_each_piece_once() -> None:
     count = len(wire.pieces)
     port = WireApi(cast(socket.socket, wire), HandlerTimer(float("inf"), 1.0, print, print))
     Piece.looks = 0
-    assert [port.next_batch(), port.next_batch(), port.next_batch()] == [*sent, None]
+    assert [port.wait_for_batch(), port.wait_for_batch(), port.wait_for_batch()] == [*sent, None]
     assert Piece.looks <= 8 * count

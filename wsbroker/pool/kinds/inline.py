@@ -14,10 +14,10 @@ from wsbroker.http.messages import Accept, HttpRequest, HttpResponse
 from wsbroker.pool.start_reminder import StartReminder
 from wsbroker.settings.config import Config
 from wsbroker.worker.api import BrokerApi
-from wsbroker.worker.inline_runtime import Runtime
-from wsbroker.worker.loader import Handlers, load
-from wsbroker.worker.options import Options
-from wsbroker.worker.slowest import Slowest
+from wsbroker.worker.inline_runtime import InlineRuntime
+from wsbroker.worker.loader import Handlers, load_handlers
+from wsbroker.worker.options import HandlerOptions
+from wsbroker.worker.slowest import SlowestCalls
 
 logger = GuardedLog(__name__)
 
@@ -34,13 +34,13 @@ class InlineWorker:
         options: how handlers are run.
     """
 
-    def __init__(self, config: Config, spec: object, port: BrokerApi, options: Options) -> None:
+    def __init__(self, config: Config, spec: object, port: BrokerApi, options: HandlerOptions) -> None:
         self._config = config
         self._spec = spec
         self._port = port
         self._options = options
         self._handlers: Handlers | None = None
-        self._runtime: Runtime | None = None
+        self._runtime: InlineRuntime | None = None
         self.count_handled_messages: Callable[[], int] = int
         """How many messages have been handled: the compiled runner's counter, once there is one."""
         self.pending_request_bytes = 0
@@ -55,7 +55,7 @@ class InlineWorker:
         return self._handlers
 
     @property
-    def runtime(self) -> Runtime:
+    def runtime(self) -> InlineRuntime:
         """Runs them; there after `start`."""
         assert self._runtime is not None, "the inline worker has not started"
         return self._runtime
@@ -67,15 +67,15 @@ class InlineWorker:
             ConfigError: the spec cannot work.
             WorkerError: `handle_worker_start` raised.
         """
-        handlers = load(self._spec)
-        runtime = Runtime(handlers, self._port, self._options)
+        handlers = load_handlers(self._spec)
+        runtime = InlineRuntime(handlers, self._port, self._options)
         try:
             with StartReminder(WORKER_NAME):
                 await runtime.start()
         except ConfigError:
             raise
         except (Exception, SystemExit) as error:
-            text = f"handle_worker_start of {handlers.where} failed: {shown_error(error)}"
+            text = f"handle_worker_start of {handlers.source} failed: {shown_error(error)}"
             raise WorkerError(text) from error
         self._handlers = handlers
         self._runtime = runtime
@@ -121,6 +121,6 @@ class InlineWorker:
         """What went wrong so far, by name."""
         return {} if self._runtime is None else dict(self._runtime.counters)
 
-    def get_slowest_calls(self) -> Slowest:
+    def get_slowest_calls(self) -> SlowestCalls:
         """The slowest calls of handlers so far."""
-        return Slowest() if self._runtime is None else self._runtime.slowest
+        return SlowestCalls() if self._runtime is None else self._runtime.slowest_calls

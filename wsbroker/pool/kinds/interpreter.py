@@ -9,8 +9,8 @@ from wsbroker.errors import ConfigError, WSBrokerError
 from wsbroker.guarded_log import GuardedLog
 from wsbroker.pool.kinds import subinterpreters
 from wsbroker.pool.kinds.host import StartArguments, WorkerHost
-from wsbroker.worker.loader import is_refusal
-from wsbroker.worker.logs import levels_here
+from wsbroker.worker.loader import is_subinterpreter_refusal
+from wsbroker.worker.logs import configured_log_levels
 
 logger = GuardedLog(__name__)
 
@@ -53,7 +53,7 @@ class InterpreterHost(WorkerHost):
             **self.start_arguments.options,
             "name": self.name,
             "owns_interpreter": True,
-            "log_levels": levels_here(),
+            "log_levels": configured_log_levels(),
         }
         start = (wire.fileno(), control.fileno(), self.start_arguments.spec, options)
         interpreter = self._interpreter = subinterpreters.create_interpreter(self.name)
@@ -79,6 +79,6 @@ class InterpreterHost(WorkerHost):
 
     def make_start_error(self, text: str, detail: str) -> WSBrokerError:
         """Says what to use if it was a module that refused to be loaded."""
-        if is_refusal(text) or is_refusal(detail):
+        if is_subinterpreter_refusal(text) or is_subinterpreter_refusal(detail):
             return ModuleRefused(text)
         return super().make_start_error(text, detail)

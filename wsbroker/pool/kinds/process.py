@@ -14,7 +14,7 @@ from wsbroker.guarded_log import GuardedLog
 from wsbroker.pool.kinds.executable import PARENT_VARIABLE
 from wsbroker.pool.kinds.host import StartArguments, WorkerHost
 from wsbroker.worker.forks import SERVER_SIGNALS
-from wsbroker.worker.logs import levels_here
+from wsbroker.worker.logs import configured_log_levels
 
 logger = GuardedLog(__name__)
 
@@ -63,7 +63,7 @@ class ProcessHost(WorkerHost):
             **self.start_arguments.options,
             "name": self.name,
             "owns_interpreter": True,
-            "log_levels": levels_here(),
+            "log_levels": configured_log_levels(),
         }
         ends = [_share_socket(wire, process.pid), _share_socket(control, process.pid)]
         start = (*ends, self.start_arguments.spec, options, self.start_arguments.shutdown_timeout_s)

@@ -72,7 +72,7 @@ def attached() -> Iterator[None]:
 
 def handle_worker_start(arg: str | None) -> None:
     """In an interpreter of its own the worker's logging is the application's business."""
-    if port.is_worker:
+    if port.is_worker_interpreter:
         attached().__enter__()
 
 
