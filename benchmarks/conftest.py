@@ -8,7 +8,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 import wsbroker
 from workload_kit import COMPILED, INTERPRETED, Work, worlds
-from wsbroker.build import core_kind, version
+from wsbroker.build import core_kind, package_version
 
 medians_s: dict[str, dict[str, float]] = {}
 """By benchmark and kind of core."""
@@ -17,7 +17,7 @@ _worlds: dict[str, type[Work]] = {}
 
 def pytest_report_header() -> str:
     """The line that says what is being measured."""
-    return f"wsbroker {version()}, core: {core_kind()}, from {Path(wsbroker.__file__).parent}"
+    return f"wsbroker {package_version()}, core: {core_kind()}, from {Path(wsbroker.__file__).parent}"
 
 
 @pytest.fixture(params=[COMPILED, INTERPRETED])

@@ -8,13 +8,13 @@ from wsbroker.broker.socket import Socket
 from wsbroker.broker.worker_queue import WorkerQueue
 
 
-class CountingWaker(TurnScheduler):
+class CountingTurnScheduler(TurnScheduler):
     """Counts how often a turn was armed."""
 
     def __init__(self) -> None:
         self.woken = 0
 
-    def wake(self) -> None:
+    def schedule_turn(self) -> None:
         self.woken += 1
 
 
@@ -43,7 +43,7 @@ class RecordingSocket(Socket):
     def transport_bytes(self) -> int:
         return self.buffered
 
-    def finish(self) -> None:
+    def on_close_written(self) -> None:
         self.finishes += 1
 
     def pause_reading(self) -> None:
@@ -54,7 +54,7 @@ class RecordingSocket(Socket):
         self.is_reading_paused = False
         self.resumed += 1
 
-    def overflowed(self) -> None:
+    def on_overflow(self) -> None:
         self.overflows += 1
 
     def abort(self) -> None:
@@ -84,7 +84,7 @@ def frames_of(data: bytes) -> list[tuple[int, bytes]]:
 
 def a_broker(limits: Limits | None = None, *, inline: bool = True, credit_bytes: int = 4 * 1024 * 1024) -> Broker:
     """A broker with one lane, 0."""
-    broker = Broker(limits or Limits(max_queue_bytes=1 << 40), CountingWaker())
+    broker = Broker(limits or Limits(max_queue_bytes=1 << 40), CountingTurnScheduler())
     broker.add_worker_queue(0, credit_bytes, inline)
     return broker
 

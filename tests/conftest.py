@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import wsbroker
-from wsbroker.build import core_kind, version
+from wsbroker.build import core_kind, package_version
 
 CHECKOUT = Path(__file__).parent.parent
 TESTED = Path(wsbroker.__file__).parent
@@ -40,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header() -> str:
     """The line that says what is being tested."""
-    return f"wsbroker {version()}, core: {core_kind()}, from {TESTED}"
+    return f"wsbroker {package_version()}, core: {core_kind()}, from {TESTED}"
 
 
 @pytest.fixture(scope="session", autouse=True)

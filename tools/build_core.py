@@ -44,7 +44,7 @@ COMPILE_REQUIREMENTS: Final = (
     "librt>=0.16,<1",
     "mypy_extensions>=1.1",
 )
-GROUP: Final = "wsbroker._core"
+MYPYC_GROUP: Final = "wsbroker._core"
 """Gives mypyc's shared library its name and place: ``wsbroker/_core__mypyc.*.so``."""
 
 
@@ -57,7 +57,7 @@ def core_sources(root: Path) -> list[str]:
     return sorted(path.relative_to(root).as_posix() for path in found if path.name != "__init__.py")
 
 
-def is_set(variable: str) -> bool:
+def is_variable_set(variable: str) -> bool:
     """Whether an environment variable is set to something else than 0."""
     return os.environ.get(variable, "0") not in ("", "0")
 
@@ -75,8 +75,8 @@ class CoreBuildHook(BuildHookInterface[Any]):
             return
         self._folder = TemporaryDirectory(prefix="wsbroker-core-")
         folder = Path(self._folder.name)
-        problem = why_not_to_compile() or self._compile(folder / "lib") or self._import_compiled(folder / "lib")
-        if problem and is_set("WSBROKER_REQUIRE_COMPILED") and not is_set("WSBROKER_PURE"):
+        problem = why_not_to_compile() or self._run_compile(folder / "lib") or self._check_import(folder / "lib")
+        if problem and is_variable_set("WSBROKER_REQUIRE_COMPILED") and not is_variable_set("WSBROKER_PURE"):
             raise SystemExit(f"error: the core was not compiled, and WSBROKER_REQUIRE_COMPILED is set: {problem}")
         if problem:
             for line in ("", "*" * 79, f"The core is NOT compiled: {problem}.", "It works, and is slower.", "*" * 79):
@@ -94,7 +94,7 @@ class CoreBuildHook(BuildHookInterface[Any]):
         if version != "editable":
             self._folder.cleanup()
 
-    def _compile(self, target: Path) -> str:
+    def _run_compile(self, target: Path) -> str:
         """Compiles the core into `target`; returns what went wrong, or ""."""
         command = [sys.executable, "-P", __file__, str(target)]
         done = subprocess.run(command, cwd=self.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -104,12 +104,12 @@ class CoreBuildHook(BuildHookInterface[Any]):
         errors = [line for line in done.stdout.splitlines() if "error" in line] or done.stdout.splitlines()[-1:]
         return f"its compile failed ({errors[0] if errors else f'exit code {done.returncode}'})"
 
-    def _import_compiled(self, library: Path) -> str:
+    def _check_import(self, library: Path) -> str:
         """Imports the compiled modules in a fresh process; returns what went wrong, or ""."""
         with TemporaryDirectory(prefix="wsbroker-import-") as folder:
             shutil.copytree(Path(self.root, "wsbroker"), Path(folder, "wsbroker"))
             shutil.copytree(library, folder, dirs_exist_ok=True)
-            command = [sys.executable, "-P", "-c", IMPORT_ALL, folder, *core_modules(Path(self.root))]
+            command = [sys.executable, "-P", "-c", IMPORT_SCRIPT, folder, *core_modules(Path(self.root))]
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode == 0:
             return ""
@@ -117,7 +117,7 @@ class CoreBuildHook(BuildHookInterface[Any]):
         return f"what its compile made cannot be imported ({(done.stdout.splitlines() or ['a crash'])[-1]})"
 
 
-IMPORT_ALL: Final = """
+IMPORT_SCRIPT: Final = """
 import importlib, sys, sysconfig
 sys.path.insert(0, sys.argv[1])
 for name in sys.argv[2:]:
@@ -135,7 +135,7 @@ def core_modules(root: Path) -> list[str]:
 
 def why_not_to_compile() -> str:
     """Returns why no compile is to be tried on this machine, or ""."""
-    if is_set("WSBROKER_PURE"):
+    if is_variable_set("WSBROKER_PURE"):
         return "WSBROKER_PURE was set when it was built"
     if sysconfig.get_config_var("Py_GIL_DISABLED") and sys.version_info < (3, 14):
         return "mypyc supports free-threaded Pythons from 3.14 on"
@@ -169,7 +169,7 @@ def compile_core(target: Path) -> None:
             [*options, *core_sources(Path.cwd())],
             opt_level="3",
             debug_level="0",
-            group_name=GROUP,
+            group_name=MYPYC_GROUP,
             target_dir=f"{folder}/c",
         )
         for extension in extensions:

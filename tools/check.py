@@ -24,7 +24,7 @@ from typing import Final, NamedTuple
 import tree_figures
 
 ROOT: Final = Path(__file__).parent.parent
-PYTEST: Final = "import sys; del sys.path[0]; import pytest; sys.exit(pytest.main())"
+PYTEST_SCRIPT: Final = "import sys; del sys.path[0]; import pytest; sys.exit(pytest.main())"
 """pytest without the working directory on its path, where `./wsbroker` would hide the package that is to be tested."""
 
 
@@ -47,17 +47,17 @@ def main() -> int:
         print(*tree_figures.report(), sep="\n")
         return 0
     touched = touched_files() if options.fast else None
-    failed = run_together(static_steps(touched))
+    failed = run_steps_together(static_steps(touched))
     if not options.static:
-        tests = ["tests"] if touched is None else tests_of(touched)
-        failed += run_together([suite("tests, interpreted", tests, ROOT, "WSBROKER_REQUIRE_INTERPRETED")])
+        tests = ["tests"] if touched is None else tests_for_files(touched)
+        failed += run_steps_together([suite_step("tests, interpreted", tests, ROOT, "WSBROKER_REQUIRE_INTERPRETED")])
         if options.compiled:
             with tempfile.TemporaryDirectory(prefix="wsbroker-build-") as folder:
-                build_failed = run_together([build(folder)])
+                build_failed = run_steps_together([build_step(folder)])
                 failed += build_failed
                 if not build_failed:
-                    step = suite("tests, compiled", tests, Path(folder), "WSBROKER_REQUIRE_COMPILED")
-                    failed += run_together([step])
+                    step = suite_step("tests, compiled", tests, Path(folder), "WSBROKER_REQUIRE_COMPILED")
+                    failed += run_steps_together([step])
     print(f"\n{failed} failed" if failed else "\nall is well")
     return failed
 
@@ -72,12 +72,12 @@ def static_steps(touched: list[Path] | None) -> list[Step]:
     return steps
 
 
-def suite(name: str, tests: list[str], package_folder: Path, requirement: str) -> Step:
+def suite_step(name: str, tests: list[str], package_folder: Path, requirement: str) -> Step:
     """The tests against the `wsbroker` in this folder."""
-    return Step(name, ["-c", PYTEST, "-q", *tests], {"PYTHONPATH": str(package_folder), requirement: "1"})
+    return Step(name, ["-c", PYTEST_SCRIPT, "-q", *tests], {"PYTHONPATH": str(package_folder), requirement: "1"})
 
 
-def build(folder: str) -> Step:
+def build_step(folder: str) -> Step:
     """Builds and installs the package into a folder; with the compiler of this environment, if there is one."""
     isolation = ["--no-build-isolation"] if find_spec("hatchling") and find_spec("mypyc") else []
     arguments = ["-m", "pip", "install", "--quiet", "--no-deps", *isolation, "--target", folder, str(ROOT)]
@@ -93,12 +93,12 @@ def touched_files() -> list[Path]:
     return sorted(Path(name) for name in names if (ROOT / name).exists())
 
 
-def tests_of(touched: list[Path]) -> list[str]:
+def tests_for_files(touched: list[Path]) -> list[str]:
     """Returns the tests to run for these files: those touched, the unit tests of touched rooms, the house tests."""
-    return sorted({"tests/house", *_tests_of(touched)})
+    return sorted({"tests/house", *_find_tests(touched)})
 
 
-def _tests_of(touched: list[Path]) -> Iterator[str]:
+def _find_tests(touched: list[Path]) -> Iterator[str]:
     for path in touched:
         first, *rest = path.parts
         if first == "tests" and path.name.startswith("test_"):
@@ -109,7 +109,7 @@ def _tests_of(touched: list[Path]) -> Iterator[str]:
                 yield str(mirror)
 
 
-def run_together(steps: list[Step]) -> int:
+def run_steps_together(steps: list[Step]) -> int:
     """Runs the steps side by side; prints what failed, and how long each took. Returns how many failed."""
     started_s = time.perf_counter()
     running = []

@@ -17,7 +17,7 @@ COMPILED_PACKAGES: Final = ("wsbroker.websocket", "wsbroker.broker", "wsbroker.c
 """The packages that mypyc compiles, every module of them but `__init__`."""
 
 
-def version() -> str:
+def package_version() -> str:
     """Returns the version of the running code, such as ``"0.1.0"``."""
     return VERSION
 

@@ -34,7 +34,7 @@ import click
 from wsbroker import process_exit
 from wsbroker.errors import ConfigError, WorkerError, WSBrokerError
 from wsbroker.guarded_log import GuardedLog, write_to_stderr
-from wsbroker.server.signals import end_program_by_signals
+from wsbroker.server.signals import install_program_signals
 from wsbroker.server.standard_streams import open_standard_streams
 from wsbroker.settings import config as settings
 from wsbroker.settings import open_sockets, sources
@@ -58,12 +58,12 @@ logger = GuardedLog(__name__)
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code; `argv` is without the program's name."""
     open_standard_streams()
-    code = _main(argv)
-    process_exit.expect_status(code)
+    code = _run_command_line(argv)
+    process_exit.set_expected_status(code)
     return code
 
 
-def _main(argv: Sequence[str] | None) -> int:
+def _run_command_line(argv: Sequence[str] | None) -> int:
     is_program = argv is None
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["bench"]:  # an application of this name is reached as ./bench.py
@@ -71,34 +71,34 @@ def _main(argv: Sequence[str] | None) -> int:
 
         return bench(arguments[1:])
     try:
-        parsed = _command().main(args=arguments, prog_name="wsbroker", standalone_mode=False)
+        parsed = _make_command().main(args=arguments, prog_name="wsbroker", standalone_mode=False)
         if isinstance(parsed, int):  # --help and --version
             return parsed
-        plan = _plan(cast("dict[str, object]", parsed), os.environ)
+        plan = _read_options(cast("dict[str, object]", parsed), os.environ)
         if is_program:
-            end_program_by_signals()
-        return _serve(plan)
+            install_program_signals()
+        return _run_server(plan)
     except click.NoSuchOption as error:
         # click adds the flag to the name of a short option; the name as it was typed is what helps
         name = error.option_name
-        return _fail(USAGE, f"there is no flag {name}{_FLAGS_ELSEWHERE.get(name) or _similar_flag(name)}")
+        return _report_error(USAGE, f"there is no flag {name}{_OTHER_SERVERS_FLAGS.get(name) or _suggest_flag(name)}")
     except click.BadOptionUsage as error:
-        return _fail(USAGE, _bad_usage(error))
+        return _report_error(USAGE, _describe_bad_usage(error))
     except click.Abort:
         return INTERRUPTED
     except click.ClickException as error:
-        return _fail(USAGE, error.format_message())
+        return _report_error(USAGE, error.format_message())
     except ConfigError as error:
-        return _fail(USAGE, str(error), error)
+        return _report_error(USAGE, str(error), error)
     except WorkerError as error:
-        return _fail(WORKER_FAILED, str(error), error)
+        return _report_error(WORKER_FAILED, str(error), error)
     except WSBrokerError as error:
-        return _fail(UNEXPECTED, str(error), error)
+        return _report_error(UNEXPECTED, str(error), error)
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
-def _fail(code: int, text: str, error: BaseException | None = None) -> int:
+def _report_error(code: int, text: str, error: BaseException | None = None) -> int:
     """Writes the one line of an error, at debug level its traceback before it, and returns the exit code."""
     if error is not None:
         logger.debug("the error in full", exc_info=error)
@@ -106,25 +106,27 @@ def _fail(code: int, text: str, error: BaseException | None = None) -> int:
     return code
 
 
-_ADDRESS_FLAG: Final = "; write --bind HOST:PORT"
-_TLS: Final = "; a proxy in front speaks TLS, this server does not"
-_FLAGS_ELSEWHERE: Final = {
-    **dict.fromkeys(("--host", "--port", "-p", "-b", "--listen", "--address"), _ADDRESS_FLAG),
+_ADDRESS_HINT: Final = "; write --bind HOST:PORT"
+_TLS_HINT: Final = "; a proxy in front speaks TLS, this server does not"
+_OTHER_SERVERS_FLAGS: Final = {
+    **dict.fromkeys(("--host", "--port", "-p", "-b", "--listen", "--address"), _ADDRESS_HINT),
     **dict.fromkeys(("--uds", "--socket"), "; write --bind unix:/PATH"),
     "--fd": "; write --bind fd://N",
-    **dict.fromkeys(("--ssl-certfile", "--ssl-keyfile", "--certfile", "--keyfile", "--tls"), _TLS),
+    **dict.fromkeys(("--ssl-certfile", "--ssl-keyfile", "--certfile", "--keyfile", "--tls"), _TLS_HINT),
 }
 """Flags of other servers, and what to write here."""
 
 
-def _similar_flag(name: str) -> str:
-    flags = [flag for option in _command().params for flag in (*option.opts, *option.secondary_opts) if flag[0] == "-"]
+def _suggest_flag(name: str) -> str:
+    flags = [
+        flag for option in _make_command().params for flag in (*option.opts, *option.secondary_opts) if flag[0] == "-"
+    ]
     return settings.did_you_mean(name, flags)
 
 
-def _bad_usage(error: click.BadOptionUsage) -> str:
+def _describe_bad_usage(error: click.BadOptionUsage) -> str:
     name = error.option_name
-    known = {flag: option for option in _command().params for flag in (*option.opts, *option.secondary_opts)}
+    known = {flag: option for option in _make_command().params for flag in (*option.opts, *option.secondary_opts)}
     if name not in known:
         return error.format_message()
     option = known[name]
@@ -136,7 +138,7 @@ def _bad_usage(error: click.BadOptionUsage) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ServeOptions:
     """What to serve: the outcome of reading all sources.
 
     Args:
@@ -156,9 +158,9 @@ class Plan:
     reload: bool = False
 
 
-def _plan(flags: Mapping[str, object], environment: Mapping[str, str]) -> Plan:
+def _read_options(flags: Mapping[str, object], environment: Mapping[str, str]) -> ServeOptions:
     """Reads all sources, strongest first, and sets up logging as soon as its level is known."""
-    layers = [sources.read_flags(_given(flags)), sources.read_environment(environment)]
+    layers = [sources.read_flags(_select_source_flags(flags)), sources.read_environment(environment)]
     named = sources.find_config_file(flags["config"], environment)
     if named is not None:
         layers.append(sources.read_config_file(*named))
@@ -167,11 +169,11 @@ def _plan(flags: Mapping[str, object], environment: Mapping[str, str]) -> Plan:
     _set_up_logging(sources.parse_log_level(found["log_level"]) if "log_level" in found else "info")
     values = {name: sources.parse_setting(name, found[name]) for name in SETTINGS if name in found}
     labels = {name: each.label for name, each in found.items()}
-    app = _app(found)
+    app = _read_app(found)
     warnings = sources.unknown_variable_warnings(environment)
-    secret = _secret(found)
+    secret = _read_secret(found)
     if app is None:
-        _settle_built_in(values, labels, secret)
+        _configure_built_in_app(values, labels, secret)
     elif secret is not None and found["secret"].source == "environment":
         warnings.append(
             f"{labels['secret']} is set, but only the built-in application knows it: "
@@ -184,27 +186,27 @@ def _plan(flags: Mapping[str, object], environment: Mapping[str, str]) -> Plan:
         )
     settings.check_settings(values, labels)
     config = Config.of(**cast("Settings", values))
-    bind, addresses = _bind(found, warnings)
+    bind, addresses = _read_bind_addresses(found, warnings)
     if app is None and secret is None:
-        warnings += _open_to_all(addresses)
+        warnings += _open_access_warnings(addresses)
     _log_sources(found, values)
-    return Plan(app, bind, addresses, config, tuple(warnings), bool(flags["reload"]))
+    return ServeOptions(app, bind, addresses, config, tuple(warnings), bool(flags["reload"]))
 
 
 def _log_sources(found: sources.SettingsLayer, values: Mapping[str, object]) -> None:
     for name, each in found.items():
         if name in SETTINGS:
-            shown = SETTINGS[name].show(values[name])
+            shown = SETTINGS[name].format_value(values[name])
         else:
             shown = "(hidden)" if name == "secret" else repr(each.raw)
         logger.debug("setting %s=%s from=%s", name, shown, each.label)
 
 
-def _given(flags: Mapping[str, object]) -> dict[str, object]:
+def _select_source_flags(flags: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in flags.items() if name not in ("config", "reload")}
 
 
-def _app(found: sources.SettingsLayer) -> str | None:
+def _read_app(found: sources.SettingsLayer) -> str | None:
     """The application that was named, or None for the built-in one."""
     if "app" not in found:
         return None
@@ -222,7 +224,7 @@ def _app(found: sources.SettingsLayer) -> str | None:
     return None if app == BUILT_IN_APP else app
 
 
-def _secret(found: sources.SettingsLayer) -> str | None:
+def _read_secret(found: sources.SettingsLayer) -> str | None:
     if "secret" not in found:
         return None
     label = found["secret"].label
@@ -234,7 +236,7 @@ def _secret(found: sources.SettingsLayer) -> str | None:
     return secret
 
 
-def _settle_built_in(values: dict[str, object], labels: Mapping[str, str], secret: str | None) -> None:
+def _configure_built_in_app(values: dict[str, object], labels: Mapping[str, str], secret: str | None) -> None:
     """The built-in application runs inline, where its counts are exact, and gets the secret by its argument.
 
     In JSON, with the time that a socket has to come up with it: see `wsbroker.apps.access`.
@@ -263,7 +265,7 @@ def _settle_built_in(values: dict[str, object], labels: Mapping[str, str], secre
         values["worker_arg"] = json.dumps(options)
 
 
-def _bind(found: sources.SettingsLayer, warnings: list[str]) -> tuple[list[str], list[BindAddress]]:
+def _read_bind_addresses(found: sources.SettingsLayer, warnings: list[str]) -> tuple[list[str], list[BindAddress]]:
     """Returns where to listen, as texts and read: where nobody says, on all sockets that systemd has handed in."""
     handed_in = open_sockets.systemd_sockets.claim_sockets()
     if open_sockets.explain_pid_mismatch():
@@ -286,7 +288,7 @@ def _bind(found: sources.SettingsLayer, warnings: list[str]) -> tuple[list[str],
     return texts, addresses
 
 
-def _open_to_all(addresses: Sequence[BindAddress]) -> list[str]:
+def _open_access_warnings(addresses: Sequence[BindAddress]) -> list[str]:
     return [
         f"anyone who can reach {address} may publish and subscribe: set WSBROKER_SECRET, or bind to {DEFAULT_BIND}"
         for each in addresses
@@ -304,7 +306,7 @@ def _set_up_logging(level: str) -> None:
 # --- serving ------------------------------------------------------------------------------------------------------
 
 
-def _serve(plan: Plan) -> int:
+def _run_server(plan: ServeOptions) -> int:
     for warning in plan.warnings:
         logger.warning("%s", warning)
     worker = BUILT_IN_APP if plan.app is None else find_app(plan.app)
@@ -319,11 +321,13 @@ def _serve(plan: Plan) -> int:
         run(plan.bind, config=plan.config, worker=worker, reload=plan.reload)
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
-            return _fail(UNEXPECTED, f"{error.strerror}: raise the limit of open files (ulimit -n, LimitNOFILE)", error)
+            return _report_error(
+                UNEXPECTED, f"{error.strerror}: raise the limit of open files (ulimit -n, LimitNOFILE)", error
+            )
         text = bind_error_text(error, plan.addresses)
         if text is None:
             raise
-        return _fail(CANNOT_BIND, text, error)
+        return _report_error(CANNOT_BIND, text, error)
     return OK
 
 
@@ -343,10 +347,10 @@ def find_app(app: str) -> str:
     """
     path, name = _split_app(app)
     if not _is_file_path(path):
-        _come_first(working_directory())
+        _put_first_on_path(working_directory())
         return app
-    folder, module = _locate(path)
-    _come_first(folder)
+    folder, module = _locate_file(path)
+    _put_first_on_path(folder)
     _refuse_hidden_module(path, folder, module)
     return f"{module}:{name}" if name else module
 
@@ -363,7 +367,7 @@ def _is_file_path(path: str) -> bool:
     return path.endswith(".py") or os.sep in path or "/" in path
 
 
-def _locate(path: str) -> tuple[str, str]:
+def _locate_file(path: str) -> tuple[str, str]:
     """Returns the folder and the module name of a file."""
     if os.path.isdir(path):
         raise ConfigError(f"{path!r} is a folder: name a file in it, or the package as a module")
@@ -380,7 +384,7 @@ def _locate(path: str) -> tuple[str, str]:
     return folder, module
 
 
-def _come_first(folder: str) -> None:
+def _put_first_on_path(folder: str) -> None:
     """Puts a folder first on `sys.path`.
 
     ``python -m`` has put the working directory there: it makes place, so that both ways to start find the same modules.
@@ -421,12 +425,12 @@ _METAVARS: Final = {
     "text": "TEXT",
     "names": "NAMES",
 }
-_LISTS: Final = {"allowed_origins": "ORIGINS"}
-_INTRO: Final = (
+_LIST_METAVARS: Final = {"allowed_origins": "ORIGINS"}
+_HELP_INTRO: Final = (
     "Serves WebSocket and HTTP on one port. APP is a module, module:object, or a file such as ./chat.py, with the "
     "handlers; without APP it is a ready-made publish/subscribe server. `wsbroker bench URL` measures a running one."
 )
-_NOTES: Final = (
+_HELP_NOTES: Final = (
     "Defaults stand in brackets. SIZE is 65536, 64KiB, 1MiB or 1MB; TIME is 10, 10s, 500ms or 1m; NAMES are separated "
     "by commas. Each flag is also a key of the file (max_message_size = '64KiB') and an environment variable "
     "(WSBROKER_MAX_MESSAGE_SIZE); the log level's is WSBROKER_LOG. A flag beats the environment, that the file."
@@ -449,7 +453,7 @@ class _GroupedOption(click.Option):
         self.group = group
 
 
-class _Command(click.Command):
+class _GroupedHelpCommand(click.Command):
     """The command, with its help in groups."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -464,12 +468,12 @@ class _Command(click.Command):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write_paragraph()
-        formatter.write_text(_NOTES)
+        formatter.write_text(_HELP_NOTES)
         with formatter.section("Exit codes"):
             formatter.write_dl(_EXIT_CODES)
 
 
-def _command() -> click.Command:
+def _make_command() -> click.Command:
     options: list[click.Parameter] = [
         click.Argument(["app"], nargs=-1, type=click.UNPROCESSED, metavar="[APP]"),
         _GroupedOption(
@@ -487,7 +491,7 @@ def _command() -> click.Command:
         ),
     ]
     for group in GROUPS:
-        options += [_option(setting) for setting in SETTINGS.values() if setting.group == group]
+        options += [_make_option(setting) for setting in SETTINGS.values() if setting.group == group]
     options += [
         click.Option(
             ["--reload"],
@@ -503,31 +507,31 @@ def _command() -> click.Command:
             help="show the version and whether the core is compiled",
         ),
     ]
-    return _Command(
+    return _GroupedHelpCommand(
         "wsbroker",
         params=options,
-        callback=_take,
-        help=_INTRO,
+        callback=_return_flags,
+        help=_HELP_INTRO,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     )
 
 
-def _option(setting: settings.Setting) -> click.Option:
+def _make_option(setting: settings.Setting) -> click.Option:
     flag = sources.flag_name_of(setting.name)
     if setting.kind == "switch":
-        return _GroupedOption(f"{flag}/--no-{flag[2:]}", setting.group, _help(setting))
+        return _GroupedOption(f"{flag}/--no-{flag[2:]}", setting.group, _make_help_text(setting))
     is_list = setting.kind == "names"
-    metavar = _LISTS.get(setting.name, _METAVARS[setting.kind])
-    return _GroupedOption(flag, setting.group, _help(setting), metavar, multiple=is_list)
+    metavar = _LIST_METAVARS.get(setting.name, _METAVARS[setting.kind])
+    return _GroupedOption(flag, setting.group, _make_help_text(setting), metavar, multiple=is_list)
 
 
-def _help(setting: settings.Setting) -> str:
+def _make_help_text(setting: settings.Setting) -> str:
     choices = f": {', '.join(setting.choices)}" if setting.choices else ""
-    default = "" if setting.hidden else f"  [{setting.show(setting.default)}]"
+    default = "" if setting.hidden else f"  [{setting.format_value(setting.default)}]"
     return f"{setting.help}{choices}{default}"
 
 
-def _take(**flags: object) -> dict[str, object]:
+def _return_flags(**flags: object) -> dict[str, object]:
     """What click calls: hands the flags back to `main`, which works outside of click's error handling."""
     return flags
 
@@ -535,9 +539,9 @@ def _take(**flags: object) -> dict[str, object]:
 def _show_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
     if not value or ctx.resilient_parsing:
         return
-    from wsbroker.build import core_kind, version
+    from wsbroker.build import core_kind, package_version
 
-    click.echo(f"wsbroker {version()}")
+    click.echo(f"wsbroker {package_version()}")
     click.echo(f"core: {core_kind()}")
     click.echo(f"python: {platform.python_version()} ({platform.python_implementation()})")
     ctx.exit()

@@ -28,11 +28,11 @@ WARNING: Final = 30
 ERROR: Final = 40
 CRITICAL: Final = 50
 """The levels of `logging`, which is not loaded for their sake."""
-_NAMES: Final = {DEBUG: "DEBUG", INFO: "INFO", WARNING: "WARNING", ERROR: "ERROR", CRITICAL: "CRITICAL"}
+_LEVEL_NAMES: Final = {DEBUG: "DEBUG", INFO: "INFO", WARNING: "WARNING", ERROR: "ERROR", CRITICAL: "CRITICAL"}
 
-OWN: Final = "wsbroker"
+PACKAGE_LOGGER: Final = "wsbroker"
 """The name of the logger above all others of this package."""
-MAX_TEXT: Final = 256 * 1024
+MAX_TEXT_CHARS: Final = 256 * 1024
 """Characters that are shown of one text: of a message, or of a traceback. An exception may hold a whole data set."""
 
 
@@ -51,33 +51,33 @@ class GuardedLog:
 
     def debug(self, text: str, *values: object, exc_info: OptExcInfo = None) -> None:
         """Logs at level DEBUG."""
-        self._write(DEBUG, text, values, exc_info)
+        self._write_line(DEBUG, text, values, exc_info)
 
     def info(self, text: str, *values: object, exc_info: OptExcInfo = None) -> None:
         """Logs at level INFO."""
-        self._write(INFO, text, values, exc_info)
+        self._write_line(INFO, text, values, exc_info)
 
     def warning(self, text: str, *values: object, exc_info: OptExcInfo = None) -> None:
         """Logs at level WARNING."""
-        self._write(WARNING, text, values, exc_info)
+        self._write_line(WARNING, text, values, exc_info)
 
     def error(self, text: str, *values: object, exc_info: OptExcInfo = None) -> None:
         """Logs at level ERROR."""
-        self._write(ERROR, text, values, exc_info)
+        self._write_line(ERROR, text, values, exc_info)
 
     def critical(self, text: str, *values: object, exc_info: OptExcInfo = None) -> None:
         """Logs at level CRITICAL."""
-        self._write(CRITICAL, text, values, exc_info)
+        self._write_line(CRITICAL, text, values, exc_info)
 
     def exception(self, text: str, *values: object, exc_info: OptExcInfo = True) -> None:
         """Logs at level ERROR, with the traceback of the exception that is being handled."""
-        self._write(ERROR, text, values, exc_info)
+        self._write_line(ERROR, text, values, exc_info)
 
     def log(self, level: int, text: str, *values: object, exc_info: OptExcInfo = None) -> None:
         """Logs at this level."""
-        self._write(level, text, values, exc_info)
+        self._write_line(level, text, values, exc_info)
 
-    def _write(self, level: int, text: str, values: tuple[object, ...], exc_info: OptExcInfo) -> None:
+    def _write_line(self, level: int, text: str, values: tuple[object, ...], exc_info: OptExcInfo) -> None:
         handled = sys.exception()
         try:
             logger = self._logger
@@ -90,13 +90,13 @@ class GuardedLog:
             logger.log(level, text, *values, exc_info=exc_info, stacklevel=3)
         except BaseException as problem:
             error = handled if exc_info is True else exc_info[1] if isinstance(exc_info, tuple) else exc_info
-            shown = shown_trace(error) if isinstance(error, BaseException) else ""
-            write_unlogged(level, self.name, _formatted(text, values), shown, problem)
+            shown = format_traceback(error) if isinstance(error, BaseException) else ""
+            write_unlogged_line(level, self.name, _format_message(text, values), shown, problem)
 
 
-def is_own(name: str) -> bool:
+def is_package_logger(name: str) -> bool:
     """Returns whether a logger of this name is one of this package."""
-    return name == OWN or name.startswith(OWN + ".")
+    return name == PACKAGE_LOGGER or name.startswith(PACKAGE_LOGGER + ".")
 
 
 def log_loop_error(loop: "AbstractEventLoop", context: dict[str, object]) -> None:
@@ -108,14 +108,14 @@ def log_loop_error(loop: "AbstractEventLoop", context: dict[str, object]) -> Non
         loop.default_exception_handler(context)
     except BaseException as problem:
         error = context.get("exception")
-        trace = shown_trace(error) if isinstance(error, BaseException) else ""
-        write_unlogged(ERROR, "asyncio", str(context.get("message")), trace, problem)
+        trace = format_traceback(error) if isinstance(error, BaseException) else ""
+        write_unlogged_line(ERROR, "asyncio", str(context.get("message")), trace, problem)
 
 
 # Texts that can always be had. ----------------------------------------------------------------------------------------
 
 
-def cut(text: str, limit: int = MAX_TEXT) -> str:
+def shorten_text(text: str, limit: int = MAX_TEXT_CHARS) -> str:
     """Returns a text, or its beginning and its end with a note of how much is missing between."""
     if len(text) <= limit:
         return text
@@ -123,7 +123,7 @@ def cut(text: str, limit: int = MAX_TEXT) -> str:
     return f"{text[:half]}\n[… {len(text) - 2 * half} characters left out …]\n{text[-half:]}"
 
 
-def shown_type(value: object) -> str:
+def format_type_name(value: object) -> str:
     """Returns the name of a value's type, whatever its metaclass does."""
     try:
         return str.__str__(type(value).__name__)
@@ -131,37 +131,37 @@ def shown_type(value: object) -> str:
         return "object"
 
 
-def shown_value(value: object) -> str:
+def format_repr(value: object) -> str:
     """Returns the `repr` of a value, or the name of its type where it has none."""
     try:
-        return cut(str.__str__(repr(value)))
+        return shorten_text(str.__str__(repr(value)))
     except BaseException:
-        return shown_type(value)
+        return format_type_name(value)
 
 
-def shown_error(error: BaseException) -> str:
+def format_error(error: BaseException) -> str:
     """Returns ``"ValueError: text"`` on one line, whatever the exception's own methods do."""
-    name = shown_type(error)
+    name = format_type_name(error)
     try:
-        text = cut(" ".join(str.split(str(error))))
+        text = shorten_text(" ".join(str.split(str(error))))
     except BaseException:
         text = "(its text cannot be shown)"
     return f"{name}: {text}" if text else name
 
 
-def shown_trace(error: BaseException) -> str:
+def format_traceback(error: BaseException) -> str:
     """Returns the traceback of an exception as Python prints it, whatever the exception's own methods do."""
     try:
         from traceback import format_exception
 
-        return cut("".join(format_exception(error)))
+        return shorten_text("".join(format_exception(error)))
     except BaseException:
-        return f"{shown_error(error)} (its traceback cannot be shown)\n"
+        return f"{format_error(error)} (its traceback cannot be shown)\n"
 
 
-def _formatted(text: str, values: tuple[object, ...]) -> str:
+def _format_message(text: str, values: tuple[object, ...]) -> str:
     try:
-        return cut(text % values if values else text)
+        return shorten_text(text % values if values else text)
     except BaseException:
         return f"{text} (its values cannot be shown)"
 
@@ -169,7 +169,7 @@ def _formatted(text: str, values: tuple[object, ...]) -> str:
 # The last resort. -----------------------------------------------------------------------------------------------------
 
 
-def write_unlogged(level: int, name: str, message: str, trace: str, problem: BaseException) -> None:
+def write_unlogged_line(level: int, name: str, message: str, trace: str, problem: BaseException) -> None:
     """Writes to stderr what could not be logged, and why. Never raises.
 
     Args:
@@ -180,14 +180,14 @@ def write_unlogged(level: int, name: str, message: str, trace: str, problem: Bas
         problem: what logging has raised.
     """
     try:
-        lines = f"{_NAMES.get(level, level)} {name}: {message}\n{trace}".rstrip("\n")
-        why = f"{shown_error(problem)}{_raised_at(problem)}"
+        lines = f"{_LEVEL_NAMES.get(level, level)} {name}: {message}\n{trace}".rstrip("\n")
+        why = f"{format_error(problem)}{_format_raise_location(problem)}"
         write_to_stderr(f"{lines}\n(the lines above could not be logged: {why})\n")
     except BaseException:
         pass  # no memory, no stack: there is nothing left to say it with
 
 
-def _raised_at(problem: BaseException) -> str:
+def _format_raise_location(problem: BaseException) -> str:
     """Returns ``", at app.py:12 in emit"``: the innermost line of what has raised."""
     trace = problem.__traceback__
     if trace is None:

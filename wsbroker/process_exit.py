@@ -5,7 +5,7 @@ the process first does what else belongs to its end (`atexit` functions, buffere
 with the status that it would have had:
 
 * what ended the main thread: the code of a SystemExit, 130 after a KeyboardInterrupt, 1 after another exception;
-* before Python 3.12, where nothing tells of a SystemExit or KeyboardInterrupt: what `expect_status` was told, which is
+* before Python 3.12, where nothing tells of a SystemExit or KeyboardInterrupt: what `set_expected_status` was told, which is
   the code of the command line; a program of its own that ends by one of the two has 0 there;
 * else 0.
 
@@ -25,11 +25,11 @@ from typing import Final, NoReturn
 
 INTERRUPTED: Final = 130
 """The status after a KeyboardInterrupt: 128 + SIGINT."""
-STAYED: Final = 1
+STATUS_FORCED: Final = 1
 """The status of a process that had to be ended because it did not end by itself."""
 
-_expected: int | None = None
-_end_of_main: BaseException | None = None
+_expected_status: int | None = None
+_main_thread_error: BaseException | None = None
 _lock: Final = threading.Lock()
 _is_watching = False
 
@@ -49,7 +49,7 @@ def exit_now(status: int, text: str = "") -> NoReturn:
     os._exit(status)
 
 
-def exit_with_python_end(text: str) -> NoReturn:
+def exit_like_python(text: str) -> NoReturn:
     """Does what belongs to Python's own end and exits with the status that this would have had.
 
     Called on the main thread, when it has come to its end.
@@ -58,11 +58,11 @@ def exit_with_python_end(text: str) -> NoReturn:
         text: a line for stderr that says why the process does not wait.
     """
     atexit._run_exitfuncs()
-    flush_files()
-    exit_now(status(), text)
+    flush_open_files()
+    exit_now(exit_status(), text)
 
 
-def exit_forked(error: BaseException | None) -> NoReturn:
+def exit_forked_child(error: BaseException | None) -> NoReturn:
     """Ends the forked child of a process that goes on: flushes stdout and stderr and runs no `atexit` function.
 
     Args:
@@ -83,10 +83,10 @@ def exit_forked(error: BaseException | None) -> NoReturn:
     except (OSError, ValueError):
         pass  # there is nobody to read it
     finally:
-        exit_now(status_after(error))
+        exit_now(exit_status_after(error))
 
 
-def exit_within(limit_s: float, status: int, text: str) -> None:
+def exit_after_timeout(limit_s: float, status: int, text: str) -> None:
     """Ends the process after so many seconds, if it has not ended by itself; returns at once.
 
     Args:
@@ -95,17 +95,17 @@ def exit_within(limit_s: float, status: int, text: str) -> None:
         text: the line for stderr then.
     """
 
-    def leave() -> None:
+    def exit_when_over() -> None:
         sleep(limit_s)
         exit_now(status, text)
 
     try:
-        threading.Thread(target=leave, name="leave", daemon=True).start()
+        threading.Thread(target=exit_when_over, name="leave", daemon=True).start()
     except RuntimeError:
         pass  # no threads left, or the end is here already
 
 
-def leave_threads_within(limit_s: float, prefix: str) -> None:
+def limit_thread_wait(limit_s: float, prefix: str) -> None:
     """Has the process wait no longer than this for the threads of this name that run now, once its main thread ends.
 
     Python joins the threads of `asyncio.to_thread` before it ends. Threads that the application has started itself are
@@ -117,17 +117,17 @@ def leave_threads_within(limit_s: float, prefix: str) -> None:
     """
     left = [thread for thread in threading.enumerate() if thread.name.startswith(prefix)]
     if left:
-        watch_end_of_main()
+        watch_main_thread_end()
         # Called when the main thread has ended, before the joining; the one that was registered last comes first.
-        threading._register_atexit(_leave_threads, left, monotonic() + limit_s)  # type: ignore[attr-defined]
+        threading._register_atexit(_join_threads_or_exit, left, monotonic() + limit_s)  # type: ignore[attr-defined]
 
 
-def _leave_threads(left: Sequence[threading.Thread], deadline: float) -> None:
+def _join_threads_or_exit(left: Sequence[threading.Thread], deadline: float) -> None:
     for thread in left:
         thread.join(max(0.0, deadline - monotonic()))
     stuck = [thread for thread in left if thread.is_alive()]
     if stuck:
-        exit_with_python_end(
+        exit_like_python(
             f"wsbroker: the process exits without waiting for asyncio.to_thread, busy in {len(stuck)} threads"
         )
 
@@ -141,13 +141,13 @@ def call_before_atexit(function: Callable[[], None]) -> None:
 # The status. ----------------------------------------------------------------------------------------------------------
 
 
-def expect_status(status: int) -> None:
+def set_expected_status(status: int) -> None:
     """Says what the process is going to exit with."""
-    global _expected
-    _expected = status
+    global _expected_status
+    _expected_status = status
 
 
-def watch_end_of_main() -> None:
+def watch_main_thread_end() -> None:
     """Notes from here on what ends the main thread: nothing else tells a callback at the end of the process of it.
 
     An exception that leaves the main thread's outermost frame is it; `sys.monitoring` (Python 3.12) tells of those.
@@ -163,29 +163,29 @@ def watch_end_of_main() -> None:
         for tool in (4, 3):  # the numbers that are nobody's by convention
             if monitoring.get_tool(tool) is None:
                 monitoring.use_tool_id(tool, "wsbroker")
-                monitoring.register_callback(tool, monitoring.events.PY_UNWIND, _note_unwound)
+                monitoring.register_callback(tool, monitoring.events.PY_UNWIND, _on_frame_unwound)
                 monitoring.set_events(tool, monitoring.events.PY_UNWIND)
                 return
 
 
-def _note_unwound(code: CodeType, offset: int, error: BaseException) -> None:
-    global _end_of_main
+def _on_frame_unwound(code: CodeType, offset: int, error: BaseException) -> None:
+    global _main_thread_error
     if isinstance(error, SystemExit | KeyboardInterrupt):
         if sys._getframe(1).f_back is None and threading.current_thread() is threading.main_thread():
-            _end_of_main = error
+            _main_thread_error = error
 
 
-def status() -> int:
+def exit_status() -> int:
     """Returns the exit status that the process has by now, by the rule of this module."""
-    if _end_of_main is not None:
-        return status_after(_end_of_main)
-    if _expected is not None:
-        return _expected
+    if _main_thread_error is not None:
+        return exit_status_after(_main_thread_error)
+    if _expected_status is not None:
+        return _expected_status
     last = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
     return 1 if last is not None and not sys.flags.interactive else 0
 
 
-def status_after(error: BaseException | None) -> int:
+def exit_status_after(error: BaseException | None) -> int:
     """Returns the exit status of a program that ends by this exception, as CPython computes it."""
     if error is None:
         return 0
@@ -197,7 +197,7 @@ def status_after(error: BaseException | None) -> int:
     return INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
 
 
-def flush_files() -> None:
+def flush_open_files() -> None:
     """Flushes the files that are open, as CPython does when it ends."""
     files = [each for each in gc.get_objects() if issubclass(type(each), io.TextIOWrapper | io.BufferedWriter)]
     for file in sorted(files, key=lambda file: issubclass(type(file), io.BufferedWriter)):  # text first

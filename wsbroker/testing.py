@@ -51,7 +51,7 @@ Command: TypeAlias = tuple[object, ...]
 """A call of the API: its name and its arguments, as the broker got them (channels and tokens are ``bytes``)."""
 
 NO_STATUS: Final = 1005
-LOST: Final = 1006
+ABNORMAL: Final = 1006
 INTERNAL_ERROR: Final = 1011
 
 _HANDLER_ERRORS: Final = (Exception, SystemExit)
@@ -88,7 +88,7 @@ class TestSocket:
 
     def send(self, data: Data) -> None:
         """Sends a message and runs the message handler; raises what that raises. A closed socket sends nothing."""
-        self._broker._message(self, validate_data(data))
+        self._broker._handle_message(self, validate_data(data))
 
     def take(self) -> list[str | bytes]:
         """Returns what was received and was not taken yet."""
@@ -105,12 +105,12 @@ class TestSocket:
         Raises:
             ValueError: no client can send this code, or a reason with it.
         """
-        if code not in (NO_STATUS, LOST):
+        if code not in (NO_STATUS, ABNORMAL):
             validate_close_code(code)
         elif reason:
             raise ValueError(f"a close with code {code} has no reason: no Close frame carries them")
-        self._broker._close(self, code, validate_reason(reason))
-        self._broker._run_closes()
+        self._broker._close_socket(self, code, validate_reason(reason))
+        self._broker._run_close_handlers()
 
     def __repr__(self) -> str:
         state = "open" if self.is_open else "refused" if self.response else f"closed {self.close_code}"
@@ -157,21 +157,21 @@ class TestBroker(BrokerApi):
         self._max_channels = max_channels_per_socket
         self._channels: dict[bytes, dict[int, TestSocket]] = {}
         self._last_id = 0
-        self._closes: list[TestSocket] = []
-        self._handled: TestSocket | None = None
+        self._pending_closes: list[TestSocket] = []
+        self._handled_socket: TestSocket | None = None
         """The socket whose message handler runs."""
-        self._before: BrokerApi | None = None
+        self._previous_api: BrokerApi | None = None
         self._loop: AbstractEventLoop | None = None
         self._thread: Thread | None = None
 
     # What a test does. ------------------------------------------------------------------------------------------
 
     def __enter__(self) -> "TestBroker":
-        self._before = ports.get_default_api()
+        self._previous_api = ports.get_default_api()
         ports.set_default_api(self)
         try:
             if self._handlers.worker_start is not None:
-                self._run(self._handlers.worker_start, self._worker_arg)
+                self._run_handler(self._handlers.worker_start, self._worker_arg)
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -182,10 +182,10 @@ class TestBroker(BrokerApi):
     ) -> None:
         try:
             if self._handlers.worker_stop is not None:
-                self._run(self._handlers.worker_stop)
+                self._run_handler(self._handlers.worker_stop)
         finally:
-            ports.set_default_api(self._before)
-            self._end_loop()
+            ports.set_default_api(self._previous_api)
+            self._stop_loop()
 
     def connect(self, url: str = "/", headers: HeaderItems = (), *, remote: str = "127.0.0.1") -> TestSocket:
         """Opens a socket and runs the open handler.
@@ -202,20 +202,20 @@ class TestBroker(BrokerApi):
         self._last_id += 1
         socket = TestSocket(self, self._last_id)
         self.sockets[socket.id] = socket
-        request = HttpRequest("GET", url, _with_upgrade(headers), remote=remote)
+        request = HttpRequest("GET", url, _add_upgrade_headers(headers), remote=remote)
         if self._handlers.open is not None:
             verdict: HttpResponse | Accept | None = HttpResponse(500, (), "Internal Server Error")
             try:
-                with self._reporting():
-                    verdict = to_open_result(self._run(self._handlers.open, request, socket.id), request)
+                with self._filter_handler_errors():
+                    verdict = to_open_result(self._run_handler(self._handlers.open, request, socket.id), request)
             finally:  # whatever the handler raised: as if the socket had never been there
                 if isinstance(verdict, Accept):
                     socket.headers, socket.subprotocol = verdict.headers, verdict.subprotocol
                 elif verdict is not None:
-                    self._leave(socket)
+                    self._remove_socket(socket)
                     socket.response = verdict
-                    self._closes = [each for each in self._closes if each is not socket]
-                self._run_closes()
+                    self._pending_closes = [each for each in self._pending_closes if each is not socket]
+                self._run_close_handlers()
         return socket
 
     def http(
@@ -242,57 +242,59 @@ class TestBroker(BrokerApi):
             return no_handler_response(request.headers)
         response = HttpResponse(500, (), "Internal Server Error")
         try:
-            with self._reporting():
-                response = to_http_response(self._run(self._handlers.http, request))
+            with self._filter_handler_errors():
+                response = to_http_response(self._run_handler(self._handlers.http, request))
         finally:
-            self._run_closes()
+            self._run_close_handlers()
         return response
 
     # What sockets do. -------------------------------------------------------------------------------------------
 
-    def _message(self, socket: TestSocket, data: str | bytes) -> None:
+    def _handle_message(self, socket: TestSocket, data: str | bytes) -> None:
         if socket.is_open and self._handlers.message is not None:
-            self._handled = socket
+            self._handled_socket = socket
             try:
-                self._run(self._handlers.message, data, socket.id, socket.token)
+                self._run_handler(self._handlers.message, data, socket.id, socket.token)
             except BaseException as error:
-                self._close(socket, INTERNAL_ERROR, "handler error")
-                self._run_closes()
+                self._close_socket(socket, INTERNAL_ERROR, "handler error")
+                self._run_close_handlers()
                 if self._raise_errors or not isinstance(error, _HANDLER_ERRORS):
                     raise
             finally:
-                self._handled = None
-        self._run_closes()
+                self._handled_socket = None
+        self._run_close_handlers()
 
-    def _close(self, socket: TestSocket, code: int, reason: str) -> None:
+    def _close_socket(self, socket: TestSocket, code: int, reason: str) -> None:
         if socket.is_open:
-            self._leave(socket)
+            self._remove_socket(socket)
             socket.close_code = code
             socket.close_reason = reason
-            self._closes.append(socket)
+            self._pending_closes.append(socket)
 
-    def _leave(self, socket: TestSocket) -> None:
+    def _remove_socket(self, socket: TestSocket) -> None:
         if not socket.is_open:
             return
         socket.is_open = False
         del self.sockets[socket.id]
         for name in list(socket.subscriptions):
-            self._remove(socket, name)
+            self._remove_subscription(socket, name)
 
-    def _run_closes(self) -> None:
+    def _run_close_handlers(self) -> None:
         """Runs the close handlers of sockets that are gone, after the handler that closed them."""
-        while self._closes:
-            socket = self._closes.pop(0)
+        while self._pending_closes:
+            socket = self._pending_closes.pop(0)
             if self._handlers.close is not None:
                 try:
-                    with self._reporting():
-                        self._run(self._handlers.close, socket.id, socket.token, socket.close_code, socket.close_reason)
+                    with self._filter_handler_errors():
+                        self._run_handler(
+                            self._handlers.close, socket.id, socket.token, socket.close_code, socket.close_reason
+                        )
                 except BaseException:
-                    self._run_closes()  # those of the others run all the same
+                    self._run_close_handlers()  # those of the others run all the same
                     raise
 
     @contextmanager
-    def _reporting(self) -> Iterator[None]:
+    def _filter_handler_errors(self) -> Iterator[None]:
         """Lets what a handler raises reach the test, or not."""
         try:
             yield
@@ -302,19 +304,19 @@ class TestBroker(BrokerApi):
 
     # Running handlers. ------------------------------------------------------------------------------------------
 
-    def _run(self, handler: Handler, *arguments: object) -> object:
+    def _run_handler(self, handler: Handler, *arguments: object) -> object:
         token = ports.context_api.set(self)
         try:
             returned = handler(*arguments)
-            return self._await(returned) if is_awaitable(returned) else returned
+            return self._await_result(returned) if is_awaitable(returned) else returned
         finally:
             ports.context_api.reset(token)
 
-    def _await(self, awaitable: object) -> object:
+    def _await_result(self, awaitable: object) -> object:
         """Waits for an async handler. One loop runs them all, in a thread, so that a test may have one of its own."""
         import asyncio
 
-        async def wait() -> tuple[object, BaseException | None]:
+        async def await_with_timeout() -> tuple[object, BaseException | None]:
             try:
                 async with asyncio.timeout(self._timeout_s):
                     return await cast("asyncio.Future[object]", awaitable), None
@@ -328,7 +330,7 @@ class TestBroker(BrokerApi):
             loop = self._loop = asyncio.new_event_loop()
             self._thread = Thread(target=loop.run_forever, name="TestBroker", daemon=True)
             self._thread.start()
-        returned, error = asyncio.run_coroutine_threadsafe(wait(), loop).result()
+        returned, error = asyncio.run_coroutine_threadsafe(await_with_timeout(), loop).result()
         if error is None:
             return returned
         try:
@@ -336,7 +338,7 @@ class TestBroker(BrokerApi):
         finally:
             del error  # which holds this frame
 
-    def _end_loop(self) -> None:
+    def _stop_loop(self) -> None:
         loop, self._loop = self._loop, None
         if loop is not None and self._thread is not None:
             loop.call_soon_threadsafe(loop.stop)
@@ -362,7 +364,7 @@ class TestBroker(BrokerApi):
     def subscribe(self, socket_id: int, channel: bytes) -> bool:
         """Subscribes; True if that changed something."""
         self.commands.append(("subscribe", socket_id, channel))
-        return self._add(socket_id, channel)
+        return self._add_subscription(socket_id, channel)
 
     def unsubscribe(self, socket_id: int, channel: bytes) -> bool:
         """Unsubscribes; True if that changed something."""
@@ -370,7 +372,7 @@ class TestBroker(BrokerApi):
         socket = self.sockets.get(socket_id)
         if socket is None or channel not in socket.subscriptions:
             return False
-        self._remove(socket, channel)
+        self._remove_subscription(socket, channel)
         return True
 
     def subscribe_nowait(self, socket_id: int, channel: bytes) -> None:
@@ -385,8 +387,8 @@ class TestBroker(BrokerApi):
         """Sets the token of a socket."""
         self.commands.append(("set_token", socket_id, token))
         socket = self.sockets.get(socket_id)
-        if socket is None and self._handled is not None and self._handled.id == socket_id:
-            socket = self._handled  # closed while its handler runs: its close handler is to come
+        if socket is None and self._handled_socket is not None and self._handled_socket.id == socket_id:
+            socket = self._handled_socket  # closed while its handler runs: its close handler is to come
         if socket is not None:
             socket.token = token
 
@@ -395,7 +397,7 @@ class TestBroker(BrokerApi):
         self.commands.append(("copy_subscriptions", from_channel, to_channel))
         if from_channel != to_channel:
             for socket_id in self._channels.get(from_channel, {}):
-                self._add(socket_id, to_channel)
+                self._add_subscription(socket_id, to_channel)
 
     def close(self, socket_id: int, code: int, reason: str) -> None:
         """Closes a socket; its close handler runs after the handler that asked for it."""
@@ -403,9 +405,9 @@ class TestBroker(BrokerApi):
         self.commands.append(("close", socket_id, code, reason))
         socket = self.sockets.get(socket_id)
         if socket is not None:
-            self._close(socket, code, reason)
+            self._close_socket(socket, code, reason)
             if ports.context_api.get() is not self:  # the test itself asked: nobody else runs it
-                self._run_closes()
+                self._run_close_handlers()
 
     def subscriber_count(self, channel: bytes) -> int:
         """How many sockets are subscribed to a channel."""
@@ -432,7 +434,7 @@ class TestBroker(BrokerApi):
         """Nothing ever waits here."""
         return 0
 
-    def _add(self, socket_id: int, channel: bytes) -> bool:
+    def _add_subscription(self, socket_id: int, channel: bytes) -> bool:
         socket = self.sockets.get(socket_id)
         if socket is None or channel in socket.subscriptions or len(socket.subscriptions) >= self._max_channels:
             return False
@@ -440,7 +442,7 @@ class TestBroker(BrokerApi):
         self._channels.setdefault(channel, {})[socket_id] = socket
         return True
 
-    def _remove(self, socket: TestSocket, channel: bytes) -> None:
+    def _remove_subscription(self, socket: TestSocket, channel: bytes) -> None:
         socket.subscriptions.remove(channel)
         members = self._channels[channel]
         del members[socket.id]
@@ -448,7 +450,7 @@ class TestBroker(BrokerApi):
             del self._channels[channel]
 
 
-def _with_upgrade(headers: HeaderItems) -> Headers:
+def _add_upgrade_headers(headers: HeaderItems) -> Headers:
     pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
     names = {name.lower() for name, _ in pairs}
     for name, value in (

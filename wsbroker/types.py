@@ -30,7 +30,7 @@ MAX_CHANNEL_NAME_BYTES: Final = 255
 MAX_TOKEN_BYTES: Final = 4096
 
 
-def copied_bytes(value: object) -> bytes | None:
+def copy_buffer(value: object) -> bytes | None:
     """Returns the bytes of an object with the buffer protocol, which its owner cannot change any more.
 
     Of several dimensions the last one varies fastest (C order), whatever the memory layout; items of several bytes stay

@@ -36,7 +36,7 @@ class Echoer:
         if self._sent_ns is not None:
             now_ns = time.monotonic_ns()
             for _ in range(min(count, len(self._sent_ns))):
-                self._stage.histogram.add(now_ns - self._sent_ns.popleft())
+                self._stage.histogram.add_duration(now_ns - self._sent_ns.popleft())
         if self.is_sending:
             self.send(count)
 

@@ -64,7 +64,7 @@ class Channel:
         """The same, with the latency of each."""
         now_ns = time.monotonic_ns()
         for number in range(before, after):
-            self._stage.histogram.add(now_ns - self._sent_ns.get(number, now_ns))
+            self._stage.histogram.add_duration(now_ns - self._sent_ns.get(number, now_ns))
         self.advanced(before, after)
 
     @property

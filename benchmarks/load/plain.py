@@ -85,7 +85,7 @@ class Asker:
         self.answers += 1
         self._stage.count += 1
         if self._is_probe:
-            self._stage.histogram.add(time.monotonic_ns() - self._sent_ns)
+            self._stage.histogram.add_duration(time.monotonic_ns() - self._sent_ns)
         self._sent_ns = 0
         if self.is_asking:
             self._ask()

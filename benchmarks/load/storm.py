@@ -39,7 +39,7 @@ class Storm:
             self.failed += 1
         else:
             self.stage.count += 1
-            self.stage.histogram.add(now_ns - start_ns)
+            self.stage.histogram.add_duration(now_ns - start_ns)
 
 
 def run(stage: Stage) -> Row:

@@ -171,7 +171,7 @@ def kept(server: wsbroker.Server) -> dict[str, int]:
         add("inline", node.connections.inline_runner, ("busy", "deferred"))
     front = node.front
     add("front", front, ("doors", "heads", "writing", "lingering", "_openings", "_tasks", "server.connections"))
-    add("port", node.local_port, ("_waiting", "_questions", "_blocked", "_nested", "_inside", "waiting_bytes"))
+    add("port", node.local_api, ("_waiting", "_questions", "_blocked", "_nested", "_inside", "waiting_bytes"))
     pool = node.pool
     sizes["pool.closes"] += len(pool._orphaned_closes)
     for place in pool._slots:

@@ -73,7 +73,7 @@ class FloodControl(Control):
         node = self.server._node
         assert node is not None
         while not self._is_over.wait(SAMPLE_S):
-            self._most_waiting = max(self._most_waiting, node.local_port.waiting_bytes)
+            self._most_waiting = max(self._most_waiting, node.local_api.waiting_bytes)
             self._most_rss = max(self._most_rss, rss_bytes())
 
     def is_publishing(self) -> bool:

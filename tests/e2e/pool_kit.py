@@ -36,12 +36,12 @@ class Shop:
         config = Config.of(**settings)
         self.port = LocalApi(self.core, config.command_bytes)
         self.pool = Pool(config, spec, self.core, self.port, self.on_fatal)
-        self.core.post = self.pool.post
+        self.core.post_events = self.pool.post_events
 
     def on_fatal(self, error: Exception) -> None:
         """The pool gives up."""
         self.fatal.append(error)
-        self.core.changed()
+        self.core.notify_change()
 
     async def __aenter__(self) -> "Shop":
         self.port.start()
@@ -56,25 +56,25 @@ class Shop:
 
     def message(self, socket_id: int, data: str, lane_index: int = 0) -> None:
         """A message comes in."""
-        self.pool.post(lane_index, [(events.MESSAGE, socket_id, data, 10)])
+        self.pool.post_events(lane_index, [(events.MESSAGE, socket_id, data, 10)])
 
     async def says(self, socket_id: int, data: str, lane_index: int = 0) -> None:
         """A message, and the wait until its handler has ended."""
         ended = self.handled
         self.message(socket_id, data, lane_index)
-        await self.core.until(lambda: self.handled > ended)
+        await self.core.wait_until(lambda: self.handled > ended)
 
     async def asks(self, data: str, lane_index: int = 0) -> str:
         """A message, and what comes back."""
         known = len(self.sent)
         self.message(1, data, lane_index)
-        await self.core.until(lambda: len(self.sent) > known)
+        await self.core.wait_until(lambda: len(self.sent) > known)
         return str(self.sent[known])
 
     async def until_running(self, restarts: int) -> None:
         """Waits until so many workers were replaced and all run."""
         while True:
-            statistics = self.pool.statistics()
+            statistics = self.pool.collect_statistics()
             if sum(entry["restarts"] for entry in statistics) >= restarts:
                 if all(entry["state"] == "running" for entry in statistics):
                     return

@@ -35,14 +35,14 @@ def test_messages_come_back_in_order(app: str, kind: str, loop: str) -> None:
     async def work(shop: Shop) -> None:
         for n in range(200):
             shop.message(n % 2 + 1, str(n), n % 2)
-        await shop.core.until(lambda: len(shop.sent) == 200)
+        await shop.core.wait_until(lambda: len(shop.sent) == 200)
         for socket_id in (1, 2):
             mine = [entry[2] for entry in shop.core.log if entry[:2] == (commands.SEND, socket_id)]
             assert mine == [str(n) for n in range(socket_id - 1, 200, 2)]
-        await shop.core.until(lambda: shop.handled == 200)
+        await shop.core.wait_until(lambda: shop.handled == 200)
 
     shop = live(APPS + app, work, loop, worker_kind=kind, workers=2)
-    assert sum(entry["handled"] for entry in shop.pool.statistics()) == 200
+    assert sum(entry["handled"] for entry in shop.pool.collect_statistics()) == 200
 
 
 @pytest.mark.parametrize("kind", WIRED)
@@ -51,10 +51,10 @@ def test_a_thread_that_a_handler_starts_asks_and_sends_in_order(kind: str, how: 
     async def work(shop: Shop) -> None:
         shop.message(1, how)
         total = 102 if how.endswith("waited for") else 101
-        await shop.core.until(lambda: len(shop.sent) == total)
+        await shop.core.wait_until(lambda: len(shop.sent) == total)
         mine = [text for text in shop.sent if text != "after"]
         assert mine == ["(True, 1)", *map(str, range(100))]
-        await shop.core.until(lambda: shop.handled == 1)
+        await shop.core.wait_until(lambda: shop.handled == 1)
 
     live(APPS + "Threads", work, worker_kind=kind)
 
@@ -109,7 +109,7 @@ def test_a_module_that_fails_to_import_says_where(kind: str, tmp_path: Path, mon
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_worker_gets_the_argument_and_runs_its_stop_handler(kind: str) -> None:
     async def work(shop: Shop) -> None:
-        await shop.core.until(lambda: len(shop.sent) == workers)
+        await shop.core.wait_until(lambda: len(shop.sent) == workers)
 
     workers = 1 if kind == "inline" else 2
     shop = live(APPS + "Counts", work, worker_kind=kind, workers=workers, worker_arg="dsn")
@@ -163,7 +163,7 @@ def test_the_inline_worker_shows_its_handlers_and_its_runtime() -> None:
         assert shop.sent == ["hi"]
         inline.runtime.on_message_failed(3, LookupError("here"))
         assert (commands.CLOSE, 3, 1011, "handler error") in shop.core.log
-        (statistics,) = shop.pool.statistics()
+        (statistics,) = shop.pool.collect_statistics()
         assert statistics["name"] == "inline" and statistics["state"] == "running"
         assert statistics["counts"] == {"handler_errors": 1}
         assert shop.pool.choose_worker_index() == 0
@@ -229,8 +229,8 @@ def test_a_loop_of_pure_python_is_interrupted_and_its_worker_goes_on(
         assert (commands.HANDLER_FAILED, 1) in shop.core.log
         await shop.says(2, "the same worker")
         assert shop.sent == ["the same worker"]
-        assert shop.pool.statistics()[0]["counts"] == {"handler_timeouts": 1, "long_handlers": 1}
-        assert shop.core.lost == []
+        assert shop.pool.collect_statistics()[0]["counts"] == {"handler_timeouts": 1, "long_handlers": 1}
+        assert shop.core.lost_queues == []
 
     live(APPS + "Hangs", work, worker_kind=kind, handler_timeout=0.05)
     assert "handler took too long handler=handle_socket_message socket=1 worker=worker-0" in caplog.text
@@ -247,10 +247,10 @@ def test_a_call_that_nothing_interrupts_costs_its_worker_and_nothing_more(
         core.worker_queues[0].unhandled_closes[1] = (events.CLOSE, 1, None, 0, 1012, "")
         before = threading.active_count()
         shop.message(1, "block")
-        await core.until(lambda: bool(core.lost))
-        assert core.lost == [(0, 1012)]
+        await core.wait_until(lambda: bool(core.lost_queues))
+        assert core.lost_queues == [(0, 1012)]
         assert core.adopted == [(1, [(events.CLOSE, 1, None, 0, 1012, "")])]
-        await core.until(lambda: (commands.CLOSE_HANDLED, 1) in core.log)
+        await core.wait_until(lambda: (commands.CLOSE_HANDLED, 1) in core.log)
         await shop.says(2, "other worker", 1)
         await shop.until_running(1)
         await shop.says(3, "replacement")
@@ -286,7 +286,7 @@ def test_a_busy_handler_does_not_keep_its_worker_from_answering_probes(kind: str
             worker.check_liveness()
             while worker._is_probe_unanswered:
                 await asyncio.sleep(0)
-        assert shop.core.lost == []
+        assert shop.core.lost_queues == []
         await pipe.release()
 
     live(APPS + "Hangs", work, worker_kind=kind, worker_arg=str(pipe.path))

@@ -73,7 +73,7 @@ def test_it_inherits_its_two_streams_and_the_servers_output_and_nothing_else() -
 def test_a_process_that_ends_is_a_loss_with_a_reason(how: str, reason: str, caplog: pytest.LogCaptureFixture) -> None:
     async def work(shop: Shop) -> None:
         shop.message(1, how)
-        await shop.core.until(lambda: shop.core.lost == [(0, 1012)])
+        await shop.core.wait_until(lambda: shop.core.lost_queues == [(0, 1012)])
         await shop.until_running(1)
         assert await shop.asks("hello") == "hello"
 
@@ -86,10 +86,10 @@ def test_a_process_without_memory_fails_its_handler_or_is_lost_and_replaced() ->
 
     async def work(shop: Shop) -> None:
         shop.message(1, "memory")
-        await shop.core.until(
-            lambda: bool(shop.core.lost) or (commands.HANDLER_FAILED, 1) in shop.core.log or bool(shop.sent)
+        await shop.core.wait_until(
+            lambda: bool(shop.core.lost_queues) or (commands.HANDLER_FAILED, 1) in shop.core.log or bool(shop.sent)
         )
-        while not shop.core.lost:
+        while not shop.core.lost_queues:
             shop.message(1, "exit")
             await asyncio.sleep(0.01)
         await shop.until_running(1)
@@ -103,7 +103,7 @@ def test_a_fork_of_a_worker_does_not_hide_its_end(tmp_path: Path, caplog: pytest
 
     async def work(shop: Shop) -> None:
         shop.message(1, "fork")
-        await shop.core.until(lambda: bool(shop.core.lost))
+        await shop.core.wait_until(lambda: bool(shop.core.lost_queues))
         await shop.until_running(1)
         await pipe.release()  # the child was there all the time
 
@@ -124,7 +124,7 @@ def test_a_crash_loop_is_fatal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     async def work(shop: Shop) -> None:
         flag.touch()
         shop.message(1, "die")
-        await shop.core.until(lambda: bool(shop.fatal))
+        await shop.core.wait_until(lambda: bool(shop.fatal))
 
     shop = live(APPS + "DiesAgain", work, worker_kind=PROCESS, worker_arg=str(flag))
     (error,) = shop.fatal

@@ -68,11 +68,11 @@ def test_modules_that_cannot_be_imported_are_a_failed_compile(build_core: Module
         file = tmp_path / source.replace(".py", SUFFIX)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"not a library")
-    assert _hook(build_core)._import_compiled(tmp_path).startswith("what its compile made cannot be imported (")
+    assert _hook(build_core)._check_import(tmp_path).startswith("what its compile made cannot be imported (")
 
 
 def test_modules_that_were_not_made_are_a_failed_compile(build_core: ModuleType, tmp_path: Path) -> None:
-    found = _hook(build_core)._import_compiled(tmp_path)
+    found = _hook(build_core)._check_import(tmp_path)
     assert found.startswith("what its compile made cannot be imported (ImportError: wsbroker.broker.")
     assert "was loaded from" in found
 

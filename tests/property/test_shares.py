@@ -56,7 +56,7 @@ def test_every_message_is_handled_once_in_order_before_its_close(steps: list[tup
             for _ in range(int(str(count)) if broker.is_open(socket.id) else 0):
                 data = b"%d " % len(sent[socket.id]) + b"." * int(str(size))
                 sent[socket.id].append(data)
-                broker.receive(socket, data, len(data))
+                broker.receive_message(socket, data, len(data))
         elif step[0] == "handle":
             handle(int(str(step[1])))
         elif step[0] == "close":

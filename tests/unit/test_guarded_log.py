@@ -11,7 +11,15 @@ import pytest
 
 from e2e.contract.apps.failing_logs import RAISED, Unshowable
 from wsbroker import guarded_log
-from wsbroker.guarded_log import MAX_TEXT, GuardedLog, cut, log_loop_error, shown_error, shown_trace, shown_type
+from wsbroker.guarded_log import (
+    MAX_TEXT_CHARS,
+    GuardedLog,
+    format_error,
+    format_traceback,
+    format_type_name,
+    log_loop_error,
+    shorten_text,
+)
 
 NAME = "wsbroker.test"
 
@@ -136,21 +144,21 @@ class Meta(type):
 
 def test_a_text_can_always_be_had() -> None:
     odd = Meta("Odd", (Exception,), {})
-    assert shown_type(odd()) == "object"
-    assert shown_error(odd("x")) == "object: x"
-    assert shown_error(Unshowable()) == "Unshowable: (its text cannot be shown)"
-    assert shown_trace(Unshowable()).endswith("\n")
-    assert shown_error(ValueError("a\n  b")) == "ValueError: a b"
-    assert shown_error(ValueError()) == "ValueError"
-    assert shown_trace(ValueError("x")) == "ValueError: x\n"
+    assert format_type_name(odd()) == "object"
+    assert format_error(odd("x")) == "object: x"
+    assert format_error(Unshowable()) == "Unshowable: (its text cannot be shown)"
+    assert format_traceback(Unshowable()).endswith("\n")
+    assert format_error(ValueError("a\n  b")) == "ValueError: a b"
+    assert format_error(ValueError()) == "ValueError"
+    assert format_traceback(ValueError("x")) == "ValueError: x\n"
 
 
 def test_a_text_without_end_is_cut_in_its_middle() -> None:
-    text = "a" * MAX_TEXT + "b" * MAX_TEXT
-    assert cut("x" * MAX_TEXT) == "x" * MAX_TEXT
-    assert len(cut(text)) < MAX_TEXT + 100
-    assert f"a\n[… {MAX_TEXT} characters left out …]\nb" in cut(text)
-    assert len(shown_trace(ValueError(text))) < MAX_TEXT + 100
+    text = "a" * MAX_TEXT_CHARS + "b" * MAX_TEXT_CHARS
+    assert shorten_text("x" * MAX_TEXT_CHARS) == "x" * MAX_TEXT_CHARS
+    assert len(shorten_text(text)) < MAX_TEXT_CHARS + 100
+    assert f"a\n[… {MAX_TEXT_CHARS} characters left out …]\nb" in shorten_text(text)
+    assert len(format_traceback(ValueError(text))) < MAX_TEXT_CHARS + 100
 
 
 def test_a_line_says_where_it_was_logged_and_keeps_its_level(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import wsbroker
-from wsbroker.process_exit import status_after
+from wsbroker.process_exit import exit_status_after
 
 ENDS: list[tuple[str, int]] = [
     ("SystemExit()", 0),
@@ -25,7 +25,7 @@ ENDS: list[tuple[str, int]] = [
 
 @pytest.mark.parametrize(("error", "status"), ENDS)
 def test_the_status_after_an_exception_is_that_of_python(error: str, status: int) -> None:
-    assert status_after(eval(error)) == status
+    assert exit_status_after(eval(error)) == status
 
 
 def test_it_is_indeed() -> None:

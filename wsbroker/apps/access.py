@@ -22,34 +22,34 @@ class Access:
     __slots__ = ("_secret", "auth_timeout_s")
 
     def __init__(self, arg: str | None = None) -> None:
-        secret, self.auth_timeout_s = _read(arg)
-        self._secret = None if not secret else _utf8(secret)
+        secret, self.auth_timeout_s = _parse_worker_argument(arg)
+        self._secret = None if not secret else _encode_utf8(secret)
 
     @property
-    def is_open(self) -> bool:
+    def has_no_secret(self) -> bool:
         """True if there is no secret, so that everybody may."""
         return self._secret is None
 
-    def admits(self, secret: object) -> bool:
+    def accepts_secret(self, secret: object) -> bool:
         """Returns whether `secret`, which came from outside and may be anything, is the right one."""
         if self._secret is None:
             return True
         if not isinstance(secret, str):
             return False
         try:
-            return hmac.compare_digest(_utf8(secret), self._secret)
+            return hmac.compare_digest(_encode_utf8(secret), self._secret)
         except UnicodeEncodeError:
             return False
 
-    def admits_header(self, authorization: str | None) -> bool | None:
+    def accepts_header(self, authorization: str | None) -> bool | None:
         """Returns whether an ``Authorization`` header holds the secret; None if it has no Bearer token at all."""
         scheme, _, credentials = (authorization or "").strip().partition(" ")
         if scheme.lower() != "bearer":
             return None
-        return self.admits(credentials.strip())
+        return self.accepts_secret(credentials.strip())
 
 
-def _read(arg: str | None) -> tuple[str | None, float]:
+def _parse_worker_argument(arg: str | None) -> tuple[str | None, float]:
     try:
         options = json.loads(arg or "")
     except (ValueError, RecursionError):
@@ -64,6 +64,6 @@ def _read(arg: str | None) -> tuple[str | None, float]:
     return secret, float(timeout_s)
 
 
-def _utf8(text: str) -> bytes:
+def _encode_utf8(text: str) -> bytes:
     # Headers and environment variables that are not UTF-8 arrive with their bytes as surrogates: give them back.
     return text.encode("utf-8", "surrogateescape")

@@ -74,7 +74,7 @@ AUTHENTICATED: Final = b"authenticated"
 Fields = dict[str, object]
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """A request that is answered with an error, over WebSocket or HTTP."""
 
     def __init__(self, code: str, text: str) -> None:
@@ -84,7 +84,7 @@ class Refused(Exception):
 
 
 _access = Access()
-_deadlines: dict[int, asyncio.TimerHandle] = {}
+_auth_deadlines: dict[int, asyncio.TimerHandle] = {}
 """The sockets that still have to authenticate."""
 
 
@@ -96,9 +96,9 @@ def handle_worker_start(arg: str | None) -> None:
 
 def handle_worker_stop() -> None:
     """Lets go of the deadlines."""
-    for deadline in _deadlines.values():
+    for deadline in _auth_deadlines.values():
         deadline.cancel()
-    _deadlines.clear()
+    _auth_deadlines.clear()
 
 
 # WebSocket
@@ -106,16 +106,16 @@ def handle_worker_stop() -> None:
 
 async def handle_socket_open(request: HttpRequest, socket_id: SocketId) -> HttpResponse | None:
     """Accepts everybody; with a secret, starts the time to come up with it or refuses a wrong one at once."""
-    if _access.is_open:
+    if _access.has_no_secret:
         return None
-    admitted = _access.admits_header(request.headers.get("authorization"))
+    admitted = _access.accepts_header(request.headers.get("authorization"))
     if admitted is False:
-        return _unauthorized()
+        return _unauthorized_response()
     if admitted:
         set_token(socket_id, AUTHENTICATED)
     else:
         loop = asyncio.get_running_loop()
-        _deadlines[socket_id] = loop.call_later(_access.auth_timeout_s, _too_late, socket_id)
+        _auth_deadlines[socket_id] = loop.call_later(_access.auth_timeout_s, _close_unauthenticated, socket_id)
     return None
 
 
@@ -123,132 +123,136 @@ def handle_socket_message(data: str | bytes, socket_id: SocketId, token: bytes |
     """Answers one request."""
     request: Fields = {}
     try:
-        request = _parse(data)
+        request = _parse_request(data)
         _check_id(request)
         kind = request.get("type")
         action = _ACTIONS.get(kind) if isinstance(kind, str) else None
         if action is None:
-            raise Refused("bad_request", f'"type" must be one of {", ".join(_ACTIONS)}')
-        if not (token == AUTHENTICATED or kind in _FOR_EVERYBODY or _access.is_open):
-            raise Refused("auth_required", 'send {"type": "auth", "secret": …} first')
+            raise RequestRefused("bad_request", f'"type" must be one of {", ".join(_ACTIONS)}')
+        if not (token == AUTHENTICATED or kind in _TYPES_WITHOUT_AUTH or _access.has_no_secret):
+            raise RequestRefused("auth_required", 'send {"type": "auth", "secret": …} first')
         action(request, socket_id, token)
-    except Refused as refused:
-        _answer(request, socket_id, type="error", error=refused.code, message=refused.text)
+    except RequestRefused as refused:
+        _send_answer(request, socket_id, type="error", error=refused.code, message=refused.text)
 
 
 def handle_socket_close(socket_id: SocketId) -> None:
     """Forgets the socket's deadline."""
-    _end_deadline(socket_id)
+    _cancel_auth_deadline(socket_id)
 
 
-def _subscribe(request: Fields, socket_id: SocketId, token: bytes | None) -> None:
-    channel = _channel(request.get("channel"))
+def _answer_subscribe(request: Fields, socket_id: SocketId, token: bytes | None) -> None:
+    channel = _check_channel_name(request.get("channel"))
     if not subscribe(socket_id, channel) and channel.encode() not in subscriptions(socket_id):
-        raise Refused("too_many_channels", "this socket has as many subscriptions as a socket may have")
-    _answer(request, socket_id, type="subscribed", channel=channel)
+        raise RequestRefused("too_many_channels", "this socket has as many subscriptions as a socket may have")
+    _send_answer(request, socket_id, type="subscribed", channel=channel)
 
 
-def _unsubscribe(request: Fields, socket_id: SocketId, token: bytes | None) -> None:
-    channel = _channel(request.get("channel"))
+def _answer_unsubscribe(request: Fields, socket_id: SocketId, token: bytes | None) -> None:
+    channel = _check_channel_name(request.get("channel"))
     unsubscribe(socket_id, channel)
-    _answer(request, socket_id, type="unsubscribed", channel=channel)
+    _send_answer(request, socket_id, type="unsubscribed", channel=channel)
 
 
-def _publish(request: Fields, socket_id: SocketId, token: bytes | None) -> None:
-    channel = _channel(request.get("channel"))
+def _answer_publish(request: Fields, socket_id: SocketId, token: bytes | None) -> None:
+    channel = _check_channel_name(request.get("channel"))
     if "data" not in request:
-        raise Refused("bad_data", '"data" is missing; it may be any JSON value')
+        raise RequestRefused("bad_data", '"data" is missing; it may be any JSON value')
     try:
-        delivered = _send_message(channel, request["data"])
+        delivered = _publish_message(channel, request["data"])
     except (ValueError, RecursionError):
-        raise Refused("bad_data", '"data" cannot be carried: a lone surrogate, too large a number, too deep') from None
+        raise RequestRefused(
+            "bad_data", '"data" cannot be carried: a lone surrogate, too large a number, too deep'
+        ) from None
     if "id" in request:
-        _answer(request, socket_id, type="published", channel=channel, delivered=delivered)
+        _send_answer(request, socket_id, type="published", channel=channel, delivered=delivered)
 
 
-def _ping(request: Fields, socket_id: SocketId, token: bytes | None) -> None:
-    _answer(request, socket_id, type="pong")
+def _answer_ping(request: Fields, socket_id: SocketId, token: bytes | None) -> None:
+    _send_answer(request, socket_id, type="pong")
 
 
-def _authenticate(request: Fields, socket_id: SocketId, token: bytes | None) -> None:
+def _answer_auth(request: Fields, socket_id: SocketId, token: bytes | None) -> None:
     attempts = int(token) if token and token != AUTHENTICATED else 0
     if attempts == MAX_ATTEMPTS:
         return  # being closed: what was sent behind the last attempt is not even looked at
-    if _access.admits(request.get("secret")):
-        _end_deadline(socket_id)
+    if _access.accepts_secret(request.get("secret")):
+        _cancel_auth_deadline(socket_id)
         set_token(socket_id, AUTHENTICATED)
-        _answer(request, socket_id, type="authenticated")
+        _send_answer(request, socket_id, type="authenticated")
         return
     attempts += 1
     if token != AUTHENTICATED:
         set_token(socket_id, b"%d" % attempts)
-    _answer(request, socket_id, type="error", error="wrong_secret", message="this is not the secret")
+    _send_answer(request, socket_id, type="error", error="wrong_secret", message="this is not the secret")
     if attempts == MAX_ATTEMPTS:
         close(socket_id, POLICY_VIOLATION, "too many wrong secrets")
 
 
 _ACTIONS: Final[dict[str, Callable[[Fields, SocketId, bytes | None], None]]] = {
-    "subscribe": _subscribe,
-    "unsubscribe": _unsubscribe,
-    "publish": _publish,
-    "ping": _ping,
-    "auth": _authenticate,
+    "subscribe": _answer_subscribe,
+    "unsubscribe": _answer_unsubscribe,
+    "publish": _answer_publish,
+    "ping": _answer_ping,
+    "auth": _answer_auth,
 }
-_FOR_EVERYBODY: Final = frozenset({"ping", "auth"})
+_TYPES_WITHOUT_AUTH: Final = frozenset({"ping", "auth"})
 
 
-def _too_late(socket_id: int) -> None:
-    del _deadlines[socket_id]
+def _close_unauthenticated(socket_id: int) -> None:
+    del _auth_deadlines[socket_id]
     close(socket_id, POLICY_VIOLATION, "not authenticated in time")
 
 
-def _end_deadline(socket_id: int) -> None:
-    deadline = _deadlines.pop(socket_id, None)
+def _cancel_auth_deadline(socket_id: int) -> None:
+    deadline = _auth_deadlines.pop(socket_id, None)
     if deadline is not None:
         deadline.cancel()
 
 
-def _send_message(channel: str, data: object) -> int:
-    """Publishes; returns how many sockets get it. Raises like `_encode`, before anything has happened."""
-    text = _encode({"type": "message", "channel": channel, "data": data})
+def _publish_message(channel: str, data: object) -> int:
+    """Publishes; returns how many sockets get it. Raises like `_encode_json`, before anything has happened."""
+    text = _encode_json({"type": "message", "channel": channel, "data": data})
     delivered = subscriber_count(channel)
     send_to_channel(channel, text)
     return delivered
 
 
-def _answer(request: Fields, socket_id: SocketId, **fields: object) -> None:
+def _send_answer(request: Fields, socket_id: SocketId, **fields: object) -> None:
     if "id" in request:
         fields["id"] = request["id"]
-    send(socket_id, _encode(fields))
+    send(socket_id, _encode_json(fields))
 
 
 # JSON: strict both ways, and whatever a peer sends ends in a ValueError or a RecursionError
 
 
-def _no_constant(name: str) -> NoReturn:
+def _refuse_json_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-_DECODER: Final = json.JSONDecoder(parse_constant=_no_constant)
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_json_constant)
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def _encode(value: object) -> str:
+def _encode_json(value: object) -> str:
     text = _ENCODER.encode(value)
     if not text.isascii():
         text.encode()  # a lone surrogate is no text: UnicodeEncodeError, a ValueError
     return text
 
 
-def _parse(data: str | bytes) -> Fields:
+def _parse_request(data: str | bytes) -> Fields:
     if isinstance(data, bytes):
-        raise Refused("not_text", "requests are text frames with JSON")
+        raise RequestRefused("not_text", "requests are text frames with JSON")
     try:
         request = _DECODER.decode(data)
     except (ValueError, RecursionError):
-        raise Refused("not_json", "a request is one JSON object: no NaN, no Infinity, not nested too deeply") from None
+        raise RequestRefused(
+            "not_json", "a request is one JSON object: no NaN, no Infinity, not nested too deeply"
+        ) from None
     if not isinstance(request, dict):
-        raise Refused("bad_request", 'a request is a JSON object with a "type"')
+        raise RequestRefused("bad_request", 'a request is a JSON object with a "type"')
     return request
 
 
@@ -256,19 +260,19 @@ def _check_id(request: Fields) -> None:
     if "id" not in request:
         return
     try:
-        _encode(request["id"])
+        _encode_json(request["id"])
     except (ValueError, RecursionError):
         del request["id"]
-        raise Refused("bad_id", 'this "id" cannot be sent back: use a string or a number') from None
+        raise RequestRefused("bad_id", 'this "id" cannot be sent back: use a string or a number') from None
 
 
-def _channel(name: object) -> str:
+def _check_channel_name(name: object) -> str:
     try:
         if isinstance(name, str) and 1 <= len(name.encode()) <= MAX_CHANNEL_BYTES:
             return name
     except UnicodeEncodeError:
         pass
-    raise Refused("bad_channel", f'"channel" must be a string of 1 to {MAX_CHANNEL_BYTES} bytes of UTF-8')
+    raise RequestRefused("bad_channel", f'"channel" must be a string of 1 to {MAX_CHANNEL_BYTES} bytes of UTF-8')
 
 
 # HTTP
@@ -278,48 +282,48 @@ def handle_http_request(request: HttpRequest) -> HttpResponse:
     """Serves the page, the health and ``POST /channels/C``."""
     path = request.path
     if path == "/":
-        return _with_method(request, ("GET", "HEAD"), _serve_page)
+        return _serve_allowed_method(request, ("GET", "HEAD"), _serve_page)
     if path == "/healthz":
-        return _with_method(request, ("GET", "HEAD"), _serve_health)
-    if path.startswith(_CHANNELS):
-        return _with_method(request, ("POST",), _serve_publication)
-    return _json(404, {"error": "not_found", "message": "there are /, /healthz and /channels/NAME"})
+        return _serve_allowed_method(request, ("GET", "HEAD"), _serve_health)
+    if path.startswith(_CHANNELS_PATH):
+        return _serve_allowed_method(request, ("POST",), _serve_publication)
+    return _json_response(404, {"error": "not_found", "message": "there are /, /healthz and /channels/NAME"})
 
 
-def _with_method(
+def _serve_allowed_method(
     request: HttpRequest, methods: tuple[str, ...], serve: Callable[[HttpRequest], HttpResponse]
 ) -> HttpResponse:
     if request.method in methods:
         return serve(request)
     allowed = ", ".join(methods)
     fields = {"error": "method_not_allowed", "message": f"this is for {allowed}"}
-    return _json(405, fields, {"Allow": allowed})
+    return _json_response(405, fields, {"Allow": allowed})
 
 
 def _serve_health(request: HttpRequest) -> HttpResponse:
-    return _json(200, {"status": "ok", "auth": not _access.is_open})
+    return _json_response(200, {"status": "ok", "auth": not _access.has_no_secret})
 
 
 def _serve_publication(request: HttpRequest) -> HttpResponse:
     if not _is_same_origin(request):
-        return _json(403, {"error": "bad_origin", "message": "pages of other sites may not publish"})
-    if not (_access.is_open or _access.admits_header(request.headers.get("authorization"))):
-        return _unauthorized()
+        return _json_response(403, {"error": "bad_origin", "message": "pages of other sites may not publish"})
+    if not (_access.has_no_secret or _access.accepts_header(request.headers.get("authorization"))):
+        return _unauthorized_response()
     try:
-        channel = _channel(unquote_to_bytes(request.path.removeprefix(_CHANNELS)).decode())
+        channel = _check_channel_name(unquote_to_bytes(request.path.removeprefix(_CHANNELS_PATH)).decode())
     except UnicodeDecodeError:
-        return _json(400, {"error": "bad_channel", "message": "the channel's name is not UTF-8"})
-    except Refused as refused:
-        return _json(400, {"error": refused.code, "message": refused.text})
+        return _json_response(400, {"error": "bad_channel", "message": "the channel's name is not UTF-8"})
+    except RequestRefused as refused:
+        return _json_response(400, {"error": refused.code, "message": refused.text})
     try:
         text = request.body.decode()
     except UnicodeDecodeError:
-        return _json(400, {"error": "not_utf8", "message": "the body is not UTF-8"})
+        return _json_response(400, {"error": "not_utf8", "message": "the body is not UTF-8"})
     try:
-        delivered = _send_message(channel, _DECODER.decode(text))
+        delivered = _publish_message(channel, _DECODER.decode(text))
     except (ValueError, RecursionError):
-        delivered = _send_message(channel, text)
-    return _json(200, {"delivered": delivered})
+        delivered = _publish_message(channel, text)
+    return _json_response(200, {"delivered": delivered})
 
 
 def _is_same_origin(request: HttpRequest) -> bool:
@@ -339,29 +343,29 @@ def _serve_page(request: HttpRequest) -> HttpResponse:
     return HttpResponse(200, {"Content-Type": "text/html; charset=utf-8", **_PAGE_HEADERS}, _PAGE)
 
 
-def _unauthorized() -> HttpResponse:
+def _unauthorized_response() -> HttpResponse:
     fields = {"error": "auth_required", "message": "send Authorization: Bearer with the secret"}
-    return _json(401, fields, {"WWW-Authenticate": "Bearer"})
+    return _json_response(401, fields, {"WWW-Authenticate": "Bearer"})
 
 
-def _json(status: int, fields: object, headers: dict[str, str] | None = None) -> HttpResponse:
+def _json_response(status: int, fields: object, headers: dict[str, str] | None = None) -> HttpResponse:
     return HttpResponse.json(fields, status, {"Cache-Control": "no-store", **(headers or {})})
 
 
-def _digest(element: str) -> str:
+def _csp_digest(element: str) -> str:
     """Returns the source expression that allows the page's one `element`, and no other, to run (CSP3 section 6.7.2)."""
     found = re.search(rf"<{element}>(.*?)</{element}>".encode(), _PAGE, re.DOTALL)
     assert found is not None, element
     return f"'sha256-{base64.b64encode(hashlib.sha256(found[1]).digest()).decode()}'"
 
 
-_CHANNELS: Final = "/channels/"
+_CHANNELS_PATH: Final = "/channels/"
 _PAGE: Final = Path(__file__).with_name("pubsub.html").read_bytes()
 _PAGE_HEADERS: Final = {
     "Cache-Control": "no-cache",
     "ETag": f'"{hashlib.sha256(_PAGE).hexdigest()[:32]}"',
     "Content-Security-Policy": (
-        f"default-src 'none'; script-src {_digest('script')}; style-src {_digest('style')}; connect-src 'self'; "
+        f"default-src 'none'; script-src {_csp_digest('script')}; style-src {_csp_digest('style')}; connect-src 'self'; "
         "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "Referrer-Policy": "no-referrer",

@@ -10,7 +10,7 @@ from typing import Final, cast
 import click
 
 from wsbroker.bench.link import BenchError, Target
-from wsbroker.bench.scenarios import DEFAULT_CONNECTIONS, SCENARIOS, Plan, Result, Scenario, measure
+from wsbroker.bench.scenarios import DEFAULT_CONNECTIONS, SCENARIOS, BenchOptions, BenchResult, Scenario, run_scenario
 from wsbroker.settings.config import raise_fd_limit
 
 BUSY_PERCENT: Final = 85.0
@@ -23,31 +23,31 @@ def main(argv: Sequence[str]) -> int:
         parsed = _command.main(args=list(argv), prog_name="wsbroker bench", standalone_mode=False)
         if isinstance(parsed, int):  # --help
             return parsed
-        plan, json_file = cast("tuple[Plan, str | None]", parsed)
+        plan, json_file = cast("tuple[BenchOptions, str | None]", parsed)
         raise_fd_limit()
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            result = runner.run(measure(plan))
-        plan.report("")
+        with asyncio.Runner(loop_factory=_find_loop_factory()) as runner:
+            result = runner.run(run_scenario(plan))
+        plan.show_progress("")
         if json_file != "-":
-            click.echo(table(result))
+            click.echo(format_table(result))
         if json_file is not None:
             _write_json(json_file, result)
     except click.ClickException as error:
-        return _fail(2, error.format_message())
+        return _report_error(2, error.format_message())
     except BenchError as error:
-        return _fail(1, str(error))
+        return _report_error(1, str(error))
     except (KeyboardInterrupt, click.Abort):
         return 130
     return 1 if result.wrong else 0
 
 
-def _fail(code: int, text: str) -> int:
-    _show("")
+def _report_error(code: int, text: str) -> int:
+    _show_progress("")
     click.echo(f"wsbroker bench: error: {text}", err=True)
     return code
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def _find_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop
     except ImportError:
@@ -55,10 +55,10 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def table(result: Result) -> str:
+def format_table(result: BenchResult) -> str:
     """The result for a person."""
     what = {"rtt": "round trips", "fanout": "deliveries", "storm": "connections"}[result.scenario]
-    latency = "   ".join(f"{name} {_duration(value)}" for name, value in result.latency_us.items())
+    latency = "   ".join(f"{name} {_format_duration(value)}" for name, value in result.latency_us.items())
     lines = [
         f"{result.scenario}   {result.url}   {result.connections} connections, {result.seconds:.1f} s",
         f"{what:12} {result.count:>10,}   {result.per_second:,.0f} per second",
@@ -71,11 +71,11 @@ def table(result: Result) -> str:
     return "\n".join(lines)
 
 
-def _duration(us: float) -> str:
+def _format_duration(us: float) -> str:
     return f"{us / 1000:.2f} ms" if us < 10_000 else f"{us / 1000:.0f} ms"
 
 
-def _write_json(file: str, result: Result) -> None:
+def _write_json(file: str, result: BenchResult) -> None:
     text = json.dumps(asdict(result), indent=2)
     if file == "-":
         click.echo(text)
@@ -87,14 +87,14 @@ def _write_json(file: str, result: Result) -> None:
         raise BenchError(f"cannot write {file!r}: {error.strerror}") from error
 
 
-def _show(line: str) -> None:
+def _show_progress(line: str) -> None:
     """Puts one line on a terminal, over the one before."""
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\x1b[K{line}")
         sys.stderr.flush()
 
 
-def _take(
+def _make_options(
     url: str,
     scenario: Scenario,
     connections: int | None,
@@ -103,21 +103,21 @@ def _take(
     size: int,
     secret: str | None,
     json_file: str | None,
-) -> tuple[Plan, str | None]:
+) -> tuple[BenchOptions, str | None]:
     """What click calls."""
     try:
-        target = Target.of(url, secret or None)
+        target = Target.from_url(url, secret or None)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     count = DEFAULT_CONNECTIONS[scenario] if connections is None else connections
     if scenario == "fanout" and count < 2:
         raise click.UsageError("fanout needs 2 connections or more: a publisher and a subscriber")
-    return Plan(target, scenario, count, seconds, in_flight, size, _show), json_file
+    return BenchOptions(target, scenario, count, seconds, in_flight, size, _show_progress), json_file
 
 
 _command: Final = click.Command(
     "bench",
-    callback=_take,
+    callback=_make_options,
     help="Measures a running broker with the built-in publish/subscribe application. rtt: ping and pong; fanout: "
     "one publisher, all others subscribed; storm: connect, subscribe, close, and again.",
     params=[

@@ -13,7 +13,7 @@ class Histogram:
         self.total = 0
         self.highest = 0
 
-    def add(self, value: int, times: int = 1) -> None:
+    def add_duration(self, value: int, times: int = 1) -> None:
         """Counts a duration; negative ones, which a clock can give, are 0."""
         if value > self.highest:
             self.highest = value
@@ -23,7 +23,7 @@ class Histogram:
         self.counts[(exponent << self.STEP_BITS) + (value >> exponent)] += times
         self.total += times
 
-    def percentile(self, percent: float) -> float:
+    def percentile_ns(self, percent: float) -> float:
         """Returns the nanoseconds that `percent` of the durations do not exceed; 0 if there are none."""
         wanted = self.total * percent / 100
         seen = 0
@@ -38,5 +38,5 @@ class Histogram:
     def summary_us(self) -> dict[str, float]:
         """Returns the percentiles that are shown, in microseconds."""
         points = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9}
-        found = {name: round(self.percentile(percent) / 1000, 1) for name, percent in points.items()}
+        found = {name: round(self.percentile_ns(percent) / 1000, 1) for name, percent in points.items()}
         return {**found, "max": round(self.highest / 1000, 1)}

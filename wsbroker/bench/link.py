@@ -49,7 +49,7 @@ class Target:
     secret: str | None = field(repr=False)
 
     @classmethod
-    def of(cls, url: str, secret: str | None = None) -> "Target":
+    def from_url(cls, url: str, secret: str | None = None) -> "Target":
         """Reads ``ws://HOST:PORT/PATH``, also with wss, http or https, or without a scheme.
 
         Raises:
@@ -78,35 +78,35 @@ class Target:
         return f"{'wss' if self.tls else 'ws'}://{self.authority}{self.path}"
 
 
-class Link(asyncio.Protocol):
+class BenchClient(asyncio.Protocol):
     """A WebSocket client of few words: text messages, no fragments out, no extensions.
 
-    `on_message` is called with the payload of every message; what is received while it is None is kept for `receive`.
+    `on_message` is called with the payload of every message; what is received while it is None is kept for `receive_message`.
     """
 
     def __init__(self, target: Target) -> None:
         loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[None] = loop.create_future()
-        self.ended: asyncio.Future[None] = loop.create_future()
+        self.closed: asyncio.Future[None] = loop.create_future()
         self.on_message: Callable[[bytes], None] | None = None
         self.close_code: int | None = None
-        self._messages: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._received_messages: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._target = target
         self._key = base64.b64encode(os.urandom(16))
         self._mask = os.urandom(4)
         self._mask_word = read_key(self._mask, 0)
         self._transport: asyncio.Transport | None = None
-        self._rest = b""
+        self._undecoded = b""
         self._fragments: list[bytes] = []
 
     # What the caller does.
 
-    def send(self, text: str) -> None:
+    def send_text(self, text: str) -> None:
         """Sends a text message."""
-        self.write(self.frame(TEXT, text.encode()))
+        self.write_frames(self.make_frame(TEXT, text.encode()))
 
-    def frame(self, opcode: int, payload: bytes) -> bytes:
-        """Returns a masked frame, for `write`; several may be joined."""
+    def make_frame(self, opcode: int, payload: bytes) -> bytes:
+        """Returns a masked frame, for `write_frames`; several may be joined."""
         size = len(payload)
         if size < 126:
             head = bytes([0x80 | opcode, 0x80 | size])
@@ -116,22 +116,22 @@ class Link(asyncio.Protocol):
             head = bytes([0x80 | opcode, 0xFF]) + size.to_bytes(8, "big")
         return head + self._mask + unmask(payload, 0, size, self._mask_word)
 
-    def write(self, frames: bytes) -> None:
+    def write_frames(self, frames: bytes) -> None:
         """Sends frames; nothing happens if the connection is gone."""
         if self._transport is not None:
             self._transport.write(frames)
 
-    async def receive(self) -> bytes:
+    async def receive_message(self) -> bytes:
         """Returns the next message."""
-        message = await self._messages.get()
+        message = await self._received_messages.get()
         if message is None:
-            raise BenchError(f"the broker closed the connection{self.why}")
+            raise BenchError(f"the broker closed the connection{self.close_text}")
         return message
 
-    async def ask(self, expected: str, **request: object) -> Fields:
+    async def send_request(self, expected: str, **request: object) -> Fields:
         """Sends a request of the built-in protocol and returns its answer, whose type must be the expected one."""
-        self.send(json.dumps(request))
-        answer = await self.receive()
+        self.send_text(json.dumps(request))
+        answer = await self.receive_message()
         try:
             fields = json.loads(answer)
         except ValueError:
@@ -149,10 +149,10 @@ class Link(asyncio.Protocol):
 
     async def close(self) -> None:
         """Closes with a handshake, and without waiting longer than CLOSE_TIMEOUT_S."""
-        self.write(self.frame(CLOSE, b"\x03\xe8"))
+        self.write_frames(self.make_frame(CLOSE, b"\x03\xe8"))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                await asyncio.shield(self.ended)
+                await asyncio.shield(self.closed)
         self.abort()
 
     def abort(self) -> None:
@@ -161,7 +161,7 @@ class Link(asyncio.Protocol):
             self._transport.abort()
 
     @property
-    def why(self) -> str:
+    def close_text(self) -> str:
         """With what the broker closed, as the end of a sentence."""
         return "" if self.close_code is None else f" with {self.close_code}"
 
@@ -182,39 +182,39 @@ class Link(asyncio.Protocol):
         self._transport.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
 
     def data_received(self, data: bytes) -> None:
-        data = self._rest + data if self._rest else data
+        data = self._undecoded + data if self._undecoded else data
         if not self.opened.done():
             head, separator, rest = data.partition(b"\r\n\r\n")
             if not separator:
-                self._rest = data
+                self._undecoded = data
                 if len(data) > MAX_HEAD_BYTES:
-                    self._fail(f"{self._target} answered with an endless head")
+                    self._abort_with_error(f"{self._target} answered with an endless head")
                 return
-            problem = self._refusal(head)
+            problem = self._find_upgrade_error(head)
             if problem:
-                self._fail(problem)
+                self._abort_with_error(problem)
                 return
-            self._rest, data = b"", rest
+            self._undecoded, data = b"", rest
             self.opened.set_result(None)
         try:
-            self._rest = data[self._frames(data) :]
+            self._undecoded = data[self._read_frames(data) :]
         except BenchError as error:
-            self._fail(str(error))
+            self._abort_with_error(str(error))
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
         if not self.opened.done():
             self.opened.set_exception(BenchError(f"{self._target} hung up before it answered the upgrade"))
-        if not self.ended.done():
-            self.ended.set_result(None)
-        self._messages.put_nowait(None)
+        if not self.closed.done():
+            self.closed.set_result(None)
+        self._received_messages.put_nowait(None)
 
-    def _fail(self, problem: str) -> None:
+    def _abort_with_error(self, problem: str) -> None:
         if not self.opened.done():
             self.opened.set_exception(BenchError(problem))
         self.abort()
 
-    def _refusal(self, head: bytes) -> str:
+    def _find_upgrade_error(self, head: bytes) -> str:
         """Why the answer to the upgrade is none; "" if it is one."""
         first, *lines = head.decode("latin-1").split("\r\n")
         status = (first.split(" ", 2) + ["", ""])[1]
@@ -228,7 +228,7 @@ class Link(asyncio.Protocol):
             return f"{self._target} answered the upgrade with a wrong Sec-WebSocket-Accept: it is no WebSocket server"
         return ""
 
-    def _frames(self, data: bytes) -> int:
+    def _read_frames(self, data: bytes) -> int:
         """Takes all whole frames and returns where the rest begins."""
         at, end = 0, len(data)
         while end - at >= 2:
@@ -241,33 +241,33 @@ class Link(asyncio.Protocol):
                 raise BenchError(f"{self._target} sent a frame that no server may send, or of {size} bytes")
             if start + size > end:
                 break
-            self._frame(data[at], data[start : start + size])
+            self._handle_frame(data[at], data[start : start + size])
             at = start + size
         return at
 
-    def _frame(self, first: int, payload: bytes) -> None:
+    def _handle_frame(self, first: int, payload: bytes) -> None:
         opcode = first & 15
         if first == 0x81 or first == 0x82:
-            self._message(payload)
+            self._deliver_message(payload)
         elif opcode < 8:
             self._fragments.append(payload)
             if first & 0x80:
                 whole, self._fragments = b"".join(self._fragments), []
-                self._message(whole)
+                self._deliver_message(whole)
         elif opcode == PING:
-            self.write(self.frame(PONG, payload))
+            self.write_frames(self.make_frame(PONG, payload))
         elif opcode == CLOSE:
             self.close_code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else 1005
-            self.write(self.frame(CLOSE, payload[:2]))
+            self.write_frames(self.make_frame(CLOSE, payload[:2]))
 
-    def _message(self, payload: bytes) -> None:
+    def _deliver_message(self, payload: bytes) -> None:
         if self.on_message is not None:
             self.on_message(payload)
         else:
-            self._messages.put_nowait(payload)
+            self._received_messages.put_nowait(payload)
 
 
-async def connect(target: Target) -> Link:
+async def connect(target: Target) -> BenchClient:
     """Opens a connection.
 
     Raises:
@@ -276,7 +276,7 @@ async def connect(target: Target) -> Link:
     try:
         async with asyncio.timeout(OPEN_TIMEOUT_S):
             _, link = await asyncio.get_running_loop().create_connection(
-                lambda: Link(target), target.host, target.port, ssl=target.tls
+                lambda: BenchClient(target), target.host, target.port, ssl=target.tls
             )
             await link.opened
             return link

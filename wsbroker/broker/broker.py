@@ -32,7 +32,7 @@ CALL_INSIDE_FLUSH_ERROR: Final = (
 class TurnScheduler:
     """Whoever owns the loop: told once per turn that there is something to flush."""
 
-    def wake(self) -> None:
+    def schedule_turn(self) -> None:
         raise NotImplementedError
 
 
@@ -60,11 +60,11 @@ class Broker:
         self.deliver_batch: Callable[[int, list[tuple[object, ...]]], None] | None = None
         """Takes a worker's batch at the end of a turn; set by the composition root."""
 
-    def wake(self) -> None:
+    def schedule_turn(self) -> None:
         """Makes sure that a flush follows in this turn."""
         if not self.is_turn_scheduled:
             self.is_turn_scheduled = True
-            self.turn_scheduler.wake()
+            self.turn_scheduler.schedule_turn()
 
     # Sockets. ---------------------------------------------------------------------------------------------------
 
@@ -121,7 +121,7 @@ class Broker:
         self._queue_close_event(socket, told_code, told_reason)
         socket.on_close_queued()
         self.outgoing.send_frame(socket, encode_close(code, reason))
-        self.wake()
+        self.schedule_turn()
         if self.deferred_commands:
             self._apply_deferred_commands()
 
@@ -190,7 +190,7 @@ class Broker:
     def _replace_waiting_with_close(self, socket: Socket, frame: bytes) -> None:
         """Drops what waits for a socket but for this Close frame."""
         self.outgoing.replace_waiting_frames(socket, frame)
-        socket.overflowed()
+        socket.on_overflow()
         if not socket.is_blocked:  # it has taken everything since the verdict: nobody else would drain it
             self.outgoing.drain_outbox(socket)
 
@@ -212,7 +212,7 @@ class Broker:
             return
         socket.worker_queue.socket_count -= 1
         for channel in socket.channel_list():
-            self._remove(socket, channel)
+            self._remove_subscription(socket, channel)
 
     def _mark_closed(self, socket: Socket) -> None:
         socket.state = CLOSED
@@ -249,7 +249,7 @@ class Broker:
         if socket is None:
             self.counters.unroutable += 1
             return False
-        return self._add(socket, name)
+        return self._add_subscription(socket, name)
 
     def subscribe_nowait(self, socket_id: int, name: bytes) -> None:
         """Subscribes a socket without saying whether that changed anything; inside a flush, behind it."""
@@ -258,7 +258,7 @@ class Broker:
         else:
             self.subscribe(socket_id, name)
 
-    def _add(self, socket: Socket, name: bytes) -> bool:
+    def _add_subscription(self, socket: Socket, name: bytes) -> bool:
         channel = self.channels_by_name.get(name)
         if channel is not None and socket.is_member(channel):
             return False
@@ -287,7 +287,7 @@ class Broker:
         channel = self.channels_by_name.get(name)
         if channel is None or not socket.is_member(channel):
             return False
-        self._remove(socket, channel)
+        self._remove_subscription(socket, channel)
         return True
 
     def unsubscribe_nowait(self, socket_id: int, name: bytes) -> None:
@@ -297,7 +297,7 @@ class Broker:
         else:
             self.unsubscribe(socket_id, name)
 
-    def _remove(self, socket: Socket, channel: Channel) -> None:
+    def _remove_subscription(self, socket: Socket, channel: Channel) -> None:
         self.outgoing.record_leave(socket, channel)
         channel.remove_member(socket)
         if channel.member_count == 0 and channel.dirty_index == NO_INDEX:
@@ -316,7 +316,7 @@ class Broker:
             return
         for socket in source.members:  # of another channel than the one that grows
             if socket is not None:
-                self._add(socket, to_name)
+                self._add_subscription(socket, to_name)
 
     # Sending. ---------------------------------------------------------------------------------------------------
 
@@ -332,7 +332,7 @@ class Broker:
             return
         self.outgoing.send_frame(socket, encode_message(data))
         if not self.is_turn_scheduled:
-            self.wake()
+            self.schedule_turn()
         if self.deferred_commands:
             self._apply_deferred_commands()
 
@@ -359,7 +359,7 @@ class Broker:
                     excluded.append(socket)
         self.outgoing.publish_frame(channel, frame, excluded)
         if not self.is_turn_scheduled:
-            self.wake()
+            self.schedule_turn()
         if self.deferred_commands:
             self._apply_deferred_commands()
 
@@ -367,7 +367,7 @@ class Broker:
         """Queues a control frame behind everything the socket was sent before."""
         if socket.state < CLOSING:
             self.outgoing.send_frame(socket, frame)
-            self.wake()
+            self.schedule_turn()
             if self.deferred_commands:
                 self._apply_deferred_commands()
 
@@ -415,7 +415,7 @@ class Broker:
                 self.counters.unroutable += 1
             else:
                 self.outgoing.send_frame(socket, cast(bytes, command[2]))
-                self.wake()
+                self.schedule_turn()
         elif kind == commands.PUBLISH:
             channel = self.channels_by_name.get(cast(bytes, command[1]))
             if channel is None or channel.member_count == 0:
@@ -523,7 +523,7 @@ class Broker:
         self.worker_queues.append(lane)
         return lane
 
-    def receive(self, socket: Socket, data: object, size: i64) -> None:
+    def receive_message(self, socket: Socket, data: object, size: i64) -> None:
         """A message came in: on its way to the socket's worker, or into the inbox while there is no credit or the
         socket has its share in flight."""
         self.counters.messages_received += 1
@@ -549,7 +549,7 @@ class Broker:
             lane.is_dirty = True
             self.dirty_worker_queues.append(lane)
         if not self.is_turn_scheduled:
-            self.wake()
+            self.schedule_turn()
 
     def deliver_batches(self) -> None:
         """Hands each worker its batch of this turn; inline lanes are emptied by their runner."""

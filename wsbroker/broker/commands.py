@@ -41,7 +41,7 @@ def apply_command(
     elif kind == commands.UNSUBSCRIBE:
         broker.unsubscribe_nowait(cast(int, command[1]), cast(bytes, command[2]))
     elif kind == commands.ASK:
-        answers.append((events.ANSWER, command[1], _answer(broker, command)))
+        answers.append((events.ANSWER, command[1], _answer_question(broker, command)))
     elif kind == commands.SET_TOKEN:
         number = cast(int, command[3])
         socket = broker.sockets.get(cast(int, command[1]))
@@ -67,7 +67,7 @@ def apply_command(
         broker.counters.commands_refused += 1
 
 
-def _answer(broker: Broker, command: tuple[object, ...]) -> object:
+def _answer_question(broker: Broker, command: tuple[object, ...]) -> object:
     question = cast(int, command[2])
     if question == commands.SUBSCRIBE:
         return broker.subscribe(cast(int, command[3]), cast(bytes, command[4]))

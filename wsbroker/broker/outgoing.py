@@ -304,7 +304,7 @@ class Outgoing:
         frames = [every[number] for number in numbers]
         self._write_or_queue(socket, frames, frames[0] if len(frames) == 1 else b"".join(frames))
         if socket.state == CLOSING and not socket.is_blocked:
-            socket.finish()
+            socket.on_close_written()
 
     def _find_whole_channels(self, socket: Socket) -> list[Channel]:
         """Dirty channels of which the socket gets everything. Walks its subscriptions or the dirty ones, the fewer."""
@@ -476,7 +476,7 @@ class Outgoing:
             if not socket.is_blocked:
                 self.drop_outbox(socket)
         if socket.state == CLOSING and socket.direct_numbers is None and not socket.is_blocked:
-            socket.finish()
+            socket.on_close_written()
 
     def replace_waiting_frames(self, socket: Socket, frame: bytes) -> None:
         """Drops what waits for a socket; this Close frame takes its place."""

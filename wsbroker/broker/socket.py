@@ -158,7 +158,7 @@ class Socket:
         """What waits in the transport's own buffer."""
         return 0
 
-    def finish(self) -> None:
+    def on_close_written(self) -> None:
         """The Close frame, the last there is, has been handed to `write`. May come more than once."""
 
     def pause_reading(self) -> None:
@@ -170,7 +170,7 @@ class Socket:
     def on_close_queued(self) -> None:
         """A Close frame was queued behind everything sent before it: time is running for all of that to leave."""
 
-    def overflowed(self) -> None:
+    def on_overflow(self) -> None:
         """The slow consumer policy gave this socket up: a Close frame waits in its outbox, time is running."""
 
     def abort(self) -> None:

@@ -139,9 +139,9 @@ class Connection(Socket):
                 if self.is_input_ignored or self.state == CLOSED:
                     return
             elif kind == TEXT:
-                broker.receive(self, decoder.text, decoder.payload_bytes)
+                broker.receive_message(self, decoder.text, decoder.payload_bytes)
             elif kind == BINARY:
-                broker.receive(self, decoder.data, decoder.payload_bytes)
+                broker.receive_message(self, decoder.data, decoder.payload_bytes)
             else:
                 self._read_control_frame(kind, decoder)
             if self.unhandled_bytes >= inbox_bytes and self.state < CLOSING:
@@ -226,7 +226,7 @@ class Connection(Socket):
         transport = self.transport
         return 0 if transport is None else transport.get_write_buffer_size()
 
-    def finish(self) -> None:
+    def on_close_written(self) -> None:
         """The Close frame is out: wait for the peer's, or, if that is here or cannot be read any more, end."""
         if self.is_close_written:
             return
@@ -250,7 +250,7 @@ class Connection(Socket):
         """Our Close waits behind what was sent before it: `close_timeout` for all of it to leave."""
         self._start_close_timer()
 
-    def overflowed(self) -> None:
+    def on_overflow(self) -> None:
         """Given up as a slow consumer; the Close frame waits in the outbox."""
         self._start_close_timer()
         if self.is_reading_paused:
@@ -259,7 +259,7 @@ class Connection(Socket):
 
     def _start_close_timer(self) -> None:
         """Gives what waits `close_timeout` to leave: once, whatever happens to it meanwhile, and from the 101 on. The
-        Close frame, when it is out, has another one to be answered (`finish`)."""
+        Close frame, when it is out, has another one to be answered (`on_close_written`)."""
         if self.transport is not None and not self.is_close_timer_started:
             self.is_close_timer_started = True
             self._set_close_deadline()

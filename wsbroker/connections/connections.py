@@ -148,7 +148,7 @@ class Connections(TurnScheduler):
 
     # Turns. -----------------------------------------------------------------------------------------------------
 
-    def wake(self) -> None:
+    def schedule_turn(self) -> None:
         """Arms the turn (the broker's `is_turn_scheduled` sees to it that this happens once)."""
         self.loop.call_soon(self.run_turn)
 
@@ -156,7 +156,7 @@ class Connections(TurnScheduler):
         """Lets a connection go on reading in the next turn."""
         connection.throttle_reading()
         self.deferred_connections.append(connection)
-        self.broker.wake()
+        self.broker.schedule_turn()
 
     def run_turn(self) -> None:
         """Moves everything that gathered since the last turn. O(messages + deliveries)."""
@@ -167,7 +167,7 @@ class Connections(TurnScheduler):
             # Whatever went wrong, the next turn must come: `is_turn_scheduled` kept everybody from arming it until here.
             self.broker.is_turn_scheduled = False
             if self._has_work():
-                self.broker.wake()
+                self.broker.schedule_turn()
 
     def _run_turn_steps(self) -> None:
         if self.deferred_connections:

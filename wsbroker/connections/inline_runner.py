@@ -161,7 +161,7 @@ class InlineRunner:
         """Holds the further events of a socket that has had its share until `run_deferred_sockets` comes to it."""
         socket.is_busy = True
         self.deferred_sockets.append(socket)
-        self.broker.wake()
+        self.broker.schedule_turn()
 
     def _queue_in_inbox(self, socket: Socket, data: object) -> None:
         inbox = socket.inbox

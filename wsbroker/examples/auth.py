@@ -40,7 +40,7 @@ def handle_http_request(request: HttpRequest) -> HttpResponse:
     """Trades a name and a password for a JWT."""
     if (request.method, request.path) != ("POST", "/auth"):
         return HttpResponse.json({"error": "there is only POST /auth"}, status=404)
-    form = parse(request.body)
+    form = parse_message(request.body)
     user, password = form.get("user", ""), form.get("password", "")
     # compare_digest takes the same time wherever the first wrong letter is.
     is_right = hmac.compare_digest(PASSWORDS.get(user, "").encode(), password.encode(errors="replace"))
@@ -52,9 +52,9 @@ def handle_http_request(request: HttpRequest) -> HttpResponse:
 
 def handle_socket_message(data: str | bytes, socket_id: SocketId, token: bytes | None) -> None:
     """The socket's token is what the broker remembers for us: here, whose socket it is. None: not known yet."""
-    message = parse(data)
+    message = parse_message(data)
     if token is None:
-        authenticate(socket_id, message.get("token", ""))
+        authenticate_socket(socket_id, message.get("token", ""))
     elif message.get("type") == "send" and message.get("to") in PASSWORDS:
         news = {"type": "message", "from": token.decode(), "text": message.get("text", "")}
         send_to_channel(f"user:{message['to']}", json.dumps(news))
@@ -62,7 +62,7 @@ def handle_socket_message(data: str | bytes, socket_id: SocketId, token: bytes |
         send(socket_id, json.dumps({"type": "error", "message": "send what, and to whom?"}))
 
 
-def authenticate(socket_id: SocketId, token: str) -> None:
+def authenticate_socket(socket_id: SocketId, token: str) -> None:
     """Lets the socket in, or closes it."""
     try:
         user = str(jwt.decode(token, _key, algorithms=["HS256"], options={"require": ["exp", "sub"]})["sub"])
@@ -74,7 +74,7 @@ def authenticate(socket_id: SocketId, token: str) -> None:
     send(socket_id, json.dumps({"type": "authenticated", "user": user}))
 
 
-def parse(data: str | bytes) -> dict[str, str]:
+def parse_message(data: str | bytes) -> dict[str, str]:
     """Returns the JSON object of strings that came, or {} if it is anything else: clients send what they like."""
     try:
         message = json.loads(data)

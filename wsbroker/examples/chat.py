@@ -39,51 +39,51 @@ def handle_http_request(request: HttpRequest) -> HttpResponse:
 def handle_socket_message(data: str | bytes, socket_id: SocketId, token: bytes | None) -> None:
     """One message of a socket; the next one waits until this returns."""
     user, room = json.loads(token) if token else (None, None)
-    match parse(data):
+    match parse_message(data):
         case {"type": "join", "room": new_room, "name": name} if is_name(new_room) and is_name(name):
-            leave(socket_id, user, room)
-            join(socket_id, f"{name}#{socket_id}", new_room)
+            leave_room(socket_id, user, room)
+            join_room(socket_id, f"{name}#{socket_id}", new_room)
         case {"type": "message", "text": text} if room:
-            tell_room(room, type="message", user=user, text=text)
+            send_to_room(room, type="message", user=user, text=text)
         case {"type": "leave"} if room:
-            leave(socket_id, user, room)
-            tell(socket_id, type="left", room=room)
+            leave_room(socket_id, user, room)
+            send_json(socket_id, type="left", room=room)
         case _:
-            tell(socket_id, type="error", message="not understood, or not in a room")
+            send_json(socket_id, type="error", message="not understood, or not in a room")
 
 
 def handle_socket_close(socket_id: SocketId, token: bytes | None) -> None:
     """The socket is gone and already out of its channels; only the token still tells where it was."""
     if token:
         user, room = json.loads(token)
-        tell_room(room, type="user-left", user=user)
+        send_to_room(room, type="user-left", user=user)
 
 
-def join(socket_id: SocketId, user: str, room: str) -> None:
+def join_room(socket_id: SocketId, user: str, room: str) -> None:
     """Enters a room. Each user has a channel too, so that the name can be found by whoever sees the socket."""
     set_token(socket_id, json.dumps([user, room]))
     subscribe(socket_id, f"user:{user}")
     subscribe(socket_id, f"room:{room}")
     channels = [name.decode() for member in subscribers(f"room:{room}") for name in subscriptions(member)]
     members = [name.removeprefix("user:") for name in channels if name.startswith("user:")]
-    tell(socket_id, type="joined", user=user, room=room, members=members)
-    tell_room(room, type="user-joined", user=user, but_not=socket_id)
+    send_json(socket_id, type="joined", user=user, room=room, members=members)
+    send_to_room(room, type="user-joined", user=user, but_not=socket_id)
 
 
-def leave(socket_id: SocketId, user: str | None, room: str | None) -> None:
+def leave_room(socket_id: SocketId, user: str | None, room: str | None) -> None:
     """Leaves the room, if in one. First out, then the news: so the leaver does not get `user-left`."""
     if room:
         unsubscribe(socket_id, f"room:{room}")
         unsubscribe(socket_id, f"user:{user}")
         set_token(socket_id, None)
-        tell_room(room, type="user-left", user=user)
+        send_to_room(room, type="user-left", user=user)
 
 
-def tell(socket_id: SocketId, **fields: object) -> None:
+def send_json(socket_id: SocketId, **fields: object) -> None:
     send(socket_id, json.dumps(fields))
 
 
-def tell_room(room: str, but_not: SocketId | None = None, **fields: object) -> None:
+def send_to_room(room: str, but_not: SocketId | None = None, **fields: object) -> None:
     exclude = () if but_not is None else (but_not,)
     send_to_channel(f"room:{room}", json.dumps({**fields, "room": room}), exclude=exclude)
 
@@ -93,7 +93,7 @@ def is_name(text: str) -> bool:
     return 1 <= len(text) <= 40 and text.isprintable()
 
 
-def parse(data: str | bytes) -> dict[str, str]:
+def parse_message(data: str | bytes) -> dict[str, str]:
     """Returns the message, or {} for anything but a JSON object of strings: clients send what they like."""
     try:
         message = json.loads(data)

@@ -13,27 +13,27 @@ import contextlib
 import aiohttp
 
 MESSAGES = ("hello", "how are you?", "goodbye")
-PATIENCE_S = 5.0  # how long to wait for answers that are still on their way
+ANSWER_TIMEOUT_S = 5.0  # how long to wait for answers that are still on their way
 
 
-async def talk(url: str, interval_s: float) -> None:
+async def send_messages(url: str, interval_s: float) -> None:
     """One whole conversation: a task listens all the time, while this one speaks."""
     async with aiohttp.ClientSession() as session, session.ws_connect(url) as socket:
         print(f"connected to {url}")
         all_back = asyncio.Event()
-        listening = asyncio.create_task(listen(socket, all_back))
+        listening = asyncio.create_task(print_messages(socket, all_back))
         for message in MESSAGES:
             print(f"> {message}")
             await socket.send_str(message)
             await asyncio.sleep(interval_s)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(all_back.wait(), PATIENCE_S)
+            await asyncio.wait_for(all_back.wait(), ANSWER_TIMEOUT_S)
         await socket.close()
         await listening
     print(f"closed with {socket.close_code}")
 
 
-async def listen(socket: aiohttp.ClientWebSocketResponse, all_back: asyncio.Event) -> None:
+async def print_messages(socket: aiohttp.ClientWebSocketResponse, all_back: asyncio.Event) -> None:
     """Prints what comes, until the connection is closed; tells when as much has come back as was sent."""
     heard = 0
     async for message in socket:
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--interval", type=float, default=1.0, help="seconds between two messages (1)")
     options = parser.parse_args()
     try:
-        asyncio.run(talk(options.url, options.interval))
+        asyncio.run(send_messages(options.url, options.interval))
     except (aiohttp.ClientError, ConnectionError) as error:
         raise SystemExit(f"test_client: {error}") from None
 

@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 from wsbroker.errors import HandlerError
 from wsbroker.http.charsets import decode_body
 from wsbroker.http.targets import escape_text, split_comma_list, split_target
-from wsbroker.types import Data, copied_bytes
+from wsbroker.types import Data, copy_buffer
 
 HeaderItems: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
 """Headers as a caller may give them: a mapping, or (name, value) pairs when a name comes several times."""
@@ -262,7 +262,7 @@ _TEXT_TYPE_FIELD: Final = ("Content-Type", "text/plain; charset=utf-8")
 def _check_body(body: object) -> bytes:
     if isinstance(body, str):
         return str.encode(body)
-    content = copied_bytes(body)
+    content = copy_buffer(body)
     if content is None:
         raise TypeError(f"the body of a response is str or bytes, not {type(body).__name__}")
     return content

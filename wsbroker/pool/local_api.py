@@ -38,7 +38,7 @@ _T = TypeVar("_T")
 
 NO_WORKER: Final = -1
 """The lane of commands that are not a worker's."""
-SLICE_S: Final = 0.5
+WAIT_SLICE_S: Final = 0.5
 """How long a thread waits for the loop at a time: a signal that comes as a wait begins is handled only when it ends."""
 COMMAND_OVERHEAD_BYTES: Final = 128
 """What a waiting command costs beyond its data, so that a flood of empty ones reaches the limit too."""
@@ -317,7 +317,7 @@ class LocalApi(BrokerApi):
                 self._leave_call(me)
             if blocked is None:
                 return
-            while not blocked.acquire(timeout=SLICE_S):  # until the loop has applied what waits, or stops
+            while not blocked.acquire(timeout=WAIT_SLICE_S):  # until the loop has applied what waits, or stops
                 pass
 
     def _ask_core(self, *question: object) -> object:
@@ -337,7 +337,7 @@ class LocalApi(BrokerApi):
                 self._append_command((commands.ASK, self._last_question, *question), COMMAND_OVERHEAD_BYTES)
         finally:
             self._leave_call(me)
-        while not asked.answer_lock.acquire(timeout=SLICE_S):
+        while not asked.answer_lock.acquire(timeout=WAIT_SLICE_S):
             pass
         if asked.error:
             raise CommandError(asked.error)

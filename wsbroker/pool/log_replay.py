@@ -7,7 +7,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final, cast
 
-from wsbroker.guarded_log import is_own, write_unlogged
+from wsbroker.guarded_log import is_package_logger, write_unlogged_line
 from wsbroker.wire.commands import Command
 from wsbroker.worker.logs import NS_PER_S
 
@@ -31,7 +31,7 @@ def replay_record(worker: str, command: Command) -> None:
     )
     try:
         logger = logging.getLogger(name)
-        if logger.disabled and is_own(name):
+        if logger.disabled and is_package_logger(name):
             logger.disabled = False  # see `guarded_log`
         if not logger.isEnabledFor(level):
             return
@@ -44,7 +44,7 @@ def replay_record(worker: str, command: Command) -> None:
         record.process = process
         logger.handle(record)
     except BaseException as problem:
-        write_unlogged(level, name, f"{message} (worker={worker})", exception, problem)
+        write_unlogged_line(level, name, f"{message} (worker={worker})", exception, problem)
 
 
 class LogReplay:

@@ -310,9 +310,9 @@ class Pool(SlotObserver):
 
     # What the core and the front door ask. ----------------------------------------------------------------------
 
-    def post(self, lane_index: int, batch: Batch) -> None:
+    def post_events(self, lane_index: int, batch: Batch) -> None:
         """Takes a worker's events at the end of a turn. Never waits, never raises."""
-        self._slots[lane_index].post(batch)
+        self._slots[lane_index].post_events(batch)
 
     def choose_worker_index(self) -> int:
         """The lane of the worker that the next socket is pinned to: one that runs, if any does."""
@@ -394,7 +394,7 @@ class Pool(SlotObserver):
             not worker.pending_request_bytes or worker.pending_request_bytes + size_bytes <= self._config.mailbox_bytes
         )
 
-    def statistics(self) -> list[WorkerStatistics]:
+    def collect_statistics(self) -> list[WorkerStatistics]:
         """One entry for each worker."""
         if self.inline_worker is not None:
             inline = self.inline_worker
@@ -404,7 +404,7 @@ class Pool(SlotObserver):
             )
             statistics["handled"] = inline.count_handled_messages()
             return [statistics]
-        return [place.statistics() for place in self._slots]
+        return [place.collect_statistics() for place in self._slots]
 
     # What its places tell. --------------------------------------------------------------------------------------
 

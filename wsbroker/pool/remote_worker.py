@@ -193,7 +193,7 @@ class RemoteWorker:
         was_running = self.state is WorkerState.RUNNING
         if was_running:
             self.state = WorkerState.STOPPING
-            self.post([(events.STOP,)])
+            self.post_events([(events.STOP,)])
             try:
                 async with asyncio.timeout_at(deadline):
                     await self._stopped_event.wait()
@@ -279,7 +279,7 @@ class RemoteWorker:
 
     # To the worker. ---------------------------------------------------------------------------------------------
 
-    def post(self, batch: Batch) -> None:
+    def post_events(self, batch: Batch) -> None:
         """Sends a batch of events, through the mailbox if the worker is behind. Never waits, never raises.
 
         While nothing waits a batch goes straight to the transport. Through the mailbox's stream and its task each batch
@@ -333,7 +333,7 @@ class RemoteWorker:
                         batch += outlet.receive_nowait()
                         taken += 1
                 self._write_batch(batch)
-                self._waiting_batch_count -= taken  # only now: `post` may not overtake what is in hand
+                self._waiting_batch_count -= taken  # only now: `post_events` may not overtake what is in hand
         except Exception as error:
             logger.exception("mailbox broken worker=%s", self.name)
             self.declare_lost(f"its mailbox broke: {error!r}")
@@ -351,7 +351,7 @@ class RemoteWorker:
         timer = self._loop.call_later(self._config.handshake_timeout, _answer_with_timeout, opening)
         is_accepted = False
         try:
-            self.post([(events.OPEN, socket_id, fields)])
+            self.post_events([(events.OPEN, socket_id, fields)])
             answer = await opening
             is_accepted = not isinstance(answer, HttpResponse)
             return answer
@@ -363,7 +363,7 @@ class RemoteWorker:
     def drop_unopened_socket(self, socket_id: int) -> None:
         """Tells it that this socket never opened: refused, or gone before the 101."""
         if self.state is WorkerState.RUNNING:
-            self.post([(events.DROP_UNOPENED, socket_id)])
+            self.post_events([(events.DROP_UNOPENED, socket_id)])
 
     async def run_http_handler(self, fields: tuple[object, ...], size_bytes: int) -> HttpResponse:
         """Asks the HTTP handler.
@@ -378,7 +378,7 @@ class RemoteWorker:
         self.pending_request_bytes += size_bytes
         timer = self._loop.call_later(self._config.http_timeout, _answer_with_timeout, request)
         try:
-            self.post([(events.HTTP, number, fields)])
+            self.post_events([(events.HTTP, number, fields)])
             return await request
         finally:
             timer.cancel()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final, TypedDict
 
 from wsbroker.errors import WorkerError, WSBrokerError
-from wsbroker.guarded_log import GuardedLog, shown_error
+from wsbroker.guarded_log import GuardedLog, format_error
 from wsbroker.pool.interfaces import Core, WorkerQueueView
 from wsbroker.pool.kinds.host import WorkerHost
 from wsbroker.pool.remote_worker import RemoteWorker, WorkerState
@@ -147,11 +147,11 @@ class WorkerSlot:
         """Whether its worker takes sockets and requests."""
         return self.worker is not None and self.worker.state is WorkerState.RUNNING
 
-    def post(self, batch: Batch) -> None:
+    def post_events(self, batch: Batch) -> None:
         """Takes events for the worker. Never waits, never raises."""
         worker = self.worker
         if worker is not None and worker.state is not WorkerState.ENDED:
-            worker.post(batch)
+            worker.post_events(batch)
         else:
             self._mark_queue_lost()  # something came in after the loss, such as the 101 of a socket that it had accepted
 
@@ -291,7 +291,7 @@ class WorkerSlot:
             await worker.stop(self._config.shutdown_timeout)
         except Exception as error:
             logger.exception("worker could not be retired worker=%s", self.name)
-            worker.declare_lost(f"it could not be retired: {shown_error(error)}")
+            worker.declare_lost(f"it could not be retired: {format_error(error)}")
         finally:
             del self._retiring_workers[worker]
 
@@ -355,7 +355,7 @@ class WorkerSlot:
             try:
                 await self.start()
             except Exception as error:
-                text = str(error) if isinstance(error, WSBrokerError) else shown_error(error)
+                text = str(error) if isinstance(error, WSBrokerError) else format_error(error)
                 logger.error("replacement failed worker=%s reason=%r", self.name, text, exc_info=error.__cause__)
                 self._mark_queue_lost()
                 next_delay_s = self._restart_policy.record_death(loop.time(), 0.0)
@@ -374,7 +374,7 @@ class WorkerSlot:
             WorkerError(f"worker {self.name} was lost {often}, the last time because {reason}")
         )
 
-    def statistics(self) -> WorkerStatistics:
+    def collect_statistics(self) -> WorkerStatistics:
         """What happens here now, and has been counted since the start of the pool."""
         worker = self.worker
         lane = self.queue

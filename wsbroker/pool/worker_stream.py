@@ -95,7 +95,7 @@ class WorkerStream(asyncio.Protocol):
     def close(self) -> None:
         """Drops the link at once; `on_lost` is not called, and what still comes in is ignored."""
         self._is_closed = True
-        forks.unregister_child_action(self._become_child)
+        forks.unregister_child_action(self._detach_in_child)
         if self._transport is not None:
             self._transport.abort()
             self._transport = None
@@ -106,7 +106,7 @@ class WorkerStream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keeps the transport."""
         self._transport = cast(asyncio.Transport, transport)
-        forks.register_child_action(self._become_child)
+        forks.register_child_action(self._detach_in_child)
         if self._queued_before_connect:
             self._transport.write(b"".join(self._queued_before_connect))
             self._queued_before_connect.clear()
@@ -137,7 +137,7 @@ class WorkerStream(asyncio.Protocol):
         self.is_writing_paused = False
         self._wake_drain()
 
-    def _become_child(self) -> None:
+    def _detach_in_child(self) -> None:
         """In a forked child: the worker could not learn of the server's end while the child lives."""
         if self._transport is not None:
             forks.redirect_to_null_device([self._transport.get_extra_info("socket").fileno()])

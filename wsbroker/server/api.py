@@ -17,14 +17,20 @@ from typing import Unpack
 
 from wsbroker.errors import CommandError, ConfigError
 from wsbroker.front.listening import group_id_of
-from wsbroker.guarded_log import GuardedLog, shown_error, write_to_stderr
-from wsbroker.process_exit import leave_threads_within
-from wsbroker.server.event_loop import LOOP_END_S, restore_switch_interval, run_loop, set_switch_interval
+from wsbroker.guarded_log import GuardedLog, format_error, write_to_stderr
+from wsbroker.process_exit import limit_thread_wait
+from wsbroker.server.event_loop import REMAINING_TASKS_TIMEOUT_S, restore_switch_interval, run_loop, set_switch_interval
 from wsbroker.server.redefinition import is_redefined
-from wsbroker.server.reload import check_available
+from wsbroker.server.reload import check_reload_available
 from wsbroker.server.server import Server as Server
-from wsbroker.server.server import claim, lock, refuse_newer, wait_at_end, wait_until_set
-from wsbroker.server.signals import Signals, second_signal_by_default, second_signal_exits, take_signals
+from wsbroker.server.server import (
+    refuse_redefined_worker,
+    server_lock,
+    set_running_server,
+    wait_at_program_end,
+    wait_until_set,
+)
+from wsbroker.server.signals import ServerSignals, exit_on_second_signal, install_server_signals, reraise_second_signal
 from wsbroker.server.standard_streams import open_standard_streams
 from wsbroker.settings import open_sockets
 from wsbroker.settings.addresses import BindAddress, UnixAddress, parse_addresses
@@ -47,16 +53,16 @@ class WorkerHandle:
 
     def unregister(self) -> None:
         """Takes the registration back; a running server keeps its handlers."""
-        global _registered
-        with lock:
-            if _registered is self:
-                _registered = None
+        global _registered_worker
+        with server_lock:
+            if _registered_worker is self:
+                _registered_worker = None
 
     def __repr__(self) -> str:
         return f"<WorkerHandle {self.spec!r}>"
 
 
-_registered: WorkerHandle | None = None
+_registered_worker: WorkerHandle | None = None
 
 
 def register_worker(worker: object) -> WorkerHandle:
@@ -79,19 +85,19 @@ def register_worker(worker: object) -> WorkerHandle:
             f"a worker is a name such as 'pkg.mod' or 'pkg.mod:obj', a module, a class or an object with handlers, "
             f"not {worker!r}"
         )
-    global _registered
-    with lock:
-        refuse_newer(worker)
-        if _registered is None:
-            _registered = WorkerHandle(worker)
-        elif is_redefined(_registered.spec, worker):
-            _registered.spec = worker
-        elif _registered.spec is not worker and _registered.spec != worker:
+    global _registered_worker
+    with server_lock:
+        refuse_redefined_worker(worker)
+        if _registered_worker is None:
+            _registered_worker = WorkerHandle(worker)
+        elif is_redefined(_registered_worker.spec, worker):
+            _registered_worker.spec = worker
+        elif _registered_worker.spec is not worker and _registered_worker.spec != worker:
             raise ValueError(
-                f"{_registered.spec!r} is registered already, and a server runs one worker (in as many instances as "
+                f"{_registered_worker.spec!r} is registered already, and a server runs one worker (in as many instances as "
                 f"'workers' says): put the handlers of {worker!r} into one module, or unregister the first"
             )
-        return _registered
+        return _registered_worker
 
 
 def start(
@@ -124,52 +130,52 @@ def start(
         WorkerError: a worker did not start.
         OSError: an address cannot be bound; the text says which and why.
     """
-    server, addresses = _prepare(bind, worker, config, settings)
+    server, addresses = _prepare_server(bind, worker, config, settings)
     opened = threading.Event()
     failures: list[BaseException] = []
 
-    def main() -> None:
+    def run_server_thread() -> None:
         try:
-            run_loop(server._live(addresses, opened.set))
+            run_loop(server._run_until_stopped(addresses, opened.set))
         except BaseException as error:  # handed to the caller of start(), or logged below
             if opened.is_set():
                 server._failure = error
                 logger.exception("the server ended by an error")
             failures.append(error)
         finally:
-            server._end()
+            server._mark_stopped()
             opened.set()
 
     takes_signals = handle_signals and threading.current_thread() is threading.main_thread()
-    interval = server._interval_s = set_switch_interval()
-    thread = threading.Thread(target=main, name="wsbroker", daemon=False)
+    interval = server._previous_switch_interval_s = set_switch_interval()
+    thread = threading.Thread(target=run_server_thread, name="wsbroker", daemon=False)
     try:
-        wait_at_end()
+        wait_at_program_end()
         thread.start()
         wait_until_set(opened)
         if failures:
             wait_until_set(server._stopped)
             thread.join()  # past its last lines
             raise failures[0]
-        restore = take_signals(server, second_signal_by_default) if takes_signals else None
+        restore = install_server_signals(server, reraise_second_signal) if takes_signals else None
         if restore is not None:
             threading.Thread(
                 target=_mark_signals_ended, args=(server, restore), name="wsbroker-end", daemon=True
             ).start()
     except BaseException:
         # It failed, there is no room for another thread, or a KeyboardInterrupt came: nobody else has this server.
-        server._ask_to_stop(0)
+        server._request_stop(0)
         if thread.ident is None:
-            server._end()
+            server._mark_stopped()
         restore_switch_interval(interval)
         raise
     return server
 
 
-def _mark_signals_ended(server: Server, signals: Signals) -> None:
+def _mark_signals_ended(server: Server, signals: ServerSignals) -> None:
     server._stopped.wait()
-    signals.ended = True
-    signals.forget_server()
+    signals.is_ended = True
+    signals.release_server()
 
 
 def run(
@@ -202,36 +208,36 @@ def run(
     """
     from wsbroker.settings.config import raise_fd_limit
 
-    _refuse_inside_a_loop()
+    _refuse_running_loop()
     folder = ""
     if reload:
-        check_available()
+        check_reload_available()
         folder = working_directory()
     raise_fd_limit()
-    server, addresses = _prepare(bind, worker, config, settings)
+    server, addresses = _prepare_server(bind, worker, config, settings)
     if reload:
-        server._watch_files()
+        server._set_watched_folders()
     interval = set_switch_interval()
     is_main = threading.current_thread() is threading.main_thread()
-    signals = take_signals(server, second_signal_exits, always=True) if is_main else None
+    signals = install_server_signals(server, exit_on_second_signal, always=True) if is_main else None
     try:
-        run_loop(server._live(addresses, _freeze))
+        run_loop(server._run_until_stopped(addresses, _freeze_loaded_objects))
     finally:
-        server._end()
+        server._mark_stopped()
         gc.unfreeze()
         restore_switch_interval(interval)
         if signals is not None:
-            signals.give_back()
+            signals.restore_after_stop()
         if is_main:
-            left_s = server._stop_timeout_s - (time.monotonic() - server._stop_asked_at)
-            leave_threads_within(max(LOOP_END_S, left_s), TO_THREAD_PREFIX)
+            left_s = server._stop_timeout_s - (time.monotonic() - server._stop_requested_at)
+            limit_thread_wait(max(REMAINING_TASKS_TIMEOUT_S, left_s), TO_THREAD_PREFIX)
     if server._failure is not None:
         raise server._failure
     if server.wants_restart:
-        _restart(folder)
+        _restart_program(folder)
 
 
-def _restart(folder: str) -> None:
+def _restart_program(folder: str) -> None:
     """Starts the program anew in this process, in the folder that its working directory's name leads to by now."""
     try:
         os.chdir(folder)
@@ -247,10 +253,10 @@ def _flush_logs() -> None:
     try:
         logging.shutdown()
     except BaseException as error:
-        write_to_stderr(f"wsbroker: logging could not be shut down: {shown_error(error)}\n")
+        write_to_stderr(f"wsbroker: logging could not be shut down: {format_error(error)}\n")
 
 
-def _refuse_inside_a_loop() -> None:
+def _refuse_running_loop() -> None:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -260,7 +266,7 @@ def _refuse_inside_a_loop() -> None:
     )
 
 
-def _freeze() -> None:
+def _freeze_loaded_objects() -> None:
     """Everything loaded so far stays: the collector need not look at it again."""
     gc.collect()
     gc.freeze()
@@ -287,17 +293,17 @@ def serve(
     Raises:
         RuntimeError, ConfigError, WorkerError, OSError: as `start`, on entering the block.
     """
-    return _serve(bind, worker, config, settings)
+    return _serve_in_running_loop(bind, worker, config, settings)
 
 
 @asynccontextmanager
-async def _serve(
+async def _serve_in_running_loop(
     bind: str | Sequence[str], worker: object, config: Config | None, settings: Settings
 ) -> AsyncIterator[Server]:
-    server, addresses = _prepare(bind, worker, config, settings)
+    server, addresses = _prepare_server(bind, worker, config, settings)
     interval = set_switch_interval()
     opened = asyncio.Event()
-    life = asyncio.get_running_loop().create_task(server._live(addresses, opened.set), name="wsbroker")
+    life = asyncio.get_running_loop().create_task(server._run_until_stopped(addresses, opened.set), name="wsbroker")
     life.add_done_callback(lambda _: opened.set())
     try:
         try:
@@ -306,16 +312,16 @@ async def _serve(
                 await life  # raises what kept it from starting
             yield server
         finally:
-            server._ask_to_stop(None)
-            await _ended(life)
+            server._request_stop(None)
+            await _wait_for_server_task(life)
     finally:
-        server._end()
+        server._mark_stopped()
         restore_switch_interval(interval)
     if server._failure is not None:
         raise server._failure
 
 
-async def _ended(life: "asyncio.Task[None]") -> None:
+async def _wait_for_server_task(life: "asyncio.Task[None]") -> None:
     """Waits until the server has ended, also when it is cancelled meanwhile: nothing of it may outlive the block."""
     try:
         await asyncio.shield(life)
@@ -324,7 +330,7 @@ async def _ended(life: "asyncio.Task[None]") -> None:
         raise
 
 
-def _prepare(
+def _prepare_server(
     bind: str | Sequence[str], worker: object, config: Config | None, settings: Settings
 ) -> tuple[Server, list[BindAddress]]:
     """Checks everything that can be checked without a loop, and takes the one place for a running server.
@@ -341,13 +347,13 @@ def _prepare(
     open_sockets.check_inherited_sockets(addresses)
     _check_unix_access(checked, addresses)
     spec = worker
-    with lock:
+    with server_lock:
         if spec is None:
-            if _registered is None:
+            if _registered_worker is None:
                 raise CommandError("no worker is registered: call wsbroker.register_worker('pkg.mod') before start()")
-            spec = _registered.spec
+            spec = _registered_worker.spec
         server = Server(checked, spec)
-        claim(server)
+        set_running_server(server)
     return server, addresses
 
 

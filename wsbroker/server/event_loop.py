@@ -15,7 +15,7 @@ SWITCH_INTERVAL_S: Final = 0.0002
 """While the loop's thread is busy, other threads wait for the interpreter lock up to this long at a time; at the
 default of 5 ms a busy loop starves them for seconds."""
 
-LOOP_END_S: Final = 1.0
+REMAINING_TASKS_TIMEOUT_S: Final = 1.0
 """How long what is left in the event loop may take to end once it is cancelled, when the server has stopped."""
 
 
@@ -26,7 +26,7 @@ def run_loop(main: Coroutine[object, object, None]) -> None:
     `asyncio.to_thread`; its `run` would also take SIGINT for itself, and ours are set already.
     """
     try:
-        loop = (_loop_factory() or asyncio.new_event_loop)()
+        loop = (_find_loop_factory() or asyncio.new_event_loop)()
     except BaseException:  # there are no descriptors left
         main.close()
         raise
@@ -38,12 +38,12 @@ def run_loop(main: Coroutine[object, object, None]) -> None:
             loop.run_until_complete(life)
     finally:
         try:
-            loop.run_until_complete(_end_what_is_left(life))
+            loop.run_until_complete(_cancel_remaining_tasks(life))
         finally:
-            close(loop)
+            close_loop(loop)
 
 
-def close(loop: asyncio.AbstractEventLoop) -> None:
+def close_loop(loop: asyncio.AbstractEventLoop) -> None:
     """Closes a loop with all that the application has left open in it.
 
     uvloop warns of each such thing before it closes it. Where warnings are errors (``python -W error``) it would not
@@ -54,7 +54,7 @@ def close(loop: asyncio.AbstractEventLoop) -> None:
         loop.close()
 
 
-async def _end_what_is_left(life: "asyncio.Task[None]") -> None:
+async def _cancel_remaining_tasks(life: "asyncio.Task[None]") -> None:
     if not life.done():  # the application stopped the loop under it
         life.cancel()
         await asyncio.wait([life])
@@ -63,18 +63,18 @@ async def _end_what_is_left(life: "asyncio.Task[None]") -> None:
     for task in left:
         task.cancel()
     left.add(loop.create_task(loop.shutdown_asyncgens(), name="end of the async generators"))
-    _, stuck = await asyncio.wait(left, timeout=LOOP_END_S)
+    _, stuck = await asyncio.wait(left, timeout=REMAINING_TASKS_TIMEOUT_S)
     if stuck:
-        logger.error("tasks that do not end when cancelled are left behind: %s", ", ".join(map(_named, stuck)))
+        logger.error("tasks that do not end when cancelled are left behind: %s", ", ".join(map(_describe_task, stuck)))
 
 
-def _named(task: "asyncio.Task[object]") -> str:
+def _describe_task(task: "asyncio.Task[object]") -> str:
     frames = task.get_stack(limit=1)
     where = f" at {frames[0].f_code.co_filename}:{frames[0].f_lineno}" if frames else ""
     return f"{task.get_name()}{where}"
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def _find_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """uvloop, winloop on Windows, asyncio's own loop where neither is installed."""
     try:
         if sys.platform == "win32":

@@ -28,20 +28,20 @@ from wsbroker.server.memory_release import HeapTrimmer
 from wsbroker.server.operator_warnings import OperatorWarnings
 from wsbroker.settings import open_sockets
 from wsbroker.settings.addresses import Address, BindAddress
-from wsbroker.settings.config import Config, show_size
+from wsbroker.settings.config import Config, format_size
 from wsbroker.worker import api as port
 from wsbroker.worker import forks
 
 logger = GuardedLog(__name__)
 
-CLOSE_BATCH: Final = 500
+CLOSE_BATCH_SIZE: Final = 500
 """Sockets closed at once during a shutdown; between batches the loop flushes, and clients spread their reconnects."""
 CLOSE_PAUSE_S: Final = 0.05
-POLL_S: Final = 0.02
+CLOSE_POLL_S: Final = 0.02
 FAILED_START_STOP_S: Final = 5.0
 """How long workers that have started may take to stop, when an address cannot be bound."""
-WARN_EVERY_S: Final = 1.0
-POLICIES: Final = {"disconnect": DISCONNECT, "drop_new": DROP_NEW, "drop_old": DROP_OLD}
+WARNING_INTERVAL_S: Final = 1.0
+SLOW_CONSUMER_POLICIES: Final = {"disconnect": DISCONNECT, "drop_new": DROP_NEW, "drop_old": DROP_OLD}
 
 
 class Node:
@@ -58,12 +58,14 @@ class Node:
         self.spec = spec
         self.on_fatal = on_fatal
         self.addresses: list[Address] = []
-        self.connections = Connections(asyncio.get_running_loop(), _limits(config), _socket_settings(config))
+        self.connections = Connections(
+            asyncio.get_running_loop(), _make_limits(config), _make_connection_settings(config)
+        )
         self.broker = self.connections.broker
-        self.local_port = LocalApi(self.broker, config.command_bytes)
-        self.pool = Pool(config, spec, self.broker, self.local_port, on_fatal)
+        self.local_api = LocalApi(self.broker, config.command_bytes)
+        self.pool = Pool(config, spec, self.broker, self.local_api, on_fatal)
         self.front = Front(config, self.connections, self.pool)
-        self._warner: asyncio.TimerHandle | None = None
+        self._warning_timer: asyncio.TimerHandle | None = None
         self._warnings = OperatorWarnings(logger)
         self._memory_release = HeapTrimmer()
 
@@ -75,21 +77,21 @@ class Node:
             WorkerError: a worker did not start.
             OSError: an address cannot be bound; nothing stays bound.
         """
-        self.local_port.start()
-        port.set_default_api(self.local_port)
-        forks.register_child_action(self._become_child)
+        self.local_api.start()
+        port.set_default_api(self.local_api)
+        forks.register_child_action(self._detach_in_child)
         try:
-            self.broker.deliver_batch = self.pool.post
+            self.broker.deliver_batch = self.pool.post_events
             await self.pool.start()
-            self._wire_inline()
+            self._connect_inline_runner()
             self.addresses = await self.front.listen(addresses)
         except BaseException:
             await self.close(FAILED_START_STOP_S)
             raise
         self.connections.advance_timers()
-        self._warn()
+        self._log_operator_warnings()
 
-    def _wire_inline(self) -> None:
+    def _connect_inline_runner(self) -> None:
         """Lets compiled code call the message handler itself, with the interpreted runtime for what is rare."""
         inline = self.pool.inline_worker
         if inline is None:
@@ -120,8 +122,8 @@ class Node:
     async def close(self, timeout_s: float) -> None:
         """Stops everything; after `timeout_s` what is left is dropped. Never raises for a stuck handler or client."""
         deadline = time.monotonic() + timeout_s
-        if self._warner is not None:
-            self._warner.cancel()
+        if self._warning_timer is not None:
+            self._warning_timer.cancel()
         self.front.stop_listening()
         self.connections.stop()
         # Requests in flight need the workers; half of the time is theirs, the rest is for the handlers' end.
@@ -132,12 +134,12 @@ class Node:
         if dropped:
             logger.info("connections dropped count=%d", dropped)
             await asyncio.sleep(0)
-        forks.unregister_child_action(self._become_child)
-        if port.default_api is self.local_port:
+        forks.unregister_child_action(self._detach_in_child)
+        if port.default_api is self.local_api:
             port.set_default_api(None)
-        self.local_port.stop()
+        self.local_api.stop()
 
-    def _become_child(self) -> None:
+    def _detach_in_child(self) -> None:
         """In a process that was forked from this one: it has no part in the server's connections.
 
         O(connections), about 1.5 µs each.
@@ -157,56 +159,59 @@ class Node:
 
     async def _close_sockets(self, deadline: float) -> None:
         while (
-            self.connections.close_oldest_sockets(CLOSE_BATCH, 1001, "server shutdown") and time.monotonic() < deadline
+            self.connections.close_oldest_sockets(CLOSE_BATCH_SIZE, 1001, "server shutdown")
+            and time.monotonic() < deadline
         ):
             await asyncio.sleep(CLOSE_PAUSE_S)
         self.connections.close_oldest_sockets(1 << 60, 1001, "server shutdown")  # out of time: all at once
         limit = min(deadline, time.monotonic() + self.config.close_timeout)
         while self.connections.connection_count and time.monotonic() < limit:
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(CLOSE_POLL_S)
 
-    def _warn(self) -> None:
+    def _log_operator_warnings(self) -> None:
         """Logs what an operator should hear of: the core counts, and does not log."""
         counters = self.broker.counters
         limit = self.config.max_channels_per_socket
-        self._note(
+        self._warn_if_grown(
             counters.subscriptions_refused,
             f"a subscription was refused: a socket may hold {limit} (max_channels_per_socket)",
         )
-        self._note(counters.slow_consumers, "a slow consumer was closed with 1013 (max_queue_bytes, write_timeout)")
-        self._note(
+        self._warn_if_grown(
+            counters.slow_consumers, "a slow consumer was closed with 1013 (max_queue_bytes, write_timeout)"
+        )
+        self._warn_if_grown(
             counters.overload_closes,
-            f"more than {show_size(self.broker.limits.max_waiting_bytes)} waited for all clients together "
+            f"more than {format_size(self.broker.limits.max_waiting_bytes)} waited for all clients together "
             "(max_waiting_bytes): those for whom most waited were closed with 1013",
         )
-        self._note(
+        self._warn_if_grown(
             self.front.answers_shed,
-            f"answers of more than {show_size(self.front.max_answer_bytes)} waited for all HTTP clients together "
+            f"answers of more than {format_size(self.front.max_answer_bytes)} waited for all HTTP clients together "
             "(max_waiting_bytes): connections for which most waited were aborted",
         )
-        self._note(
+        self._warn_if_grown(
             counters.frames_dropped,
             f"messages to slow consumers are dropped (slow_consumer={self.config.slow_consumer})",
         )
-        self._note(
+        self._warn_if_grown(
             counters.mailboxes_full, "a worker is behind: messages wait with their sockets (mailbox_bytes, workers)"
         )
-        self._note(
+        self._warn_if_grown(
             self.front.requests_shed,
-            f"a request was refused with 503: all together held {show_size(self.front.max_request_bytes)} "
+            f"a request was refused with 503: all together held {format_size(self.front.max_request_bytes)} "
             "(max_request_bytes_total)",
         )
-        self._note(
+        self._warn_if_grown(
             counters.commands_refused, "commands of a worker were not understood and ignored: please report this"
         )
-        self.local_port.refresh_signal_handlers()
-        self._give_memory_back()
-        self._warner = asyncio.get_running_loop().call_later(WARN_EVERY_S, self._warn)
+        self.local_api.refresh_signal_handlers()
+        self._observe_memory()
+        self._warning_timer = asyncio.get_running_loop().call_later(WARNING_INTERVAL_S, self._log_operator_warnings)
 
-    def _note(self, count: int, text: str) -> None:
-        self._warnings.note(count, text, asyncio.get_running_loop().time())
+    def _warn_if_grown(self, count: int, text: str) -> None:
+        self._warnings.warn_if_grown(count, text, asyncio.get_running_loop().time())
 
-    def _give_memory_back(self) -> None:
+    def _observe_memory(self) -> None:
         outgoing, front = self.broker.outgoing, self.front
         held = int(outgoing.waiting_bytes) + front.request_bytes + front.answer_bytes
         peak = int(outgoing.peak_waiting_bytes) + front.peak_request_bytes + front.peak_answer_bytes
@@ -215,7 +220,7 @@ class Node:
         front.peak_answer_bytes = front.answer_bytes
         self._memory_release.trim_if_much_was_freed(held, peak, time.monotonic())
 
-    def statistics(self) -> dict[str, int]:
+    def collect_statistics(self) -> dict[str, int]:
         """Counters and sizes, as plain numbers."""
         counters = self.broker.counters
         return {
@@ -243,14 +248,14 @@ class Node:
             "answer_bytes": self.front.answer_bytes,
             "answers_shed": self.front.answers_shed,
             "inbox_bytes": int(self.broker.unhandled_bytes),
-            "command_bytes": self.local_port.waiting_bytes,
+            "command_bytes": self.local_api.waiting_bytes,
         }
 
 
-def _limits(config: Config) -> Limits:
+def _make_limits(config: Config) -> Limits:
     return Limits(
         config.max_queue_bytes,
-        POLICIES[config.slow_consumer],
+        SLOW_CONSUMER_POLICIES[config.slow_consumer],
         config.inbox_bytes,
         config.max_channels_per_socket,
         config.waiting_bytes_limit(),
@@ -258,7 +263,7 @@ def _limits(config: Config) -> Limits:
     )
 
 
-def _socket_settings(config: Config) -> SocketSettings:
+def _make_connection_settings(config: Config) -> SocketSettings:
     return SocketSettings(
         max_connections=config.connection_limit(),
         max_message_size=config.max_message_size,

@@ -7,25 +7,25 @@ from typing import Final
 
 from wsbroker.guarded_log import GuardedLog
 
-WARN_AGAIN_S: Final = 300.0
+REPEAT_INTERVAL_S: Final = 300.0
 """The least time between two lines about the same: a dozen lines an hour are read, one a second fills a disk."""
 
 
 class OperatorWarnings:
-    """Logs that a counter has grown, each at most once in `WARN_AGAIN_S`. Time comes in as an argument.
+    """Logs that a counter has grown, each at most once in `REPEAT_INTERVAL_S`. Time comes in as an argument.
 
     Args:
         log: where the lines go.
     """
 
-    __slots__ = ("_log", "_said")
+    __slots__ = ("_log", "_last_warnings")
 
     def __init__(self, log: GuardedLog) -> None:
         self._log = log
-        self._said: dict[str, tuple[int, float]] = {}
+        self._last_warnings: dict[str, tuple[int, float]] = {}
         """By text: what its counter was at the last line, and when that was."""
 
-    def note(self, count: int, text: str, now: float) -> None:
+    def warn_if_grown(self, count: int, text: str, now: float) -> None:
         """Warns if a counter has grown since the last line about it, and that is long enough ago.
 
         Args:
@@ -35,7 +35,7 @@ class OperatorWarnings:
         """
         if not count:
             return
-        last, at = self._said.get(text, (0, now - WARN_AGAIN_S))
-        if count > last and now - at >= WARN_AGAIN_S:
-            self._said[text] = (count, now)
+        last, at = self._last_warnings.get(text, (0, now - REPEAT_INTERVAL_S))
+        if count > last and now - at >= REPEAT_INTERVAL_S:
+            self._last_warnings[text] = (count, now)
             self._log.warning("%s count=%d", text, count - last)

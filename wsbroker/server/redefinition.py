@@ -9,8 +9,8 @@ from typing import Final
 
 from wsbroker.worker.base import HANDLER_ARGUMENTS
 
-MAIN: Final = "__main__"
-LOCAL: Final = "<"
+MAIN_MODULE: Final = "__main__"
+LOCAL_NAME_MARK: Final = "<"
 """Stands in the names of what a function defines (``make.<locals>.Chat``) and of lambdas: they tell nothing apart."""
 
 
@@ -24,19 +24,20 @@ def is_redefined(before: object, now: object) -> bool:
         before: what was given to `register_worker` or `start`.
         now: likewise, later.
     """
-    name = _name_of(before)
-    if before is now or name is None or name != _name_of(now):
+    name = _definition_name(before)
+    if before is now or name is None or name != _definition_name(now):
         return False
     if isinstance(before, ModuleType | type | FunctionType) or type(before) is not type(now):
         return True
-    pairs = [(_function_of(before, name), _function_of(now, name)) for name in HANDLER_ARGUMENTS]
+    pairs = [(_unbound_handler(before, name), _unbound_handler(now, name)) for name in HANDLER_ARGUMENTS]
     renewed = [(one, other) for one, other in pairs if one is not other and None not in (one, other)]
     return bool(renewed) and all(
-        isinstance(one, FunctionType) and _name_of(one) == _name_of(other) is not None for one, other in renewed
+        isinstance(one, FunctionType) and _definition_name(one) == _definition_name(other) is not None
+        for one, other in renewed
     )
 
 
-def parts_of(worker: object) -> list[object]:
+def current_definitions(worker: object) -> list[object]:
     """Returns what a worker consists of right now, to be compared by identity: it changes where a name is bound anew.
 
     Of a module those are its handlers, which ``importlib.reload`` replaces; of a name in ``__main__`` what it means.
@@ -45,9 +46,9 @@ def parts_of(worker: object) -> list[object]:
     target = worker
     if isinstance(worker, str):
         module, _, path = worker.partition(":")
-        if module != MAIN:
+        if module != MAIN_MODULE:
             return []
-        target = sys.modules.get(MAIN)
+        target = sys.modules.get(MAIN_MODULE)
         for name in path.split(".") if path else ():
             target = getattr(target, name, None)
         if path:
@@ -55,19 +56,19 @@ def parts_of(worker: object) -> list[object]:
     return [getattr(target, name, None) for name in HANDLER_ARGUMENTS] if isinstance(target, ModuleType) else []
 
 
-def _name_of(value: object) -> tuple[str, ...] | None:
+def _definition_name(value: object) -> tuple[str, ...] | None:
     """Returns module and qualified name of a class or function, or of an object's class; None: they tell nothing."""
     if isinstance(value, str):
         return None
     if isinstance(value, ModuleType):
         return ("module", value.__name__)
     if isinstance(value, type | FunctionType):
-        return None if LOCAL in value.__qualname__ else ("definition", value.__module__, value.__qualname__)
+        return None if LOCAL_NAME_MARK in value.__qualname__ else ("definition", value.__module__, value.__qualname__)
     owner = type(value)
-    return None if LOCAL in owner.__qualname__ else ("object", owner.__module__, owner.__qualname__)
+    return None if LOCAL_NAME_MARK in owner.__qualname__ else ("object", owner.__module__, owner.__qualname__)
 
 
-def _function_of(worker: object, name: str) -> object:
+def _unbound_handler(worker: object, name: str) -> object:
     """A handler, without the object that it is bound to."""
     handler: object = getattr(worker, name, None)
     return getattr(handler, "__func__", handler)

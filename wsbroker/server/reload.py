@@ -20,11 +20,11 @@ DEBOUNCE_MS = 400
 """Changes that come this close together are one: editors write a file in several steps."""
 
 
-LINKS_EVERY_MS = 1000
+LINK_CHECK_INTERVAL_MS = 1000
 """How often to see whether a folder is another one by now, because a symbolic link leads elsewhere."""
 
 
-def folders_of(spec: str) -> list[Path]:
+def find_watched_folders(spec: str) -> list[Path]:
     """Returns what to watch for an application: the folder its module is in, or that of its top-level package."""
     module = spec.partition(":")[0]
     top = module.partition(".")[0]
@@ -36,7 +36,7 @@ def folders_of(spec: str) -> list[Path]:
     return [Path(working_directory())]
 
 
-def check_available() -> None:
+def check_reload_available() -> None:
     """Raises a ConfigError if files cannot be watched, or their new code could not be started."""
     if is_frozen():
         raise ConfigError(f"--reload is for code in files: {FROZEN_REASON}")
@@ -46,7 +46,7 @@ def check_available() -> None:
         raise ConfigError("--reload needs the package watchfiles: pip install 'wsbroker[reload]'")
 
 
-def first_mistake(paths: Iterable[str]) -> str | None:
+def find_syntax_error(paths: Iterable[str]) -> str | None:
     """Returns what is wrong with the first file that Python could not read, or None."""
     for path in sorted(paths):
         try:
@@ -67,24 +67,24 @@ async def watch_python_files(folders: list[Path], on_change: Callable[[], Awaita
 
     while True:
         logger.info("watching for changes folders=%s", ", ".join(str(folder) for folder in folders))
-        targets = _targets(folders)
+        targets = _resolve_folders(folders)
         async for changes in awatch(
             *folders,
             watch_filter=PythonFilter(),
             debounce=DEBOUNCE_MS,
-            rust_timeout=LINKS_EVERY_MS,
+            rust_timeout=LINK_CHECK_INTERVAL_MS,
             yield_on_timeout=True,
         ):
-            has_moved = _targets(folders) not in (targets, [])
+            has_moved = _resolve_folders(folders) not in (targets, [])
             if has_moved:
-                logger.info("folders lead elsewhere: %s", ", ".join(map(str, _targets(folders))))
-            if (changes and _can_be_read({path for _, path in changes})) or has_moved:
+                logger.info("folders lead elsewhere: %s", ", ".join(map(str, _resolve_folders(folders))))
+            if (changes and _check_changed_files({path for _, path in changes})) or has_moved:
                 await on_change()
             if has_moved:
                 break
 
 
-def _targets(folders: Iterable[Path]) -> list[Path]:
+def _resolve_folders(folders: Iterable[Path]) -> list[Path]:
     """Returns where folders lead to; nothing if one is not there, as a link that is being switched may be."""
     try:
         return [folder.resolve(strict=True) for folder in folders]
@@ -92,10 +92,10 @@ def _targets(folders: Iterable[Path]) -> list[Path]:
         return []
 
 
-def _can_be_read(paths: set[str]) -> bool:
+def _check_changed_files(paths: set[str]) -> bool:
     """Logs which files have changed, and returns whether Python can read them."""
     logger.info("files changed: %s", ", ".join(sorted(paths)))
-    mistake = first_mistake(paths)
+    mistake = find_syntax_error(paths)
     if mistake is not None:
         logger.error("not reloaded: %s", mistake)
     return mistake is None

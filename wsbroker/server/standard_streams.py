@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Final
 
-_NAMES: Final = ("stdin", "stdout", "stderr")
+_STREAM_NAMES: Final = ("stdin", "stdout", "stderr")
 
 
 def open_standard_streams() -> None:
@@ -19,7 +19,7 @@ def open_standard_streams() -> None:
     """
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # the lowest that is free
         os.set_inheritable(number, True)
-        name = _NAMES[number]
+        name = _STREAM_NAMES[number]
         if getattr(sys, name) is None:
             stream = open(number, "w" if number else "r", encoding="utf-8", closefd=False)
             setattr(sys, name, stream)

@@ -27,7 +27,7 @@ WorkerKind: TypeAlias = Literal["auto", "inline", "thread", "interpreter", "proc
 Balance: TypeAlias = Literal["round-robin", "least-connections"]
 SlowConsumer: TypeAlias = Literal["disconnect", "drop_new", "drop_old"]
 OnHandlerError: TypeAlias = Literal["close", "log"]
-Kind: TypeAlias = Literal["size", "seconds", "count", "mode", "choice", "switch", "text", "names"]
+SettingKind: TypeAlias = Literal["size", "seconds", "count", "mode", "choice", "switch", "text", "names"]
 """size: bytes (int) · seconds (float) · count (int) · mode: permission bits (int) · choice (one of `choices`) ·
 switch (bool) · text (str) · names (tuple of str)"""
 
@@ -36,16 +36,16 @@ MIB: Final = 1024 * KIB
 GIB: Final = 1024 * MIB
 TIB: Final = 1024 * GIB
 DAY_S: Final = 86_400.0
-SHORTEST_S: Final = 0.01
+MIN_DURATION_S: Final = 0.01
 
 GROUPS: Final = ("Workers", "Messages", "Connections", "HTTP", "Time")
-_UNITS: Final[dict[Kind, str]] = {"size": "bytes", "seconds": "seconds"}
+_UNIT_NAMES: Final[dict[SettingKind, str]] = {"size": "bytes", "seconds": "seconds"}
 _T = TypeVar("_T")
 
 
-def _setting(
+def _setting_field(
     default: _T,
-    kind: Kind,
+    kind: SettingKind,
     group: str,
     *,
     help: str,
@@ -60,7 +60,7 @@ def _setting(
     metadata = {
         "kind": kind,
         "group": group,
-        "unit": _UNITS.get(kind, ""),
+        "unit": _UNIT_NAMES.get(kind, ""),
         "minimum": minimum,
         "maximum": maximum,
         "choices": choices,
@@ -72,17 +72,17 @@ def _setting(
     return field(default=default, repr=not hidden, metadata=metadata)
 
 
-def _size(default: int, group: str, *, help: str, reason: str) -> int:
-    return _setting(default, "size", group, help=help, reason=reason, minimum=1, maximum=GIB)
+def _size_field(default: int, group: str, *, help: str, reason: str) -> int:
+    return _setting_field(default, "size", group, help=help, reason=reason, minimum=1, maximum=GIB)
 
 
-def _total_size(group: str, *, help: str, reason: str) -> int | None:
+def _total_size_field(group: str, *, help: str, reason: str) -> int | None:
     """Makes a setting for a size of all connections together, which follows the memory there is."""
-    return _setting(None, "size", group, help=help, reason=reason, minimum=KIB, maximum=TIB, unset="auto")
+    return _setting_field(None, "size", group, help=help, reason=reason, minimum=KIB, maximum=TIB, unset="auto")
 
 
-def _seconds(default: float, group: str, *, help: str, reason: str, minimum: float = SHORTEST_S) -> float:
-    return _setting(default, "seconds", group, help=help, reason=reason, minimum=minimum, maximum=DAY_S)
+def _seconds_field(default: float, group: str, *, help: str, reason: str, minimum: float = MIN_DURATION_S) -> float:
+    return _setting_field(default, "seconds", group, help=help, reason=reason, minimum=minimum, maximum=DAY_S)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +94,7 @@ class Config:
         ConfigError: a value out of its bounds, or two that cannot work together; the text says what to do.
     """
 
-    workers: int | None = _setting(
+    workers: int | None = _setting_field(
         None,
         "count",
         "Workers",
@@ -104,7 +104,7 @@ class Config:
         help="workers that run handlers; auto: 1 for inline and thread, else one per CPU",
         reason="Threads of one interpreter share its lock, so more of them only help handlers that block.",
     )
-    worker_kind: WorkerKind = _setting(
+    worker_kind: WorkerKind = _setting_field(
         "auto",
         "choice",
         "Workers",
@@ -112,7 +112,7 @@ class Config:
         help="where handlers run",
         reason="auto takes the kind that uses all CPUs with the code at hand.",
     )
-    balance: Balance = _setting(
+    balance: Balance = _setting_field(
         "round-robin",
         "choice",
         "Workers",
@@ -120,7 +120,7 @@ class Config:
         help="which worker gets a new socket",
         reason="Round robin is even when connections come and go evenly; the other one also after a worker restarts.",
     )
-    worker_arg: str | None = _setting(
+    worker_arg: str | None = _setting_field(
         None,
         "text",
         "Workers",
@@ -128,19 +128,19 @@ class Config:
         help="handed to handle_worker_start(arg) of every worker",
         reason="The one way to parametrise an application from outside; never logged, it may be a secret.",
     )
-    handler_timeout: float = _seconds(
+    handler_timeout: float = _seconds_field(
         5.0,
         "Workers",
         help="a handler may run this long; then it is interrupted, its socket closed with 1011",
         reason="A client waits a few seconds for an answer, and the next messages of the socket wait behind it.",
     )
-    worker_hang_timeout: float = _seconds(
+    worker_hang_timeout: float = _seconds_field(
         3.0,
         "Workers",
         help="a worker that answers nothing this long is given up and replaced",
         reason="Longer than any pause of the garbage collector or of a busy machine, short enough to reconnect.",
     )
-    on_handler_error: OnHandlerError = _setting(
+    on_handler_error: OnHandlerError = _setting_field(
         "close",
         "choice",
         "Workers",
@@ -149,24 +149,24 @@ class Config:
         reason="After an exception nobody knows what state the application left behind for this client.",
     )
 
-    max_message_size: int = _size(
+    max_message_size: int = _size_field(
         64 * KIB,
         "Messages",
         help="largest message a client may send; a larger one closes it with 1009",
         reason="Messages are for events; files go over HTTP. Every connection may make the server hold this much.",
     )
-    max_queue_bytes: int = _size(
+    max_queue_bytes: int = _size_field(
         MIB,
         "Messages",
         help="what may wait for one socket; an empty outbox takes any one message",
         reason="A client that keeps up never has that much waiting; what all may have together is max_waiting_bytes.",
     )
-    max_waiting_bytes: int | None = _total_size(
+    max_waiting_bytes: int | None = _total_size_field(
         "Messages",
         help="waiting for all sockets; then the largest are closed; auto: 1/4 of memory",
         reason="A thousand slow clients must not fill the memory. HTTP answers have as much of their own.",
     )
-    slow_consumer: SlowConsumer = _setting(
+    slow_consumer: SlowConsumer = _setting_field(
         "disconnect",
         "choice",
         "Messages",
@@ -174,30 +174,30 @@ class Config:
         help="what happens at max_queue_bytes",
         reason="A client that reconnects knows that it has missed something; with dropped messages it does not.",
     )
-    inbox_bytes: int = _size(
+    inbox_bytes: int = _size_field(
         256 * KIB,
         "Messages",
         help="read from one socket and not yet handled; then its reading pauses",
         reason="Enough to keep a worker busy over a round trip; TCP tells the client to wait.",
     )
-    max_inbox_bytes_total: int | None = _total_size(
+    max_inbox_bytes_total: int | None = _total_size_field(
         "Messages",
         help="not yet handled of all sockets; then 16 KiB each; auto: 1/4 of memory",
         reason="While handlers are stuck, a thousand clients that go on sending must not fill the memory.",
     )
-    mailbox_bytes: int = _size(
+    mailbox_bytes: int = _size_field(
         4 * MIB,
         "Messages",
         help="on its way to one worker and not yet handled; more waits with its socket",
         reason="A worker that falls behind costs memory only up to here, however many sockets it serves.",
     )
-    command_bytes: int = _size(
+    command_bytes: int = _size_field(
         16 * MIB,
         "Messages",
         help="asked for by one worker and not yet applied; then its calls block",
         reason="A handler that publishes in a loop is slowed down instead of filling the memory.",
     )
-    max_channels_per_socket: int = _setting(
+    max_channels_per_socket: int = _setting_field(
         128,
         "count",
         "Messages",
@@ -206,20 +206,20 @@ class Config:
         help="subscriptions one socket may hold; a further one is refused",
         reason="One client must not be able to fill the channel table.",
     )
-    compression: bool = _setting(
+    compression: bool = _setting_field(
         False,
         "switch",
         "Messages",
         help="compress messages (permessage-deflate); not available yet",
         reason="Costs up to 300 KB per connection and more CPU than all the rest, so it is a choice.",
     )
-    read_budget_bytes: int = _size(
+    read_budget_bytes: int = _size_field(
         256 * KIB,
         "Messages",
         help="read from one socket before the others have their turn",
         reason="One greedy client must not hold the event loop; as much as a transport reads at once.",
     )
-    read_budget_frames: int = _setting(
+    read_budget_frames: int = _setting_field(
         256,
         "count",
         "Messages",
@@ -229,7 +229,7 @@ class Config:
         reason="Tiny frames cost time rather than bytes: a read of 256 KiB can hold 43,000 of them.",
     )
 
-    flush_interval: float = _setting(
+    flush_interval: float = _setting_field(
         0.0,
         "seconds",
         "Messages",
@@ -239,7 +239,7 @@ class Config:
         reason="Busy channels cost less CPU per message the more of them leave in one write; each waits that long.",
     )
 
-    max_connections: int | None = _setting(
+    max_connections: int | None = _setting_field(
         None,
         "count",
         "Connections",
@@ -249,7 +249,7 @@ class Config:
         help="further connections are answered 503; auto: from the limit of open files",
         reason="An answer beats a connection that hangs because no file descriptor is left.",
     )
-    allowed_origins: tuple[str, ...] | None = _setting(
+    allowed_origins: tuple[str, ...] | None = _setting_field(
         None,
         "names",
         "Connections",
@@ -257,14 +257,14 @@ class Config:
         help="origins that may connect: https://example.com, file://, null; * is any",
         reason="Without it any web page could connect in the name of its visitor (RFC 6455 section 10.2).",
     )
-    subprotocols: tuple[str, ...] = _setting(
+    subprotocols: tuple[str, ...] = _setting_field(
         (),
         "names",
         "Connections",
         help="subprotocols spoken; of several, the one that the client prefers is chosen",
         reason="Only a name that both sides list may be answered (RFC 6455 section 4.2.2).",
     )
-    unix_mode: int | None = _setting(
+    unix_mode: int | None = _setting_field(
         None,
         "mode",
         "Connections",
@@ -274,7 +274,7 @@ class Config:
         help="permissions of a Unix socket's file, such as 660; who may write may connect",
         reason="Without it they follow the umask of the process, so that often only the same user's proxy can connect.",
     )
-    unix_group: str | None = _setting(
+    unix_group: str | None = _setting_field(
         None,
         "text",
         "Connections",
@@ -282,13 +282,13 @@ class Config:
         reason="A proxy runs as another user: give the file to a group that both are in. An explicit unix_mode wins.",
     )
 
-    max_body_size: int = _size(
+    max_body_size: int = _size_field(
         MIB,
         "HTTP",
         help="largest body of a plain HTTP request; a larger one is answered 413",
         reason="The body is held in memory and crosses to a worker as a whole; 1 MiB is nginx's default too.",
     )
-    max_head_size: int = _setting(
+    max_head_size: int = _setting_field(
         32 * KIB,
         "size",
         "HTTP",
@@ -297,55 +297,55 @@ class Config:
         help="largest request head; a larger one is answered 431",
         reason="Room for large cookies; nginx takes 32 KiB too. Under 1 KiB browsers could not connect.",
     )
-    max_request_bytes_total: int | None = _total_size(
+    max_request_bytes_total: int | None = _total_size_field(
         "HTTP",
         help="unfinished heads and bodies; then 503; auto: 1/4 of memory, up to 1GiB",
         reason="A thousand uploads that never end hold a thousand bodies; a container's memory limit counts.",
     )
-    http_timeout: float = _seconds(
+    http_timeout: float = _seconds_field(
         30.0,
         "HTTP",
         help="a plain HTTP request is answered 504 after this long",
         reason="Proxies in front give up after 30 to 60 s; the answer should come before.",
     )
-    keepalive_timeout: float = _seconds(
+    keepalive_timeout: float = _seconds_field(
         75.0,
         "HTTP",
         help="an idle HTTP connection is kept this long for the next request",
         reason="nginx's and aiohttp's value; longer than the 60 s of common load balancers, so that they close first.",
     )
 
-    ping_interval: float = _seconds(
+    ping_interval: float = _seconds_field(
         25.0,
         "Time",
         help="each socket is pinged this often",
         reason="Proxies cut connections that are silent for 30 to 60 s.",
     )
-    pong_timeout: float = _seconds(
+    pong_timeout: float = _seconds_field(
         10.0,
         "Time",
         help="a ping without an answer for this long closes the connection",
         reason="Mobile networks need several seconds to wake up; a dead peer is found within 35 s.",
     )
-    handshake_timeout: float = _seconds(
+    handshake_timeout: float = _seconds_field(
         10.0,
         "Time",
         help="from the accepted connection to the open socket: request head and open handler",
         reason="Who opens connections and sends nothing must not hold descriptors.",
     )
-    write_timeout: float = _seconds(
+    write_timeout: float = _seconds_field(
         10.0,
         "Time",
         help="a connection that takes no byte of what waits for this long is cut",
         reason="A peer that has vanished is not noticed by TCP for minutes.",
     )
-    close_timeout: float = _seconds(
+    close_timeout: float = _seconds_field(
         5.0,
         "Time",
         help="how long a closing handshake may take before the connection is cut",
         reason="One slow round trip and a retransmission.",
     )
-    shutdown_timeout: float = _seconds(
+    shutdown_timeout: float = _seconds_field(
         30.0,
         "Time",
         minimum=0.0,
@@ -371,7 +371,7 @@ class Config:
 
     def workers_for(self, kind: WorkerKind) -> int:
         """Returns how many workers to start of this kind, which is the one `auto` was resolved to."""
-        return worker_count(kind) if self.workers is None else self.workers
+        return default_worker_count(kind) if self.workers is None else self.workers
 
     def connection_limit(self) -> int:
         """Returns `max_connections`, or what the limit of open files allows now."""
@@ -455,7 +455,7 @@ class Setting:
     """
 
     name: str
-    kind: Kind
+    kind: SettingKind
     group: str
     unit: str
     default: object
@@ -467,7 +467,7 @@ class Setting:
     help: str
     reason: str
 
-    def show(self, value: object) -> str:
+    def format_value(self, value: object) -> str:
         """Returns a value of this setting as a person writes it: ``64KiB``, ``25s``, ``auto``."""
         if value is None:
             return self.unset or "none"
@@ -476,7 +476,7 @@ class Setting:
         if isinstance(value, bool):
             return "on" if value else "off"
         if self.kind == "size" and isinstance(value, int):
-            return show_size(value)
+            return format_size(value)
         if self.kind == "mode" and isinstance(value, int):
             return f"{value:03o}"
         if self.kind == "seconds" and isinstance(value, (int, float)) and math.isfinite(value):
@@ -492,7 +492,7 @@ SETTINGS: Final[dict[str, Setting]] = {
 """Every setting by name, in the order of `Config`."""
 
 
-def show_size(size: int) -> str:
+def format_size(size: int) -> str:
     """Returns ``64KiB`` for 65536: the largest unit that says it exactly."""
     for unit, name in ((TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
         if size and size % unit == 0:
@@ -536,22 +536,22 @@ def check_value(setting: Setting, value: object, label: str) -> object:
         return None
     if setting.kind == "switch":
         if not isinstance(value, bool):
-            raise _wrong_type(setting, value, label)
-        return _checked_switch(setting, value, label)
+            raise _wrong_type_error(setting, value, label)
+        return _check_switch(setting, value, label)
     if setting.kind == "text":
         if not isinstance(value, str):
-            raise _wrong_type(setting, value, label)
+            raise _wrong_type_error(setting, value, label)
         if setting.name == "unix_group" and not value.strip():
             raise ConfigError(f"{label} is empty: write the name or number of a group, or leave it out")
         return str(value)
     if setting.kind == "choice":
-        return _checked_choice(setting, value, label)
+        return _check_choice(setting, value, label)
     if setting.kind == "names":
-        return _checked_names(setting, value, label)
-    return _checked_number(setting, value, label)
+        return _check_names(setting, value, label)
+    return _check_number(setting, value, label)
 
 
-_TYPES: Final[dict[Kind, str]] = {
+_TYPE_NAMES: Final[dict[SettingKind, str]] = {
     "size": "an int (bytes)",
     "seconds": "a number (seconds)",
     "count": "an int",
@@ -563,52 +563,52 @@ _TYPES: Final[dict[Kind, str]] = {
 }
 
 
-def _wrong_type(setting: Setting, value: object, label: str) -> TypeError:
-    expected = _TYPES[setting.kind] + (" or None" if setting.default is None else "")
+def _wrong_type_error(setting: Setting, value: object, label: str) -> TypeError:
+    expected = _TYPE_NAMES[setting.kind] + (" or None" if setting.default is None else "")
     return TypeError(f"{label} must be {expected}, not {type(value).__name__}")
 
 
-def _checked_number(setting: Setting, value: object, label: str) -> int | float:
+def _check_number(setting: Setting, value: object, label: str) -> int | float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _wrong_type(setting, value, label)
+        raise _wrong_type_error(setting, value, label)
     if isinstance(value, float) and setting.kind != "seconds":
-        raise _wrong_type(setting, value, label)
+        raise _wrong_type_error(setting, value, label)
     assert setting.minimum is not None and setting.maximum is not None
     if not setting.minimum <= value <= setting.maximum:  # so written, it refuses NaN too
         if setting.kind == "mode":
             raise ConfigError(
                 f"{label} is {value}, but must be permission bits from 0o000 to 0o777: write it in octal, such as 0o660"
             )
-        low, high = _show_bound(setting, setting.minimum), _show_bound(setting, setting.maximum)
-        raise ConfigError(f"{label} is {setting.show(value)}, but must be from {low} to {high}")
+        low, high = _format_bound(setting, setting.minimum), _format_bound(setting, setting.maximum)
+        raise ConfigError(f"{label} is {setting.format_value(value)}, but must be from {low} to {high}")
     return float(value) if setting.kind == "seconds" else int(value)
 
 
-def _show_bound(setting: Setting, bound: float) -> str:
-    return setting.show(bound if setting.kind == "seconds" else int(bound))
+def _format_bound(setting: Setting, bound: float) -> str:
+    return setting.format_value(bound if setting.kind == "seconds" else int(bound))
 
 
-def _checked_choice(setting: Setting, value: object, label: str) -> str:
+def _check_choice(setting: Setting, value: object, label: str) -> str:
     if not isinstance(value, str):
-        raise _wrong_type(setting, value, label)
+        raise _wrong_type_error(setting, value, label)
     if value not in setting.choices:
         allowed = f"{', '.join(setting.choices[:-1])} or {setting.choices[-1]}"
         raise ConfigError(f"{label} is {value!r}, but must be {allowed}{did_you_mean(value, setting.choices)}")
     return str(value)
 
 
-def _checked_switch(setting: Setting, value: bool, label: str) -> bool:
+def _check_switch(setting: Setting, value: bool, label: str) -> bool:
     if setting.name == "compression" and value:
         raise ConfigError(f"{label} is on, but this version cannot compress messages yet: leave it off")
     return value
 
 
-def _checked_names(setting: Setting, value: object, label: str) -> tuple[str, ...]:
+def _check_names(setting: Setting, value: object, label: str) -> tuple[str, ...]:
     if not isinstance(value, (tuple, list)) or not all(isinstance(name, str) for name in value):
-        raise _wrong_type(setting, value, label)
+        raise _wrong_type_error(setting, value, label)
     names = tuple(str(name) for name in value)
     if setting.name == "allowed_origins":
-        names = _checked_origins(names, label)
+        names = _normalize_origins(names, label)
     else:
         _check_subprotocols(names, label)
     if len(set(names)) < len(names):
@@ -620,13 +620,13 @@ def _checked_names(setting: Setting, value: object, label: str) -> tuple[str, ..
 _ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9._-]*)(?::([0-9]{1,5}))?")
 
 
-def _checked_origins(names: tuple[str, ...], label: str) -> tuple[str, ...]:
+def _normalize_origins(names: tuple[str, ...], label: str) -> tuple[str, ...]:
     if "*" in names and len(names) > 1:
         raise ConfigError(f"{label} holds '*', which is any origin, and others too: write '*' alone, or the others")
-    return tuple(name if name == "*" else _checked_origin(name, label) for name in names)
+    return tuple(name if name == "*" else _normalize_origin(name, label) for name in names)
 
 
-def _checked_origin(name: str, label: str) -> str:
+def _normalize_origin(name: str, label: str) -> str:
     """Returns an origin as browsers send it: lower case, no default port (RFC 6454 section 6.2)."""
     origin = name.lower()
     if origin == "null":  # a sandboxed frame, a page opened as a file
@@ -646,7 +646,7 @@ def _checked_origin(name: str, label: str) -> str:
     if port is not None and not 0 < port < 65536:
         raise ConfigError(f"{label} holds {name!r}, but a port is a number from 1 to 65535")
     if host.startswith("["):
-        host = _checked_ipv6(host, name, label)
+        host = _normalize_ipv6(host, name, label)
     is_default = port is None or port == _DEFAULT_PORTS.get(scheme)
     return f"{scheme}://{host}" if is_default else f"{scheme}://{host}:{port}"
 
@@ -667,7 +667,7 @@ def _origin_hint(origin: str) -> str:
     return ""
 
 
-def _checked_ipv6(host: str, name: str, label: str) -> str:
+def _normalize_ipv6(host: str, name: str, label: str) -> str:
     """Returns an IPv6 address in the form in which browsers send it."""
     from ipaddress import IPv6Address
 
@@ -697,24 +697,24 @@ def _refuse_contradictions(values: Mapping[str, object], named: Mapping[str, str
             f"{named['workers']} is {workers}, but {named['worker_kind']} is inline, and handlers in the event loop "
             "have one worker: leave the number out, or choose another kind"
         )
-    interval = _seconds_of(values, "flush_interval")
+    interval = _seconds_value(values, "flush_interval")
     for deadline in ("pong_timeout", "close_timeout"):
-        if interval and interval >= _seconds_of(values, deadline):
-            shown = SETTINGS[deadline].show(_seconds_of(values, deadline))
+        if interval and interval >= _seconds_value(values, deadline):
+            shown = SETTINGS[deadline].format_value(_seconds_value(values, deadline))
             raise ConfigError(
-                f"{named['flush_interval']} is {SETTINGS['flush_interval'].show(interval)}, but {named[deadline]} is "
+                f"{named['flush_interval']} is {SETTINGS['flush_interval'].format_value(interval)}, but {named[deadline]} is "
                 f"{shown}: pings and closes wait in the flush interval too, so no peer could answer in time; "
                 "some milliseconds are usual"
             )
 
 
-def _seconds_of(values: Mapping[str, object], name: str) -> float:
+def _seconds_value(values: Mapping[str, object], name: str) -> float:
     value = values.get(name, SETTINGS[name].default)
     assert isinstance(value, (int, float))
     return float(value)
 
 
-def worker_count(kind: WorkerKind) -> int:
+def default_worker_count(kind: WorkerKind) -> int:
     """Returns how many workers of this kind there are if nobody says: 1 for inline and thread, else the CPU count."""
     return 1 if kind in ("inline", "thread") else cpu_count()
 
@@ -741,7 +741,7 @@ UNLIMITED_CONNECTIONS: Final = 1_000_000
 WINDOWS_CONNECTIONS: Final = 10_000
 """Windows has no limit of open files that a process could ask for."""
 
-MOST_DESCRIPTORS: Final = 1 << 20
+MAX_FD_LIMIT: Final = 1 << 20
 """As far as `raise_fd_limit` goes: Linux's own default for the hard limit of a service."""
 
 
@@ -777,7 +777,7 @@ def raise_fd_limit() -> None:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    target = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    target = MAX_FD_LIMIT if hard == resource.RLIM_INFINITY else min(hard, MAX_FD_LIMIT)
     if soft == resource.RLIM_INFINITY or soft >= target:
         return
     try:

@@ -7,7 +7,7 @@ caller gets the error where the mistake is.
 from collections.abc import Iterable
 from typing import Final
 
-from wsbroker.types import MAX_CHANNEL_NAME_BYTES, MAX_TOKEN_BYTES, copied_bytes, is_sendable_close_code
+from wsbroker.types import MAX_CHANNEL_NAME_BYTES, MAX_TOKEN_BYTES, copy_buffer, is_sendable_close_code
 
 MAX_SOCKET_ID: Final = 1 << 62
 """Compiled code keeps ids in 64 bits. What is outside 1 to this number is nobody's id."""
@@ -53,7 +53,7 @@ def validate_data(value: object) -> str | bytes:
     """Returns the exact form of a message, copied if the caller could still change it."""
     if isinstance(value, str):
         return validate_text(value, "data")
-    content = copied_bytes(value)
+    content = copy_buffer(value)
     if content is None:
         raise TypeError(f"data must be str (a text message) or bytes-like (a binary one), not {_type_name(value)}")
     return content
@@ -103,7 +103,7 @@ def validate_token(value: object) -> bytes | None:
     if isinstance(value, str):
         token = encode_utf8(str.__str__(value), "token")
     else:
-        content = copied_bytes(value)
+        content = copy_buffer(value)
         if content is None:
             raise TypeError(f"token must be bytes-like, str or None, not {_type_name(value)}")
         token = content

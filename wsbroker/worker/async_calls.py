@@ -6,7 +6,7 @@ from time import monotonic
 from types import CoroutineType, TracebackType
 from typing import TYPE_CHECKING, Final, Protocol
 
-from wsbroker.process_exit import exit_forked
+from wsbroker.process_exit import exit_forked_child
 from wsbroker.worker.interruption import HandlerTimeout, HandlerTimer
 from wsbroker.worker.report import await_position
 
@@ -128,7 +128,7 @@ class CallCoroutine(Coroutine[object, object, None]):
             if watch is None:
                 waits_for = go(value)
                 if self._async_calls.is_forked:
-                    exit_forked(None)
+                    exit_forked_child(None)
                 return waits_for
             call = self.call
             start = monotonic()
@@ -281,7 +281,7 @@ class AsyncCalls:
     def on_coroutine_ended(self, run: CallCoroutine, returned: object, error: BaseException | None) -> None:
         """A run has ended; called by it."""
         if self.is_forked:
-            exit_forked(error)
+            exit_forked_child(error)
         run.is_ended = True
         run.task = None
         self._runs.pop(run).discard_call(run)

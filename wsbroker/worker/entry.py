@@ -94,4 +94,4 @@ def _open_inherited_socket(end: int | bytes) -> socket:
 
 def _exit_within(limit_s: float) -> None:
     text = f"worker process {os.getpid()} did not end within {limit_s:g} s: it exits now"
-    process_exit.exit_within(limit_s, process_exit.STAYED, text)
+    process_exit.exit_after_timeout(limit_s, process_exit.STATUS_FORCED, text)

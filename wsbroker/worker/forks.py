@@ -9,7 +9,7 @@ application's code goes on in the child:
 * the signals that the server or the worker has taken are as they were before. They are blocked meanwhile, as one that
   comes between the fork and that would be lost: whoever has started the child may end it at once.
 
-Where its handler ends, the child ends (`process_exit.exit_forked`). The runtimes see to that, each where a handler
+Where its handler ends, the child ends (`process_exit.exit_forked_child`). The runtimes see to that, each where a handler
 returns to it, and `ForkedLoopGuard` for what else runs in the event loop.
 
 A program that is started (`subprocess`, `multiprocessing` with "spawn") needs none of this: no descriptor of ours is
@@ -122,7 +122,7 @@ class ForkedLoopGuard:
     ) -> None:
         unregister_child_action(self._on_forked)
         if self._is_forked:
-            process_exit.exit_forked(error)
+            process_exit.exit_forked_child(error)
 
     def _on_forked(self) -> None:
         if get_ident() == self._thread_id:
@@ -130,7 +130,7 @@ class ForkedLoopGuard:
             ready = _ready_callbacks(self._loop)
             if ready is not None:
                 ready.clear()
-                self._loop.call_soon(process_exit.exit_forked, None)
+                self._loop.call_soon(process_exit.exit_forked_child, None)
 
 
 def make_thread_executor() -> "ThreadPoolExecutor":
@@ -152,7 +152,7 @@ def _call_and_exit_if_forked(function: Callable[..., _T], args: tuple[object, ..
         return function(*args, **kwargs)
     finally:
         if os.getpid() != process:
-            process_exit.exit_forked(sys.exception())
+            process_exit.exit_forked_child(sys.exception())
 
 
 def _ready_callbacks(loop: "AbstractEventLoop") -> "deque[object] | None":

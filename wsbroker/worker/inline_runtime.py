@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from wsbroker.errors import CommandError
 from wsbroker.http.messages import Accept, HttpRequest, HttpResponse
-from wsbroker.process_exit import exit_forked
+from wsbroker.process_exit import exit_forked_child
 from wsbroker.types import SocketId
 from wsbroker.worker import forks
 from wsbroker.worker.api import BrokerApi
@@ -85,11 +85,11 @@ class InlineRuntime(BaseRuntime):
                     await cast(Awaitable[object], returned)
         except BaseException as error:
             if self.is_forked:
-                exit_forked(error)
+                exit_forked_child(error)
             forks.unregister_child_action(self._mark_forked)
             raise
         if self.is_forked:
-            exit_forked(None)
+            exit_forked_child(None)
 
     def _mark_forked(self) -> None:
         if get_ident() == self._thread_id:
@@ -126,11 +126,11 @@ class InlineRuntime(BaseRuntime):
             is_idle = False
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # a handler does not end the server
             if self.is_forked:
-                exit_forked(error)
+                exit_forked_child(error)
             self._report.report_stop_failed(error)
         finally:
             if self.is_forked:
-                exit_forked(sys.exception())
+                exit_forked_child(sys.exception())
             forks.unregister_child_action(self._mark_forked)
             tasks.cancel_timers()
         return is_idle
@@ -171,7 +171,7 @@ class InlineRuntime(BaseRuntime):
             how long is of no interest from now on.
         """
         if self.is_forked:
-            exit_forked(None)
+            exit_forked_child(None)
         epoch_s, self._epoch_s = self._epoch_s, time() - monotonic()
         if abs(self._epoch_s - epoch_s) < seconds / 2:
             if seconds > self._limit_s:

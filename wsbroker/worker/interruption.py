@@ -23,7 +23,7 @@ from threading import Lock, get_ident
 from time import monotonic
 from typing import TypeAlias, TypeVar
 
-from wsbroker.process_exit import exit_forked
+from wsbroker.process_exit import exit_forked_child
 
 _Returned = TypeVar("_Returned")
 
@@ -160,7 +160,9 @@ class HandlerTimer:
         """
         if self._is_forked:
             error = sys.exception()
-            exit_forked(None if isinstance(error, StopIteration) else error)  # a coroutine ends by a StopIteration
+            exit_forked_child(
+                None if isinstance(error, StopIteration) else error
+            )  # a coroutine ends by a StopIteration
         with self._lock:
             self._clear_interrupt()
         if not isinstance(sys.exception(), HandlerTimeout):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from wsbroker.errors import ConfigError
-from wsbroker.guarded_log import GuardedLog, shown_error, shown_type
+from wsbroker.guarded_log import GuardedLog, format_error, format_type_name
 from wsbroker.worker.base import HANDLER_ARGUMENTS, is_absent
 from wsbroker.worker.signatures import count_arguments, is_async_handler
 
@@ -169,7 +169,7 @@ def _instantiate_worker(cls: type, where: str) -> object:
         return cls()
     except Exception as error:
         raise ConfigError(
-            f"{where} cannot be instantiated: {shown_error(error)} "
+            f"{where} cannot be instantiated: {format_error(error)} "
             "(a worker class is called without arguments, in each worker; give an object to share one)"
         ) from error
 
@@ -245,7 +245,7 @@ def _import_failed_text(name: str, error: BaseException) -> str:
         origin = f" (imported by {chain})" if chain else ""
         return f"cannot import {name!r}: {refusal}{origin}"
     origin = f" (imported by {chain}{_innermost_app_line(error)})" if chain else ""
-    return f"cannot import {name!r}: {shown_error(error)}{origin}"
+    return f"cannot import {name!r}: {format_error(error)}{origin}"
 
 
 def find_subinterpreter_refusal(error: BaseException | None) -> str:
@@ -256,7 +256,7 @@ def find_subinterpreter_refusal(error: BaseException | None) -> str:
     refusal = ""
     while error is not None:
         if isinstance(error, ImportError):
-            text = shown_error(error).removeprefix(f"{shown_type(error)}: ")
+            text = format_error(error).removeprefix(f"{format_type_name(error)}: ")
             if is_subinterpreter_refusal(text):
                 refusal = text
         error = error.__cause__ or error.__context__
@@ -301,7 +301,7 @@ def _import_chain(error: BaseException) -> list[str]:
 
 
 def _type_with_article(value: object) -> str:
-    name = shown_type(value)
+    name = format_type_name(value)
     return f"{'an' if name[:1] in 'aeiouAEIOU' else 'a'} {name}"
 
 

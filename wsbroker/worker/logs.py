@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from typing import Final
 
-from wsbroker.guarded_log import cut, shown_trace
+from wsbroker.guarded_log import format_traceback, shorten_text
 from wsbroker.wire import commands
 from wsbroker.worker.wire_api import WireApi
 
@@ -37,9 +37,9 @@ class WireLogHandler(logging.Handler):
         self.setFormatter(logging.Formatter(_FORMAT))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Formats the message here, where its arguments are, and sends it, cut if it is longer than `MAX_TEXT`."""
+        """Formats the message here, where its arguments are, and sends it, cut if it is longer than `MAX_TEXT_CHARS`."""
         try:
-            if not self._api.log(self._make_log_command(record)):
+            if not self._api.send_log_record(self._make_log_command(record)):
                 record.processName = self._worker_name
                 sys.stderr.write(self.format(record) + "\n")
         except Exception:
@@ -70,14 +70,14 @@ class WireLogHandler(logging.Handler):
             return formatter.formatException(exc_info)  # type: ignore[arg-type]  # the record's factory may be anybody's
         except Exception:
             error = exc_info[1] if isinstance(exc_info, tuple) and len(exc_info) == 3 else exc_info
-            return shown_trace(error) if isinstance(error, BaseException) else "(no traceback that could be shown)"
+            return format_traceback(error) if isinstance(error, BaseException) else "(no traceback that could be shown)"
 
 
 def _exact_text(text: object) -> str:
     """Returns what the wire carries of a text. A record of the application's may have anything there."""
     if text is None:
         return ""
-    return cut(str.__str__(text if isinstance(text, str) else str(text)))
+    return shorten_text(str.__str__(text if isinstance(text, str) else str(text)))
 
 
 def _exact_number(value: object, factor: int = 1) -> int:

@@ -6,8 +6,8 @@ from threading import current_thread
 from typing import TYPE_CHECKING, Final
 
 from wsbroker.errors import ConfigError
-from wsbroker.guarded_log import shown_error, shown_trace
-from wsbroker.process_exit import exit_forked
+from wsbroker.guarded_log import format_error, format_traceback
+from wsbroker.process_exit import exit_forked_child
 from wsbroker.wire import commands
 from wsbroker.worker import api as ports
 from wsbroker.worker import forks
@@ -77,7 +77,7 @@ def worker_main(
         _run_runtime(spec, how, name, port, watch, helper, wire)
     finally:
         if port.is_forked:
-            exit_forked(sys.exception())
+            exit_forked_child(sys.exception())
         forks.unregister_child_action(detach_in_child)
         helper.stop()
         port.mark_ended()
@@ -106,7 +106,7 @@ def _run_runtime(
     try:
         handlers = load_handlers(spec)
         if port.is_forked:
-            exit_forked(None)
+            exit_forked_child(None)
         unfinished: UnfinishedCall | None = None
         if not handlers.is_async:
             runtime = SyncRuntime(handlers, port, watch, report, how)
@@ -118,14 +118,14 @@ def _run_runtime(
         runtime.run()
     except BaseException as error:
         if port.is_forked:
-            exit_forked(error)
+            exit_forked_child(error)
         if runtime is not None and (runtime.is_started or port.is_ended):
             raise
         if isinstance(error, ConfigError):
             text, cause = str(error), error.__cause__
         else:
             where = "loading the handlers" if runtime is None else f"handle_worker_start of {handlers.source}"
-            text, cause = f"{where} failed: {shown_error(error)}", error
+            text, cause = f"{where} failed: {format_error(error)}", error
         port.schedule_flush = None
         port.append_command((commands.START_FAILED, text, _format_cause(cause)))
         port.flush()
@@ -133,7 +133,7 @@ def _run_runtime(
 
 def _format_cause(cause: BaseException | None) -> str:
     """The traceback of what the application raised; "" if it was nothing of its."""
-    return "" if cause is None else shown_trace(cause)
+    return "" if cause is None else format_traceback(cause)
 
 
 def _extend_sys_path(sys_path: list[str]) -> None:

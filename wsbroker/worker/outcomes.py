@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 from wsbroker.errors import HandlerError
 from wsbroker.http.messages import Accept, HttpResponse, to_http_response, to_open_result
 from wsbroker.http.targets import is_websocket_without_upgrade
-from wsbroker.process_exit import exit_forked
+from wsbroker.process_exit import exit_forked_child
 from wsbroker.worker.async_calls import CLOSE, HTTP, MESSAGE, OPEN, HandlerCall
 from wsbroker.worker.interruption import HandlerTimeout
 from wsbroker.worker.loader import Handlers
@@ -95,7 +95,7 @@ class BaseRuntime:
     def on_call_returned(self, call: HandlerCall, returned: object) -> None:
         """The handler returned in time."""
         if self.is_forked:
-            exit_forked(None)
+            exit_forked_child(None)
         handler = call.handler
         if handler not in (OPEN, HTTP):
             if returned is not None:
@@ -132,7 +132,7 @@ class BaseRuntime:
     def on_call_failed(self, call: HandlerCall, error: BaseException) -> None:
         """The handler raised in time. SystemExit and KeyboardInterrupt are errors like any other here."""
         if self.is_forked:
-            exit_forked(error)
+            exit_forked_child(error)
         self._report.increment_statistic(ERRORS)
         self._answer_failure(call, internal_error_response())
         self._report.log_failure(call.handler, call.socket_id, error)

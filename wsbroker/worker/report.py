@@ -4,7 +4,7 @@ from collections.abc import Callable
 from types import CoroutineType, GeneratorType, TracebackType
 from typing import Final
 
-from wsbroker.guarded_log import GuardedLog, shown_type
+from wsbroker.guarded_log import GuardedLog, format_type_name
 
 ERRORS: Final = "handler_errors"
 """Statistic: handlers that raised or returned what they may not."""
@@ -144,7 +144,7 @@ class HandlerReport:
             self._logger.warning(
                 "what a handler returned is ignored handler=%s type=%s worker=%s (return None; to answer, use send)",
                 handler,
-                shown_type(returned),
+                format_type_name(returned),
                 self.worker_name,
             )
 

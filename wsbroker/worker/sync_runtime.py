@@ -9,7 +9,7 @@ from typing import Final, NamedTuple, TypeVar, cast
 
 from wsbroker.errors import HandlerError
 from wsbroker.http.messages import Accept, HttpRequest, HttpResponse
-from wsbroker.process_exit import exit_forked
+from wsbroker.process_exit import exit_forked_child
 from wsbroker.types import SocketId
 from wsbroker.wire import commands, events
 from wsbroker.wire.events import Event
@@ -82,7 +82,7 @@ class SyncRuntime(BaseRuntime):
     def report_started(self) -> None:
         """Says that the worker is ready."""
         if self._api.is_forked:
-            exit_forked(None)
+            exit_forked_child(None)
         self.is_started = True
         self._api.append_command((commands.STARTED, list(self._handlers.names)))
         self._api.flush()
@@ -115,13 +115,13 @@ class SyncRuntime(BaseRuntime):
     def report_stop_failed(self, error: BaseException) -> None:
         """Says that `handle_worker_stop` raised."""
         if self._api.is_forked:
-            exit_forked(error)
+            exit_forked_child(error)
         self._report.report_stop_failed(error)
 
     def report_stopped(self) -> None:
         """Says that nothing more comes."""
         if self._api.is_forked:
-            exit_forked(None)
+            exit_forked_child(None)
         self._api.flush()
         self._api.append_command((commands.STOPPED,))
         self._api.flush()

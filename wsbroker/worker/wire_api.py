@@ -352,7 +352,7 @@ class WireApi(BrokerApi):
         _ensure_stack(STACK_DEPTH)
         self._write_collected([command])
 
-    def log(self, record: "Command") -> bool:
+    def send_log_record(self, record: "Command") -> bool:
         """Sends a log record at once, on any thread, also from a finaliser; False: the broker is gone."""
         if self.is_ended:
             return False

@@ -18,7 +18,7 @@ import wsbroker
 from e2e.contract.forking import Forks, program
 from e2e.contract.peers import PATIENCE_S
 from e2e.contract_kit import HERE, KINDS, Servers
-from wsbroker.build import core_kind, version
+from wsbroker.build import core_kind, package_version
 
 HANDLERS: Final = (
     "handle_worker_start, handle_worker_stop, handle_socket_open, handle_socket_message, handle_socket_close, "
@@ -436,7 +436,7 @@ def test_version_says_which_core_runs(folder: Path) -> None:
     code, text = outcome(folder, "--version")
     assert code == 0
     lines = text.splitlines()
-    assert lines[:2] == [f"wsbroker {version()}", f"core: {core_kind()}"]
+    assert lines[:2] == [f"wsbroker {package_version()}", f"core: {core_kind()}"]
     assert re.fullmatch(r"python: 3\.\d+\.\S+ \(CPython\)", lines[2]) and len(lines) == 3
 
 

@@ -23,7 +23,7 @@ class FakeBrokerApi(port.BrokerApi):
         self.tokens: dict[int, bytes | None] = {}
         self.closed: dict[int, tuple[int, str]] = {}
 
-    def heard(self, socket_id: int) -> list[object]:
+    def pop_sent_messages(self, socket_id: int) -> list[object]:
         """What a socket has got since the last time, from JSON."""
         return [json.loads(data) for data in self.sent.pop(socket_id, [])]
 

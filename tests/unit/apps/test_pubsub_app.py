@@ -30,7 +30,7 @@ def tell(broker: FakeBrokerApi, socket_id: SocketId, request: object) -> list[ob
     """Hands one message to the application; returns what its sender gets."""
     data = request if isinstance(request, str | bytes) else json.dumps(request)
     pubsub.handle_socket_message(data, socket_id, broker.tokens.get(socket_id))
-    return broker.heard(socket_id)
+    return broker.pop_sent_messages(socket_id)
 
 
 def error_of(answers: list[object]) -> str:
@@ -190,7 +190,7 @@ def test_a_socket_that_does_not_authenticate_in_time_is_closed(broker: FakeBroke
 
     asyncio.run(scenario())
     assert broker.closed == {1: (1008, "not authenticated in time"), 3: (1008, "not authenticated in time")}
-    assert pubsub._deadlines == {}
+    assert pubsub._auth_deadlines == {}
 
 
 def test_the_deadline_ends_with_the_socket_and_with_the_worker(broker: FakeBrokerApi) -> None:
@@ -199,11 +199,11 @@ def test_the_deadline_ends_with_the_socket_and_with_the_worker(broker: FakeBroke
     async def scenario() -> None:
         for socket_id in (ANN, BOB):
             await pubsub.handle_socket_open(HttpRequest("GET", "/"), socket_id)
-        assert set(pubsub._deadlines) == {ANN, BOB}
+        assert set(pubsub._auth_deadlines) == {ANN, BOB}
         pubsub.handle_socket_close(ANN)
-        assert set(pubsub._deadlines) == {BOB}
+        assert set(pubsub._auth_deadlines) == {BOB}
         pubsub.handle_worker_stop()
-        assert pubsub._deadlines == {}
+        assert pubsub._auth_deadlines == {}
 
     asyncio.run(scenario())
 
@@ -217,7 +217,7 @@ def test_the_upgrade_may_carry_the_secret(broker: FakeBrokerApi) -> None:
     refusal = asyncio.run(pubsub.handle_socket_open(wrong, BOB))
     assert refusal is not None
     assert (refusal.status, refusal.headers["www-authenticate"]) == (401, "Bearer")
-    assert pubsub._deadlines == {}
+    assert pubsub._auth_deadlines == {}
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_a_post_publishes_to_the_channel_of_its_path(broker: FakeBrokerApi, path
     tell(broker, ANN, {"type": "subscribe", "channel": channel})
     answer = get(path, "POST", b"{}")
     assert (answer.status, answer.body) == (200, b'{"delivered":1}')
-    assert broker.heard(ANN) == [{"type": "message", "channel": channel, "data": {}}]
+    assert broker.pop_sent_messages(ANN) == [{"type": "message", "channel": channel, "data": {}}]
 
 
 @pytest.mark.parametrize(

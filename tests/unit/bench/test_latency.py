@@ -17,37 +17,37 @@ def exact(values: list[int], percent: float) -> int:
 def test_percentiles_are_those_of_the_sorted_list_to_1_6_percent(values: list[int], percent: float) -> None:
     histogram = Histogram()
     for value in values:
-        histogram.add(value)
+        histogram.add_duration(value)
     wanted = exact(values, percent)
-    assert histogram.percentile(percent) == pytest.approx(wanted, rel=0.016, abs=1)
+    assert histogram.percentile_ns(percent) == pytest.approx(wanted, rel=0.016, abs=1)
 
 
 def test_short_durations_are_exact() -> None:
     histogram = Histogram()
     for value in range(100):
-        histogram.add(value)
-    assert [histogram.percentile(percent) for percent in (1, 50, 100)] == [0, 49, 99]
+        histogram.add_duration(value)
+    assert [histogram.percentile_ns(percent) for percent in (1, 50, 100)] == [0, 49, 99]
 
 
 def test_a_clock_that_went_back_counts_as_no_time() -> None:
     histogram = Histogram()
-    histogram.add(-5)
-    assert (histogram.total, histogram.percentile(50)) == (1, 0)
+    histogram.add_duration(-5)
+    assert (histogram.total, histogram.percentile_ns(50)) == (1, 0)
 
 
 def test_a_duration_may_be_counted_many_times_at_once() -> None:
     histogram = Histogram()
-    histogram.add(1000, 99)
-    histogram.add(1 << 40)
+    histogram.add_duration(1000, 99)
+    histogram.add_duration(1 << 40)
     assert histogram.total == 100
-    assert histogram.percentile(99) == pytest.approx(1000, rel=0.016)
-    assert histogram.percentile(100) == pytest.approx(1 << 40, rel=0.016)
+    assert histogram.percentile_ns(99) == pytest.approx(1000, rel=0.016)
+    assert histogram.percentile_ns(100) == pytest.approx(1 << 40, rel=0.016)
 
 
 def test_no_percentile_is_above_the_highest() -> None:
     histogram = Histogram()
-    histogram.add(1_000_000_007)
-    assert histogram.percentile(50) <= 1_000_000_007
+    histogram.add_duration(1_000_000_007)
+    assert histogram.percentile_ns(50) <= 1_000_000_007
     assert histogram.summary_us()["max"] == 1_000_000.0
 
 

@@ -10,10 +10,10 @@ from typing import cast
 import pytest
 
 from websocket_kit import decode
-from wsbroker.bench.link import BenchError, Link, Target
+from wsbroker.bench.link import BenchClient, BenchError, Target
 
 pytestmark = pytest.mark.anyio
-TARGET = Target.of("ws://broker.test:3000/", "s3cret")
+TARGET = Target.from_url("ws://broker.test:3000/", "s3cret")
 
 
 class Paper:
@@ -39,8 +39,8 @@ def head(link_request: bytes, status: str = "101 Switching Protocols") -> bytes:
 
 
 @asynccontextmanager
-async def opened() -> AsyncIterator[tuple[Link, Paper]]:
-    link, paper = Link(TARGET), Paper()
+async def opened() -> AsyncIterator[tuple[BenchClient, Paper]]:
+    link, paper = BenchClient(TARGET), Paper()
     link.connection_made(cast(asyncio.Transport, paper))
     link.data_received(head(paper.written))
     await link.opened
@@ -49,7 +49,7 @@ async def opened() -> AsyncIterator[tuple[Link, Paper]]:
 
 
 async def test_the_upgrade_names_host_and_path_and_carries_the_secret() -> None:
-    link, paper = Link(Target.of("wss://broker.test/a/b?c=d", "s3cret")), Paper()
+    link, paper = BenchClient(Target.from_url("wss://broker.test/a/b?c=d", "s3cret")), Paper()
     link.connection_made(cast(asyncio.Transport, paper))
     lines = paper.written.decode().split("\r\n")
     assert lines[0] == "GET /a/b?c=d HTTP/1.1"
@@ -64,27 +64,27 @@ async def test_messages_come_whole_however_the_bytes_are_split() -> None:
         async with opened() as (link, _):
             for at in range(0, len(data), size):
                 link.data_received(data[at : at + size])
-            assert [await link.receive() for _ in range(4)] == [b"hi", long, b"fragment", b"b"]
+            assert [await link.receive_message() for _ in range(4)] == [b"hi", long, b"fragment", b"b"]
 
 
 async def test_what_comes_behind_the_answer_to_the_upgrade_is_not_lost() -> None:
-    link, paper = Link(TARGET), Paper()
+    link, paper = BenchClient(TARGET), Paper()
     link.connection_made(cast(asyncio.Transport, paper))
     link.data_received(head(paper.written) + b"\x81\x02hi")
-    assert await link.receive() == b"hi"
+    assert await link.receive_message() == b"hi"
 
 
 async def test_a_ping_is_answered_and_a_close_too() -> None:
     async with opened() as (link, paper):
         link.data_received(b"\x89\x03abc\x88\x02\x03\xf5")
         assert decode(paper.written) == [("pong", b"abc", 3), ("close", 1013, "")]
-        assert link.why == " with 1013"
+        assert link.close_text == " with 1013"
 
 
 @pytest.mark.parametrize("size", [0, 125, 126, 65535, 65536])
 async def test_what_is_sent_is_what_a_server_reads(size: int) -> None:
     async with opened() as (link, paper):
-        link.send("y" * size)
+        link.send_text("y" * size)
         assert decode(paper.written) == [("text", "y" * size, size)]
 
 
@@ -99,7 +99,7 @@ async def test_what_is_sent_is_what_a_server_reads(size: int) -> None:
     ],
 )
 async def test_an_upgrade_that_is_refused_says_why(answer: bytes, problem: str) -> None:
-    link, paper = Link(TARGET), Paper()
+    link, paper = BenchClient(TARGET), Paper()
     link.connection_made(cast(asyncio.Transport, paper))
     link.data_received(answer)
     with pytest.raises(BenchError, match=problem):
@@ -130,18 +130,18 @@ async def test_an_answer_of_another_protocol_says_so(answer: bytes, problem: str
     async with opened() as (link, _):
         link.data_received(bytes([0x81, len(answer)]) + answer)
         with pytest.raises(BenchError, match=problem):
-            await link.ask("pong", type="ping")
+            await link.send_request("pong", type="ping")
 
 
 async def test_who_waits_is_told_of_the_end() -> None:
     async with opened() as (link, _):
         link.connection_lost(None)
         with pytest.raises(BenchError, match="closed the connection"):
-            await link.receive()
+            await link.receive_message()
 
 
 async def test_a_server_that_hangs_up_before_it_answers_is_told_as_such() -> None:
-    link = Link(TARGET)
+    link = BenchClient(TARGET)
     link.connection_lost(None)
     with pytest.raises(BenchError, match="hung up before it answered"):
         await link.opened
@@ -159,17 +159,17 @@ async def test_a_server_that_hangs_up_before_it_answers_is_told_as_such() -> Non
     ],
 )
 async def test_urls_that_can_be_measured(url: str, shown: str, host: str, port: int) -> None:
-    target = Target.of(url)
+    target = Target.from_url(url)
     assert (str(target), target.host, target.port) == (shown, host, port)
 
 
 @pytest.mark.parametrize("url", ["ftp://x/", "ws://", "ws://x:99999/", "ws://x/\r\nA: b", "ws://x/a b", "ws://ü/"])
 async def test_urls_that_cannot_be_measured(url: str) -> None:
     with pytest.raises(ValueError):
-        Target.of(url)
+        Target.from_url(url)
 
 
 async def test_the_secret_is_not_shown() -> None:
     assert "s3cret" not in repr(TARGET) + str(TARGET)
     with pytest.raises(ValueError, match="secret"):
-        Target.of("ws://x/", "a\r\nb")
+        Target.from_url("ws://x/", "a\r\nb")

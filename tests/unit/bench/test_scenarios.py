@@ -7,9 +7,9 @@ from typing import cast
 import pytest
 
 from websocket_kit import decode
-from wsbroker.bench.command import main, table
-from wsbroker.bench.link import Link, Target
-from wsbroker.bench.scenarios import Listener, Publications, Result
+from wsbroker.bench.command import format_table, main
+from wsbroker.bench.link import BenchClient, Target
+from wsbroker.bench.scenarios import BenchResult, Publisher, Subscriber
 
 pytestmark = pytest.mark.anyio
 
@@ -30,11 +30,11 @@ class Paper:
         return found
 
 
-def publishing(subscribers: int, in_flight: int, size: int = 20) -> tuple[Publications, list[Listener], Paper]:
-    link, paper = Link(Target.of("ws://x/")), Paper()
+def publishing(subscribers: int, in_flight: int, size: int = 20) -> tuple[Publisher, list[Subscriber], Paper]:
+    link, paper = BenchClient(Target.from_url("ws://x/")), Paper()
     link._transport = cast(asyncio.Transport, paper)
-    publications = Publications(link, "c", size, in_flight, subscribers)
-    return publications, [Listener(publications) for _ in range(subscribers)], paper
+    publications = Publisher(link, "c", size, in_flight, subscribers)
+    return publications, [Subscriber(publications) for _ in range(subscribers)], paper
 
 
 def message(data: str) -> bytes:
@@ -43,52 +43,52 @@ def message(data: str) -> bytes:
 
 async def test_the_next_publication_goes_when_every_subscriber_has_one() -> None:
     publications, (first, second), paper = publishing(2, 2)
-    publications.refill()
+    publications.publish_until_full()
     one, two = paper.take()
     assert len(one) == 20
-    first.take(message(one))
-    first.take(message(two))
+    first.on_message(message(one))
+    first.on_message(message(two))
     assert paper.take() == []
-    second.take(message(one))
+    second.on_message(message(one))
     assert [data[:12] for data in paper.take()] == ["@0000000003."]
-    assert (publications.delivered, publications.out_of_order) == (3, 0)
+    assert (publications.delivered, publications.problem_count) == (3, 0)
     assert publications.histogram.total == 3
 
 
 @pytest.mark.parametrize("seen", [[2], [1, 1], [1, 3], [2, 1]])
 async def test_lost_doubled_and_swapped_messages_are_noticed(seen: list[int]) -> None:
     publications, (listener,), paper = publishing(1, 4)
-    publications.refill()
+    publications.publish_until_full()
     data = paper.take()
     for number in seen:
-        listener.take(message(data[number - 1]))
-    assert publications.out_of_order > 0
-    assert publications.problem
+        listener.on_message(message(data[number - 1]))
+    assert publications.problem_count > 0
+    assert publications.first_problem
 
 
 async def test_a_message_without_a_number_is_noticed() -> None:
     publications, (listener,), _ = publishing(1, 1)
     for data in (b"hello", b"@x", b""):
-        listener.take(data)
-    assert publications.out_of_order > 0
+        listener.on_message(data)
+    assert publications.problem_count > 0
 
 
 async def test_what_the_publisher_is_told_is_a_problem() -> None:
     publications, _, _ = publishing(1, 1)
-    publications.refused(b'{"type":"error"}')
-    assert "error" in publications.problem
+    publications.on_publisher_message(b'{"type":"error"}')
+    assert "error" in publications.first_problem
 
 
 async def test_the_table_says_what_was_measured_and_warns_of_a_busy_client() -> None:
-    result = Result(
+    result = BenchResult(
         "fanout", "ws://x/", 100, 2.0, 1000, 500.0, {"p50": 1500.0, "max": 20_000.0}, 3, "3 are missing", 97
     )
-    text = table(result)
+    text = format_table(result)
     assert "1,000   500 per second" in text
     assert "p50 1.50 ms   max 20 ms" in text
     assert "3   3 are missing" in text
     assert "no time left" in text
-    assert "no time left" not in table(Result("rtt", "ws://x/", 1, client_cpu_percent=20.0))
+    assert "no time left" not in format_table(BenchResult("rtt", "ws://x/", 1, client_cpu_percent=20.0))
 
 
 @pytest.mark.parametrize(

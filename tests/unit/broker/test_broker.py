@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from broker_kit import CountingWaker, RecordingSocket, a_broker, connect
+from broker_kit import CountingTurnScheduler, RecordingSocket, a_broker, connect
 from wsbroker.broker.broker import Broker
 from wsbroker.broker.limits import BATCH_BYTES, MESSAGE_OVERHEAD_BYTES, SCARCE_INBOX_BYTES, Limits
 from wsbroker.errors import CommandError
@@ -31,7 +31,7 @@ class Deliveries:
 
 
 def receive(broker: Broker, socket: RecordingSocket, data: bytes) -> None:
-    broker.receive(socket, data, len(data))
+    broker.receive_message(socket, data, len(data))
 
 
 def test_ids_start_at_one_and_are_never_reused() -> None:
@@ -162,7 +162,7 @@ def test_a_socket_that_has_one_channel_left_keeps_no_table_for_it() -> None:
 def test_the_turn_is_armed_once_however_much_happens_in_it() -> None:
     broker = a_broker()
     waker = broker.turn_scheduler
-    assert isinstance(waker, CountingWaker)
+    assert isinstance(waker, CountingTurnScheduler)
     sockets = [connect(broker) for _ in range(5)]
     for socket in sockets:
         broker.subscribe(socket.id, b"c")

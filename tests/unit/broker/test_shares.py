@@ -41,7 +41,7 @@ class Worker:
 
 def receive(broker: Broker, socket: RecordingSocket, count: int, size: int = 1) -> None:
     for _ in range(count):
-        broker.receive(socket, b"x" * size, size)
+        broker.receive_message(socket, b"x" * size, size)
 
 
 def test_a_flood_has_a_share_of_the_mailbox_and_others_pass_what_waits() -> None:

@@ -437,7 +437,7 @@ def test_an_error_in_a_turn_does_not_stop_the_turns() -> None:
     bench.broker.deliver_batch = explode
     other = bench.sockets.admit_connection(1)
     assert other is not None
-    bench.broker.receive(other, "x", 1)
+    bench.broker.receive_message(other, "x", 1)
     bench.broker.send(connection.id, "still here")
     with pytest.raises(ValueError):
         bench.loop.ready.pop(0)()

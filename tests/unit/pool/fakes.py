@@ -34,7 +34,7 @@ def run(
 ) -> T:
     """Runs a test's coroutine; no task may be left when it is done."""
 
-    async def checked() -> T:
+    async def run_checked() -> T:
         async with asyncio.timeout(LIMIT_S):
             result = await work
         left = asyncio.all_tasks() - {asyncio.current_task()}
@@ -42,7 +42,7 @@ def run(
         return result
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        return runner.run(checked())
+        return runner.run(run_checked())
 
 
 class FakeWorkerQueue:
@@ -63,39 +63,39 @@ class FakeCore:
 
     def __init__(self) -> None:
         self.worker_queues: list[FakeWorkerQueue] = []
-        self.post: Callable[[int, Batch], None] = lambda index, batch: None
+        self.post_events: Callable[[int, Batch], None] = lambda index, batch: None
         self.log: list[tuple[object, ...]] = []
         """Every command and direct call, in the order in which they were applied."""
         self.members: dict[bytes, list[int]] = {}
         self.adopted: list[tuple[int, list[Event]]] = []
-        self.lost: list[tuple[int, int]] = []
+        self.lost_queues: list[tuple[int, int]] = []
         self.poison: object = None
         self.rest_after: Callable[[Command], list[tuple[object, ...]]] = lambda command: []
-        self._changed = asyncio.Event()
+        self._change_event = asyncio.Event()
 
-    async def until(self, is_true: Callable[[], bool]) -> None:
+    async def wait_until(self, is_true: Callable[[], bool]) -> None:
         """Waits until something that this core saw has made it true."""
         while not is_true():
-            self._changed.clear()
-            await self._changed.wait()
+            self._change_event.clear()
+            await self._change_event.wait()
 
-    def changed(self) -> None:
-        """Has `until` look again."""
-        self._changed.set()
+    def notify_change(self) -> None:
+        """Has `wait_until` look again."""
+        self._change_event.set()
 
-    def note(self, *entry: object) -> None:
+    def log_call(self, *entry: object) -> None:
         """Writes the log."""
         self.log.append(entry)
-        self._changed.set()
+        self._change_event.set()
 
     def send(self, socket_id: int, data: object, /) -> None:
-        self.note(commands.SEND, socket_id, data)
+        self.log_call(commands.SEND, socket_id, data)
 
     def publish(self, channel: bytes, data: object, exclude: tuple[int, ...], /) -> None:
-        self.note(commands.PUBLISH, channel, data, exclude)
+        self.log_call(commands.PUBLISH, channel, data, exclude)
 
     def subscribe(self, socket_id: int, channel: bytes, /) -> bool:
-        self.note(commands.SUBSCRIBE, socket_id, channel)
+        self.log_call(commands.SUBSCRIBE, socket_id, channel)
         members = self.members.setdefault(channel, [])
         if socket_id in members:
             return False
@@ -103,7 +103,7 @@ class FakeCore:
         return True
 
     def unsubscribe(self, socket_id: int, channel: bytes, /) -> bool:
-        self.note(commands.UNSUBSCRIBE, socket_id, channel)
+        self.log_call(commands.UNSUBSCRIBE, socket_id, channel)
         members = self.members.get(channel, [])
         if socket_id not in members:
             return False
@@ -111,7 +111,7 @@ class FakeCore:
         return True
 
     def set_token(self, socket_id: int, token: bytes | None, /) -> None:
-        self.note(commands.SET_TOKEN, socket_id, token)
+        self.log_call(commands.SET_TOKEN, socket_id, token)
 
     def subscribe_nowait(self, socket_id: int, channel: bytes, /) -> None:
         self.subscribe(socket_id, channel)
@@ -120,10 +120,10 @@ class FakeCore:
         self.unsubscribe(socket_id, channel)
 
     def copy_subscriptions(self, from_channel: bytes, to_channel: bytes, /) -> None:
-        self.note(commands.COPY_SUBSCRIPTIONS, from_channel, to_channel)
+        self.log_call(commands.COPY_SUBSCRIPTIONS, from_channel, to_channel)
 
     def close(self, socket_id: int, code: int, reason: str, /) -> None:
-        self.note(commands.CLOSE, socket_id, code, reason)
+        self.log_call(commands.CLOSE, socket_id, code, reason)
 
     def subscriber_count(self, channel: bytes, /) -> int:
         return len(self.members.get(channel, []))
@@ -152,42 +152,42 @@ class FakeCore:
         lane = self.worker_queues[index]
         lane.generation += 1
         lane.socket_count = 0
-        self.lost.append((index, code))
+        self.lost_queues.append((index, code))
         closes = list(lane.unhandled_closes.values())
         lane.unhandled_closes.clear()
-        self._changed.set()
+        self._change_event.set()
         return closes
 
     def pause_worker_queue(self, index: int, /) -> None:
-        self.note("hold", index)
+        self.log_call("hold", index)
 
     def resume_worker_queue(self, index: int, /) -> None:
-        self.note("unhold", index)
+        self.log_call("unhold", index)
 
     def drop_waiting_messages(self, /) -> int:
-        self.note("drop_waiting")
+        self.log_call("drop_waiting")
         return 7
 
     def replace_worker(self, index: int, /) -> None:
         self.worker_queues[index].generation += 1
-        self.note("exchange", index)
+        self.log_call("exchange", index)
 
     def adopt_closes(self, index: int, closes: list[Event], /) -> None:
         self.adopted.append((index, closes))
         self.worker_queues[index].unhandled_closes.update((cast(int, event[1]), event) for event in closes)
-        self.post(index, list(closes))
-        self._changed.set()
+        self.post_events(index, list(closes))
+        self._change_event.set()
 
     def apply_commands(self, lane_index: int, generation: int, batch: Batch, /) -> list[tuple[object, ...]]:
         if lane_index >= 0 and self.worker_queues[lane_index].generation != generation:
-            self.note("late", batch)
+            self.log_call("late", batch)
             return []
         rest: list[tuple[object, ...]] = []
         answers: Batch = []
         for command in batch:
             kind = command[0]
             if kind == commands.ASK:
-                answers.append((events.ANSWER, command[1], self._answer(command)))
+                answers.append((events.ANSWER, command[1], self._answer_question(command)))
             elif cast(int, kind) >= commands.FIRST_POOL_COMMAND:
                 rest.append(command)
             elif kind == commands.SUBSCRIBE:
@@ -201,15 +201,15 @@ class FakeCore:
                     self.worker_queues[lane_index].handled_messages += len(cast(list[object], command[1]))
                 if kind == commands.CLOSE_HANDLED:
                     self.worker_queues[lane_index].unhandled_closes.pop(cast(int, command[1]), None)
-                self.note(*command)
+                self.log_call(*command)
         if lane_index < 0:
             rest += answers
         elif answers:
-            self.post(lane_index, answers)
-        self._changed.set()
+            self.post_events(lane_index, answers)
+        self._change_event.set()
         return rest
 
-    def _answer(self, command: Command) -> object:
+    def _answer_question(self, command: Command) -> object:
         question, *arguments = command[2:]
         asked: dict[object, Callable[..., object]] = {
             commands.SUBSCRIBE: self.subscribe,
@@ -224,31 +224,31 @@ class FakeCore:
         return asked[question](*arguments)
 
 
-class Wire:
+class FakeWorkerEnd:
     """A fake worker's end of its streams."""
 
     def __init__(self, wire: socket.socket, control_end: socket.socket) -> None:
         self.wire = wire
         self.control = control_end
         self._unpacker = BatchUnpacker()
-        self._read: list[Batch] = []
+        self._unread_batches: list[Batch] = []
 
     def write(self, *batch: tuple[object, ...]) -> None:
         """Sends one batch of commands."""
         self.wire.sendall(pack_batch(list(batch)))
 
-    def say(self, *batch: tuple[object, ...]) -> None:
+    def write_control(self, *batch: tuple[object, ...]) -> None:
         """Sends one batch on the control stream."""
         self.control.sendall(pack_batch(list(batch)))
 
     def read(self) -> Batch:
         """The next batch of events; [] at the end of the wire."""
-        while not self._read:
+        while not self._unread_batches:
             data = self.wire.recv(65536)
             if not data:
                 return []
-            self._read = self._unpacker.feed(data)
-        return self._read.pop(0)
+            self._unread_batches = self._unpacker.feed(data)
+        return self._unread_batches.pop(0)
 
     def answer_probes(self) -> None:
         """Is the helper thread."""
@@ -256,15 +256,15 @@ class Wire:
         try:
             while data := self.control.recv(4096):
                 for batch in unpacker.feed(data):
-                    self.say(*[(control.ALIVE, number) for _, number in batch])
+                    self.write_control(*[(control.ALIVE, number) for _, number in batch])
         except OSError:
             return
 
 
-Script = Callable[[Wire], None]
+Script = Callable[[FakeWorkerEnd], None]
 
 
-class FakeCarrier(WorkerHost):
+class FakeHost(WorkerHost):
     """A worker that is a function."""
 
     def __init__(self, name: str, script: Script) -> None:
@@ -274,23 +274,23 @@ class FakeCarrier(WorkerHost):
 
     def run(self, wire: socket.socket, control_end: socket.socket) -> None:
         with suppress(BrokenPipeError):  # nobody is there any more: a worker of ours does not mind either
-            self.script(Wire(wire, control_end))
+            self.script(FakeWorkerEnd(wire, control_end))
 
     def kill(self) -> bool:
         self.kills += 1
         return False
 
 
-def started(wire: Wire, *names: str) -> None:
+def send_started(wire: FakeWorkerEnd, *names: str) -> None:
     """The first words of a worker."""
     wire.write((commands.STARTED, list(names)))
 
 
-def serve(wire: Wire, *names: str, opened: int = 101) -> None:
+def serve_events(wire: FakeWorkerEnd, *names: str, opened: int = 101) -> None:
     """An obedient worker: echoes messages, accepts sockets, answers requests and probes, stops when told."""
     helper = threading.Thread(target=wire.answer_probes, daemon=True)
     helper.start()
-    started(wire, *names)
+    send_started(wire, *names)
     while batch := wire.read():
         for event in batch:
             kind = event[0]
@@ -310,38 +310,38 @@ def serve(wire: Wire, *names: str, opened: int = 101) -> None:
                 return
 
 
-class Scripts:
+class ScriptedHosts:
     """Says what each started worker does: the next script, and the last one again and again."""
 
     def __init__(self, *scripts: Script) -> None:
         self._scripts = list(scripts)
-        self.made: list[FakeCarrier] = []
+        self.made_hosts: list[FakeHost] = []
 
     def __call__(self, name: str, work: StartArguments) -> WorkerHost:
         script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
-        carrier = FakeCarrier(name, script)
-        self.made.append(carrier)
+        carrier = FakeHost(name, script)
+        self.made_hosts.append(carrier)
         return carrier
 
 
-class House:
+class PoolKit:
     """A pool with a fake core and fake workers."""
 
     def __init__(self, *scripts: Script, settings: Settings | None = None) -> None:
         self.core = FakeCore()
-        self.fatal: list[Exception] = []
-        self.scripts = Scripts(*(scripts or (serve,)))
+        self.fatal_errors: list[Exception] = []
+        self.scripts = ScriptedHosts(*(scripts or (serve_events,)))
         given = settings or Settings(workers=1)
         given.setdefault("worker_kind", "thread")
         config = Config.of(**given)
         port = LocalApi(self.core, 1 << 20)
         self.pool = Pool(config, "not.imported", self.core, port, self._on_fatal, carrier_for=self.scripts)
-        self.core.post = self.pool.post
+        self.core.post_events = self.pool.post_events
 
     def _on_fatal(self, error: Exception) -> None:
-        self.fatal.append(error)
-        self.core.changed()
+        self.fatal_errors.append(error)
+        self.core.notify_change()
 
-    def message(self, socket_id: int, data: str, lane_index: int = 0) -> None:
+    def post_message(self, socket_id: int, data: str, lane_index: int = 0) -> None:
         """A message came in, and the turn ends."""
-        self.pool.post(lane_index, [(events.MESSAGE, socket_id, data, 1)])
+        self.pool.post_events(lane_index, [(events.MESSAGE, socket_id, data, 1)])

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from unit.pool.fakes import House, Wire, run, started
+from unit.pool.fakes import FakeWorkerEnd, PoolKit, run, send_started
 from wsbroker.http.messages import HttpRequest, HttpResponse
 from wsbroker.wire import commands, events
 
@@ -25,8 +25,8 @@ WRONG_OPEN: list[tuple[object, object, object]] = [
 ]
 
 
-def _answers(wire: Wire) -> None:
-    started(wire, "handle_http_request", "handle_socket_open")
+def _answers(wire: FakeWorkerEnd) -> None:
+    send_started(wire, "handle_http_request", "handle_socket_open")
     number = 0
     while batch := wire.read():
         for event in batch:
@@ -43,7 +43,7 @@ def _answers(wire: Wire) -> None:
 
 def test_an_answer_that_cannot_be_sent_is_a_500_and_the_worker_lives(caplog: pytest.LogCaptureFixture) -> None:
     async def work() -> None:
-        house = House(_answers)
+        house = PoolKit(_answers)
         await house.pool.start()
         try:
             answers = [await house.pool.run_http_handler(REQUEST) for _ in range(len(WRONG) + 1)]
@@ -52,7 +52,7 @@ def test_an_answer_that_cannot_be_sent_is_a_500_and_the_worker_lives(caplog: pyt
                 refused = await house.pool.run_open_handler(7, 0, REQUEST)
                 assert isinstance(refused, HttpResponse) and refused.status == 500
             assert await house.pool.run_open_handler(7, 0, REQUEST) is None
-            assert not house.core.lost
+            assert not house.core.lost_queues
             await asyncio.sleep(0)
         finally:
             await house.pool.stop(5)

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from broker_kit import RecordingSocket
-from unit.pool.fakes import Scripts, Wire, run, started
+from unit.pool.fakes import FakeWorkerEnd, ScriptedHosts, run, send_started
 from wsbroker.broker.broker import Broker, TurnScheduler
 from wsbroker.broker.limits import Limits
 from wsbroker.errors import WorkerError
@@ -32,7 +32,7 @@ class Turns(TurnScheduler):
 
     broker: Broker
 
-    def wake(self) -> None:
+    def schedule_turn(self) -> None:
         asyncio.get_running_loop().call_soon(self.turn)
 
     def turn(self) -> None:
@@ -56,14 +56,14 @@ class Version:
         self.gates = (self.may_start, self.may_handle, self.may_answer, self.may_stop, self.may_end)
         for gate in self.gates:
             gate.set()
-        self._wire: Wire | None = None
+        self._wire: FakeWorkerEnd | None = None
 
-    def __call__(self, wire: Wire) -> None:
+    def __call__(self, wire: FakeWorkerEnd) -> None:
         self._wire = wire
         self.may_start.wait()
         helper = threading.Thread(target=wire.answer_probes, daemon=True)
         helper.start()
-        started(wire, *self.handlers)
+        send_started(wire, *self.handlers)
         while batch := wire.read():
             if not all(self._handle(wire, event) for event in batch):
                 break
@@ -71,7 +71,7 @@ class Version:
         wire.control.shutdown(socket.SHUT_RDWR)
         helper.join()
 
-    def _handle(self, wire: Wire, event: tuple[object, ...]) -> bool:
+    def _handle(self, wire: FakeWorkerEnd, event: tuple[object, ...]) -> bool:
         kind = event[0]
         if kind == events.MESSAGE:
             self.notes.append(event[2])
@@ -90,7 +90,7 @@ class Version:
             return False
         return True
 
-    def _answer(self, wire: Wire, number: object) -> None:
+    def _answer(self, wire: FakeWorkerEnd, number: object) -> None:
         self.may_answer.wait()
         wire.write((commands.PUBLISH, b"all", "from a request", ()), (commands.RESPONSE, number, 200, [], b"old"))
 
@@ -113,7 +113,7 @@ class House:
         waker = Turns()
         self.broker = waker.broker = Broker(Limits(), waker)
         self.versions = versions
-        self.scripts = Scripts(*versions)
+        self.scripts = ScriptedHosts(*versions)
         self.fatal: list[Exception] = []
         core = cast(Core, self.broker)
         given = settings or Settings()
@@ -122,7 +122,7 @@ class House:
         config = Config.of(**given)
         port = LocalApi(core, 1 << 20)
         self.pool = Pool(config, "not.imported", core, port, self.fatal.append, carrier_for=self.scripts)
-        self.broker.deliver_batch = self.pool.post
+        self.broker.deliver_batch = self.pool.post_events
 
     @property
     def place(self) -> WorkerSlot:
@@ -140,7 +140,7 @@ class House:
 
     def say(self, sender: RecordingSocket, text: str) -> None:
         """A message comes in."""
-        self.broker.receive(sender, text, len(text))
+        self.broker.receive_message(sender, text, len(text))
 
     def reload(self) -> "asyncio.Task[None]":
         """Begins one."""
@@ -158,11 +158,11 @@ class House:
 
     def carrier_of(self, version: Version) -> object:
         """What carries it."""
-        return next((carrier for carrier in self.scripts.made if carrier.script is version), None)
+        return next((carrier for carrier in self.scripts.made_hosts if carrier.script is version), None)
 
     def alive(self) -> list[int]:
         """Which of the workers made so far run, by number."""
-        threads = [carrier._thread for carrier in self.scripts.made]
+        threads = [carrier._thread for carrier in self.scripts.made_hosts]
         return [number for number, thread in enumerate(threads) if thread is not None and thread.is_alive()]
 
     async def reloads_beside(self, old: Version) -> "tuple[RecordingSocket, asyncio.Task[None]]":
@@ -290,10 +290,10 @@ def test_a_replacement_on_its_way_makes_way_for_the_new_worker(when: str) -> Non
             old.die()
             await house.until(lambda: not house.place.is_running)
         reloading = house.reload()
-        await house.until(lambda: len(house.scripts.made) == 2)
+        await house.until(lambda: len(house.scripts.made_hosts) == 2)
         if when == "while":
             old.die()
-        await house.until(lambda: len(house.scripts.made) == 3)
+        await house.until(lambda: len(house.scripts.made_hosts) == 3)
         new.may_start.set()
         await reloading
         assert house.speaks(new)
@@ -302,7 +302,7 @@ def test_a_replacement_on_its_way_makes_way_for_the_new_worker(when: str) -> Non
         house.say(house.socket(), "hello")
         await house.until(lambda: new.notes == ["hello"])
         assert replacement.notes == []
-        assert len(house.scripts.made) == 3
+        assert len(house.scripts.made_hosts) == 3
 
     live(work, old, new, replacement)
 
@@ -313,7 +313,7 @@ def test_a_replacement_that_has_started_meanwhile_is_exchanged_like_any_other_wo
 
     async def work(house: House) -> None:
         reloading = house.reload()
-        await house.until(lambda: len(house.scripts.made) == 2)
+        await house.until(lambda: len(house.scripts.made_hosts) == 2)
         old.die()
         await house.until(lambda: house.speaks(replacement))
         talker = house.socket()
@@ -351,8 +351,8 @@ def test_a_stop_while_the_new_worker_starts_ends_both() -> None:
 
     async def work(house: House) -> None:
         reloading = house.reload()
-        await house.until(lambda: len(house.scripts.made) == 2)
-        house.scripts.made[1].kill = lambda: bool(new.release())  # type: ignore[method-assign, func-returns-value]
+        await house.until(lambda: len(house.scripts.made_hosts) == 2)
+        house.scripts.made_hosts[1].kill = lambda: bool(new.release())  # type: ignore[method-assign, func-returns-value]
         await house.pool.stop(5)
         with pytest.raises(ReloadUnfinished):
             await reloading
@@ -385,7 +385,7 @@ def test_whoever_waits_for_a_reload_may_go_away() -> None:
 
     async def work(house: House) -> None:
         reloading = house.reload()
-        await house.until(lambda: len(house.scripts.made) == 2)
+        await house.until(lambda: len(house.scripts.made_hosts) == 2)
         reloading.cancel()
         await asyncio.wait([reloading])
         new.may_start.set()
@@ -403,8 +403,8 @@ def test_a_reload_calls_off_the_one_whose_code_hangs_and_ends_its_worker() -> No
 
     async def work(house: House) -> None:
         first = house.reload()
-        await house.until(lambda: len(house.scripts.made) == 2)
-        house.scripts.made[1].kill = lambda: bool(hangs.release())  # type: ignore[method-assign, func-returns-value]
+        await house.until(lambda: len(house.scripts.made_hosts) == 2)
+        house.scripts.made_hosts[1].kill = lambda: bool(hangs.release())  # type: ignore[method-assign, func-returns-value]
         await house.pool.reload()
         with pytest.raises(ReloadUnfinished, match="it was called off, another one has begun"):
             await first
@@ -432,10 +432,10 @@ def test_a_reload_waits_for_workers_that_start_for_the_first_time() -> None:
     async def main() -> None:
         house = House(slow, new)
         starting = asyncio.create_task(house.pool.start())
-        await house.until(lambda: len(house.scripts.made) == 1)
+        await house.until(lambda: len(house.scripts.made_hosts) == 1)
         reloading = [asyncio.create_task(house.pool.reload()) for _ in range(2)]
         await asyncio.sleep(0.02)
-        assert len(house.scripts.made) == 1
+        assert len(house.scripts.made_hosts) == 1
         slow.release()
         await starting
         outcomes = await asyncio.gather(*reloading, return_exceptions=True)
@@ -494,7 +494,7 @@ def test_one_worker_that_does_not_run_empty_does_not_keep_the_others_and_is_told
     busy, idle, new = Version("handle_socket_close"), Version("handle_socket_close"), Version("handle_socket_message")
 
     async def work(house: House) -> None:
-        first = cast(Version, house.scripts.made[0].script)
+        first = cast(Version, house.scripts.made_hosts[0].script)
         talker = house.socket()
         first.may_handle.clear()
         house.say(talker, "1")

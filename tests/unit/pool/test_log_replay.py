@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from unit.pool.fakes import House, Wire, run, started
+from unit.pool.fakes import FakeWorkerEnd, PoolKit, run, send_started
 from wsbroker.pool import log_replay as records
 from wsbroker.pool.log_replay import PAUSE_AT_RECORDS, RESUME_AT_RECORDS, SLICE_S, LogReplay
 from wsbroker.wire import commands, events
@@ -85,17 +85,17 @@ def test_all_that_a_worker_has_logged_is_said_in_order_and_before_it_is_said_to_
 ) -> None:
     amount = 3 * PAUSE_AT_RECORDS
 
-    def floods(wire: Wire) -> None:
-        started(wire, "handle_socket_message")
+    def floods(wire: FakeWorkerEnd) -> None:
+        send_started(wire, "handle_socket_message")
         if wire.read()[0][0] == events.MESSAGE:
             for number in range(0, amount, 100):
                 wire.write(*[_record(number) for number in range(number, number + 100)])
 
     async def work() -> None:
-        house = House(floods)
+        house = PoolKit(floods)
         await house.pool.start()
-        house.message(1, "go")
-        await house.core.until(lambda: bool(house.core.lost))
+        house.post_message(1, "go")
+        await house.core.wait_until(lambda: bool(house.core.lost_queues))
         await house.pool.stop(5)
 
     caplog.set_level(logging.INFO)

@@ -68,17 +68,17 @@ def test_a_start_that_is_cancelled_does_not_wait_for_its_workers() -> None:
 
 def test_a_stop_that_is_asked_for_before_the_loop_runs_is_not_lost() -> None:
     opened: list[bool] = []
-    server, addresses = app._prepare(BIND, Idle(), None, {"worker_kind": "inline"})
-    server._ask_to_stop(None)
-    run_loop(server._live(addresses, lambda: opened.append(True)))
+    server, addresses = app._prepare_server(BIND, Idle(), None, {"worker_kind": "inline"})
+    server._request_stop(None)
+    run_loop(server._run_until_stopped(addresses, lambda: opened.append(True)))
     assert not server.is_running and not opened
 
 
 def test_a_server_whose_task_is_cancelled_closes_its_port() -> None:
     async def main() -> None:
         opened = asyncio.Event()
-        server, addresses = app._prepare(BIND, Idle(), None, {"worker_kind": "inline"})
-        life = asyncio.create_task(server._live(addresses, opened.set))
+        server, addresses = app._prepare_server(BIND, Idle(), None, {"worker_kind": "inline"})
+        life = asyncio.create_task(server._run_until_stopped(addresses, opened.set))
         await opened.wait()
         (address,) = server.addresses
         life.cancel()
@@ -161,20 +161,20 @@ def test_what_the_loop_does_not_come_to_any_more_is_told_so_too(
 
     thread = threading.Thread(target=wait)
     thread.start()
-    while not dangling._asked:
+    while not dangling._pending_answers:
         thread.join(0.001)
-    dangling._end()
+    dangling._mark_stopped()
     thread.join(20)
     (error,) = errors
     assert isinstance(error, wsbroker.CommandError) and "has stopped meanwhile" in str(error)
-    assert not dangling._asked and dangling._loop is not None
+    assert not dangling._pending_answers and dangling._loop is not None
     dangling._loop.close()
 
 
 def test_a_loop_that_is_busy_for_long_has_no_statistics(
     dangling: wsbroker.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "ANSWER_S", 0.01)
+    monkeypatch.setattr(running, "STATISTICS_TIMEOUT_S", 0.01)
     with pytest.raises(wsbroker.CommandError, match="the event loop has been busy for 0.01 s"):
         dangling.statistics()
     assert dangling._loop is not None
@@ -263,8 +263,10 @@ def test_a_task_that_catches_its_cancellation_does_not_keep_the_server_from_endi
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     worker = Stubborn()
-    server, addresses = app._prepare(BIND, worker, None, {"worker_kind": "inline"})
-    loops = threading.Thread(target=run_loop, args=(server._live(addresses, lambda: server.stop()),), daemon=True)
+    server, addresses = app._prepare_server(BIND, worker, None, {"worker_kind": "inline"})
+    loops = threading.Thread(
+        target=run_loop, args=(server._run_until_stopped(addresses, lambda: server.stop()),), daemon=True
+    )
     with caplog.at_level(logging.ERROR, "wsbroker.server.event_loop"):
         loops.start()
         loops.join(20)
@@ -288,9 +290,9 @@ def test_a_loop_that_the_application_stops_still_ends_in_order() -> None:
             """Nothing."""
 
     worker = StopsTheLoop()
-    server, addresses = app._prepare(BIND, worker, None, {"worker_kind": "inline"})
+    server, addresses = app._prepare_server(BIND, worker, None, {"worker_kind": "inline"})
     with pytest.raises(RuntimeError, match="stopped before"):
-        run_loop(server._live(addresses, lambda: asyncio.get_running_loop().stop()))
+        run_loop(server._run_until_stopped(addresses, lambda: asyncio.get_running_loop().stop()))
     assert worker.has_stopped and not server.is_running
 
 

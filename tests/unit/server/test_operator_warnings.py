@@ -3,7 +3,7 @@
 import pytest
 
 from wsbroker.guarded_log import GuardedLog
-from wsbroker.server.operator_warnings import WARN_AGAIN_S, OperatorWarnings
+from wsbroker.server.operator_warnings import REPEAT_INTERVAL_S, OperatorWarnings
 
 BEHIND = "a worker is behind"
 
@@ -12,10 +12,10 @@ def test_each_is_said_at_once_and_then_at_intervals_with_the_count_since_the_las
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     warnings = OperatorWarnings(GuardedLog("x"))
-    for second in range(int(WARN_AGAIN_S) * 3):
-        warnings.note(second + 1, BEHIND, 1000.0 + second)
-        warnings.note(0, "never", 1000.0 + second)
-    every = int(WARN_AGAIN_S)
+    for second in range(int(REPEAT_INTERVAL_S) * 3):
+        warnings.warn_if_grown(second + 1, BEHIND, 1000.0 + second)
+        warnings.warn_if_grown(0, "never", 1000.0 + second)
+    every = int(REPEAT_INTERVAL_S)
     assert caplog.messages == [f"{BEHIND} count=1", f"{BEHIND} count={every}", f"{BEHIND} count={every}"]
 
 
@@ -26,14 +26,14 @@ def test_what_has_ended_is_not_said_again_and_what_begins_again_is_said_at_once(
     warnings = OperatorWarnings(GuardedLog("x"))
     for night in range(3):
         for hour in range(24):
-            warnings.note(7 * (night + (hour >= 2)), BEHIND, 3600.0 * (24 * night + hour))
+            warnings.warn_if_grown(7 * (night + (hour >= 2)), BEHIND, 3600.0 * (24 * night + hour))
     assert caplog.messages == [f"{BEHIND} count=7"] * 3
 
 
 def test_what_comes_within_the_interval_is_counted_in_the_next_line(caplog: pytest.LogCaptureFixture) -> None:
     warnings = OperatorWarnings(GuardedLog("x"))
-    warnings.note(1, BEHIND, 5.0)
-    warnings.note(2, "another", 5.5)
-    warnings.note(4, BEHIND, 6.0)
-    warnings.note(4, BEHIND, 5.0 + WARN_AGAIN_S)
+    warnings.warn_if_grown(1, BEHIND, 5.0)
+    warnings.warn_if_grown(2, "another", 5.5)
+    warnings.warn_if_grown(4, BEHIND, 6.0)
+    warnings.warn_if_grown(4, BEHIND, 5.0 + REPEAT_INTERVAL_S)
     assert caplog.messages == [f"{BEHIND} count=1", "another count=2", f"{BEHIND} count=3"]

@@ -8,7 +8,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from wsbroker.server.redefinition import is_redefined, parts_of
+from wsbroker.server.redefinition import current_definitions, is_redefined
 
 CELL = """
 class Chat:
@@ -97,10 +97,10 @@ def test_a_module_that_is_imported_anew_is_defined_anew(module: ModuleType) -> N
 
 
 def test_a_module_that_is_reloaded_consists_of_other_parts(module: ModuleType) -> None:
-    before = parts_of(module)
-    assert before == parts_of(module)
+    before = current_definitions(module)
+    assert before == current_definitions(module)
     importlib.reload(module)
-    assert before != parts_of(module)
+    assert before != current_definitions(module)
 
 
 def test_what_a_name_in_the_main_program_means_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,8 +108,8 @@ def test_what_a_name_in_the_main_program_means_is_looked_up(monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "__main__", main)
     for worker in ("__main__", "__main__:chat", "__main__:chat.x"):
         for _ in range(2):
-            before = parts_of(worker)
+            before = current_definitions(worker)
             run = cell()
             vars(main).update(chat=SimpleNamespace(x=run.Chat), handle_socket_message=run.handle)
-            assert parts_of(worker) == parts_of(worker) != before
-    assert parts_of("app") == parts_of("app:obj") == parts_of(main.chat) == []
+            assert current_definitions(worker) == current_definitions(worker) != before
+    assert current_definitions("app") == current_definitions("app:obj") == current_definitions(main.chat) == []

@@ -19,25 +19,25 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_folder_of_a_module_is_watched(folder: Path) -> None:
     (folder / "reload_me.py").write_text("")
-    assert reload.folders_of("reload_me:app") == [folder]
+    assert reload.find_watched_folders("reload_me:app") == [folder]
 
 
 def test_the_whole_package_of_a_module_is_watched(folder: Path) -> None:
     (folder / "reload_pkg" / "inner").mkdir(parents=True)
     for place in ("", "inner"):
         (folder / "reload_pkg" / place / "__init__.py").write_text("")
-    assert reload.folders_of("reload_pkg.inner:app") == [folder / "reload_pkg"]
+    assert reload.find_watched_folders("reload_pkg.inner:app") == [folder / "reload_pkg"]
 
 
 def test_what_is_not_found_leaves_the_working_directory(folder: Path) -> None:
-    assert reload.folders_of("there_is_no_such_module") == [Path.cwd()]
+    assert reload.find_watched_folders("there_is_no_such_module") == [Path.cwd()]
 
 
 def test_a_file_that_python_cannot_read_is_named_with_its_line(folder: Path) -> None:
     (folder / "a.py").write_text("fine = 1\n")
     (folder / "b.py").write_text("fine = 1\ndef broken(:\n")
-    assert reload.first_mistake([str(folder / "a.py"), str(folder / "gone.py")]) is None
-    mistake = reload.first_mistake([str(folder / "a.py"), str(folder / "b.py")])
+    assert reload.find_syntax_error([str(folder / "a.py"), str(folder / "gone.py")]) is None
+    mistake = reload.find_syntax_error([str(folder / "a.py"), str(folder / "b.py")])
     assert mistake is not None and mistake.startswith(f"{folder / 'b.py'}, line 2: ")
 
 
@@ -45,7 +45,7 @@ def test_without_watchfiles_the_message_says_what_to_install(monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "watchfiles", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"--reload needs the package watchfiles: pip install 'wsbroker\[reload\]'"):
-        reload.check_available()
+        reload.check_reload_available()
 
 
 @pytest.mark.anyio
@@ -74,7 +74,7 @@ async def test_a_link_that_leads_elsewhere_is_a_change_and_then_the_new_folder_i
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("watchfiles")
-    monkeypatch.setattr(reload, "LINKS_EVERY_MS", 50)
+    monkeypatch.setattr(reload, "LINK_CHECK_INTERVAL_MS", 50)
     for release in ("first", "second"):
         (tmp_path / release).mkdir()
         (tmp_path / release / "app.py").write_text("")

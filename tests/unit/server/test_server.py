@@ -40,10 +40,10 @@ def kit() -> tuple[Server, HangingNode]:
 async def test_watching_goes_on_while_a_reload_hangs() -> None:
     server, node = kit()
     for _ in range(2):
-        await server._on_change()
+        await server._on_files_changed()
     await asyncio.sleep(0)  # the tasks begin
     assert node.begun == 2
-    await server._end_tasks()
+    await server._cancel_tasks()
 
 
 @pytest.mark.anyio
@@ -63,8 +63,8 @@ async def test_a_watcher_that_fails_says_what_to_do(
 
     monkeypatch.setattr(running, "watch", fails)
     server = Server(Config.of(**Settings(worker_kind="inline")), Idle())
-    server._watched = [Path()]
-    living = asyncio.create_task(server._live([], lambda: None))
+    server._watched_folders = [Path()]
+    living = asyncio.create_task(server._run_until_stopped([], lambda: None))
     async with asyncio.timeout(20):
         while not any(record.levelno == logging.ERROR for record in caplog.records):
             await asyncio.sleep(0)

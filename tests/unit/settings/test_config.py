@@ -39,7 +39,7 @@ def test_the_keyword_arguments_are_the_fields_of_config_with_the_same_types() ->
 
 
 def test_the_defaults_are_the_documented_ones() -> None:
-    shown = {name: setting.show(setting.default) for name, setting in SETTINGS.items()}
+    shown = {name: setting.format_value(setting.default) for name, setting in SETTINGS.items()}
     assert shown == {
         "workers": "auto",
         "worker_kind": "auto",
@@ -99,7 +99,7 @@ def test_every_default_passes_its_own_check(name: str) -> None:
 
 
 def test_permissions_are_shown_in_octal_and_a_decimal_number_is_told_from_them() -> None:
-    assert SETTINGS["unix_mode"].show(Config(unix_mode=0o60).unix_mode) == "060"
+    assert SETTINGS["unix_mode"].format_value(Config(unix_mode=0o60).unix_mode) == "060"
     text = "but must be permission bits from 0o000 to 0o777: write it in octal, such as 0o660"
     assert refusal(unix_mode=660) == f"unix_mode is 660, {text}"
     assert refusal(unix_mode=-1) == f"unix_mode is -1, {text}"
@@ -118,7 +118,7 @@ def test_a_config_cannot_be_changed_and_a_copy_is_checked() -> None:
 def test_what_is_handed_to_the_workers_is_never_shown() -> None:
     settings = Config(worker_arg="hunter2")
     assert "hunter2" not in repr(settings)
-    assert SETTINGS["worker_arg"].show("hunter2") == "(hidden)"
+    assert SETTINGS["worker_arg"].format_value("hunter2") == "(hidden)"
 
 
 # --- names and types ---
@@ -341,7 +341,7 @@ def test_inline_and_thread_have_one_worker_and_the_others_one_per_cpu(monkeypatc
     monkeypatch.setattr(config, "cpu_count", lambda: 7)
     assert [Config().workers_for(kind) for kind in ("inline", "thread", "interpreter", "process")] == [1, 1, 7, 7]
     assert Config(workers=3).workers_for("process") == 3
-    assert config.worker_count("process") == 7
+    assert config.default_worker_count("process") == 7
 
 
 def test_the_cpu_count_is_what_this_process_may_use() -> None:
@@ -354,7 +354,7 @@ def test_a_cpu_quota_lowers_the_number_of_workers(
 ) -> None:
     monkeypatch.setattr(config, "cpu_quota", lambda: quota)
     monkeypatch.setattr(config, "_assigned_cpus", lambda: 8)
-    assert config.worker_count("process") == cpus
+    assert config.default_worker_count("process") == cpus
 
 
 @pytest.mark.parametrize(
@@ -451,11 +451,11 @@ class Limits:
     [(0, "0B"), (1, "1B"), (1023, "1023B"), (1024, "1KiB"), (1025, "1025B"), (3 << 20, "3MiB"), (2 << 30, "2GiB")],
 )
 def test_a_size_is_shown_in_the_largest_exact_unit(size: int, shown: str) -> None:
-    assert config.show_size(size) == shown
+    assert config.format_size(size) == shown
 
 
 def test_values_are_shown_as_a_person_writes_them() -> None:
-    assert SETTINGS["compression"].show(True) == "on"
-    assert SETTINGS["ping_interval"].show(0.25) == "0.25s"
-    assert SETTINGS["allowed_origins"].show(("https://a", "https://b")) == "https://a,https://b"
-    assert SETTINGS["workers"].show(None) == "auto"
+    assert SETTINGS["compression"].format_value(True) == "on"
+    assert SETTINGS["ping_interval"].format_value(0.25) == "0.25s"
+    assert SETTINGS["allowed_origins"].format_value(("https://a", "https://b")) == "https://a,https://b"
+    assert SETTINGS["workers"].format_value(None) == "auto"

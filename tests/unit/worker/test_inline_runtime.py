@@ -48,9 +48,9 @@ class Inline:
         self.runtime = InlineRuntime(load_handlers(spec), self.port, options)
         self.released: list[int] = []
         self._changed = asyncio.Event()
-        self.runtime.resume_socket = self._release
+        self.runtime.resume_socket = self._record_release
 
-    def _release(self, socket_id: int) -> None:
+    def _record_release(self, socket_id: int) -> None:
         self.released.append(socket_id)
         self._changed.set()
 

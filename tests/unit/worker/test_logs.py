@@ -5,7 +5,7 @@ from typing import cast
 
 import pytest
 
-from wsbroker.guarded_log import MAX_TEXT
+from wsbroker.guarded_log import MAX_TEXT_CHARS
 from wsbroker.pool.log_replay import replay_record
 from wsbroker.wire import commands
 from wsbroker.wire.framing import BatchUnpacker, pack_batch
@@ -22,7 +22,7 @@ class FakeWireApi:
         self.records: list[commands.Command] = []
         self.is_ended = False
 
-    def log(self, record: commands.Command) -> bool:
+    def send_log_record(self, record: commands.Command) -> bool:
         if not self.is_ended:
             self.records += BatchUnpacker().feed(pack_batch([record]))[0]
         return not self.is_ended
@@ -164,14 +164,14 @@ class Unshowable(Exception):
 def test_a_traceback_that_cannot_be_formatted_or_is_huge_crosses_in_part(
     logger: logging.Logger, port: FakeWireApi, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for error in (Unshowable(), ValueError("x" * 3 * MAX_TEXT)):
+    for error in (Unshowable(), ValueError("x" * 3 * MAX_TEXT_CHARS)):
         logger.error("it failed", exc_info=error)
-    logger.error("y" * 3 * MAX_TEXT)
+    logger.error("y" * 3 * MAX_TEXT_CHARS)
     port.replay()
     odd, huge, long = caplog.records
     assert odd.exc_text == "Unshowable: (its text cannot be shown) (its traceback cannot be shown)\n"
-    assert huge.exc_text is not None and MAX_TEXT < len(huge.exc_text) < MAX_TEXT + 100
-    assert MAX_TEXT < len(long.getMessage()) < MAX_TEXT + 100
+    assert huge.exc_text is not None and MAX_TEXT_CHARS < len(huge.exc_text) < MAX_TEXT_CHARS + 100
+    assert MAX_TEXT_CHARS < len(long.getMessage()) < MAX_TEXT_CHARS + 100
 
 
 def test_what_is_logged_when_the_broker_is_gone_goes_to_stderr(

@@ -92,14 +92,14 @@ def test_sockets_and_requests_without_a_handler_are_not_measured() -> None:
     assert broker.slow == []
 
 
-class NoPort(BrokerApi):
+class UncallableApi(BrokerApi):
     """Nobody is asked for anything."""
 
 
 def a_runtime(handler_timeout: float = 10.0) -> InlineRuntime:
     """An inline runtime."""
     return InlineRuntime(
-        load_handlers(handlers(message=lambda: None)), NoPort(), HandlerOptions(handler_timeout=handler_timeout)
+        load_handlers(handlers(message=lambda: None)), UncallableApi(), HandlerOptions(handler_timeout=handler_timeout)
     )
 
 
@@ -135,7 +135,7 @@ def test_async_inline_handlers_are_measured_to_their_end() -> None:
 
     async def test() -> None:
         released = asyncio.Event()
-        runtime = InlineRuntime(load_handlers(handlers(message=wait, http=wait)), NoPort(), HandlerOptions())
+        runtime = InlineRuntime(load_handlers(handlers(message=wait, http=wait)), UncallableApi(), HandlerOptions())
         runtime.resume_socket = lambda socket_id: released.set()
         runtime.on_message_result(4, wait())
         await runtime.run_http(wsbroker.HttpRequest("GET", "/"))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, final
 
 from wsbroker.errors import ConfigError, WorkerError, WSBrokerError
-from wsbroker.guarded_log import GuardedLog, shown_error, shown_value
+from wsbroker.guarded_log import GuardedLog, format_error, format_repr
 
 START_HANDLER: Final = "handle_worker_start"
 
@@ -108,9 +108,9 @@ class WorkerHost(ABC):
         try:
             self.run(wire, control)
         except SystemExit as end:
-            self.end_reason = f"SystemExit({shown_value(end.code)})"
+            self.end_reason = f"SystemExit({format_repr(end.code)})"
         except BaseException as error:
-            self.end_reason = shown_error(error)
+            self.end_reason = format_error(error)
             logger.exception("worker ended by an exception worker=%s", self.name)
         finally:
             wire.close()

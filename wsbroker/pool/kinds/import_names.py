@@ -3,7 +3,7 @@
 import sys
 from types import ModuleType
 
-MAIN = "__main__"
+MAIN_MODULE = "__main__"
 
 
 def importable_name(spec: object) -> str | None:
@@ -13,13 +13,13 @@ def importable_name(spec: object) -> str | None:
         spec: what `register_worker` was given.
     """
     if isinstance(spec, str):
-        return None if spec.partition(":")[0] == MAIN else spec
+        return None if spec.partition(":")[0] == MAIN_MODULE else spec
     if isinstance(spec, ModuleType):
-        is_importable = spec.__name__ != MAIN and spec.__spec__ is not None
+        is_importable = spec.__name__ != MAIN_MODULE and spec.__spec__ is not None
         return spec.__name__ if is_importable and sys.modules.get(spec.__name__) is spec else None
     if isinstance(spec, type):
         found: object = sys.modules.get(spec.__module__)
-        if spec.__module__ == MAIN or getattr(found, "__spec__", None) is None:
+        if spec.__module__ == MAIN_MODULE or getattr(found, "__spec__", None) is None:
             return None
         for part in spec.__qualname__.split("."):
             found = getattr(found, part, None)
@@ -33,7 +33,7 @@ def explain_missing_name(spec: object) -> str:
     module = owner.partition(":")[0] if isinstance(owner, str) else owner.__module__
     if isinstance(spec, ModuleType):
         module = spec.__name__
-    if module == MAIN:
+    if module == MAIN_MODULE:
         return (
             "what the main script defines exists in this interpreter only; move the handlers into a module of their "
             "own and register its name ('chat') to use all cores"

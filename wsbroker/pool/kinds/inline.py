@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from wsbroker.errors import ConfigError, WorkerError
-from wsbroker.guarded_log import GuardedLog, shown_error
+from wsbroker.guarded_log import GuardedLog, format_error
 from wsbroker.http.messages import Accept, HttpRequest, HttpResponse
 from wsbroker.pool.start_reminder import StartReminder
 from wsbroker.settings.config import Config
@@ -75,7 +75,7 @@ class InlineWorker:
         except ConfigError:
             raise
         except (Exception, SystemExit) as error:
-            text = f"handle_worker_start of {handlers.source} failed: {shown_error(error)}"
+            text = f"handle_worker_start of {handlers.source} failed: {format_error(error)}"
             raise WorkerError(text) from error
         self._handlers = handlers
         self._runtime = runtime

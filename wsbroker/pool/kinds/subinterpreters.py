@@ -103,7 +103,7 @@ class Interpreter:
 
     def mark_left_behind(self) -> None:
         """Nobody waits for its end any more; it may still come. From any thread."""
-        process_exit.watch_end_of_main()
+        process_exit.watch_main_thread_end()
 
 
 def create_interpreter(name: str) -> Interpreter:
@@ -139,7 +139,7 @@ class _LiveInterpreters:
         if self._live:
             atexit.unregister(self._exit_if_any_live)
             names = ", ".join(sorted(interpreter.name for interpreter in self._live))
-            process_exit.exit_with_python_end(f"wsbroker: the process exits without waiting for {names}, still busy")
+            process_exit.exit_like_python(f"wsbroker: the process exits without waiting for {names}, still busy")
 
 
 _live_interpreters: Final = _LiveInterpreters()

@@ -17,7 +17,7 @@ from wsbroker.pool.kinds.executable import (
     is_frozen,
     is_program_copy,
 )
-from wsbroker.server.reload import check_available
+from wsbroker.server.reload import check_reload_available
 from wsbroker.settings.config import Config
 
 
@@ -41,7 +41,7 @@ def test_a_frozen_program_has_no_worker_processes(frozen: None) -> None:
         choose_kind(Config(worker_kind="process"), "pkg.mod", inspect_platform())
     assert str(caught.value) == f"worker kind 'process' cannot run here: {text}; or use worker kind 'thread'"
     with pytest.raises(ConfigError, match="^--reload is for code in files: this program is frozen "):
-        check_available()
+        check_reload_available()
 
 
 def test_a_frozen_program_has_interpreters_if_its_modules_are_on_the_path(
@@ -72,7 +72,7 @@ def test_a_program_may_not_know_its_python(python: str | None, monkeypatch: pyte
         "set sys.executable to a Python interpreter before the start"
     )
     with pytest.raises(ConfigError, match="^--reload restarts the program by its Python interpreter"):
-        check_available()
+        check_reload_available()
 
 
 def test_an_embedding_program_is_no_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
