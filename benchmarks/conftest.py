@@ -7,7 +7,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import wsbroker
-from workload_kit import COMPILED, INTERPRETED, Work, worlds
+from kits.workload_kit import COMPILED, INTERPRETED, Work, worlds
 from wsbroker.build import core_kind, package_version
 
 medians_s: dict[str, dict[str, float]] = {}

@@ -30,7 +30,7 @@ sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from benchmarks.claim import Claim
 from benchmarks.load.machine import facts
 from benchmarks.load.table import text_table
-from workload_kit import Work
+from kits.workload_kit import Work
 from wsbroker.build import core_kind
 
 PAYLOAD: Final = "x" * 64

@@ -8,8 +8,8 @@ The columns are per call: a turn with all its messages and sockets. A write is a
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from websocket_kit import frame
-from workload_kit import Work
+from kits.websocket_kit import frame
+from kits.workload_kit import Work
 
 PAYLOAD = "x" * 64
 TEXT = 1

@@ -8,7 +8,7 @@ The columns are per call of the benchmarked function: `BATCH` messages for decod
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from websocket_kit import KEY, frame, xored
+from kits.websocket_kit import KEY, frame, xored
 from wsbroker.websocket.decoder import BINARY, NEED_DATA, TEXT, Decoder
 from wsbroker.websocket.frames import CONTINUATION, encode_frame, encode_text
 from wsbroker.websocket.handshake import check_upgrade

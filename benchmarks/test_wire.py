@@ -8,8 +8,8 @@ The columns are per batch. Making and reading a batch is interpreted in every bu
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from websocket_kit import frame
-from workload_kit import Batch, Work
+from kits.websocket_kit import frame
+from kits.workload_kit import Batch, Work
 from wsbroker.wire import commands
 from wsbroker.wire.framing import BatchUnpacker, pack_batch
 

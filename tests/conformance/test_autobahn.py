@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.serving import serving
+from kits.server_process import serving
 
 KOSOKU = Path(sysconfig.get_path("scripts")) / "kosoku"
 ECHO = """

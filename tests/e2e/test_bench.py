@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.serving import serving
+from kits.server_process import serving
 
 CHECKOUT = Path(__file__).parents[2]
 LIMIT_S = 60.0

@@ -13,9 +13,9 @@ from time import monotonic
 
 import pytest
 
-from e2e.exact_kit import Play, recorded
-from e2e.pool_kit import ELSEWHERE, KINDS
-from unit.pool.fakes import LOOPS
+from kits.exact_kit import Play, recorded
+from kits.pool_fakes import LOOPS
+from kits.pool_kit import ELSEWHERE, KINDS
 from wsbroker.settings.config import WorkerKind
 
 PROGRAMS = int(os.environ.get("EXACT_PROGRAMS", "6"))

@@ -9,8 +9,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from e2e.serving import ServerProcess, serving, shared
-from e2e.talking import PATIENCE_S, Talker, with_aiohttp, with_websockets
+from kits.server_process import ServerProcess, serving, shared
+from kits.websocket_clients import PATIENCE_S, Talker, with_aiohttp, with_websockets
 
 INLINE = pytest.param(("--worker-kind", "inline"), id="inline")
 THREAD = pytest.param(("--worker-kind", "thread", "--workers", "1"), id="thread")

@@ -6,7 +6,7 @@ from typing import cast
 import pytest
 
 import wsbroker
-from e2e.contract.peers import Peer, text
+from kits.raw_peer import Peer, text
 from wsbroker.settings.addresses import TcpAddress
 from wsbroker.settings.config import Config, WorkerKind
 

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from aiohttp.streams import EmptyStreamReader, StreamReader
 
-from unit.front.front_kit import LONG_S, Fronting, Peer, field, fronting, get, post, status, upgrade
+from kits.front_kit import LONG_S, Fronting, Peer, field, fronting, get, post, status, upgrade
 from wsbroker.front import front as front_module
 from wsbroker.front.http_connection import HttpConnection
 from wsbroker.front.request_body import BodyCollector

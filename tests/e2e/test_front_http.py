@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 import aiohttp
 import pytest
 
-from unit.front.front_kit import LONG_S, Fronting, field, fronting, get, post, status, upgrade
+from kits.front_kit import LONG_S, Fronting, field, fronting, get, post, status, upgrade
 from wsbroker.http.messages import HttpRequest, HttpResponse
 
 pytestmark = pytest.mark.anyio

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 import websockets
 
-from unit.front.front_kit import LONG_S, Fronting, Peer, field, fronting, get, post, status, upgrade
+from kits.front_kit import LONG_S, Fronting, Peer, field, fronting, get, post, status, upgrade
 from wsbroker.front import front as front_module
 from wsbroker.http.messages import HttpRequest, HttpResponse
 

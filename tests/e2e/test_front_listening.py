@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from unit.front.front_kit import FakeConnection, FakeConnections, FakePool, Peer, fronting, get, status, upgrade
+from kits.front_kit import FakeConnection, FakeConnections, FakePool, Peer, fronting, get, status, upgrade
 from wsbroker.errors import ConfigError
 from wsbroker.front import listening
 from wsbroker.front.front import Front

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from unit.front.front_kit import LONG_S, field, fronting, get, status, upgrade
+from kits.front_kit import LONG_S, field, fronting, get, status, upgrade
 from wsbroker.http.messages import HttpRequest, HttpResponse
 
 pytestmark = pytest.mark.anyio

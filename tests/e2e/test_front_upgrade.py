@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 import websockets
 
-from unit.front.front_kit import ACCEPT, LONG_S, Fronting, Peer, field, fronting, get, status, upgrade
+from kits.front_kit import ACCEPT, LONG_S, Fronting, Peer, field, fronting, get, status, upgrade
 from wsbroker.front.http_connection import MAX_BYTES_BEHIND_UPGRADE, HttpConnection
 from wsbroker.http.messages import HttpRequest, HttpResponse
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.serving import SERVING_ON, START_S, serving
+from kits.server_process import SERVING_ON, START_S, serving
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends SIGTERM")
 

@@ -14,7 +14,7 @@ from typing import Final
 import pytest
 
 import wsbroker
-from e2e.serving import START_S, ServerProcess
+from kits.server_process import START_S, ServerProcess
 from wsbroker.errors import ConfigError
 from wsbroker.settings.open_sockets import SystemdSockets, systemd_sockets
 

@@ -19,8 +19,8 @@ import pytest
 import websockets
 
 import wsbroker
-from e2e.pool_kit import APPS, WIRED, Pipe
-from unit.pool.fakes import run
+from kits.pool_fakes import run
+from kits.pool_kit import APPS, WIRED, Pipe
 from wsbroker.pool.slot import WorkerStatistics
 from wsbroker.settings.config import WorkerKind
 

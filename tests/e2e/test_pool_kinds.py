@@ -15,9 +15,9 @@ from typing import cast
 import pytest
 
 import wsbroker
-from e2e.pool_apps import Door, Echo
-from e2e.pool_kit import APPS, ELSEWHERE, KINDS, WIRED, Pipe, Shop, live, start_error
-from unit.pool.fakes import LOOPS, run
+from kits.pool_apps import Door, Echo
+from kits.pool_fakes import LOOPS, run
+from kits.pool_kit import APPS, ELSEWHERE, KINDS, WIRED, Pipe, Shop, live, start_error
 from wsbroker.errors import ConfigError, WorkerError
 from wsbroker.http.messages import HttpRequest, HttpResponse
 from wsbroker.pool import start_reminder
@@ -360,7 +360,7 @@ def test_what_a_worker_logs_is_logged_here_with_the_levels_of_this_program(
 
     before = time.time()
     live(APPS + "Logs", work, worker_kind=kind)
-    records = [record for record in caplog.records if record.name in ("e2e.pool_apps", "quiet")]
+    records = [record for record in caplog.records if record.name in ("kits.pool_apps", "quiet")]
     assert [(record.levelno, record.getMessage()) for record in records] == [(20, "said this"), (40, "said this")]
     info, error = records
     assert info.stack_info is not None and "handle_socket_message" in info.stack_info

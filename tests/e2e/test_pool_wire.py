@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from unit.pool.fakes import LOOPS, Batch, FakeWorkerEnd, PoolKit, Script, run, send_started, serve_events
+from kits.pool_fakes import LOOPS, Batch, FakeWorkerEnd, PoolKit, Script, run, send_started, serve_events
 from wsbroker.errors import ConfigError, WorkerError
 from wsbroker.http.messages import HttpRequest, HttpResponse
 from wsbroker.pool import restart_policy as restarts

@@ -11,8 +11,8 @@ import aiohttp
 import pytest
 import websockets
 
-from e2e.serving import ServerProcess, serving, shared
-from e2e.talking import PATIENCE_S, Connect, with_aiohttp, with_websockets
+from kits.server_process import ServerProcess, serving, shared
+from kits.websocket_clients import PATIENCE_S, Connect, with_aiohttp, with_websockets
 
 SECRET = "päss wörd"
 CLIENTS = [pytest.param(with_websockets, id="websockets"), pytest.param(with_aiohttp, id="aiohttp")]

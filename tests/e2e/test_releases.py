@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 
-from e2e.serving import START_S, ServerProcess, serving
+from kits.server_process import START_S, ServerProcess, serving
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGHUP")
 

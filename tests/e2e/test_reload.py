@@ -15,8 +15,8 @@ import pytest
 import websockets
 
 import wsbroker
-from e2e.pool_kit import APPS
-from e2e.serving import START_S, ServerProcess, serving
+from kits.pool_kit import APPS
+from kits.server_process import START_S, ServerProcess, serving
 from wsbroker.pool.kinds.process import ProcessHost
 from wsbroker.pool.slot import WorkerStatistics
 from wsbroker.settings.config import WorkerKind

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-import benchmark_kit  # noqa: F401
+import kits.benchmark_kit  # noqa: F401
 from benchmarks.soaking import busy, cycles, flood, joins, order, stall, threads
 from benchmarks.soaking.report import Report
 

@@ -10,9 +10,9 @@ from typing import cast
 import pytest
 
 import wsbroker
-from e2e.contract.peers import Peer, frame, request, text
-from e2e.contract_kit import until
-from e2e.serving import ServerProcess, serving
+from kits.contract_kit import until
+from kits.raw_peer import Peer, frame, request, text
+from kits.server_process import ServerProcess, serving
 from wsbroker.settings.addresses import TcpAddress
 from wsbroker.settings.config import Config
 

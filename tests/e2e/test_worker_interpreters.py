@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.pool_kit import APPS, ELSEWHERE, Shop, live, start_error
+from kits.pool_kit import APPS, ELSEWHERE, Shop, live, start_error
 from wsbroker.errors import ConfigError
 from wsbroker.pool.kinds import subinterpreters
 

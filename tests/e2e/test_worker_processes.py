@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import websockets.sync.client
 
-from e2e.pool_kit import APPS, Pipe, Shop, live, start_error
-from e2e.serving import ServerProcess, serving
+from kits.pool_kit import APPS, Pipe, Shop, live, start_error
+from kits.server_process import ServerProcess, serving
 from wsbroker.errors import WorkerError
 from wsbroker.pool.kinds.process import describe_exit
 from wsbroker.settings.config import WorkerKind

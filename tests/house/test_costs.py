@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import pytest
 
-from server_kit import HEAD, Bench, text
+from kits.connections_kit import HEAD, Bench, text
 from wsbroker.build import core_kind
 from wsbroker.connections.connection import Connection
 from wsbroker.worker.interruption import reset_eval_breaker

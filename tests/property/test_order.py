@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from broker_kit import RecordingSocket, a_broker, connect
+from kits.broker_kit import RecordingSocket, a_broker, connect
 from wsbroker.broker.broker import Broker
 from wsbroker.broker.limits import Limits
 

@@ -5,7 +5,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker_kit import a_broker, connect
+from kits.broker_kit import a_broker, connect
 from wsbroker.broker.broker import Broker
 from wsbroker.broker.limits import Limits
 

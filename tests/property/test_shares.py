@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker_kit import RecordingSocket, a_broker, connect
+from kits.broker_kit import RecordingSocket, a_broker, connect
 from wsbroker.broker.limits import MESSAGE_OVERHEAD_BYTES, SHARE_UNITS
 from wsbroker.wire import commands, events
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from websocket_kit import Event, decode, event_of, feed, frame, pull, xored
+from kits.websocket_kit import Event, decode, event_of, feed, frame, pull, xored
 from wsbroker.websocket import masking
 from wsbroker.websocket.decoder import BINARY, CLOSE, FRAGMENTS, NEED_DATA, PING, PONG, TEXT, Decoder
 from wsbroker.websocket.frames import CONTINUATION, encode_close, encode_frame, encode_text

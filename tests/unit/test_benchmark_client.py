@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-import benchmark_kit  # noqa: F401
+import kits.benchmark_kit  # noqa: F401
 from benchmarks.client import (
     ABNORMAL,
     BINARY,
@@ -20,7 +20,7 @@ from benchmarks.client import (
     masked,
     upgrade_request,
 )
-from websocket_kit import decode
+from kits.websocket_kit import decode
 from wsbroker.websocket.frames import encode_close, encode_frame, encode_text
 
 ANSWER = (

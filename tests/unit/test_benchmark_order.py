@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-import benchmark_kit  # noqa: F401
+import kits.benchmark_kit  # noqa: F401
 from benchmarks.soaking.history import Checks, Observer
 from benchmarks.soaking.plan import BURST, MAIN, MAIN_THREADS, Plan
 from benchmarks.soaking.report import Report

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 import wsbroker
-from unit.worker.scripted import handlers
+from kits.scripted_broker import handlers
 from wsbroker.testing import TestBroker
 
 

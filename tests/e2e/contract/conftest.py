@@ -8,10 +8,10 @@ import aiohttp
 import pytest
 
 import wsbroker
-from e2e.contract.forking import Forks
-from e2e.contract.logs import Log, recorded
-from e2e.contract.loops import LoopThread
-from e2e.contract_kit import KINDS, PUPPETS, Clients, Servers, client_for, until
+from kits.contract_kit import KINDS, PUPPETS, Clients, Servers, client_for, until
+from kits.forked_programs import Forks
+from kits.log_records import Log, recorded
+from kits.loop_thread import LoopThread
 from wsbroker.settings.config import WorkerKind
 
 

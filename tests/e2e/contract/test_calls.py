@@ -11,8 +11,8 @@ from typing import NamedTuple
 import pytest
 
 from e2e.contract.apps.acting import evaluated
-from e2e.contract.loops import in_a_thread
-from e2e.contract_kit import Client, Clients, How, Running, Servers, fresh, value_of
+from kits.contract_kit import Client, Clients, How, Running, Servers, fresh, value_of
+from kits.loop_thread import in_a_thread
 from wsbroker.settings.config import WorkerKind
 
 Do = Callable[[str], object]

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from e2e.contract.forking import Forks, Program, program
-from e2e.contract.peers import PATIENCE_S, Peer, close_frame, text
-from e2e.contract_kit import APPS, KINDS
+from kits.contract_kit import APPS, KINDS
+from kits.forked_programs import Forks, Program, program
+from kits.raw_peer import PATIENCE_S, Peer, close_frame, text
 from wsbroker.settings.config import WorkerKind
 
 FORKING = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "interpreter"], indirect=True)

@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from websockets.frames import Opcode
 
-from e2e.contract.logs import Log
-from e2e.contract.peers import PATIENCE_S, close_frame, frame, text
-from e2e.contract_kit import ASYNC, ERRORS, LOST, Client, Clients, Running, Servers, fresh, until
+from kits.contract_kit import ASYNC, ERRORS, LOST, Client, Clients, Running, Servers, fresh, until
+from kits.log_records import Log
+from kits.raw_peer import PATIENCE_S, close_frame, frame, text
 from wsbroker.settings.config import WorkerKind
 
 LIMIT = 1000

@@ -15,9 +15,9 @@ from typing import Final, NamedTuple
 import pytest
 
 import wsbroker
-from e2e.contract.forking import Forks, program
-from e2e.contract.peers import PATIENCE_S
-from e2e.contract_kit import HERE, KINDS, Servers
+from kits.contract_kit import HERE, KINDS, Servers
+from kits.forked_programs import Forks, program
+from kits.raw_peer import PATIENCE_S
 from wsbroker.build import core_kind, package_version
 
 HANDLERS: Final = (

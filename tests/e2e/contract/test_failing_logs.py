@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from e2e.contract.apps import failing_logs
-from e2e.contract.forking import Forks, program
-from e2e.contract.logs import Log
-from e2e.contract.peers import PATIENCE_S, Peer, request, text
-from e2e.contract_kit import APPS, ELSEWHERE, Clients, Refused, Running, Servers, until
-from e2e.serving import START_S
+from kits.contract_kit import APPS, ELSEWHERE, Clients, Refused, Running, Servers, until
+from kits.forked_programs import Forks, program
+from kits.log_records import Log
+from kits.raw_peer import PATIENCE_S, Peer, request, text
+from kits.server_process import START_S
 from wsbroker.settings.config import WorkerKind
 
 LIMIT_S = 0.2

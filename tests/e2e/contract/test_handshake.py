@@ -4,9 +4,9 @@ from typing import Final
 
 import pytest
 
-from e2e.contract.logs import SECRET, Log
-from e2e.contract.peers import KEY, request, text, upgrade
-from e2e.contract_kit import APPS, Clients, Refused, Running, Servers, doing, until
+from kits.contract_kit import APPS, Clients, Refused, Running, Servers, doing, until
+from kits.log_records import SECRET, Log
+from kits.raw_peer import KEY, request, text, upgrade
 from wsbroker.settings.config import WorkerKind
 from wsbroker.websocket.handshake import ORIGIN_NOT_LISTED, ORIGIN_OF_OTHER_HOST
 

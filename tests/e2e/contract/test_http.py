@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from e2e.contract.logs import Log
-from e2e.contract.peers import PATIENCE_S, request, upgrade
-from e2e.contract_kit import ASYNC, ERRORS, Clients, Running, Servers, doing, fresh
+from kits.contract_kit import ASYNC, ERRORS, Clients, Running, Servers, doing, fresh
+from kits.log_records import Log
+from kits.raw_peer import PATIENCE_S, request, upgrade
 from wsbroker.settings.config import WorkerKind
 
 MAX_BODY = 100_000

@@ -16,10 +16,10 @@ import pytest
 
 import wsbroker
 from e2e.contract.apps import recorder
-from e2e.contract.logs import Log
-from e2e.contract.loops import in_a_thread
-from e2e.contract.peers import PATIENCE_S, Peer, close_frame, request, text
-from e2e.contract_kit import APPS, ONLY_HERE, Clients, Running, Servers, until
+from kits.contract_kit import APPS, ONLY_HERE, Clients, Running, Servers, until
+from kits.log_records import Log
+from kits.loop_thread import in_a_thread
+from kits.raw_peer import PATIENCE_S, Peer, close_frame, request, text
 from wsbroker.settings.addresses import TcpAddress, UnixAddress
 from wsbroker.settings.config import WorkerKind
 

@@ -3,9 +3,9 @@
 import pytest
 from websockets.frames import Opcode
 
-from e2e.contract.logs import Log
-from e2e.contract.peers import frame, text
-from e2e.contract_kit import ASYNC, ERRORS, Client, Clients, Running, Servers, fresh
+from kits.contract_kit import ASYNC, ERRORS, Client, Clients, Running, Servers, fresh
+from kits.log_records import Log
+from kits.raw_peer import frame, text
 from wsbroker.settings.config import WorkerKind
 
 

@@ -5,9 +5,9 @@ from typing import Final
 import pytest
 from websockets.frames import Opcode
 
-from e2e.contract.logs import Log
-from e2e.contract.peers import request, text, upgrade
-from e2e.contract_kit import ASYNC, CLIENTS, ERRORS, Client, Clients, Refused, Running, Servers, doing, fresh, until
+from kits.contract_kit import ASYNC, CLIENTS, ERRORS, Client, Clients, Refused, Running, Servers, doing, fresh, until
+from kits.log_records import Log
+from kits.raw_peer import request, text, upgrade
 from wsbroker.settings.config import WorkerKind
 
 LEGAL: Final = "it may return True or None (accept), False (403), an HttpResponse (sent as it is) or an Accept "

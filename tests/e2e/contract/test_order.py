@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import wsbroker
-from e2e.contract.peers import PATIENCE_S, text
-from e2e.contract_kit import Client, Clients, Running, Servers
+from kits.contract_kit import Client, Clients, Running, Servers
+from kits.raw_peer import PATIENCE_S, text
 from wsbroker.settings.config import WorkerKind
 
 

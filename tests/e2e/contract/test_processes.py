@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from e2e.contract.forking import Forks, Program, environment_of, program
-from e2e.contract.logs import SECRET
-from e2e.contract.peers import PATIENCE_S, Peer, close_frame, frame, request, text, upgrade
-from e2e.contract_kit import APPS, KINDS, ONLY_WIRED
-from e2e.serving import SERVING_ON, START_S, ServerProcess, serving
+from kits.contract_kit import APPS, KINDS, ONLY_WIRED
+from kits.forked_programs import Forks, Program, environment_of, program
+from kits.log_records import SECRET
+from kits.raw_peer import PATIENCE_S, Peer, close_frame, frame, request, text, upgrade
+from kits.server_process import SERVING_ON, START_S, ServerProcess, serving
 from wsbroker.settings.config import WorkerKind
 
 STARTED = re.compile("^started$")
@@ -154,7 +154,7 @@ def test_a_crash_loop_ends_the_command_with_code_4(script: Script, tmp_path: Pat
         import wsbroker.cli
         import wsbroker.pool.restart_policy
         wsbroker.pool.restart_policy.FIRST_DELAY_S = 0.001
-        arguments = ["e2e.pool_apps:DiesAgain", "--bind=127.0.0.1:0", "--workers=1", "--worker-kind=process"]
+        arguments = ["kits.pool_apps:DiesAgain", "--bind=127.0.0.1:0", "--workers=1", "--worker-kind=process"]
         sys.exit(wsbroker.cli.main([*arguments, "--worker-arg={flag}"]))
     """
     with script(source) as program:

@@ -7,8 +7,8 @@ import pytest
 from websockets.frames import Opcode
 
 import wsbroker
-from e2e.contract.peers import PATIENCE_S, Peer, frame, text
-from e2e.contract_kit import ASYNC, PLAIN, Client, Clients, Running, Servers, fresh, until
+from kits.contract_kit import ASYNC, PLAIN, Client, Clients, Running, Servers, fresh, until
+from kits.raw_peer import PATIENCE_S, Peer, frame, text
 from wsbroker.settings.config import WorkerKind
 
 QUEUE = 64 * 1024

@@ -8,9 +8,9 @@ import pytest
 import wsbroker
 from e2e.contract.apps import echo, recorder
 from e2e.contract.apps.shapes import Few, Shouting, Typed
-from e2e.contract.logs import Log
-from e2e.contract.peers import Peer, request, text
-from e2e.contract_kit import APPS, HERE, ONLY_HERE
+from kits.contract_kit import APPS, HERE, ONLY_HERE
+from kits.log_records import Log
+from kits.raw_peer import Peer, request, text
 from wsbroker.pool.kinds.choice import is_free_threaded
 from wsbroker.settings.addresses import TcpAddress
 from wsbroker.settings.config import WorkerKind

@@ -2,9 +2,9 @@
 
 import pytest
 
-from e2e.contract.logs import Log
-from e2e.contract.peers import text
-from e2e.contract_kit import ASYNC, ONLY_WIRED, PLAIN, Clients, Refused, Running, Servers, doing, fresh
+from kits.contract_kit import ASYNC, ONLY_WIRED, PLAIN, Clients, Refused, Running, Servers, doing, fresh
+from kits.log_records import Log
+from kits.raw_peer import text
 from wsbroker.settings.config import WorkerKind
 
 LIMIT_S = 0.3

@@ -2,8 +2,8 @@
 
 import pytest
 
-from e2e.contract.peers import text, upgrade
-from e2e.contract_kit import ASYNC, Clients, Refused, Running, Servers
+from kits.contract_kit import ASYNC, Clients, Refused, Running, Servers
+from kits.raw_peer import text, upgrade
 from wsbroker.settings.config import WorkerKind
 
 

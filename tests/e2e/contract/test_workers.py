@@ -2,8 +2,8 @@
 
 import pytest
 
-from e2e.contract.peers import request
-from e2e.contract_kit import ASYNC, ONLY_WIRED, PLAIN, Client, Clients, Running, Servers, fresh
+from kits.contract_kit import ASYNC, ONLY_WIRED, PLAIN, Client, Clients, Running, Servers, fresh
+from kits.raw_peer import request
 from wsbroker.settings.config import WorkerKind
 
 WORKERS = 3

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from unit.apps.fake_port import FakeBrokerApi, as_broker
+from kits.fake_broker_api import FakeBrokerApi, as_broker
 from wsbroker import HttpRequest, HttpResponse, SocketId
 from wsbroker.apps import pubsub
 

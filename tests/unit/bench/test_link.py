@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from websocket_kit import decode
+from kits.websocket_kit import decode
 from wsbroker.bench.link import BenchClient, BenchError, Target
 
 pytestmark = pytest.mark.anyio

@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from websocket_kit import decode
+from kits.websocket_kit import decode
 from wsbroker.bench.command import format_table, main
 from wsbroker.bench.link import BenchClient, Target
 from wsbroker.bench.scenarios import BenchResult, Publisher, Subscriber

@@ -10,7 +10,7 @@ from benchmarks.load.client import BUFFER, Client
 from benchmarks.load.receiver import Receiver
 from benchmarks.load.row import Row
 from benchmarks.load.stream import Order, Stream, frames, masked, unmasked
-from websocket_kit import decode
+from kits.websocket_kit import decode
 from wsbroker.websocket.frames import encode_text
 
 

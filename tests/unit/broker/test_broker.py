@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from broker_kit import CountingTurnScheduler, RecordingSocket, a_broker, connect
+from kits.broker_kit import CountingTurnScheduler, RecordingSocket, a_broker, connect
 from wsbroker.broker.broker import Broker
 from wsbroker.broker.limits import BATCH_BYTES, MESSAGE_OVERHEAD_BYTES, SCARCE_INBOX_BYTES, Limits
 from wsbroker.errors import CommandError

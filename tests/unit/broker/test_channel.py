@@ -1,6 +1,6 @@
 """Channels: subscription order, O(1) leaving, compaction."""
 
-from broker_kit import a_broker, connect
+from kits.broker_kit import a_broker, connect
 from wsbroker.broker.channel import MIN_HOLES_TO_COMPACT
 from wsbroker.broker.limits import BATCH_BYTES
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker_kit import RecordingSocket, a_broker, connect
+from kits.broker_kit import RecordingSocket, a_broker, connect
 from wsbroker.broker.broker import Broker
 from wsbroker.broker.limits import (
     BATCH_BYTES,

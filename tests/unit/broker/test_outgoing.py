@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from broker_kit import RecordingSocket, a_broker, connect, frames_of
+from kits.broker_kit import RecordingSocket, a_broker, connect, frames_of
 from wsbroker.broker.limits import BATCH_BYTES, DISCONNECT, DROP_NEW, DROP_OLD, FRAME_OVERHEAD_BYTES, TURN_BYTES, Limits
 
 PONG = b"\x8a\x05alive"

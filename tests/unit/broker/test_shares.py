@@ -1,6 +1,6 @@
 """What one socket may have with its worker: the rest of its messages waits in its inbox, and others pass them."""
 
-from broker_kit import RecordingSocket, a_broker, connect
+from kits.broker_kit import RecordingSocket, a_broker, connect
 from wsbroker.broker.broker import Broker
 from wsbroker.broker.limits import CROWDED_FROM_MESSAGES, CROWDED_SHARE_UNITS, MESSAGE_OVERHEAD_BYTES, SHARE_UNITS
 from wsbroker.wire import commands, events

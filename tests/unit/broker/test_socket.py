@@ -2,7 +2,7 @@
 
 import sys
 
-from broker_kit import a_broker
+from kits.broker_kit import a_broker
 from wsbroker.broker.socket import Socket
 from wsbroker.build import core_kind
 

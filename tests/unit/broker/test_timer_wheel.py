@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_kit import RecordingSocket, a_broker, connect
+from kits.broker_kit import RecordingSocket, a_broker, connect
 from wsbroker.broker.socket import NO_INDEX
 from wsbroker.broker.timer_wheel import SLOTS, TimerWheel
 

@@ -6,8 +6,8 @@ from typing import cast
 
 import pytest
 
-from broker_kit import frames_of
-from server_kit import HEAD, Bench, PaperTransport, client_frame, close_frame, text
+from kits.broker_kit import frames_of
+from kits.connections_kit import HEAD, Bench, PaperTransport, client_frame, close_frame, text
 from wsbroker.broker.limits import BATCH_BYTES, DROP_OLD, FRAME_OVERHEAD_BYTES, SCARCE_INBOX_BYTES, Limits
 from wsbroker.build import core_kind
 from wsbroker.connections.connection import Connection

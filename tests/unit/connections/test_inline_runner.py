@@ -2,7 +2,7 @@
 
 import pytest
 
-from server_kit import Bench, close_frame, text
+from kits.connections_kit import Bench, close_frame, text
 from wsbroker.connections.connections import ConnectionSettings
 from wsbroker.connections.inline_runner import TURN_SHARE_EVENTS, InlineRunner
 

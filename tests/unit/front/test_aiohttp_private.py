@@ -14,7 +14,7 @@ from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
 import wsbroker.front
-from unit.front.front_kit import FakeConnections, FakePool, fronting, get, upgrade
+from kits.front_kit import FakeConnections, FakePool, fronting, get, upgrade
 from wsbroker.front import aiohttp_private
 from wsbroker.front.aiohttp_private import OVERRIDDEN_NAMES, PRIVATE_NAMES, HttpProtocol
 from wsbroker.front.conversion import CompleteResponse

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from unit.worker import odd_responses as odd
+from kits import odd_responses as odd
 from wsbroker.errors import HandlerError
 from wsbroker.http.messages import Accept, Headers, HttpRequest, HttpResponse, to_http_response, to_open_result
 from wsbroker.wire.framing import BatchUnpacker, pack_batch

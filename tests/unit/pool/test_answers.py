@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from unit.pool.fakes import FakeWorkerEnd, PoolKit, run, send_started
+from kits.pool_fakes import FakeWorkerEnd, PoolKit, run, send_started
 from wsbroker.http.messages import HttpRequest, HttpResponse
 from wsbroker.wire import commands, events
 

@@ -8,8 +8,8 @@ from typing import cast
 
 import pytest
 
-from broker_kit import RecordingSocket
-from unit.pool.fakes import FakeWorkerEnd, ScriptedHosts, run, send_started
+from kits.broker_kit import RecordingSocket
+from kits.pool_fakes import FakeWorkerEnd, ScriptedHosts, run, send_started
 from wsbroker.broker.broker import Broker, TurnScheduler
 from wsbroker.broker.limits import Limits
 from wsbroker.errors import WorkerError

@@ -10,7 +10,7 @@ from types import FrameType, TracebackType
 
 import pytest
 
-from unit.pool.fakes import Batch, FakeCore, run
+from kits.pool_fakes import Batch, FakeCore, run
 from wsbroker.errors import CommandError
 from wsbroker.pool import local_api as local_port
 from wsbroker.pool.local_api import LocalApi

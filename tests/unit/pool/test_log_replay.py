@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from unit.pool.fakes import FakeWorkerEnd, PoolKit, run, send_started
+from kits.pool_fakes import FakeWorkerEnd, PoolKit, run, send_started
 from wsbroker.pool import log_replay as records
 from wsbroker.pool.log_replay import PAUSE_AT_RECORDS, RESUME_AT_RECORDS, SLICE_S, LogReplay
 from wsbroker.wire import commands, events

@@ -4,7 +4,7 @@ from typing import cast
 
 import pytest
 
-from unit.pool.fakes import FakeCore, FakeWorkerQueue
+from kits.pool_fakes import FakeCore, FakeWorkerQueue
 from wsbroker.pool.orphaned_closes import MAX_LOSSES, OrphanedCloses
 from wsbroker.pool.slot import WorkerSlot
 from wsbroker.wire import events

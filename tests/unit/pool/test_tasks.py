@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from unit.pool.fakes import run
+from kits.pool_fakes import run
 from wsbroker.pool.tasks import PoolTasks
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from unit.pool.fakes import Batch, run
+from kits.pool_fakes import Batch, run
 from wsbroker.pool.worker_stream import WorkerStream
 from wsbroker.wire.framing import pack_batch
 

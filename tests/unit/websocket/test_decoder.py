@@ -5,7 +5,7 @@ import tracemalloc
 
 import pytest
 
-from websocket_kit import KEY, Event, decode, feed, frame, pull, xored
+from kits.websocket_kit import KEY, Event, decode, feed, frame, pull, xored
 from wsbroker.build import core_kind
 from wsbroker.websocket.decoder import BINARY, CLOSE, FAILED, FRAGMENTS, NEED_DATA, PING, PONG, TEXT, Decoder
 from wsbroker.websocket.frames import CONTINUATION

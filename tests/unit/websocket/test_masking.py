@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from websocket_kit import KEY, xored
+from kits.websocket_kit import KEY, xored
 from wsbroker.websocket import masking
 
 Unmask = Callable[[bytes, int, int, int], bytes]

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 import pytest
 
 import wsbroker
-from unit.worker.scripted import PATIENCE_S, ScriptedBroker, closed, handlers, message, request_fields
+from kits.scripted_broker import PATIENCE_S, ScriptedBroker, closed, handlers, message, request_fields
 from wsbroker.wire import commands, control, events
 from wsbroker.worker import report
 

@@ -8,8 +8,8 @@ from typing import Literal, TypeVar, cast
 import pytest
 import uvloop
 
-from unit.worker import odd_responses as odd
-from unit.worker.scripted import PATIENCE_S, handlers
+from kits import odd_responses as odd
+from kits.scripted_broker import PATIENCE_S, handlers
 from wsbroker.http.messages import HttpRequest, HttpResponse
 from wsbroker.worker import report
 from wsbroker.worker.api import BrokerApi

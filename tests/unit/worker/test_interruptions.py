@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import wsbroker
-from unit.worker.scripted import PATIENCE_S, Command, ScriptedBroker, handlers, message
+from kits.scripted_broker import PATIENCE_S, Command, ScriptedBroker, handlers, message
 from wsbroker.wire import commands, events, framing
 from wsbroker.worker import wire_api as wire_port
 from wsbroker.worker.api import context_api

@@ -6,7 +6,7 @@ import time
 import pytest
 
 import wsbroker
-from unit.worker.scripted import ScriptedBroker, closed, handlers, message, request_fields
+from kits.scripted_broker import ScriptedBroker, closed, handlers, message, request_fields
 from wsbroker.wire import commands, events
 from wsbroker.worker import inline_runtime as inline
 from wsbroker.worker.api import BrokerApi

@@ -13,8 +13,8 @@ from typing import ClassVar, cast
 import pytest
 
 import wsbroker
-from unit.worker import odd_responses as odd
-from unit.worker.scripted import PATIENCE_S, ScriptedBroker, closed, handlers, message, request_fields
+from kits import odd_responses as odd
+from kits.scripted_broker import PATIENCE_S, ScriptedBroker, closed, handlers, message, request_fields
 from wsbroker.wire import commands, control, events
 from wsbroker.wire.framing import BatchUnpacker, pack_batch
 from wsbroker.worker import report

@@ -1,6 +1,6 @@
 """Starts programs, each in a process of its own that begins with everything imported.
 
-Nearly all the time of a short program is Python's own start. See `e2e.contract.forking` for who asks.
+Nearly all the time of a short program is Python's own start. See `kits.forked_programs` for who asks.
 
 A request is a line of JSON, and comes with the descriptor that becomes the program's output:
 ``{"arguments": […], "script": null, "environment": {…}, "folder": "…"}`` is answered with a process id,

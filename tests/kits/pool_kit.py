@@ -11,7 +11,7 @@ from typing import Final, cast
 
 import pytest
 
-from unit.pool.fakes import LOOPS, FakeCore, run
+from kits.pool_fakes import LOOPS, FakeCore, run
 from wsbroker.errors import WSBrokerError
 from wsbroker.pool.local_api import LocalApi
 from wsbroker.pool.pool import Pool
@@ -24,7 +24,7 @@ ELSEWHERE: Final[tuple[WorkerKind, ...]] = ("process", "interpreter") if sys.ver
 WIRED: Final[tuple[WorkerKind, ...]] = ("thread", *ELSEWHERE)
 KINDS: Final[tuple[WorkerKind, ...]] = ("inline", *WIRED)
 
-APPS: Final = "e2e.pool_apps:"
+APPS: Final = "kits.pool_apps:"
 
 
 class Shop:

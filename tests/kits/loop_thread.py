@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from e2e.contract.peers import PATIENCE_S
+from kits.raw_peer import PATIENCE_S
 
 _T = TypeVar("_T")
 

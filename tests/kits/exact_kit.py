@@ -24,8 +24,8 @@ import pytest
 import websockets
 
 import wsbroker
-from e2e.exact_app import PAUSE, REPORTS, Done, Op, Report, Task, carry_out, carry_out_all, carry_out_in_turns
-from e2e.exact_model import CHANNELS, LIMIT, QUESTIONS, Author, Call, Model, call_of, is_answer
+from kits.exact_app import PAUSE, REPORTS, Done, Op, Report, Task, carry_out, carry_out_all, carry_out_in_turns
+from kits.exact_programs import CHANNELS, LIMIT, QUESTIONS, Author, Call, Model, call_of, is_answer
 from wsbroker.broker.broker import Broker
 from wsbroker.pool.interfaces import Core
 from wsbroker.pool.local_api import LocalApi
@@ -129,7 +129,7 @@ async def recorded(kind: WorkerKind, app: str) -> AsyncIterator[tuple[Recorder, 
         )
         async with wsbroker.serve(
             "127.0.0.1:0",
-            worker="e2e.exact_app:" + app,
+            worker="kits.exact_app:" + app,
             worker_kind=kind,
             workers=1 if kind == "inline" else WORKERS,
             max_channels_per_socket=LIMIT,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from random import Random
 
-from e2e.exact_app import PAUSE, Op
+from kits.exact_app import PAUSE, Op
 
 Call = tuple[object, ...]
 """What the core is asked: a name and its exact arguments, the same for the one-way form and for the question."""

@@ -7,7 +7,7 @@ processes that a run starts get this path too.
 import sys
 from pathlib import Path
 
-CHECKOUT = str(Path(__file__).parent.parent)
+CHECKOUT = str(Path(__file__).parents[2])
 
 if CHECKOUT not in sys.path:
     sys.path.append(CHECKOUT)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
-from broker_kit import frames_of
+from kits.broker_kit import frames_of
 from wsbroker.broker.limits import Limits
 from wsbroker.connections.connection import Connection
 from wsbroker.connections.connections import Connections, ConnectionSettings

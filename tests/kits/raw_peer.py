@@ -5,8 +5,8 @@ from typing import Final
 
 from websockets.frames import Frame, Opcode
 
-from unit.front.front_kit import KEY as KEY
-from unit.front.front_kit import upgrade as upgrade
+from kits.front_kit import KEY as KEY
+from kits.front_kit import upgrade as upgrade
 
 PATIENCE_S: Final = 20.0
 """Longer than anything in the tests of the contract takes."""

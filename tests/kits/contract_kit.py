@@ -25,8 +25,8 @@ import websockets
 import websockets.sync.client
 
 import wsbroker
-from e2e.contract.loops import LoopThread
-from e2e.contract.peers import PATIENCE_S, Answer, Peer
+from kits.loop_thread import LoopThread
+from kits.raw_peer import PATIENCE_S, Answer, Peer
 from wsbroker.build import core_kind
 from wsbroker.settings.addresses import TcpAddress
 from wsbroker.settings.config import Settings, WorkerKind

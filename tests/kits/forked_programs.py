@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
-from e2e.contract.peers import PATIENCE_S
-from e2e.serving import ServerProcess
+from kits.raw_peer import PATIENCE_S
+from kits.server_process import ServerProcess
 
-TESTS = Path(__file__).parent.parent.parent
+TESTS = Path(__file__).parents[1]
 """Where the applications of the tests are found."""
 
 
@@ -33,7 +33,7 @@ class Forks:
         self._ours, theirs = socket.socketpair()
         with theirs:
             os.set_inheritable(theirs.fileno(), True)
-            script = Path(__file__).parent / "apps" / "forks.py"
+            script = TESTS / "e2e" / "contract" / "apps" / "forks.py"
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-u", "-X", "utf8", "-W", "error", script, str(theirs.fileno())],
                 env={**os.environ, **environment_of({})},
