@@ -171,28 +171,6 @@ def test_the_last_attempt_closes_and_nothing_behind_it_is_looked_at(broker: Fake
     assert broker.tokens[ANN] != pubsub.AUTHENTICATED
 
 
-def test_a_socket_that_does_not_authenticate_in_time_is_closed(broker: FakeBrokerApi) -> None:
-    pubsub.handle_worker_start(json.dumps({"secret": "s3cret", "auth_timeout_s": 0.01}))
-    upgrade = HttpRequest("GET", "/")
-
-    async def scenario() -> None:
-        assert await pubsub.handle_socket_open(upgrade, ANN) is None
-        assert await pubsub.handle_socket_open(upgrade, BOB) is None
-        tell(broker, BOB, {"type": "auth", "secret": "s3cret"})
-        async with asyncio.timeout(10):
-            while not broker.closed:
-                await asyncio.sleep(0.001)
-        # A later deadline than BOB's would have been.
-        assert await pubsub.handle_socket_open(upgrade, SocketId(3)) is None
-        async with asyncio.timeout(10):
-            while 3 not in broker.closed:
-                await asyncio.sleep(0.001)
-
-    asyncio.run(scenario())
-    assert broker.closed == {1: (1008, "not authenticated in time"), 3: (1008, "not authenticated in time")}
-    assert pubsub._auth_deadlines == {}
-
-
 def test_the_deadline_ends_with_the_socket_and_with_the_worker(broker: FakeBrokerApi) -> None:
     pubsub.handle_worker_start("s3cret")
 

@@ -237,7 +237,7 @@ with websockets.sync.client.connect(url, compression=None, proxy=None) as client
     signal.raise_signal(signal.SIGTERM)
     server.wait()
 """
-    folder = Path(__file__).parent.parent
+    folder = Path(__file__).parents[3]
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(folder)!r})\n{script}", str(tmp_path / "pipe")],
         capture_output=True,

@@ -22,7 +22,7 @@ from wsbroker.wire import commands
 
 PROCESS: WorkerKind = "process"
 PATIENCE_S = 15.0
-PATH = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])}
+PATH = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")])}
 """So that a command finds the applications of these tests."""
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 

@@ -4,8 +4,6 @@ import array
 import ctypes
 import enum
 import mmap
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
@@ -344,19 +342,6 @@ def test_a_bare_port_carries_nothing() -> None:
 
 
 # The module. ----------------------------------------------------------------------------------------------------------
-
-
-def test_importing_wsbroker_loads_nothing_heavy() -> None:
-    program = (
-        "import sys; before = set(sys.modules); import wsbroker, wsbroker.worker.main, wsbroker.testing\n"
-        "print(*sorted(set(sys.modules) - before))"
-    )
-    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
-    heavy = {"asyncio", "anyio", "aiohttp", "uvloop", "dataclasses", "inspect", "ctypes", "logging", "socket", "re"}
-    typing_needs = {"re"} if sys.version_info < (3, 13) else set()
-    assert heavy & set(loaded) <= typing_needs
-    compiled = ("wsbroker.websocket", "wsbroker.broker", "wsbroker.connections")
-    assert not [name for name in loaded if name.startswith(compiled)]
 
 
 def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
