@@ -37,7 +37,9 @@ from wsbroker.errors import (
     WorkerError,
     WSBrokerError,
 )
-from wsbroker.http.messages import Accept, Headers, HttpRequest, HttpResponse
+from wsbroker.http.headers import Headers
+from wsbroker.http.request import HttpRequest
+from wsbroker.http.response import Accept, HttpResponse
 from wsbroker.types import ChannelName, CloseCode, Data, SocketId
 from wsbroker.worker import api as _ports
 from wsbroker.worker.api import context_api as _current

@@ -23,15 +23,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
-from wsbroker.http.messages import (
-    Accept,
-    HeaderItems,
-    Headers,
-    HttpRequest,
-    HttpResponse,
-    to_http_response,
-    to_open_result,
-)
+from wsbroker.http.handler_returns import to_http_response, to_open_result
+from wsbroker.http.headers import HeaderItems, Headers
+from wsbroker.http.request import HttpRequest
+from wsbroker.http.response import Accept, HttpResponse
 from wsbroker.types import Data, SocketId
 from wsbroker.worker import api as ports
 from wsbroker.worker.api import BrokerApi

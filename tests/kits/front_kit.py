@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from wsbroker.front.front import Front
-from wsbroker.http.messages import HttpRequest, HttpResponse
+from wsbroker.http.request import HttpRequest
+from wsbroker.http.response import HttpResponse
 from wsbroker.settings.addresses import Address, TcpAddress
 from wsbroker.settings.config import Config
 

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from enum import IntEnum
 from typing import Any
 
-from wsbroker.http.messages import Headers, HttpResponse
+from wsbroker.http.headers import Headers
+from wsbroker.http.response import HttpResponse
 
 
 class Raises(HttpResponse):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextvars import Context
 from types import SimpleNamespace, TracebackType
 
-from wsbroker.http.messages import HttpRequest
+from wsbroker.http.request import HttpRequest
 from wsbroker.wire import commands, control, events
 from wsbroker.wire.framing import BatchUnpacker, pack_batch
 from wsbroker.worker.main import worker_main

@@ -17,7 +17,8 @@ from aiohttp.http_writer import HttpVersion, HttpVersion11
 
 from wsbroker.errors import HandshakeError
 from wsbroker.front.aiohttp_private import is_writing_paused
-from wsbroker.http.messages import HttpRequest, HttpResponse
+from wsbroker.http.request import HttpRequest
+from wsbroker.http.response import HttpResponse
 
 if TYPE_CHECKING:
     from wsbroker.front.http_connection import HttpConnection

@@ -30,7 +30,7 @@ from wsbroker.front.http_connection import LINGERING, NEW, OVER_LIMIT, SERVING, 
 from wsbroker.front.interfaces import ConnectionsLike, OpeningConnectionT, PoolLike
 from wsbroker.front.rate_limited_log import RateLimitedLog
 from wsbroker.guarded_log import GuardedLog
-from wsbroker.http.messages import Accept, HttpResponse
+from wsbroker.http.response import Accept, HttpResponse
 from wsbroker.http.targets import escape_text, is_websocket_without_upgrade, split_target
 from wsbroker.settings.addresses import Address, BindAddress
 from wsbroker.settings.config import Config

@@ -40,7 +40,7 @@ from wsbroker.front.interfaces import OpeningConnection
 from wsbroker.front.request_body import BODY_COMPLETE, BodyCollector
 from wsbroker.front.request_slicer import EMPTY_LINE, MessageSlicer
 from wsbroker.guarded_log import GuardedLog
-from wsbroker.http.messages import HttpResponse
+from wsbroker.http.response import HttpResponse
 from wsbroker.websocket.handshake import offers_websocket
 
 if TYPE_CHECKING:

@@ -3,7 +3,8 @@
 import asyncio
 from typing import Protocol, TypeVar
 
-from wsbroker.http.messages import Accept, HttpRequest, HttpResponse
+from wsbroker.http.request import HttpRequest
+from wsbroker.http.response import Accept, HttpResponse
 
 
 class OpeningConnection(Protocol):

@@ -7,7 +7,8 @@ from typing import Final
 
 from wsbroker.errors import ConfigError, WorkerError
 from wsbroker.guarded_log import GuardedLog
-from wsbroker.http.messages import HttpRequest, HttpResponse
+from wsbroker.http.request import HttpRequest
+from wsbroker.http.response import HttpResponse
 from wsbroker.pool.interfaces import Core, WorkerQueueView
 from wsbroker.pool.kinds.choice import HOST_CLASSES, IMPORTING_KINDS, choose_kind, inspect_platform, is_free_threaded
 from wsbroker.pool.kinds.host import StartArguments, WorkerHost

@@ -13,7 +13,7 @@ from wsbroker.worker.report import await_position
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future, Handle, Task
 
-    from wsbroker.http.messages import HttpRequest
+    from wsbroker.http.request import HttpRequest
 
 MESSAGE: Final = "handle_socket_message"
 OPEN: Final = "handle_socket_open"

@@ -3,7 +3,8 @@
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias, TypeVar
 
-from wsbroker.http.messages import Accept, HttpRequest, HttpResponse
+from wsbroker.http.request import HttpRequest
+from wsbroker.http.response import Accept, HttpResponse
 from wsbroker.types import SocketId
 
 HANDLER_ARGUMENTS: Final[dict[str, tuple[str, ...]]] = {

@@ -11,7 +11,8 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, Final, cast
 
 from wsbroker.errors import CommandError
-from wsbroker.http.messages import Accept, HttpRequest, HttpResponse
+from wsbroker.http.request import HttpRequest
+from wsbroker.http.response import Accept, HttpResponse
 from wsbroker.process_exit import exit_forked_child
 from wsbroker.types import SocketId
 from wsbroker.worker import forks

@@ -5,7 +5,8 @@ from time import monotonic, time
 from typing import Final, TypeVar
 
 from wsbroker.errors import HandlerError
-from wsbroker.http.messages import Accept, HttpResponse, to_http_response, to_open_result
+from wsbroker.http.handler_returns import to_http_response, to_open_result
+from wsbroker.http.response import Accept, HttpResponse
 from wsbroker.http.targets import is_websocket_without_upgrade
 from wsbroker.process_exit import exit_forked_child
 from wsbroker.worker.async_calls import CLOSE, HTTP, MESSAGE, OPEN, HandlerCall

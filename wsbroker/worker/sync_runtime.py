@@ -8,7 +8,8 @@ from time import monotonic
 from typing import Final, NamedTuple, TypeVar, cast
 
 from wsbroker.errors import HandlerError
-from wsbroker.http.messages import Accept, HttpRequest, HttpResponse
+from wsbroker.http.request import HttpRequest
+from wsbroker.http.response import Accept, HttpResponse
 from wsbroker.process_exit import exit_forked_child
 from wsbroker.types import SocketId
 from wsbroker.wire import commands, events

@@ -11,7 +11,8 @@ import websockets
 
 from kits.front_kit import LONG_S, Fronting, Peer, field, fronting, get, post, status, upgrade
 from wsbroker.front import front as front_module
-from wsbroker.http.messages import HttpRequest, HttpResponse
+from wsbroker.http.request import HttpRequest
+from wsbroker.http.response import HttpResponse
 
 pytestmark = pytest.mark.anyio
 

@@ -16,7 +16,8 @@ from kits.front_kit import LONG_S, Fronting, Peer, field, fronting, get, post, s
 from wsbroker.front import front as front_module
 from wsbroker.front.http_connection import HttpConnection
 from wsbroker.front.request_body import BodyCollector
-from wsbroker.http.messages import HttpRequest, HttpResponse
+from wsbroker.http.request import HttpRequest
+from wsbroker.http.response import HttpResponse
 
 pytestmark = pytest.mark.anyio
 

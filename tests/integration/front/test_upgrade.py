@@ -11,7 +11,8 @@ import websockets
 
 from kits.front_kit import ACCEPT, LONG_S, Fronting, Peer, field, fronting, get, status, upgrade
 from wsbroker.front.http_connection import MAX_BYTES_BEHIND_UPGRADE, HttpConnection
-from wsbroker.http.messages import HttpRequest, HttpResponse
+from wsbroker.http.request import HttpRequest
+from wsbroker.http.response import HttpResponse
 
 pytestmark = pytest.mark.anyio
 

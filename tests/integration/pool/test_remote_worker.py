@@ -11,7 +11,8 @@ import pytest
 
 from kits.pool_fakes import LOOPS, Batch, FakeWorkerEnd, PoolKit, Script, run, send_started, serve_events
 from wsbroker.errors import ConfigError, WorkerError
-from wsbroker.http.messages import HttpRequest, HttpResponse
+from wsbroker.http.request import HttpRequest
+from wsbroker.http.response import HttpResponse
 from wsbroker.pool import restart_policy as restarts
 from wsbroker.settings.config import Settings
 from wsbroker.wire import commands, control, events

@@ -13,7 +13,7 @@ from kits.pool_fakes import FakeWorkerEnd, ScriptedHosts, run, send_started
 from wsbroker.broker.broker import Broker, TurnScheduler
 from wsbroker.broker.limits import Limits
 from wsbroker.errors import WorkerError
-from wsbroker.http.messages import HttpRequest
+from wsbroker.http.request import HttpRequest
 from wsbroker.pool.interfaces import Core
 from wsbroker.pool.local_api import LocalApi
 from wsbroker.pool.pool import Pool, ReloadUnfinished

@@ -20,7 +20,8 @@ from wsbroker.front.conversion import (
     make_complete_response,
     request_from_head,
 )
-from wsbroker.http.messages import Headers, HttpResponse
+from wsbroker.http.headers import Headers
+from wsbroker.http.response import HttpResponse
 
 
 def message(path: str = "/", *fields: tuple[str, str], method: str = "GET") -> RawRequestMessage:

@@ -10,7 +10,10 @@ import pytest
 
 from kits import odd_responses as odd
 from wsbroker.errors import HandlerError
-from wsbroker.http.messages import Accept, Headers, HttpRequest, HttpResponse, to_http_response, to_open_result
+from wsbroker.http.handler_returns import to_http_response, to_open_result
+from wsbroker.http.headers import Headers
+from wsbroker.http.request import HttpRequest
+from wsbroker.http.response import Accept, HttpResponse
 from wsbroker.wire.framing import BatchUnpacker, pack_batch
 
 

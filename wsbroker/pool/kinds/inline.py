@@ -10,7 +10,8 @@ from typing import Final
 
 from wsbroker.errors import ConfigError, WorkerError
 from wsbroker.guarded_log import GuardedLog, format_error
-from wsbroker.http.messages import Accept, HttpRequest, HttpResponse
+from wsbroker.http.request import HttpRequest
+from wsbroker.http.response import Accept, HttpResponse
 from wsbroker.pool.start_reminder import StartReminder
 from wsbroker.settings.config import Config
 from wsbroker.worker.api import BrokerApi

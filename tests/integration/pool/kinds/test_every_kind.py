@@ -19,7 +19,8 @@ from kits.pool_apps import Door, Echo
 from kits.pool_fakes import LOOPS, run
 from kits.pool_kit import APPS, ELSEWHERE, KINDS, WIRED, Pipe, Shop, live, start_error
 from wsbroker.errors import ConfigError, WorkerError
-from wsbroker.http.messages import HttpRequest, HttpResponse
+from wsbroker.http.request import HttpRequest
+from wsbroker.http.response import HttpResponse
 from wsbroker.pool import start_reminder
 from wsbroker.settings.config import Settings
 from wsbroker.wire import commands, events

@@ -1,0 +1,101 @@
+"""What a handler may return, turned into the checked response or acceptance that is sent for it."""
+
+from typing import Final
+
+from wsbroker.errors import HandlerError
+from wsbroker.http.headers import describe_type
+from wsbroker.http.request import HttpRequest
+from wsbroker.http.response import Accept, HttpResponse
+from wsbroker.http.targets import escape_text, split_comma_list
+
+_RESPONSE_KEYS: Final = frozenset({"status", "headers", "body"})
+"""The keys of a dict that spells a response; `status` must be among them."""
+
+_RESERVED_IN_101: Final = frozenset({"upgrade", "connection", "content-length", "transfer-encoding"})
+"""Fields of a 101 that are the server's, beside those that begin with ``sec-websocket-``."""
+
+_HTTP_RETURNS_TEXT: Final = (
+    "HttpResponse, str, bytes, a dict with status, and headers and body if it has them (sent as that response), "
+    "any other dict (sent as JSON, as HttpResponse.json sends every dict) or None (200 OK)"
+)
+_OPEN_RETURNS_TEXT: Final = (
+    "True or None (accept), False (403), an HttpResponse (sent as it is) or an Accept (accept with header fields and "
+    "a subprotocol that the client has offered)"
+)
+
+
+def to_http_response(returned: object) -> HttpResponse:
+    """Turns what an HTTP handler returned into the response.
+
+    Returns:
+        one that is made and checked here, so that nothing of the application's runs or changes after this.
+
+    Raises:
+        HandlerError: it may not return that; the message lists what it may.
+    """
+    try:
+        if isinstance(returned, HttpResponse):
+            return HttpResponse(returned.status, returned.headers, returned.body)
+        if returned is None:
+            return HttpResponse(200, (), "OK")
+        if isinstance(returned, str | bytes):
+            return HttpResponse(200, (), returned)
+        if isinstance(returned, dict):
+            if "status" in returned and returned.keys() <= _RESPONSE_KEYS:
+                return HttpResponse(returned["status"], returned.get("headers", ()), returned.get("body", b""))
+            return HttpResponse.json(returned)
+    except Exception as error:
+        raise _unsendable_return_error("handle_http_request", returned, error, _HTTP_RETURNS_TEXT) from error
+    raise HandlerError(f"handle_http_request returned {describe_type(returned)}; it may return {_HTTP_RETURNS_TEXT}")
+
+
+def to_open_result(returned: object, request: HttpRequest) -> HttpResponse | Accept | None:
+    """Turns what an open handler returned into the verdict: None and an `Accept` accept, a response refuses.
+
+    Args:
+        returned: by the handler.
+        request: what it was called with; its offers of subprotocols are the only ones that may be chosen.
+
+    Returns:
+        a response or an `Accept` that is made and checked here, as by `to_http_response`.
+
+    Raises:
+        HandlerError: it may not return that; the message lists what it may.
+    """
+    if returned is None or returned is True:
+        return None
+    if returned is False:
+        return HttpResponse(403, (), "Forbidden")
+    try:
+        if isinstance(returned, HttpResponse):
+            return HttpResponse(returned.status, returned.headers, returned.body)
+        if isinstance(returned, Accept):
+            return _check_accept(Accept(returned.headers, returned.subprotocol), request)
+    except Exception as error:
+        raise _unsendable_return_error("handle_socket_open", returned, error, _OPEN_RETURNS_TEXT) from error
+    raise HandlerError(f"handle_socket_open returned {describe_type(returned)}; it may return {_OPEN_RETURNS_TEXT}")
+
+
+def _check_accept(accept: Accept, request: HttpRequest) -> Accept:
+    """Raises ValueError if the client may not be answered that."""
+    for name, _ in accept.headers.pairs:
+        lowered = name.lower()
+        if lowered in _RESERVED_IN_101 or lowered.startswith("sec-websocket-"):
+            hint = ": use its subprotocol" if lowered == "sec-websocket-protocol" else ""
+            raise ValueError(f"the header {name!r} of a 101 is the server's{hint}")
+    chosen = accept.subprotocol
+    if chosen is not None:
+        offered = [offer for offer in split_comma_list(request.headers.get_all("sec-websocket-protocol")) if offer]
+        if chosen not in offered:
+            # Not what was offered instead: it came from the peer.
+            said = "offered others" if offered else "offered none"
+            raise ValueError(f"the client has not offered the subprotocol {escape_text(chosen)}: it {said}")
+    return accept
+
+
+def _unsendable_return_error(handler: str, returned: object, error: Exception, legal: str) -> HandlerError:
+    """The right type, and something in it that cannot be sent: a response can be changed after it was checked."""
+    what = f"{type(error).__name__}: {error}"
+    return HandlerError(
+        f"{handler} returned {describe_type(returned)} that cannot be sent ({what}); it may return {legal}"
+    )
