@@ -1,7 +1,7 @@
 """The charsets in which a request's body is read as text.
 
 The client names the charset, so the list is closed. Python has some hundred codecs, and the cost of some is quadratic:
-250 KB of punycode held the event loop for seconds. All that are read here are linear and run in C.
+250 KB of punycode blocked the event loop for seconds. All codecs used here are linear and run in C.
 """
 
 from typing import Final
@@ -27,10 +27,14 @@ _SUPPORTED_CHARSETS_TEXT: Final = "UTF-8, UTF-16, ISO-8859-1, US-ASCII and windo
 
 
 def decode_body(body: bytes, content_type: str) -> str:
-    """Returns a body as text, in the charset that a Content-Type field names, else in UTF-8.
+    """Decodes a request's body in the charset that its Content-Type field names, or in UTF-8 if the field names none.
+
+    Args:
+        body: the whole body.
+        content_type: the value of the Content-Type field; ``""`` if the request has none.
 
     Raises:
-        ValueError: the body is not in that charset (a `UnicodeDecodeError`), or the charset is not among those above.
+        ValueError: the body is not in that charset (a `UnicodeDecodeError`), or the charset is not supported.
     """
     charset = "utf-8"
     for parameter in content_type.split(";")[1:]:

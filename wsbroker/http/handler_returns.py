@@ -1,4 +1,7 @@
-"""What a handler may return, turned into the checked response or acceptance that is sent for it."""
+"""What a handler may return, turned into the checked response or acceptance that is sent for it.
+
+The check happens here, once, on the worker's side; the broker trusts what a worker answers.
+"""
 
 from typing import Final
 
@@ -25,13 +28,13 @@ _OPEN_RETURNS_TEXT: Final = (
 
 
 def to_http_response(returned: object) -> HttpResponse:
-    """Turns what an HTTP handler returned into the response.
+    """Converts the return value of an HTTP handler into the response to send.
 
     Returns:
-        one that is made and checked here, so that nothing of the application's runs or changes after this.
+        a response that is made and checked here, so that no code of the application runs and nothing changes later.
 
     Raises:
-        HandlerError: it may not return that; the message lists what it may.
+        HandlerError: a handler may not return that value; the message lists the legal ones.
     """
     try:
         if isinstance(returned, HttpResponse):
@@ -50,17 +53,18 @@ def to_http_response(returned: object) -> HttpResponse:
 
 
 def to_open_result(returned: object, request: HttpRequest) -> HttpResponse | Accept | None:
-    """Turns what an open handler returned into the verdict: None and an `Accept` accept, a response refuses.
+    """Converts the return value of an open handler into the decision about its socket.
 
     Args:
-        returned: by the handler.
-        request: what it was called with; its offers of subprotocols are the only ones that may be chosen.
+        returned: what the handler returned.
+        request: the upgrade request; only a subprotocol that this request offers may be chosen.
 
     Returns:
-        a response or an `Accept` that is made and checked here, as by `to_http_response`.
+        None or an `Accept` to accept the socket, or the response to send instead of the 101. The `Accept` or the
+        response is made and checked here, as by `to_http_response`.
 
     Raises:
-        HandlerError: it may not return that; the message lists what it may.
+        HandlerError: a handler may not return that value; the message lists the legal ones.
     """
     if returned is None or returned is True:
         return None
@@ -77,7 +81,11 @@ def to_open_result(returned: object, request: HttpRequest) -> HttpResponse | Acc
 
 
 def _check_accept(accept: Accept, request: HttpRequest) -> Accept:
-    """Raises ValueError if the client may not be answered that."""
+    """Returns an `Accept` unchanged after checking it against the client's upgrade request.
+
+    Raises:
+        ValueError: a header field of the `Accept` is the server's to set, or its subprotocol was not offered.
+    """
     for name, _ in accept.headers.pairs:
         lowered = name.lower()
         if lowered in _RESERVED_IN_101 or lowered.startswith("sec-websocket-"):
@@ -87,15 +95,25 @@ def _check_accept(accept: Accept, request: HttpRequest) -> Accept:
     if chosen is not None:
         offered = [offer for offer in split_comma_list(request.headers.get_all("sec-websocket-protocol")) if offer]
         if chosen not in offered:
-            # Not what was offered instead: it came from the peer.
+            # The text does not show the client's offers, because they came from the peer.
             said = "offered others" if offered else "offered none"
             raise ValueError(f"the client has not offered the subprotocol {escape_text(chosen)}: it {said}")
     return accept
 
 
-def _unsendable_return_error(handler: str, returned: object, error: Exception, legal: str) -> HandlerError:
-    """The right type, and something in it that cannot be sent: a response can be changed after it was checked."""
-    what = f"{type(error).__name__}: {error}"
+def _unsendable_return_error(handler: str, returned: object, error: Exception, legal_returns_text: str) -> HandlerError:
+    """Returns the error for a return value of a legal type whose content cannot be sent.
+
+    (The application may have changed a response after it was checked, so that a legal type is not enough.)
+
+    Args:
+        handler: the handler's name, for the text.
+        returned: what the handler returned.
+        error: the exception that the check of the content raised.
+        legal_returns_text: what the handler may return, for the text.
+    """
+    problem = f"{type(error).__name__}: {error}"
     return HandlerError(
-        f"{handler} returned {describe_type(returned)} that cannot be sent ({what}); it may return {legal}"
+        f"{handler} returned {describe_type(returned)} that cannot be sent ({problem}); it may return "
+        f"{legal_returns_text}"
     )

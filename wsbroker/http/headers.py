@@ -1,4 +1,4 @@
-"""Header fields: the mapping that handlers read, and the checks of fields that are going to be sent."""
+"""Header fields: the mapping that handlers read, and the check of fields that are going to be sent."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, TypeAlias
@@ -14,7 +14,10 @@ _CONTROL_CHARACTERS: Final = frozenset(map(chr, {*range(0x20), *range(0x7F, 0xA0
 
 
 def to_exact_str(text: str) -> str:
-    """Turns a subclass of `str` (aiohttp's `istr`, a StrEnum) into what the wire carries."""
+    """Converts an instance of a subclass of `str` (aiohttp's `istr`, a StrEnum) into a plain `str`.
+
+    `marshal`, which packs requests for the workers, refuses subclasses.
+    """
     return text if type(text) is str else str.__str__(text)
 
 
@@ -40,13 +43,14 @@ class Headers(Mapping[str, str]):
 
     @classmethod
     def from_checked_pairs(cls, pairs: tuple[tuple[str, str], ...]) -> "Headers":
-        """Takes pairs over that are what they should be."""
-        found = cls.__new__(cls)
-        found.pairs = pairs
-        found._by_name = None
-        return found
+        """Creates `Headers` from pairs of plain `str` that have been checked already, without copying the pairs."""
+        headers = cls.__new__(cls)
+        headers.pairs = pairs
+        headers._by_name = None
+        return headers
 
     def _values_by_lower_name(self) -> dict[str, list[str]]:
+        """Returns the values of each name, keyed by the name in lower case; builds the dict at the first call."""
         index = self._by_name
         if index is None:
             index = {}
@@ -92,7 +96,18 @@ class Headers(Mapping[str, str]):
 
 
 def check_header_pairs(headers: object) -> tuple[tuple[str, str], ...]:
-    """Checks header fields: an injected line break must not get through, whoever sends the response."""
+    """Checks the header fields of a response before it is sent, so that no field can inject a line break.
+
+    Args:
+        headers: a mapping, or an iterable of (name, value) pairs, as an application gave it.
+
+    Returns:
+        the (name, value) pairs as plain `str`, in their order.
+
+    Raises:
+        TypeError: `headers` is neither of the two, or a name or a value is not a `str`.
+        ValueError: a name is not a token, or a value has a control character other than TAB or a lone surrogate.
+    """
     if type(headers) is tuple and not headers:
         return ()
     if isinstance(headers, Headers):
@@ -115,7 +130,7 @@ def check_header_pairs(headers: object) -> tuple[tuple[str, str], ...]:
             raise ValueError(f"not a header name: {name!r}")
         if not value.isprintable() and not _CONTROL_CHARACTERS.isdisjoint(value):
             raise ValueError(f"the value of header {name!r} has a control character in it; of those only TAB may be")
-        if not value.isascii():  # it is let through, and sent as UTF-8
+        if not value.isascii():  # allowed, and sent as UTF-8
             try:
                 value.encode()
             except UnicodeEncodeError:
@@ -127,6 +142,9 @@ def check_header_pairs(headers: object) -> tuple[tuple[str, str], ...]:
 
 
 def describe_type(value: object) -> str:
-    """The type of a value, never the value: it may be what a peer sent."""
+    """Returns the name of a value's type with its article, for an error text: ``"an int"``.
+
+    The value itself is never shown, because it may have come from a peer.
+    """
     name = type(value).__name__
     return f"{'an' if name.startswith(('A', 'E', 'I', 'O', 'U', 'a', 'e', 'i', 'o', 'u', 'Http')) else 'a'} {name}"

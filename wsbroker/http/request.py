@@ -1,4 +1,4 @@
-"""HTTP requests as handlers see them: built from a few values, everything else is computed when it is read."""
+"""HTTP requests as handlers see them: made of a few values; everything else is computed when it is read."""
 
 from wsbroker.http.charsets import decode_body
 from wsbroker.http.headers import HeaderItems, Headers, to_exact_str
@@ -96,7 +96,10 @@ class HttpRequest:
         return self.url.partition("?")[2]
 
     def head_bytes(self) -> int:
-        """Returns how long its header fields are, names and values. Cost: O(fields), without making `headers`."""
+        """Returns the length of all header fields, names and values, in characters.
+
+        Cost: O(fields), without building `headers`.
+        """
         items = self._given_headers
         pairs = items if type(items) is list else self.headers.pairs
         return sum([len(name) + len(value) for name, value in pairs])
@@ -125,7 +128,10 @@ class HttpRequest:
             raise ValueError("the body's JSON is nested too deeply") from None
 
     def fields(self) -> tuple[object, ...]:
-        """Returns the request as the wire carries it: a tuple of plain values for `from_fields`."""
+        """Returns the request as a tuple of plain values, in which form the wire carries it to a worker.
+
+        `from_fields` makes a request of the tuple again.
+        """
         return (
             to_exact_str(self.method),
             to_exact_str(self.url),
@@ -138,7 +144,7 @@ class HttpRequest:
 
     @classmethod
     def from_fields(cls, fields: tuple[object, ...]) -> "HttpRequest":
-        """Makes the request that `fields` was called on."""
+        """Creates a request from the tuple that `fields` returned for the original request."""
         method, url, scheme, host, remote, body, pairs = fields
         return cls(method, url, pairs, body, remote=remote, scheme=scheme, host=host)  # type: ignore[arg-type]
 

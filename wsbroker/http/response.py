@@ -9,6 +9,11 @@ _TEXT_TYPE_FIELD: Final = ("Content-Type", "text/plain; charset=utf-8")
 
 
 def _check_body(body: object) -> bytes:
+    """Encodes or copies the body of a response to `bytes`.
+
+    Raises:
+        TypeError: the body is neither `str` nor bytes-like.
+    """
     if isinstance(body, str):
         return str.encode(body)
     content = copy_buffer(body)
@@ -18,7 +23,7 @@ def _check_body(body: object) -> bytes:
 
 
 class HttpResponse:
-    """What is sent for a request.
+    """The response to a request, checked when it is made.
 
     Args:
         status: 200 to 599.

@@ -1,10 +1,10 @@
-"""What a request's head says before any handler sees it: the forms of a target, and a WebSocket that was meant."""
+"""Facts about a request's head that need no handler: the form of its target, and whether a WebSocket was meant."""
 
 from collections.abc import Iterable, Mapping
 from typing import Final
 
 _HTTP_SCHEME_BY_SCHEME: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
-"""The schemes of an absolute target, and what they are to a handler."""
+"""The schemes that an absolute target may have, and the scheme that handlers see for each."""
 
 _LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _HOST_CHARACTERS: Final = frozenset(_LETTERS + "0123456789._~!$&'()*+;=%-")
@@ -37,10 +37,10 @@ def split_target(method: str, target: str) -> tuple[str, str, str]:
     scheme, separator, rest = target.partition("://")
     if not separator:
         raise ValueError("the request target is neither a path that begins with '/' nor a whole URL")
-    known = _HTTP_SCHEME_BY_SCHEME.get(scheme.lower())
-    if known is None:
+    http_scheme = _HTTP_SCHEME_BY_SCHEME.get(scheme.lower())
+    if http_scheme is None:
         raise ValueError("the scheme of the request target is not http, https, ws or wss")
-    end = min([found for found in (rest.find("/"), rest.find("?")) if found >= 0], default=len(rest))
+    end = min([index for index in (rest.find("/"), rest.find("?")) if index >= 0], default=len(rest))
     authority, path = rest[:end], rest[end:]
     if not _is_valid_authority(authority):
         raise ValueError("the request target does not name a host, or has user information before it")
@@ -48,12 +48,15 @@ def split_target(method: str, target: str) -> tuple[str, str, str]:
         path = "*" if method == "OPTIONS" else "/"  # RFC 9112 section 3.2.4
     elif path.startswith("?"):
         path = "/" + path
-    return path, known, authority
+    return path, http_scheme, authority
 
 
 def _is_valid_authority(authority: str) -> bool:
-    """Whether this is uri-host [ ":" port ], as far as its characters tell (RFC 3986 section 3.2.2); by hand, because
-    `re` takes longer to import than all of this package. User information is not let in."""
+    """Returns whether a text is an authority without user information: uri-host [ ":" port ].
+
+    Only the characters are checked (RFC 3986 section 3.2.2). Written without `re`, whose import takes longer than that
+    of this whole package.
+    """
     if authority.startswith("["):
         host, bracket, port = authority[1:].partition("]")
         allowed, is_port = _ADDRESS_CHARACTERS, not port or port.startswith(":")
@@ -67,7 +70,10 @@ def _is_valid_authority(authority: str) -> bool:
 def is_websocket_without_upgrade(headers: Mapping[str, str]) -> bool:
     """Returns whether a request without ``Upgrade: websocket`` was meant to become a WebSocket.
 
-    The fields of the handshake that a proxy passes on are there, or the option in Connection without its field.
+    That is so if it has a field of the handshake that a proxy passes on, or ``upgrade`` in Connection but no Upgrade.
+
+    Args:
+        headers: the header fields, with case-insensitive names.
     """
     if "sec-websocket-key" in headers or "sec-websocket-version" in headers:
         return True
@@ -76,10 +82,22 @@ def is_websocket_without_upgrade(headers: Mapping[str, str]) -> bool:
 
 
 def split_comma_list(values: Iterable[str]) -> list[str]:
-    """Returns the items of a comma-separated list that may stand on several lines (RFC 9110 section 5.6.1)."""
+    """Returns the items of a comma-separated list field (RFC 9110 section 5.6.1).
+
+    Args:
+        values: the values of all fields of one name, in their order.
+    """
     return [item.strip(" \t") for value in values for item in value.split(",")]
 
 
 def escape_text(text: str, limit: int = 100) -> str:
-    """Returns text that came from a peer as a log line or an error may show it: quoted, escaped, cut at `limit`."""
+    """Returns text that came from a peer in a form that a log line or an error may show.
+
+    Args:
+        text: the text.
+        limit: how many characters are shown; longer text is cut and marked with an ellipsis.
+
+    Returns:
+        the text in quotes, with everything escaped that is not printable ASCII.
+    """
     return ascii(text) if len(text) <= limit else ascii(text[:limit]) + "…"

@@ -96,7 +96,7 @@ def test_a_handler_may_say_what_server_it_is_and_when_it_answered() -> None:
 
 
 def test_a_head_says_what_is_needed_to_read_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsbroker.front.conversion.date_now", lambda: "now")
+    monkeypatch.setattr("wsbroker.front.conversion.current_date_field", lambda: "now")
     assert make_complete_response(HttpResponse(200, (), b"12345"), "GET").encode_head(HttpVersion11) == (
         b"HTTP/1.1 200 OK\r\nServer: wsbroker\r\nDate: now\r\nContent-Type: application/octet-stream\r\n"
         b"Content-Length: 5\r\n\r\n"
