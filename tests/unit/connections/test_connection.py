@@ -246,8 +246,8 @@ def test_a_full_inbox_pauses_reading_until_it_is_half_empty() -> None:
         bench.loop.run()
     assert len(bench.results) == 15
     assert transport.is_reading
-    bench.runner.release(connection.id)
-    assert connection.unhandled == 0
+    bench.runner.resume_socket(connection.id)
+    assert connection.unhandled_bytes == 0
 
 
 def test_sockets_stop_reading_early_while_all_of_them_hold_too_much() -> None:
@@ -315,7 +315,7 @@ def test_no_pong_is_expected_while_our_own_inbox_is_full() -> None:
         bench.runner.resume_socket(connection.id)
         bench.loop.run()
     assert transport.is_reading
-    bench.advance_timers(24)
+    bench.tick(24)
     assert not transport.is_aborted
 
 

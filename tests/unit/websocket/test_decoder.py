@@ -425,7 +425,7 @@ def test_a_decoder_is_idle_when_nothing_of_a_client_is_left_in_it() -> None:
         assert not decoder.is_idle
         pull(decoder)
         assert not decoder.is_idle
-        decoder.receive(whole[end:])
+        decoder.receive_data(whole[end:])
         assert len(pull(decoder)) == 1 and decoder.is_idle
     feed(decoder, [frame(TEXT, b"hello", fin=False)])
     assert not decoder.is_idle
