@@ -58,12 +58,12 @@ def test_no_interpreters_are_taken_while_tracemalloc_traces() -> None:
     """CPython's `tracemalloc` aborts a process that had subinterpreters."""
     script = """
 from wsbroker.settings.config import Config
-from wsbroker.pool.kinds.choice import choose, this_host
+from wsbroker.pool.kinds.choice import choose_kind, inspect_platform
 from dataclasses import replace
-host = replace(this_host(), has_interpreters=True, is_free_threaded=False)
-print(choose(Config.of(workers=2), "pkg.mod", host).kind, host.no_interpreters)
+host = replace(inspect_platform(), has_interpreters=True, is_free_threaded=False)
+print(choose_kind(Config.of(workers=2), "pkg.mod", host).kind, host.interpreter_obstacle)
 try:
-    choose(Config.of(worker_kind="interpreter"), "pkg.mod", host)
+    choose_kind(Config.of(worker_kind="interpreter"), "pkg.mod", host)
 except Exception as error:
     print(error)
 """
