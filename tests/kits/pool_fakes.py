@@ -178,8 +178,8 @@ class FakeCore:
         self.post_events(index, list(closes))
         self._change_event.set()
 
-    def apply_commands(self, lane_index: int, generation: int, batch: Batch, /) -> list[tuple[object, ...]]:
-        if lane_index >= 0 and self.worker_queues[lane_index].generation != generation:
+    def apply_commands(self, worker_index: int, generation: int, batch: Batch, /) -> list[tuple[object, ...]]:
+        if worker_index >= 0 and self.worker_queues[worker_index].generation != generation:
             self.log_call("late", batch)
             return []
         rest: list[tuple[object, ...]] = []
@@ -198,14 +198,14 @@ class FakeCore:
                 if self.poison is not None and self.poison in command:
                     raise ValueError("poison")
                 if kind == commands.HANDLED:
-                    self.worker_queues[lane_index].handled_messages += len(cast(list[object], command[1]))
+                    self.worker_queues[worker_index].handled_messages += len(cast(list[object], command[1]))
                 if kind == commands.CLOSE_HANDLED:
-                    self.worker_queues[lane_index].unhandled_closes.pop(cast(int, command[1]), None)
+                    self.worker_queues[worker_index].unhandled_closes.pop(cast(int, command[1]), None)
                 self.log_call(*command)
-        if lane_index < 0:
+        if worker_index < 0:
             rest += answers
         elif answers:
-            self.post_events(lane_index, answers)
+            self.post_events(worker_index, answers)
         self._change_event.set()
         return rest
 
@@ -319,9 +319,9 @@ class ScriptedHosts:
 
     def __call__(self, name: str, work: StartArguments) -> WorkerHost:
         script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
-        carrier = FakeHost(name, script)
-        self.made_hosts.append(carrier)
-        return carrier
+        host = FakeHost(name, script)
+        self.made_hosts.append(host)
+        return host
 
 
 class PoolKit:
@@ -335,13 +335,13 @@ class PoolKit:
         given.setdefault("worker_kind", "thread")
         config = Config.of(**given)
         port = LocalApi(self.core, 1 << 20)
-        self.pool = Pool(config, "not.imported", self.core, port, self._on_fatal, carrier_for=self.scripts)
+        self.pool = Pool(config, "not.imported", self.core, port, self._on_fatal, make_host=self.scripts)
         self.core.post_events = self.pool.post_events
 
     def _on_fatal(self, error: Exception) -> None:
         self.fatal_errors.append(error)
         self.core.notify_change()
 
-    def post_message(self, socket_id: int, data: str, lane_index: int = 0) -> None:
+    def post_message(self, socket_id: int, data: str, worker_index: int = 0) -> None:
         """A message came in, and the turn ends."""
-        self.pool.post_events(lane_index, [(events.MESSAGE, socket_id, data, 1)])
+        self.pool.post_events(worker_index, [(events.MESSAGE, socket_id, data, 1)])

@@ -54,20 +54,20 @@ class Shop:
         ports.set_default_api(None)
         self.port.stop()
 
-    def message(self, socket_id: int, data: str, lane_index: int = 0) -> None:
+    def message(self, socket_id: int, data: str, worker_index: int = 0) -> None:
         """A message comes in."""
-        self.pool.post_events(lane_index, [(events.MESSAGE, socket_id, data, 10)])
+        self.pool.post_events(worker_index, [(events.MESSAGE, socket_id, data, 10)])
 
-    async def says(self, socket_id: int, data: str, lane_index: int = 0) -> None:
+    async def says(self, socket_id: int, data: str, worker_index: int = 0) -> None:
         """A message, and the wait until its handler has ended."""
         ended = self.handled
-        self.message(socket_id, data, lane_index)
+        self.message(socket_id, data, worker_index)
         await self.core.wait_until(lambda: self.handled > ended)
 
-    async def asks(self, data: str, lane_index: int = 0) -> str:
+    async def asks(self, data: str, worker_index: int = 0) -> str:
         """A message, and what comes back."""
         known = len(self.sent)
-        self.message(1, data, lane_index)
+        self.message(1, data, worker_index)
         await self.core.wait_until(lambda: len(self.sent) > known)
         return str(self.sent[known])
 

@@ -18,9 +18,9 @@ probably what kills them. Not less: events that merely waited are counted too, t
 class OrphanedCloses:
     """CLOSE events without a worker, and how often each has lost one."""
 
-    def __init__(self, core: Core, places: Sequence[WorkerSlot]) -> None:
+    def __init__(self, core: Core, slots: Sequence[WorkerSlot]) -> None:
         self._core = core
-        self._slots = places
+        self._slots = slots
         self._unassigned: dict[int, tuple[Event, int]] = {}
         self._losses_by_queue: dict[int, dict[int, int]] = {}
         """By lane: losses of the sockets whose CLOSE it was given. As long as it has not run them."""
@@ -28,9 +28,9 @@ class OrphanedCloses:
     def __len__(self) -> int:
         return len(self._unassigned)
 
-    def add_closes(self, place: WorkerSlot, closes: list[Event]) -> None:
+    def add_closes(self, slot: WorkerSlot, closes: list[Event]) -> None:
         """Takes what a lost worker has left, and gives it to another one now if any runs."""
-        adopted = self._losses_by_queue.pop(place.index, {})
+        adopted = self._losses_by_queue.pop(slot.index, {})
         for event in closes:
             socket_id = cast(int, event[1])
             losses = adopted.get(socket_id, 0) + 1
@@ -42,10 +42,10 @@ class OrphanedCloses:
 
     def assign_closes(self) -> None:
         """Gives what is homeless to the running worker with the fewest sockets; keeps it if none runs."""
-        running = [place for place in self._slots if place.is_running]
+        running = [slot for slot in self._slots if slot.is_running]
         if not self._unassigned or not running:
             return
-        home = min(running, key=lambda place: place.queue.socket_count)
+        home = min(running, key=lambda slot: slot.queue.socket_count)
         homeless, self._unassigned = self._unassigned, {}
         closing = home.queue.unhandled_closes
         adopted = {

@@ -53,7 +53,7 @@ class Pool(SlotObserver):
         core: the broker.
         port: of the main interpreter; inline handlers use it.
         on_fatal: called once if the workers cannot be kept alive: the server has to end with this error.
-        carrier_for: makes the carrier of a worker; None: as `config.worker_kind` says.
+        make_host: makes the carrier of a worker; None: as `config.worker_kind` says.
 
     Raises:
         ConfigError: this kind of worker is not available.
@@ -66,7 +66,7 @@ class Pool(SlotObserver):
         core: Core,
         port: LocalApi,
         on_fatal: Callable[[Exception], None],
-        carrier_for: Callable[[str, StartArguments], WorkerHost] | None = None,
+        make_host: Callable[[str, StartArguments], WorkerHost] | None = None,
     ) -> None:
         choice = choose_kind(config, spec, inspect_platform())
         self.kind: WorkerKind = choice.kind
@@ -76,7 +76,7 @@ class Pool(SlotObserver):
         self._config = config
         self._core = core
         self._kind_choice = choice
-        self._make_host = carrier_for
+        self._make_host = make_host
         self._on_fatal = on_fatal
         self._tasks = PoolTasks()
         self._check_timer: asyncio.TimerHandle | None = None
@@ -111,11 +111,11 @@ class Pool(SlotObserver):
         """One for each lane, for workers of this kind."""
         config = self._config
         make = self._make_host or HOST_CLASSES[self.kind]
-        work = StartArguments(
+        start_arguments = StartArguments(
             sys_path_with_links(sys.path), self._kind_choice.spec, make_worker_options(config), config.shutdown_timeout
         )
         self._slots[:] = [
-            WorkerSlot(index, lane, lambda name: make(name, work), self._core, config, self._tasks, self)
+            WorkerSlot(index, lane, lambda name: make(name, start_arguments), self._core, config, self._tasks, self)
             for index, lane in enumerate(self.queues)
         ]
 
@@ -160,8 +160,8 @@ class Pool(SlotObserver):
 
     async def _start_slots(self) -> list[str]:
         """Starts all of them; none is left if one fails."""
-        places = list(self._slots)
-        starts = [asyncio.ensure_future(place.start()) for place in places]
+        slots = list(self._slots)
+        starts = [asyncio.ensure_future(slot.start()) for slot in slots]
         try:
             await asyncio.wait(starts, return_when=asyncio.FIRST_EXCEPTION)
             return [start.result() for start in starts if start.done()][-1]
@@ -174,14 +174,14 @@ class Pool(SlotObserver):
 
     async def _stop_slots(self, timeout_s: float) -> int:
         """Ends every worker; returns how many were left behind."""
-        results = await asyncio.gather(*(place.stop(timeout_s) for place in self._slots), return_exceptions=True)
-        for place, result in zip(self._slots, results, strict=True):
+        results = await asyncio.gather(*(slot.stop(timeout_s) for slot in self._slots), return_exceptions=True)
+        for slot, result in zip(self._slots, results, strict=True):
             if isinstance(result, BaseException):
-                logger.error("worker could not be stopped worker=%s", place.name, exc_info=result)
+                logger.error("worker could not be stopped worker=%s", slot.name, exc_info=result)
         return sum(result is not True for result in results)
 
     def _update_needs_open_verdict(self) -> None:
-        all_run = all(place.is_running for place in self._slots) and not self._is_stopping
+        all_run = all(slot.is_running for slot in self._slots) and not self._is_stopping
         self.has_open_handler = self._has_open_handler or not all_run
 
     async def stop(self, timeout_s: float) -> None:
@@ -202,8 +202,8 @@ class Pool(SlotObserver):
         deadline = loop.time() + timeout_s
         if self.inline_worker is not None:
             await self.inline_worker.stop(timeout_s)
-        for place in self._slots:
-            await place.stop_replacing()
+        for slot in self._slots:
+            await slot.stop_replacing()
         await self._wait_for_close_handlers(loop.time() + timeout_s * HANDLERS_SHARE)
         if self._has_unhandled_closes():
             dropped = self._core.drop_waiting_messages()
@@ -239,45 +239,45 @@ class Pool(SlotObserver):
             raise WorkerError("the workers are being stopped")
         if self._reload_task is not None:
             self._reload_task.cancel()
-        reloading = self._reload_task = asyncio.get_running_loop().create_task(
+        reload_task = self._reload_task = asyncio.get_running_loop().create_task(
             self._replace_all_workers(), name="reload"
         )
-        reloading.add_done_callback(_retrieve_exception)
-        await asyncio.wait([reloading])
-        if reloading.cancelled():
+        reload_task.add_done_callback(_retrieve_exception)
+        await asyncio.wait([reload_task])
+        if reload_task.cancelled():
             why = "the server stops" if self._is_stopping else "another one has begun"
             raise ReloadUnfinished(f"it was called off, {why}")
-        reloading.result()
+        reload_task.result()
 
     async def _replace_all_workers(self) -> None:
         async with self._reload_lock:
             await self._start_event.wait()  # a place whose first worker has not come up cannot be exchanged
-            places = list(self._slots)
+            slots = list(self._slots)
             try:
                 async with asyncio.TaskGroup() as group:
-                    starts = [group.create_task(place.start_standby()) for place in places]
+                    starts = [group.create_task(slot.start_standby()) for slot in slots]
                 names = starts[0].result()
                 self._set_handlers_found([*names, *self.handlers_found])  # while both versions run: either's
-                await self._switch_slots_in_turn(places)
+                await self._switch_slots_in_turn(slots)
                 self._set_handlers_found(names)
             except BaseExceptionGroup as failures:
                 raise failures.exceptions[0] from None
             finally:
-                for place in places:
-                    place.cancel_standby()
+                for slot in slots:
+                    slot.cancel_standby()
 
-    async def _switch_slots_in_turn(self, places: Sequence[WorkerSlot]) -> None:
+    async def _switch_slots_in_turn(self, slots: Sequence[WorkerSlot]) -> None:
         """One after the other, so that one worker's messages wait at a time; one that cannot does not keep the rest."""
         limit_s = self._config.handler_timeout + self._config.worker_hang_timeout
         failures: list[str] = []
-        for place in places:
+        for slot in slots:
             try:
-                await place.switch_to_standby(limit_s)
+                await slot.switch_to_standby(limit_s)
             except WorkerError as error:
                 failures.append(str(error))
         if failures:
-            done = len(places) - len(failures)
-            text = f"{done} of {len(places)} workers have the new code, reload again for the others"
+            done = len(slots) - len(failures)
+            text = f"{done} of {len(slots)} workers have the new code, reload again for the others"
             raise ReloadUnfinished(f"{text}: {'; '.join(failures)}")
 
     def _set_handlers_found(self, names: Iterable[str]) -> None:
@@ -297,7 +297,7 @@ class Pool(SlotObserver):
             await asyncio.sleep(CLOSE_POLL_S)
 
     def _has_unhandled_closes(self) -> bool:
-        return any(place.is_running and place.queue.unhandled_closes for place in self._slots)
+        return any(slot.is_running and slot.queue.unhandled_closes for slot in self._slots)
 
     def _schedule_liveness_check(self) -> None:
         """One timer for all workers."""
@@ -306,38 +306,38 @@ class Pool(SlotObserver):
     def _check_all_liveness(self) -> None:
         """Probes every worker."""
         self._schedule_liveness_check()
-        for place in self._slots:
-            place.check_liveness()
+        for slot in self._slots:
+            slot.check_liveness()
 
     # What the core and the front door ask. ----------------------------------------------------------------------
 
-    def post_events(self, lane_index: int, batch: Batch) -> None:
+    def post_events(self, worker_index: int, batch: Batch) -> None:
         """Takes a worker's events at the end of a turn. Never waits, never raises."""
-        self._slots[lane_index].post_events(batch)
+        self._slots[worker_index].post_events(batch)
 
     def choose_worker_index(self) -> int:
         """The lane of the worker that the next socket is pinned to: one that runs, if any does."""
-        places = self._slots
-        count = len(places)
+        slots = self._slots
+        count = len(slots)
         if count < 2:
             return 0
         first = self._next_slot_index
         if self._config.balance == "least-connections":
-            running = [place for place in places if place.is_running]
+            running = [slot for slot in slots if slot.is_running]
             if running:
                 # Ties go round, so that a burst that is not counted yet does not land on one worker.
-                chosen = min(running, key=lambda place: (place.queue.socket_count, (place.index - first) % count))
+                chosen = min(running, key=lambda slot: (slot.queue.socket_count, (slot.index - first) % count))
                 self._next_slot_index = (chosen.index + 1) % count
                 return chosen.index
         for step in range(count):
             index = (first + step) % count
-            if places[index].is_running:
+            if slots[index].is_running:
                 self._next_slot_index = (index + 1) % count
                 return index
         self._next_slot_index = (first + 1) % count
         return first
 
-    async def run_open_handler(self, socket_id: int, lane_index: int, request: HttpRequest) -> OpenVerdict:
+    async def run_open_handler(self, socket_id: int, worker_index: int, request: HttpRequest) -> OpenVerdict:
         """Asks the open handler of this socket's worker. Whoever loses interest cancels the call.
 
         Returns:
@@ -348,9 +348,9 @@ class Pool(SlotObserver):
             if self._is_stopping or not self._has_room_for_request(self.inline_worker, size_bytes):
                 return make_unavailable_response()
             return await self.inline_worker.run_open_handler(socket_id, request, size_bytes)
-        place = self._slots[lane_index]
-        worker = place.worker
-        if self._is_stopping or worker is None or not place.is_running:
+        slot = self._slots[worker_index]
+        worker = slot.worker
+        if self._is_stopping or worker is None or not slot.is_running:
             return make_unavailable_response()
         if not self._has_open_handler:
             return None
@@ -359,10 +359,10 @@ class Pool(SlotObserver):
             return make_unavailable_response()
         return await worker.run_open_handler(socket_id, request.fields(), size_bytes)
 
-    def drop_unopened_socket(self, socket_id: int, lane_index: int) -> None:
+    def drop_unopened_socket(self, socket_id: int, worker_index: int) -> None:
         """Tells the worker that a socket which `run_open_handler` had accepted was gone before its 101."""
         if self.inline_worker is None and self._has_open_handler:
-            worker = self._slots[lane_index].worker
+            worker = self._slots[worker_index].worker
             if worker is not None:
                 worker.drop_unopened_socket(socket_id)
 
@@ -377,14 +377,14 @@ class Pool(SlotObserver):
             return await self.inline_worker.run_http_handler(request, size_bytes)
         best: WorkerSlot | None = None
         fewest = 0
-        for place in self._slots:
-            worker = place.worker
-            if worker is None or not place.is_running or self._is_stopping:
+        for slot in self._slots:
+            worker = slot.worker
+            if worker is None or not slot.is_running or self._is_stopping:
                 continue
             if not self._has_room_for_request(worker, size_bytes):
                 continue
             if best is None or worker.requests_in_flight < fewest:
-                best, fewest = place, worker.requests_in_flight
+                best, fewest = slot, worker.requests_in_flight
         if best is None or best.worker is None:
             return make_unavailable_response()
         return await best.worker.run_http_handler(request.fields(), size_bytes)
@@ -405,19 +405,19 @@ class Pool(SlotObserver):
             )
             statistics["handled"] = inline.count_handled_messages()
             return [statistics]
-        return [place.collect_statistics() for place in self._slots]
+        return [slot.collect_statistics() for slot in self._slots]
 
     # What its places tell. --------------------------------------------------------------------------------------
 
-    def on_slot_running(self, place: WorkerSlot) -> None:
+    def on_slot_running(self, slot: WorkerSlot) -> None:
         """A replacement has started."""
         self._update_needs_open_verdict()
         self._orphaned_closes.assign_closes()
 
-    def on_closes_orphaned(self, place: WorkerSlot, closes: list[Event]) -> None:
+    def on_closes_orphaned(self, slot: WorkerSlot, closes: list[Event]) -> None:
         """A worker is lost: its unfinished close handlers run elsewhere."""
         self._update_needs_open_verdict()
-        self._orphaned_closes.add_closes(place, closes)
+        self._orphaned_closes.add_closes(slot, closes)
 
     def on_slot_failed(self, error: Exception) -> None:
         """A crash loop."""
@@ -427,10 +427,10 @@ class Pool(SlotObserver):
             self._on_fatal(error)
 
 
-def _retrieve_exception(reloading: "asyncio.Task[None]") -> None:
+def _retrieve_exception(reload_task: "asyncio.Task[None]") -> None:
     """Whoever had waited for its outcome may have gone away."""
-    if not reloading.cancelled():
-        reloading.exception()
+    if not reload_task.cancelled():
+        reload_task.exception()
 
 
 def estimate_request_bytes(request: HttpRequest) -> int:

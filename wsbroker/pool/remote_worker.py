@@ -59,7 +59,7 @@ class RemoteWorker:
     """The broker's side of one worker; a replacement is a new one.
 
     Args:
-        carrier: what carries it; its name is the worker's.
+        host: what carries it; its name is the worker's.
         index: of its lane.
         generation: of its lane now.
         counts: statistics of its place, which it adds to.
@@ -69,7 +69,7 @@ class RemoteWorker:
 
     def __init__(
         self,
-        carrier: WorkerHost,
+        host: WorkerHost,
         index: int,
         generation: int,
         core: Core,
@@ -79,11 +79,11 @@ class RemoteWorker:
         slowest: SlowestCalls,
         on_lost: Callable[[str], None],
     ) -> None:
-        self.name: Final = carrier.name
+        self.name: Final = host.name
         self.state = WorkerState.STARTING
         self.started_at = 0.0
         """Time of the loop at which it had started."""
-        self._host = carrier
+        self._host = host
         self._queue_index = index
         self._generation = generation
         self._apply = core.apply_commands

@@ -91,11 +91,11 @@ class SlotObserver(ABC):
     """Who has places: told of what concerns more than one of them."""
 
     @abstractmethod
-    def on_slot_running(self, place: "WorkerSlot") -> None:
+    def on_slot_running(self, slot: "WorkerSlot") -> None:
         """A replacement has started."""
 
     @abstractmethod
-    def on_closes_orphaned(self, place: "WorkerSlot", closes: list[Event]) -> None:
+    def on_closes_orphaned(self, slot: "WorkerSlot", closes: list[Event]) -> None:
         """The place's worker is lost: these CLOSE events need another one."""
 
     @abstractmethod
@@ -107,30 +107,30 @@ class WorkerSlot:
     """One place in the pool.
 
     Args:
-        index: of its lane.
-        lane: its lane.
-        carrier_for: makes the carrier of a worker of this name.
+        index: of its queue.
+        queue: its queue.
+        make_host: makes the carrier of a worker of this name.
     """
 
     def __init__(
         self,
         index: int,
-        lane: WorkerQueueView,
-        carrier_for: Callable[[str], WorkerHost],
+        queue: WorkerQueueView,
+        make_host: Callable[[str], WorkerHost],
         core: Core,
         config: Config,
         tasks: PoolTasks,
-        owner: SlotObserver,
+        observer: SlotObserver,
     ) -> None:
         self.index: Final = index
-        self.queue: Final = lane
+        self.queue: Final = queue
         self.name: Final = f"worker-{index}"
         self.worker: RemoteWorker | None = None
-        self._make_host = carrier_for
+        self._make_host = make_host
         self._core = core
         self._config = config
         self._tasks = tasks
-        self._observer = owner
+        self._observer = observer
         self._counts: dict[str, int] = {}
         self._slowest = SlowestCalls()
         self._restart_policy = RestartPolicy()
@@ -196,7 +196,8 @@ class WorkerSlot:
     async def stop(self, timeout_s: float) -> bool:
         """Ends what is here, after `stop_replacing`; returns whether nothing of it runs any more."""
         ends = [
-            self._await_retirement(worker, seen_out, timeout_s) for worker, seen_out in self._retiring_workers.items()
+            self._await_retirement(worker, retirement_task, timeout_s)
+            for worker, retirement_task in self._retiring_workers.items()
         ]
         if self.worker is not None:
             ends.append(self.worker.stop(timeout_s))
@@ -249,11 +250,11 @@ class WorkerSlot:
     async def _wait_until_queue_empty(self, standby: RemoteWorker, limit_s: float) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + limit_s
-        lane = self.queue
+        queue = self.queue
         while True:
             if standby.state is not WorkerState.RUNNING:
                 raise WorkerError(f"the new worker of {self.name} was lost before it could take over")
-            if not self.is_running or not (lane.in_flight_bytes or lane.unhandled_closes):
+            if not self.is_running or not (queue.in_flight_bytes or queue.unhandled_closes):
                 return
             if loop.time() > deadline:
                 raise WorkerError(f"{self.name} has not come to the end of its handlers within {limit_s:g} s")
@@ -278,7 +279,7 @@ class WorkerSlot:
     # Leaving. ---------------------------------------------------------------------------------------------------
 
     def _start_retirement(self, worker: RemoteWorker) -> None:
-        """It does not speak for the lane: it ends what it was asked, and itself."""
+        """It does not speak for the queue: it ends what it was asked, and itself."""
         worker.enter_standby()
         self._retiring_workers[worker] = self._tasks.spawn_task(self._retire_worker(worker), f"{self.name} leaves")
 
@@ -295,13 +296,15 @@ class WorkerSlot:
         finally:
             del self._retiring_workers[worker]
 
-    async def _await_retirement(self, worker: RemoteWorker, seen_out: "asyncio.Task[None]", timeout_s: float) -> bool:
+    async def _await_retirement(
+        self, worker: RemoteWorker, retirement_task: "asyncio.Task[None]", timeout_s: float
+    ) -> bool:
         """Waits for its end; by force when the time is over."""
-        await asyncio.wait([seen_out], timeout=timeout_s)
-        if seen_out.done():
+        await asyncio.wait([retirement_task], timeout=timeout_s)
+        if retirement_task.done():
             return True
-        seen_out.cancel()
-        await asyncio.wait([seen_out])
+        retirement_task.cancel()
+        await asyncio.wait([retirement_task])
         return await worker.stop(0.0)
 
     # Loss. ------------------------------------------------------------------------------------------------------
@@ -326,17 +329,19 @@ class WorkerSlot:
         if self.queue.in_flight_bytes or self.queue.unhandled_closes:
             self._observer.on_closes_orphaned(self, self._core.mark_worker_lost(self.index, WORKER_RESTART_CODE))
 
-    async def _replace_after_reason(self, worker: RemoteWorker, reason: str, closes_left: int, died_at: float) -> None:
+    async def _replace_after_reason(
+        self, worker: RemoteWorker, reason: str, orphaned_count: int, died_at: float
+    ) -> None:
         """Its sockets are closed already; why it ended takes a moment to know."""
         try:
             reason = await worker.find_loss_reason(reason)
         except Exception:  # it is replaced all the same
             logger.exception("cannot find out why a worker was lost worker=%s", self.name)
-        self._report_loss_and_replace(worker, reason, closes_left, died_at)
+        self._report_loss_and_replace(worker, reason, orphaned_count, died_at)
 
-    def _report_loss_and_replace(self, worker: RemoteWorker, reason: str, closes_left: int, died_at: float) -> None:
+    def _report_loss_and_replace(self, worker: RemoteWorker, reason: str, orphaned_count: int, died_at: float) -> None:
         """Says that it was lost, and has it replaced."""
-        logger.error("worker lost worker=%s reason=%r close_handlers_left=%d", self.name, reason, closes_left)
+        logger.error("worker lost worker=%s reason=%r close_handlers_left=%d", self.name, reason, orphaned_count)
         if self._is_stopping or worker is not self.worker:
             return  # nobody is to come, or somebody has
         delay_s = self._restart_policy.record_death(died_at, died_at - worker.started_at)
@@ -377,14 +382,14 @@ class WorkerSlot:
     def collect_statistics(self) -> WorkerStatistics:
         """What happens here now, and has been counted since the start of the pool."""
         worker = self.worker
-        lane = self.queue
+        queue = self.queue
         state = WorkerState.ENDED if worker is None else worker.state
-        statistics = idle_statistics(self.name, state.value, lane.socket_count, dict(self._counts), self._slowest)
+        statistics = idle_statistics(self.name, state.value, queue.socket_count, dict(self._counts), self._slowest)
         statistics["restarts"] = self._restart_policy.restart_count
-        statistics["sockets_waiting"] = len(lane.waiting_sockets)
-        statistics["mailbox_messages"] = lane.in_flight_messages
-        statistics["mailbox_bytes"] = lane.in_flight_bytes
-        statistics["handled"] = lane.handled_messages
+        statistics["sockets_waiting"] = len(queue.waiting_sockets)
+        statistics["mailbox_messages"] = queue.in_flight_messages
+        statistics["mailbox_bytes"] = queue.in_flight_bytes
+        statistics["handled"] = queue.handled_messages
         if worker is not None:
             statistics["mailbox_batches"] = worker.waiting_batches
             statistics["unwritten_bytes"] = worker.unwritten_bytes

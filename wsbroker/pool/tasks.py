@@ -18,12 +18,14 @@ class PoolTasks:
     def __len__(self) -> int:
         return len(self._running_tasks)
 
-    def spawn_task(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
-        """Runs `work` as a task of this name."""
-        task = asyncio.get_running_loop().create_task(_run_logging_errors(work, name), name=name)
+    def spawn_task(self, coroutine: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
+        """Runs `coroutine` as a task of this name."""
+        task = asyncio.get_running_loop().create_task(_run_logging_errors(coroutine, name), name=name)
         self._running_tasks.add(task)
         task.add_done_callback(self._running_tasks.discard)
-        task.add_done_callback(lambda _: work.close())  # one that was cancelled before its first step never got to it
+        task.add_done_callback(
+            lambda _: coroutine.close()
+        )  # one that was cancelled before its first step never got to it
         return task
 
     async def cancel_all(self) -> None:
@@ -35,8 +37,8 @@ class PoolTasks:
             await asyncio.wait(running)
 
 
-async def _run_logging_errors(work: Coroutine[object, object, None], name: str) -> None:
+async def _run_logging_errors(coroutine: Coroutine[object, object, None], name: str) -> None:
     try:
-        await work
+        await coroutine
     except Exception:
         logger.exception("task failed task=%s", name)

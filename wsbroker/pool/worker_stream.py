@@ -154,15 +154,15 @@ class WorkerStream(asyncio.Protocol):
             self._drain_waiter = None
 
 
-async def connect_stream(end: socket.socket, link: WorkerStream) -> None:
+async def connect_stream(end: socket.socket, stream: WorkerStream) -> None:
     """Gives the link its transport. The socket belongs to the transport from here on, also when this fails."""
     loop = asyncio.get_running_loop()
     end.setblocking(False)
     try:
         if end.family == getattr(socket, "AF_UNIX", None):
-            await cast(_UnixLoop, loop).create_unix_connection(lambda: link, None, sock=end)
+            await cast(_UnixLoop, loop).create_unix_connection(lambda: stream, None, sock=end)
         else:
-            await loop.create_connection(lambda: link, sock=end)
+            await loop.create_connection(lambda: stream, sock=end)
     except BaseException:
         end.close()
         raise

@@ -76,7 +76,7 @@ def test_start_returns_when_every_worker_has_found_its_handlers(live: Callable[.
         assert house.pool.handlers_found == {OPEN_NAME, "handle_socket_message"}
         assert house.pool.has_open_handler and not house.pool.has_http_handler
         assert [entry["state"] for entry in house.pool.collect_statistics()] == ["running"] * 3
-        assert [carrier.name for carrier in house.scripts.made_hosts] == ["worker-0", "worker-1", "worker-2"]
+        assert [host.name for host in house.scripts.made_hosts] == ["worker-0", "worker-1", "worker-2"]
 
     live(work, with_names(OPEN_NAME, "handle_socket_message"), settings=Settings(workers=3))
 
@@ -92,8 +92,8 @@ def test_a_worker_that_cannot_start_fails_the_start_with_its_text_and_stops_the_
         with pytest.raises(ConfigError, match="^no handlers in app: found nothing$") as caught:
             await house.pool.start()
         assert str(caught.value.__cause__).endswith(":\nTraceback: all of it")
-        for carrier in house.scripts.made_hosts:
-            await carrier.wait_until_ended()
+        for host in house.scripts.made_hosts:
+            await host.wait_until_ended()
 
     run(main(), loop_factory)
     assert "Traceback" not in caplog.text
@@ -134,8 +134,8 @@ def test_a_cancelled_start_leaves_nothing_behind(loop_factory: Callable[[], asyn
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await starting
-        for carrier in house.scripts.made_hosts:
-            await carrier.wait_until_ended()
+        for host in house.scripts.made_hosts:
+            await host.wait_until_ended()
 
     run(main(), loop_factory)
 
@@ -169,10 +169,10 @@ def test_stop_waits_for_close_handlers_that_the_core_still_holds_back(live: Call
         house.core.worker_queues[0].unhandled_closes[1] = close
         apply = house.core.apply_commands
 
-        def with_credit(lane_index: int, generation: int, batch: Batch) -> Batch:
+        def with_credit(worker_index: int, generation: int, batch: Batch) -> Batch:
             if batch[0][0] == commands.HANDLED:
                 asyncio.get_running_loop().call_soon(house.pool.post_events, 0, [close])
-            return apply(lane_index, generation, batch)
+            return apply(worker_index, generation, batch)
 
         worker = house.pool._slots[0].worker
         assert worker is not None
@@ -199,9 +199,9 @@ def test_stop_leaves_a_stuck_worker_behind_and_says_so(
         await house.pool.stop(0.2)
         assert loop.time() - before < 2
         release.set()
-        for carrier in house.scripts.made_hosts:
-            await carrier.wait_until_ended()
-        assert [carrier.kills for carrier in house.scripts.made_hosts] == [0, 1]
+        for host in house.scripts.made_hosts:
+            await host.wait_until_ended()
+        assert [host.kills for host in house.scripts.made_hosts] == [0, 1]
 
     run(main(), loop_factory)
     assert "worker did not stop in time, left behind worker=worker-1" in caplog.text
@@ -681,7 +681,7 @@ def test_a_hung_worker_is_abandoned_and_its_late_output_ignored(
         house.post_message(4, "hello")
         await house.core.wait_until(lambda: (commands.SEND, 4, "hello") in house.core.log)
         assert (commands.SEND, 3, "late") not in house.core.log
-        assert [carrier.kills for carrier in house.scripts.made_hosts] == [1, 0]
+        assert [host.kills for host in house.scripts.made_hosts] == [1, 0]
 
     live(work, hangs, serve_events)
     assert late == ["refused"]
@@ -812,8 +812,8 @@ def test_nothing_is_left_after_many_losses(live: Callable[..., PoolKit], monkeyp
                 await asyncio.sleep(0)
             house.post_message(1, "die")
             await house.core.wait_until(lambda n=n: len(house.core.lost_queues) == n + 1)  # type: ignore[misc]
-        for carrier in house.scripts.made_hosts:
-            await carrier.wait_until_ended()
+        for host in house.scripts.made_hosts:
+            await host.wait_until_ended()
         assert len(house.pool._tasks) <= 3
 
     live(work, dies_at_the_first_message)

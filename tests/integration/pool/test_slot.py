@@ -121,7 +121,7 @@ class House:
         given.setdefault("worker_kind", "process")
         config = Config.of(**given)
         port = LocalApi(core, 1 << 20)
-        self.pool = Pool(config, "not.imported", core, port, self.fatal.append, carrier_for=self.scripts)
+        self.pool = Pool(config, "not.imported", core, port, self.fatal.append, make_host=self.scripts)
         self.broker.deliver_batch = self.pool.post_events
 
     @property
@@ -129,9 +129,9 @@ class House:
         """The first one."""
         return self.pool._slots[0]
 
-    def socket(self, lane_index: int = 0, is_open: bool = True) -> RecordingSocket:
+    def socket(self, worker_index: int = 0, is_open: bool = True) -> RecordingSocket:
         """A new socket of a worker."""
-        found = RecordingSocket(self.broker.allocate_socket_id(), self.broker.worker_queues[lane_index])
+        found = RecordingSocket(self.broker.allocate_socket_id(), self.broker.worker_queues[worker_index])
         found.is_blocked = False
         self.broker.register_socket(found)
         if is_open:
@@ -154,15 +154,15 @@ class House:
     def speaks(self, version: Version) -> bool:
         """Whether this version's worker has the first place."""
         worker = self.place.worker
-        return worker is not None and self.carrier_of(version) is worker._host and self.place.is_running
+        return worker is not None and self.host_of(version) is worker._host and self.place.is_running
 
-    def carrier_of(self, version: Version) -> object:
+    def host_of(self, version: Version) -> object:
         """What carries it."""
-        return next((carrier for carrier in self.scripts.made_hosts if carrier.script is version), None)
+        return next((host for host in self.scripts.made_hosts if host.script is version), None)
 
     def alive(self) -> list[int]:
         """Which of the workers made so far run, by number."""
-        threads = [carrier._thread for carrier in self.scripts.made_hosts]
+        threads = [host._thread for host in self.scripts.made_hosts]
         return [number for number, thread in enumerate(threads) if thread is not None and thread.is_alive()]
 
     async def reloads_beside(self, old: Version) -> "tuple[RecordingSocket, asyncio.Task[None]]":

@@ -81,7 +81,7 @@ class KindChoice:
     """The choice was wrong if the handlers' modules switch the interpreter lock on."""
 
 
-def choose_kind(config: Config, spec: object, host: PythonPlatform) -> KindChoice:
+def choose_kind(config: Config, spec: object, platform: PythonPlatform) -> KindChoice:
     """Resolves `auto` and the number of workers, and refuses what cannot work.
 
     Raises:
@@ -89,56 +89,60 @@ def choose_kind(config: Config, spec: object, host: PythonPlatform) -> KindChoic
     """
     kind = config.worker_kind
     name = importable_name(spec)
-    if host.is_program_copy:
+    if platform.is_program_copy:
         raise ConfigError(
             f"this program was started in place of a worker process, because {sys.executable!r} (sys.executable) is no "
             "Python interpreter: use worker kind 'thread', or set sys.executable to one before the start"
         )
     if kind != "auto":
-        _check_kind_is_possible(kind, spec, host)
+        _check_kind_is_possible(kind, spec, platform)
         return KindChoice(
-            kind, _worker_count(config, kind, host), name if kind in IMPORTING_KINDS else spec, "as configured"
+            kind, _worker_count(config, kind, platform), name if kind in IMPORTING_KINDS else spec, "as configured"
         )
-    if host.is_free_threaded:
-        count = _worker_count(config, "process", host)  # threads are as good as processes there
+    if platform.is_free_threaded:
+        count = _worker_count(config, "process", platform)  # threads are as good as processes there
         reason = "auto takes thread: this Python has no lock that keeps threads apart"
         return KindChoice("thread", count, spec, reason, needs_free_threads=True)
     if name is None:
         return KindChoice(
-            "thread", _worker_count(config, "thread", host), spec, f"auto takes thread: {explain_missing_name(spec)}"
+            "thread",
+            _worker_count(config, "thread", platform),
+            spec,
+            f"auto takes thread: {explain_missing_name(spec)}",
         )
-    if host.has_interpreters and not host.interpreter_obstacle:
-        reason = f"auto takes interpreter: Python {host.python_version} has them, and they use all cores"
-        moves_to: WorkerKind = "thread" if host.process_obstacle else "process"
-        return KindChoice("interpreter", _worker_count(config, "interpreter", host), name, reason, moves_to)
-    if host.process_obstacle:
+    if platform.has_interpreters and not platform.interpreter_obstacle:
+        reason = f"auto takes interpreter: Python {platform.python_version} has them, and they use all cores"
+        moves_to: WorkerKind = "thread" if platform.process_obstacle else "process"
+        return KindChoice("interpreter", _worker_count(config, "interpreter", platform), name, reason, moves_to)
+    if platform.process_obstacle:
         return KindChoice(
-            "thread", _worker_count(config, "thread", host), spec, f"auto takes thread: {host.process_obstacle}"
+            "thread", _worker_count(config, "thread", platform), spec, f"auto takes thread: {platform.process_obstacle}"
         )
-    count = _worker_count(config, "process", host)
+    count = _worker_count(config, "process", platform)
     if count > 1:
         without = (
-            host.interpreter_obstacle or f"Python {host.python_version} has no subinterpreters with a lock of their own"
+            platform.interpreter_obstacle
+            or f"Python {platform.python_version} has no subinterpreters with a lock of their own"
         )
         return KindChoice("process", count, name, f"auto takes process: {without}")
     return KindChoice("thread", 1, spec, "auto takes thread: one worker needs no other interpreter")
 
 
-def _check_kind_is_possible(kind: WorkerKind, spec: object, host: PythonPlatform) -> None:
+def _check_kind_is_possible(kind: WorkerKind, spec: object, platform: PythonPlatform) -> None:
     """Raises ConfigError if workers of this kind cannot run this spec, or not here."""
     if kind in IMPORTING_KINDS and importable_name(spec) is None:
         raise ConfigError(f"worker kind {kind!r} cannot run this worker: {explain_missing_name(spec)}")
-    if kind == "interpreter" and not host.has_interpreters:
-        instead = "thread" if host.process_obstacle else "process"
+    if kind == "interpreter" and not platform.has_interpreters:
+        instead = "thread" if platform.process_obstacle else "process"
         raise ConfigError(
-            f"worker kind 'interpreter' needs CPython 3.13 or later, and this is {host.python_version}: use {instead!r}"
+            f"worker kind 'interpreter' needs CPython 3.13 or later, and this is {platform.python_version}: use {instead!r}"
         )
-    obstacle = {"process": host.process_obstacle, "interpreter": host.interpreter_obstacle}.get(kind)
+    obstacle = {"process": platform.process_obstacle, "interpreter": platform.interpreter_obstacle}.get(kind)
     if obstacle:
         raise ConfigError(f"worker kind {kind!r} cannot run here: {obstacle}; or use worker kind 'thread'")
 
 
-def _worker_count(config: Config, kind: WorkerKind, host: PythonPlatform) -> int:
+def _worker_count(config: Config, kind: WorkerKind, platform: PythonPlatform) -> int:
     if config.workers is not None:
         return config.workers
-    return host.cpus if kind in IMPORTING_KINDS else 1
+    return platform.cpus if kind in IMPORTING_KINDS else 1

@@ -45,9 +45,9 @@ class WorkerHost(ABC):
 
     stuck_outcome = "left behind"
 
-    def __init__(self, name: str, work: StartArguments) -> None:
+    def __init__(self, name: str, start_arguments: StartArguments) -> None:
         self.name = name
-        self.start_arguments = work
+        self.start_arguments = start_arguments
         self.end_reason = ""
         """How it ended, for the log: empty while it runs and after a proper end. Valid after `wait_until_ended`."""
         self._loop = asyncio.get_running_loop()
@@ -55,7 +55,7 @@ class WorkerHost(ABC):
         self._thread: threading.Thread | None = None
 
     @abstractmethod
-    def run(self, wire: socket.socket, control: socket.socket) -> None:
+    def run(self, wire_end: socket.socket, control_end: socket.socket) -> None:
         """Runs the worker to its end on these ends of its streams. In the carrier's thread."""
 
     def kill(self) -> bool:
@@ -86,8 +86,10 @@ class WorkerHost(ABC):
         try:
             opened.extend(socket.socketpair())
             opened.extend(socket.socketpair())
-            our_wire, wire, our_control, control = opened
-            thread = threading.Thread(target=self._run_in_thread, args=(wire, control), name=self.name, daemon=True)
+            our_wire, wire_end, our_control, control_end = opened
+            thread = threading.Thread(
+                target=self._run_in_thread, args=(wire_end, control_end), name=self.name, daemon=True
+            )
             thread.start()
         except (OSError, RuntimeError) as error:
             for end in opened:
@@ -104,17 +106,17 @@ class WorkerHost(ABC):
             self._thread.join()  # past its last line already
 
     @final
-    def _run_in_thread(self, wire: socket.socket, control: socket.socket) -> None:
+    def _run_in_thread(self, wire_end: socket.socket, control_end: socket.socket) -> None:
         try:
-            self.run(wire, control)
+            self.run(wire_end, control_end)
         except SystemExit as end:
             self.end_reason = f"SystemExit({format_repr(end.code)})"
         except BaseException as error:
             self.end_reason = format_error(error)
             logger.exception("worker ended by an exception worker=%s", self.name)
         finally:
-            wire.close()
-            control.close()
+            wire_end.close()
+            control_end.close()
             try:
                 self._loop.call_soon_threadsafe(self._end_event.set)
             except RuntimeError:

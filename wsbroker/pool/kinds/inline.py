@@ -35,10 +35,10 @@ class InlineWorker:
         options: how handlers are run.
     """
 
-    def __init__(self, config: Config, spec: object, port: BrokerApi, options: HandlerOptions) -> None:
+    def __init__(self, config: Config, spec: object, api: BrokerApi, options: HandlerOptions) -> None:
         self._config = config
         self._spec = spec
-        self._port = port
+        self._api = api
         self._options = options
         self._handlers: Handlers | None = None
         self._runtime: InlineRuntime | None = None
@@ -69,7 +69,7 @@ class InlineWorker:
             WorkerError: `handle_worker_start` raised.
         """
         handlers = load_handlers(self._spec)
-        runtime = InlineRuntime(handlers, self._port, self._options)
+        runtime = InlineRuntime(handlers, self._api, self._options)
         try:
             with StartReminder(WORKER_NAME):
                 await runtime.start()

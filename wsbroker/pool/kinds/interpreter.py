@@ -42,12 +42,12 @@ class InterpreterHost(WorkerHost):
     `run` stay this side's and are closed here, the interpreter uses duplicates.
     """
 
-    def __init__(self, name: str, work: StartArguments) -> None:
-        super().__init__(name, work)
+    def __init__(self, name: str, start_arguments: StartArguments) -> None:
+        super().__init__(name, start_arguments)
         self._interpreter: subinterpreters.Interpreter | None = None
         self._is_left_behind = False
 
-    def run(self, wire: socket.socket, control: socket.socket) -> None:
+    def run(self, wire_end: socket.socket, control_end: socket.socket) -> None:
         """Runs the interpreter in this thread, and ends it."""
         options = {
             **self.start_arguments.options,
@@ -55,7 +55,7 @@ class InterpreterHost(WorkerHost):
             "owns_interpreter": True,
             "log_levels": configured_log_levels(),
         }
-        start = (wire.fileno(), control.fileno(), self.start_arguments.spec, options)
+        start = (wire_end.fileno(), control_end.fileno(), self.start_arguments.spec, options)
         interpreter = self._interpreter = subinterpreters.create_interpreter(self.name)
         if self._is_left_behind:
             interpreter.mark_left_behind()
@@ -66,8 +66,8 @@ class InterpreterHost(WorkerHost):
             logger.error("worker ended by an exception worker=%s\n%s", self.name, failure.rstrip())
             self.end_reason = failure.strip().splitlines()[-1]
         # Now: the broker learns of the end, whatever threads the handlers have left.
-        wire.close()
-        control.close()
+        wire_end.close()
+        control_end.close()
         interpreter.try_destroy()
 
     def kill(self) -> bool:

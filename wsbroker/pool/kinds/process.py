@@ -36,28 +36,28 @@ class ProcessHost(WorkerHost):
 
     stuck_outcome = "killed"
 
-    def __init__(self, name: str, work: StartArguments) -> None:
-        super().__init__(name, work)
+    def __init__(self, name: str, start_arguments: StartArguments) -> None:
+        super().__init__(name, start_arguments)
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._is_killed = False
 
-    def run(self, wire: socket.socket, control: socket.socket) -> None:
+    def run(self, wire_end: socket.socket, control_end: socket.socket) -> None:
         """Starts the process and waits for its end."""
         with self._lock:
             if self._is_killed:
                 return
-            process = self._process = _spawn_process(self.name, [wire.fileno(), control.fileno()])
+            process = self._process = _spawn_process(self.name, [wire_end.fileno(), control_end.fileno()])
         with process:
-            self._send_start_arguments(process, wire, control)
-            wire.close()
-            control.close()
+            self._send_start_arguments(process, wire_end, control_end)
+            wire_end.close()
+            control_end.close()
             code = process.wait()
         if code and not self._is_killed:
             self.end_reason = describe_exit(code)
 
     def _send_start_arguments(
-        self, process: "subprocess.Popen[bytes]", wire: socket.socket, control: socket.socket
+        self, process: "subprocess.Popen[bytes]", wire_end: socket.socket, control_end: socket.socket
     ) -> None:
         options = {
             **self.start_arguments.options,
@@ -65,7 +65,7 @@ class ProcessHost(WorkerHost):
             "owns_interpreter": True,
             "log_levels": configured_log_levels(),
         }
-        ends = [_share_socket(wire, process.pid), _share_socket(control, process.pid)]
+        ends = [_share_socket(wire_end, process.pid), _share_socket(control_end, process.pid)]
         start = (*ends, self.start_arguments.spec, options, self.start_arguments.shutdown_timeout_s)
         assert process.stdin is not None
         try:

@@ -9,8 +9,12 @@ from wsbroker.worker.main import worker_main
 class ThreadHost(WorkerHost):
     """Runs `worker_main` in the carrier's own thread; `sys.path` and live objects are shared."""
 
-    def run(self, wire: socket.socket, control: socket.socket) -> None:
+    def run(self, wire_end: socket.socket, control_end: socket.socket) -> None:
         """Runs the worker in this thread."""
         worker_main(
-            wire, control, self.start_arguments.sys_path, self.start_arguments.spec, self.start_arguments.options
+            wire_end,
+            control_end,
+            self.start_arguments.sys_path,
+            self.start_arguments.spec,
+            self.start_arguments.options,
         )
