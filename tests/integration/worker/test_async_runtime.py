@@ -459,5 +459,5 @@ def test_nothing_is_kept_of_sockets_that_are_gone() -> None:
             broker.tell(message(n, "x"), message(n, "y"), closed(n))
             broker.until(commands.CLOSE_HANDLED)
         broker.stop()
-    for name in ("tokens", "own_tokens", "closing", "queues", "_answers", "_backlog"):
+    for name in ("tokens", "own_token_numbers", "closing_sockets", "event_queues", "_answers", "_event_backlog"):
         assert not getattr(ports[0], name), name

@@ -262,7 +262,15 @@ def test_nothing_is_kept_of_sockets_that_are_gone() -> None:
             broker.until_handled(1)
         broker.stop()
     port = ports[0]
-    for name in ("tokens", "own_tokens", "closing", "queues", "_answers", "_backlog", "_handled"):
+    for name in (
+        "tokens",
+        "own_token_numbers",
+        "closing_sockets",
+        "event_queues",
+        "_answers",
+        "_event_backlog",
+        "_handled_messages",
+    ):
         assert not getattr(port, name), name
 
 

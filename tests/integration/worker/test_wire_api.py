@@ -18,10 +18,10 @@ import pytest
 import wsbroker
 from kits.scripted_broker import PATIENCE_S, Command, ScriptedBroker, handlers, message
 from wsbroker.wire import commands, events, framing
-from wsbroker.worker import wire_api as wire_port
+from wsbroker.worker import wire_api
 from wsbroker.worker.api import context_api
 
-FILE = wire_port.__file__
+FILE = wire_api.__file__
 LINES = Path(FILE).read_text(encoding="utf-8").split("\n")
 
 
@@ -48,7 +48,7 @@ class Injector:
             sys.settrace(None)
 
     def _call(self, frame: FrameType, event: str, argument: object) -> "Traced | None":
-        if frame.f_code.co_filename != FILE or frame.f_code.co_name == "_reach":
+        if frame.f_code.co_filename != FILE or frame.f_code.co_name == "_ensure_stack":
             return None
         begun: set[int] = set()
 
@@ -76,7 +76,7 @@ def _ask_and_tell(socket_id: int) -> None:
     wsbroker.set_token(socket_id, b"new")
     wsbroker.subscribe(socket_id, "room")
     wsbroker.send_to_channel("room", "2")
-    wsbroker.send(socket_id, "x" * wire_port.FLUSH_BYTES)
+    wsbroker.send(socket_id, "x" * wire_api.FLUSH_BYTES)
     wsbroker.subscriber_count("room")
 
 
@@ -84,7 +84,7 @@ EXPECTED = [
     (commands.SEND, 1, "1"),
     (commands.SET_TOKEN, 1, b"new"),
     (commands.PUBLISH, b"room", "2", ()),
-    (commands.SEND, 1, "x" * wire_port.FLUSH_BYTES),
+    (commands.SEND, 1, "x" * wire_api.FLUSH_BYTES),
 ]
 
 
@@ -149,7 +149,7 @@ class Trial:
         self.broker.end()
         where = self.injector.where
         if self.is_lost:
-            assert where.startswith("_write:"), f"{where}: the worker is gone"
+            assert where.startswith("_write_batch:"), f"{where}: the worker is gone"
             return
         assert self.broker.error is None, f"{where}: {self.broker.error!r}"
         others = [command[1:] for command in self.commands if command[0] == commands.SEND and command[1] != 1]
@@ -239,7 +239,7 @@ def test_another_thread_that_waits_is_not_left_waiting_by_a_reader_that_was_inte
         if data == "fine":
             return
         port = context_api.get()
-        assert isinstance(port, wire_port.WireApi)
+        assert isinstance(port, wire_api.WireApi)
 
         me = threading.get_ident()
 
@@ -257,7 +257,7 @@ def test_another_thread_that_waits_is_not_left_waiting_by_a_reader_that_was_inte
 
         threads.append(threading.Thread(target=other))
         threads[0].start()
-        monkeypatch.setattr(wire_port, "split", fails)
+        monkeypatch.setattr(wire_api, "split_batches", fails)
         wsbroker.subscriber_count("own")
 
     threads: list[threading.Thread] = []
@@ -284,7 +284,7 @@ def test_a_command_that_the_wire_does_not_carry_costs_the_others_nothing(monkeyp
         if data == "long":
             wsbroker.is_open(socket_id)
 
-    monkeypatch.setattr(wire_port, "pack", pack)
+    monkeypatch.setattr(wire_api, "pack_batch", pack)
     with ScriptedBroker(handlers(message=handle), on_handler_error="log") as broker:
         broker.tell(message(1, "a"), message(1, "long"), message(2, "b"))
         broker.answer(broker.until(commands.ASK), True)  # behind the acknowledgement of the first
