@@ -608,7 +608,7 @@ def test_the_version_says_how_the_core_runs(
     run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build = types.ModuleType("wsbroker.build")
-    build.__dict__.update(version=lambda: "0.1.0", core_kind=lambda: "compiled")
+    build.__dict__.update(package_version=lambda: "0.1.0", core_kind=lambda: "compiled")
     monkeypatch.setitem(sys.modules, "wsbroker.build", build)
     assert cli.main(["--version"]) == 0
     first, second, third = capsys.readouterr().out.splitlines()

@@ -188,7 +188,7 @@ sys.exit(wsbroker.cli.main())
     [
         ("signal.raise_signal(signal.SIGINT)", 130),
         ("signal.raise_signal(signal.SIGTERM)", -signal.SIGTERM),
-        ("(setattr(wsbroker.server.signals, '_stopped_at', 1e12), signal.raise_signal(signal.SIGTERM))", 5),
+        ("(setattr(wsbroker.server.signals, '_stop_signal_at', 1e12), signal.raise_signal(signal.SIGTERM))", 5),
     ],
 )
 def test_a_signal_before_the_start_ends_the_command_line_and_a_duplicate_behind_the_stop_does_not(

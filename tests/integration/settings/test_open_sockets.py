@@ -194,7 +194,7 @@ def test_the_variables_are_taken_and_given_back(monkeypatch: pytest.MonkeyPatch)
     variables = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "3", "LISTEN_FDNAMES": "web:web"}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("wsbroker.settings.open_sockets._keep_from_children", lambda number: None)
+    monkeypatch.setattr("wsbroker.settings.open_sockets._make_uninheritable", lambda number: None)
     monkeypatch.setattr(os, "set_inheritable", lambda number, inheritable: None)
     handed = SystemdSockets()
     assert [str(address) for address in handed.claim_sockets()] == ["fd://3", "fd://4", "fd://5"]
@@ -244,7 +244,7 @@ def test_they_are_there_again_after_a_restart(tcp: socket.socket, folder: Path) 
         server.wait_for_line(re.compile("watching for changes"), START_S)
         assert ask(tcp) == "[] '127.0.0.1'"
         (folder / "app.py").write_text("def handle_http_request(request): return 'changed'\n")
-        server.wait_for_line(re.compile("running: stopped"), START_S)
+        server.wait_for_line(re.compile("server: stopped"), START_S)
         assert ask(tcp) == "changed"  # it waits in the socket until the new program takes it
         assert server.stop() == 0
     finally:

@@ -61,7 +61,7 @@ async def test_a_watcher_that_fails_says_what_to_do(
     async def fails(folders: list[Path], on_change: object) -> None:
         raise OSError("inotify limit reached")
 
-    monkeypatch.setattr(running, "watch", fails)
+    monkeypatch.setattr(running, "watch_python_files", fails)
     server = Server(Config.of(**Settings(worker_kind="inline")), Idle())
     server._watched_folders = [Path()]
     living = asyncio.create_task(server._run_until_stopped([], lambda: None))
