@@ -15,9 +15,10 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from operator import attrgetter
 from types import TracebackType
 from typing import Any, Final, Unpack, cast
 
@@ -27,7 +28,6 @@ from wsbroker.build import core_kind
 from wsbroker.settings.addresses import TcpAddress
 from wsbroker.settings.config import Settings
 from wsbroker.worker.async_runtime import AsyncRuntime
-from wsbroker.worker.sync_runtime import SyncRuntime
 from wsbroker.worker.wire_api import WireApi
 
 LIFE_S: Final = 600.0
@@ -103,7 +103,7 @@ class Control:
         assert loop is not None
         return Snapshot(
             self.server.statistics(),
-            kept(self.server),
+            measure_kept(self.server),
             descriptors(),
             len(asyncio.all_tasks(loop)),
             rss,
@@ -142,52 +142,73 @@ def descriptors() -> dict[str, int]:
     return dict(found)
 
 
-def kept(server: wsbroker.Server) -> dict[str, int]:
-    """Sizes of everything that grows with sockets, messages or requests, wherever it is; only what is not empty."""
+KEPT: Final = {
+    "broker": (
+        *("sockets", "channels_by_name", "dirty_worker_queues", "outgoing.frames", "outgoing.dirty_sockets"),
+        *("outgoing.dirty_channels", "outgoing.overflowed_sockets", "outgoing.emptied_channels", "outgoing.turn_bytes"),
+    ),
+    "worker queue": (
+        *("events", "inline_sockets", "inline_events", "waiting_sockets", "sockets_with_inbox", "parked_ids"),
+        *("unhandled_closes", "in_flight_bytes", "socket_count"),
+    ),
+    "connections": ("connection_count", "deferred_connections", "timer_wheel.timer_count"),
+    "inline runner": ("busy_sockets", "deferred_sockets"),
+    "front": (
+        *("http_connections", "head_deadlines", "write_deadlines", "linger_deadlines", "_opening_count"),
+        *("_open_handler_tasks", "aiohttp_server.connections"),
+    ),
+    "local API": (
+        *("_waiting_commands", "_pending_questions", "_blocked_callers", "_nested_commands", "_calling_threads"),
+        "waiting_bytes",
+    ),
+    "pool": ("_orphaned_closes",),
+    "remote worker": (
+        *("_pending_opens", "_pending_requests", "_waiting_batch_count", "pending_request_bytes", "unwritten_bytes"),
+    ),
+    "wire API": (
+        *("tokens", "own_token_numbers", "event_queues", "closing_sockets", "_answers", "_event_backlog"),
+        *("_commands", "_handled_messages", "_unparsed", "_parsed_batches"),
+    ),
+    "async runtime": ("_async_calls.running_count",),
+}
+"""By part of the server: the attributes that grow with sockets, messages or requests. A name that is gone raises."""
+
+
+def measure_kept(server: wsbroker.Server) -> dict[str, int]:
+    """Returns the sizes of all attributes in KEPT, summed up by name, without the zeros.
+
+    Raises:
+        AttributeError: an attribute of KEPT has another name now.
+    """
+    sizes: Counter[str] = Counter()
+    for part, owner in _find_parts(server):
+        for name in KEPT[part]:
+            value = attrgetter(name)(owner)
+            sizes[f"{part}: {name}"] += value if isinstance(value, int) else len(value)
     node = server._node
     assert node is not None
-    sizes: Counter[str] = Counter()
-
-    def add(where: str, owner: object, names: Iterable[str]) -> None:
-        for name in names:
-            value = cast(Any, owner)
-            for part in name.split("."):
-                value = getattr(value, part)
-            sizes[f"{where}.{name}"] += 0 if value is None else int(value) if isinstance(value, int) else len(value)
-
-    broker = node.broker
-    add("broker", broker, ("sockets", "table", "dirty_lanes", "outgoing.frames", "outgoing.sockets"))
-    add("broker", broker, ("outgoing.channels", "outgoing.overflowing", "outgoing.emptied", "outgoing.turn_bytes"))
-    for lane in broker.worker_queues:
-        add(
-            "lane",
-            lane,
-            ("events", "sockets", "data", "waiting", "inboxes", "parked", "closing", "in_flight", "socket_count"),
-        )
-    add("sockets", node.connections, ("count", "unread", "wheel.count"))
-    for slot in node.connections.timer_wheel.slots:
-        sizes["sockets.wheel.slots"] += len(slot)
-    if node.connections.inline_runner is not None:
-        add("inline", node.connections.inline_runner, ("busy", "deferred"))
-    front = node.front
-    add("front", front, ("doors", "heads", "writing", "lingering", "_openings", "_tasks", "server.connections"))
-    add("port", node.local_api, ("_waiting", "_questions", "_blocked", "_nested", "_inside", "waiting_bytes"))
-    pool = node.pool
-    sizes["pool.closes"] += len(pool._orphaned_closes)
-    for place in pool._slots:
-        if place.worker is not None:
-            add("worker", place.worker, ("_opens", "_requests", "_waiting", "asked_bytes", "unwritten_bytes"))
-    for thing in gc.get_objects():
-        if isinstance(thing, WireApi):
-            add("wire port", thing, ("tokens", "own_tokens", "queues", "closing", "_answers", "_backlog"))
-            add("wire port", thing, ("_commands", "_handled", "_unsorted", "_sorted"))
-        elif isinstance(thing, AsyncRuntime):
-            add("runtime", thing, ("_tasks.count",))
-        elif isinstance(thing, SyncRuntime):
-            sizes["runtimes"] += 0
-    if pool.inline_worker is not None and pool.inline_worker.runtime._async_calls is not None:
-        add("runtime", pool.inline_worker.runtime, ("_tasks.count",))
+    sizes["connections: timer_wheel.slots"] = sum(map(len, node.connections.timer_wheel.slots))
     return {name: size for name, size in sizes.items() if size}
+
+
+def _find_parts(server: wsbroker.Server) -> Iterator[tuple[str, object]]:
+    """Yields every object of the process whose attributes KEPT lists, with the part's name there."""
+    node = server._node
+    assert node is not None
+    yield from (("broker", node.broker), ("connections", node.connections), ("front", node.front))
+    yield from (("local API", node.local_api), ("pool", node.pool))
+    yield from (("worker queue", queue) for queue in node.broker.worker_queues)
+    if node.connections.inline_runner is not None:
+        yield "inline runner", node.connections.inline_runner
+    yield from (("remote worker", slot.worker) for slot in node.pool._slots if slot.worker is not None)
+    for tracked in gc.get_objects():
+        if isinstance(tracked, WireApi):
+            yield "wire API", tracked
+        elif isinstance(tracked, AsyncRuntime):
+            yield "async runtime", tracked
+    inline_worker = node.pool.inline_worker
+    if inline_worker is not None and inline_worker.runtime._async_calls is not None:
+        yield "async runtime", inline_worker.runtime
 
 
 class ServerProcess:
