@@ -24,8 +24,9 @@ import pytest
 import websockets
 
 import wsbroker
+from kits.broker_model import BrokerModel, Call
 from kits.exact_app import PAUSE, REPORTS, Done, Op, Report, Task, carry_out, carry_out_all, carry_out_in_turns
-from kits.exact_programs import CHANNELS, LIMIT, QUESTIONS, Author, Call, Model, call_of, is_answer
+from kits.exact_programs import CHANNELS, LIMIT, QUESTIONS, Author, call_of, is_answer
 from wsbroker.broker.broker import Broker
 from wsbroker.pool.interfaces import Core
 from wsbroker.pool.local_api import LocalApi
@@ -260,7 +261,7 @@ class Play:
         async with asyncio.timeout(LIMIT_S):
             heard = {client.id: await client.heard for client in self._clients}
         await recorder.until(lambda: len(self._reports("close")) == len(ids))
-        self._check(Model(ids), heard, {client.id for client in left})
+        self._check(BrokerModel(ids, LIMIT), heard, {client.id for client in left})
 
     async def _connect(self) -> None:
         url = str(self._server.addresses[0]).replace("http", "ws")
@@ -313,12 +314,14 @@ class Play:
 
     # Checks. ----------------------------------------------------------------------------------------------------
 
-    def _check(self, model: Model, heard: dict[int, tuple[list[str], int | None, str | None]], left: set[int]) -> None:
+    def _check(
+        self, model: BrokerModel[str, str], heard: dict[int, tuple[list[str], int | None, str | None]], left: set[int]
+    ) -> None:
         for client in self._clients:
             self._check_handled(client, client.id in left)
         answers, sets = _replay(model, self._recorder.applied)
         self._check_order(answers)
-        closed = {socket: (model.received[socket], *model.closed[socket]) for socket in model.sockets}
+        closed = {socket: (model.received[socket], *model.closed[socket]) for socket in model.received}
         assert heard == closed
         returned = _return_times(self._actors)
         for client in self._clients:
@@ -431,10 +434,10 @@ class Set(NamedTuple):
     returned: int
 
 
-def _replay(model: Model, applied: list[Applied]) -> tuple[list[object], dict[int, list[Set]]]:
+def _replay(model: BrokerModel[str, str], applied: list[Applied]) -> tuple[list[object], dict[int, list[Set]]]:
     """Has the model carry out everything; returns its answers, and what happened to each token."""
     answers: list[object] = []
-    sets: dict[int, list[Set]] = {socket: [] for socket in model.sockets}
+    sets: dict[int, list[Set]] = {socket: [] for socket in model.received}
     for place, (lane, at, call, number) in enumerate(applied):
         if call[0] == "set_token":
             _, socket, token = cast("tuple[str, int, str | None]", call)

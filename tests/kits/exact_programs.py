@@ -1,99 +1,13 @@
-"""The sequential truth of `test_exact`, and random programs for it."""
+"""Random programs for `exact_kit`: lists of calls of the API, with pauses."""
 
-from dataclasses import dataclass, field
 from random import Random
 
+from kits.broker_model import Call
 from kits.exact_app import PAUSE, Op
-
-Call = tuple[object, ...]
-"""What the core is asked: a name and its exact arguments, the same for the one-way form and for the question."""
 
 CHANNELS = ["a", "b", "c", "d"]
 LIMIT = 3
 """Channels of one socket."""
-
-
-@dataclass
-class Model:
-    """What the core does, on plain lists.
-
-    Args:
-        sockets: the ids of those that are open.
-    """
-
-    sockets: list[int]
-    members: dict[str, list[int]] = field(default_factory=lambda: {channel: [] for channel in CHANNELS})
-    received: dict[int, list[str]] = field(default_factory=dict)
-    closed: dict[int, tuple[int, str]] = field(default_factory=dict)
-    tokens: dict[int, str | None] = field(default_factory=dict)
-    _held: dict[int, list[str]] = field(default_factory=dict)
-    """The channels of a socket, oldest subscription first."""
-
-    def __post_init__(self) -> None:
-        for socket in self.sockets:
-            self.received[socket] = []
-            self.tokens[socket] = None
-            self._held[socket] = []
-
-    def apply(self, call: Call) -> object:
-        """Carries out a call; returns its answer."""
-        name, *arguments = call
-        return getattr(self, str(name))(*arguments)
-
-    def is_open(self, socket: int) -> bool:
-        return socket in self._held
-
-    def subscriptions(self, socket: int) -> list[str]:
-        return list(self._held.get(socket, []))
-
-    def subscribe(self, socket: int, channel: str) -> bool:
-        held = self.subscriptions(socket)
-        if not self.is_open(socket) or channel in held or len(held) >= LIMIT:
-            return False
-        self._held[socket].append(channel)
-        self.members[channel].append(socket)
-        return True
-
-    def unsubscribe(self, socket: int, channel: str) -> bool:
-        if channel not in self.subscriptions(socket):
-            return False
-        self._held[socket].remove(channel)
-        self.members[channel].remove(socket)
-        return True
-
-    def copy_subscriptions(self, source: str, target: str) -> None:
-        if source != target:
-            for socket in self.members[source]:
-                self.subscribe(socket, target)
-
-    def set_token(self, socket: int, token: str | None) -> None:
-        if self.is_open(socket):
-            self.tokens[socket] = token
-
-    def send(self, socket: int, data: str) -> None:
-        if self.is_open(socket):
-            self.received[socket].append(data)
-
-    def send_to_channel(self, channel: str, data: str, exclude: tuple[int, ...]) -> None:
-        for socket in self.members[channel]:
-            if socket not in exclude:
-                self.received[socket].append(data)
-
-    def close(self, socket: int, code: int, reason: str) -> None:
-        if self.is_open(socket):
-            for channel in self.subscriptions(socket):
-                self.unsubscribe(socket, channel)
-            del self._held[socket]
-            self.closed[socket] = (code, reason)
-
-    def subscriber_count(self, channel: str) -> int:
-        return len(self.members[channel])
-
-    def subscribers(self, channel: str) -> list[int]:
-        return list(self.members[channel])
-
-    def channels(self) -> list[str]:
-        return sorted(channel for channel, members in self.members.items() if members)
 
 
 QUESTIONS = {

@@ -9,12 +9,12 @@ ORDER_PROGRAMS in the environment says how many programs (CI: 12,000 once; every
 
 import os
 from collections import defaultdict
-from dataclasses import dataclass, field
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kits.broker_kit import RecordingSocket, a_broker, connect
+from kits.broker_model import BrokerModel
 from wsbroker.broker.broker import Broker
 from wsbroker.broker.limits import Limits
 
@@ -65,66 +65,30 @@ steps = st.one_of(
 )
 
 
-@dataclass
-class Model:
-    """The sequential truth."""
+class Truth:
+    """The sequential model; carries out the steps of a program. Its sockets have their indexes as ids."""
 
-    open: list[bool] = field(default_factory=lambda: [True] * SOCKETS)
-    members: list[list[int]] = field(default_factory=lambda: [[] for _ in range(CHANNELS)])
-    held: list[list[int]] = field(default_factory=lambda: [[] for _ in range(SOCKETS)])
-    received: list[list[bytes]] = field(default_factory=lambda: [[] for _ in range(SOCKETS)])
+    def __init__(self) -> None:
+        self.model: BrokerModel[bytes, bytes] = BrokerModel(range(SOCKETS), LIMIT)
 
     def carry_out(self, step: Step, payload: bytes) -> bool:
         """Carries out a call; returns what `subscribe` and `unsubscribe` do."""
+        model = self.model
         name, first, second, exclude, _ = step
+        channel = b"c%d" % second
         if name == "subscribe":
-            return self.subscribe(first, second)
+            return model.subscribe(first, channel)
         if name == "unsubscribe":
-            return self.unsubscribe(first, second)
+            return model.unsubscribe(first, channel)
         if name in ("publish", "big"):
-            self.publish(second, payload, exclude)
+            model.send_to_channel(channel, payload, exclude)
         elif name in ("send", "bigsend"):
-            self.send(first, payload)
+            model.send(first, payload)
         elif name == "copy":
-            self.copy(first, second)
+            model.copy_subscriptions(b"c%d" % first, channel)
         elif name == "close":
-            self.close(first)
+            model.close(first, 1000, "")
         return False
-
-    def subscribe(self, socket: int, channel: int) -> bool:
-        if not self.open[socket] or socket in self.members[channel] or len(self.held[socket]) >= LIMIT:
-            return False
-        self.members[channel].append(socket)
-        self.held[socket].append(channel)
-        return True
-
-    def unsubscribe(self, socket: int, channel: int) -> bool:
-        if socket not in self.members[channel]:
-            return False
-        self.members[channel].remove(socket)
-        self.held[socket].remove(channel)
-        return True
-
-    def publish(self, channel: int, payload: bytes, exclude: tuple[int, ...]) -> None:
-        for socket in self.members[channel]:
-            if socket not in exclude:
-                self.received[socket].append(payload)
-
-    def send(self, socket: int, payload: bytes) -> None:
-        if self.open[socket]:
-            self.received[socket].append(payload)
-
-    def copy(self, source: int, target: int) -> None:
-        if source != target:
-            for socket in self.members[source]:
-                self.subscribe(socket, target)
-
-    def close(self, socket: int) -> None:
-        if self.open[socket]:
-            self.received[socket].append(b"close")
-            self.open[socket] = False
-            for channel in list(self.held[socket]):
-                self.unsubscribe(socket, channel)
 
 
 class Rig:
@@ -203,10 +167,11 @@ def resume(broker: Broker, socket: RecordingSocket) -> None:
 def test_every_socket_receives_what_a_sequential_broker_would_have_sent(program: list[Step]) -> None:
     rig = Rig()
     broker, sockets = rig.broker, rig.sockets
-    model = Model()
+    truth = Truth()
+    model = truth.model
     for index, socket in enumerate(sockets):  # else most short programs have nobody to write to
         for channel in {0, index % CHANNELS}:
-            assert broker.subscribe(socket.id, b"c%d" % channel) == model.subscribe(index, channel)
+            assert broker.subscribe(socket.id, b"c%d" % channel) == model.subscribe(index, b"c%d" % channel)
     for number, step in enumerate(program):
         payload = b"%d" % number
         if step[0].startswith("big"):
@@ -214,20 +179,19 @@ def test_every_socket_receives_what_a_sequential_broker_would_have_sent(program:
         if step[4] != NOW:
             rig.wait(step, payload)
             continue
-        assert rig.carry_out(step, payload) == model.carry_out(step, payload)
+        assert rig.carry_out(step, payload) == truth.carry_out(step, payload)
         for made_inside, its_payload in rig.asked:
-            model.carry_out(made_inside, its_payload)
+            truth.carry_out(made_inside, its_payload)
         rig.asked.clear()
     rig.end()
     for index, socket in enumerate(sockets):
-        assert socket.received == model.received[index]
-        assert (socket.finishes > 0) == (not model.open[index])
+        is_closed = index in model.closed
+        assert socket.received == model.received[index] + [b"close"] * is_closed
+        assert (socket.finishes > 0) == is_closed
         assert socket.outbox is None
-        assert broker.subscriptions(socket.id) == [b"c%d" % channel for channel in model.held[index]]
+        assert broker.subscriptions(socket.id) == model.subscriptions(index)
     assert (broker.outgoing.waiting_bytes, broker.outgoing.waiting_sockets) == (0, {})
-    for number, members in enumerate(model.members):
-        assert broker.subscribers(b"c%d" % number) == [sockets[index].id for index in members]
-        assert broker.subscriber_count(b"c%d" % number) == len(members)
-    assert sorted(broker.channels()) == sorted(
-        b"c%d" % number for number, members in enumerate(model.members) if members
-    )
+    for name in [b"c%d" % number for number in range(CHANNELS)]:
+        assert broker.subscribers(name) == [sockets[index].id for index in model.subscribers(name)]
+        assert broker.subscriber_count(name) == model.subscriber_count(name)
+    assert sorted(broker.channels()) == model.channels()

@@ -1,4 +1,4 @@
-"""The registries against naive lists, with crowds: channels grow, shrink, and close the holes that leavers left."""
+"""The registries against model lists, with crowds: channels grow, shrink, and close the holes that leavers left."""
 
 from random import Random
 
@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kits.broker_kit import a_broker, connect
+from kits.broker_model import BrokerModel
 from wsbroker.broker.broker import Broker
 from wsbroker.broker.limits import Limits
 
@@ -16,66 +17,30 @@ LIMIT = 4
 """Subscriptions that a socket may have: fewer than there are channels, so that some are refused."""
 
 
-class Naive:
-    """What the calls mean, on plain lists."""
-
-    def __init__(self) -> None:
-        self.members: dict[bytes, list[int]] = {}
-        self.held: dict[int, list[bytes]] = {}
-
-    def subscribe(self, socket_id: int, name: bytes) -> bool:
-        held = self.held.get(socket_id)
-        if held is None or name in held or len(held) >= LIMIT:
-            return False
-        held.append(name)
-        self.members.setdefault(name, []).append(socket_id)
-        return True
-
-    def unsubscribe(self, socket_id: int, name: bytes) -> bool:
-        held = self.held.get(socket_id)
-        if held is None or name not in held:
-            return False
-        held.remove(name)
-        self.members[name].remove(socket_id)
-        if not self.members[name]:
-            del self.members[name]
-        return True
-
-    def copy(self, source: bytes, target: bytes) -> None:
-        if source != target:
-            for socket_id in self.members.get(source, []):
-                self.subscribe(socket_id, target)
-
-    def leave(self, socket_id: int) -> None:
-        for name in list(self.held.pop(socket_id, [])):
-            self.members[name].remove(socket_id)
-            if not self.members[name]:
-                del self.members[name]
-
-
-def compare(broker: Broker, naive: Naive, ever: list[int]) -> None:
+def compare(broker: Broker, model: BrokerModel[bytes, bytes], ever: list[int]) -> None:
     """Everything that can be asked has the same answer."""
-    assert sorted(broker.channels()) == sorted(naive.members)
-    for name, members in naive.members.items():
-        assert broker.subscribers(name) == members
-        assert broker.subscriber_count(name) == len(members)
+    assert sorted(broker.channels()) == model.channels()
+    for name in model.channels():
+        assert broker.subscribers(name) == model.subscribers(name)
+        assert broker.subscriber_count(name) == model.subscriber_count(name)
     for socket_id in ever:
-        assert broker.subscriptions(socket_id) == naive.held.get(socket_id, [])
-        assert broker.is_open(socket_id) == (socket_id in naive.held)
+        assert broker.subscriptions(socket_id) == model.subscriptions(socket_id)
+        assert broker.is_open(socket_id) == model.is_open(socket_id)
 
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 1 << 32))
 def test_crowds_come_and_go_and_the_tables_say_what_lists_would(seed: int) -> None:
     random = Random(seed)
-    broker, naive = a_broker(Limits(max_channels=LIMIT)), Naive()
+    broker = a_broker(Limits(max_channels=LIMIT))
+    model: BrokerModel[bytes, bytes] = BrokerModel([], LIMIT)
     names = [b"channel-%d" % number for number in range(CHANNELS)]
     alive: list[int] = []
     ever: list[int] = []
 
     def arrive() -> None:
         socket = connect(broker)
-        naive.held[socket.id] = []
+        model.open_socket(socket.id)
         alive.append(socket.id)
         ever.append(socket.id)
 
@@ -88,27 +53,27 @@ def test_crowds_come_and_go_and_the_tables_say_what_lists_would(seed: int) -> No
                 what = random.random()
                 if what < 0.02:
                     broker.close(who, 1000, "")
-                    naive.leave(who)
+                    model.close(who, 1000, "")
                     alive.remove(who)
                     arrive()
                 elif what < 0.05:
                     target = random.choice([*names, b"only by copying"])
-                    naive.copy(name, target)
+                    model.copy_subscriptions(name, target)
                     broker.copy_subscriptions(name, target)
                 elif what < 0.1:
                     broker.publish(name, "news", ())
                 elif what < 0.15:
                     broker.flush()
                 elif random.random() < eagerness:
-                    assert broker.subscribe(who, name) == naive.subscribe(who, name)
+                    assert broker.subscribe(who, name) == model.subscribe(who, name)
                 else:
-                    held = naive.held[who]
+                    held = model.subscriptions(who)
                     name = random.choice(held) if held else name
-                    assert broker.unsubscribe(who, name) == naive.unsubscribe(who, name)
-            compare(broker, naive, ever)
+                    assert broker.unsubscribe(who, name) == model.unsubscribe(who, name)
+            compare(broker, model, ever)
     for who in list(alive):
         broker.close(who, 1000, "")
-        naive.leave(who)
+        model.close(who, 1000, "")
     broker.flush()
-    compare(broker, naive, ever)
+    compare(broker, model, ever)
     assert not broker.channels_by_name and not broker.sockets
