@@ -1,0 +1,74 @@
+"""Names and structure of the package, as figures: bare words, import circles, private attributes, top-level files.
+
+The counting is that of `tools/tree_figures.py`; `python tools/check.py --report` prints all of it.
+"""
+
+from typing import Final
+
+import tree_figures
+
+MAX_BARE_SHARE: Final = 0.3
+MAX_TOP_LEVEL_FILES: Final = 12
+
+BARE_WORDS: Final[dict[str, str]] = {
+    "what runs, is started, and ends": (
+        "abort begin cancel close drain end join kill main pause release reload resume run serve start stop wait wake"
+    ),
+    "connections, streams and requests": "accept connect flush listen open read recv send write",
+    "publish and subscribe, as every broker has them": (
+        "channels publish subscribe subscribers subscriptions unsubscribe"
+    ),
+    "the public API": "exit get http info register statistics take unregister",
+    "levels and calls of the standard library's logging": "critical debug emit error exception filter format log warning",
+    "what aiohttp, asyncio and coroutines call, by their names": "prepare send throw",
+    "sans-I/O parsers, in the words of their models": "encode decode feed mask unmask",
+    "requests and responses": "fields json text",
+    "collections": "add append clear discard pop push put remove",
+    "constructors, executors": "of make submit",
+}
+"""The bare words that may name a function, in groups; the key says why. Anything else has a verb and its object."""
+
+KNOWN_CIRCLES: Final[list[list[str]]] = [
+    ["wsbroker.broker.broker", "wsbroker.broker.commands"],
+    ["wsbroker.broker.channel", "wsbroker.broker.socket", "wsbroker.broker.worker_queue"],
+    ["wsbroker.connections.connection", "wsbroker.connections.connections"],
+    ["wsbroker.front.conversion", "wsbroker.front.front", "wsbroker.front.http_connection"],
+]
+"""Modules that name each other for type checkers, or inside functions. None is added to; what is left is to go."""
+
+PRIVATE_USES_ALLOWED: Final = {
+    "front/aiohttp_private.py": "the one place that leans on private names of aiohttp, some of which are ours too",
+}
+
+
+def test_most_functions_are_named_with_a_verb_and_its_object() -> None:
+    named = tree_figures.named_functions("wsbroker")
+    assert tree_figures.bare_share(named) < MAX_BARE_SHARE
+
+
+def test_a_function_named_with_one_word_uses_a_word_of_the_list() -> None:
+    allowed = {word for words in BARE_WORDS.values() for word in words.split()}
+    strangers = [
+        f"{function.path.relative_to(tree_figures.ROOT)}:{function.line} {function.name}"
+        for function in tree_figures.named_functions("wsbroker")
+        if function.is_bare and function.name.strip("_") not in allowed
+    ]
+    assert strangers == [], "name it with a verb and its object"
+
+
+def test_modules_do_not_import_each_other_in_a_circle() -> None:
+    assert tree_figures.import_circles(with_deferred=False) == []
+    circles = tree_figures.import_circles(with_deferred=True)
+    assert [circle for circle in circles if not any(set(circle) <= set(known) for known in KNOWN_CIRCLES)] == []
+
+
+def test_no_module_uses_a_private_attribute_of_another() -> None:
+    uses = [
+        (path.relative_to(tree_figures.ROOT / "wsbroker").as_posix(), line, name)
+        for path, line, name in tree_figures.foreign_private_uses("wsbroker")
+    ]
+    assert [use for use in uses if use[0] not in PRIVATE_USES_ALLOWED] == []
+
+
+def test_the_top_level_of_the_package_is_short() -> None:
+    assert len(list((tree_figures.ROOT / "wsbroker").glob("*.py"))) <= MAX_TOP_LEVEL_FILES
