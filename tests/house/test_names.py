@@ -19,7 +19,7 @@ BARE_WORDS: Final[dict[str, str]] = {
         "channels publish subscribe subscribers subscriptions unsubscribe"
     ),
     "the public API": "exit get http info register statistics take unregister",
-    "levels and calls of the standard library's logging": "critical debug emit error exception filter format log warning",
+    "what the standard library's logging calls": "critical debug emit error exception filter format log warning",
     "what aiohttp, asyncio and coroutines call, by their names": "prepare send throw",
     "sans-I/O parsers, in the words of their models": "encode decode feed mask unmask",
     "requests and responses": "fields json text",

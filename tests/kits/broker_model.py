@@ -1,9 +1,9 @@
 """The sequential model of the broker: what each call of the API means, carried out at once on plain lists.
 
-The broker gathers turns, merges, blocks and caps; several workers and threads ask it at the same time. Whatever it does,
-sockets must receive, and calls must return, what this model says for one order of the calls. Used against the core
-(`property/test_order.py`, `property/test_registries.py`), whole servers (`kits/exact_kit.py`) and
-`wsbroker.testing.TestBroker` (`property/test_testing.py`).
+The broker gathers turns, merges, blocks and caps; several workers and threads ask it at the same time. For one order
+of the calls, sockets must receive and calls must return what this model says. It
+stands against the core (`property/test_order.py`, `property/test_registries.py`), whole servers (`kits/exact_kit.py`)
+and `wsbroker.testing.TestBroker` (`property/test_testing.py`).
 """
 
 from collections.abc import Iterable
