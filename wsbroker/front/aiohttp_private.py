@@ -1,10 +1,10 @@
-"""Everything we touch of aiohttp that it does not promise (written against 3.14).
+"""Every use of names that aiohttp does not promise to keep (written against 3.14).
 
-`HttpProtocol` is aiohttp's `RequestHandler` with five doors built in: parsing slice by slice (so that no read stalls
-the loop, and an upgrade costs no task, future or timer), beginning to serve, refusing what follows, one rule for when
-the transport is read, and letting go of the transport.
-Nothing else in the package may use an underscored name of aiohttp's. `test_aiohttp_private.py` fails when one of
-`PRIVATE_NAMES` changes, and when something of aiohttp stays behind after `detach_transport`.
+`HttpProtocol` is aiohttp's `RequestHandler` with five additions: parsing slice by slice (so that no read stalls the
+loop, and an upgrade costs no task, future or timer), a call that starts to serve, a call that replaces requests by an
+error, one rule for when the transport is read, and a call that detaches the transport.
+No other module of the package may use an underscored name of aiohttp's. `test_aiohttp_private.py` fails when one of
+`PRIVATE_NAMES` changes, and when an object of aiohttp's survives `detach_transport`.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 from wsbroker.guarded_log import GuardedLog
 
 ParsedRequest: TypeAlias = tuple[RawRequestMessage | _ErrInfo, StreamReader]
-"""A request and its body, or what was wrong with it."""
+"""What aiohttp's parser returns: the head and body of a request, or an error message and `NO_BODY`."""
 
 PRIVATE_NAMES: Final = (
     "_buffer_paused",
@@ -42,40 +42,40 @@ PRIVATE_NAMES: Final = (
     "_task_handler",
     "_waiter",
 )
-"""Attributes of `RequestHandler` used here."""
+"""Attributes of `RequestHandler` that this module uses."""
 
 OVERRIDDEN_NAMES: Final = ("_pause_transport_reading", "_resume_transport_reading")
-"""Methods of `RequestHandler` that it calls and that are replaced here."""
+"""Methods that `RequestHandler` calls and that `HttpProtocol` overrides."""
 
 TOO_MANY_HEADERS: Final = "Too many headers received"
 """The text by which aiohttp's parser tells that a head has more fields than `max_headers`."""
 
 READ_BUFFER_BYTES: Final = 64 * 1024
-"""What is kept of the bytes behind an upgrade before reading stops; of a body that nobody reads yet, twice that."""
+"""How many bytes behind an upgrade are kept before reading stops; of a body that is not collected yet, twice that."""
 
 PIPELINE_HIGH_WATER: Final = 4
-"""Requests read ahead of the one that is being answered before reading stops …"""
+"""How many requests may wait behind the one that is being answered before reading stops."""
 PIPELINE_LOW_WATER: Final = 2
-"""… and goes on. (aiohttp's own 32 and 16 would let one connection hold 32 bodies.)"""
+"""How many requests wait when reading resumes. (aiohttp's own 32 and 16 would let one connection hold 32 bodies.)"""
 
 AIOHTTP_LOG: Final = cast(Logger, GuardedLog("aiohttp.server"))
-"""Where aiohttp logs a failure before it answers it."""
+"""The log to which aiohttp writes a failure before answering it."""
 
 NO_BODY: Final = EMPTY_PAYLOAD
-"""The body of every request that has none."""
+"""The stream that stands for the body of every request without a body."""
 
 MAX_HEADERS: Final = 256
-"""Header fields in a head, and trailer fields behind a body."""
+"""The most header fields in a head, and trailer fields behind a body."""
 
 
 class HttpProtocol(RequestHandler):
-    """One connection, while it speaks HTTP.
+    """The asyncio protocol of one connection while the connection speaks HTTP.
 
     Args:
-        server: where requests go (`request_handler`) once `start_serving` was called.
+        server: aiohttp's server, whose `request_handler` answers the requests after `start_serving`.
         loop: the running loop.
-        keepalive_timeout_s: closes a connection that waits this long for its next request.
-        max_head_bytes: of the request line, and of each field (the sum is the caller's to watch).
+        keepalive_timeout_s: how long a connection may wait for its next request before it is closed, in seconds.
+        max_head_bytes: the most bytes of the request line, and of each field (the caller has to limit their sum).
     """
 
     __slots__ = (
@@ -107,51 +107,54 @@ class HttpProtocol(RequestHandler):
         self._max_msg_queue_size = PIPELINE_HIGH_WATER
         self._msg_queue_resume_size = PIPELINE_LOW_WATER
         self.live_transport: asyncio.Transport | None = None
-        """The transport until the connection is lost or let go (aiohttp forgets its own when it closes it)."""
+        """The transport until the connection is lost or detached (aiohttp drops its own when it closes)."""
         self.unparsed_data = b""
         """Bytes that were read and are not all parsed yet. While there are any, the transport is not read."""
         self.parsed_prefix_bytes = 0
-        """How many of them are."""
+        """How many bytes at the beginning of `unparsed_data` are parsed."""
         self.has_upgrade = False
-        """Whether the newest request is one behind which another protocol speaks; what that says waits in `unparsed_data`, and
-        the transport is read: only so is a client noticed that does not wait for its answer."""
+        """Whether the newest request is an upgrade, behind which the client speaks another protocol. Bytes behind the
+        request wait in `unparsed_data`, and the transport is read on so that a client that leaves is noticed."""
         self._is_reading = True
+        """Whether the transport is being read."""
         self._is_reading_stopped = False
+        """Whether `stop_reading` was called."""
 
     def attach_transport(self, transport: asyncio.BaseTransport) -> None:
-        """The transport to read from and to write to. aiohttp is told of it in `start_serving`."""
+        """Stores the transport of the accepted connection; `start_serving` passes the transport to aiohttp later."""
         self.live_transport = cast(asyncio.Transport, transport)
 
     # Parsing. -------------------------------------------------------------------------------------------------------
 
     def parse_slice(self, data: bytes) -> tuple[Sequence[ParsedRequest], bool]:
-        """Feeds the parser.
+        """Feeds one slice of the input to aiohttp's parser.
 
         Args:
-            data: must not go beyond the end of a message: behind some, aiohttp's parser drops what follows.
+            data: must not go beyond the end of a message, because behind some messages aiohttp's parser drops the
+                following bytes.
 
         Returns:
-            the requests whose heads are complete now, and whether the newest is one behind which another protocol
-            speaks: nothing more may be parsed then. What cannot be parsed is returned as an error message.
+            the requests whose heads are complete now, and whether the newest of them is an upgrade, behind which
+            nothing may be parsed. For input that cannot be parsed, an error message takes the place of a request.
         """
         parser = self._parser
         assert parser is not None
         try:
             messages, is_upgrade, _ = parser.feed_data(data)
         except HttpProcessingError as error:
-            # Its traceback has this frame, and with it this object, in whose queue it is going to stand.
+            # The traceback refers to this frame and so to this object, in whose queue the error is going to stand.
             return [make_failed_request(400, error.with_traceback(None))], False
         return messages, is_upgrade
 
     def start_serving(self, messages: Sequence[ParsedRequest]) -> None:
-        """Lets aiohttp serve: these requests first, then those that `enqueue_requests` adds."""
+        """Starts aiohttp's task, which answers the given requests and then those that `enqueue_requests` adds."""
         assert self.live_transport is not None
         self._request_count = len(messages)
         self._messages.extend(messages)
         super().connection_made(self.live_transport)
 
     def enqueue_requests(self, messages: Sequence[ParsedRequest]) -> None:
-        """Adds requests to those that wait."""
+        """Appends requests to the queue of aiohttp's task, and wakes the task if it waits for a request."""
         self._request_count += len(messages)
         self._messages.extend(messages)
         waiter = self._waiter
@@ -161,14 +164,14 @@ class HttpProtocol(RequestHandler):
     # Reading the transport. -----------------------------------------------------------------------------------------
 
     def update_reading(self) -> None:
-        """Reads the transport if, and only if, there is room for what it brings.
+        """Pauses or resumes reading the transport, so that it is read exactly while there is room for more input.
 
-        aiohttp's own rule pauses its parser too, which then keeps the rest of what it was given; here the parser is
-        given only what it is to parse.
+        Called after every change of what is queued. (aiohttp's own rule also pauses the parser, which then keeps the
+        rest of its input; here the parser gets only input that it is to parse now.)
         """
         is_full = len(self._messages) >= PIPELINE_HIGH_WATER
         is_behind = bool(self.unparsed_data) and not self.has_upgrade
-        self._buffer_paused = is_full or is_behind  # which makes aiohttp's task ask for more when it has taken some
+        self._buffer_paused = is_full or is_behind  # so that aiohttp's task resumes reading when it has taken requests
         is_wanted = not (self._buffer_paused or self._reading_paused or self._is_reading_stopped)
         if is_wanted != self._is_reading and self.live_transport is not None and not self.live_transport.is_closing():
             self._is_reading = is_wanted
@@ -178,25 +181,31 @@ class HttpProtocol(RequestHandler):
                 self.live_transport.pause_reading()
 
     def pause_reading(self) -> None:
-        """A body that nobody reads yet has grown large."""
+        """Marks reading as paused because a body that is not collected yet has grown large. Called by aiohttp."""
         self._reading_paused = True
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """A body is being read, or complete."""
+        """Parses on after `pause_reading`, because a body is being collected or complete. Called by aiohttp.
+
+        Args:
+            resume_parser: whether pending input is to be parsed now.
+        """
         if self._reading_paused:
             self._reading_paused = False
             if resume_parser:
                 self.data_received(b"")
 
     def drop_unparsed_data(self) -> None:
-        """Forgets what was read and is not parsed."""
+        """Drops all input that was read and is not parsed."""
         self.unparsed_data = b""
         self.parsed_prefix_bytes = 0
 
     def _pause_transport_reading(self) -> None:
+        """Replaces aiohttp's rule for pausing the transport by `update_reading`. Called by aiohttp."""
         self.update_reading()
 
     def _resume_transport_reading(self) -> None:
+        """Replaces aiohttp's rule for resuming the transport by `update_reading`. Called by aiohttp."""
         self.update_reading()
 
     def stop_reading(self) -> None:
@@ -205,76 +214,93 @@ class HttpProtocol(RequestHandler):
         self.update_reading()
 
     def discard_and_resume_reading(self) -> None:
-        """Reads the transport again, whatever it was stopped for: what comes is another's, or discarded."""
+        """Drops pending input and queued requests, and reads the transport again, for whatever reason reading stopped.
+
+        Called when further input belongs to another protocol or is going to be discarded.
+        """
         self.drop_unparsed_data()
         self._messages.clear()
         self._reading_paused = self._is_reading_stopped = False
         self.update_reading()
 
-    # While it serves. -----------------------------------------------------------------------------------------------
+    # While aiohttp serves. ------------------------------------------------------------------------------------------
 
     @property
     def is_idle(self) -> bool:
-        """Whether it waits for the next request."""
+        """Whether aiohttp's task waits for the next request."""
         return self._waiter is not None
 
     @property
     def can_parse(self) -> bool:
-        """Whether there is room for another request, or another part of a body."""
+        """Whether the queue has room for another request, or a body for another part."""
         return not self._reading_paused and len(self._messages) < PIPELINE_HIGH_WATER and not self._force_close
 
     @property
     def closes_after_responses(self) -> bool:
-        """Whether the connection ends behind the answers that are due."""
+        """Whether aiohttp closes the connection after the responses that are due."""
         return self._close
 
     @property
     def queued_request_count(self) -> int:
-        """Requests read and not yet begun."""
+        """How many requests wait in the queue of aiohttp's task."""
         return len(self._messages)
 
     def queued_body_bytes(self) -> int:
-        """Returns the size of what has been read of the bodies of requests that have not begun."""
-        size = 0
+        """Returns how many bytes of bodies have been read for the requests that wait in the queue."""
+        size_bytes = 0
         for _, body in self._messages:
-            size += body.total_bytes
-        return size
+            size_bytes += body.total_bytes
+        return size_bytes
 
     @property
     def serving_task(self) -> "asyncio.Task[None] | None":
-        """aiohttp's task for this connection."""
+        """aiohttp's task for this connection, None before `start_serving` and after the end."""
         return self._task_handler
 
     def newest_queued_requests(self, count: int) -> list[ParsedRequest]:
-        """Returns the `count` requests that were read last (fewer if some have begun)."""
+        """Returns the newest `count` requests of the queue; fewer if the queue is shorter."""
         messages = self._messages
         first = max(len(messages) - count, 0)
         return [messages[index] for index in range(first, len(messages))]
 
-    def replace_newest_with_error(self, status: int, newest: int = 0) -> None:
-        """Puts an error in the place of the `newest_queued_requests` last requests, or behind them all; it ends the connection.
+    def replace_newest_with_error(self, status: int, replaced_count: int = 0) -> None:
+        """Replaces the newest requests of the queue by an error response, which ends the connection.
 
-        The requests before it are answered first.
+        The requests before them are answered first.
+
+        Args:
+            status: the status of the error response.
+            replaced_count: how many requests to replace; 0 puts the error behind all requests.
         """
-        for _ in range(min(newest, len(self._messages))):
+        for _ in range(min(replaced_count, len(self._messages))):
             self._messages.pop()
         self.enqueue_requests([make_failed_request(status)])
 
     def stop_serving(self) -> None:
-        """Makes aiohttp's task end behind the current answer without closing the transport, which reads on."""
+        """Makes aiohttp's task end after the current response, without closing the transport, which is read on."""
         self._force_close = True
         self.discard_and_resume_reading()
 
-    # Leaving. -------------------------------------------------------------------------------------------------------
+    # Writing. -------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_writing_paused(self) -> bool:
+        """Whether the transport waits for the client to read."""
+        return self._paused
+
+    def count_unsent_bytes(self) -> None:
+        """Counts the response bytes in the transport's buffer. Called after a write while writing is paused."""
+
+    # Ending. --------------------------------------------------------------------------------------------------------
 
     def detach_transport(self) -> tuple[asyncio.Transport, bytes]:
-        """Gives the transport away, reading; aiohttp's task, if it runs, ends quietly behind the current handler.
+        """Detaches the transport from this protocol and from aiohttp, for the caller to set another protocol at once.
 
-        The caller sets another protocol at once. Afterwards nothing of aiohttp refers to the transport or is reachable
-        from it, and no timer or task keeps this object.
+        Afterwards no object of aiohttp's refers to the transport or is reachable from it, and no timer or task keeps
+        this object. aiohttp's task, if it runs, ends quietly after the current handler.
 
         Returns:
-            the transport, and the bytes that arrived behind the last request.
+            the transport, which is being read, and the bytes that arrived behind the last request.
         """
         transport = self.live_transport
         assert transport is not None and not self._paused
@@ -285,7 +311,7 @@ class HttpProtocol(RequestHandler):
         if self._keepalive_handle is not None:
             self._keepalive_handle.cancel()
             self._keepalive_handle = None
-        self._task_handler = None  # told that there is no task to wait for, the server forgets us at once
+        self._task_handler = None  # without a task to wait for, the server drops this connection at once
         if self._manager is not None:
             self._manager.connection_lost(self)
         self._force_close = True
@@ -298,67 +324,62 @@ class HttpProtocol(RequestHandler):
         return transport, tail
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """The transport is gone. Nothing stays that could keep this object, or what the client has sent, alive.
+        """Drops everything that could keep this object or the client's input alive. Called when the transport is lost.
 
-        aiohttp is not told why: it would store an exception in a future, which the traceback of that exception holds.
+        aiohttp does not get the exception: it would store `exc` in a future, to which the traceback of `exc` refers.
         """
         self.live_transport = None
         self.drop_unparsed_data()
         super().connection_lost(None)
-        # aiohttp's task takes one more if it has been told of it already; that it has all the others nobody would see.
-        is_told = self._waiter is not None and not self._waiter.cancelled()
-        while len(self._messages) > is_told:
+        # aiohttp's task takes one more request if it was woken for that request; the others would never be answered.
+        is_woken = self._waiter is not None and not self._waiter.cancelled()
+        while len(self._messages) > is_woken:
             self._messages.pop()
 
 
 class NoResponse(web.StreamResponse):
-    """What a handler returns when the connection is no longer aiohttp's to answer on."""
+    """A response that writes nothing, for aiohttp, when the connection no longer belongs to aiohttp."""
 
     async def prepare(self, request: web.BaseRequest) -> None:
-        """Writes nothing."""
+        """Writes no head."""
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Writes nothing."""
-
-
-def detach_transport(protocol: HttpProtocol) -> tuple[asyncio.Transport, bytes]:
-    """See `HttpProtocol.detach_transport`."""
-    return protocol.detach_transport()
+        """Writes no body."""
 
 
 def make_failed_request(status: int, error: BaseException | None = None) -> ParsedRequest:
-    """Returns what stands in the queue of requests for one that cannot be served."""
+    """Returns an entry for the queue of requests that aiohttp answers with an error response.
+
+    Args:
+        status: the status of the error response.
+        error: the exception that the entry carries; None: an `HttpBadRequest`.
+    """
     return _ErrInfo(status=status, exc=error or HttpBadRequest("refused"), message=""), NO_BODY
 
 
 def is_size_error(error: BaseException | None) -> bool:
-    """Whether aiohttp's parser refused a head because something in it is too long or too much."""
+    """Returns whether aiohttp's parser refused a head because a line is too long or there are too many fields."""
     return isinstance(error, LineTooLong) or getattr(error, "message", "") == TOO_MANY_HEADERS
 
 
 def fail_body_stream(body: StreamReader) -> None:
-    """Tells who reads a body that the rest will not come.
+    """Sets an exception on the stream of a body whose framing is broken, so that the body's reader stops waiting.
 
-    aiohttp forgets to when the framing of a chunked body is broken: its reader would wait until a time-out.
+    (aiohttp does not do that when a chunked body is malformed: the reader would wait until a time-out.)
     """
     body.set_exception(RequestPayloadError("the framing of the body is broken"))
 
 
 def request_head_of(request: web.BaseRequest) -> RawRequestMessage:
-    """Returns what the parser made of a request (`BaseRequest.message` is deprecated, for no substitute)."""
+    """Returns the parsed head of a request (`BaseRequest.message` is deprecated, without a substitute)."""
     return request._message
 
 
 def force_http_1_1_response(request: web.BaseRequest) -> None:
-    """Makes the answer to a request in another version of HTTP one in ours."""
+    """Makes aiohttp answer a request in HTTP/1.1, whatever version the request has."""
     request._version = HttpVersion11
 
 
-def is_writing_paused(protocol: RequestHandler) -> bool:
-    """Whether the transport of a connection waits for its peer to read."""
-    return protocol._paused
-
-
 def has_body(body: StreamReader) -> bool:
-    """Whether a request has a body, complete or not."""
+    """Returns whether the stream of a request's body stands for a body at all, complete or not."""
     return body is not NO_BODY

@@ -1,240 +1,178 @@
-"""One accepted connection until it is lost or becomes a socket: the asyncio protocol of the front.
+"""The states of an accepted connection until it is lost or becomes a WebSocket connection: the front's protocol.
 
-    FRESH ──first request──▶ SERVING ──────────▶ LEAVING   the last answer is written, what still comes is discarded
-      │                       │   ▲
-      │ upgrade, and there is │   │ refused
-      │ an open handler       │   │
-      ├────────▶ OPENING ─────┼───┘
-      │             │         │ upgrade
-      ▼             ▼         ▼
-    GONE (let go to the sockets, or lost: from everywhere)
+    event \\ state               NEW             OPENING    SERVING    LINGERING   OVER_LIMIT
+    accepted past the limit     OVER_LIMIT
+    upgrade, open handler       OPENING                    (same)
+    upgrade, no open handler    ENDED                      ENDED
+    other request, bad input    SERVING                    (same)
+    open handler accepts                        ENDED      ENDED
+    open handler refuses                        SERVING    (same)
+    last response written                                  LINGERING
+    input                       (parsed)        (kept)     (parsed)   (discarded)  LINGERING, with 503
+    time is over                closed          closed     closed     closed      closed, with 503
+    connection lost             ENDED           ENDED      ENDED      ENDED       ENDED
 
-A connection too many is TURNED_AWAY instead: its first bytes are answered 503, whatever they are.
-FRESH is ours: bytes go to aiohttp's parser directly, so that the usual connection (one upgrade request in one segment)
-costs no task, no future and no timer. Everything else is served by aiohttp's own task (SERVING).
-
-In both, `parse_pending_data` feeds the parser slice by slice (`slicer`), as much as one turn of the loop allows, and counts what
-is held of requests that are not answered. The file is long because that reading decides by these states, line by line.
+An accepted connection begins as NEW. ENDED is final: the transport is lost, or detached for a WebSocket connection.
+In NEW this protocol feeds aiohttp's parser directly, so that the usual connection (one upgrade request in one segment)
+costs no task, no future and no timer. All other requests are answered by aiohttp's own task (SERVING).
+All attributes are assigned here or in the base class `RequestReader`, by methods that are named for events.
 """
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Final, Protocol, cast
 
 from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
-from aiohttp.streams import StreamReader
 
 from wsbroker.front import aiohttp_private
-from wsbroker.front.aiohttp_private import PIPELINE_HIGH_WATER, HttpProtocol, ParsedRequest
-from wsbroker.front.conversion import (
-    RAW_CONNECTION_LIMIT,
-    RAW_INTERNAL_ERROR,
-    content_length,
-    error_response,
-    header_fields_of,
-    make_complete_response,
-    request_bytes_limit_response,
+from wsbroker.front.aiohttp_private import ParsedRequest
+from wsbroker.front.connection_resources import ConnectionResources
+from wsbroker.front.conversion import make_complete_response
+from wsbroker.front.error_responses import (
+    ENCODED_CONNECTION_LIMIT_REACHED,
+    ENCODED_INTERNAL_ERROR,
+    error_response_for,
 )
 from wsbroker.front.interfaces import OpeningConnection
-from wsbroker.front.request_body import BODY_COMPLETE, BodyCollector
-from wsbroker.front.request_slicer import EMPTY_LINE, MessageSlicer
+from wsbroker.front.request_reader import ENDED, LINGERING, NEW, OPENING, OVER_LIMIT, SERVING, RequestReader
 from wsbroker.guarded_log import GuardedLog
 from wsbroker.http.response import HttpResponse
-from wsbroker.websocket.handshake import offers_websocket
-
-if TYPE_CHECKING:
-    from wsbroker.front.front import Front
 
 log: Final = GuardedLog(__name__)
 
-NEW: Final = 0
-OPENING: Final = 1
-SERVING: Final = 2
-LINGERING: Final = 3
-OVER_LIMIT: Final = 4
-ENDED: Final = 5
 STATE_NAMES: Final = ("fresh", "opening", "serving", "leaving", "turned away", "gone")
-
-MAX_BYTES_BEHIND_UPGRADE: Final = aiohttp_private.READ_BUFFER_BYTES
-"""What a client may send behind its upgrade request before our 101; then reading stops until the socket is open."""
-
-MIN_CHUNK_FRAMING_BYTES: Final = len("1\r\n") + len("\r\n")
-"""The fewest bytes of framing that a chunk takes."""
-
-MAX_FAST_PATH_BYTES: Final = 8 * 1024
-"""A request that is larger is divided like everything that is unusual."""
-
-MEMORY_PER_CHUNK: Final = 90
-"""Bytes of memory for a chunk besides its content, until its request's turn comes."""
-
-ASSUMED_LINE_BYTES: Final = 16
-"""The length of a line in a head, where lines are not counted."""
-
-MAX_FRAMING_RATIO: Final = 2
-"""A chunked body is refused (400) when its framing has taken more than `max_head_size`, and more than so many times its
-content: chunks of one or two bytes, thousands of them. A chunk costs the loop 3 µs whatever is in it, and even the
-smallest line of JSON, ``{}`` and its line break, stays below."""
-
-MAX_PARSED_PREFIX_BYTES: Final = 64 * 1024
-"""What may be kept although it is parsed, to save copying the rest."""
+"""The names of the states in log lines."""
 
 HALF_CLOSED_CHECK_S: Final = 0.02
-"""When it is looked whether a half-closed connection has been answered already; aiohttp's task knows by then."""
-MAX_UNCOUNTED_BYTES: Final = 4 * 1024
-"""A body that has been read whole and is no larger is not counted: that would cost more than it tells."""
+"""After this time a half-closed connection is closed if it is answered already; aiohttp's task knows by then."""
 
-MEMORY_PER_HEAD_BYTE: Final = 3
-"""Bytes of memory for each byte of a head: as it came, and decoded."""
-MEMORY_PER_HEAD_LINE: Final = 400
-"""Bytes of memory for each line of a head besides: the objects that hold name and value."""
+RESPONSES_PER_LOOP_TURN: Final = 16
+"""How many pipelined requests of a connection are answered before other connections have their turn (where a handler
+awaits nothing, aiohttp would go on until all input is answered: a read can hold 7,000 requests)."""
 
 
-class HttpConnection(HttpProtocol):
-    """See the module.
+class HttpConnectionOwner(Protocol):
+    """The front as its HTTP connections use it."""
+
+    def admit_http_connection(self, connection: "HttpConnection") -> bool:
+        """Adds an accepted connection to the table; returns whether it is under the limit of connections."""
+        ...
+
+    def remove_http_connection(self, connection: "HttpConnection") -> None:
+        """Removes from the table a connection that is lost or detached."""
+        ...
+
+    def discard_opening_socket(self, connection: "HttpConnection") -> None:
+        """Discards the socket, if there is one, whose open handler runs for a lost connection."""
+        ...
+
+    def upgrade_first_request(self, connection: "HttpConnection", head: RawRequestMessage) -> None:
+        """Answers the first request of a connection, an upgrade without a body."""
+        ...
+
+
+class HttpConnection(RequestReader):
+    """The asyncio protocol of one accepted connection while it speaks HTTP; see the module for its states.
 
     Args:
-        front: whose connection it is.
+        resources: the limits, deadlines, counts and the log that all connections share.
+        owner: the front, which keeps the table of connections.
     """
 
     __slots__ = (
+        "_last_unsent_bytes",
+        "_owner",
         "answer_bytes",
-        "response_count",
-        "incomplete_body",
-        "body_bytes",
-        "failed_body_status",
-        "slicer",
-        "framing_bytes",
-        "front",
-        "request_memory_costs",
-        "is_parsing",
-        "discards_input",
+        "first_request_refusal",
         "is_half_closed",
         "is_last_request_read",
         "opening_connection",
-        "current_body_bytes",
-        "first_request_refusal",
-        "other_counted_bytes",
-        "state",
-        "incomplete_bytes",
-        "incomplete_head_lines",
-        "last_unsent_bytes",
-        "body_collector",
     )
 
-    def __init__(self, front: "Front[Any]") -> None:
-        super().__init__(front.aiohttp_server, front.loop, front.config.keepalive_timeout, front.config.max_head_size)
-        self.front: Front[Any] = front
-        self.state = NEW
-        self.response_count = 0
-        """Requests that were answered, or are being answered."""
-        self.slicer: MessageSlicer | None = None
-        """Where what is read is divided; made for the first that has to be."""
-        self.incomplete_bytes = 0
-        """Bytes of a head that is not complete yet; within a body, bytes since the body last grew."""
-        self.incomplete_head_lines = 0
-        """Lines of a head that is not complete yet."""
-        self.incomplete_body: StreamReader | None = None
-        """The newest request's body, for as long as it is incomplete."""
-        self.body_bytes = 0
-        """What `incomplete_body` had grown to."""
-        self.framing_bytes = 0
-        """Bytes of `incomplete_body` that are no content: sizes and ends of chunks, extensions, trailers."""
-        self.failed_body_status = 400
-        """The answer to a request whose body has been given up."""
-        self.body_collector: BodyCollector | None = None
-        """The body of the request that is being answered, while it is read."""
-        self.current_body_bytes = 0
-        """The size of that body once it has been read, until the request is answered."""
-        self.request_memory_costs: list[int] = []
-        """What each request that is not answered yet takes of memory besides the bytes of its body."""
-        self.other_counted_bytes = 0
-        """All else that is held of requests which are not answered, as last counted."""
-        self.is_parsing = False
-        """Whether `parse_pending_data` is on the stack (a body that is read from there asks for more)."""
+    def __init__(self, resources: ConnectionResources, owner: HttpConnectionOwner) -> None:
+        super().__init__(resources)
+        self._owner: Final = owner
         self.opening_connection: OpeningConnection | None = None
-        """The socket that an open handler is being asked about."""
+        """The WebSocket connection whose open handler is running."""
         self.first_request_refusal: HttpResponse | None = None
-        """The answer to the first request, when that was decided before aiohttp served."""
-        self.discards_input = False
-        """Whether what still comes is discarded: the framing is lost, or nothing may follow."""
+        """The response to the first request, if it was decided before aiohttp served."""
         self.is_half_closed = False
-        """Whether the peer has closed its side."""
+        """Whether the client has closed its side."""
         self.is_last_request_read = False
-        """Whether the connection ends behind the requests that have been read."""
-        self.last_unsent_bytes = 0
-        """What the transport's buffer had shrunk to when its progress was last looked at."""
+        """Whether the connection is closed after the requests that have been read."""
+        self._last_unsent_bytes = 0
+        """The size of the transport's buffer when its progress was last checked."""
         self.answer_bytes = 0
-        """What this connection has in the front's `answer_bytes`."""
+        """This connection's part of `ConnectionResources.answer_bytes`."""
 
     def __repr__(self) -> str:
-        return f"<Door {self.remote or 'unix'} {STATE_NAMES[self.state]}>"
+        return f"<HttpConnection {self.remote or 'unix'} {STATE_NAMES[self.state]}>"
 
-    @property
-    def remote(self) -> str:
-        """The peer's address; ``""`` for a Unix socket, or when it is gone."""
-        wire = self.live_transport
-        peer = None if wire is None else wire.get_extra_info("peername")
-        # A socket handed in may take both families; its IPv4 peers have mapped addresses (RFC 4291 section 2.5.5.2).
-        return str(peer[0]).removeprefix("::ffff:") if isinstance(peer, tuple) else ""
-
-    # From the transport. --------------------------------------------------------------------------------------------
+    # Called by the transport. ---------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A connection was accepted."""
+        """Starts the deadline for the first head, or marks the connection as over the limit of connections."""
         self.attach_transport(transport)
         try:
-            self.front.on_connection_made(self)
+            if self._owner.admit_http_connection(self):
+                self.resources.head_deadlines.add(self)
+            else:
+                self.state = OVER_LIMIT
+                self.resources.start_linger_deadline(self)
         except Exception:
             self.close_after_failure()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes from the peer, split anywhere. (aiohttp calls it too, with none, to parse on.)"""
+        """Handles input as the state says. Called by the transport, and by aiohttp with ``b""`` to parse on.
+
+        Args:
+            data: bytes from the client, split anywhere.
+        """
         state = self.state
         try:
             if state == NEW or state == SERVING:
-                if self.discards_input:
-                    return
-                if data:
-                    if (
-                        not self.unparsed_data
-                        and self.incomplete_body is None
-                        and not self.incomplete_bytes
-                        and self._read_whole_head(data)
-                    ):
-                        return
-                    self.unparsed_data = self.unparsed_data + data if self.unparsed_data else data
-                self.parse_pending_data()
+                self.read_input(data)
             elif state == OPENING:
                 self.unparsed_data += data
-                self._limit_early_bytes()
+                self.limit_early_bytes()
                 self.count_held_bytes()
             elif state == OVER_LIMIT:
-                self._reject_over_limit()
+                assert self.live_transport is not None
+                self.live_transport.write(ENCODED_CONNECTION_LIMIT_REACHED)
+                self._start_lingering()
         except Exception:
             self.close_after_failure()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp never keeps a half-closed connection
-        """The peer has closed its side. It may still read: what it has asked for completely is answered first."""
+        """Decides about a connection whose client has closed its side and may still read.
+
+        Returns:
+            whether the connection stays open, to answer requests that were read completely.
+        """
         if self.state != SERVING or self.is_idle or self.has_upgrade or self.incomplete_body is not None:
             return False
         self.is_half_closed = self.is_last_request_read = True
-        self.front.head_deadlines.add(self)
-        self.front.loop.call_later(HALF_CLOSED_CHECK_S, self._close_if_answered)
+        self.resources.head_deadlines.add(self)
+        self.resources.loop.call_later(HALF_CLOSED_CHECK_S, self._close_if_answered)
         return True
 
     def _close_if_answered(self) -> None:
-        """Ends a half-closed connection whose last answer was being written already when its peer had heard enough."""
+        """Closes a half-closed connection whose last response was being written when the client closed its side.
+
+        Called HALF_CLOSED_CHECK_S after `eof_received`.
+        """
         if self.state == SERVING and self.is_idle and self.live_transport is not None:
             self.live_transport.close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """The transport is gone, whoever ended it."""
+        """Removes the lost connection from the front, and drops all that it holds."""
         if self.state == ENDED:
             return
         self.state = ENDED
         try:
-            self.front.on_connection_lost(self)
+            self._remove_from_front()
+            self._owner.discard_opening_socket(self)
         except Exception:
             log.exception("cannot forget a lost connection")
         super().connection_lost(exc)
@@ -243,450 +181,211 @@ class HttpConnection(HttpProtocol):
         self.release_counted_bytes()
 
     def pause_writing(self) -> None:
-        """The peer does not take what it asked for."""
+        """Starts the write deadline, because the client does not read its responses."""
         super().pause_writing()
-        self.front.start_write_deadline(self)
-
-    def count_unsent_bytes(self) -> None:
-        """More was written since the peer has stopped taking it."""
-        if self.live_transport is not None and not self.live_transport.is_closing():
-            self.front.count_unsent_bytes(self)
+        self._start_write_deadline()
 
     def resume_writing(self) -> None:
-        """It does now."""
+        """Ends the write deadline, because the client has read nearly everything.
+
+        While the transport is closing the deadline stays: no other event would show that the rest is not read.
+        """
         super().resume_writing()
-        self.front.stop_write_deadline(self)
+        self._uncount_unsent_bytes()
+        if self.live_transport is None or not self.live_transport.is_closing():
+            self.resources.write_deadlines.remove(self)
 
-    # Reading. -------------------------------------------------------------------------------------------------------
+    # Unsent bytes. --------------------------------------------------------------------------------------------------
 
-    def _read_whole_head(self, data: bytes) -> bool:
-        """Reads what begins with a whole head, the usual thing, in a third of the time that `parse_pending_data` takes for it.
+    def count_unsent_bytes(self) -> None:
+        """Counts the response bytes in the transport's buffer, unless the transport is closing.
 
-        Returns:
-            whether it did; else nothing has been done.
+        Called after a write while writing is paused.
         """
-        end = data.find(EMPTY_LINE, 0, MAX_FAST_PATH_BYTES) + 4
-        front = self.front
-        if (
-            end <= 4
-            or end > front.config.max_head_size
-            or not self.can_parse
-            or self.has_upgrade
-            or self.closes_after_responses
-        ):
-            return False
-        size = len(data)
-        messages, is_upgrade = self.parse_slice(data if end == size else data[:end])
-        if not messages:  # the preface of HTTP/2, which has an empty line in it
-            self.incomplete_bytes = end
-            self.unparsed_data = data[end:]
-            self.parse_pending_data()
-            return True
-        message, body = messages[0]
-        if is_upgrade and self.state == NEW and body is aiohttp_private.NO_BODY:
-            self.has_upgrade = True
-            if end != size:
-                self.unparsed_data = data[end:]
-            front.upgrade_first_request(self, cast(RawRequestMessage, message))
-            return True
-        self.has_upgrade = is_upgrade
-        self.incomplete_bytes = end
-        self._record_head(messages[0])
-        if end != size and not self._read_whole_body(data, end):
-            self.unparsed_data = data[end:]
-            self.parse_pending_data(messages)
-            return True
-        self._dispatch_requests(messages)
-        if (
-            self.incomplete_body is not None
-            or self.has_upgrade
-            or self.queued_request_count >= PIPELINE_HIGH_WATER
-            or self._is_over_total_limit()
-        ):
-            self._decide_next_reader()
-        return True
+        if self.live_transport is not None and not self.live_transport.is_closing():
+            self._count_unsent_bytes(self.live_transport)
 
-    def _read_whole_body(self, data: bytes, start: int) -> bool:
-        """Reads the body of a known length that stands whole, and alone, behind its head."""
-        cutter, body_bytes = self.slicer, len(data) - start
-        if (
-            self.incomplete_body is None
-            or cutter is None
-            or cutter.remaining_body_bytes != body_bytes
-            or body_bytes > MAX_FAST_PATH_BYTES
-        ):
-            return False
-        cutter.remaining_body_bytes = 0
-        self.parse_slice(data[start:])
-        self.incomplete_body = None
-        self.body_bytes = body_bytes
-        if body_bytes > MAX_UNCOUNTED_BYTES:
-            self.count_held_bytes()
-        return True
+    def _count_unsent_bytes(self, transport: asyncio.Transport) -> None:
+        """Counts the bytes by which the transport's buffer has grown.
 
-    def parse_pending_data(self, first: Sequence[ParsedRequest] = ()) -> int:
-        """Parses what has been read, as much as one turn of the loop allows; the front calls again for the rest.
-
-        Args:
-            first: what has arrived and is to be passed on, before what is parsed now.
-
-        Returns:
-            what it took, in lines of heads and chunks.
+        Bytes that the client reads count until it has read nearly all: a transport frees a response as a whole.
         """
-        if self.is_parsing:
-            return 0
-        self.is_parsing = True
-        budget = left = self.front.max_parse_lines
-        arrived = list(first)
-        data, position = self.unparsed_data, self.parsed_prefix_bytes
-        cutter = self.slicer or self._make_slicer()
-        try:
-            while left > 0 and position < len(data) and self._may_parse_next_slice(len(arrived)):
-                end = lines = 0
-                if (
-                    self.incomplete_body is None and not self.incomplete_bytes
-                ):  # a whole head, the usual thing, needs no cutter
-                    end = data.find(EMPTY_LINE, position, position + MAX_FAST_PATH_BYTES) + 4
-                    lines = (end - position) // ASSUMED_LINE_BYTES
-                if end < 4:
-                    end = cutter.find_slice_end(data, position)
-                    lines = cutter.slice_lines
-                part = data[position:end]  # the same object if it is all
-                position = end
-                left -= self._parse_and_count_slice(part, lines, arrived)
-            self._keep_unparsed_data(data, position)
-            self._dispatch_requests(arrived)
-        finally:
-            self.is_parsing = False
-        if self.state == NEW or self.state == SERVING:
-            self._decide_next_reader()
-        return budget - left
+        new_bytes = transport.get_write_buffer_size() - self.answer_bytes
+        if new_bytes > 0:
+            self.answer_bytes += new_bytes
+            self.resources.add_answer_bytes(new_bytes, self)
 
-    def _make_slicer(self) -> MessageSlicer:
-        cutter = self.slicer = MessageSlicer(self.front.max_parse_lines)
-        return cutter
+    def _uncount_unsent_bytes(self) -> None:
+        """Stops counting this connection's unsent bytes."""
+        self.resources.answer_bytes -= self.answer_bytes
+        self.answer_bytes = 0
 
-    def _keep_unparsed_data(self, data: bytes, position: int) -> None:
-        """Keeps what is not parsed yet. It is not copied for each small part: chunks of one byte have 341 in a read."""
-        if position == len(data):
-            self.drop_unparsed_data()
-        elif self.has_upgrade or position >= MAX_PARSED_PREFIX_BYTES:
-            self.unparsed_data, self.parsed_prefix_bytes = data[position:], 0
-        else:
-            self.parsed_prefix_bytes = position
+    def _start_write_deadline(self) -> None:
+        """Starts the deadline within which the client must read some of the unsent bytes, and counts these bytes."""
+        transport = self.live_transport
+        assert transport is not None
+        self._last_unsent_bytes = transport.get_write_buffer_size()
+        self.resources.write_deadlines.add(self)
+        self._count_unsent_bytes(transport)
 
-    def _may_parse_next_slice(self, arrived: int) -> bool:
-        """Whether the next part of what was read may be parsed now."""
-        if (
-            self.discards_input
-            or self.has_upgrade
-            or not self.can_parse
-            or self.queued_request_count + arrived >= PIPELINE_HIGH_WATER
-        ):
-            return False
-        if self.incomplete_body is None:
-            return not self.closes_after_responses and (not arrived or self.state == SERVING)
-        # While others have chunks waiting that they may not parse in this turn, these wait behind them.
-        assert self.slicer is not None
-        return self.slicer.remaining_body_bytes > 0 or self.front.may_parse_chunks(self)
+    def abort_unread_responses(self) -> None:
+        """Aborts the connection because its client reads too slowly and all clients together leave too much unread."""
+        self._uncount_unsent_bytes()
+        self.resources.write_deadlines.remove(self)
+        self.abort_transport()
 
-    def _decide_next_reader(self) -> None:
-        """Decides who reads on: the transport, a later turn of the loop, or aiohttp's task when it has room again."""
-        if self.has_upgrade:
-            self._limit_early_bytes()
-        elif self.discards_input or self.closes_after_responses and self.incomplete_body is None:
-            self.drop_unparsed_data()
-            self.update_reading()
-        else:
-            if self.unparsed_data and self.can_parse:
-                self.front.schedule_parsing(self)
-            self.update_reading()
-        if (
-            self.unparsed_data
-            or self.incomplete_bytes
-            or self.body_bytes > MAX_UNCOUNTED_BYTES
-            or self.other_counted_bytes
-            or self._is_over_total_limit()
-        ):
-            self.count_held_bytes()
+    # Deadlines. -----------------------------------------------------------------------------------------------------
 
-    def _is_over_total_limit(self) -> bool:
-        """Whether all connections together hold more than they may, heads that wait included."""
-        return self.front.request_bytes > self.front.max_request_bytes
-
-    def _parse_and_count_slice(self, part: bytes, lines: int, arrived: list[ParsedRequest]) -> int:
-        """Parses one slice.
-
-        Args:
-            part: the slice.
-            lines: line breaks in it.
-            arrived: takes the request whose head it completes.
-
-        Returns:
-            what it took, in lines.
-        """
-        messages, is_upgrade = self.parse_slice(part)
-        if is_upgrade:
-            self.has_upgrade = True
-        if self.incomplete_body is not None:
-            return self._record_body_progress(len(part), lines, bool(messages))
-        self.incomplete_bytes += len(part)
-        self.incomplete_head_lines += lines
-        if self.incomplete_bytes > self.front.config.max_head_size and not (messages and _is_parse_error(messages[0])):
-            self.discards_input = True
-            arrived.append(aiohttp_private.make_failed_request(431))
-        elif messages:
-            self._record_head(messages[0])
-            arrived.append(messages[0])
-        elif self.state == SERVING:
-            self.front.head_deadlines.add(self)
-        return 1 + lines
-
-    def _record_head(self, newest: ParsedRequest) -> None:
-        """Remembers what follows a head that is complete."""
-        message, body = newest
-        if not isinstance(message, RawRequestMessage):
-            self.discards_input = True
+    def on_head_timeout(self) -> None:
+        """Closes the connection, or gives a request behind the current one more time. Called by `head_deadlines`."""
+        if self.live_transport is None:
             return
-        cost = self.incomplete_bytes * MEMORY_PER_HEAD_BYTE + len(message.raw_headers) * MEMORY_PER_HEAD_LINE
-        self.request_memory_costs.append(cost)
-        self.front.request_bytes += cost
-        self.incomplete_bytes = self.incomplete_head_lines = self.body_bytes = self.framing_bytes = 0
+        log.debug("no request head in time remote=%s", self.remote)
+        if self.state != SERVING:
+            self.live_transport.close()
+        elif self.is_idle:
+            self.force_close()
+        else:
+            self.resources.head_deadlines.add(self)  # the next head has time until the current request is answered
+
+    def on_write_timeout(self) -> None:
+        """Aborts the connection if the client has read nothing since the last check. Called by `write_deadlines`."""
+        transport = self.live_transport
+        if transport is None:
+            return
+        unsent = transport.get_write_buffer_size()
+        if unsent < self._last_unsent_bytes:
+            self._last_unsent_bytes = unsent
+            self.resources.write_deadlines.add(self)
+        else:
+            self.resources.log.warn_or_count("answer not taken remote=%s unsent_bytes=%d", self.remote, unsent)
+            transport.abort()
+
+    def on_linger_timeout(self) -> None:
+        """Closes the connection; one over the limit gets its 503 first. Called by `linger_deadlines`."""
+        transport = self.live_transport
+        if transport is not None:
+            if self.state == OVER_LIMIT:
+                transport.write(ENCODED_CONNECTION_LIMIT_REACHED)
+            transport.close()
+            if transport.get_write_buffer_size():
+                self._start_write_deadline()
+
+    # Called when the front stops. -----------------------------------------------------------------------------------
+
+    def close_after_response(self) -> None:
+        """Closes the connection at once if it is idle, else after the current response."""
+        self.is_last_request_read = True
         if self.state == SERVING:
-            self.front.head_deadlines.remove(self)
-        has_body = aiohttp_private.has_body(body)
-        if not has_body:
-            # aiohttp stops only behind an Upgrade that names websocket and nothing else.
-            if message.upgrade and not self.has_upgrade:
-                self.has_upgrade = offers_websocket(header_fields_of(message))
-        elif not self.has_upgrade:
-            self.incomplete_body = body
-            if not message.chunked:
-                (self.slicer or self._make_slicer()).remaining_body_bytes = content_length(message) or 0
+            if self.is_idle:
+                self.force_close()
+            else:
+                self.close()  # after the current response, also if it was made before the stop began
+        elif self.state in (NEW, LINGERING, OVER_LIMIT) and self.live_transport is not None:
+            self.live_transport.close()
 
-    def _record_body_progress(self, part_bytes: int, lines: int, is_broken: bool) -> int:
-        """Bytes of the newest request's body were parsed.
-
-        Returns:
-            what that took, in lines: content is not looked at, so not more than there can have been chunks.
-        """
-        body = self.incomplete_body
-        assert body is not None
-        grown = body.total_bytes - self.body_bytes
-        self.body_bytes += grown
-        framing = part_bytes - grown
-        self.framing_bytes += framing
-        if framing and self.queued_request_count and self.request_memory_costs:
-            # Nobody reads it yet: aiohttp keeps an object for each chunk.
-            cost = framing // MIN_CHUNK_FRAMING_BYTES * MEMORY_PER_CHUNK
-            self.request_memory_costs[-1] += cost
-            self.front.request_bytes += cost
-        self.incomplete_bytes = 0 if grown else self.incomplete_bytes + framing
-        limit = self.front.config.max_head_size
-        if is_broken:
-            self.abandon_newest_body()
-        elif body.is_eof():
-            self.incomplete_body = None
-            self.incomplete_bytes = 0
-        elif self.incomplete_bytes > limit:  # chunk extensions or trailers without end
-            self.abandon_newest_body()
-        elif self.framing_bytes > max(limit, MAX_FRAMING_RATIO * self.body_bytes):
-            self.abandon_newest_body()
-        if self.body_collector is not None:
-            self.body_collector.collect_available_bytes()
-        return 1 + min(lines, framing // MIN_CHUNK_FRAMING_BYTES)
-
-    def _dispatch_requests(self, arrived: Sequence[ParsedRequest]) -> None:
-        """Gives requests to who answers them."""
-        if not arrived:
-            return
-        if self.state != NEW:
-            self.enqueue_requests(arrived)
-            return
-        message, body = arrived[0]
-        if self.has_upgrade and isinstance(message, RawRequestMessage) and not aiohttp_private.has_body(body):
-            self.front.upgrade_first_request(self, message)
-        else:
-            self._start_aiohttp_serving(arrived)
-
-    def _start_aiohttp_serving(self, messages: Sequence[ParsedRequest]) -> None:
-        """Hands the connection over to aiohttp, which serves these requests first."""
-        self.state = SERVING
-        self.front.head_deadlines.remove(self)
-        self.start_serving(messages)
-
-    def _limit_early_bytes(self) -> None:
-        """Keeps what a client sends behind its upgrade request, up to a limit."""
-        if len(self.unparsed_data) >= MAX_BYTES_BEHIND_UPGRADE:
-            self.stop_reading()
-
-    # Bodies. --------------------------------------------------------------------------------------------------------
-
-    def read_complete_body(self, content: StreamReader) -> bytes | None:
-        """Returns the body of the request that is being answered, if it has all been read."""
-        if not content.is_eof() or content.exception() is not None:
-            return None
-        body = content.read_nowait()
-        self.current_body_bytes = len(body)
-        if self.current_body_bytes > MAX_UNCOUNTED_BYTES:
-            self.count_held_bytes()
-        return body
-
-    async def read_body(self, content: StreamReader, limit_bytes: int) -> bytes | int:
-        """Reads the body of the request that is being answered; see `read_complete_body` first.
-
-        Args:
-            content: where the parser puts it.
-            limit_bytes: of the body.
-
-        Returns:
-            the body, or the status of the answer to a request whose body is not to be had.
-        """
-        upload = self.body_collector = BodyCollector(content, limit_bytes, self.front.loop.create_future())
-        self.front.body_deadlines.add(self)
-        self._collect_then_parse(upload)
-        try:
-            outcome = await upload.outcome
-        finally:
-            self.body_collector = None
-            self.front.body_deadlines.remove(self)
-        if outcome != BODY_COMPLETE:
-            return self.failed_body_status if outcome == 400 else outcome
-        self.current_body_bytes = upload.size_bytes
-        return upload.pop_body()
-
-    def _collect_then_parse(self, upload: BodyCollector) -> None:
-        """Takes what is there of a body, then parses on."""
-        self.is_parsing = True
-        try:
-            upload.collect_available_bytes()
-        finally:
-            self.is_parsing = False
-        self.parse_pending_data()
-
-    def abort_current_body(self, outcome: int) -> None:
-        """Gives the body that is being read up; the answer to its request is `outcome`."""
-        if self.body_collector is not None:
-            self.body_collector.set_outcome(outcome)
-
-    def abandon_newest_body(self, status: int = 400) -> None:
-        """Gives up the newest request's body, which is incomplete: its request is answered with `status`."""
-        self.discards_input = True
-        self.failed_body_status = status
-        body, self.incomplete_body = self.incomplete_body, None
-        if body is not None:
-            aiohttp_private.fail_body_stream(body)
-        if self.body_collector is not None:
-            self.body_collector.collect_available_bytes()
-
-    # What is held. --------------------------------------------------------------------------------------------------
-
-    def count_held_bytes(self) -> None:
-        """Counts what this connection holds besides heads, and sheds what is unfinished if all hold too much."""
-        held = len(self.unparsed_data) + self.current_body_bytes
-        if self.incomplete_body is None:
-            held += self.incomplete_bytes * MEMORY_PER_HEAD_BYTE + self.incomplete_head_lines * MEMORY_PER_HEAD_LINE
-        if self.body_collector is not None:
-            held += self.body_collector.size_bytes
-        held += self.queued_body_bytes()
-        front = self.front
-        front.request_bytes += held - self.other_counted_bytes
-        self.other_counted_bytes = held
-        if front.request_bytes > front.peak_request_bytes:
-            front.peak_request_bytes = front.request_bytes
-        if front.request_bytes > front.max_request_bytes:
-            self._shed_incomplete_requests()
-
-    def has_room_for_early_bytes(self) -> bool:
-        """Whether what came behind the first request, an upgrade, may be kept while its open handler is asked."""
-        return self.front.request_bytes + len(self.unparsed_data) <= self.front.max_request_bytes
-
-    def _shed_incomplete_requests(self) -> None:
-        """Gives up what is unfinished here, with a 503: all connections together hold too much."""
-        if self.discards_input or self.state not in (NEW, OPENING, SERVING):
-            return
-        if self.has_upgrade and (self.state != SERVING or not self.queued_request_count):
-            self.stop_reading()  # the open handler is asked about it: more will not come
-            return
-        begun = self.response_count > 0 and not self.is_idle
-        spared = max(self.queued_request_count - (not begun), int(self.has_upgrade))
+    def abort_incomplete_request(self) -> None:
+        """Aborts the connection if a request's body is incomplete: a client could hold up the stop with it."""
         if self.incomplete_body is not None:
-            self.abandon_newest_body(503)
-        elif self.state == NEW and self.incomplete_bytes:
-            self.discards_input = True
-            self._start_aiohttp_serving([aiohttp_private.make_failed_request(503)])
-        elif self.unparsed_data or self.incomplete_bytes or spared:
-            self.discards_input = True
-            self.replace_newest_with_error(503, spared)
-            for _ in range(spared):
-                self.front.request_bytes -= self.request_memory_costs.pop()
-        else:
-            return
-        front = self.front
-        front.requests_shed += 1
-        front.rate_limited_log.warn_or_count(
-            "no room for another request remote=%s bytes=%d", self.remote, front.request_bytes
-        )
-        front.head_deadlines.remove(self)
-        self.drop_unparsed_data()
-        self.incomplete_bytes = self.incomplete_head_lines = 0
-        self.update_reading()
-        self.count_held_bytes()
+            self.abort_transport()
 
-    def release_oldest_request(self) -> None:
-        """The oldest request is answered: what it held is free."""
-        if self.request_memory_costs:
-            self.front.request_bytes -= self.request_memory_costs.pop(0)
-        self.current_body_bytes = 0
-        if self.other_counted_bytes:
-            self.count_held_bytes()
-
-    def release_counted_bytes(self) -> None:
-        """Counts nothing any more: the connection is gone, or no longer HTTP's."""
-        if self.request_memory_costs or self.other_counted_bytes:
-            self.front.request_bytes -= sum(self.request_memory_costs) + self.other_counted_bytes
-            self.other_counted_bytes = 0
-            self.request_memory_costs.clear()
+    def abort_transport(self) -> None:
+        """Aborts the transport, if it is not lost yet."""
+        if self.live_transport is not None:
+            self.live_transport.abort()
 
     # Upgrades. ------------------------------------------------------------------------------------------------------
 
+    def begin_upgrade(self, head: RawRequestMessage) -> None:
+        """Answers the first request, which is an upgrade without a body."""
+        self._owner.upgrade_first_request(self, head)
+
     def begin_opening(self, connection: OpeningConnection) -> None:
-        """An open handler is asked about this connection; what the client sends meanwhile is kept."""
+        """Records the WebSocket connection that is opening, and keeps further input. Called before its open handler."""
         self.opening_connection = connection
         if self.state == NEW:
             self.state = OPENING
-            self.front.head_deadlines.remove(self)
+            self.resources.head_deadlines.remove(self)
             if self.unparsed_data:
-                self._limit_early_bytes()
+                self.limit_early_bytes()
                 self.count_held_bytes()
 
-    def refuse_first_request(self, message: RawRequestMessage, answer: HttpResponse) -> None:
-        """Answers the first request, an upgrade, with this instead of the 101."""
-        self.first_request_refusal = answer
+    def end_opening(self) -> OpeningConnection | None:
+        """Returns the WebSocket connection that was opening, and clears the record; None if no one was."""
+        connection, self.opening_connection = self.opening_connection, None
+        return connection
+
+    def refuse_first_request(self, head: RawRequestMessage, response: HttpResponse) -> None:
+        """Answers the first request, an upgrade, with a response instead of the 101, and discards further input."""
+        self.first_request_refusal = response
         self.discards_input = True
         self.drop_unparsed_data()
-        self._start_aiohttp_serving([(message, aiohttp_private.NO_BODY)])
+        self.begin_serving([(head, aiohttp_private.NO_BODY)])
 
     def detach_transport(self) -> tuple[asyncio.Transport, bytes]:
-        """See `HttpProtocol.detach_transport`."""
+        """Ends this protocol for a WebSocket connection that takes the transport over.
+
+        Returns:
+            the transport, and the bytes that arrived behind the last request.
+        """
         self.state = ENDED
         self.opening_connection = None
-        if self.request_memory_costs or self.other_counted_bytes:
-            self.release_counted_bytes()
+        self._remove_from_front()
+        self.release_counted_bytes()
         return super().detach_transport()
 
-    # Answers. -------------------------------------------------------------------------------------------------------
+    def _remove_from_front(self) -> None:
+        """Removes the connection from the front's table, from all deadlines and from the count of unsent bytes."""
+        resources = self.resources
+        self._owner.remove_http_connection(self)
+        if self.answer_bytes:
+            self._uncount_unsent_bytes()
+        resources.head_deadlines.remove(self)
+        resources.write_deadlines.remove(self)
+        resources.linger_deadlines.remove(self)
+        if self.body_collector is not None:
+            resources.body_deadlines.remove(self)
+        resources.parse_scheduler.remove_connection(self)
 
-    def make_last_response(self, answer: HttpResponse, method: str = "GET") -> web.StreamResponse:
-        """Returns the answer that ends the connection, whatever else was asked or is still being sent."""
+    # Responses. -----------------------------------------------------------------------------------------------------
+
+    def begin_serving(self, requests: Sequence[ParsedRequest]) -> None:
+        """Hands the connection over to aiohttp's task, which answers the given requests first."""
+        self.state = SERVING
+        self.resources.head_deadlines.remove(self)
+        self.start_serving(requests)
+
+    def begin_response(self) -> bool:
+        """Counts a request that is being answered; returns whether other connections are to have their turn first."""
+        self.response_count += 1
+        return self.response_count % RESPONSES_PER_LOOP_TURN == 0
+
+    def pop_first_request_refusal(self) -> HttpResponse | None:
+        """Returns the response with which the first request is refused, once; None if there is none."""
+        refusal, self.first_request_refusal = self.first_request_refusal, None
+        return refusal
+
+    @property
+    def is_answering_last_request(self) -> bool:
+        """Whether the connection is closed after the response to the current request."""
+        return self.is_last_request_read and not self.queued_request_count or self.resources.is_stopping
+
+    def make_last_response(self, response: HttpResponse, method: str = "GET") -> web.StreamResponse:
+        """Makes the response after which the connection is closed; further input is discarded.
+
+        Args:
+            response: the response.
+            method: the method of its request.
+        """
         self.discards_input = True
-        last = make_complete_response(answer, method, is_last=True)
-        last.on_written = self._on_last_response_written
-        return cast(web.StreamResponse, last)
+        last_response = make_complete_response(response, method, is_last=True)
+        last_response.on_written = self._on_last_response_written
+        return cast(web.StreamResponse, last_response)
 
     def _on_last_response_written(self) -> None:
+        """Starts lingering. Called when the response of `make_last_response` is written."""
         if self.state == SERVING:
-            self.start_lingering()
+            self._start_lingering()
 
     def handle_error(
         self,
@@ -695,65 +394,61 @@ class HttpConnection(HttpProtocol):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answers what could not be parsed (and what failed inside aiohttp). Never repeats what the peer sent."""
+        """Makes the response to a request that could not be parsed, or whose processing by aiohttp raised `exc`.
+
+        Called by aiohttp. The response never repeats what the client sent.
+        """
         if status >= 500:
-            if status == 503:  # `_shed_incomplete_requests` has said why
-                return self.make_last_response(request_bytes_limit_response())
+            if status == 503:  # `_shed_incomplete_requests` has logged the reason
+                return self.make_last_response(error_response_for(503))
             log.error("cannot answer remote=%s", self.remote, exc_info=exc)
         else:
             if aiohttp_private.is_size_error(exc):
                 status = 431
             problem = type(exc).__name__
-            self.front.rate_limited_log.warn_or_count(
-                "bad request remote=%s status=%d problem=%s", self.remote, status, problem
-            )
+            self.resources.log.warn_or_count("bad request remote=%s status=%d problem=%s", self.remote, status, problem)
         if request.writer.output_size > 0:
             raise ConnectionError("the answer had begun")
         aiohttp_private.force_http_1_1_response(request)
-        return self.make_last_response(error_response(status))
+        return self.make_last_response(error_response_for(status))
 
     async def start(self) -> None:
-        """aiohttp's task for this connection."""
+        """Runs aiohttp's task for this connection, then starts the write deadline for bytes that are unsent."""
         try:
             await super().start()
         finally:
             if self.state == SERVING and self.live_transport is not None:
-                # It is closing: what is still unsent has `write_timeout` for each bit of progress.
-                self.front.start_write_deadline(self)
+                # The transport is closing; the client has `write_timeout` for each bit of progress.
+                self._start_write_deadline()
 
-    def _reject_over_limit(self) -> None:
-        assert self.live_transport is not None
-        self.live_transport.write(RAW_CONNECTION_LIMIT)
-        self.start_lingering()
+    def _start_lingering(self) -> None:
+        """Closes the sending side, and discards input until the client closes or LINGER_S is over.
 
-    def start_lingering(self) -> None:
-        """The last answer is written. Closing now would reset the connection under bytes that nobody has read, and the
-        answer with it: half-close, and discard what comes until the peer is done or a time is over."""
+        Called when the last response is written. Closing at once would reset the connection because of input that was
+        not read, and the client would lose the response.
+        """
         self.state = LINGERING
-        wire = self.live_transport
-        assert wire is not None
+        transport = self.live_transport
+        assert transport is not None
         self.stop_serving()
         if self.is_half_closed:
-            wire.close()
+            transport.close()
         else:
             try:
-                wire.write_eof()
+                transport.write_eof()
             except (OSError, RuntimeError):  # closing already
-                wire.close()
-        self.front.on_last_response_written(self)
+                transport.close()
+        self.resources.head_deadlines.remove(self)
+        self.resources.start_linger_deadline(self)
 
     def close_after_failure(self) -> None:
-        """Our own code has failed for this connection: called while that exception is handled."""
+        """Closes the connection after an exception in the server's own code. Called while the exception is handled."""
         state = self.state
-        wire = self.live_transport
-        if wire is not None and not wire.is_closing():
+        transport = self.live_transport
+        if transport is not None and not transport.is_closing():
             if state in (NEW, OPENING):
-                wire.write(RAW_INTERNAL_ERROR)
-                wire.close()
+                transport.write(ENCODED_INTERNAL_ERROR)
+                transport.close()
             else:
-                wire.abort()
+                transport.abort()
         log.error("connection failed remote=%s state=%s", self.remote, STATE_NAMES[state], exc_info=True)
-
-
-def _is_parse_error(message: ParsedRequest) -> bool:
-    return not isinstance(message[0], RawRequestMessage)

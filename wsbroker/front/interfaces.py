@@ -1,4 +1,4 @@
-"""What the front is given: the sockets and the workers, as far as it sees them."""
+"""Interfaces of other rooms as the front uses them: the table of WebSocket connections and the pool of workers."""
 
 import asyncio
 from typing import Protocol, TypeVar
@@ -8,7 +8,7 @@ from wsbroker.http.response import Accept, HttpResponse
 
 
 class OpeningConnection(Protocol):
-    """A socket that exists but whose connection still speaks HTTP."""
+    """The WebSocket connection of a socket that exists already while its client still speaks HTTP."""
 
     @property
     def id(self) -> int:
@@ -20,50 +20,58 @@ OpeningConnectionT = TypeVar("OpeningConnectionT", bound=OpeningConnection)
 
 
 class ConnectionsLike(Protocol[OpeningConnectionT]):
-    """Who takes the connections over."""
+    """The table of WebSocket connections, which takes over upgraded connections."""
 
     @property
     def connection_count(self) -> int:
-        """Sockets from `admit_connection` until their connection is lost or discarded."""
+        """How many sockets exist, from `admit_connection` until their connection is lost or discarded."""
         ...
 
-    def admit_connection(self, lane_index: int) -> OpeningConnectionT | None:
-        """A new socket of that worker, or None when there are too many."""
+    def admit_connection(self, worker_index: int) -> OpeningConnectionT | None:
+        """Creates a socket whose handlers run in the given worker; returns None if there are too many sockets."""
         ...
 
     def accept_upgrade(
-        self, connection: OpeningConnectionT, transport: asyncio.Transport, head: bytes, tail: bytes
+        self, connection: OpeningConnectionT, transport: asyncio.Transport, response_head: bytes, early_bytes: bytes
     ) -> None:
-        """Writes the 101 response `head`, sets the transport's protocol and feeds it `tail`."""
+        """Opens the WebSocket connection on the transport of an HTTP connection.
+
+        Writes `response_head` (the 101), sets the transport's protocol and decodes `early_bytes`, which the client has
+        sent behind its request.
+        """
         ...
 
     def discard_connection(self, connection: OpeningConnectionT) -> None:
-        """The socket was refused, or its client was gone before the 101."""
+        """Removes a socket that was refused, or whose client left before the 101."""
         ...
 
 
 class PoolLike(Protocol):
-    """Who runs the handlers."""
+    """The pool of workers, which runs the handlers."""
 
     @property
     def has_open_handler(self) -> bool:
-        """Whether `run_open_handler` is to be asked before a 101."""
+        """Whether `run_open_handler` has to be called before a 101."""
         ...
 
     def choose_worker_index(self) -> int:
-        """The worker a new socket belongs to."""
+        """Returns the index of the worker for a new socket."""
         ...
 
     async def run_open_handler(
-        self, socket_id: int, lane_index: int, request: HttpRequest
+        self, socket_id: int, worker_index: int, request: HttpRequest
     ) -> HttpResponse | Accept | None:
-        """Runs the open handler; None and an `Accept` accept, a response refuses."""
+        """Runs the open handler for a socket.
+
+        Returns:
+            None or an `Accept` to accept the socket, or the response that refuses it; checked already.
+        """
         ...
 
-    def drop_unopened_socket(self, socket_id: int, lane_index: int) -> None:
-        """A socket that `run_open_handler` accepted was gone before its 101: what its handler left with the worker is dropped."""
+    def drop_unopened_socket(self, socket_id: int, worker_index: int) -> None:
+        """Drops what a worker keeps of a socket that its open handler accepted but whose client left before the 101."""
         ...
 
     async def run_http_handler(self, request: HttpRequest) -> HttpResponse:
-        """Runs the handler of plain HTTP requests."""
+        """Runs the handler of plain HTTP requests; returns the response, which is checked already."""
         ...

@@ -1,4 +1,4 @@
-"""Log lines about peers, so few that no peer can fill a disk with them."""
+"""Warnings about peers, limited in rate so that no peer can fill a disk with log lines."""
 
 from collections.abc import Callable
 from typing import Final
@@ -7,17 +7,17 @@ from wsbroker.guarded_log import GuardedLog
 
 MAX_PER_SECOND: Final = 10
 REPEAT_S: Final = 60.0
-"""A warning of the same kind is given again after this time."""
+"""How long after a warning of one kind the next of the same kind is logged."""
 MAX_KINDS: Final = 256
-"""Kinds that are remembered; when there are more, all are forgotten."""
+"""How many kinds are remembered; when there are more, all are forgotten."""
 
 
 class RateLimitedLog:
-    """Warnings about what peers do: MAX_PER_SECOND in a second; how many more there were is said with the next one.
+    """Logs at most MAX_PER_SECOND warnings per second; the next one is preceded by the count of those left out.
 
     Args:
-        log: where they go.
-        clock: the time in seconds.
+        log: the log that the warnings go to.
+        clock: returns the time in seconds.
     """
 
     __slots__ = ("_clock", "_next_time_by_kind", "_remaining_in_second", "_suppressed_count", "_log", "_current_second")
@@ -31,10 +31,12 @@ class RateLimitedLog:
         self._next_time_by_kind: dict[object, float] = {}
 
     def warn_once_per_kind(self, kind: object, text: str, *values: object) -> None:
-        """Logs a warning as `warn_or_count` does, unless one of the same kind was given in the last REPEAT_S seconds.
+        """Logs a warning as `warn_or_count` does, unless one of the same kind was logged in the last REPEAT_S seconds.
 
         Args:
-            kind: anything that can be the key of a dict, of bounded size.
+            kind: any hashable value of bounded size that tells kinds of warnings apart.
+            text: the message, with ``%`` placeholders.
+            *values: the values for the placeholders.
         """
         now_s = self._clock()
         kinds = self._next_time_by_kind
@@ -46,7 +48,15 @@ class RateLimitedLog:
             kinds[kind] = now_s + REPEAT_S
 
     def warn_or_count(self, text: str, *values: object) -> bool:
-        """Logs a warning, or counts it; returns whether it was logged."""
+        """Logs a warning, or only counts it if MAX_PER_SECOND warnings were logged in this second.
+
+        Args:
+            text: the message, with ``%`` placeholders.
+            *values: the values for the placeholders.
+
+        Returns:
+            whether the warning was logged.
+        """
         second = int(self._clock())
         if second != self._current_second:
             self._current_second = second

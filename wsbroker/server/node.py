@@ -213,11 +213,9 @@ class Node:
 
     def _observe_memory(self) -> None:
         outgoing, front = self.broker.outgoing, self.front
-        held = int(outgoing.waiting_bytes) + front.request_bytes + front.answer_bytes
-        peak = int(outgoing.peak_waiting_bytes) + front.peak_request_bytes + front.peak_answer_bytes
+        held = int(outgoing.waiting_bytes) + front.held_bytes
+        peak = int(outgoing.peak_waiting_bytes) + front.reset_peak_held_bytes()
         outgoing.peak_waiting_bytes = outgoing.waiting_bytes
-        front.peak_request_bytes = front.request_bytes
-        front.peak_answer_bytes = front.answer_bytes
         self._memory_release.trim_if_much_was_freed(held, peak, time.monotonic())
 
     def collect_statistics(self) -> dict[str, int]:

@@ -69,7 +69,7 @@ async def test_a_connection_whose_answer_is_just_being_written_is_closed_behind_
 
         async def handler(request: HttpRequest) -> HttpResponse:
             (door,) = running.front.http_connections
-            asyncio.get_running_loop().call_soon(running.front._close_after_response, door)
+            asyncio.get_running_loop().call_soon(door.close_after_response)
             return HttpResponse(200, (), "answered")
 
         running.pool.handler = handler

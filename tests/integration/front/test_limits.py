@@ -11,6 +11,8 @@ import websockets
 
 from kits.front_kit import LONG_S, Fronting, Peer, field, fronting, get, post, status, upgrade
 from wsbroker.front import front as front_module
+from unit.front.front_kit import LONG_S, Fronting, Peer, field, fronting, get, post, status, upgrade
+from wsbroker.front import connection_resources
 from wsbroker.http.request import HttpRequest
 from wsbroker.http.response import HttpResponse
 
@@ -112,13 +114,13 @@ async def test_thousands_of_heads_need_one_timer() -> None:
         peers = [await running.connect() for _ in range(50)]
         while len(running.front.http_connections) < 50:
             await asyncio.sleep(0.001)
-        assert len(running.front.head_deadlines) == 50
+        assert len(running.front.resources.head_deadlines) == 50
         if isinstance(loop, asyncio.BaseEventLoop):
             assert len(loop._scheduled) <= 2  # type: ignore[attr-defined]
         for peer in peers:
             await peer.send(upgrade())
             assert status(await peer.head()) == 101
-        assert len(running.front.head_deadlines) == 0
+        assert len(running.front.resources.head_deadlines) == 0
 
 
 @pytest.mark.parametrize("has_begun", [False, True])
@@ -219,7 +221,7 @@ async def test_answers_that_nobody_takes_hold_no_more_than_their_limit_and_who_r
         await until(lambda: len(front.http_connections) < 10)
         assert front.answers_shed == 20 - len(front.http_connections)
         assert limit / 2 < front.answer_bytes <= limit
-        assert front.peak_answer_bytes <= limit + size + 1000
+        assert front.resources.peak_answer_bytes <= limit + size + 1000
         reader = await running.connect()
         await reader.send(get(f"/{3 * size}"))
         head, body = await reader.answer()
@@ -426,7 +428,7 @@ async def full(running: Fronting) -> None:
 
 
 async def test_a_connection_too_many_that_says_nothing_is_closed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(front_module, "LINGER_S", SHORT_S)
+    monkeypatch.setattr(connection_resources, "LINGER_S", SHORT_S)
     async with fronting(max_connections=1) as running:
         await full(running)
         silent = await running.connect()
@@ -435,13 +437,13 @@ async def test_a_connection_too_many_that_says_nothing_is_closed_soon(monkeypatc
 
 
 async def test_those_too_many_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(front_module, "MAX_LINGERING", 3)
+    monkeypatch.setattr(connection_resources, "MAX_LINGERING", 3)
     async with fronting(max_connections=1) as running:
         await full(running)
         refused = [await running.connect() for _ in range(10)]
         for peer in refused[3:]:  # no room even to wait for their requests
             assert status((await peer.answer())[0]) == 503
-        assert len(running.front.linger_deadlines) == 3
+        assert len(running.front.resources.linger_deadlines) == 3
         for peer in refused[:3]:
             await peer.send(get())
             assert status((await peer.answer())[0]) == 503

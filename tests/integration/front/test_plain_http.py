@@ -65,7 +65,7 @@ async def test_a_connection_is_kept_for_more_requests_and_they_may_be_pipelined(
         await peer.send(b"".join(post(b"x" * number, f"/{number}") for number in range(200)))
         for number in range(200):
             assert (await peer.answer())[1] == b"POST /%d %d" % (number, number)
-        assert len(running.front.head_deadlines) == 0
+        assert len(running.front.resources.head_deadlines) == 0
 
 
 async def test_pipelined_answers_keep_their_order_when_the_first_is_slow() -> None:

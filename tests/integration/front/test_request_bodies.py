@@ -14,8 +14,10 @@ from aiohttp.streams import EmptyStreamReader, StreamReader
 
 from kits.front_kit import LONG_S, Fronting, Peer, field, fronting, get, post, status, upgrade
 from wsbroker.front import front as front_module
+from unit.front.front_kit import LONG_S, Fronting, Peer, field, fronting, get, post, status, upgrade
+from wsbroker.front.body_collector import BodyCollector
 from wsbroker.front.http_connection import HttpConnection
-from wsbroker.front.request_body import BodyCollector
+from wsbroker.front.parse_scheduler import PARSE_BUDGETS_PER_LOOP_TURN
 from wsbroker.http.request import HttpRequest
 from wsbroker.http.response import HttpResponse
 
@@ -124,7 +126,7 @@ async def test_turns_are_taken_and_bounded() -> None:
             before = {door: door.body_bytes for door in front.http_connections}
             await asyncio.sleep(0)
             grown = [door.body_bytes - size for door, size in before.items() if door in front.http_connections]
-            assert sum(grown) <= (front_module.PARSE_BUDGETS_PER_LOOP_TURN + 1) * 64
+            assert sum(grown) <= (PARSE_BUDGETS_PER_LOOP_TURN + 1) * 64
             assert max(grown, default=0) <= 2 * 64
         sizes = [door.body_bytes for door in front.http_connections]
         assert max(sizes) - min(sizes) <= 3 * 64
@@ -348,7 +350,7 @@ async def test_a_stop_lets_a_body_that_is_on_its_way_come_to_its_end() -> None:
     async with fronting() as running:
         peer = await running.connect()
         await peer.send(post(b"x" * 10)[:-5])
-        await until(lambda: len(running.front.body_deadlines) == 1)
+        await until(lambda: len(running.front.resources.body_deadlines) == 1)
         stopping = asyncio.create_task(running.front.stop(LONG_S))
         await asyncio.sleep(0.01)
         await peer.send(b"x" * 5)

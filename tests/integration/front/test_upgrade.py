@@ -11,6 +11,9 @@ import websockets
 
 from kits.front_kit import ACCEPT, LONG_S, Fronting, Peer, field, fronting, get, status, upgrade
 from wsbroker.front.http_connection import MAX_BYTES_BEHIND_UPGRADE, HttpConnection
+from unit.front.front_kit import ACCEPT, LONG_S, Fronting, Peer, field, fronting, get, status, upgrade
+from wsbroker.front.http_connection import HttpConnection
+from wsbroker.front.request_reader import MAX_BYTES_BEHIND_UPGRADE
 from wsbroker.http.request import HttpRequest
 from wsbroker.http.response import HttpResponse
 
@@ -52,7 +55,7 @@ async def test_an_upgrade_becomes_a_socket() -> None:
         connection.transport.write(b"pong")
         assert await peer.reader.readexactly(4) == b"pong"
         assert running.front.http_connections == set()
-        assert len(running.front.head_deadlines) == 0
+        assert len(running.front.resources.head_deadlines) == 0
         peer.close()
         await connection.is_lost.wait()
         assert running.sockets.discarded == []

@@ -13,13 +13,11 @@ from wsbroker.errors import HandshakeError
 from wsbroker.front.conversion import (
     CompleteResponse,
     current_date_field,
-    encode_response,
-    error_response,
-    handshake_error_response,
     header_fields_of,
     make_complete_response,
     request_from_head,
 )
+from wsbroker.front.error_responses import encode_last_response, handshake_error_response, make_error_response
 from wsbroker.http.headers import Headers
 from wsbroker.http.response import HttpResponse
 
@@ -159,7 +157,7 @@ def test_426_keeps_upgrade_and_says_so_in_connection() -> None:
 
 
 def test_a_raw_answer_is_whole() -> None:
-    assert encode_response(error_response(503, "full", [("Retry-After", "5")])) == (
+    assert encode_last_response(make_error_response(503, "full", [("Retry-After", "5")])) == (
         b"HTTP/1.1 503 Service Unavailable\r\n"
         b"Content-Type: text/plain; charset=utf-8\r\n"
         b"Retry-After: 5\r\n"

@@ -7,7 +7,7 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestPayloadError
 
-from wsbroker.front.request_body import BODY_COMPLETE, BodyCollector
+from wsbroker.front.body_collector import BODY_COMPLETE, BodyCollector
 
 pytestmark = pytest.mark.anyio
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from wsbroker.front.request_slicer import EMPTY_LINE, MAX_BODY_SLICE_BYTES, MAX_SLICE_BYTES, MessageSlicer
+from wsbroker.front.message_slicer import EMPTY_LINE, MAX_BODY_SLICE_BYTES, MAX_SLICE_BYTES, MessageSlicer
 
 HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"

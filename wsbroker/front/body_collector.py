@@ -1,4 +1,4 @@
-"""The body of one request while it is being read: its parts, and the future that tells when it is whole or given up.
+"""The body of one request while it is being read: its parts, and the future that resolves when the body is complete.
 
 aiohttp's `StreamReader` would do it with an exception: stored in the stream, its traceback holds the frame that holds
 the stream and all that was read, a cycle of about 1 MiB for each client that leaves in the middle of a body. Here the
@@ -11,19 +11,21 @@ from typing import Final
 from aiohttp.streams import StreamReader
 
 BODY_COMPLETE: Final = 0
-"""The outcome of a body that has been read to its end; every other outcome is the status of the answer."""
+"""The outcome of a body that has been read to its end; every other outcome is the status of the error response."""
 
 _SMALL_PART_BYTES: Final = 4 * 1024
+"""A part with fewer bytes is appended to the part before."""
 _MAX_JOINED_BYTES: Final = 64 * 1024
+"""The size from which a part of joined parts takes no more."""
 
 
 class BodyCollector:
-    """Collects a body.
+    """Collects the parts of one request's body until the body is complete, too long or abandoned.
 
     Args:
-        content: where the parser puts it.
-        limit_bytes: a body that is longer has the outcome 413.
-        outcome: set once, to WHOLE or a status. Not set at once if the body is not whole yet.
+        content: the stream into which the parser puts the body.
+        limit_bytes: the most bytes that the body may have; a longer body has the outcome 413.
+        outcome: the future that is resolved once, with BODY_COMPLETE or the status of the error response.
     """
 
     __slots__ = ("_content", "_limit_bytes", "_parts", "outcome", "size_bytes")
@@ -34,10 +36,14 @@ class BodyCollector:
         self._parts: list[bytes | bytearray] = []
         self.outcome: Final = outcome
         self.size_bytes = 0
-        """What has been collected."""
+        """Bytes collected so far."""
 
     def collect_available_bytes(self) -> None:
-        """Takes what the parser has put there, and ends the upload if that was all of it or too much."""
+        """Moves the bytes that the parser has put into the stream to the collected parts.
+
+        Sets the outcome if the body is complete now, is longer than the limit or failed to parse. Called after each
+        slice that was parsed.
+        """
         content = self._content
         if content is None:
             return
@@ -53,7 +59,11 @@ class BodyCollector:
             self.set_outcome(BODY_COMPLETE)
 
     def set_outcome(self, outcome: int) -> None:
-        """Sets the outcome, if it is not set yet. Unless the body is whole, what was collected is let go."""
+        """Resolves the future `outcome`, if it is not resolved yet, and stops collecting.
+
+        Args:
+            outcome: BODY_COMPLETE, or the status of the error response; then the collected parts are dropped.
+        """
         self._content = None
         if outcome != BODY_COMPLETE:
             self._parts.clear()
@@ -62,19 +72,22 @@ class BodyCollector:
             self.outcome.set_result(outcome)
 
     def pop_body(self) -> bytes:
-        """Returns the body and lets it go."""
+        """Returns the collected body and drops this object's parts of it."""
         parts, self._parts = self._parts, []
         return b"".join(parts)
 
     def _append_part(self, part: bytes) -> None:
-        """Appends a part; small ones are joined, for an object of its own would cost more than their bytes."""
+        """Appends a part of the body; a small part is joined with the small part before.
+
+        (An object for each small part would cost more than its bytes.)
+        """
         self.size_bytes += len(part)
         parts = self._parts
         if len(part) >= _SMALL_PART_BYTES:
             parts.append(part)
             return
-        last = parts[-1] if parts else None
-        if isinstance(last, bytearray) and len(last) < _MAX_JOINED_BYTES:
-            last += part
+        previous = parts[-1] if parts else None
+        if isinstance(previous, bytearray) and len(previous) < _MAX_JOINED_BYTES:
+            previous += part
         else:
             parts.append(bytearray(part))
