@@ -1,4 +1,4 @@
-"""A channel: its members in the order they subscribed, and what was published on it in this turn."""
+"""A channel: the subscribed sockets in the order of subscribing, and the frames published in this turn."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ MIN_HOLES_TO_COMPACT: Final = 16
 
 @final
 class Channel:
-    """One channel. Joining and leaving are O(1) amortised, walking the members costs a few ns each."""
+    """One channel. Adding and removing a member is O(1) amortised, walking the members costs a few ns each."""
 
     def __init__(self, name: bytes) -> None:
         self.name: Final = name
         self.members: list[Socket | None] = []
-        """In subscription order; None is the hole somebody left."""
+        """Subscribed sockets in subscription order; None stands where a socket was removed."""
         self.member_count: i64 = 0
         # This turn (see outgoing.py).
         self.dirty_index: i64 = NO_INDEX
@@ -28,13 +28,13 @@ class Channel:
         self.joined_frames: bytes = b""
 
     def add_member(self, socket: Socket) -> None:
-        """Adds a socket that is not a member, at the end."""
+        """Adds a socket that is not yet a member at the end of the member list."""
         socket.set_member_index(self, len(self.members))
         self.members.append(socket)
         self.member_count += 1
 
     def remove_member(self, socket: Socket) -> None:
-        """Removes a member, leaving a hole that the next compaction closes."""
+        """Removes a member, leaving None in its place until the next compaction."""
         index = socket.get_member_index(self)
         socket.clear_member_index(self)
         self.members[index] = None
@@ -44,6 +44,7 @@ class Channel:
             self._compact_members()
 
     def _compact_members(self) -> None:
+        """Removes the empty places (None) from the member list. O(members)."""
         members: list[Socket | None] = []
         for socket in self.members:
             if socket is not None:
@@ -52,5 +53,5 @@ class Channel:
         self.members = members
 
     def member_ids(self) -> list[int]:
-        """The ids of the members, in subscription order. O(members)."""
+        """Returns the socket ids of the members, in subscription order. O(members)."""
         return [socket.id for socket in self.members if socket is not None]

@@ -1,4 +1,4 @@
-"""What each command of a handler does to the broker, and what each question is answered. Kinds: `wire.commands`."""
+"""Applies the commands of handlers to the broker and answers their questions. Kinds of commands: `wire.commands`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 def apply_command(
     broker: Broker,
-    lane: WorkerQueue | None,
+    worker_queue: WorkerQueue | None,
     command: tuple[object, ...],
     answers: list[tuple[object, ...]],
-    rest: list[tuple[object, ...]],
+    pool_commands: list[tuple[object, ...]],
 ) -> None:
-    """Applies one command.
+    """Applies one command to the broker; an unknown kind is skipped and counted.
 
     Args:
-        lane: of the worker that gave it; None: a thread of the main interpreter did.
-        answers: takes the ANSWER event of a question.
-        rest: takes a command that is the pool's.
+        worker_queue: of the worker that gave the command; None: a thread of the main interpreter did.
+        answers: the ANSWER event of a question is appended here.
+        pool_commands: a command that is the pool's to apply is appended here.
     """
     kind = cast(int, command[0])
     if kind == commands.SEND:
@@ -34,8 +34,8 @@ def apply_command(
     elif kind == commands.PUBLISH:
         broker.publish(cast(bytes, command[1]), command[2], cast(tuple[int, ...], command[3]))
     elif kind == commands.HANDLED:
-        if lane is not None:
-            broker.record_handled_messages(lane, cast(list[tuple[int, int]], command[1]))
+        if worker_queue is not None:
+            broker.record_handled_messages(worker_queue, cast(list[tuple[int, int]], command[1]))
     elif kind == commands.SUBSCRIBE:
         broker.subscribe_nowait(cast(int, command[1]), cast(bytes, command[2]))
     elif kind == commands.UNSUBSCRIBE:
@@ -43,15 +43,15 @@ def apply_command(
     elif kind == commands.ASK:
         answers.append((events.ANSWER, command[1], _answer_question(broker, command)))
     elif kind == commands.SET_TOKEN:
-        number = cast(int, command[3])
+        token_number = cast(int, command[3])
         socket = broker.sockets.get(cast(int, command[1]))
-        if socket is None and lane is not None and number > 0:  # a handler of it still runs
-            socket = lane.get_socket_with_inbox(cast(int, command[1]))
+        if socket is None and worker_queue is not None and token_number > 0:  # a handler of it still runs
+            socket = worker_queue.get_socket_with_inbox(cast(int, command[1]))
         if socket is None:
             broker.counters.unroutable += 1
         else:
-            index: i64 = NO_INDEX if lane is None else lane.index
-            broker.store_token(socket, cast(bytes | None, command[2]), index, number)
+            worker_index: i64 = NO_INDEX if worker_queue is None else worker_queue.index
+            broker.store_token(socket, cast(bytes | None, command[2]), worker_index, token_number)
     elif kind == commands.COPY_SUBSCRIPTIONS:
         broker.copy_subscriptions(cast(bytes, command[1]), cast(bytes, command[2]))
     elif kind == commands.CLOSE:
@@ -59,15 +59,16 @@ def apply_command(
     elif kind == commands.HANDLER_FAILED:
         broker.close(cast(int, command[1]), 1011, "handler error")
     elif kind == commands.CLOSE_HANDLED:
-        if lane is not None:
-            lane.unhandled_closes.pop(cast(int, command[1]), None)
+        if worker_queue is not None:
+            worker_queue.unhandled_closes.pop(cast(int, command[1]), None)
     elif kind >= commands.FIRST_POOL_COMMAND:
-        rest.append(command)
+        pool_commands.append(command)
     else:
         broker.counters.commands_refused += 1
 
 
 def _answer_question(broker: Broker, command: tuple[object, ...]) -> object:
+    """Returns the answer to an ASK command ``(ASK, call id, question, *arguments)``; None for an unknown question."""
     question = cast(int, command[2])
     if question == commands.SUBSCRIBE:
         return broker.subscribe(cast(int, command[3]), cast(bytes, command[4]))

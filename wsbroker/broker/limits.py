@@ -1,4 +1,4 @@
-"""The numbers the core works with, handed over once at the start."""
+"""The limits, counters and constants of the core."""
 
 from typing import Final
 
@@ -7,69 +7,69 @@ DROP_NEW: Final = 1
 DROP_OLD: Final = 2
 
 MESSAGE_OVERHEAD_BYTES: Final = 128
-"""What a waiting message costs beyond its payload: the objects that hold it. Without it a flood of empty messages
-would never reach a limit in bytes."""
+"""Memory that a waiting message takes beyond its payload, for the objects around it. If this were not counted, a flood
+of empty messages would never reach a limit in bytes."""
 
 FRAME_OVERHEAD_BYTES: Final = 64
-"""What a frame that waits for a client costs beyond its bytes: the bytes object (33, and up to 15 to the next multiple
-of 16) and its place in a deque (8.25). Without it a client that leaves one-byte answers unread holds 19 times the
-limit."""
+"""Memory that a frame waiting for a client takes beyond its bytes: the bytes object (33, and up to 15 to the next
+multiple of 16) and its place in a deque (8.25). If this were not counted, a client that leaves one-byte answers unread
+would hold 19 times the limit."""
 
 FIRST_TURN_FACTOR: Final = 3
-"""So many times `max_queue_bytes`, and one frame beyond, may wait for a socket in the turn in which its transport first
-refuses bytes. Once is too little for a client that reads: of 2.5 MiB published at once the kernel took 0.26 MiB on a
-busy machine, and the client had no chance to take more before the turn was over."""
+"""Multiple of `max_queue_bytes` (and one frame beyond) that may wait for a socket in the turn in which its transport
+first refuses bytes. A factor of 1 is too little for a client that reads: of 2.5 MiB published at once the kernel took
+0.26 MiB on a busy machine, and the client had no chance to take more before the turn was over."""
 
 SCARCE_INBOX_BYTES: Final = 16 * 1024
-"""What one socket may have read and not yet handled while all sockets together have too much: enough for a round trip
-of small messages, so that an honest client beside a thousand that flood stuck handlers is served on."""
+"""Limit for the unhandled messages of one socket while those of all sockets together are over their limit. It allows a
+round trip of small messages, so that an honest client is served beside a thousand that flood stuck handlers."""
 
 SHARE_UNITS: Final = 64
-"""What one socket may have in flight to its worker: this many messages, and 1/16 of the lane's credit. One small number
-per socket counts both: a message is one unit, or as many as the 64ths of those bytes that it costs."""
+"""Share of one socket in flight to its worker: this many messages, and 1/16 of the worker queue's credit. One small
+number per socket counts messages and bytes: a message takes one unit, or as many as it costs 64ths of those bytes."""
 
 CREDIT_DIVISOR: Final = 16
-"""One socket's messages in flight cost about this part of its lane's credit; what is left of it takes any message."""
+"""Divisor of a worker queue's credit that gives the share of one socket; any room in that share takes any message."""
 
 CROWDED_FROM_MESSAGES: Final = 512
-"""While a lane has this many messages in flight, a socket may have CROWD_UNITS only: 20 sockets that flood handlers of
-0.3 ms keep another one waiting for 0.15 s and not for 0.4 (benchmarks: soak flood). The worker has enough to do all the
-same."""
+"""Number of messages in flight to one worker from which each socket has only CROWDED_SHARE_UNITS: 20 sockets that flood
+handlers of 0.3 ms then delay another socket by 0.15 s, not by 0.4 (benchmarks: soak flood). The worker stays busy."""
 
 CROWDED_SHARE_UNITS: Final = 16
-"""Not less: a pipelined echo with 16 messages in flight would lose its batches."""
+"""Share of one socket while its worker is crowded. With less, a pipelined echo of 16 messages would lose its batches."""
 
 BATCH_BYTES: Final = 128 * 1024
-"""One source (channel or direct sends to one socket) that gathers this much in a turn has the whole turn flushed."""
+"""Size at which the frames of one source (a channel, or direct sends to one socket) cause a flush of the whole turn."""
 
 TURN_BYTES: Final = 4 * 1024 * 1024
-"""The same for all frames of a turn together, each counted with FRAME_OVERHEAD_BYTES: what a handler that publishes in
-a loop can hold at most."""
+"""Size at which all frames of a turn together, each counted with FRAME_OVERHEAD_BYTES, cause a flush: the most memory
+that a handler publishing in a loop can hold."""
 
 MAX_SKIPPED_MEMORY_CHECKS: Final = 64
-"""While more than the limit waits for all sockets, if what is shared counts for each of them, it is looked how much
-memory that is in one flush of so many (60 ns for a frame that waits), and whenever a SPARE_SHARE more has come."""
+"""Flushes in which the memory of all outboxes is not measured (measuring costs 60 ns per waiting frame), while the sum
+that counts shared frames once per socket is over the limit. A growth of 1/SHED_HEADROOM_DIVISOR of the limit has the
+memory measured earlier."""
 
 TRANSIENT_REFERENCES: Final = 4
-"""So many references to a frame may be those of calls that are going on: what few sockets share counts for each."""
+"""References to a frame that running calls may hold: a frame shared by fewer sockets counts in full for each."""
 
 SHED_HEADROOM_DIVISOR: Final = 16
-"""When too much waits for all sockets together, so many outboxes go that one part in this many of the limit is free
-again: the search for the largest is not to be repeated every turn."""
+"""Divisor of the limit for all outboxes that gives the memory to free beyond it when outboxes are dropped, so that the
+search for the largest is not repeated every turn."""
 
 
 class Limits:
-    """Limits of the core.
+    """The limits of the core, constant after the start.
 
     Args:
-        max_queue_bytes: what may wait for one socket, its transport's buffer included, each frame counted with
+        max_queue_bytes: bytes that may wait for one socket, its transport's buffer included, each frame counted with
             FRAME_OVERHEAD_BYTES.
-        slow_consumer: DISCONNECT, DROP_NEW or DROP_OLD: what happens at that limit.
-        inbox_bytes: messages of one socket read and not yet handled, before its reading pauses.
-        max_channels: subscriptions of one socket.
-        max_waiting_bytes: what may wait for all sockets together, before the largest are closed.
-        max_inbox_bytes_total: messages of all sockets read and not yet handled, before SCARCE_INBOX_BYTES are the
-            `inbox_bytes` of each.
+        slow_consumer: the policy at that limit: DISCONNECT, DROP_NEW or DROP_OLD.
+        inbox_bytes: cost of the messages of one socket read and not yet handled at which its reading pauses.
+        max_channels: the most subscriptions of one socket.
+        max_waiting_bytes: bytes that may wait for all sockets together, before the largest outboxes are dropped.
+        max_inbox_bytes_total: cost of the messages of all sockets read and not yet handled from which
+            SCARCE_INBOX_BYTES replaces `inbox_bytes`.
     """
 
     def __init__(
@@ -90,28 +90,28 @@ class Limits:
 
 
 class Counters:
-    """What happened so far, as plain numbers; read by `Server.statistics`."""
+    """Counts of the core's events since the start; read by `Server.statistics`."""
 
     def __init__(self) -> None:
         self.sockets_opened: int = 0
         self.sockets_closed: int = 0
         self.messages_received: int = 0
         self.messages_lost: int = 0
-        """those that a worker had not handled, or not said so, when it was lost"""
+        """messages not reported as handled when their worker was lost, and those dropped while the server stopped"""
         self.publications: int = 0
         self.unroutable: int = 0
-        """publications and sends to nobody: no subscriber, or an unknown or closed socket"""
+        """publications without a subscriber, and commands for an unknown or closed socket"""
         self.frames_dropped: int = 0
-        """frames the drop policies dropped"""
+        """frames dropped by the policies DROP_NEW and DROP_OLD"""
         self.slow_consumers: int = 0
         """sockets closed because too much waited for them"""
         self.overload_closes: int = 0
-        """sockets closed because too much waited for all of them together, and most for these"""
+        """sockets closed because too much waited for all sockets together, and most of that for these"""
         self.subscriptions_refused: int = 0
-        """subscriptions over `max_channels_per_socket`"""
+        """subscriptions refused because the socket had `max_channels_per_socket`"""
         self.commands_refused: int = 0
-        """commands from a wire that were not understood"""
+        """commands of workers that were not understood"""
         self.inboxes_full: int = 0
-        """times the reading of a socket paused because its handlers are behind"""
+        """how often the reading of a socket was paused because its handlers were behind"""
         self.mailboxes_full: int = 0
-        """messages that waited in their inbox because their worker is behind"""
+        """messages that waited in an inbox because their worker was behind"""

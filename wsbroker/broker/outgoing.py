@@ -7,17 +7,19 @@ direct sends. How it is kept while publishing stays O(1):
   one channel, or sent to one socket.
 * A socket with one dirty source gets the joined bytes that all others with that source get. A socket with several
   gets the sources merged by number; sockets with the same set of channels share the merged bytes.
-* Who joined or left a dirty channel within the turn has *ranges* of numbers for it, ``[from, to, from, to, …]``, kept
-  on the socket and so found even after it left. `exclude` is a hole in the range.
+* A socket that joined or left a dirty channel within the turn has *ranges* of numbers for that channel,
+  ``[from, to, from, to, …]``, kept on the socket and so found even after it left. `exclude` is a hole in the range.
 * A Close frame is a direct frame after which the socket, out of all channels, gets nothing more.
 * When a batch reaches its cap the whole turn is flushed, never one channel alone.
 
 While a flush runs nothing here changes: transports may call `pause_writing` from inside a write, which only marks the
-socket as blocked; sockets over their limit are collected in `overflowed_sockets` for the owner to act on afterwards.
+socket as blocked; sockets over their limit are collected in `overflowed_sockets` for the broker to act on afterwards.
 
-What waits for sockets whose transport takes nothing stands in their outboxes (`wsbroker.broker.outbox`). An outbox is
-held to its limit where the client is slow: in the turn in which a transport first refuses bytes, what waits is the
-doing of this turn, and OWN_TURN_FACTOR times the limit may wait. All outboxes together have a limit too.
+Frames for sockets whose transport is full wait in outboxes (`wsbroker.broker.outbox`). An outbox is held to its limit
+where the client is slow: in the turn in which a transport first refuses bytes, all that waits comes from this turn, and
+FIRST_TURN_FACTOR times the limit may wait. All outboxes together have a limit too.
+
+Past 500 lines: the flush and the outboxes of blocked sockets call each other once per frame.
 """
 
 from __future__ import annotations
@@ -45,12 +47,13 @@ from wsbroker.broker.outbox import Outbox
 from wsbroker.broker.socket import CLOSED, CLOSING, NO_INDEX, OPEN_END, Socket
 
 MAX_CACHED_CHANNELS: Final = 8
-"""Merges of up to this many channels are kept for other sockets with the same set; larger sets rarely repeat."""
+"""Largest number of channels whose merged frames are kept for other sockets with the same channels; larger sets of
+channels rarely repeat."""
 
 
 @final
 class MergedFrames:
-    """What sockets with the same several channels get in this turn."""
+    """The frames of this turn for sockets with the same several channels, in order, and joined in one piece."""
 
     def __init__(self, frames: list[bytes]) -> None:
         self.frames: Final = frames
@@ -59,7 +62,7 @@ class MergedFrames:
 
 @final
 class Outgoing:
-    """What is on its way out in this turn."""
+    """The frames of this turn, the flush that writes them, and the outboxes of all sockets."""
 
     def __init__(self, limits: Limits, counters: Counters) -> None:
         self.limits: Final = limits
@@ -67,27 +70,29 @@ class Outgoing:
         self.frames: list[bytes] = []
         self.turn_bytes: i64 = 0
         self.dirty_channels: list[Channel] = []
-        """Channels with frames in this turn."""
+        """Channels with frames in this turn; `Channel.dirty_index` is the index in this list."""
         self.dirty_sockets: list[Socket] = []
-        """Sockets with direct frames or ranges in this turn: each is looked at on its own."""
+        """Sockets with direct frames or ranges in this turn: the flush merges the frames of each separately."""
         self.overflowed_sockets: list[Socket] = []
+        """Sockets whose outbox went over its limit in this flush: the broker closes them after the flush."""
         self.shed_sockets: list[Socket] = []
-        """Sockets whose outbox was dropped because too much waited for all: the owner closes them after the flush."""
+        """Sockets whose outbox was dropped because too much waited for all: the broker closes them after the flush."""
         self.waiting_sockets: dict[int, Socket] = {}
         """Sockets that have an outbox, by id."""
         self.waiting_bytes: i64 = 0
-        """What all outboxes cost, with the transports' buffers below them: what is shared counts for each of them."""
+        """Cost of all outboxes and of the transports' buffers below them; a shared frame counts once per socket."""
         self.next_check_bytes: i64 = 0
-        """At so many waiting bytes it is looked again how much memory they are; 0: as soon as they are too many."""
+        """Value of `waiting_bytes` at which the real memory is measured again; 0: as soon as the limit is passed."""
         self.skipped_checks: i64 = 0
+        """Flushes over the limit since the real memory was last measured."""
         self.data_in_write: bytes = b""
-        """What is being handed to transports: one that refuses it keeps it."""
+        """The bytes being handed to transports; a transport that becomes full keeps this object."""
         self.peak_waiting_bytes: i64 = 0
-        """The most that was, since the owner last set it back."""
+        """The largest `waiting_bytes` since `server/node.py` last reset this attribute."""
         self.loop_turn: i64 = 0
         """Grows when a turn has ended; one turn may be flushed several times."""
         self.emptied_channels: list[Channel] = []
-        """Channels that were dirty and have no member left: the owner drops them after the flush."""
+        """Channels that were dirty and have no member left: the broker drops them after the flush."""
         self.flush_number: i64 = 0
         self.is_flushing = False
         self.merge_cache: dict[tuple[int, ...], MergedFrames] = {}
@@ -114,7 +119,7 @@ class Outgoing:
             self.flush()
 
     def publish_frame(self, channel: Channel, frame: bytes, excluded: list[Socket] | None) -> None:
-        """Queues a frame for the channel's members as they are now, less the excluded ones. O(1 + excluded)."""
+        """Queues a frame for the present members of a channel, without the excluded sockets. O(1 + excluded)."""
         frames = self.frames
         number = len(frames)
         frames.append(frame)
@@ -139,18 +144,23 @@ class Outgoing:
             self.flush()
 
     def record_join(self, socket: Socket, channel: Channel) -> None:
-        """The socket has just become a member: it gets what is published from now on."""
+        """Notes that a socket has just joined a channel: the socket gets the frames published from now on."""
         if channel.dirty_index != NO_INDEX:
             ranges = self._ensure_ranges(socket, channel, False)
             ranges.append(len(self.frames))
             ranges.append(OPEN_END)
 
     def record_leave(self, socket: Socket, channel: Channel) -> None:
-        """The socket has just ceased to be a member: it keeps what was published until now."""
+        """Notes that a socket leaves a channel: the socket still gets the frames published until now."""
         if channel.dirty_index != NO_INDEX:
             self._ensure_ranges(socket, channel, True)[-1] = len(self.frames)
 
-    def _ensure_ranges(self, socket: Socket, channel: Channel, is_member: bool) -> list[int]:
+    def _ensure_ranges(self, socket: Socket, channel: Channel, was_member: bool) -> list[int]:
+        """Returns the ranges of frame numbers that a socket gets of a dirty channel, made here if there are none.
+
+        Args:
+            was_member: whether the socket was a member when the turn began; new ranges then hold all numbers.
+        """
         by_channel = socket.number_ranges
         if by_channel is None:
             by_channel = {}
@@ -160,14 +170,17 @@ class Outgoing:
                 self.dirty_sockets.append(socket)
         ranges = by_channel.get(channel)
         if ranges is None:
-            ranges = [0, OPEN_END] if is_member else []
+            ranges = [0, OPEN_END] if was_member else []
             by_channel[channel] = ranges
         return ranges
 
     # Flushing. --------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Writes the turn out: one write per socket that has anything. O(deliveries)."""
+        """Writes the frames of this turn, with one write per socket that gets any. O(deliveries).
+
+        Called by `Broker.flush`, and earlier when a batch or the turn reaches its cap.
+        """
         if self.is_flushing or not self.frames:
             return
         self.is_flushing = True
@@ -179,7 +192,7 @@ class Outgoing:
                 self._fan_out_channel(channels[0])
             else:
                 self._flush_mixed(channels, sockets)
-        finally:  # whatever went wrong (no memory), the turns after this one leave
+        finally:  # after any error (no memory) the next turns must still be flushed
             self._reset_turn(channels, sockets)
             self.is_flushing = False
         if self.waiting_bytes > self.limits.max_waiting_bytes:
@@ -188,6 +201,7 @@ class Outgoing:
             self.next_check_bytes = 0
 
     def _reset_turn(self, channels: list[Channel], sockets: list[Socket]) -> None:
+        """Clears everything that belongs to the flushed turn, on these dirty channels and sockets and here."""
         for channel in channels:
             channel.dirty_index = NO_INDEX
             channel.frame_numbers = []
@@ -210,6 +224,7 @@ class Outgoing:
             self.merge_cache = {}
 
     def _fan_out_channel(self, channel: Channel) -> None:
+        """Writes the frames of the only dirty channel to all its members."""
         # The hot loop of the whole project: 1,000 subscribers are 1,000 turns of it (benchmarks: fan-out).
         frames = self._join_channel_frames(channel)
         data = channel.joined_frames
@@ -222,11 +237,12 @@ class Outgoing:
                     socket.write(data)
 
     def _flush_mixed(self, channels: list[Channel], sockets: list[Socket]) -> None:
+        """Writes the turn where sockets may have several sources: each socket gets its frames merged by number."""
         turn = self.flush_number
         for socket in sockets:
             socket.flush_mark = turn
         largest = _find_largest_channel(channels)
-        # Who has more than one source? Walk all channels but the largest, whose members need only a look at the mark.
+        # Finds the sockets with several sources: walks all channels but the largest, whose members are found by mark.
         touched: list[Socket] = []
         for channel in channels:
             if channel is largest:
@@ -262,7 +278,7 @@ class Outgoing:
                     self._write_or_queue(member, shared, data)
 
     def _join_channel_frames(self, channel: Channel) -> list[bytes]:
-        """The channel's frames of this turn; `channel.joined` holds them in one piece."""
+        """Returns a dirty channel's frames of this turn; `channel.joined_frames` holds them in one piece then."""
         frames = channel.turn_frames
         if frames is None:
             every = self.frames
@@ -272,6 +288,7 @@ class Outgoing:
         return frames
 
     def _deliver_merged(self, socket: Socket) -> None:
+        """Delivers all frames of this turn to a socket that may have several sources."""
         if socket.state == CLOSED:
             return
         whole = self._find_whole_channels(socket)
@@ -285,21 +302,25 @@ class Outgoing:
             self._write_or_queue(socket, merge.frames, merge.joined)
 
     def _deliver_individually(self, socket: Socket, whole: list[Channel]) -> None:
-        """To a socket that gets something else than others with its channels do."""
+        """Delivers the frames of this turn to a socket with direct frames or ranges, in the order of their numbers.
+
+        Args:
+            whole: the dirty channels of which the socket gets all frames.
+        """
         numbers: list[int] = []
         direct = socket.direct_numbers
         if direct is not None:
             numbers.extend(direct)
         ranges = socket.number_ranges
         if ranges is not None:
-            for channel, spans in ranges.items():
-                _extend_within_ranges(numbers, channel.frame_numbers, spans)
+            for channel, channel_ranges in ranges.items():
+                _extend_within_ranges(numbers, channel.frame_numbers, channel_ranges)
         for channel in whole:
             numbers.extend(channel.frame_numbers)
         if not numbers:
             return
         if whole or ranges is not None:
-            numbers.sort()  # runs that are in order already: a merge
+            numbers.sort()  # of ascending runs: Timsort merges them
         every = self.frames
         frames = [every[number] for number in numbers]
         self._write_or_queue(socket, frames, frames[0] if len(frames) == 1 else b"".join(frames))
@@ -307,7 +328,10 @@ class Outgoing:
             socket.on_close_written()
 
     def _find_whole_channels(self, socket: Socket) -> list[Channel]:
-        """Dirty channels of which the socket gets everything. Walks its subscriptions or the dirty ones, the fewer."""
+        """Returns the dirty channels of which a socket gets all frames of this turn.
+
+        O(subscriptions of the socket) or O(dirty channels), whichever are fewer.
+        """
         found: list[Channel] = []
         ranges = socket.number_ranges
         more = socket.more_channels
@@ -326,9 +350,10 @@ class Outgoing:
         return found
 
     def _merge_channels(self, channels: list[Channel]) -> MergedFrames:
-        # The key has them in the order of joining: to sort it costs more than a second merge here and there.
+        """Returns the frames of several dirty channels merged by number; the last merges are kept for this flush."""
+        # The key has the order of joining: sorting the key would cost more than an occasional second merge.
         key: tuple[int, ...] = ()
-        if len(channels) == 2:  # the usual several; 100 ns less than below
+        if len(channels) == 2:  # the usual case; 100 ns less than below
             key = (int(channels[0].dirty_index), int(channels[1].dirty_index))
         elif len(channels) <= MAX_CACHED_CHANNELS:
             key = tuple([int(channel.dirty_index) for channel in channels])
@@ -349,6 +374,7 @@ class Outgoing:
     # One socket. ------------------------------------------------------------------------------------------------
 
     def _write_or_queue(self, socket: Socket, frames: list[bytes], data: bytes) -> None:
+        """Writes data to a socket or, if its transport is full, queues the frames of that data in its outbox."""
         if socket.is_blocked:
             self._queue_in_outbox(socket, frames)
         else:
@@ -356,7 +382,7 @@ class Outgoing:
             socket.write(data)
 
     def _queue_in_outbox(self, socket: Socket, frames: list[bytes]) -> None:
-        """Keeps whole frames until the transport takes more, within the limit that the policy enforces."""
+        """Queues whole frames for a blocked socket; over the limit applies the slow consumer policy."""
         if socket.state == CLOSED:
             return
         outbox = socket.outbox
@@ -366,15 +392,15 @@ class Outgoing:
             self._keep_only_close(socket, outbox, frames)
             return
         self._update_transport_bytes(outbox, socket.transport_bytes())
-        is_own_doing = outbox.opened_in_turn == self.loop_turn or not socket.is_accepted
+        is_first_turn = outbox.opened_in_turn == self.loop_turn or not socket.is_accepted
         before = outbox.cost_bytes
         for frame in frames:
             cost: i64 = len(frame) + FRAME_OVERHEAD_BYTES
-            if self._make_room(outbox, frame, cost, is_own_doing):
+            if self._make_room(outbox, frame, cost, is_first_turn):
                 outbox.frames.append(frame)
                 outbox.cost_bytes += cost
             elif self.limits.slow_consumer == DISCONNECT:
-                if socket.state == CLOSING:  # the last of the frames is its Close, which is never dropped
+                if socket.state == CLOSING:  # the last frame is a Close frame, which is never dropped
                     close = frames[-1]
                     outbox.frames.append(close)
                     outbox.cost_bytes += len(close) + FRAME_OVERHEAD_BYTES
@@ -384,17 +410,19 @@ class Outgoing:
                 self.counters.frames_dropped += 1
         self._add_waiting_bytes(outbox.cost_bytes - before)
 
-    def _make_room(self, outbox: Outbox, frame: bytes, cost: i64, is_own_doing: bool) -> bool:
-        """Whether the frame may wait, after DROP_OLD has made room. What waits already decides: an empty outbox takes
-        any one message, and control frames are always taken.
+    def _make_room(self, outbox: Outbox, frame: bytes, cost: i64, is_first_turn: bool) -> bool:
+        """Returns whether a frame may wait in an outbox, after DROP_OLD has dropped older frames for the new one.
+
+        The bytes that wait already decide: an empty outbox takes any one message. Control frames are always taken.
 
         Args:
-            is_own_doing: nothing was refused before this turn. What the transport holds is of this turn then, and
-                not counted.
+            cost: of the frame, with FRAME_OVERHEAD_BYTES.
+            is_first_turn: whether the transport refused nothing before this turn. The bytes in the transport come from
+                this turn then and are not counted.
         """
         limit: i64 = self.limits.max_queue_bytes
         waiting = outbox.cost_bytes
-        if is_own_doing:
+        if is_first_turn:
             limit *= FIRST_TURN_FACTOR
             if waiting <= limit or _is_control_frame(frame):
                 outbox.allowed_bytes = waiting + cost + outbox.transport_bytes
@@ -416,43 +444,46 @@ class Outgoing:
                 if _is_control_frame(oldest):
                     kept.append(oldest)
                     continue
-                gone: i64 = len(oldest) + FRAME_OVERHEAD_BYTES
-                outbox.cost_bytes -= gone
-                waiting -= gone
+                dropped: i64 = len(oldest) + FRAME_OVERHEAD_BYTES
+                outbox.cost_bytes -= dropped
+                waiting -= dropped
                 self.counters.frames_dropped += 1
             frames.extendleft(reversed(kept))
             return waiting == 0 or waiting + cost <= limit
         return False
 
     def _keep_only_close(self, socket: Socket, outbox: Outbox, frames: list[bytes]) -> None:
-        """Of the frames to a socket that was given up, keeps a Close in place of whatever waits."""
+        """Drops new frames for a socket whose outbox was shed; only a Close frame, the last frame, is kept."""
         if socket.state == CLOSING:
             self._replace_frames(outbox, frames[-1])
 
     def prepend_to_outbox(self, socket: Socket, data: bytes) -> None:
-        """Puts bytes in front of everything that waits: the 101 that all of it has waited for."""
+        """Puts the 101 response in front of the frames that waited for it; called when an upgrade is accepted."""
         outbox = socket.outbox
         if outbox is None:
             outbox = self._open_outbox(socket)
-        outbox.opened_in_turn = self.loop_turn  # nothing has been refused so far
+        outbox.opened_in_turn = self.loop_turn  # the transport has refused nothing so far
         outbox.frames.appendleft(data)
         cost: i64 = len(data) + FRAME_OVERHEAD_BYTES
         outbox.cost_bytes += cost
         self._add_waiting_bytes(cost)
 
     def mark_blocked(self, socket: Socket) -> None:
-        """Has everything for a socket whose transport has refused bytes wait in its outbox until `drain_outbox`."""
+        """Marks a socket as blocked: all its frames wait in its outbox until `drain_outbox`.
+
+        Called when the transport is full (`pause_writing`), possibly from inside a write of the flush.
+        """
         socket.is_blocked = True
         if socket.state == CLOSED:
             return
         outbox = socket.outbox
         if outbox is None:
             outbox = self._open_outbox(socket)
-        outbox.refused_data = self.data_in_write if self.data_in_write else None  # b"" is everybody's
+        outbox.refused_data = self.data_in_write if self.data_in_write else None  # b"" is one object for all
         self._update_transport_bytes(outbox, socket.transport_bytes())
 
     def drain_outbox(self, socket: Socket) -> None:
-        """The transport takes more: hands it what waited, in pieces, until it is full again."""
+        """Writes the frames of an outbox in pieces until the transport is full again; called when it has room."""
         socket.is_blocked = False
         outbox = socket.outbox
         if outbox is not None:
@@ -479,14 +510,14 @@ class Outgoing:
             socket.on_close_written()
 
     def replace_waiting_frames(self, socket: Socket, frame: bytes) -> None:
-        """Drops what waits for a socket; this Close frame takes its place."""
+        """Replaces all frames that wait for a socket by one encoded Close frame."""
         outbox = socket.outbox
         if outbox is None:
             outbox = self._open_outbox(socket)
         self._replace_frames(outbox, frame)
 
     def drop_outbox(self, socket: Socket) -> None:
-        """Drops the outbox of a socket, and what waits in it."""
+        """Drops the outbox of a socket with all frames in it, if the socket has one."""
         outbox = socket.outbox
         if outbox is not None:
             self.waiting_bytes -= outbox.cost_bytes + outbox.transport_bytes
@@ -494,12 +525,14 @@ class Outgoing:
             self.waiting_sockets.pop(socket.id, None)
 
     def _open_outbox(self, socket: Socket) -> Outbox:
+        """Makes an empty outbox for a socket that has none, and returns it."""
         outbox = Outbox(self.loop_turn)
         socket.outbox = outbox
         self.waiting_sockets[socket.id] = socket
         return outbox
 
     def _replace_frames(self, outbox: Outbox, frame: bytes) -> None:
+        """Replaces all frames of an outbox by one encoded Close frame, unless its connection is to be aborted."""
         if outbox.is_abort_due:
             return
         outbox.frames.clear()
@@ -509,12 +542,13 @@ class Outgoing:
         self._add_waiting_bytes(outbox.cost_bytes - before)
 
     def _update_transport_bytes(self, outbox: Outbox, size: i64) -> None:
-        """Takes account of what the transport holds now."""
+        """Updates the number of bytes in the transport's buffer, in an outbox and in `waiting_bytes`."""
         if size != outbox.transport_bytes:
             self._add_waiting_bytes(size - outbox.transport_bytes)
             outbox.transport_bytes = size
 
     def _add_waiting_bytes(self, change: i64) -> None:
+        """Adds a change (possibly negative) to `waiting_bytes`, and updates the peak."""
         self.waiting_bytes += change
         if self.waiting_bytes > self.peak_waiting_bytes:
             self.peak_waiting_bytes = self.waiting_bytes
@@ -522,8 +556,11 @@ class Outgoing:
     # All sockets. -----------------------------------------------------------------------------------------------
 
     def _check_total_memory(self) -> None:
-        """Finds out how much memory all outboxes take, and drops the largest if that is over the limit. Called while it
-        is over the limit with what is shared counted for each of them; does nothing in most of these flushes."""
+        """Measures the memory of all outboxes and drops the largest ones if that is over `max_waiting_bytes`.
+
+        Called after each flush while `waiting_bytes`, which counts shared frames once per socket, is over the limit;
+        most of these calls return at once (MAX_SKIPPED_MEMORY_CHECKS).
+        """
         limit: i64 = self.limits.max_waiting_bytes
         step = limit // SHED_HEADROOM_DIVISOR
         self.skipped_checks += 1
@@ -535,28 +572,29 @@ class Outgoing:
         self._shed_largest_outboxes(limit, limit - step)
         self.next_check_bytes = self.waiting_bytes + step
 
-    def _shed_largest_outboxes(self, limit: i64, goal: i64) -> None:
-        """Drops the largest outboxes if all together take more than the limit, until no more than the goal is left.
+    def _shed_largest_outboxes(self, limit_bytes: i64, goal_bytes: i64) -> None:
+        """Drops the largest outboxes until all together take at most `goal_bytes`; does nothing up to `limit_bytes`.
 
-        A publication that waits for a thousand sockets is in memory once: each of them has a thousandth of it. Memory
-        is free at once; the sockets are closed when the owner acts on `shed_sockets`. Of a socket that is closing
-        already, and of one whose transport holds much, nothing would be free: those are cut. O(frames that wait).
+        A publication that waits for a thousand sockets is in memory once: each socket counts a thousandth of it. The
+        memory is free at once; the broker closes the sockets afterwards (`shed_sockets`). A connection that is closing
+        already, or whose transport holds much, is to be aborted, because a Close frame would free nothing. O(frames
+        that wait).
         """
-        one = _baseline_reference_count()
+        baseline = _baseline_reference_count()
         total: i64 = 0
         sizes: list[tuple[int, int]] = []
         for socket in self.waiting_sockets.values():
             outbox = socket.outbox
             if outbox is not None:
                 self._update_transport_bytes(outbox, socket.transport_bytes())
-                size = _memory_share_bytes(outbox, one)
+                size = _memory_share_bytes(outbox, baseline)
                 total += size
                 sizes.append((int(size), socket.id))
-        if total <= limit:
+        if total <= limit_bytes:
             return
         sizes.sort(reverse=True)
         for share, socket_id in sizes:
-            if total <= goal:
+            if total <= goal_bytes:
                 return
             total -= i64(share)
             socket = self.waiting_sockets[socket_id]
@@ -565,14 +603,15 @@ class Outgoing:
                 self._shed_outbox(socket, outbox)
 
     def _shed_outbox(self, socket: Socket, outbox: Outbox) -> None:
+        """Drops all frames of one outbox but a Close frame, or has its connection aborted where that frees nothing."""
         close = outbox.frames[-1] if outbox.frames and socket.state == CLOSING else b""
-        is_cut = outbox.is_shed or outbox.transport_bytes > BATCH_BYTES or (socket.state == CLOSING and not close)
+        must_abort = outbox.is_shed or outbox.transport_bytes > BATCH_BYTES or (socket.state == CLOSING and not close)
         outbox.is_shed = True
         self.shed_sockets.append(socket)
         self.waiting_bytes -= outbox.cost_bytes
         outbox.cost_bytes = 0
         outbox.frames.clear()
-        if is_cut:
+        if must_abort:
             outbox.is_abort_due = True
             self._update_transport_bytes(outbox, 0)
             self.waiting_sockets.pop(socket.id, None)
@@ -581,7 +620,10 @@ class Outgoing:
 
 
 def _baseline_reference_count() -> i64:
-    """Returns the reference count that `_memory_share_bytes` sees of a frame in one outbox; it differs between the builds."""
+    """Returns the reference count that `_memory_share_bytes` reads for a frame in a single outbox.
+
+    The compiled and the interpreted build have different counts.
+    """
     outbox = Outbox(0)
     outbox.frames.append(b"\x00" * FRAME_OVERHEAD_BYTES)
     for frame in outbox.frames:
@@ -589,29 +631,30 @@ def _baseline_reference_count() -> i64:
     return 1
 
 
-def _memory_share_bytes(outbox: Outbox, one: i64) -> i64:
-    """Returns the memory that what waits for this socket takes, of what is shared its part. O(frames that wait).
+def _memory_share_bytes(outbox: Outbox, baseline: i64) -> i64:
+    """Returns the memory in bytes of an outbox, with its part of the frames that it shares. O(frames that wait).
 
     Args:
         one: from `_baseline_reference_count`.
     """
     share: i64 = 0
     for frame in outbox.frames:
-        holders = i64(getrefcount(frame)) - one + 1 - TRANSIENT_REFERENCES
+        holders = i64(getrefcount(frame)) - baseline + 1 - TRANSIENT_REFERENCES
         cost: i64 = len(frame)
         share += FRAME_OVERHEAD_BYTES + (cost // holders if holders > 1 else cost)
-    held = outbox.transport_bytes
+    transport_share = outbox.transport_bytes
     unsent = outbox.refused_data
-    if unsent is not None and held > 0:
-        # The outbox and the transport: two for each socket.
-        holders = (i64(getrefcount(unsent)) - one + 1 - TRANSIENT_REFERENCES) // 2
+    if unsent is not None and transport_share > 0:
+        # Two references for each socket: one of the outbox, one of the transport.
+        holders = (i64(getrefcount(unsent)) - baseline + 1 - TRANSIENT_REFERENCES) // 2
         if holders > 1:
-            held //= holders
-    share += held
+            transport_share //= holders
+    share += transport_share
     return share
 
 
 def _find_largest_channel(channels: list[Channel]) -> Channel | None:
+    """Returns the channel with the most members; None of an empty list."""
     found: Channel | None = None
     for channel in channels:
         if found is None or channel.member_count > found.member_count:
@@ -619,18 +662,25 @@ def _find_largest_channel(channels: list[Channel]) -> Channel | None:
     return found
 
 
-def _extend_within_ranges(numbers: list[int], source: list[int], spans: list[int]) -> None:
-    """Adds the numbers of the source that lie in the ranges; both are ascending."""
+def _extend_within_ranges(numbers: list[int], source: list[int], ranges: list[int]) -> None:
+    """Appends to `numbers` the frame numbers of a source that lie in the ranges.
+
+    Args:
+        numbers: the list to extend.
+        source: frame numbers, ascending.
+        ranges: ``[from, to, from, to, …]``, ascending; `to` is not included.
+    """
     at: i64 = 0
-    size: i64 = len(spans)
+    size: i64 = len(ranges)
     for number in source:
-        while at < size and number >= spans[at + 1]:
+        while at < size and number >= ranges[at + 1]:
             at += 2
         if at >= size:
             return
-        if number >= spans[at]:
+        if number >= ranges[at]:
             numbers.append(number)
 
 
 def _is_control_frame(frame: bytes) -> bool:
+    """Returns whether an encoded frame is a control frame (RFC 6455 section 5.5)."""
     return frame[0] & 0x08 != 0

@@ -1,7 +1,16 @@
 """A socket as the broker sees it: an id, subscriptions, a token, an outbox and an inbox.
 
-The server's `Connection` derives from it and adds the transport; the methods at the end are what it fills in.
+`connections.Connection` derives from `Socket` and adds the transport; it overrides the methods at the end.
 There is one object per connection, so every field is counted: lists and dicts are made when they are needed.
+
+=======  ==============================  ==============================  =============================
+state    mark_socket_open                close_socket, slow consumer     connection lost, discarded
+=======  ==============================  ==============================  =============================
+OPENING  OPEN                            CLOSING (frames wait for 101)   CLOSED
+OPEN     –                               CLOSING                         CLOSED
+CLOSING  CLOSING (close event is due)    –                               CLOSED
+CLOSED   –                               –                               –
+=======  ==============================  ==============================  =============================
 """
 
 from __future__ import annotations
@@ -17,12 +26,12 @@ if TYPE_CHECKING:
     from wsbroker.broker.worker_queue import WorkerQueue
 
 OPENING: Final = 0
-"""known, its calls count, its frames wait behind the 101"""
+"""registered: calls find the socket, its frames wait for the 101 response"""
 OPEN: Final = 1
 CLOSING: Final = 2
-"""out of the tables; a Close frame is on its way behind everything sent before it"""
+"""unregistered; a Close frame is queued behind all frames sent before it"""
 CLOSED: Final = 3
-"""the connection is no more"""
+"""the connection is lost, or was refused"""
 
 NO_INDEX: Final = -1
 
@@ -32,22 +41,22 @@ OPEN_END: Final = 1 << 60
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Socket:
-    """The broker's addressable endpoint."""
+    """One client's socket: its state, subscriptions, frames and messages that wait, and flags."""
 
-    def __init__(self, socket_id: int, lane: WorkerQueue) -> None:
+    def __init__(self, socket_id: int, worker_queue: WorkerQueue) -> None:
         self.id: Final = socket_id
-        self.worker_queue: Final = lane
+        self.worker_queue: Final = worker_queue
         self.state: i64 = OPENING
         self.token: bytes | None = None
         self.applied_token_number: int = 0
-        """number of the last SET_TOKEN of its own worker that was applied"""
-        # Subscriptions, oldest first: `first_channel`, then those of `more_channels`. Most sockets have one or none: a dict (232 bytes)
-        # is made for the second, and given up with the last but one.
+        """number of the last SET_TOKEN command of the socket's own worker that was applied"""
+        # Subscriptions, oldest first: `first_channel`, then those of `more_channels`. Most sockets have one or none: a
+        # dict (232 bytes) is made for the second, and dropped with the last but one.
         self.first_channel: Channel | None = None
         self.first_member_index: i64 = 0
         self.more_channels: dict[Channel, int] | None = None
         self.outbox: Outbox | None = None
-        """what waits because the transport is full or the 101 is not out yet"""
+        """the frames that wait because the transport is full or the 101 response is not out yet"""
         # This turn (see outgoing.py).
         self.flush_mark: i64 = 0
         self.only_channel_index: i64 = NO_INDEX
@@ -55,31 +64,34 @@ class Socket:
         self.direct_bytes: i64 = 0
         self.number_ranges: dict[Channel, list[int]] | None = None
         self.pending_close: tuple[int, str, int, str] | None = None
-        """the peer has closed or broke the protocol: code and reason to send, and to tell, behind its messages"""
+        """code and reason to send, code and reason to report, once the messages read before have been handled: the
+        peer has closed or broke the protocol"""
         # Inbox: messages read whose handler is not yet free.
         self.unhandled_bytes: i64 = 0
         self.inbox: deque[tuple[object, ...]] | None = None
-        # The timer wheel's slot and the place in it.
+        # The slot of the timer wheel, and the index within it.
         self.timer_slot: i64 = NO_INDEX
         self.timer_index: i64 = 0
         # Side by side: a flag takes one byte beside another one, and eight between two numbers.
         self.is_accepted = False
         self.is_blocked = True
-        """the transport is full, or the 101 is not out yet"""
+        """whether the transport is full, or the 101 response not out yet"""
         self.is_dirty = False
-        """it has frames or ranges of its own in this turn"""
+        """whether the socket has direct frames or ranges in this turn"""
         self.is_token_stale = False
-        """somebody else has set the token since its worker was told"""
+        """whether the token was set elsewhere since the socket's worker got it"""
         self.is_busy = False
-        """inline: its events wait in its inbox, for an async handler of it runs or it has had its share of the turn"""
+        """inline: whether events must wait in the inbox, because an async handler of the socket runs or the socket has
+        used up its share of the turn"""
         self.is_discarding_messages = False
-        """the application closed it: messages read but not yet handled are dropped"""
+        """whether messages read but not yet handled are dropped: the application has closed the socket"""
         self.is_reading_paused = False
         self.in_flight_units: u8 = 0
-        """its messages with its worker, in units of its share (`WorkerQueue.share_units`); a byte beside the flags costs nothing"""
+        """messages in flight to the worker, in units of the socket's share (`WorkerQueue.share_units`); a byte beside
+        the flags costs nothing"""
 
     def is_member(self, channel: Channel) -> bool:
-        """Whether this socket is subscribed to the channel."""
+        """Returns whether this socket is subscribed to a channel."""
         if self.first_channel is channel:
             return True
         more = self.more_channels
@@ -91,7 +103,7 @@ class Socket:
         return (0 if self.first_channel is None else 1) + (0 if more is None else len(more))
 
     def channel_list(self) -> list[Channel]:
-        """Returns the channels that this socket is subscribed to, oldest subscription first."""
+        """Returns the channels that this socket is subscribed to, oldest subscription first, as a new list."""
         first = self.first_channel
         found: list[Channel] = []
         if first is not None:
@@ -102,11 +114,11 @@ class Socket:
         return found
 
     def set_member_index(self, channel: Channel, index: i64) -> None:
-        """Remembers the index of this socket in the channel's member list."""
+        """Stores the index of this socket in a channel's member list; called by the channel when that index changes."""
         more = self.more_channels
         if self.first_channel is channel:
             self.first_member_index = index
-        elif more is not None and channel in more:  # it moves within the list: it may be there only once
+        elif more is not None and channel in more:  # the socket moves within the list of members
             more[channel] = int(index)
         elif self.first_channel is None and more is None:
             self.first_channel = channel
@@ -118,7 +130,7 @@ class Socket:
             more[channel] = int(index)
 
     def get_member_index(self, channel: Channel) -> i64:
-        """The index in the channel's member list, or NOWHERE."""
+        """Returns the index of this socket in a channel's member list; NO_INDEX if the socket is no member."""
         if self.first_channel is channel:
             return self.first_member_index
         more = self.more_channels
@@ -130,7 +142,7 @@ class Socket:
         return i64(index)
 
     def clear_member_index(self, channel: Channel) -> None:
-        """Forgets the index in the channel's member list."""
+        """Forgets the index of this socket in a channel's member list; called by the channel when the socket leaves."""
         more = self.more_channels
         if self.first_channel is channel:
             self.first_channel = None
@@ -140,38 +152,37 @@ class Socket:
             return
         if not more:
             self.more_channels = None
-        elif (
-            len(more) == 1 and self.first_channel is None
-        ):  # no dict for one: 232 bytes of each socket that has moved on
+        elif len(more) == 1 and self.first_channel is None:
+            # No dict for a single subscription: 232 bytes for each socket that has changed its channel.
             for last, index in more.items():
                 self.first_channel = last
                 self.first_member_index = index
             self.more_channels = None
 
-    # What the connection fills in.
+    # Overridden by `Connection`.
 
     def write(self, data: bytes) -> None:
         """Hands whole frames to the transport; may set `is_blocked`, must not raise."""
         raise NotImplementedError
 
     def transport_bytes(self) -> int:
-        """What waits in the transport's own buffer."""
+        """Returns the number of bytes in the transport's own write buffer."""
         return 0
 
     def on_close_written(self) -> None:
-        """The Close frame, the last there is, has been handed to `write`. May come more than once."""
+        """Called when the Close frame, the last frame, has been handed to `write`; possibly more than once."""
 
     def pause_reading(self) -> None:
-        """The inbox is full: read nothing more until `resume_reading`."""
+        """Pauses reading from the client until `resume_reading`; called when the inbox is full."""
 
     def resume_reading(self) -> None:
-        """There is room in the inbox again."""
+        """Resumes reading from the client; called when the inbox has room again."""
 
     def on_close_queued(self) -> None:
-        """A Close frame was queued behind everything sent before it: time is running for all of that to leave."""
+        """Called when a Close frame is queued: starts the time for all frames to leave (`close_timeout`)."""
 
     def on_overflow(self) -> None:
-        """The slow consumer policy gave this socket up: a Close frame waits in its outbox, time is running."""
+        """Called when the waiting frames were replaced by a Close frame: starts the time for that frame to leave."""
 
     def abort(self) -> None:
-        """Drops the connection without a word, and with it what its transport holds."""
+        """Drops the connection without a Close frame, and with it the bytes in the transport's buffer."""

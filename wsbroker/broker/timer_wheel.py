@@ -17,7 +17,8 @@ SLOTS: Final = 512
 
 @final
 class TimerWheel:
-    """Deadlines in ticks. One further away than the wheel is long comes out early: whoever gets it looks again."""
+    """Deadlines in ticks, at most one per socket. A deadline beyond SLOTS ticks comes due early: `Connection.on_timer`
+    checks the time and sets a new one."""
 
     def __init__(self) -> None:
         self.current_tick: i64 = 0
@@ -25,7 +26,7 @@ class TimerWheel:
         self.slots: Final[list[list[Socket]]] = [[] for _ in range(SLOTS)]
 
     def set_deadline(self, socket: Socket, ticks: i64) -> None:
-        """Sets the socket's one deadline to `ticks` (at least 1) from now, in place of an earlier one."""
+        """Sets the deadline of a socket to `ticks` from now (1 to SLOTS - 1), in place of an earlier deadline."""
         if socket.timer_slot != NO_INDEX:
             self.cancel_deadline(socket)
         if ticks < 1:
@@ -40,7 +41,7 @@ class TimerWheel:
         self.timer_count += 1
 
     def cancel_deadline(self, socket: Socket) -> None:
-        """Takes the deadline back; nothing happens if there is none."""
+        """Cancels the deadline of a socket; does nothing if the socket has none."""
         if socket.timer_slot == NO_INDEX:
             return
         slot = self.slots[socket.timer_slot]
@@ -52,7 +53,7 @@ class TimerWheel:
         self.timer_count -= 1
 
     def advance_tick(self) -> list[Socket]:
-        """One tick later: the sockets whose deadline this is, each without one now."""
+        """Advances the wheel by one tick; returns the sockets whose deadline came due, which have none any more."""
         self.current_tick += 1
         number = self.current_tick % SLOTS
         due = self.slots[number]

@@ -1,11 +1,13 @@
-"""A lane: the way from the core to one worker, with its credit.
+"""The queue of events from the core to one worker, and the worker's credit.
 
 Events of a turn gather in `events` and leave as one batch. Messages spend credit, which comes back with HANDLED;
-without credit they stay in the inbox of their socket, and the sockets take turns (`waiting_sockets`) when credit returns.
+without credit they stay in the inbox of their socket, and the sockets take turns (`waiting_sockets`) when credit
+returns.
 
-No socket has more in flight than its share (`limits.SHARE_UNITS`, `limits.CROWDED_SHARE_UNITS`): the rest stays in its inbox,
-out of line (`parked_ids`), so that the messages of other sockets pass it. The socket gets back in line when its worker has
-handled one of its messages; such a message is always in flight, because the share was used up.
+No socket has more in flight than its share (`limits.SHARE_UNITS`, `limits.CROWDED_SHARE_UNITS`): its further messages
+stay in its inbox, and the socket is parked (`parked_ids`), so that the messages of other sockets pass. The socket gets
+back in line when its worker has handled one of its messages; such a message is always in flight, because the share was
+used up.
 """
 
 from __future__ import annotations
@@ -22,70 +24,75 @@ from wsbroker.wire import events
 
 @final
 class WorkerQueue:
-    """The core's side of one worker."""
+    """The core's side of one worker: the events for the worker, its credit and the inboxes of its sockets."""
 
     def __init__(self, index: int, credit_bytes: int, is_inline: bool) -> None:
         self.index: Final = index
         self.credit_bytes: i64 = credit_bytes
         self.share_unit_bytes: i64 = max(1, credit_bytes // CREDIT_DIVISOR // SHARE_UNITS)
-        """What a message may cost to count for one unit of its socket's share."""
+        """The most that a message may cost to count as one unit of its socket's share."""
         self.is_inline: Final = is_inline
         self.generation: int = 0
-        """Grows when the worker is replaced: what an older one still says is ignored."""
+        """Grows when the worker is lost or replaced: later commands of the older worker are ignored."""
         self.in_flight_bytes: i64 = 0
         """Cost of the messages sent and not yet acknowledged as handled."""
         self.unhandled_bytes: i64 = 0
-        """Cost of the messages taken and not yet acknowledged as handled: those in flight and those in inboxes."""
+        """Cost of the messages received and not yet acknowledged as handled: those in flight and those in inboxes."""
         self.dropped_bytes: i64 = 0
-        """Of `unhandled_bytes`, what was dropped with its socket's close and is still to be counted off."""
+        """Part of `unhandled_bytes` that was dropped from inboxes and is still to be subtracted by the broker."""
         self.in_flight_messages: i64 = 0
-        """How many they are."""
+        """Number of messages sent and not yet acknowledged as handled."""
         self.handled_messages: i64 = 0
-        """Messages acknowledged as handled since the start, by all workers that this lane has led to."""
+        """Messages acknowledged as handled since the start, by all successive workers of this queue."""
         self.events: list[tuple[object, ...]] = []
-        """This turn's batch (wire workers)."""
+        """Batch of this turn (workers on a wire)."""
         self.inline_sockets: list[Socket] = []
-        """This turn's batch (inline): whose message `inline_events` holds at the same index."""
+        """Batch of this turn (inline): the socket of the event in `inline_events` at the same index."""
         self.inline_events: list[object] = []
-        """str or bytes; a tuple is a CLOSE event, an empty one where an ending socket's messages end (`Broker.close_after_messages`)."""
+        """A message (str or bytes), a CLOSE event (tuple), or an empty tuple behind the last message of a socket whose
+        close was postponed (`Broker.close_after_messages`)."""
         self.waiting_sockets: deque[Socket] = deque()
-        """Sockets with events in their inbox that wait for credit, in turn."""
+        """Sockets with events in their inbox that wait for credit, in order of their turns."""
         self.sockets_with_inbox: dict[int, Socket] = {}
         """All sockets with events in their inbox, by id: those in line and those that are parked."""
         self.parked_ids: set[int] = set()
         """Ids of the sockets with events in their inbox that have their share in flight."""
         self.unhandled_closes: dict[int, tuple[object, ...]] = {}
-        """CLOSE events whose handler has not run yet, by socket id; of a held lane, only those that its worker has."""
+        """CLOSE events whose handler has not run yet, by socket id; while paused, only those sent to the worker."""
         self.busy_sockets: dict[int, Socket] = {}
         """Inline: sockets with an async handler running, by id."""
         self.current_socket: Socket | None = None
         """Inline: the socket whose handler is being called."""
         self.is_dirty = False
         self.is_paused = False
-        """Messages and closes stay in their inboxes, whatever the credit: its worker is being exchanged."""
+        """Whether messages and closes stay in their inboxes, whatever the credit: the worker is being replaced."""
         self.socket_count: int = 0
+        """Registered sockets that belong to this worker."""
 
-    def queue_message(self, socket: Socket, event: tuple[object, ...], cost: i64) -> bool:
-        """Takes a MESSAGE event worth `cost`: on its way, or into its socket's inbox while the socket has its share in
-        flight, there is no credit, or a socket that waits longer would be passed.
+    def queue_message(self, socket: Socket, event: tuple[object, ...], cost_bytes: i64) -> bool:
+        """Queues a MESSAGE event for the worker, or in the socket's inbox.
+
+        The event goes into the inbox while the socket has its share in flight, there is no credit, the queue is
+        paused, or other sockets wait.
 
         Returns:
-            False: it waits for credit. True: it is on its way, or waits for messages of its own socket only.
+            False: the event waits for credit. True: the event goes out with this turn's batch, or waits only for other
+            messages of its socket.
         """
         if (
             socket.inbox is not None
             or self.waiting_sockets
             or self.is_paused
-            or (self.in_flight_bytes + cost > self.credit_bytes and self.in_flight_bytes != 0)
+            or (self.in_flight_bytes + cost_bytes > self.credit_bytes and self.in_flight_bytes != 0)
             or not self._has_share_left(socket)
         ):
             self.queue_in_inbox(socket, event)
             return socket.id in self.parked_ids
-        self._send_message(socket, event, cost)
+        self._send_message(socket, event, cost_bytes)
         return True
 
     def queue_close(self, socket: Socket, event: tuple[object, ...]) -> None:
-        """Takes a CLOSE event: the last of its socket, behind the messages that still wait."""
+        """Queues the CLOSE event of a socket, its last event, behind the socket's messages that still wait."""
         if not self.is_paused:
             self.unhandled_closes[socket.id] = event
         if socket.inbox or self.is_paused:
@@ -94,7 +101,7 @@ class WorkerQueue:
             self.events.append(event)
 
     def queue_in_inbox(self, socket: Socket, event: tuple[object, ...]) -> None:
-        """Puts an event into its socket's inbox, and the socket in line unless it has its share in flight."""
+        """Puts an event into the inbox of its socket; a new inbox puts the socket in line, or parks it."""
         inbox = socket.inbox
         if inbox is None:
             inbox = deque()
@@ -104,34 +111,38 @@ class WorkerQueue:
         inbox.append(event)
 
     def _has_share_left(self, socket: Socket) -> bool:
-        """Whether the socket may have one more message in flight."""
+        """Returns whether a socket may have one more message in flight."""
         units = i64(socket.in_flight_units)
         return units < CROWDED_SHARE_UNITS or (units < SHARE_UNITS and self.in_flight_messages < CROWDED_FROM_MESSAGES)
 
     def _enqueue_or_park(self, socket: Socket) -> None:
-        """Puts a socket with an inbox in line, or parks it while it has its share in flight."""
+        """Puts a socket with an inbox in line for credit, or parks the socket while its share is in flight."""
         if self._has_share_left(socket):
             self.waiting_sockets.append(socket)
         else:
             self.parked_ids.add(socket.id)
 
-    def share_units(self, cost: i64) -> i64:
-        """Returns what a message of this cost counts for in its socket's share, at most the whole of it."""
-        if cost <= self.share_unit_bytes:
+    def share_units(self, cost_bytes: i64) -> i64:
+        """Returns the units (1 to SHARE_UNITS) of its socket's share that a message of this cost takes."""
+        if cost_bytes <= self.share_unit_bytes:
             return 1
-        units = (cost + self.share_unit_bytes - 1) // self.share_unit_bytes
+        units = (cost_bytes + self.share_unit_bytes - 1) // self.share_unit_bytes
         return units if units < SHARE_UNITS else SHARE_UNITS
 
-    def return_share(self, socket: Socket, cost: i64) -> None:
-        """Takes a message of this socket as handled; a parked socket that has room in its share gets back in line."""
-        left = i64(socket.in_flight_units) - self.share_units(cost)
-        socket.in_flight_units = u8(left) if left > 0 else u8(0)
+    def return_share(self, socket: Socket, cost_bytes: i64) -> None:
+        """Returns the units of a handled message to its socket's share; puts a parked socket back in line."""
+        remaining = i64(socket.in_flight_units) - self.share_units(cost_bytes)
+        socket.in_flight_units = u8(remaining) if remaining > 0 else u8(0)
         if self.parked_ids and socket.id in self.parked_ids and self._has_share_left(socket):
             self.parked_ids.discard(socket.id)
             self.waiting_sockets.append(socket)
 
     def send_waiting_events(self) -> bool:
-        """Spends credit on the waiting inboxes, one event of each socket in turn; says whether an event left."""
+        """Moves events from inboxes to the worker's batch while there is credit, one event of each socket in turn.
+
+        Returns:
+            whether an event was moved.
+        """
         has_moved = False
         waiting = self.waiting_sockets
         while waiting and not self.is_paused and self.in_flight_bytes < self.credit_bytes:
@@ -158,62 +169,72 @@ class WorkerQueue:
         return has_moved
 
     def _drop_muted_messages(self, inbox: deque[tuple[object, ...]]) -> None:
-        """Drops the messages of a socket that the application has closed: the worker that did so drops those it has,
-        and one that takes over would not."""
+        """Drops the messages at the front of an inbox whose socket the application has closed.
+
+        The worker that closed the socket drops messages itself; a worker that replaces it would handle them.
+        """
         while inbox and inbox[0][0] == events.MESSAGE:
             self.dropped_bytes += i64(cast(int, inbox.popleft()[3]))
 
     def _drop_inbox(self, socket: Socket) -> None:
+        """Removes the empty inbox of a socket."""
         socket.inbox = None
         self.sockets_with_inbox.pop(socket.id, None)
 
-    def _send_message(self, socket: Socket, event: tuple[object, ...], cost: i64) -> None:
-        """Spends credit on a MESSAGE event. The token only goes in front of one: a flood of `set_token` costs a stalled
-        worker nothing."""
-        self.in_flight_bytes += cost
+    def _send_message(self, socket: Socket, event: tuple[object, ...], cost_bytes: i64) -> None:
+        """Adds a MESSAGE event to the worker's batch and spends its cost; a TOKEN event precedes it if one is due.
+
+        Tokens go out only with messages, so that a flood of `set_token` costs a stalled worker nothing.
+        """
+        self.in_flight_bytes += cost_bytes
         self.in_flight_messages += 1
-        socket.in_flight_units = u8(i64(socket.in_flight_units) + self.share_units(cost))
+        socket.in_flight_units = u8(i64(socket.in_flight_units) + self.share_units(cost_bytes))
         if socket.is_token_stale:
             socket.is_token_stale = False
             self.events.append((events.TOKEN, socket.id, socket.token, socket.applied_token_number))
         self.events.append(event)
 
     def pause(self) -> None:
-        """Keeps messages and closes with their sockets, so that the worker runs empty: `in_flight_bytes` falls to 0, and
-        `unhandled_closes` to what that worker has been told of."""
+        """Keeps all further events in the inboxes, so that the worker runs empty before its replacement.
+
+        `in_flight_bytes` falls to 0, and `unhandled_closes` holds only events sent to that worker.
+        """
         self.is_paused = True
         for socket_id in self._waiting_closes():
             self.unhandled_closes.pop(socket_id, None)
 
     def resume(self) -> bool:
-        """Lets them go on; says whether an event left."""
+        """Ends a pause and sends waiting events; returns whether an event was moved to the worker's batch."""
         self.is_paused = False
         self.unhandled_closes.update(self._waiting_closes())
         return self.send_waiting_events()
 
     def drop_waiting_messages(self) -> i64:
-        """Has the messages that wait in inboxes dropped as their sockets' turns come, so that the CLOSE events behind
-        them get through; returns how many messages. O(waiting)."""
+        """Marks all sockets with an inbox, so that `send_waiting_events` drops their messages and sends their closes.
+
+        Returns:
+            how many messages wait in inboxes. O(waiting messages).
+        """
         waiting = self.count_unhandled_messages() - self.in_flight_messages
         for socket in self.sockets_with_inbox.values():
             socket.is_discarding_messages = True
         return waiting
 
     def count_unhandled_messages(self) -> i64:
-        """How many messages its worker would still handle, those that wait with their sockets too. O(waiting)."""
-        found = self.in_flight_messages
+        """Returns how many messages are in flight or wait in inboxes. O(waiting messages)."""
+        messages = self.in_flight_messages
         for socket in self.sockets_with_inbox.values():
             inbox = socket.inbox
             if inbox is not None and not socket.is_discarding_messages:
                 for event in inbox:
                     if event[0] == events.MESSAGE:
-                        found += 1
-        return found
+                        messages += 1
+        return messages
 
     def drop_all_events(self) -> list[tuple[object, ...]]:
-        """Drops what was for a dead worker; returns the CLOSE events whose handler has not run."""
+        """Drops all events for a dead worker; returns the CLOSE events whose handler has not run."""
         self.unhandled_closes.update(self._waiting_closes())
-        left = list(self.unhandled_closes.values())
+        closes = list(self.unhandled_closes.values())
         for socket in self.sockets_with_inbox.values():
             socket.inbox = None
         self.sockets_with_inbox.clear()
@@ -223,19 +244,18 @@ class WorkerQueue:
         self.in_flight_bytes = 0
         self.in_flight_messages = 0
         self.unhandled_closes.clear()
-        return left
+        return closes
 
     def reset_for_new_worker(self, sockets: dict[int, Socket]) -> None:
-        """Another worker follows: nothing is in flight to it, and it knows no tokens. O(sockets).
+        """Resets credit, shares and token states for a new worker, to which nothing is in flight yet. O(sockets).
 
         Args:
-            sockets: all that are in the tables; those of other lanes stay as they are.
+            sockets: all registered sockets, by id; sockets of other workers are not changed.
         """
         self.in_flight_bytes = 0
         self.in_flight_messages = 0
-        for (
-            socket
-        ) in self.sockets_with_inbox.values():  # some have left the tables, with messages that are not handled yet
+        # Sockets with an inbox may be unregistered, with messages that are not handled yet.
+        for socket in self.sockets_with_inbox.values():
             if socket.id in self.parked_ids:
                 self.waiting_sockets.append(socket)
             _reset_for_new_worker(socket)
@@ -245,25 +265,26 @@ class WorkerQueue:
                 _reset_for_new_worker(socket)
 
     def _waiting_closes(self) -> dict[int, tuple[object, ...]]:
-        """The CLOSE events that wait behind messages of their sockets. O(waiting sockets)."""
-        found: dict[int, tuple[object, ...]] = {}
+        """Returns the CLOSE events that wait in inboxes, with current tokens, by socket id. O(sockets with inbox)."""
+        closes: dict[int, tuple[object, ...]] = {}
         for socket in self.sockets_with_inbox.values():
             inbox = socket.inbox
             if inbox and inbox[-1][0] == events.CLOSE:
-                found[socket.id] = _with_current_token(socket, inbox[-1])
-        return found
+                closes[socket.id] = _with_current_token(socket, inbox[-1])
+        return closes
 
     def get_socket_with_inbox(self, socket_id: int) -> Socket | None:
-        """Returns a socket that has left the tables, or is about to, with events in its inbox; None: there is none."""
+        """Returns the socket of this id, registered or not, if events wait in its inbox; else None."""
         return self.sockets_with_inbox.get(socket_id)
 
 
 def _reset_for_new_worker(socket: Socket) -> None:
+    """Resets the share and the token state of one socket: its new worker has no message and no token of it."""
     socket.in_flight_units = 0
     socket.applied_token_number = 0
     socket.is_token_stale = socket.token is not None
 
 
 def _with_current_token(socket: Socket, close: tuple[object, ...]) -> tuple[object, ...]:
-    """A CLOSE event that waited: a handler that ran when the socket closed may have set its token since."""
+    """Returns a CLOSE event that waited, with the socket's token of now: a running handler may have set a new one."""
     return (events.CLOSE, socket.id, socket.token, socket.applied_token_number, close[4], close[5])

@@ -1,7 +1,7 @@
 """A WebSocket connection: the asyncio protocol that a transport is handed to after the 101.
 
 It is a plain native class (deriving from `asyncio.Protocol` would give every connection a dict), one object per
-connection: protocol, broker's socket and timer in one. A decoder it has only while it is in the middle of something.
+connection: protocol, broker's socket and timer in one. It has a decoder only while a message or frame is incomplete.
 """
 
 from __future__ import annotations
@@ -25,47 +25,49 @@ EMPTY_PING: Final = b"\x89\x00"
 
 @final
 class Connection(Socket):
-    """One client's connection."""
+    """One client's WebSocket connection: asyncio protocol, socket of the broker and timer. Loop thread only."""
 
-    def __init__(self, socket_id: int, lane: WorkerQueue, owner: Connections) -> None:
-        super().__init__(socket_id, lane)
-        self.connections: Final = owner
+    def __init__(self, socket_id: int, worker_queue: WorkerQueue, connections: Connections) -> None:
+        super().__init__(socket_id, worker_queue)
+        self.connections: Final = connections
         self.transport: asyncio.Transport | None = None
         self.decoder: Decoder | None = None
-        """There while something has been read and is not decoded, or a message is not whole."""
+        """Holds the bytes that were read and are not decoded, and an incomplete message; None if there are none."""
         self.last_heard_tick: i64 = 0
-        """Tick at which the peer was last heard, or its pong deadline last suspended."""
+        """Tick at which the peer last sent bytes, or its pong deadline was last suspended."""
         self.waiting_since_tick: i64 = 0
-        """Tick since which the transport has made no progress, a pong is awaited, or our Close waits or is out."""
+        """Tick since which the transport has made no progress, a pong is awaited, or we are closing."""
         self.lowest_transport_bytes: i64 = 0
-        """What the transport's buffer had shrunk to then."""
+        """Size of the transport's buffer at `waiting_since_tick`, in bytes."""
         self.read_turn: i64 = 0
         self.read_bytes: i64 = 0
         self.pending_pong: bytes | None = None
-        """The newest pong, while the transport takes nothing."""
+        """The newest pong frame that waits while the transport is full."""
         self.is_awaiting_pong = False
         self.is_throttled = False
-        """It has read its share of this turn and goes on in the next."""
+        """Whether reading has used up its budget of this turn and goes on in the next."""
         self.is_close_timer_started = False
-        """Time is running for what was sent before our Close, and for that, to leave."""
+        """Whether the time for our Close frame, and the frames before it, to leave has begun."""
         self.is_close_written = False
-        """The Close frame has been handed to the transport."""
+        """Whether our Close frame has been handed to the transport."""
         self.is_peer_closed = False
+        """Whether the peer's Close frame, or a protocol error while we closed, has been read."""
         self.is_input_ignored = False
+        """Whether all further bytes from the peer are discarded."""
 
     @property
     def worker_index(self) -> int:
-        """Which worker it belongs to."""
+        """The index of the worker that handles this connection's messages."""
         return self.worker_queue.index
 
     # From the transport. ----------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        """Never called by `set_protocol`; here because the protocol interface has it."""
+        """Stores the transport; required by asyncio's protocol interface, not called by `set_protocol`."""
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Bytes from the peer, split anywhere."""
+        """Takes bytes from the peer, split anywhere, and reads messages from them; called by the transport."""
         if self.state == CLOSED or self.is_input_ignored:
             return
         owner = self.connections
@@ -86,17 +88,20 @@ class Connection(Socket):
                 owner.defer_reading(self)
 
     def eof_received(self) -> bool:
-        """The peer has closed its side: the transport closes too."""
+        """Returns False, so that the transport closes; called by the transport when the peer has closed its side."""
         return False
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """The transport is gone, whoever ended it."""
+        """Removes this connection from the server; called by the transport once it has closed, for any reason."""
         self.connections.remove_lost_connection(self)
         self.transport = None
         self.pending_pong = None
 
     def pause_writing(self) -> None:
-        """The peer takes nothing more. Comes from inside `write`: marks only. A closing connection's clock runs on."""
+        """Marks this connection as blocked and starts `write_timeout`; called by the transport when its buffer fills.
+
+        Possibly called from inside `write`, during a flush. The deadline of a closing connection is not changed.
+        """
         self.connections.broker.outgoing.mark_blocked(self)
         if self.state < CLOSING:
             self.lowest_transport_bytes = self.transport_bytes()
@@ -104,7 +109,7 @@ class Connection(Socket):
             self.connections.timer_wheel.set_deadline(self, self.connections.write_ticks)
 
     def resume_writing(self) -> None:
-        """The transport's buffer is empty again."""
+        """Writes the frames that waited, then a pong that waited; called by the transport when its buffer is empty."""
         if self.state == CLOSED:
             return
         self.connections.broker.outgoing.drain_outbox(self)
@@ -116,7 +121,7 @@ class Connection(Socket):
     # Reading. ---------------------------------------------------------------------------------------------------
 
     def read(self) -> None:
-        """Decodes what has arrived, as far as the turn's budget and the inbox allow."""
+        """Decodes the received bytes into messages for the broker, until a budget of this turn or the inbox is full."""
         owner = self.connections
         decoder = self.decoder
         if decoder is None:
@@ -124,7 +129,7 @@ class Connection(Socket):
         broker = owner.broker
         stop = decoder.frame_count + owner.read_budget_frames
         inbox_bytes = broker.inbox_limit_bytes()
-        # Inline messages count only once they are held, which is after this turn's reading.
+        # Inline messages count only once they are in the inbox, which is after this turn's reading.
         is_scarce = inbox_bytes < broker.limits.inbox_bytes and self.worker_queue.is_inline
         taken: i64 = 0
         while True:
@@ -154,7 +159,11 @@ class Connection(Socket):
                 return
 
     def _read_control_frame(self, kind: int, decoder: Decoder) -> None:
-        """A control frame, or the end of all decoding. PONG and FRAGMENTS ask for nothing."""
+        """Acts on a decoded control frame or a protocol error: answers a PING, begins to close on CLOSE and FAILED.
+
+        Args:
+            kind: the event of the decoder; PONG and FRAGMENTS need no action.
+        """
         broker = self.connections.broker
         if kind == PING:
             pong = encode_frame(PONG_FRAME, decoder.data)
@@ -172,37 +181,40 @@ class Connection(Socket):
             )
 
     def _read_while_closing(self, kind: int) -> None:
-        """Our Close is on its way: only the peer's matters now (RFC 6455 section 5.5.1)."""
+        """Acts on a decoded event after our Close frame was queued: only the peer's CLOSE or a FAILED has an effect.
+
+        Source: RFC 6455 section 5.5.1.
+        """
         if kind == CLOSE or kind == FAILED:
             self.is_peer_closed = True
-            self.is_input_ignored = True  # nothing after it is looked at
+            self.is_input_ignored = True
             if self.is_close_written:
                 self._close_transport()
 
     def pause_reading(self) -> None:
-        """The inbox is full."""
+        """Pauses reading from the transport, until `resume_reading`; called when the inbox is full."""
         if not self.is_reading_paused and self.transport is not None:
             self.is_reading_paused = True
             self.connections.broker.counters.inboxes_full += 1
             self.transport.pause_reading()
-            if self.decoder is not None:  # a read of 256 KiB may be held by one last frame in it
+            if self.decoder is not None:  # one last frame would keep a whole read of 256 KiB in memory
                 self.decoder.drop_decoded()
 
     def resume_reading(self) -> None:
-        """The inbox has room: first what has been read already, in the next turn."""
+        """Resumes reading in the next turn, with the bytes received before; called when the inbox has room again."""
         self.is_reading_paused = False
         self.last_heard_tick = self.connections.timer_wheel.current_tick
         self.is_awaiting_pong = False
         self.connections.defer_reading(self)
 
     def throttle_reading(self) -> None:
-        """Stops reading until the next turn."""
+        """Pauses reading from the transport until the next turn (`continue_reading`)."""
         self.is_throttled = True
         if self.transport is not None:
             self.transport.pause_reading()
 
     def continue_reading(self) -> None:
-        """The next turn has come."""
+        """Goes on reading with a new budget; called at the start of the turn after `throttle_reading`."""
         self.is_throttled = False
         if self.transport is None or self.is_reading_paused:
             return
@@ -216,18 +228,21 @@ class Connection(Socket):
     # Writing. ---------------------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """One write of whole frames."""
+        """Writes whole encoded frames to the transport; drops them if the transport is gone."""
         transport = self.transport
         if transport is not None:
             transport.write(data)
 
     def transport_bytes(self) -> int:
-        """What waits in the transport's buffer."""
+        """Returns the number of bytes in the transport's write buffer."""
         transport = self.transport
         return 0 if transport is None else transport.get_write_buffer_size()
 
     def on_close_written(self) -> None:
-        """The Close frame is out: wait for the peer's, or, if that is here or cannot be read any more, end."""
+        """Starts `close_timeout` for the peer's Close frame; closes the transport if that frame was read before.
+
+        Called when our Close frame has been handed to the transport; a second call does nothing.
+        """
         if self.is_close_written:
             return
         self.is_close_written = True
@@ -247,43 +262,52 @@ class Connection(Socket):
             transport.write_eof()
 
     def on_close_queued(self) -> None:
-        """Our Close waits behind what was sent before it: `close_timeout` for all of it to leave."""
+        """Starts `close_timeout` for our Close frame, and all frames before it, to leave; called when it is queued."""
         self._start_close_timer()
 
     def on_overflow(self) -> None:
-        """Given up as a slow consumer; the Close frame waits in the outbox."""
+        """Starts `close_timeout` and resumes reading; called when only a Close frame is left in the full outbox."""
         self._start_close_timer()
         if self.is_reading_paused:
             self.is_reading_paused = False
             self.connections.defer_reading(self)
 
     def _start_close_timer(self) -> None:
-        """Gives what waits `close_timeout` to leave: once, whatever happens to it meanwhile, and from the 101 on. The
-        Close frame, when it is out, has another one to be answered (`on_close_written`)."""
+        """Starts `close_timeout` for the waiting frames to leave, unless that was started before; not before the 101.
+
+        A second `close_timeout`, for the peer's answer, begins in `on_close_written`.
+        """
         if self.transport is not None and not self.is_close_timer_started:
             self.is_close_timer_started = True
             self._set_close_deadline()
 
     def _set_close_deadline(self) -> None:
+        """Sets this connection's deadline to `close_timeout` from now."""
         wheel = self.connections.timer_wheel
         self.waiting_since_tick = wheel.current_tick
         wheel.set_deadline(self, self.connections.close_ticks)
 
     def _close_transport(self) -> None:
-        """Both Close frames are through: the server closes first (RFC 6455 section 7.1.1). The timer stays, for a peer
-        that does not even take what is still in the buffer."""
+        """Closes the transport once its buffer is written; called when the Close frames of both sides are through.
+
+        The deadline stays, for a peer that does not read the rest of the buffer. Source: RFC 6455 section 7.1.1, the
+        server closes first.
+        """
         if self.transport is not None:
             self.transport.close()
 
     def abort(self) -> None:
-        """Drops the connection without a word."""
+        """Drops the connection without a Close frame."""
         if self.transport is not None:
             self.transport.abort()
 
     # Time. ------------------------------------------------------------------------------------------------------
 
     def on_timer(self) -> None:
-        """Its deadline on the wheel has come, or came early: look which one it was, and set the next."""
+        """Checks the time limits of this connection and sets its next deadline; called when its deadline comes due.
+
+        Aborts the connection after `close_timeout`, `write_timeout` or `pong_timeout`; sends a ping that is due.
+        """
         owner = self.connections
         now = owner.timer_wheel.current_tick
         if self.state >= CLOSING:
@@ -309,7 +333,7 @@ class Connection(Socket):
         owner.timer_wheel.set_deadline(self, wait)
 
     def _check_write_progress(self, now: i64) -> i64:
-        """Ticks until the transport must have made progress; 0 when that is over."""
+        """Returns the ticks left for the full transport to send bytes; 0 or less after `write_timeout`."""
         waiting: i64 = self.transport_bytes()
         if waiting < self.lowest_transport_bytes:
             self.lowest_transport_bytes = waiting
@@ -317,9 +341,9 @@ class Connection(Socket):
         return self.waiting_since_tick + self.connections.write_ticks - now
 
     def _check_peer_alive(self, now: i64) -> i64:
-        """Ticks until this peer is looked at again; 0 when it is dead. Sends the ping that is due."""
+        """Returns the ticks until the next check of the peer, 0 or less if no pong came in time; sends a due ping."""
         owner = self.connections
-        if self.is_reading_paused or self.pending_close is not None:  # its pong may be there, unread; or will never be
+        if self.is_reading_paused or self.pending_close is not None:  # a pong may be unread, or will never be read
             self.last_heard_tick = now
             self.waiting_since_tick = now
         if self.is_awaiting_pong:

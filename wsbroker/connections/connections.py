@@ -1,8 +1,8 @@
 """All connections of a server, and the loop turn that moves their messages.
 
-A turn is armed by the first thing that gets dirty and runs once the loop has read from every socket that was ready:
-connections that had to stop reading go on, handlers in the loop run, the workers get their batches, and then everything
-published is flushed with one write per socket.
+A turn is scheduled by the first frame or event that waits, and runs once the loop has read from all sockets that were
+ready: throttled connections go on reading, handlers in the loop run, the workers get their batches, and then all frames
+are flushed with one write per socket.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 LONGEST_TICK_S: Final = 0.25
 SHORTEST_TICK_S: Final = 0.01
 TICKS_PER_DEADLINE: Final = 8
-"""The tick is this fraction of the shortest deadline, so that none is late by more than an eighth."""
+"""Number of ticks in the shortest deadline, so that no deadline is late by more than an eighth."""
 
 
 @final
 class ConnectionSettings:
-    """What connections go by. Sizes in bytes, durations in seconds; a `ping_interval` of 0 sends no pings,
+    """The settings of all connections. Sizes in bytes, durations in seconds; a `ping_interval` of 0 sends no pings,
     a `flush_interval` of 0 flushes once per turn."""
 
     def __init__(
@@ -59,7 +59,7 @@ class ConnectionSettings:
 
 @final
 class Connections(TurnScheduler):
-    """Every WebSocket connection of one server. Loop thread only."""
+    """All WebSocket connections of one server, the loop turn and the timer wheel. Loop thread only."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limits: Limits, settings: ConnectionSettings) -> None:
         self.loop: Final = loop
@@ -80,54 +80,64 @@ class Connections(TurnScheduler):
         self.idle_ticks: i64 = ceil(3600 / self.tick_s)
         self.flush_interval_s: Final = settings.flush_interval
         self.is_flush_due = False
-        """A flush is timed, `flush_interval` after the first frame since the last one."""
+        """Whether a flush is scheduled, `flush_interval` after the first frame since the last flush."""
         self.connection_count: int = 0
-        """Connections from `admit_connection` until they are lost or discarded, closing ones included."""
+        """Connections between `admit_connection` and their loss or discard, closing ones included."""
         self.turn_number: i64 = 0
         self.deferred_connections: list[Connection] = []
         self.inline_runner: InlineRunner | None = None
         self.spare_decoder: Decoder | None = None
-        """An idle one. Most reads end with a whole message, so nearly all connections share it (112 bytes each)."""
+        """An idle decoder. Most reads end with a whole message, so nearly all connections share one decoder (112 B)."""
         self.is_stopped = False
 
     # Coming and going. ------------------------------------------------------------------------------------------
 
-    def admit_connection(self, lane_index: int) -> Connection | None:
-        """A new socket, known to the broker from here on; None when `max_connections` are there already."""
+    def admit_connection(self, worker_index: int) -> Connection | None:
+        """Makes a connection and registers its socket, before its open handler runs.
+
+        Args:
+            worker_index: of the worker that gets the connection's messages.
+
+        Returns:
+            the connection; None if there are `max_connections` already or the server stops.
+        """
         if self.connection_count >= self.max_connections or self.is_stopped:
             return None
         broker = self.broker
-        connection = Connection(broker.allocate_socket_id(), broker.worker_queues[lane_index], self)
+        connection = Connection(broker.allocate_socket_id(), broker.worker_queues[worker_index], self)
         broker.register_socket(connection)
         self.connection_count += 1
         return connection
 
-    def accept_upgrade(self, connection: Connection, transport: asyncio.Transport, head: bytes, tail: bytes) -> None:
-        """Takes the transport over.
+    def accept_upgrade(
+        self, connection: Connection, transport: asyncio.Transport, head: bytes, early_data: bytes
+    ) -> None:
+        """Hands a transport to its admitted connection, sends the 101 response and opens the socket.
 
         Args:
+            transport: of the HTTP connection that was upgraded.
             head: the whole 101 response.
-            tail: what the client has sent behind its request already.
+            early_data: bytes that the client has sent behind its request already.
         """
         connection.transport = transport
         transport.set_protocol(cast(asyncio.BaseProtocol, connection))
         if not transport.is_closing():
-            # What the peer does not take waits in the outbox, not in the transport: that keeps up to 64 KiB by default,
-            # and uvloop's needs 700 bytes for each write of it, 14 MiB if those are one-byte answers.
+            # Frames that the peer does not take wait in the outbox, not in the transport: a transport keeps up to
+            # 64 KiB by default, and uvloop's needs 700 bytes for each write, 14 MiB if those are one-byte answers.
             transport.set_write_buffer_limits(0)
-        # In front of what waits: the transport may be full with it, and what is behind it has to wait then.
+        # In front of the waiting frames: the 101 response may fill the transport, and those frames must wait then.
         self.broker.outgoing.prepend_to_outbox(connection, head)
         connection.last_heard_tick = self.timer_wheel.current_tick
         if connection.state < CLOSING:
             self.timer_wheel.set_deadline(connection, self.ping_ticks if self.ping_ticks > 0 else self.idle_ticks)
         else:
-            connection.on_close_queued()  # while it was opening: only now it can leave
+            connection.on_close_queued()  # the Close frame was queued before the 101: it can leave from now on
         self.broker.mark_socket_open(connection)
-        if tail:
-            connection.data_received(tail)
+        if early_data:
+            connection.data_received(early_data)
 
     def acquire_decoder(self) -> Decoder:
-        """An idle decoder, for a connection that has something to decode."""
+        """Returns an idle decoder, the spare one or a new one, for a connection that has received bytes."""
         decoder = self.spare_decoder
         if decoder is None:
             return Decoder(self.max_message_size)
@@ -135,13 +145,13 @@ class Connections(TurnScheduler):
         return decoder
 
     def discard_connection(self, connection: Connection) -> None:
-        """Refused, or gone before the 101."""
+        """Forgets an admitted connection that was refused, or lost before the 101 response."""
         self.connection_count -= 1
         self.timer_wheel.cancel_deadline(connection)
         self.broker.discard_socket(connection)
 
     def remove_lost_connection(self, connection: Connection) -> None:
-        """The transport has ended."""
+        """Removes a connection whose transport has closed, and closes its socket with code 1006 if that is open."""
         self.connection_count -= 1
         self.timer_wheel.cancel_deadline(connection)
         self.broker.mark_connection_lost(connection, 1006, "")
@@ -149,27 +159,29 @@ class Connections(TurnScheduler):
     # Turns. -----------------------------------------------------------------------------------------------------
 
     def schedule_turn(self) -> None:
-        """Arms the turn (the broker's `is_turn_scheduled` sees to it that this happens once)."""
+        """Schedules `run_turn` in the event loop; called by the broker at most once per turn."""
         self.loop.call_soon(self.run_turn)
 
     def defer_reading(self, connection: Connection) -> None:
-        """Lets a connection go on reading in the next turn."""
+        """Pauses reading of a connection until the next turn, which reads on."""
         connection.throttle_reading()
         self.deferred_connections.append(connection)
         self.broker.schedule_turn()
 
     def run_turn(self) -> None:
-        """Moves everything that gathered since the last turn. O(messages + deliveries)."""
+        """Runs one loop turn: reads on, runs handlers, hands out batches, flushes. O(messages + deliveries)."""
         self.turn_number += 1
         try:
             self._run_turn_steps()
         finally:
-            # Whatever went wrong, the next turn must come: `is_turn_scheduled` kept everybody from arming it until here.
+            # After any error the next turn must still come: until here `is_turn_scheduled` has kept it from being
+            # scheduled.
             self.broker.is_turn_scheduled = False
             if self._has_work():
                 self.broker.schedule_turn()
 
     def _run_turn_steps(self) -> None:
+        """Runs the steps of one loop turn in order."""
         if self.deferred_connections:
             unread = self.deferred_connections
             self.deferred_connections = []
@@ -185,16 +197,18 @@ class Connections(TurnScheduler):
             if not self.is_flush_due:
                 self.is_flush_due = True
                 self.loop.call_later(self.flush_interval_s, self._flush_after_interval)
-        else:  # caps have flushed it all: what they found is acted on
+        else:  # a cap has caused the flush already: the broker closes the sockets that went over their limits in it
             self.broker.flush()
         if inline is not None:
-            inline.run_deferred_sockets()  # behind the answers to everybody else
+            inline.run_deferred_sockets()  # after the answers to all other sockets
 
     def _flush_after_interval(self) -> None:
+        """Flushes the frames of the last `flush_interval`; called by the loop when that interval ends."""
         self.is_flush_due = False
         self.broker.flush()
 
     def _has_work(self) -> bool:
+        """Returns whether reads, events or frames wait for another turn; called at the end of a turn."""
         broker = self.broker
         if (
             self.deferred_connections
@@ -208,7 +222,13 @@ class Connections(TurnScheduler):
     # Time. ------------------------------------------------------------------------------------------------------
 
     def advance_timers(self) -> None:
-        """One tick of the wheel; re-arms itself until `stop`."""
+        """Advances the timer wheel by one tick and checks the connections that are due; calls itself every `tick_s`.
+
+        Ends once the server is stopped and the last connection is gone.
+
+        Raises:
+            Exception: the last one that a connection's check raised; all checks are made before.
+        """
         if self.is_stopped and self.connection_count == 0:
             return
         self.loop.call_later(self.tick_s, self.advance_timers)
@@ -216,7 +236,7 @@ class Connections(TurnScheduler):
         for socket in self.timer_wheel.advance_tick():
             try:
                 cast(Connection, socket).on_timer()
-            except Exception as error:  # the others' deadlines must not be lost with it
+            except Exception as error:  # the deadlines of the other connections must not be lost
                 failure = error
         if failure is not None:
             raise failure
@@ -224,7 +244,10 @@ class Connections(TurnScheduler):
     # Stopping. --------------------------------------------------------------------------------------------------
 
     def close_oldest_sockets(self, limit: int, code: int, reason: str) -> int:
-        """Begins to close up to `limit` sockets, oldest first; returns how many are left open. For a paced shutdown."""
+        """Begins to close up to `limit` sockets, oldest first; returns how many sockets stay open.
+
+        Called repeatedly while the server shuts down, in batches.
+        """
         broker = self.broker
         chosen: list[Socket] = []
         for socket in broker.sockets.values():
@@ -236,11 +259,11 @@ class Connections(TurnScheduler):
         return len(broker.sockets)
 
     def stop(self) -> None:
-        """Admits nobody from here on; the clock stops with the last connection."""
+        """Refuses all new connections from now on; the timer wheel stops with the last connection."""
         self.is_stopped = True
 
     def abort_connections(self) -> int:
-        """Drops every connection that is still there; returns how many."""
+        """Aborts all remaining connections; returns how many. Called at the end of the server's stop."""
         dropped = 0
         for slot in self.timer_wheel.slots:
             for socket in list(slot):

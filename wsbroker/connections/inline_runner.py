@@ -1,10 +1,11 @@
 """Handlers in the loop: one Python call per message, made from compiled code.
 
-What is rare (an async handler, an error, a close) goes to the interpreted runtime through the callables given here;
-while an async handler runs, the later events of its socket are held in the socket's inbox.
+Rare events (an async handler, an error, a close) go to the interpreted runtime through the callables given here; while
+an async handler runs, the later events of its socket wait in the socket's inbox.
 
-No socket keeps the loop: once its handlers have had SHARE_S or SHARE_EVENTS in a row, its further events are held too,
-and go on in turn after the flush of each loop turn (`run_deferred_sockets`), where they come behind what others have just sent.
+No socket keeps the loop: once its handlers have had TURN_SHARE_S or TURN_SHARE_EVENTS in a row, its further events wait
+in the inbox too; `run_deferred_sockets` handles them after the flush of each loop turn, behind the events of other
+sockets.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from wsbroker.broker.worker_queue import WorkerQueue
 MessageHandler = Callable[..., object]
 
 TURN_SHARE_EVENTS: Final = 256
-"""Events of one socket that are handled in a row, as many as a turn reads from it by default."""
+"""The most events of one socket that are handled in a row; by default a turn reads as many frames of a socket."""
 TURN_SHARE_S: Final = 0.010
-"""The same as time of handlers; also what a turn gives to the deferred sockets together, of which at least one goes on.
-20 sockets that flood a handler of 0.3 ms keep another one waiting for some 10 ms, at most 0.2 s when they begin at once
-(benchmarks: soak flood). Measured per event it is free: the clock is read anyway."""
+"""The most time that handlers of one socket take in a row, and that a turn gives to all deferred sockets together (at
+least one of them goes on). 20 sockets that flood a handler of 0.3 ms delay another socket by some 10 ms, at most 0.2 s
+when they begin at once (benchmarks: soak flood). Checking per event is free: the clock is read anyway."""
 
 
 def inbox_cost_bytes(data: object) -> i64:
-    """What a held message counts against `inbox_bytes`."""
+    """Returns the cost in bytes of an inline event that waits in an inbox; 0 for a close event."""
     if isinstance(data, str):
         return i64(len(data)) + MESSAGE_OVERHEAD_BYTES
     if isinstance(data, bytes):
@@ -42,67 +43,69 @@ def inbox_cost_bytes(data: object) -> i64:
 
 @final
 class InlineRunner:
-    """Runs the message handlers of an inline lane.
+    """Runs the message handlers of an inline worker, in the event loop.
 
     Args:
         handler: the application's function itself, or None; it gets the first `arity` of data, socket id, token.
-        begin_result: ``(socket_id, result)``: takes what a handler returned; calls `resume_socket` once it is done.
-        failed: ``(socket_id, exception)``: a handler raised.
-        notice_s: what a call of a handler may take without being told of.
-        slow: ``(socket_id, seconds, is_ended)``: a handler held the loop for longer than `slow_threshold_s`, to its end or its
-            first `await`; returns the next `slow_threshold_s`.
-        begin_close: ``(socket_id, token, code, reason)``: True: the close handler has ended; False: `resume_socket` follows.
-        unhandled: called for a message when there is no handler.
+        slow_threshold_s: duration of a handler call from which `on_slow_call` is called.
+        begin_result: ``(socket_id, result)``: takes the awaitable that a handler returned; calls `resume_socket` once
+            that has ended.
+        on_failure: ``(socket_id, exception)``: called when a handler has raised.
+        on_slow_call: ``(socket_id, seconds, is_ended)``: called when a handler has held the loop for longer than
+            `slow_threshold_s`, until its end or its first `await`; returns the next `slow_threshold_s`.
+        begin_close_handler: ``(socket_id, token, code, reason)``: starts the close handler. True: the handler has
+            ended; False: `resume_socket` follows.
+        on_missing_handler: ``(socket_id)``: called for a message when there is no handler.
     """
 
     def __init__(
         self,
         broker: Broker,
-        lane: WorkerQueue,
+        worker_queue: WorkerQueue,
         handler: MessageHandler | None,
         arity: int,
-        notice_s: float,
+        slow_threshold_s: float,
         begin_result: Callable[[int, object], None],
-        failed: Callable[[int, BaseException], None],
-        slow: Callable[[int, float, bool], float],
-        begin_close: Callable[[int, bytes | None, int, str], bool],
-        unhandled: Callable[[int], None],
+        on_failure: Callable[[int, BaseException], None],
+        on_slow_call: Callable[[int, float, bool], float],
+        begin_close_handler: Callable[[int, bytes | None, int, str], bool],
+        on_missing_handler: Callable[[int], None],
     ) -> None:
         self.broker: Final = broker
-        self.worker_queue: Final = lane
+        self.worker_queue: Final = worker_queue
         self.handler: Final = handler
         self.arity: Final = arity
-        self.slow_threshold_s = notice_s
+        self.slow_threshold_s = slow_threshold_s
         self.begin_result: Final = begin_result
-        self.on_failure: Final = failed
-        self.on_slow_call: Final = slow
-        self.begin_close_handler: Final = begin_close
-        self.on_missing_handler: Final = unhandled
-        self.busy_sockets: Final[dict[int, Socket]] = lane.busy_sockets
+        self.on_failure: Final = on_failure
+        self.on_slow_call: Final = on_slow_call
+        self.begin_close_handler: Final = begin_close_handler
+        self.on_missing_handler: Final = on_missing_handler
+        self.busy_sockets: Final[dict[int, Socket]] = worker_queue.busy_sockets
         self.deferred_sockets: Final[deque[Socket]] = deque()
-        """Sockets that have had their share, with events in their inbox, in turn."""
+        """Sockets that have used up their share, with events in their inbox, in order of their turns."""
         self.handled_messages: int = 0
         self.clock_s: float = 0.0
-        """When the last handler ended or the turn began: the clock is read once per message, not twice (40 ns)."""
+        """Time at which the last handler ended or the turn began: read once per message, not twice (40 ns)."""
         self.starting_socket_id: int = 0
-        """The socket whose result is being taken right now; a release of it then must not go on, the caller does."""
+        """Id of the socket inside `begin_result`; `resume_socket` then leaves its next events to the caller."""
 
     @property
     def is_behind(self) -> bool:
-        """Whether events wait, or an async handler of a message or a close runs."""
+        """Whether events wait, or an async message or close handler runs."""
         return bool(self.worker_queue.inline_sockets) or bool(self.deferred_sockets) or bool(self.busy_sockets)
 
     def run(self) -> None:
-        """Handles the events of this turn; what they cause is for the next one."""
-        lane = self.worker_queue
-        sockets = lane.inline_sockets
+        """Handles the events of this turn; events queued meanwhile are left for the next turn. Called once per turn."""
+        worker_queue = self.worker_queue
+        sockets = worker_queue.inline_sockets
         if not sockets:
             return
-        data = lane.inline_events
-        lane.inline_sockets = []
-        lane.inline_events = []
+        data = worker_queue.inline_events
+        worker_queue.inline_sockets = []
+        worker_queue.inline_events = []
         done = 0
-        served: Socket | None = None
+        current: Socket | None = None
         left: i64 = TURN_SHARE_EVENTS
         self.clock_s = time()
         until_s = self.clock_s + TURN_SHARE_S
@@ -111,8 +114,8 @@ class InlineRunner:
                 socket = sockets[done]
                 event = data[done]
                 done += 1
-                if socket is not served:
-                    served = socket
+                if socket is not current:
+                    current = socket
                     left = TURN_SHARE_EVENTS
                     until_s = self.clock_s + TURN_SHARE_S
                 elif (left <= 0 or self.clock_s >= until_s) and not socket.is_busy:
@@ -123,14 +126,16 @@ class InlineRunner:
                     left -= 1
                     self._handle_event(socket, event)
         finally:
-            lane.current_socket = None
-            if done < len(sockets):  # what reports an error has failed itself: the other events are for the next turn
-                lane.inline_sockets = sockets[done:] + lane.inline_sockets
-                lane.inline_events = data[done:] + lane.inline_events
+            worker_queue.current_socket = None
+            if done < len(sockets):  # the report of an error has failed: the other events are for the next turn
+                worker_queue.inline_sockets = sockets[done:] + worker_queue.inline_sockets
+                worker_queue.inline_events = data[done:] + worker_queue.inline_events
 
     def run_deferred_sockets(self) -> None:
-        """Goes on with the sockets that have had their share before, each for one share at most and all together for
-        about the time of one; the others come first in the next turn."""
+        """Handles waiting events of the deferred sockets, one share each, for about TURN_SHARE_S together.
+
+        Called after the flush of each turn. Sockets that are not reached come first in the next turn.
+        """
         deferred = self.deferred_sockets
         waiting = len(deferred)
         if not waiting:
@@ -144,8 +149,13 @@ class InlineRunner:
             self._handle_inbox(socket)
 
     def drop_waiting_messages(self) -> int:
-        """Has the messages that are held dropped, so that the close handlers behind them still run: the server stops,
-        and there is no time for both. Returns how many; they are counted as lost."""
+        """Marks the waiting messages of all sockets as dropped, so that the close handlers behind them run in time.
+
+        Called when the server stops and has no time for all messages.
+
+        Returns:
+            how many messages are dropped; they are counted as lost.
+        """
         dropped = 0
         for socket in [*self.deferred_sockets, *self.busy_sockets.values(), *self.worker_queue.inline_sockets]:
             inbox = socket.inbox
@@ -158,12 +168,13 @@ class InlineRunner:
         return dropped
 
     def _defer_socket(self, socket: Socket) -> None:
-        """Holds the further events of a socket that has had its share until `run_deferred_sockets` comes to it."""
+        """Keeps the further events of a socket in its inbox until `run_deferred_sockets`: its share is used up."""
         socket.is_busy = True
         self.deferred_sockets.append(socket)
         self.broker.schedule_turn()
 
     def _queue_in_inbox(self, socket: Socket, data: object) -> None:
+        """Puts an event into the inbox of its busy socket, and pauses the socket's reading if the inbox is full."""
         inbox = socket.inbox
         if inbox is None:
             inbox = deque()
@@ -177,6 +188,12 @@ class InlineRunner:
             socket.pause_reading()
 
     def _handle_event(self, socket: Socket, data: object) -> None:
+        """Handles one event of a socket: calls the message handler, or acts on a close.
+
+        Args:
+            data: a message (str or bytes), a CLOSE event (tuple), or an empty tuple: the last message of a socket
+                whose close was postponed has been handled.
+        """
         if isinstance(data, tuple):
             self.worker_queue.current_socket = None
             if data:
@@ -208,7 +225,7 @@ class InlineRunner:
             if result is not None:
                 self._begin_async_handler(socket, result)
         self.handled_messages += 1
-        now = time()  # the wall clock, 20 ns; whoever is told of slow handlers sorts out its steps
+        now = time()  # the wall clock, 20 ns; `on_slow_call` sorts out steps of that clock
         elapsed = now - self.clock_s
         self.clock_s = now
         if elapsed > self.slow_threshold_s:
@@ -216,6 +233,7 @@ class InlineRunner:
             self.clock_s = time()
 
     def _begin_async_handler(self, socket: Socket, result: object) -> None:
+        """Hands the awaitable that a handler returned to the runtime; the socket is busy until `resume_socket`."""
         socket.is_busy = True
         self.busy_sockets[socket.id] = socket
         self.starting_socket_id = socket.id
@@ -223,6 +241,7 @@ class InlineRunner:
         self.starting_socket_id = 0
 
     def _handle_close(self, socket: Socket, event: tuple[object, ...]) -> None:
+        """Starts the close handler of a socket with code and reason of its CLOSE event."""
         socket.is_busy = True
         self.busy_sockets[socket.id] = socket
         # Not the event's token: a handler that ran when the socket closed may have set it since.
@@ -232,7 +251,10 @@ class InlineRunner:
         self.clock_s = time()
 
     def resume_socket(self, socket_id: int) -> None:
-        """An async handler of this socket has ended: on with what was held. Unknown ids are ignored."""
+        """Handles the events that waited for an async handler of a socket; called when that handler has ended.
+
+        An unknown id is ignored.
+        """
         socket = self.busy_sockets.pop(socket_id, None)
         if socket is None:
             return
@@ -246,10 +268,10 @@ class InlineRunner:
             socket.inbox = None
 
     def _handle_inbox(self, socket: Socket) -> None:
-        """Handles what is held of a socket, for one share or until an async handler of it runs."""
+        """Handles the events in the inbox of a socket, for one share or until an async handler of the socket runs."""
         inbox = socket.inbox
-        lane = self.worker_queue
-        current = lane.current_socket
+        worker_queue = self.worker_queue
+        current = worker_queue.current_socket
         left: i64 = TURN_SHARE_EVENTS
         until_s = self.clock_s + TURN_SHARE_S
         try:
@@ -261,7 +283,7 @@ class InlineRunner:
                 self.broker.release_inbox_bytes(socket, cost)
                 self._handle_event(socket, data)
         finally:
-            lane.current_socket = current
+            worker_queue.current_socket = current
             if not inbox:
                 socket.inbox = None
             elif not socket.is_busy:

@@ -5,10 +5,10 @@
     masking     the XOR of client payloads
     utf8        text checked while it arrives
     frames      opcodes; messages and closes -> server bytes
-    closing     close codes: who may use which, and what a client should do then
+    closing     close codes: which may be sent or received, and whether a client should reconnect
 
 May import: `types`, `errors` and the light standard library. Must never: know sockets, asyncio, clocks, logging or
-the broker. What a peer may do wrong is a return value here; only `handshake` raises (HandshakeError).
+the broker. Errors of a peer are return values here; only `handshake` raises (HandshakeError).
 
 permessage-deflate (RFC 7692) will live here too. Until then no offer of an extension is accepted and a set RSV bit is
 a protocol error.

@@ -30,14 +30,14 @@ USED_CODES: Final[dict[int, tuple[str, bool]]] = {
     SERVICE_RESTART: ("the worker of this socket is replaced", True),
     TRY_AGAIN_LATER: ("the client reads too slowly, or the server is overloaded", True),
 }
-"""Every close code this server sends by itself: why, and whether the client should reconnect (always with a growing,
-random delay). After the others a reconnect would only fail in the same way."""
+"""All close codes that this server sends by itself: the cause, and whether the client should reconnect (always with a
+growing, random delay). Where it should not, a new connection would fail in the same way."""
 
 
 def should_reconnect(code: int) -> bool:
-    """Whether a client that sees this close code should connect again, after a random delay.
+    """Returns whether a client that gets this close code should connect again, after a random delay.
 
-    Codes we do not use ourselves are the application's (no), except 1006: the connection broke without a Close (yes).
+    False for the application's own codes; True for 1006, a connection that broke without a Close frame.
     """
     if code == ABNORMAL:
         return True
@@ -45,7 +45,7 @@ def should_reconnect(code: int) -> bool:
 
 
 def is_sendable(code: int) -> bool:
-    """Whether an application may close a socket with this code: 1000 to 1003, 1007 to 1014, 3000 to 4999.
+    """Returns whether an application may close a socket with this code: 1000 to 1003, 1007 to 1014, 3000 to 4999.
 
     1001 is allowed: the application knows better than we do when it is going away. So are 1010 (meant for clients)
     and 1012 to 1014, which a gateway has to pass on. 1004 has no meaning yet; 1005, 1006 and 1015 only ever describe
@@ -57,8 +57,8 @@ def is_sendable(code: int) -> bool:
 
 
 def is_receivable(code: int) -> bool:
-    """Whether a Close frame from a client may carry this code; any other is a protocol error (1002).
+    """Returns whether a Close frame from a client may carry this code; any other is a protocol error (1002).
 
-    The rule for both directions is the same: what may stand in a frame.
+    The same codes are allowed in both directions.
     """
     return is_sendable(code)

@@ -1,15 +1,14 @@
-"""The client's bytes become messages, pings, pongs and closes; whatever RFC 6455 forbids becomes one FAILED.
+"""Decodes the client's bytes into messages, pings, pongs and closes; any violation of RFC 6455 becomes one FAILED.
 
-Pull style: `receive_data` takes what was read, `next_event` says what comes next, so that the caller may stop after some
-frames and go on in a later turn. 112 bytes while nothing waits; everything else is made when a message arrives in
-pieces and dropped with its end. Between two messages (`is_idle`) it knows nothing of its connection and may go on with
-any other.
+Pull style: `receive_data` takes the bytes that were read, `next_event` returns the next event, so that the caller may
+stop after some frames and go on in a later turn. A decoder has 112 bytes while nothing waits; all other objects are
+made when a message arrives in pieces, and dropped with its end. Between two messages (`is_idle`) a decoder has no state
+of its connection and may be used for any other.
 
-What waits, and its bound: a frame that has begun goes into its message as it arrives (checked against
-`max_message_size` when its header is seen), so at most `max_message_size` bytes, in one growing buffer whatever the
-number of fragments (empty ones leave no trace; the buffer's capacity may be twice its content); the start of a header
-or control frame, at most 130 bytes; and what the caller has given but not yet asked for (`buffered_bytes`, the caller's
-to bound).
+Memory, and its bounds: the payload of a frame that has begun goes into its message as it arrives (checked against
+`max_message_size` when its header is read), so at most `max_message_size` bytes, in one growing buffer for any number
+of fragments (empty ones leave no trace; the buffer's capacity may be twice its content); the start of a header or
+control frame, at most 130 bytes; and the bytes received and not yet decoded (`buffered_bytes`, bounded by the caller).
 """
 
 from typing import Final, final
@@ -33,9 +32,9 @@ NEED_DATA: Final = 0
 FAILED: Final = 16
 """The client broke the protocol: close with `Decoder.close_code` and `Decoder.close_reason`."""
 FRAGMENTS: Final = 17
-"""Nothing to act on: many fragments were taken in and there may be more, so look at your budget (`Decoder.frame_count`)."""
+"""No message yet: many fragments were decoded and more may follow, so check your budget (`Decoder.frame_count`)."""
 
-_NO_EVENT: Final = -1  # an inner step that brought no event
+_NO_EVENT: Final = -1  # an inner step without an event
 _MAX_FRAGMENTS_PER_CALL: Final = 64  # then the caller has its turn
 _MAX_TAIL_BYTES: Final = 6 + MAX_CONTROL_BYTES  # the longest start of a frame that waits as it came
 
@@ -43,28 +42,28 @@ _MAX_TAIL_BYTES: Final = 6 + MAX_CONTROL_BYTES  # the longest start of a frame t
 @final
 @mypyc_attr(acyclic=True)
 class Decoder:
-    """The frames of one client, decoded.
+    """Decodes the frames of one client.
 
     After each event its payload stands in the attributes named with it; NEED_DATA clears `text` and `data`, so that
     an idle connection does not keep its last message.
 
-    ===========  =======================================================
-    TEXT         `text`, `size`
-    BINARY       `data`, `size`
-    PING, PONG   `data`, `size`
-    CLOSE        `close_code` (1005: the frame was empty), `close_reason`, `size`
-    FAILED       `close_code` (1002, 1007 or 1009), `close_reason` for our own Close
+    ===========  ======================================================================
+    TEXT         `text`, `payload_bytes`
+    BINARY       `data`, `payload_bytes`
+    PING, PONG   `data`, `payload_bytes`
+    CLOSE        `close_code` (1005: the frame was empty), `close_reason`, `payload_bytes`
+    FAILED       `close_code` (1002, 1007 or 1009), `close_reason` for our own Close frame
     FRAGMENTS    –
-    ===========  =======================================================
+    ===========  ======================================================================
 
-    After CLOSE and FAILED nothing more is decoded: what follows is dropped (RFC 6455 sections 1.4 and 7.1.7).
+    After CLOSE and FAILED nothing more is decoded: later bytes are dropped (RFC 6455 sections 1.4 and 7.1.7).
 
     Args:
-        max_message_size: bytes of payload that a message may have, over all its fragments.
+        max_message_size: the most bytes of payload of a message, over all its fragments.
 
     Attributes:
-        size: payload bytes of the message or control frame (a text's UTF-8, not its characters).
-        frames: frames decoded so far, with fragments and control frames.
+        payload_bytes: size of the message or control frame (a text's UTF-8, not its characters).
+        frame_count: frames decoded so far, with fragments and control frames.
     """
 
     def __init__(self, max_message_size: int) -> None:
@@ -83,7 +82,7 @@ class Decoder:
 
     @property
     def buffered_bytes(self) -> i64:
-        """Bytes received and not yet decoded. What has been taken into an unfinished message is not counted."""
+        """Bytes received and not yet decoded, without those of an incomplete message."""
         later = self._later_data
         waiting: i64 = len(self._buffer) - self._position
         if later is not None:
@@ -92,14 +91,14 @@ class Decoder:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing has been received that is not decoded, and no message has begun."""
+        """Whether all received bytes are decoded and no message is incomplete."""
         return len(self._buffer) == 0 and self._later_data is None and self._message is None and not self._is_stopped
 
     def receive_data(self, data: bytes) -> None:
-        """Takes the next bytes from the client.
+        """Takes the next bytes from the client, for `next_event` to decode.
 
-        Cost: O(1) when all before them is decoded. Otherwise they are copied twice before they are decoded, however
-        many calls they came in.
+        Cost: O(1) when all earlier bytes are decoded. Otherwise bytes are copied twice before they are decoded, in
+        however many calls they came.
         """
         if self._is_stopped:
             return
@@ -120,19 +119,20 @@ class Decoder:
             self._later_data = later
 
     def drop_decoded(self) -> None:
-        """Gives back the memory of what is decoded, where decoding may pause for long. Cost: a copy of the rest."""
+        """Frees the memory of the decoded bytes; called before a long pause. Cost: a copy of the undecoded bytes."""
         if self._position > 0:
             self._buffer = self._buffer[self._position :]
             self._position = 0
 
     def next_event(self) -> int:
-        """Decodes up to the next event and returns it; see the class for what it brings.
+        """Decodes up to the next event and returns the event; the class's table names the attributes of each.
 
-        Fragments are taken in without an event, so one call may use up many frames (`frame_count` counts them); so that a
-        flood of empty ones (40,000 in a read, 60 ns each) cannot keep the caller, FRAGMENTS comes after every 64.
+        Fragments are decoded without an event, so one call may use up many frames (`frame_count` counts them);
+        FRAGMENTS comes after every 64, so that a flood of empty ones (40,000 in a read, 60 ns each) cannot keep the
+        caller.
 
-        Cost: 110 ns for a text of 64 B, 60 for a binary one (benchmarks/test_websocket.py). Never raises, whatever the
-        client sent.
+        Cost: 110 ns for a text of 64 B, 60 for a binary message (benchmarks/test_websocket.py). Never raises for
+        anything that a client sends.
         """
         last: i64 = self.frame_count + _MAX_FRAGMENTS_PER_CALL
         while True:
@@ -147,7 +147,10 @@ class Decoder:
                 return FRAGMENTS
 
     def _decode_frame(self) -> int:
-        """One frame from its first byte on: a whole message, a control frame, or the start of a longer payload.
+        """Decodes one frame from its first byte on: a whole message, a control frame, or the start of a long payload.
+
+        Returns:
+            an event, or _NO_EVENT.
 
         Source: RFC 6455 section 5.2.
         """
@@ -165,8 +168,8 @@ class Decoder:
         length -= 0x80
         if first & 0x08:
             return self._decode_control_frame(first, length)
-        # "The minimal number of bytes MUST be used": said to senders. A longer form has one meaning and does no harm,
-        # other servers in Python let it in and Autobahn has no case for it: refusing it would only lose clients.
+        # "The minimal number of bytes MUST be used": a rule for senders. A longer form has one meaning and does no
+        # harm, other servers in Python accept it and Autobahn has no case for it: to refuse it would only lose clients.
         head: i64 = 6
         if length == 126:
             if available < 8:
@@ -213,7 +216,7 @@ class Decoder:
         return self._decode_payload_piece(message)
 
     def _decode_payload_piece(self, message: "_PartialMessage") -> int:
-        """What is there of a payload that did not come whole, or that is a fragment."""
+        """Decodes the received part of the current frame's payload into its incomplete message; returns an event."""
         at: i64 = self._position
         piece_size: i64 = len(self._buffer) - at
         if piece_size > message.missing_bytes:
@@ -231,6 +234,7 @@ class Decoder:
         return self._complete_message(message.validator is not None, message.body.getvalue())
 
     def _complete_message(self, is_text: bool, payload: bytes) -> int:
+        """Stores a whole unmasked message and returns TEXT, BINARY, or FAILED for a text that is not UTF-8."""
         self.payload_bytes = len(payload)
         if not is_text:
             self.data = payload
@@ -242,7 +246,11 @@ class Decoder:
         return TEXT
 
     def _decode_control_frame(self, first: i64, length: i64) -> int:
-        """A control frame, which waits until it is whole.
+        """Decodes a control frame once all its bytes are here; returns PING, PONG, CLOSE, FAILED or NEED_DATA.
+
+        Args:
+            first: the first byte of the frame.
+            length: the payload length from the second byte.
 
         Source: RFC 6455 section 5.5.
         """
@@ -268,7 +276,7 @@ class Decoder:
         return PING if opcode == PING else PONG
 
     def _decode_close(self, payload: bytes) -> int:
-        """The code and the reason of a Close frame.
+        """Decodes code and reason of a Close frame's unmasked payload; returns CLOSE or FAILED.
 
         Source: RFC 6455 sections 5.5.1, 7.1.5 and 7.4.
         """
@@ -287,10 +295,13 @@ class Decoder:
         return CLOSE
 
     def _refill_or_need_data(self) -> int:
-        """Nothing more to take from the buffer: goes on with what came later, or says so and lets go of memory."""
+        """Continues with the bytes received later (_NO_EVENT) or, if there are none, frees memory (NEED_DATA).
+
+        Called when the buffer holds no further whole header or payload.
+        """
         tail = b""
         if self._position < len(self._buffer):
-            tail = self._buffer[self._position :]  # not the whole read for the sake of a few bytes
+            tail = self._buffer[self._position :]  # a few bytes must not keep the whole read in memory
         self._position = 0
         later = self._later_data
         if later is not None:
@@ -303,11 +314,12 @@ class Decoder:
         return NEED_DATA
 
     def _fail_connection(self, code: int, reason: str) -> int:
+        """Stops decoding because the client broke the protocol; returns FAILED."""
         self._stop_decoding(code, reason)
         return FAILED
 
     def _stop_decoding(self, code: int, reason: str) -> None:
-        """After this event there is none."""
+        """Stores code and reason of the last event and drops all undecoded bytes: later calls give NEED_DATA."""
         self.close_code = i32(code)
         self.close_reason = reason
         self._is_stopped = True
@@ -320,7 +332,7 @@ class Decoder:
 @final
 @mypyc_attr(acyclic=True)
 class _PartialMessage:
-    """A message of which some is still missing: a part of a frame, or further fragments."""
+    """An incomplete message: the payload so far, and the state of its current frame."""
 
     def __init__(self, is_text: bool) -> None:
         self.validator = Utf8Validator() if is_text else None
@@ -331,7 +343,7 @@ class _PartialMessage:
         self.is_final_frame = False  # whether the current frame is the last one
 
     def add_piece(self, piece: bytes) -> bool:
-        """Takes the next unmasked bytes of the current frame; False: the text is wrong."""
+        """Appends unmasked bytes of the current frame to the message; returns False if a text is not UTF-8."""
         validator = self.validator
         if validator is not None and not validator.feed(piece):
             return False

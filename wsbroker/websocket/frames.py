@@ -18,9 +18,9 @@ PING: Final = 9
 PONG: Final = 10
 
 MAX_CONTROL_BYTES: Final = 125
-"""Payload of a control frame (RFC 6455 section 5.5)."""
+"""Largest payload of a control frame (RFC 6455 section 5.5)."""
 MAX_REASON_BYTES: Final = 123
-"""Reason of a Close frame: what its two bytes of code leave."""
+"""Largest reason of a Close frame: MAX_CONTROL_BYTES without the two bytes of the code."""
 
 _FIN: Final = 0x80
 _BYTE: Final = [bytes([value]) for value in range(256)]
@@ -81,7 +81,7 @@ def encode_close(code: int, reason: str) -> bytes:
 
 
 def _truncate_reason(reason: bytes) -> bytes:
-    """The longest start of a UTF-8 text that fits a Close frame and ends with a whole character."""
+    """Cuts the UTF-8 reason of a Close frame to MAX_REASON_BYTES, at the end of a whole character."""
     if len(reason) <= MAX_REASON_BYTES:
         return reason
     end = MAX_REASON_BYTES
@@ -91,7 +91,7 @@ def _truncate_reason(reason: bytes) -> bytes:
 
 
 def check_message(data: object) -> None:
-    """Raises what `encode_message` would, and makes no frame: for a message that nobody is there to get."""
+    """Raises the errors of `encode_message` without making a frame; called for a message without a receiver."""
     if isinstance(data, str):
         if not data.isascii():
             data.encode("utf-8")
@@ -100,7 +100,7 @@ def check_message(data: object) -> None:
 
 
 def encode_message(data: object) -> bytes:
-    """The frame of a message: `str` goes out as text, `bytes` as binary.
+    """Returns the frame of a message: a text frame for `str`, a binary frame for `bytes`.
 
     Raises:
         UnicodeEncodeError: the text has lone surrogates (it is a ValueError).

@@ -1,7 +1,7 @@
-"""The opening handshake, the server's side of it: what a request must have, and the 101 that answers it.
+"""The server's side of the opening handshake: checks the upgrade request and encodes the 101 response.
 
-Strict where HTTP parsers are lenient: doubled fields, HTTP/1.0 and other versions are refused, for a proxy may read
-them in another way than we do. Offers of extensions are declined by not answering them (RFC 6455 section 9.1).
+Strict where HTTP parsers are lenient: doubled fields, HTTP/1.0 and other versions are refused, because a proxy may read
+them differently. Offers of extensions are declined by leaving them out of the response (RFC 6455 section 9.1).
 
 Source: RFC 6455 section 4.2; section 10.2 for the origin.
 """
@@ -44,18 +44,18 @@ _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 @final
 @mypyc_attr(acyclic=True)
 class Upgrade:
-    """An upgrade that was accepted.
+    """An upgrade request that was accepted, as needed for the 101 response.
 
     Attributes:
-        accept: the value of Sec-WebSocket-Accept.
-        subprotocol: the first one that the client offered and the server knows.
-        offered: all that the client offered, in its order.
+        accept_key: the value of Sec-WebSocket-Accept.
+        subprotocol: the first subprotocol that the client offered and the server knows; None: there is none.
+        offered_subprotocols: all subprotocols that the client offered, in its order.
     """
 
-    def __init__(self, accept: str, subprotocol: str | None, offered: list[str]) -> None:
-        self.accept_key = accept
+    def __init__(self, accept_key: str, subprotocol: str | None, offered_subprotocols: list[str]) -> None:
+        self.accept_key = accept_key
         self.subprotocol = subprotocol
-        self.offered_subprotocols = offered
+        self.offered_subprotocols = offered_subprotocols
 
 
 def compute_accept_key(key: str) -> str:
@@ -65,7 +65,7 @@ def compute_accept_key(key: str) -> str:
 
 
 def offers_websocket(headers: list[tuple[str, str]]) -> bool:
-    """Whether a request means to become a WebSocket: its Upgrade field names it. `check_upgrade` says if it may."""
+    """Returns whether the Upgrade field of a request names `websocket`; `check_upgrade` checks everything else."""
     return _has_token(_group_fields(headers).get("upgrade", _NO_VALUES), "websocket")
 
 
@@ -78,7 +78,7 @@ def check_upgrade(
     allowed_origins: tuple[str, ...] | None,
     authority: str = "",
 ) -> Upgrade:
-    """Returns what the 101 needs if the request may become a WebSocket.
+    """Checks a request for a WebSocket and returns the accepted upgrade, which has all that the 101 response needs.
 
     Args:
         method: of the request, as it was sent.
@@ -115,12 +115,12 @@ def check_upgrade(
     if _announces_body(fields):
         raise HandshakeError(400, "a request for a WebSocket has no body")
     _check_origin(fields.get("origin", _NO_VALUES), authority or host, allowed_origins)
-    offered = _NO_VALUES
+    offered_subprotocols = _NO_VALUES
     chosen: str | None = None
     if "sec-websocket-protocol" in fields:
-        offered = [offer for offer in _split_list(fields["sec-websocket-protocol"]) if offer]
-        chosen = _choose_subprotocol(offered, subprotocols)
-    return Upgrade(compute_accept_key(key), chosen, offered)
+        offered_subprotocols = [offer for offer in _split_list(fields["sec-websocket-protocol"]) if offer]
+        chosen = _choose_subprotocol(offered_subprotocols, subprotocols)
+    return Upgrade(compute_accept_key(key), chosen, offered_subprotocols)
 
 
 def encode_response_head(
@@ -129,9 +129,9 @@ def encode_response_head(
     """Returns the whole 101 response (RFC 6455 section 4.2.2, item 5).
 
     Args:
-        upgrade: what was accepted.
-        subprotocol: an offered one to answer instead of the upgrade's; None: the upgrade's.
-        headers: further fields, checked.
+        upgrade: the accepted request.
+        subprotocol: an offered subprotocol to select instead of the upgrade's; None: the upgrade's.
+        headers: further fields; the caller has checked them.
     """
     head = (
         "HTTP/1.1 101 Switching Protocols\r\n"
@@ -148,7 +148,7 @@ def encode_response_head(
 
 
 def _group_fields(headers: list[tuple[str, str]]) -> dict[str, list[str]]:
-    """All values of the fields that matter here, in order, by the fields' lower-case names.
+    """Returns the values of the fields relevant to the handshake, in order, by the fields' lower-case names.
 
     One pass: looking each field up in the list made a check of 16 fields take 21 µs instead of 6.
     """
@@ -164,7 +164,7 @@ def _group_fields(headers: list[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def _get_single_value(fields: dict[str, list[str]], name: str) -> str:
-    """The value of a field that must be there exactly once."""
+    """Returns the value of a field; raises HandshakeError 400 unless the field is there exactly once."""
     values = fields.get(name.lower(), _NO_VALUES)
     if len(values) != 1:
         raise HandshakeError(400, f"the {name} field is {'doubled' if values else 'missing'}")
@@ -172,12 +172,12 @@ def _get_single_value(fields: dict[str, list[str]], name: str) -> str:
 
 
 def _split_list(values: list[str]) -> list[str]:
-    """The items of a comma-separated list that may stand on several lines (RFC 9110 section 5.6.1)."""
+    """Returns the items of a comma-separated list field, which may have several lines (RFC 9110 section 5.6.1)."""
     return [item.strip(_WHITESPACE) for value in values for item in value.split(",")]
 
 
 def _has_token(values: list[str], token: str) -> bool:
-    """Whether a list field names a token, in any case."""
+    """Returns whether the values of a list field contain a token (lower case), in upper or lower case."""
     for item in _split_list(values):
         if item.lower() == token:
             return True
@@ -185,10 +185,10 @@ def _has_token(values: list[str], token: str) -> bool:
 
 
 def _check_version(versions: list[str]) -> None:
-    """The version must be 13, once.
+    """Raises HandshakeError 426 unless the values of Sec-WebSocket-Version are exactly one, 13.
 
-    A missing one gets 426 too, as the RFC has it for versions that do not match: clients from before version 4 sent
-    none, and the answer tells them which one to speak.
+    A missing version gets 426 too, as the RFC has it for versions that do not match: clients from before version 4
+    sent none, and the answer names the version to use.
 
     Source: RFC 6455 section 4.2.2, item 4; RFC 9110 section 15.5.22 asks for Upgrade in the answer.
     """
@@ -198,7 +198,7 @@ def _check_version(versions: list[str]) -> None:
 
 
 def _announces_body(fields: dict[str, list[str]]) -> bool:
-    """Whether anything but "no body" is said: bytes of a body would be taken for the first frames."""
+    """Returns whether the fields announce a body, whose bytes would be taken for the first frames."""
     if fields.get("transfer-encoding", _NO_VALUES):
         return True
     for value in fields.get("content-length", _NO_VALUES):
@@ -208,6 +208,13 @@ def _announces_body(fields: dict[str, list[str]]) -> bool:
 
 
 def _check_origin(origins: list[str], host: str, allowed: tuple[str, ...] | None) -> None:
+    """Raises HandshakeError if the Origin field is doubled (400) or not allowed (403).
+
+    Args:
+        origins: values of the Origin field; [] is always allowed.
+        host: host and port that the request goes to.
+        allowed: `allowed_origins` of `check_upgrade`.
+    """
     if not origins:
         return
     if len(origins) > 1:
@@ -221,19 +228,21 @@ def _check_origin(origins: list[str], host: str, allowed: tuple[str, ...] | None
 
 
 def _is_same_host(origin: str, host: str) -> bool:
-    """Whether a page's origin names the host that the request goes to. ``null`` names none."""
+    """Returns whether the Origin value of a page names the host that the request goes to; ``null`` never does."""
     scheme, separator, authority = origin.lower().partition("://")
-    # Only the web's schemes: app://localhost is another program's page, not one that this host served.
+    # Only http and https: a page of app://localhost belongs to another program and was not served by this host.
     if not separator or scheme not in _DEFAULT_PORTS:
         return False
     return _strip_default_port(authority) == _strip_default_port(host.lower())
 
 
 def _strip_default_port(authority: str) -> str:
+    """Returns host and port without a port of 80 or 443."""
     return authority.removesuffix(":80").removesuffix(":443")
 
 
 def _is_allowed_origin(origin: str, allowed: tuple[str, ...]) -> bool:
+    """Returns whether a list of allowed origins has this Origin value, or ANY_ORIGIN."""
     wanted = _normalize_origin(origin)
     for entry in allowed:
         if entry == ANY_ORIGIN or _normalize_origin(entry) == wanted:
@@ -242,9 +251,9 @@ def _is_allowed_origin(origin: str, allowed: tuple[str, ...]) -> bool:
 
 
 def _normalize_origin(origin: str) -> str:
-    """An origin as browsers write it: lower case, no default port; a slash at the end of a setting is forgiven.
+    """Returns an origin as browsers write it: lower case, no default port, no slash at the end of the host.
 
-    ``file://`` names no host, so its slashes are not at the end of one.
+    ``file://`` names no host and keeps its slashes.
     """
     scheme, separator, host = origin.lower().partition("://")
     host = host.removesuffix("/")
@@ -252,7 +261,10 @@ def _normalize_origin(origin: str) -> str:
 
 
 def _choose_subprotocol(offers: list[str], known: tuple[str, ...]) -> str | None:
-    """The client's order decides: it "indicates preference" (RFC 6455 section 4.1, item 10)."""
+    """Returns the first offered subprotocol that the server knows, else None.
+
+    The client's order "indicates preference" (RFC 6455 section 4.1, item 10).
+    """
     for offer in offers:
         if offer in known:
             return offer

@@ -1,8 +1,9 @@
-"""Text that arrives in pieces, checked as it arrives: the first wrong byte fails, not the end of the message.
+"""Checks UTF-8 text that arrives in pieces: fails at the first wrong byte, not at the end of the message.
 
-A message that came whole is checked by decoding it once; this is for fragmented messages and for frames that came in
-several reads. Decoding each piece with the C decoder and throwing the result away beats a table-driven automaton even
-when compiled (0.1 ns per byte of ASCII and 1.2 of others against 2.4) and is the same code for the interpreted build.
+A message that came whole is checked by decoding it once; `Utf8Validator` is for fragmented messages and for frames
+that came in several reads. Decoding each piece with the C decoder and throwing the result away beats a table-driven
+automaton even when compiled (0.1 ns per byte of ASCII and 1.2 of others against 2.4) and is the same code for the
+interpreted build.
 """
 
 from typing import Final, final
@@ -13,7 +14,7 @@ _NOTHING: Final = b""
 
 
 def decode_utf8(data: bytes) -> str | None:
-    """Returns the text, or None where the bytes are not UTF-8 (RFC 3629: no surrogates, nothing overlong)."""
+    """Decodes bytes as UTF-8; returns None if they are not UTF-8 (RFC 3629: no surrogates, nothing overlong)."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
@@ -23,13 +24,13 @@ def decode_utf8(data: bytes) -> str | None:
 @final
 @mypyc_attr(acyclic=True)
 class Utf8Validator:
-    """Says of each piece of a text whether everything so far can still become UTF-8."""
+    """Checks after each piece of a text whether all pieces so far can be the start of UTF-8."""
 
     def __init__(self) -> None:
         self._tail = _NOTHING
 
     def feed(self, piece: bytes) -> bool:
-        """Takes the next piece; False means that no continuation could make the text valid.
+        """Checks the next piece; returns False if no continuation could make the text valid UTF-8.
 
         Cost: one decoding of the piece. After a False the validator is of no more use.
         """
@@ -47,7 +48,7 @@ class Utf8Validator:
 
 
 def _count_unfinished_bytes(piece: bytes) -> int:
-    """How many bytes at the end (0 to 3) begin a character without ending it."""
+    """Returns how many bytes at the end of a piece (0 to 3) begin a character without ending it."""
     size = len(piece)
     back = 1
     while back <= 3 and back <= size:
@@ -58,11 +59,11 @@ def _count_unfinished_bytes(piece: bytes) -> int:
         if byte < 0x80:
             return 0
         back += 1
-    return 0  # three continuation bytes end a character, or are wrong: the decoder knows
+    return 0  # three continuation bytes end a character, or are wrong: decoding will tell
 
 
 def _can_begin_character(start: bytes) -> bool:
-    """Whether one to three bytes, a lead byte and its continuations, can become a character.
+    """Returns whether one to three bytes, a lead byte and its continuations, can be the start of a character.
 
     Source: RFC 3629 section 4, the ranges of the second byte.
     """
