@@ -101,7 +101,7 @@ class Broker:
         self._mark_closed(socket)
 
     def close(self, socket_id: int, code: int, reason: str) -> None:
-        """Closes a socket for the application: a Close frame follows everything sent before; unread messages are dropped.
+        """Closes a socket for the application, behind everything sent before; drops its unhandled messages.
 
         An unknown id is ignored and counted as unroutable.
         """
@@ -510,18 +510,13 @@ class Broker:
         else:
             socket.is_token_stale = True
 
-    def get_token(self, socket_id: int) -> bytes | None:
-        """Returns the token of a socket; None if the socket has none or the id is unknown."""
-        socket = self.sockets.get(socket_id)
-        return None if socket is None else socket.token
-
     def _check_answerable(self) -> None:
         """Raises CommandError inside a flush with deferred commands: an answer would not take account of those."""
         if self.deferred_commands and self.outgoing.is_flushing:
             raise CommandError(CALL_INSIDE_FLUSH_ERROR)
 
     def is_open(self, socket_id: int) -> bool:
-        """Returns whether a socket is registered: from before its open handler runs until the socket begins to close."""
+        """Returns whether a socket is registered: from before its open handler runs until it begins to close."""
         self._check_answerable()
         return socket_id in self.sockets
 

@@ -36,7 +36,7 @@ CROWDED_FROM_MESSAGES: Final = 512
 handlers of 0.3 ms then delay another socket by 0.15 s, not by 0.4 (benchmarks: soak flood). The worker stays busy."""
 
 CROWDED_SHARE_UNITS: Final = 16
-"""Share of one socket while its worker is crowded. With less, a pipelined echo of 16 messages would lose its batches."""
+"""Share of one socket while its worker is crowded. Less would cost a pipelined echo of 16 messages its batches."""
 
 BATCH_BYTES: Final = 128 * 1024
 """Size at which the frames of one source (a channel, or direct sends to one socket) cause a flush of the whole turn."""
