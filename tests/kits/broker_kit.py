@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 
-from wsbroker.broker.broker import Broker, TurnScheduler
+from wsbroker.broker.broker import Broker
 from wsbroker.broker.limits import Limits
+from wsbroker.broker.registry import TurnScheduler
 from wsbroker.broker.socket import Socket
 from wsbroker.broker.worker_queue import WorkerQueue
 

@@ -1,7 +1,8 @@
 """Sockets, channels, subscriptions and everything that waits to be sent or handled. Sans-I/O, compiled.
 
-    broker        Broker: registers sockets, subscribes, sends, publishes, closes; routes messages to the workers
-    commands      applies a worker's commands to the broker and answers its questions
+    broker        Broker(Delivery): routes messages to the workers, applies their commands, replaces workers
+    delivery      Delivery(Registry): sends, publishes and closes; flushes the turn
+    registry      Registry: the tables of sockets and channels, subscriptions, tokens, questions about them
     socket        Socket: id, token, subscriptions, outbox and inbox of one connection
     channel       Channel: the members in subscription order, and the frames published in this turn
     worker_queue  WorkerQueue: the events for one worker, its credit, and the share of each socket

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final, cast, final
 
 from mypy_extensions import i64
 
-from wsbroker.broker.broker import Broker, TurnScheduler
+from wsbroker.broker.broker import Broker
 from wsbroker.broker.limits import Limits
+from wsbroker.broker.registry import TurnScheduler
 from wsbroker.broker.socket import CLOSING, Socket
 from wsbroker.broker.timer_wheel import TimerWheel
 from wsbroker.connections.connection import Connection

@@ -11,7 +11,11 @@ import pytest
 from kits.broker_kit import RecordingSocket
 from kits.pool_fakes import FakeWorkerEnd, ScriptedHosts, run, send_started
 from wsbroker.broker.broker import Broker, TurnScheduler
+from broker_kit import RecordingSocket
+from unit.pool.fakes import FakeWorkerEnd, ScriptedHosts, run, send_started
+from wsbroker.broker.broker import Broker
 from wsbroker.broker.limits import Limits
+from wsbroker.broker.registry import TurnScheduler
 from wsbroker.errors import WorkerError
 from wsbroker.http.request import HttpRequest
 from wsbroker.pool.interfaces import Core
