@@ -2,6 +2,7 @@
 
     connections    Connections: admits, accepts and ends connections; runs the loop turn and the timer wheel
     connection     Connection: the asyncio protocol of one client, with its closing handshake and deadlines
+    turn           Turn: what all connections share: broker, timer wheel, time limits, the number of the loop turn
     inline_runner  InlineRunner: calls the message handler in the loop, without a worker
 
 May import: asyncio, `broker`, `websocket`, `wire`, `types`, `errors`. Must never: import `pool` or `front` (the

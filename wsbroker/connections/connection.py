@@ -7,18 +7,16 @@ connection: protocol, broker's socket and timer in one. It has a decoder only wh
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, final
+from typing import Final, final
 
 from mypy_extensions import i64
 
 from wsbroker.broker.socket import CLOSED, CLOSING, Socket
 from wsbroker.broker.worker_queue import WorkerQueue
+from wsbroker.connections.turn import Turn
 from wsbroker.websocket.decoder import BINARY, CLOSE, FAILED, NEED_DATA, PING, TEXT, Decoder
 from wsbroker.websocket.frames import PONG as PONG_FRAME
 from wsbroker.websocket.frames import encode_frame
-
-if TYPE_CHECKING:
-    from wsbroker.connections.connections import Connections
 
 EMPTY_PING: Final = b"\x89\x00"
 
@@ -27,9 +25,9 @@ EMPTY_PING: Final = b"\x89\x00"
 class Connection(Socket):
     """One client's WebSocket connection: asyncio protocol, socket of the broker and timer. Loop thread only."""
 
-    def __init__(self, socket_id: int, worker_queue: WorkerQueue, connections: Connections) -> None:
+    def __init__(self, socket_id: int, worker_queue: WorkerQueue, turn: Turn) -> None:
         super().__init__(socket_id, worker_queue)
-        self.connections: Final = connections
+        self.turn: Final = turn
         self.transport: asyncio.Transport | None = None
         self.decoder: Decoder | None = None
         """Holds the bytes that were read and are not decoded, and an incomplete message; None if there are none."""
@@ -70,22 +68,22 @@ class Connection(Socket):
         """Takes bytes from the peer, split anywhere, and reads messages from them; called by the transport."""
         if self.state == CLOSED or self.is_input_ignored:
             return
-        owner = self.connections
-        self.last_heard_tick = owner.timer_wheel.current_tick
+        turn = self.turn
+        self.last_heard_tick = turn.timer_wheel.current_tick
         self.is_awaiting_pong = False
         decoder = self.decoder
         if decoder is None:
-            decoder = owner.acquire_decoder()
+            decoder = turn.acquire_decoder()
             self.decoder = decoder
         decoder.receive_data(data)
-        if self.read_turn != owner.turn_number:
-            self.read_turn = owner.turn_number
+        if self.read_turn != turn.turn_number:
+            self.read_turn = turn.turn_number
             self.read_bytes = 0
         self.read_bytes += len(data)
         if not self.is_reading_paused and not self.is_throttled:
             self.read()
-            if self.read_bytes >= owner.read_budget_bytes and not self.is_throttled:
-                owner.defer_reading(self)
+            if self.read_bytes >= turn.read_budget_bytes and not self.is_throttled:
+                turn.defer_reading(self)
 
     def eof_received(self) -> bool:
         """Returns False, so that the transport closes; called by the transport when the peer has closed its side."""
@@ -93,7 +91,7 @@ class Connection(Socket):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Removes this connection from the server; called by the transport once it has closed, for any reason."""
-        self.connections.remove_lost_connection(self)
+        self.turn.remove_lost_connection(self)
         self.transport = None
         self.pending_pong = None
 
@@ -102,32 +100,32 @@ class Connection(Socket):
 
         Possibly called from inside `write`, during a flush. The deadline of a closing connection is not changed.
         """
-        self.connections.broker.outgoing.mark_blocked(self)
+        self.turn.broker.outgoing.mark_blocked(self)
         if self.state < CLOSING:
             self.lowest_transport_bytes = self.transport_bytes()
-            self.waiting_since_tick = self.connections.timer_wheel.current_tick
-            self.connections.timer_wheel.set_deadline(self, self.connections.write_ticks)
+            self.waiting_since_tick = self.turn.timer_wheel.current_tick
+            self.turn.timer_wheel.set_deadline(self, self.turn.write_ticks)
 
     def resume_writing(self) -> None:
         """Writes the frames that waited, then a pong that waited; called by the transport when its buffer is empty."""
         if self.state == CLOSED:
             return
-        self.connections.broker.outgoing.drain_outbox(self)
+        self.turn.broker.outgoing.drain_outbox(self)
         pong = self.pending_pong
         if pong is not None and not self.is_blocked:
             self.pending_pong = None
-            self.connections.broker.send_control_frame(self, pong)
+            self.turn.broker.send_control_frame(self, pong)
 
     # Reading. ---------------------------------------------------------------------------------------------------
 
     def read(self) -> None:
         """Decodes the received bytes into messages for the broker, until a budget of this turn or the inbox is full."""
-        owner = self.connections
+        turn = self.turn
         decoder = self.decoder
         if decoder is None:
             return
-        broker = owner.broker
-        stop = decoder.frame_count + owner.read_budget_frames
+        broker = turn.broker
+        stop = decoder.frame_count + turn.read_budget_frames
         inbox_bytes = broker.inbox_limit_bytes()
         # Inline messages count only once they are in the inbox, which is after this turn's reading.
         is_scarce = inbox_bytes < broker.limits.inbox_bytes and self.worker_queue.is_inline
@@ -137,7 +135,7 @@ class Connection(Socket):
             if kind == NEED_DATA:
                 if decoder.is_idle:
                     self.decoder = None
-                    owner.spare_decoder = decoder
+                    turn.spare_decoder = decoder
                 return
             if self.state >= CLOSING:
                 self._read_while_closing(kind)
@@ -155,7 +153,7 @@ class Connection(Socket):
             if is_scarce:
                 taken += decoder.payload_bytes
             if decoder.frame_count >= stop or taken >= inbox_bytes:
-                owner.defer_reading(self)
+                turn.defer_reading(self)
                 return
 
     def _read_control_frame(self, kind: int, decoder: Decoder) -> None:
@@ -164,7 +162,7 @@ class Connection(Socket):
         Args:
             kind: the event of the decoder; PONG and FRAGMENTS need no action.
         """
-        broker = self.connections.broker
+        broker = self.turn.broker
         if kind == PING:
             pong = encode_frame(PONG_FRAME, decoder.data)
             if self.is_blocked:
@@ -195,7 +193,7 @@ class Connection(Socket):
         """Pauses reading from the transport, until `resume_reading`; called when the inbox is full."""
         if not self.is_reading_paused and self.transport is not None:
             self.is_reading_paused = True
-            self.connections.broker.counters.inboxes_full += 1
+            self.turn.broker.counters.inboxes_full += 1
             self.transport.pause_reading()
             if self.decoder is not None:  # one last frame would keep a whole read of 256 KiB in memory
                 self.decoder.drop_decoded()
@@ -203,9 +201,9 @@ class Connection(Socket):
     def resume_reading(self) -> None:
         """Resumes reading in the next turn, with the bytes received before; called when the inbox has room again."""
         self.is_reading_paused = False
-        self.last_heard_tick = self.connections.timer_wheel.current_tick
+        self.last_heard_tick = self.turn.timer_wheel.current_tick
         self.is_awaiting_pong = False
-        self.connections.defer_reading(self)
+        self.turn.defer_reading(self)
 
     def throttle_reading(self) -> None:
         """Pauses reading from the transport until the next turn (`continue_reading`)."""
@@ -218,7 +216,7 @@ class Connection(Socket):
         self.is_throttled = False
         if self.transport is None or self.is_reading_paused:
             return
-        self.read_turn = self.connections.turn_number
+        self.read_turn = self.turn.turn_number
         self.read_bytes = 0
         if not self.is_input_ignored:
             self.read()
@@ -255,7 +253,7 @@ class Connection(Socket):
             return
         if self.is_reading_paused:
             self.is_reading_paused = False
-            self.connections.defer_reading(self)
+            self.turn.defer_reading(self)
         if self.is_input_ignored and transport.can_write_eof():
             # Closing now would reset the connection under unread bytes, and the Close frame with it: half-close, and
             # read on (discarding) until the peer is done or close_timeout has passed.
@@ -270,7 +268,7 @@ class Connection(Socket):
         self._start_close_timer()
         if self.is_reading_paused:
             self.is_reading_paused = False
-            self.connections.defer_reading(self)
+            self.turn.defer_reading(self)
 
     def _start_close_timer(self) -> None:
         """Starts `close_timeout` for the waiting frames to leave, unless that was started before; not before the 101.
@@ -283,9 +281,9 @@ class Connection(Socket):
 
     def _set_close_deadline(self) -> None:
         """Sets this connection's deadline to `close_timeout` from now."""
-        wheel = self.connections.timer_wheel
+        wheel = self.turn.timer_wheel
         self.waiting_since_tick = wheel.current_tick
-        wheel.set_deadline(self, self.connections.close_ticks)
+        wheel.set_deadline(self, self.turn.close_ticks)
 
     def _close_transport(self) -> None:
         """Closes the transport once its buffer is written; called when the Close frames of both sides are through.
@@ -308,29 +306,29 @@ class Connection(Socket):
 
         Aborts the connection after `close_timeout`, `write_timeout` or `pong_timeout`; sends a ping that is due.
         """
-        owner = self.connections
-        now = owner.timer_wheel.current_tick
+        turn = self.turn
+        now = turn.timer_wheel.current_tick
         if self.state >= CLOSING:
-            left = self.waiting_since_tick + owner.close_ticks - now
+            left = self.waiting_since_tick + turn.close_ticks - now
             if left <= 0:
                 self.abort()
-                left = owner.close_ticks
-            owner.timer_wheel.set_deadline(self, left)
+                left = turn.close_ticks
+            turn.timer_wheel.set_deadline(self, left)
             return
-        wait = owner.idle_ticks
+        wait = turn.idle_ticks
         if self.is_blocked:
             wait = self._check_write_progress(now)
             if wait <= 0:
-                owner.broker.close_slow_consumer(self, 1013, "no progress within write_timeout")
+                turn.broker.close_slow_consumer(self, 1013, "no progress within write_timeout")
                 self.abort()
                 return
-        elif owner.ping_ticks > 0:
+        elif turn.ping_ticks > 0:
             wait = self._check_peer_alive(now)
             if wait <= 0:
-                owner.broker.mark_connection_lost(self, 1006, "no pong within pong_timeout")
+                turn.broker.mark_connection_lost(self, 1006, "no pong within pong_timeout")
                 self.abort()
                 return
-        owner.timer_wheel.set_deadline(self, wait)
+        turn.timer_wheel.set_deadline(self, wait)
 
     def _check_write_progress(self, now: i64) -> i64:
         """Returns the ticks left for the full transport to send bytes; 0 or less after `write_timeout`."""
@@ -338,20 +336,20 @@ class Connection(Socket):
         if waiting < self.lowest_transport_bytes:
             self.lowest_transport_bytes = waiting
             self.waiting_since_tick = now
-        return self.waiting_since_tick + self.connections.write_ticks - now
+        return self.waiting_since_tick + self.turn.write_ticks - now
 
     def _check_peer_alive(self, now: i64) -> i64:
         """Returns the ticks until the next check of the peer, 0 or less if no pong came in time; sends a due ping."""
-        owner = self.connections
+        turn = self.turn
         if self.is_reading_paused or self.pending_close is not None:  # a pong may be unread, or will never be read
             self.last_heard_tick = now
             self.waiting_since_tick = now
         if self.is_awaiting_pong:
-            return self.waiting_since_tick + owner.pong_ticks - now
-        left = self.last_heard_tick + owner.ping_ticks - now
+            return self.waiting_since_tick + turn.pong_ticks - now
+        left = self.last_heard_tick + turn.ping_ticks - now
         if left > 0:
             return left
         self.is_awaiting_pong = True
         self.waiting_since_tick = now
-        owner.broker.send_control_frame(self, EMPTY_PING)
-        return owner.pong_ticks
+        turn.broker.send_control_frame(self, EMPTY_PING)
+        return turn.pong_ticks

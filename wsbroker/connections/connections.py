@@ -8,87 +8,34 @@ are flushed with one write per socket.
 from __future__ import annotations
 
 import asyncio
-from math import ceil
 from typing import TYPE_CHECKING, Final, cast, final
 
-from mypy_extensions import i64
-
-from wsbroker.broker.broker import Broker
 from wsbroker.broker.limits import Limits
-from wsbroker.broker.registry import TurnScheduler
 from wsbroker.broker.socket import CLOSING, Socket
-from wsbroker.broker.timer_wheel import TimerWheel
 from wsbroker.connections.connection import Connection
-from wsbroker.websocket.decoder import Decoder
+from wsbroker.connections.turn import ConnectionSettings as ConnectionSettings
+from wsbroker.connections.turn import Turn
 
 if TYPE_CHECKING:
     from wsbroker.connections.inline_runner import InlineRunner
 
-LONGEST_TICK_S: Final = 0.25
-SHORTEST_TICK_S: Final = 0.01
-TICKS_PER_DEADLINE: Final = 8
-"""Number of ticks in the shortest deadline, so that no deadline is late by more than an eighth."""
-
 
 @final
-class ConnectionSettings:
-    """The settings of all connections. Sizes in bytes, durations in seconds; a `ping_interval` of 0 sends no pings,
-    a `flush_interval` of 0 flushes once per turn."""
-
-    def __init__(
-        self,
-        max_connections: int = 10_000,
-        max_message_size: int = 64 * 1024,
-        read_budget_bytes: int = 256 * 1024,
-        read_budget_frames: int = 256,
-        flush_interval: float = 0.0,
-        ping_interval: float = 25.0,
-        pong_timeout: float = 10.0,
-        write_timeout: float = 10.0,
-        close_timeout: float = 5.0,
-    ) -> None:
-        self.max_connections: Final = max_connections
-        self.max_message_size: Final = max_message_size
-        self.read_budget_bytes: Final = read_budget_bytes
-        self.read_budget_frames: Final = read_budget_frames
-        self.flush_interval: Final = flush_interval
-        self.ping_interval: Final = ping_interval
-        self.pong_timeout: Final = pong_timeout
-        self.write_timeout: Final = write_timeout
-        self.close_timeout: Final = close_timeout
-
-
-@final
-class Connections(TurnScheduler):
+class Connections(Turn):
     """All WebSocket connections of one server, the loop turn and the timer wheel. Loop thread only."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limits: Limits, settings: ConnectionSettings) -> None:
+        super().__init__(limits, settings)
         self.loop: Final = loop
-        self.broker: Final = Broker(limits, self)
-        self.timer_wheel: Final = TimerWheel()
         self.max_connections: Final = settings.max_connections
-        self.max_message_size: Final = settings.max_message_size
-        self.read_budget_bytes: i64 = settings.read_budget_bytes
-        self.read_budget_frames: i64 = settings.read_budget_frames
-        deadlines = [settings.pong_timeout, settings.write_timeout, settings.close_timeout]
-        if settings.ping_interval > 0:
-            deadlines.append(settings.ping_interval)
-        self.tick_s: Final = max(SHORTEST_TICK_S, min(LONGEST_TICK_S, min(deadlines) / TICKS_PER_DEADLINE))
-        self.ping_ticks: i64 = ceil(settings.ping_interval / self.tick_s)
-        self.pong_ticks: i64 = ceil(settings.pong_timeout / self.tick_s)
-        self.write_ticks: i64 = ceil(settings.write_timeout / self.tick_s)
-        self.close_ticks: i64 = ceil(settings.close_timeout / self.tick_s)
-        self.idle_ticks: i64 = ceil(3600 / self.tick_s)
         self.flush_interval_s: Final = settings.flush_interval
         self.is_flush_due = False
         """Whether a flush is scheduled, `flush_interval` after the first frame since the last flush."""
         self.connection_count: int = 0
         """Connections between `admit_connection` and their loss or discard, closing ones included."""
-        self.turn_number: i64 = 0
         self.deferred_connections: list[Connection] = []
+        """Throttled connections, which read on in the next turn."""
         self.inline_runner: InlineRunner | None = None
-        self.spare_decoder: Decoder | None = None
-        """An idle decoder. Most reads end with a whole message, so nearly all connections share one decoder (112 B)."""
         self.is_stopped = False
 
     # Coming and going. ------------------------------------------------------------------------------------------
@@ -137,21 +84,13 @@ class Connections(TurnScheduler):
         if early_data:
             connection.data_received(early_data)
 
-    def acquire_decoder(self) -> Decoder:
-        """Returns an idle decoder, the spare one or a new one, for a connection that has received bytes."""
-        decoder = self.spare_decoder
-        if decoder is None:
-            return Decoder(self.max_message_size)
-        self.spare_decoder = None
-        return decoder
-
     def discard_connection(self, connection: Connection) -> None:
         """Forgets an admitted connection that was refused, or lost before the 101 response."""
         self.connection_count -= 1
         self.timer_wheel.cancel_deadline(connection)
         self.broker.discard_socket(connection)
 
-    def remove_lost_connection(self, connection: Connection) -> None:
+    def remove_lost_connection(self, connection: Socket) -> None:
         """Removes a connection whose transport has closed, and closes its socket with code 1006 if that is open."""
         self.connection_count -= 1
         self.timer_wheel.cancel_deadline(connection)
@@ -163,10 +102,11 @@ class Connections(TurnScheduler):
         """Schedules `run_turn` in the event loop; called by the broker at most once per turn."""
         self.loop.call_soon(self.run_turn)
 
-    def defer_reading(self, connection: Connection) -> None:
+    def defer_reading(self, connection: Socket) -> None:
         """Pauses reading of a connection until the next turn, which reads on."""
-        connection.throttle_reading()
-        self.deferred_connections.append(connection)
+        throttled = cast(Connection, connection)
+        throttled.throttle_reading()
+        self.deferred_connections.append(throttled)
         self.broker.schedule_turn()
 
     def run_turn(self) -> None:
