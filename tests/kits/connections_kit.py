@@ -8,7 +8,7 @@ from kits.broker_kit import frames_of
 from wsbroker.broker.limits import Limits
 from wsbroker.connections.connection import Connection
 from wsbroker.connections.connections import Connections, ConnectionSettings
-from wsbroker.connections.inline_runner import InlineRunner
+from wsbroker.connections.inline_runner import InlineHandlers, InlineRunner
 
 HEAD = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
 KEY = b"\x01\x02\x03\x04"
@@ -155,19 +155,24 @@ class Bench:
         self.slow: list[int] = []
         self.closes: list[tuple[int, object, int, str]] = []
         self.close_ends_at_once = True
-        self.runner = InlineRunner(
-            self.broker,
-            self.lane,
-            handler or self._record,
-            3,
-            5.0,
-            lambda socket_id, result: self.results.append((socket_id, result)),
-            lambda socket_id, error: self.errors.append((socket_id, error)),
-            self._slow,
-            self._close,
-            lambda socket_id: None,
-        )
+        self.runner = self.make_runner(handler or self._record)
         self.sockets.inline_runner = self.runner
+
+    def make_runner(
+        self, handler: Handler, arity: int = 3, begin_result: Callable[[int, object], None] | None = None
+    ) -> InlineRunner:
+        """A runner of this handler that reports to this bench."""
+        handlers = InlineHandlers(
+            message_handler=handler,
+            arity=arity,
+            slow_threshold_s=5.0,
+            begin_result=begin_result or (lambda socket_id, result: self.results.append((socket_id, result))),
+            on_failure=lambda socket_id, error: self.errors.append((socket_id, error)),
+            on_slow_call=self._slow,
+            begin_close_handler=self._close,
+            on_missing_handler=lambda socket_id: None,
+        )
+        return InlineRunner(self.broker, self.lane, handlers)
 
     def _slow(self, socket_id: int, seconds: float, is_ended: bool) -> float:
         self.slow.append(socket_id)

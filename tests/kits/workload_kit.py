@@ -19,7 +19,7 @@ from wsbroker.broker.limits import Limits
 from wsbroker.build import core_kind
 from wsbroker.connections.connection import Connection
 from wsbroker.connections.connections import Connections, ConnectionSettings
-from wsbroker.connections.inline_runner import InlineRunner
+from wsbroker.connections.inline_runner import InlineHandlers, InlineRunner
 from wsbroker.wire.framing import BatchUnpacker, pack_batch
 
 Batch = list[tuple[object, ...]]
@@ -175,7 +175,17 @@ class Work:
         def handle(data: str | bytes, socket_id: int) -> None:
             send(socket_id, data)
 
-        return InlineRunner(self.broker, self.lane, handle, 2, 5.0, _never, _never, _never, _ended_at_once, _never)
+        handlers = InlineHandlers(
+            message_handler=handle,
+            arity=2,
+            slow_threshold_s=5.0,
+            begin_result=_never,
+            on_failure=_never,
+            on_slow_call=_never,
+            begin_close_handler=_ended_at_once,
+            on_missing_handler=_never,
+        )
+        return InlineRunner(self.broker, self.lane, handlers)
 
     def _deliver(self, lane_index: int, batch: Batch) -> None:
         self.batches.append(batch)

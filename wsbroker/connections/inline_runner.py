@@ -42,11 +42,13 @@ def inbox_cost_bytes(data: object) -> i64:
 
 
 @final
-class InlineRunner:
-    """Runs the message handlers of an inline worker, in the event loop.
+class InlineHandlers:
+    """The application's message handler, and the calls into the interpreted runtime for everything rare.
 
     Args:
-        handler: the application's function itself, or None; it gets the first `arity` of data, socket id, token.
+        message_handler: the application's function itself, or None; it gets the first `arity` of data, socket id,
+            token.
+        arity: number of arguments of `message_handler`, 0 to 3.
         slow_threshold_s: duration of a handler call from which `on_slow_call` is called.
         begin_result: ``(socket_id, result)``: takes the awaitable that a handler returned; calls `resume_socket` once
             that has ended.
@@ -60,9 +62,8 @@ class InlineRunner:
 
     def __init__(
         self,
-        broker: Broker,
-        worker_queue: WorkerQueue,
-        handler: MessageHandler | None,
+        *,
+        message_handler: MessageHandler | None,
         arity: int,
         slow_threshold_s: float,
         begin_result: Callable[[int, object], None],
@@ -71,16 +72,32 @@ class InlineRunner:
         begin_close_handler: Callable[[int, bytes | None, int, str], bool],
         on_missing_handler: Callable[[int], None],
     ) -> None:
-        self.broker: Final = broker
-        self.worker_queue: Final = worker_queue
-        self.handler: Final = handler
+        self.message_handler: Final = message_handler
         self.arity: Final = arity
-        self.slow_threshold_s = slow_threshold_s
+        self.slow_threshold_s: Final = slow_threshold_s
         self.begin_result: Final = begin_result
         self.on_failure: Final = on_failure
         self.on_slow_call: Final = on_slow_call
         self.begin_close_handler: Final = begin_close_handler
         self.on_missing_handler: Final = on_missing_handler
+
+
+@final
+class InlineRunner:
+    """Runs the message handlers of an inline worker, in the event loop."""
+
+    def __init__(self, broker: Broker, worker_queue: WorkerQueue, handlers: InlineHandlers) -> None:
+        self.broker: Final = broker
+        self.worker_queue: Final = worker_queue
+        # Copied from the record: a message reads them here, without another step.
+        self.handler: Final = handlers.message_handler
+        self.arity: Final = handlers.arity
+        self.slow_threshold_s = handlers.slow_threshold_s
+        self.begin_result: Final = handlers.begin_result
+        self.on_failure: Final = handlers.on_failure
+        self.on_slow_call: Final = handlers.on_slow_call
+        self.begin_close_handler: Final = handlers.begin_close_handler
+        self.on_missing_handler: Final = handlers.on_missing_handler
         self.busy_sockets: Final[dict[int, Socket]] = worker_queue.busy_sockets
         self.deferred_sockets: Final[deque[Socket]] = deque()
         """Sockets that have used up their share, with events in their inbox, in order of their turns."""

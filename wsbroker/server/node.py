@@ -19,7 +19,7 @@ from wsbroker.broker.limits import DISCONNECT, DROP_NEW, DROP_OLD, Limits
 from wsbroker.connections.connection import Connection
 from wsbroker.connections.connections import Connections
 from wsbroker.connections.connections import ConnectionSettings as SocketSettings
-from wsbroker.connections.inline_runner import InlineRunner
+from wsbroker.connections.inline_runner import InlineHandlers, InlineRunner
 from wsbroker.front.front import Front
 from wsbroker.guarded_log import GuardedLog
 from wsbroker.pool.local_api import LocalApi
@@ -97,18 +97,17 @@ class Node:
         if inline is None:
             return
         runtime, handlers = inline.runtime, inline.handlers
-        runner = InlineRunner(
-            self.broker,
-            self.broker.worker_queues[0],
-            handlers.raw_message_handler,
-            handlers.message_arity,
-            runtime.slow_threshold_s,
-            runtime.on_message_result,
-            runtime.on_message_failed,
-            runtime.on_message_slow,
-            runtime.begin_close_handler,
-            runtime.on_message_unhandled,
+        inline_handlers = InlineHandlers(
+            message_handler=handlers.raw_message_handler,
+            arity=handlers.message_arity,
+            slow_threshold_s=runtime.slow_threshold_s,
+            begin_result=runtime.on_message_result,
+            on_failure=runtime.on_message_failed,
+            on_slow_call=runtime.on_message_slow,
+            begin_close_handler=runtime.begin_close_handler,
+            on_missing_handler=runtime.on_message_unhandled,
         )
+        runner = InlineRunner(self.broker, self.broker.worker_queues[0], inline_handlers)
         runtime.resume_socket = runner.resume_socket
         runtime.is_behind = lambda: runner.is_behind
         runtime.drop_waiting_messages = runner.drop_waiting_messages

@@ -4,25 +4,14 @@ import pytest
 
 from kits.connections_kit import Bench, close_frame, text
 from wsbroker.connections.connections import ConnectionSettings
-from wsbroker.connections.inline_runner import TURN_SHARE_EVENTS, InlineRunner
+from wsbroker.connections.inline_runner import TURN_SHARE_EVENTS
 
 
 @pytest.mark.parametrize("arity", [0, 1, 2, 3])
 def test_a_handler_gets_as_many_arguments_as_it_takes(arity: int) -> None:
     got: list[tuple[object, ...]] = []
     bench = Bench()
-    bench.sockets.inline_runner = InlineRunner(
-        bench.broker,
-        bench.lane,
-        lambda *arguments: got.append(arguments),
-        arity,
-        5.0,
-        lambda socket_id, result: None,
-        lambda socket_id, error: None,
-        lambda socket_id, seconds, is_ended: 5.0,
-        lambda socket_id, token, code, reason: True,
-        lambda socket_id: None,
-    )
+    bench.sockets.inline_runner = bench.make_runner(lambda *arguments: got.append(arguments), arity)
     connection, _ = bench.connect()
     connection.data_received(text("x"))
     bench.loop.run()
@@ -93,18 +82,7 @@ def test_results_that_end_at_once_do_not_pile_up_the_stack() -> None:
             runner.resume_socket(socket_id)
 
     bench = Bench()
-    runner = bench.sockets.inline_runner = InlineRunner(
-        bench.broker,
-        bench.lane,
-        lambda data, socket_id, token: data,
-        3,
-        5.0,
-        begin,
-        lambda socket_id, error: None,
-        lambda socket_id, seconds, is_ended: 5.0,
-        lambda socket_id, token, code, reason: True,
-        lambda socket_id: None,
-    )
+    runner = bench.sockets.inline_runner = bench.make_runner(lambda data, socket_id, token: data, 3, begin)
     connection, _ = bench.connect()
     connection.data_received(text("first"))
     for _ in range(20):
