@@ -1,4 +1,4 @@
-"""What the pool needs of the compiled core, as types: tests put a plain Python fake in its place."""
+"""What the pool needs of the compiled core, as types; tests put plain Python fakes in its place."""
 
 from collections.abc import Mapping, Sized
 from typing import Protocol
@@ -8,31 +8,31 @@ from wsbroker.wire.events import Event
 
 
 class WorkerQueueView(Protocol):
-    """The core's book-keeping of the way to one worker, read only."""
+    """The core's queue of one worker, read only; `broker.worker_queue.WorkerQueue` is the real class."""
 
     @property
     def generation(self) -> int:
-        """Grows when the worker is lost; what an older one still says is ignored."""
+        """Number of times the worker was lost or replaced; the core ignores commands that carry an older number."""
         ...
 
     @property
     def in_flight_bytes(self) -> int:
-        """Bytes of messages that are on their way or being handled (credit in use)."""
+        """Cost in bytes of the messages sent to the worker and not yet handled: the credit in use."""
         ...
 
     @property
     def in_flight_messages(self) -> int:
-        """How many those are."""
+        """Number of messages sent to the worker and not yet handled."""
         ...
 
     @property
     def handled_messages(self) -> int:
-        """Messages whose handlers have ended, since the start."""
+        """Number of messages whose handlers have ended, since the start of the server."""
         ...
 
     @property
     def waiting_sockets(self) -> Sized:
-        """Sockets with messages that wait for credit."""
+        """Sockets whose messages wait for credit."""
         ...
 
     @property
@@ -42,59 +42,110 @@ class WorkerQueueView(Protocol):
 
     @property
     def socket_count(self) -> int:
-        """Sockets pinned to this worker."""
+        """Number of sockets whose handlers run in this worker."""
         ...
 
 
 class CoreCalls(Protocol):
-    """What handlers can ask, as the core answers it. Unknown ids are ignored and counted, never errors."""
+    """The calls that handlers make, as the core answers them; an unknown socket id is ignored and counted."""
 
-    def send(self, socket_id: int, data: object, /) -> None: ...
-    def publish(self, channel: bytes, data: object, exclude: tuple[int, ...], /) -> None: ...
-    def subscribe(self, socket_id: int, channel: bytes, /) -> bool: ...
-    def unsubscribe(self, socket_id: int, channel: bytes, /) -> bool: ...
-    def subscribe_nowait(self, socket_id: int, channel: bytes, /) -> None: ...
-    def unsubscribe_nowait(self, socket_id: int, channel: bytes, /) -> None: ...
-    def set_token(self, socket_id: int, token: bytes | None, /) -> None: ...
-    def copy_subscriptions(self, from_channel: bytes, to_channel: bytes, /) -> None: ...
-    def close(self, socket_id: int, code: int, reason: str, /) -> None: ...
-    def subscriber_count(self, channel: bytes, /) -> int: ...
-    def subscribers(self, channel: bytes, /) -> list[int]: ...
-    def subscriptions(self, socket_id: int, /) -> list[bytes]: ...
-    def channels(self) -> list[bytes]: ...
-    def is_open(self, socket_id: int, /) -> bool: ...
-    def queued_bytes(self, socket_id: int, /) -> int: ...
+    def send(self, socket_id: int, data: object, /) -> None:
+        """Sends one message, str or bytes-like, to a socket."""
+        ...
+
+    def publish(self, channel: bytes, data: object, exclude: tuple[int, ...], /) -> None:
+        """Sends one message to all subscribers of a channel except the sockets in `exclude`."""
+        ...
+
+    def subscribe(self, socket_id: int, channel: bytes, /) -> bool:
+        """Subscribes a socket to a channel; returns False if the socket was subscribed already."""
+        ...
+
+    def unsubscribe(self, socket_id: int, channel: bytes, /) -> bool:
+        """Ends a socket's subscription to a channel; returns False if the socket was not subscribed."""
+        ...
+
+    def subscribe_nowait(self, socket_id: int, channel: bytes, /) -> None:
+        """Subscribes a socket to a channel."""
+        ...
+
+    def unsubscribe_nowait(self, socket_id: int, channel: bytes, /) -> None:
+        """Ends a socket's subscription to a channel."""
+        ...
+
+    def set_token(self, socket_id: int, token: bytes | None, /) -> None:
+        """Sets the token of a socket; None removes the token."""
+        ...
+
+    def copy_subscriptions(self, from_channel: bytes, to_channel: bytes, /) -> None:
+        """Subscribes all subscribers of one channel to another channel too."""
+        ...
+
+    def close(self, socket_id: int, code: int, reason: str, /) -> None:
+        """Closes a socket with a close code and a reason."""
+        ...
+
+    def subscriber_count(self, channel: bytes, /) -> int:
+        """Returns the number of sockets subscribed to a channel."""
+        ...
+
+    def subscribers(self, channel: bytes, /) -> list[int]:
+        """Returns the ids of the sockets subscribed to a channel."""
+        ...
+
+    def subscriptions(self, socket_id: int, /) -> list[bytes]:
+        """Returns the channels that a socket is subscribed to."""
+        ...
+
+    def channels(self) -> list[bytes]:
+        """Returns the channels that have subscribers."""
+        ...
+
+    def is_open(self, socket_id: int, /) -> bool:
+        """Returns whether a socket is open."""
+        ...
+
+    def queued_bytes(self, socket_id: int, /) -> int:
+        """Returns the bytes that wait to be sent to a socket."""
+        ...
 
     def apply_commands(self, worker_index: int, generation: int, batch: list[Command], /) -> list[tuple[object, ...]]:
-        """Applies commands in order; returns what is not the core's (lane -1: the ANSWER events to its questions)."""
+        """Applies a batch of commands in order, as sent by the worker of this index and generation.
+
+        Args:
+            worker_index: -1 for commands that do not come from the worker of a queue; the generation is ignored.
+
+        Returns:
+            the commands that are the pool's to process; for index -1 also the ANSWER events to its questions.
+        """
         ...
 
 
 class Core(CoreCalls, Protocol):
-    """`CoreCalls`, and the ways to the workers."""
+    """The core as the pool uses it: the calls of handlers, and the queues to the workers."""
 
     def add_worker_queue(self, index: int, credit_bytes: int, is_inline: bool, /) -> WorkerQueueView:
-        """Adds the way to one more worker; indexes count from 0."""
+        """Adds the queue of one more worker and returns its view; indexes must count up from 0."""
         ...
 
     def mark_worker_lost(self, index: int, code: int, /) -> list[Event]:
-        """Closes all sockets of a dead worker; returns the CLOSE events whose handler has not run."""
+        """Closes all sockets of a dead worker with this code; returns the CLOSE events whose handler has not run."""
         ...
 
     def pause_worker_queue(self, index: int, /) -> None:
-        """Keeps the messages and closes of a lane with their sockets, so that its worker runs empty."""
+        """Keeps messages and closes in the inboxes of a worker's sockets, so that the queue runs empty."""
         ...
 
     def resume_worker_queue(self, index: int, /) -> None:
-        """Lets them go on."""
+        """Sends a paused worker queue's messages and closes to its worker again."""
         ...
 
     def drop_waiting_messages(self, /) -> int:
-        """Drops the messages that workers have not been given yet; returns how many."""
+        """Drops all messages that still wait in inboxes, of all workers; returns their number."""
 
     def replace_worker(self, index: int, /) -> None:
-        """Another worker has taken over a lane that was held: the generation grows, the sockets stay."""
+        """Resumes a paused worker queue with another worker: the generation grows, the sockets stay."""
         ...
 
     def adopt_closes(self, index: int, closes: list[Event], /) -> None:
-        """Gives CLOSE events of a dead worker to another one: they are posted to it at the end of this turn."""
+        """Posts CLOSE events of a dead worker's sockets to another worker at the end of this loop turn."""

@@ -1,4 +1,4 @@
-"""Log records of workers that have an interpreter of their own: they are handled here as if they were ours."""
+"""Log records of workers with an interpreter of their own, logged in the server as if they were its own records."""
 
 import asyncio
 import logging
@@ -14,17 +14,18 @@ from wsbroker.worker.logs import NS_PER_S
 RecordFields = tuple[int, int, str, str, str, str, int, str, int, str, str, int]
 NS_PER_MS: Final = 1_000_000
 SLICE_S: Final = 0.001
-"""How long records may be handled in one turn of the loop, of each worker: about 60 of them, on stderr."""
+"""Seconds per loop turn that the records of one worker may take: about 60 records on stderr."""
 PAUSE_AT_RECORDS: Final = 1000
-"""From so many records that wait on, the worker is not read any more: it waits where it logs."""
+"""Number of queued records at which reading from the worker is paused; the worker then blocks where it logs."""
 RESUME_AT_RECORDS: Final = 250
-"""Until so few are left."""
+"""Number of queued records at which reading from the worker is resumed."""
 
 
 def replay_record(worker: str, command: Command) -> None:
-    """Hands a record to the logger of its name, if that one wants it. Never raises.
+    """Logs one record of a worker with the server's logger of the same name, if that is enabled. Never raises.
 
-    A filter or handler of the program that raises must cost neither the worker nor the loop: then it goes to stderr.
+    A filter or handler of the program that raises must cost neither the worker nor the loop: the record is then written
+    to stderr.
     """
     _, level, name, message, exception, stack, time_ns, path, line, function, thread, process = cast(
         RecordFields, command
@@ -48,13 +49,13 @@ def replay_record(worker: str, command: Command) -> None:
 
 
 class LogReplay:
-    """The records of one worker, handled in their order and never so many at once that others would notice.
+    """The log records of one worker: logged in their order, for at most 1 ms per loop turn.
 
     Args:
-        worker: its name.
-        pause: has no more read from it.
-        resume: has that go on.
-        clock: what a slice is measured with.
+        worker: the worker's name.
+        pause: stops the reading of the worker's stream.
+        resume: starts that reading again.
+        clock: returns monotonic seconds.
     """
 
     __slots__ = (
@@ -85,7 +86,7 @@ class LogReplay:
         self._is_reading_paused = False
 
     def add_record(self, command: Command) -> None:
-        """Handles a record, at once if nothing waits and this turn has time left."""
+        """Logs a record at once if no record waits and this turn has time left; otherwise queues the record."""
         if not self._is_slice_scheduled:
             self._is_slice_scheduled = True
             self._slice_end = self._clock() + SLICE_S
@@ -99,6 +100,7 @@ class LogReplay:
             self._pause_reading()
 
     def _replay_slice(self) -> None:
+        """Logs queued records for at most 1 ms; called again in the next loop turn while any are left."""
         waiting = self._waiting_records
         self._slice_end = self._clock() + SLICE_S
         while waiting:
@@ -113,7 +115,7 @@ class LogReplay:
             asyncio.get_running_loop().call_soon(self._replay_slice)
 
     def replay_rest(self) -> None:
-        """The worker has ended: its last words come before what is said of it. Cost: O(what waits), once."""
+        """Logs all queued records at once, so that a worker's own records come before those about its end."""
         waiting = self._waiting_records
         while waiting:
             replay_record(self._worker, waiting.popleft())

@@ -1,4 +1,4 @@
-"""Close handlers that a lost worker has left undone: each is run by another worker, or by the replacement."""
+"""Close handlers that a lost worker has not run: each is run by another worker, or by the replacement."""
 
 from collections.abc import Sequence
 from typing import Final, cast
@@ -11,25 +11,31 @@ from wsbroker.wire.events import Event
 logger = GuardedLog(__name__)
 
 MAX_LOSSES: Final = 3
-"""A CLOSE event that was with this many workers when they were lost is not given to a further one: its handler is
-probably what kills them. Not less: events that merely waited are counted too, the wire does not say which one ran."""
+"""A CLOSE event that this many workers had when they were lost is not given to another worker: its handler probably
+kills them. Not fewer: events that only waited are counted too, because the wire does not say which handler ran."""
 
 
 class OrphanedCloses:
-    """CLOSE events without a worker, and how often each has lost one."""
+    """CLOSE events of lost workers that no running worker has yet, with the number of losses of each.
+
+    Args:
+        core: takes the events for the adopting worker.
+        slots: the pool's slots, all that may adopt.
+    """
 
     def __init__(self, core: Core, slots: Sequence[WorkerSlot]) -> None:
         self._core = core
         self._slots = slots
         self._unassigned: dict[int, tuple[Event, int]] = {}
         self._losses_by_queue: dict[int, dict[int, int]] = {}
-        """By lane: losses of the sockets whose CLOSE it was given. As long as it has not run them."""
+        """By worker index, then socket id: losses of the CLOSE events that the worker has adopted and not yet run."""
 
     def __len__(self) -> int:
+        """Returns the number of CLOSE events that no worker has."""
         return len(self._unassigned)
 
     def add_closes(self, slot: WorkerSlot, closes: list[Event]) -> None:
-        """Takes what a lost worker has left, and gives it to another one now if any runs."""
+        """Takes the unhandled CLOSE events of a slot's lost worker, and assigns them to a running worker, if any."""
         adopted = self._losses_by_queue.pop(slot.index, {})
         for event in closes:
             socket_id = cast(int, event[1])
@@ -41,22 +47,27 @@ class OrphanedCloses:
         self.assign_closes()
 
     def assign_closes(self) -> None:
-        """Gives what is homeless to the running worker with the fewest sockets; keeps it if none runs."""
+        """Gives the unassigned CLOSE events to the running worker with the fewest sockets; keeps them if none runs.
+
+        Called after each loss, and by the pool when a replacement has started.
+        """
         running = [slot for slot in self._slots if slot.is_running]
         if not self._unassigned or not running:
             return
-        home = min(running, key=lambda slot: slot.queue.socket_count)
-        homeless, self._unassigned = self._unassigned, {}
-        closing = home.queue.unhandled_closes
+        adopter = min(running, key=lambda slot: slot.queue.socket_count)
+        orphaned, self._unassigned = self._unassigned, {}
+        unhandled_closes = adopter.queue.unhandled_closes
         adopted = {
-            socket_id: n for socket_id, n in self._losses_by_queue.get(home.index, {}).items() if socket_id in closing
+            socket_id: n
+            for socket_id, n in self._losses_by_queue.get(adopter.index, {}).items()
+            if socket_id in unhandled_closes
         }
-        adopted.update((socket_id, losses) for socket_id, (_, losses) in homeless.items())
-        self._losses_by_queue[home.index] = adopted
-        self._core.adopt_closes(home.index, [event for event, _ in homeless.values()])
+        adopted.update((socket_id, losses) for socket_id, (_, losses) in orphaned.items())
+        self._losses_by_queue[adopter.index] = adopted
+        self._core.adopt_closes(adopter.index, [event for event, _ in orphaned.values()])
 
     def drop_unassigned(self) -> None:
-        """The pool has stopped: what is left will not be run."""
+        """Drops the unassigned CLOSE events and logs their number. Called when the pool has stopped."""
         if self._unassigned:
             logger.error("close handlers not run, worker lost and pool stopping count=%d", len(self._unassigned))
             self._unassigned.clear()

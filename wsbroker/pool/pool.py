@@ -1,4 +1,4 @@
-"""All workers of a server: which one gets what, what becomes of the work of one that is lost, start and stop."""
+"""All workers of a server: start, stop and reload, and which worker gets a socket, a request, an orphaned close."""
 
 import asyncio
 import sys
@@ -30,7 +30,7 @@ from wsbroker.worker.report import MESSAGES_DROPPED
 logger = GuardedLog(__name__)
 
 REQUEST_OVERHEAD_BYTES: Final = 512
-"""What a request costs beyond its text while a worker has it: the objects that hold it."""
+"""Bytes that a waiting request takes beyond its text: the objects that hold it."""
 HANDLERS_SHARE: Final = 0.7
 """The part of the time to stop in which handlers may end; the rest is for close handlers and `handle_worker_stop`."""
 CLOSE_SHARE: Final = 0.2
@@ -41,19 +41,19 @@ FAILED_START_STOP_S: Final = 5.0
 
 
 class ReloadUnfinished(WorkerError):
-    """Some workers may have the new code and others not: the text says how many, or why the reload was called off."""
+    """A reload that did not replace all workers: the text says how many have the new code, or why it was called off."""
 
 
 class Pool(SlotObserver):
-    """The workers of one server. Adds its lanes to the core.
+    """The workers of one server. Adds its worker queues to the core.
 
     Args:
         config: all settings.
-        spec: what `register_worker` was given.
+        spec: the argument of `register_worker`.
         core: the broker.
-        port: of the main interpreter; inline handlers use it.
+        api: the broker's API in the main interpreter, for inline handlers.
         on_fatal: called once if the workers cannot be kept alive: the server has to end with this error.
-        make_host: makes the carrier of a worker; None: as `config.worker_kind` says.
+        make_host: makes the host of a worker; None: the host class of the chosen kind.
 
     Raises:
         ConfigError: this kind of worker is not available.
@@ -64,7 +64,7 @@ class Pool(SlotObserver):
         config: Config,
         spec: object,
         core: Core,
-        port: LocalApi,
+        api: LocalApi,
         on_fatal: Callable[[Exception], None],
         make_host: Callable[[str, StartArguments], WorkerHost] | None = None,
     ) -> None:
@@ -85,15 +85,15 @@ class Pool(SlotObserver):
         self._has_failed = False
         self._has_stopped = False
         self._reload_task: asyncio.Task[None] | None = None
-        """The newest reload. Another one or the stop of the pool calls it off."""
+        """The newest reload. Another reload, or the stop of the pool, cancels it."""
         self._start_event = asyncio.Event()
-        """Set when all workers have started for the first time; a reload waits for that."""
+        """Set when all workers have started for the first time; a reload waits for this event."""
         self._reload_lock = asyncio.Lock()
-        """Held by the reload that goes on, until all of it is put away."""
+        """Held by the running reload until its standby workers are cancelled or installed."""
         self.handlers_found: frozenset[str] = frozenset()
         """Names of the handlers that the spec has; known after `start`."""
         self.has_open_handler = True
-        """Whether `run_open_handler` is to be asked before a 101: there is a handler, or a worker that cannot take a socket now."""
+        """Whether `run_open_handler` must be called before a 101: there is an open handler, or a worker is down."""
         self.has_http_handler = False
         self._has_open_handler = False
         is_inline = self.kind == "inline"
@@ -101,28 +101,28 @@ class Pool(SlotObserver):
             core.add_worker_queue(index, config.mailbox_bytes, is_inline) for index in range(self.size)
         ]
         options = HandlerOptions.from_mapping(make_worker_options(config))
-        self.inline_worker: Final = InlineWorker(config, spec, port, options) if is_inline else None
+        self.inline_worker: Final = InlineWorker(config, spec, api, options) if is_inline else None
         self._slots: list[WorkerSlot] = []
         self._orphaned_closes = OrphanedCloses(core, self._slots)
         if not is_inline:
             self._make_slots()
 
     def _make_slots(self) -> None:
-        """One for each lane, for workers of this kind."""
+        """Creates one slot for each worker queue, for workers of the present kind."""
         config = self._config
         make = self._make_host or HOST_CLASSES[self.kind]
         start_arguments = StartArguments(
             sys_path_with_links(sys.path), self._kind_choice.spec, make_worker_options(config), config.shutdown_timeout
         )
         self._slots[:] = [
-            WorkerSlot(index, lane, lambda name: make(name, start_arguments), self._core, config, self._tasks, self)
-            for index, lane in enumerate(self.queues)
+            WorkerSlot(index, queue, lambda name: make(name, start_arguments), self._core, config, self._tasks, self)
+            for index, queue in enumerate(self.queues)
         ]
 
-    # Start and stop. --------------------------------------------------------------------------------------------
+    # Start and stop. ----------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Starts all workers at once; returns when each has its handlers and `handle_worker_start` has returned.
+        """Starts all workers at the same time; returns when `handle_worker_start` has returned in each.
 
         Raises:
             ConfigError: the spec cannot work; the text says what was found, what is expected and what to do.
@@ -143,6 +143,7 @@ class Pool(SlotObserver):
             )
 
     async def _start_slots_or_change_kind(self) -> list[str]:
+        """Starts all slots' workers, with the fallback kind if a module refuses subinterpreters; returns handlers."""
         try:
             try:
                 return await self._start_slots()
@@ -159,7 +160,7 @@ class Pool(SlotObserver):
             raise
 
     async def _start_slots(self) -> list[str]:
-        """Starts all of them; none is left if one fails."""
+        """Starts all slots' workers and returns the names of their handlers; if a start fails, stops all of them."""
         slots = list(self._slots)
         starts = [asyncio.ensure_future(slot.start()) for slot in slots]
         try:
@@ -173,7 +174,7 @@ class Pool(SlotObserver):
             raise
 
     async def _stop_slots(self, timeout_s: float) -> int:
-        """Ends every worker; returns how many were left behind."""
+        """Stops the workers of all slots; returns the number of slots with a worker that was left behind."""
         results = await asyncio.gather(*(slot.stop(timeout_s) for slot in self._slots), return_exceptions=True)
         for slot, result in zip(self._slots, results, strict=True):
             if isinstance(result, BaseException):
@@ -181,14 +182,15 @@ class Pool(SlotObserver):
         return sum(result is not True for result in results)
 
     def _update_needs_open_verdict(self) -> None:
+        """Recomputes `has_open_handler` after a change of the handlers or of the workers that run."""
         all_run = all(slot.is_running for slot in self._slots) and not self._is_stopping
         self.has_open_handler = self._has_open_handler or not all_run
 
     async def stop(self, timeout_s: float) -> None:
-        """Ends all workers: what was posted before is handled, `handle_worker_stop` runs, what is stuck is left behind.
+        """Stops all workers: events posted before are handled, `handle_worker_stop` runs, stuck workers are left.
 
         Args:
-            timeout_s: how long all of it may take.
+            timeout_s: seconds that the whole stop may take.
         """
         if self._has_stopped:
             return
@@ -197,7 +199,7 @@ class Pool(SlotObserver):
         if self._reload_task is not None:
             self._reload_task.cancel()
         async with self._reload_lock:
-            pass  # none goes on
+            pass  # the cancelled reload has ended
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         if self.inline_worker is not None:
@@ -220,15 +222,16 @@ class Pool(SlotObserver):
         logger.info("workers stopped count=%d left_behind=%d", self.size, left_behind)
 
     async def reload(self) -> None:
-        """Puts workers with the code as it is now in the place of those that run; no socket notices.
+        """Replaces all workers by new ones that import the code as it is now; connections do not notice.
 
-        All new ones are started first; if one cannot be, the old ones stay. Then place after place is exchanged. It is
-        a task of the pool: whoever waits here may go away. A second reload, and `stop`, call it off.
+        All new workers are started first; if one start fails, the old workers stay. Then the slots are switched one
+        after the other. The reload is a task of its own: the caller may be cancelled. A second reload, and `stop`, call
+        it off.
 
         Raises:
             ConfigError: this kind of worker shares its modules with the server, or the new code cannot work.
-            ReloadUnfinished: an old worker did not come to an end, or the reload was called off.
-            WorkerError: a new worker could not be started, or the pool stops.
+            ReloadUnfinished: an old worker did not run empty, or the reload was called off.
+            WorkerError: a new worker could not be started, or the pool is being stopped.
         """
         if self.kind not in IMPORTING_KINDS:
             raise ConfigError(
@@ -250,14 +253,17 @@ class Pool(SlotObserver):
         reload_task.result()
 
     async def _replace_all_workers(self) -> None:
+        """Starts a standby worker in every slot, then switches the slots one by one. The body of the reload task."""
         async with self._reload_lock:
-            await self._start_event.wait()  # a place whose first worker has not come up cannot be exchanged
+            await self._start_event.wait()  # a slot whose first worker has not started cannot be switched
             slots = list(self._slots)
             try:
                 async with asyncio.TaskGroup() as group:
                     starts = [group.create_task(slot.start_standby()) for slot in slots]
                 names = starts[0].result()
-                self._set_handlers_found([*names, *self.handlers_found])  # while both versions run: either's
+                self._set_handlers_found(
+                    [*names, *self.handlers_found]
+                )  # while workers of both versions run: the handlers of both
                 await self._switch_slots_in_turn(slots)
                 self._set_handlers_found(names)
             except BaseExceptionGroup as failures:
@@ -267,7 +273,11 @@ class Pool(SlotObserver):
                     slot.cancel_standby()
 
     async def _switch_slots_in_turn(self, slots: Sequence[WorkerSlot]) -> None:
-        """One after the other, so that one worker's messages wait at a time; one that cannot does not keep the rest."""
+        """Switches the slots to their standbys one after the other, so that messages wait for one worker at a time.
+
+        Raises:
+            ReloadUnfinished: some old workers did not run empty; the other slots were switched all the same.
+        """
         limit_s = self._config.handler_timeout + self._config.worker_hang_timeout
         failures: list[str] = []
         for slot in slots:
@@ -281,42 +291,47 @@ class Pool(SlotObserver):
             raise ReloadUnfinished(f"{text}: {'; '.join(failures)}")
 
     def _set_handlers_found(self, names: Iterable[str]) -> None:
+        """Keeps the names of the handlers that the workers have, and the flags that follow from them."""
         self.handlers_found = frozenset(names)
         self.has_http_handler = "handle_http_request" in self.handlers_found
         self._has_open_handler = "handle_socket_open" in self.handlers_found
         self._update_needs_open_verdict()
 
     async def _wait_for_close_handlers(self, deadline: float) -> None:
-        """Waits until all close handlers have run.
+        """Waits until the running workers have run all close handlers, or the deadline has passed.
 
-        The core may still hold events back until earlier ones are handled (`mailbox_bytes`), and a worker takes nothing
-        after STOP. CLOSE is the last event of a socket, so when there is none left, nothing is.
+        The core may still keep events in inboxes until earlier events are handled (`mailbox_bytes`), and a worker takes
+        no event after STOP. CLOSE is the last event of a socket: when no CLOSE is left, no event is left.
+
+        Args:
+            deadline: a time of the loop's clock.
         """
         loop = asyncio.get_running_loop()
         while self._has_unhandled_closes() and loop.time() < deadline:
             await asyncio.sleep(CLOSE_POLL_S)
 
     def _has_unhandled_closes(self) -> bool:
+        """Returns whether a running worker has CLOSE events whose handler has not run."""
         return any(slot.is_running and slot.queue.unhandled_closes for slot in self._slots)
 
     def _schedule_liveness_check(self) -> None:
-        """One timer for all workers."""
+        """Starts the timer of the next liveness check: one timer for all workers."""
         self._check_timer = asyncio.get_running_loop().call_later(PROBE_INTERVAL_S, self._check_all_liveness)
 
     def _check_all_liveness(self) -> None:
-        """Probes every worker."""
+        """Sends a probe to every worker and starts the timer again. Called by the loop every second."""
         self._schedule_liveness_check()
         for slot in self._slots:
             slot.check_liveness()
 
-    # What the core and the front door ask. ----------------------------------------------------------------------
+    # Called by the core and the front. ----------------------------------------------------------------------------
 
     def post_events(self, worker_index: int, batch: Batch) -> None:
-        """Takes a worker's events at the end of a turn. Never waits, never raises."""
+        """Sends a batch of events to a worker. Called by the core at the end of a turn; never waits, never raises."""
         self._slots[worker_index].post_events(batch)
 
     def choose_worker_index(self) -> int:
-        """The lane of the worker that the next socket is pinned to: one that runs, if any does."""
+        """Returns the index of the worker for a new socket, as the setting `balance` says: a running one, if any."""
         slots = self._slots
         count = len(slots)
         if count < 2:
@@ -325,7 +340,7 @@ class Pool(SlotObserver):
         if self._config.balance == "least-connections":
             running = [slot for slot in slots if slot.is_running]
             if running:
-                # Ties go round, so that a burst that is not counted yet does not land on one worker.
+                # Equal counts take turns, so that a burst of sockets not counted yet does not go to one worker.
                 chosen = min(running, key=lambda slot: (slot.queue.socket_count, (slot.index - first) % count))
                 self._next_slot_index = (chosen.index + 1) % count
                 return chosen.index
@@ -338,10 +353,15 @@ class Pool(SlotObserver):
         return first
 
     async def run_open_handler(self, socket_id: int, worker_index: int, request: HttpRequest) -> OpenVerdict:
-        """Asks the open handler of this socket's worker. Whoever loses interest cancels the call.
+        """Runs the open handler of a socket in its worker. The front cancels this call when the client has gone.
+
+        Args:
+            socket_id: the socket that is opening.
+            worker_index: its worker.
+            request: the upgrade request.
 
         Returns:
-            None or an `Accept`: accepted; else the response to send instead of the 101.
+            None or an `Accept`: accepted; otherwise the response to send instead of the 101.
         """
         if self.inline_worker is not None:
             size_bytes = estimate_request_bytes(request)
@@ -360,14 +380,14 @@ class Pool(SlotObserver):
         return await worker.run_open_handler(socket_id, request.fields(), size_bytes)
 
     def drop_unopened_socket(self, socket_id: int, worker_index: int) -> None:
-        """Tells the worker that a socket which `run_open_handler` had accepted was gone before its 101."""
+        """Tells a socket's worker that the socket was accepted by the open handler and lost before its 101 was sent."""
         if self.inline_worker is None and self._has_open_handler:
             worker = self._slots[worker_index].worker
             if worker is not None:
                 worker.drop_unopened_socket(socket_id)
 
     async def run_http_handler(self, request: HttpRequest) -> HttpResponse:
-        """Asks the HTTP handler of the worker with the fewest requests in flight."""
+        """Runs the HTTP handler in the running worker with the fewest requests in flight; returns its response."""
         if not self.has_http_handler:
             return no_handler_response(request.headers)
         size_bytes = estimate_request_bytes(request)
@@ -390,13 +410,16 @@ class Pool(SlotObserver):
         return await best.worker.run_http_handler(request.fields(), size_bytes)
 
     def _has_room_for_request(self, worker: InlineWorker | RemoteWorker, size_bytes: int) -> bool:
-        """Whether it takes one more request: `mailbox_bytes` of them may wait, and an idle worker takes any one."""
+        """Returns whether a worker may get one more request of this size.
+
+        Requests of `mailbox_bytes` may wait; a worker without a request may get a request of any size.
+        """
         return (
             not worker.pending_request_bytes or worker.pending_request_bytes + size_bytes <= self._config.mailbox_bytes
         )
 
     def collect_statistics(self) -> list[WorkerStatistics]:
-        """One entry for each worker."""
+        """Returns the statistics of all workers, one entry for each."""
         if self.inline_worker is not None:
             inline = self.inline_worker
             sockets = self.queues[0].socket_count
@@ -407,20 +430,20 @@ class Pool(SlotObserver):
             return [statistics]
         return [slot.collect_statistics() for slot in self._slots]
 
-    # What its places tell. --------------------------------------------------------------------------------------
+    # Called by the slots. -----------------------------------------------------------------------------------------
 
     def on_slot_running(self, slot: WorkerSlot) -> None:
-        """A replacement has started."""
+        """Takes note that a replacement or standby worker runs, and gives it orphaned closes. Called by the slot."""
         self._update_needs_open_verdict()
         self._orphaned_closes.assign_closes()
 
     def on_closes_orphaned(self, slot: WorkerSlot, closes: list[Event]) -> None:
-        """A worker is lost: its unfinished close handlers run elsewhere."""
+        """Has the unfinished close handlers of a lost worker run by another worker. Called by the slot."""
         self._update_needs_open_verdict()
         self._orphaned_closes.add_closes(slot, closes)
 
     def on_slot_failed(self, error: Exception) -> None:
-        """A crash loop."""
+        """Reports a crash loop through `on_fatal`, once, unless the pool is stopping. Called by the slot."""
         if not self._has_failed and not self._is_stopping:
             self._has_failed = True
             logger.critical("workers cannot be kept alive: %s", error)
@@ -428,18 +451,18 @@ class Pool(SlotObserver):
 
 
 def _retrieve_exception(reload_task: "asyncio.Task[None]") -> None:
-    """Whoever had waited for its outcome may have gone away."""
+    """Marks the exception of a reload task as seen: the caller that waited for it may have been cancelled."""
     if not reload_task.cancelled():
         reload_task.exception()
 
 
 def estimate_request_bytes(request: HttpRequest) -> int:
-    """What a request costs while it waits for its handler, in bytes."""
+    """Returns the memory in bytes that a request takes while it waits for its handler."""
     return REQUEST_OVERHEAD_BYTES + len(request.url) + request.head_bytes() + len(request.body)
 
 
 def make_worker_options(config: Config) -> dict[str, object]:
-    """What a worker needs of the settings, as plain values that any wire carries; see `worker.options.HandlerOptions`."""
+    """Returns the settings that a worker needs, as plain values for the wire; see `worker.options.HandlerOptions`."""
     return {
         "handler_timeout": config.handler_timeout,
         "http_timeout": config.http_timeout,

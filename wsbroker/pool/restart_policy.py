@@ -1,4 +1,4 @@
-"""When a lost worker is replaced, and when that has become pointless. Time comes in as an argument."""
+"""When a lost worker is replaced, and when replacing is given up as a crash loop. Time comes in as an argument."""
 
 from collections import deque
 from typing import Final
@@ -8,14 +8,15 @@ LAST_DELAY_S: Final = 10.0
 WINDOW_S: Final = 60.0
 MAX_DEATHS: Final = 5
 SUCCESSFUL_RUN_S: Final = 10.0
-"""A worker that ran this long counts as a success: what killed it was not its start. As long as the longest delay, so
-that a handler that hangs once in a while never stops the server, and a crash loop always does."""
+"""A worker that ran this long counts as a success: its death was not caused by its start. Equal to the longest delay,
+so that a handler that hangs now and then never stops the server, and a crash loop always does."""
 
 
 class RestartPolicy:
-    """The deaths of one place in the pool.
+    """The deaths of the workers of one slot, and the delays before their replacements.
 
-    Back-off doubles from 0.1 s to 10 s. More than 5 deaths within 60 s without a success in between are a crash loop.
+    The delay doubles from 0.1 s to 10 s. More than 5 deaths within 60 s without a successful run in between are a crash
+    loop.
     """
 
     __slots__ = ("_deaths", "_delay_s", "restart_count")
@@ -26,14 +27,14 @@ class RestartPolicy:
         self.restart_count = 0
 
     def record_death(self, now: float, lived_s: float) -> float | None:
-        """Notes a death.
+        """Counts a worker's death and returns the delay before its replacement is started.
 
         Args:
             now: a monotonic time in seconds.
-            lived_s: how long the worker ran since it had started; 0 if it never did.
+            lived_s: seconds between the worker's start and its death; 0 if the start failed.
 
         Returns:
-            seconds to wait before the replacement is started; None: a crash loop, give up.
+            seconds; None: a crash loop, so that no replacement is to be started.
         """
         if lived_s >= SUCCESSFUL_RUN_S:
             self._deaths.clear()

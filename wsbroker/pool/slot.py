@@ -1,8 +1,22 @@
-"""One place in the pool: the worker that fills it now, the one that stands by to take it over, those that leave it, and
-the replacement of one that is lost.
+"""One worker position of the pool: its current worker, a standby that takes over, retiring workers, replacements.
 
-One worker speaks for the place's lane at any time, `WorkerSlot.worker`: a change of it is one step without an `await`. So a
-loss before that step is the old worker's or the standby's, after it the new one's, and never falls between.
+States of a slot (derived from `worker.state` and the replacement task), events, and the next state:
+
+| state    | worker              | started | lost     | start failed         | standby installed | stop_replacing |
+| -------- | ------------------- | ------- | -------- | -------------------- | ----------------- | -------------- |
+| empty    | none                | running | –        | empty (start raises) | –                 | stopping       |
+| running  | RUNNING             | –       | replaced | –                    | running           | stopping       |
+| replaced | ENDED, new starting | running | replaced | replaced, or failed  | running           | stopping       |
+| failed   | ENDED               | –       | –        | –                    | running           | stopping       |
+| stopping | any                 | –       | stopping | stopping             | –                 | stopping       |
+
+* `replaced`: the reason of the loss is found out, a delay passes (`RestartPolicy`), and a new worker is started.
+* `failed`: a crash loop; the observer ends the server.
+* A standby exists beside any state from `start_standby` on. `switch_to_standby` makes it the current worker; the worker
+  before it goes to the retiring workers.
+
+One worker handles the slot's queue at any time, `WorkerSlot.worker`; it changes in one step without an `await`. A loss
+before that step is the loss of the old worker or the standby, after it the loss of the new worker.
 """
 
 import asyncio
@@ -32,7 +46,7 @@ WORKER_RESTART_CODE: Final = 1012
 
 
 class WorkerStatistics(TypedDict):
-    """What one worker does, as plain numbers."""
+    """The statistics of one worker, as plain values; the keys are public."""
 
     name: str
     state: str
@@ -40,11 +54,11 @@ class WorkerStatistics(TypedDict):
     restarts: int
     sockets: int
     sockets_waiting: int
-    """those of them whose messages wait, because the mailbox is full"""
+    """sockets whose messages wait because the mailbox is full"""
     mailbox_messages: int
     """messages on their way or being handled"""
     mailbox_bytes: int
-    """their bytes: the credit in use, of `mailbox_bytes`"""
+    """bytes of the messages on their way or being handled: the credit in use, of `mailbox_bytes`"""
     mailbox_batches: int
     """batches that wait because the worker reads more slowly than it is sent to"""
     unwritten_bytes: int
@@ -52,21 +66,21 @@ class WorkerStatistics(TypedDict):
     opens_in_flight: int
     requests_in_flight: int
     asked_bytes: int
-    """bytes of those two"""
+    """bytes of the opens and requests in flight"""
     handled: int
     """messages whose handlers have ended"""
     errors: int
-    """handlers that raised, returned what they may not, or were interrupted because they took too long"""
+    """handlers that raised, returned an illegal value, or were interrupted because they took too long"""
     slowest: list[SlowCall]
     """the slowest calls of handlers, the slowest first"""
     counts: dict[str, int]
-    """what the worker counts itself: errors, time-outs, long handlers, …; the names stand in `worker.report`"""
+    """the worker's own counters: errors, time-outs, long handlers, …; the names stand in `worker.report`"""
 
 
 def idle_statistics(
     name: str, state: str, sockets: int, counts: dict[str, int], slowest: SlowestCalls
 ) -> WorkerStatistics:
-    """Those of a worker that nothing is on its way to."""
+    """Returns the statistics of a worker with no messages and requests on their way; the caller fills in the others."""
     return {
         "name": name,
         "state": state,
@@ -88,28 +102,29 @@ def idle_statistics(
 
 
 class SlotObserver(ABC):
-    """Who has places: told of what concerns more than one of them."""
+    """The owner of the slots: told of events that concern more than one slot. The pool is the only observer."""
 
     @abstractmethod
     def on_slot_running(self, slot: "WorkerSlot") -> None:
-        """A replacement has started."""
+        """Called when a replacement, or a standby worker, has become the slot's running worker."""
 
     @abstractmethod
     def on_closes_orphaned(self, slot: "WorkerSlot", closes: list[Event]) -> None:
-        """The place's worker is lost: these CLOSE events need another one."""
+        """Called when the slot's worker is lost: these CLOSE events need another worker."""
 
     @abstractmethod
     def on_slot_failed(self, error: Exception) -> None:
-        """A crash loop: the server has to end."""
+        """Called when the slot's workers die again and again: the server has to end with this error."""
 
 
 class WorkerSlot:
-    """One place in the pool.
+    """One worker position of the pool; the module's docstring has its states.
 
     Args:
-        index: of its queue.
-        queue: its queue.
-        make_host: makes the carrier of a worker of this name.
+        index: the worker index, which is the index of its queue in the core.
+        queue: the core's queue to this slot's worker.
+        make_host: makes the host of a worker with this name.
+        observer: told of losses and replacements.
     """
 
     def __init__(
@@ -138,30 +153,34 @@ class WorkerSlot:
         self._replacement_task: asyncio.Task[None] | None = None
         self._is_stopping = False
         self._standby: RemoteWorker | None = None
-        """The worker that is to take over (see `switch_to_standby`)."""
+        """The worker started by a reload that is to take over (see `switch_to_standby`)."""
         self._retiring_workers: dict[RemoteWorker, asyncio.Task[None]] = {}
-        """Workers that do not speak for the lane any more, or never did, and what sees each of them out."""
+        """Workers that finish their requests and stop, each with the task that retires it."""
 
     @property
     def is_running(self) -> bool:
-        """Whether its worker takes sockets and requests."""
+        """Whether the slot's worker takes sockets and requests."""
         return self.worker is not None and self.worker.state is WorkerState.RUNNING
 
     def post_events(self, batch: Batch) -> None:
-        """Takes events for the worker. Never waits, never raises."""
+        """Sends a batch of events to the slot's worker. Never waits, never raises.
+
+        Events for a worker that has ended are lost, and the queue is marked lost.
+        """
         worker = self.worker
         if worker is not None and worker.state is not WorkerState.ENDED:
             worker.post_events(batch)
         else:
-            self._mark_queue_lost()  # something came in after the loss, such as the 101 of a socket that it had accepted
+            self._mark_queue_lost()  # events after the loss, such as the open of an accepted socket
 
     def check_liveness(self) -> None:
-        """Asks every worker here whether it is alive."""
+        """Sends a probe to every worker of the slot, standby and retiring workers too. Called every second."""
         for worker in (self.worker, self._standby, *self._retiring_workers):
             if worker is not None:
                 worker.check_liveness()
 
     def _make_worker(self) -> RemoteWorker:
+        """Creates a worker of the queue's present generation, not started, that reports its loss to this slot."""
         worker = RemoteWorker(
             self._make_host(self.name),
             self.index,
@@ -176,7 +195,7 @@ class WorkerSlot:
         return worker
 
     async def start(self) -> list[str]:
-        """Starts a worker here; returns the names of its handlers. Raises what `RemoteWorker.start` does."""
+        """Starts the slot's worker; returns the names of its handlers. Raises like `RemoteWorker.start`."""
         worker = self._make_worker()
         self.worker = worker
         names = await worker.start()
@@ -185,7 +204,7 @@ class WorkerSlot:
         return names
 
     async def stop_replacing(self) -> None:
-        """From here on a lost worker is not replaced."""
+        """Cancels a replacement that is being started, and stops replacing lost workers: the pool is being stopped."""
         self._is_stopping = True
         if self._loss_reason_task is not None:
             await asyncio.wait([self._loss_reason_task])
@@ -194,7 +213,14 @@ class WorkerSlot:
             await asyncio.wait([self._replacement_task])
 
     async def stop(self, timeout_s: float) -> bool:
-        """Ends what is here, after `stop_replacing`; returns whether nothing of it runs any more."""
+        """Stops the current worker and the retiring workers, after `stop_replacing`.
+
+        Args:
+            timeout_s: seconds until workers that have not stopped are killed or left behind.
+
+        Returns:
+            whether no worker of the slot runs any more.
+        """
         ends = [
             self._await_retirement(worker, retirement_task, timeout_s)
             for worker, retirement_task in self._retiring_workers.items()
@@ -202,40 +228,41 @@ class WorkerSlot:
         if self.worker is not None:
             ends.append(self.worker.stop(timeout_s))
         results = await asyncio.gather(*ends, return_exceptions=True)
-        for result in results:  # when all have ended: one that fails does not keep the others
+        for result in results:  # after all have ended: the failure of one stop does not cut short the others
             if isinstance(result, BaseException):
                 raise result
         return all(results)
 
-    # Exchange. --------------------------------------------------------------------------------------------------
+    # Reload: switching to a standby worker. -----------------------------------------------------------------------
 
     async def start_standby(self) -> list[str]:
-        """Starts a worker beside the one that runs; returns its handlers' names. Raises as `RemoteWorker.start`.
+        """Starts a worker beside the running one; returns the names of its handlers. Called by a reload.
 
-        In any case `cancel_standby` or `switch_to_standby` follows.
+        In every case `cancel_standby` or `switch_to_standby` must follow. Raises like `RemoteWorker.start`.
         """
         worker = self._standby = self._make_worker()
         worker.enter_standby()
         return await worker.start()
 
     def cancel_standby(self) -> None:
-        """Has the worker that stands by leave, if one does, whether it has started or not."""
+        """Retires the standby worker, if there is one, whether it has started or not."""
         standby, self._standby = self._standby, None
         if standby is not None:
             self._start_retirement(standby)
 
     async def switch_to_standby(self, limit_s: float) -> None:
-        """Lets the worker that stands by take over; sockets, subscriptions and tokens stay where they are.
+        """Makes the standby worker the slot's worker; sockets, subscriptions and tokens stay as they are.
 
-        Messages wait with their sockets until the old worker has handled what it has. Requests, open handlers and
-        `handle_worker_stop` keep nobody waiting: it ends them after that, beside the new one. If it was lost, or a
-        replacement is on its way, the new one fills the place at once. Cancelled, or failed, all stays as it was.
+        Messages wait in their inboxes until the old worker has handled the messages it has. Its requests, open handlers
+        and `handle_worker_stop` are not waited for: the old worker finishes them while it retires. If the old worker
+        was lost, or its replacement is being started, the standby takes over at once. Cancelled or failed, the switch
+        changes nothing.
 
         Args:
-            limit_s: how long messages may wait.
+            limit_s: seconds that messages may wait.
 
         Raises:
-            WorkerError: the old worker did not run empty, or the new one is gone.
+            WorkerError: the old worker did not run empty in time, or the standby worker was lost.
         """
         standby = self._standby
         assert standby is not None
@@ -248,6 +275,11 @@ class WorkerSlot:
         self._install_standby(standby)
 
     async def _wait_until_queue_empty(self, standby: RemoteWorker, limit_s: float) -> None:
+        """Waits until the old worker has handled all messages and closes that it has, or has been lost.
+
+        Raises:
+            WorkerError: the old worker did not run empty within `limit_s`, or the standby worker was lost.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + limit_s
         queue = self.queue
@@ -261,12 +293,12 @@ class WorkerSlot:
             await asyncio.sleep(SWITCH_POLL_S)
 
     def _install_standby(self, standby: RemoteWorker) -> None:
-        """One step: from here on the other worker is this place's, and the one before leaves."""
+        """Makes the standby worker the slot's worker in one step without an `await`, and retires the old worker."""
         old = self.worker
         if not self.is_running:
             if self._replacement_task is not None:
-                self._replacement_task.cancel()  # with the worker that it is starting
-            self._mark_queue_lost()  # what such a one was sent already
+                self._replacement_task.cancel()  # ends the worker that it is starting too
+            self._mark_queue_lost()  # events that were sent to the cancelled worker already
         self._standby = None
         self.worker = standby
         self._core.replace_worker(self.index)
@@ -276,14 +308,15 @@ class WorkerSlot:
         logger.info("worker exchanged worker=%s generation=%d", self.name, self.queue.generation)
         self._observer.on_slot_running(self)
 
-    # Leaving. ---------------------------------------------------------------------------------------------------
+    # Retirement of workers that were replaced. --------------------------------------------------------------------
 
     def _start_retirement(self, worker: RemoteWorker) -> None:
-        """It does not speak for the queue: it ends what it was asked, and itself."""
+        """Starts a task that retires a worker: the worker answers its pending requests and is stopped."""
         worker.enter_standby()
         self._retiring_workers[worker] = self._tasks.spawn_task(self._retire_worker(worker), f"{self.name} leaves")
 
     async def _retire_worker(self, worker: RemoteWorker) -> None:
+        """Waits for the worker's pending requests, stops the worker, and forgets it. Body of the retirement task."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._config.http_timeout + self._config.worker_hang_timeout
         try:
@@ -299,7 +332,11 @@ class WorkerSlot:
     async def _await_retirement(
         self, worker: RemoteWorker, retirement_task: "asyncio.Task[None]", timeout_s: float
     ) -> bool:
-        """Waits for its end; by force when the time is over."""
+        """Waits for the end of a worker's retirement; after `timeout_s` ends the worker by force.
+
+        Returns:
+            whether the worker has ended.
+        """
         await asyncio.wait([retirement_task], timeout=timeout_s)
         if retirement_task.done():
             return True
@@ -307,10 +344,13 @@ class WorkerSlot:
         await asyncio.wait([retirement_task])
         return await worker.stop(0.0)
 
-    # Loss. ------------------------------------------------------------------------------------------------------
+    # Loss and replacement. ----------------------------------------------------------------------------------------
 
     def _on_worker_lost(self, worker: RemoteWorker, reason: str) -> None:
-        """The worker ended by itself, or was given up."""
+        """Orphans the closes of the slot's worker, which was lost after its start, and has the worker replaced.
+
+        The loss of a standby or retiring worker is only logged.
+        """
         if worker is not self.worker:
             when = "while it was leaving" if worker in self._retiring_workers else "before it took over"
             logger.error("worker lost %s worker=%s reason=%r", when, self.name, reason)
@@ -319,31 +359,31 @@ class WorkerSlot:
         closes = self._core.mark_worker_lost(self.index, WORKER_RESTART_CODE)
         self._observer.on_closes_orphaned(self, closes)
         if reason.startswith(ENDED_BY_ITSELF):
-            asking = self._replace_after_reason(worker, reason, len(closes), now)
-            self._loss_reason_task = self._tasks.spawn_task(asking, f"{self.name} loss")
+            replacing = self._replace_after_reason(worker, reason, len(closes), now)
+            self._loss_reason_task = self._tasks.spawn_task(replacing, f"{self.name} loss")
         else:
             self._report_loss_and_replace(worker, reason, len(closes), now)
 
     def _mark_queue_lost(self) -> None:
-        """Nobody will handle what the lane has sent: as after a loss."""
+        """Closes the sockets and orphans the closes of events sent to a worker that is gone, if there are any."""
         if self.queue.in_flight_bytes or self.queue.unhandled_closes:
             self._observer.on_closes_orphaned(self, self._core.mark_worker_lost(self.index, WORKER_RESTART_CODE))
 
     async def _replace_after_reason(
         self, worker: RemoteWorker, reason: str, orphaned_count: int, died_at: float
     ) -> None:
-        """Its sockets are closed already; why it ended takes a moment to know."""
+        """Waits for the reason why a lost worker ended, then reports the loss and replaces the worker."""
         try:
             reason = await worker.find_loss_reason(reason)
-        except Exception:  # it is replaced all the same
+        except Exception:  # the worker is replaced all the same
             logger.exception("cannot find out why a worker was lost worker=%s", self.name)
         self._report_loss_and_replace(worker, reason, orphaned_count, died_at)
 
     def _report_loss_and_replace(self, worker: RemoteWorker, reason: str, orphaned_count: int, died_at: float) -> None:
-        """Says that it was lost, and has it replaced."""
+        """Logs the loss of a worker and starts its replacement, unless stopping or already replaced."""
         logger.error("worker lost worker=%s reason=%r close_handlers_left=%d", self.name, reason, orphaned_count)
         if self._is_stopping or worker is not self.worker:
-            return  # nobody is to come, or somebody has
+            return  # stopping, or already replaced
         delay_s = self._restart_policy.record_death(died_at, died_at - worker.started_at)
         if delay_s is None:
             self._report_crash_loop(reason)
@@ -353,6 +393,7 @@ class WorkerSlot:
             )
 
     async def _start_replacement(self, delay_s: float) -> None:
+        """Starts a new worker after a delay, again after each failed start; gives up at a crash loop."""
         loop = asyncio.get_running_loop()
         while True:
             logger.warning("worker is replaced worker=%s delay_s=%g", self.name, delay_s)
@@ -369,18 +410,19 @@ class WorkerSlot:
                     return
                 delay_s = next_delay_s
             else:
-                if self.is_running:  # else lost already, and another replacement is on its way
+                if self.is_running:  # otherwise lost already, and another replacement is being started
                     self._observer.on_slot_running(self)
                 return
 
     def _report_crash_loop(self, reason: str) -> None:
+        """Tells the observer that the slot's workers die again and again, with the reason of the last death."""
         often = f"more than {MAX_DEATHS} times within {WINDOW_S:g} s"
         self._observer.on_slot_failed(
             WorkerError(f"worker {self.name} was lost {often}, the last time because {reason}")
         )
 
     def collect_statistics(self) -> WorkerStatistics:
-        """What happens here now, and has been counted since the start of the pool."""
+        """Returns the statistics of the slot's current worker, and the counts since the start of the pool."""
         worker = self.worker
         queue = self.queue
         state = WorkerState.ENDED if worker is None else worker.state

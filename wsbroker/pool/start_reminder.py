@@ -1,4 +1,4 @@
-"""A start that does not come to its end is not silent: nobody else would say that a worker's start handler hangs."""
+"""Warnings in the log about a worker whose start does not end, such as a `handle_worker_start` that hangs."""
 
 import asyncio
 from types import TracebackType
@@ -9,14 +9,14 @@ from wsbroker.guarded_log import GuardedLog
 logger = GuardedLog(__name__)
 
 REMINDER_INTERVAL_S: Final = 10.0
-"""How often it is said."""
+"""Seconds between two warnings."""
 
 
 class StartReminder:
-    """Warns again and again while its block waits for a worker's start.
+    """A context manager that logs a warning every 10 s while its block waits for a worker to start.
 
     Args:
-        worker: its name.
+        worker: the worker's name, for the log.
     """
 
     def __init__(self, worker: str) -> None:
@@ -25,15 +25,18 @@ class StartReminder:
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> None:
+        """Starts the timer of the next warning."""
         self._timer = asyncio.get_running_loop().call_later(REMINDER_INTERVAL_S, self._log_reminder)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Stops the timer: the worker has started, or its start has failed."""
         if self._timer is not None:
             self._timer.cancel()
 
     def _log_reminder(self) -> None:
+        """Logs that the worker has not started yet, and starts the timer again. Called by the loop every 10 s."""
         self._waited_s += REMINDER_INTERVAL_S
         logger.warning(
             "worker has not started yet, it imports the handlers or handle_worker_start has not returned "

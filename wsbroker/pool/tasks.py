@@ -1,4 +1,4 @@
-"""The pool's tasks: each has a root that logs what nobody else caught, and none outlives `cancel_all`."""
+"""The pool's background tasks: each logs its own exception, and none outlives `PoolTasks.cancel_all`."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -10,7 +10,7 @@ logger = GuardedLog(__name__)
 
 
 class PoolTasks:
-    """Starts tasks and ends them together."""
+    """The background tasks of a pool: started by name, cancelled together."""
 
     def __init__(self) -> None:
         self._running_tasks: Final[set[asyncio.Task[None]]] = set()
@@ -19,17 +19,15 @@ class PoolTasks:
         return len(self._running_tasks)
 
     def spawn_task(self, coroutine: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
-        """Runs `coroutine` as a task of this name."""
+        """Starts a task that runs the coroutine and logs its exception, if it raises one."""
         task = asyncio.get_running_loop().create_task(_run_logging_errors(coroutine, name), name=name)
         self._running_tasks.add(task)
         task.add_done_callback(self._running_tasks.discard)
-        task.add_done_callback(
-            lambda _: coroutine.close()
-        )  # one that was cancelled before its first step never got to it
+        task.add_done_callback(lambda _: coroutine.close())  # a task cancelled before its first step has not run it
         return task
 
     async def cancel_all(self) -> None:
-        """Cancels what still runs, but for the task that calls this, and waits for its end."""
+        """Cancels all running tasks of the pool except the calling task, and waits until they have ended."""
         running = [task for task in self._running_tasks if task is not asyncio.current_task()]
         for task in running:
             task.cancel()
@@ -38,6 +36,7 @@ class PoolTasks:
 
 
 async def _run_logging_errors(coroutine: Coroutine[object, object, None], name: str) -> None:
+    """Awaits the coroutine; logs its exception under the task's name instead of raising. Body of every task."""
     try:
         await coroutine
     except Exception:

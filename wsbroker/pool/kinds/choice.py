@@ -1,4 +1,4 @@
-"""Which kind of worker runs a spec, and why. All that differs between the kinds that have a wire is their carrier."""
+"""The choice of the kind of worker for a spec. Kinds with a wire differ only in their host."""
 
 import sys
 import sysconfig
@@ -21,33 +21,33 @@ HOST_CLASSES: Final[dict[WorkerKind, Callable[[str, StartArguments], WorkerHost]
     "interpreter": InterpreterHost,
     "process": ProcessHost,
 }
-"""The kinds that speak over a wire; `inline` has none."""
+"""The host class of each kind; `inline` has no host."""
 
 IMPORTING_KINDS: Final = ("interpreter", "process")
-"""The kinds whose workers import the handlers themselves, so that they need a name for them."""
+"""The kinds whose workers import the handlers by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class PythonPlatform:
-    """What the choice depends on beside the settings: tests make their own."""
+    """The facts about this Python and machine on which the choice of a kind depends; tests make their own."""
 
     python_version: str
     """``"3.13"``"""
     has_interpreters: bool
-    """Whether there are subinterpreters with a lock of their own."""
+    """Whether this Python has subinterpreters with a lock of their own."""
     is_free_threaded: bool
-    """Whether threads run Python code at the same time, now."""
+    """Whether threads run Python code in parallel now."""
     cpus: int
     process_obstacle: str = ""
-    """Why there can be no worker processes; empty if there can."""
+    """Why there can be no worker processes; empty if they are possible."""
     interpreter_obstacle: str = ""
-    """Why handlers cannot run in subinterpreters, if there are any; empty if they can."""
+    """Why handlers cannot run in the subinterpreters of this Python; empty if they can."""
     is_program_copy: bool = False
-    """Whether this very program was started in place of a worker process."""
+    """Whether this process is a copy of the program that was started in place of a worker process."""
 
 
 def inspect_platform() -> PythonPlatform:
-    """Returns the facts about the running interpreter."""
+    """Returns the facts about the running interpreter and machine."""
     return PythonPlatform(
         "{}.{}".format(*sys.version_info[:2]),
         subinterpreters.are_available(),
@@ -60,32 +60,37 @@ def inspect_platform() -> PythonPlatform:
 
 
 def is_free_threaded() -> bool:
-    """Whether the interpreter lock is off: the import of an extension module may have switched it on."""
+    """Returns whether this Python runs without the interpreter lock now; an import may switch the lock on."""
     is_gil_enabled = getattr(sys, "_is_gil_enabled", None)
     return bool(sysconfig.get_config_var("Py_GIL_DISABLED")) and is_gil_enabled is not None and not is_gil_enabled()
 
 
 @dataclass(frozen=True, slots=True)
 class KindChoice:
-    """A kind of worker, and what follows from it."""
+    """The chosen kind of worker, with the number of workers and the reason."""
 
     kind: WorkerKind
     worker_count: int
     spec: object
-    """As the workers get it: a name where they import it themselves."""
+    """The spec as the workers get it: a name for kinds that import the handlers themselves."""
     reason: str
-    """For the log."""
+    """Why this kind was chosen, for the log."""
     fallback_kind: WorkerKind | None = None
-    """The kind that all of them become if a module refuses to be loaded; None: that is an error."""
+    """The kind of all workers after a module has refused to be loaded; None: the refusal is an error."""
     needs_free_threads: bool = False
-    """The choice was wrong if the handlers' modules switch the interpreter lock on."""
+    """Whether the choice is wrong if the handlers' modules switch the interpreter lock on."""
 
 
 def choose_kind(config: Config, spec: object, platform: PythonPlatform) -> KindChoice:
-    """Resolves `auto` and the number of workers, and refuses what cannot work.
+    """Chooses the kind and the number of workers for a spec, and refuses a configured kind that cannot run it.
+
+    Args:
+        config: all settings; `worker_kind` and `workers` are used.
+        spec: the argument of `register_worker`.
+        platform: the facts about this machine.
 
     Raises:
-        ConfigError: this kind cannot run this spec, or not here.
+        ConfigError: the kind cannot run this spec, or cannot run on this platform.
     """
     kind = config.worker_kind
     name = importable_name(spec)
@@ -129,13 +134,14 @@ def choose_kind(config: Config, spec: object, platform: PythonPlatform) -> KindC
 
 
 def _check_kind_is_possible(kind: WorkerKind, spec: object, platform: PythonPlatform) -> None:
-    """Raises ConfigError if workers of this kind cannot run this spec, or not here."""
+    """Raises ConfigError if workers of this kind cannot run this spec, or cannot run on this platform."""
     if kind in IMPORTING_KINDS and importable_name(spec) is None:
         raise ConfigError(f"worker kind {kind!r} cannot run this worker: {explain_missing_name(spec)}")
     if kind == "interpreter" and not platform.has_interpreters:
         instead = "thread" if platform.process_obstacle else "process"
         raise ConfigError(
-            f"worker kind 'interpreter' needs CPython 3.13 or later, and this is {platform.python_version}: use {instead!r}"
+            "worker kind 'interpreter' needs CPython 3.13 or later, and this is "
+            f"{platform.python_version}: use {instead!r}"
         )
     obstacle = {"process": platform.process_obstacle, "interpreter": platform.interpreter_obstacle}.get(kind)
     if obstacle:
@@ -143,6 +149,7 @@ def _check_kind_is_possible(kind: WorkerKind, spec: object, platform: PythonPlat
 
 
 def _worker_count(config: Config, kind: WorkerKind, platform: PythonPlatform) -> int:
+    """Returns the configured number of workers, or the default number for this kind: one, or one per CPU."""
     if config.workers is not None:
         return config.workers
     return platform.cpus if kind in IMPORTING_KINDS else 1

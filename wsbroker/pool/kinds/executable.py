@@ -1,9 +1,9 @@
-"""Whether other kinds of worker than threads can begin: `sys.executable` must be a Python, and find our modules.
+"""Whether workers of other kinds than `thread` can start: `sys.executable` must be a Python that finds our modules.
 
 A frozen program (PyInstaller, Nuitka, cx_Freeze) is its own `sys.executable`: a worker process would be the whole
-program once more, which would start workers in turn. So it is with a Python embedded in a host program (uWSGI). Both
-are found by what they say of themselves; for one that says nothing there is `PARENT_VARIABLE`, which ends the
-repetition at the first copy.
+program once more, which would start workers in turn. The same holds for a Python embedded in a host program (uWSGI).
+Both are recognised by attributes that they set; for a program without such attributes there is `PARENT_VARIABLE`, which
+ends the repetition at the first copy.
 
 May import: standard library.
 """
@@ -16,20 +16,20 @@ from importlib.machinery import PathFinder
 from typing import Final
 
 PARENT_VARIABLE: Final = "WSBROKER_WORKER_OF"
-"""Set for a worker process, which removes it: the process id of its server. It is still there in a copy of the program
-that was started in place of the worker."""
+"""Environment variable set for a worker process, which removes it: the process id of its server. In a copy of the
+program that was started in place of the worker it is still set."""
 
 _PYTHON_NAME: Final = re.compile(r"py|ython", re.IGNORECASE)
 """python3.11, pypy3, hython, mayapy: not uwsgi."""
 
 _SHARED_IMPORTERS: Final = ("_frozen_importlib_external", "zipimport")
-"""Where the importers stand that every interpreter has."""
+"""Modules of the importers that every interpreter has."""
 
 FROZEN_REASON: Final = "this program is frozen (PyInstaller, Nuitka, cx_Freeze)"
 
 
 def is_frozen() -> bool:
-    """Returns whether the program and its modules were packed into an executable of its own."""
+    """Returns whether the program and its modules are packed into an executable of their own."""
     if getattr(sys, "frozen", False):
         return True
     compiled = getattr(sys.modules.get("__main__"), "__compiled__", None)  # Nuitka, which leaves sys.frozen unset
@@ -52,7 +52,7 @@ def find_process_obstacle() -> str:
 
 
 def find_interpreter_obstacle() -> str:
-    """Returns why a subinterpreter cannot import the handlers, or "" if nothing is known to keep it from that.
+    """Returns why a subinterpreter cannot import the handlers, or "" if no reason is known.
 
     The importer of a frozen program exists in the main interpreter only; the others have `sys.path`.
     """
@@ -63,5 +63,5 @@ def find_interpreter_obstacle() -> str:
 
 
 def is_program_copy(environment: Mapping[str, str] = os.environ) -> bool:
-    """Returns whether this process was started as a worker, but runs the program from its beginning."""
+    """Returns whether this process was started as a worker process, but runs the whole program instead."""
     return environment.get(PARENT_VARIABLE) == str(os.getppid())

@@ -1,8 +1,8 @@
-"""Carriers: what carries one worker, whatever its kind.
+"""Hosts: each runs one worker, whatever its kind.
 
-Every kind has a daemon thread on the broker's side. For `thread` the handlers run in it; another kind runs its
-interpreter in it, or waits in it for its process. So starting, noticing the end and leaving behind what is stuck are
-the same for all.
+Every kind has a daemon thread on the broker's side. For `thread` the handlers run in this thread; another kind runs its
+interpreter in it, or waits in it for its process. So a worker's start, its end, and leaving a stuck worker behind are
+the same for all kinds.
 """
 
 import asyncio
@@ -23,24 +23,24 @@ logger = GuardedLog(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StartArguments:
-    """What a worker is started with: the arguments of `worker_main` that are the same for all of a pool."""
+    """The arguments of `worker_main` that are the same for all workers of a pool."""
 
     sys_path: list[str]
     spec: object
     options: Mapping[str, object]
     shutdown_timeout_s: float = 30.0
-    """How long a worker may stay when the server is gone."""
+    """Seconds that a worker may go on after the server is gone."""
 
 
 class WorkerHost(ABC):
-    """One worker's carrier; used for one start.
+    """The thread in which one worker runs, or which waits for the worker's process; used for one start.
 
     Class attributes:
-        fate: what becomes of a stuck one, for the log.
+        stuck_outcome: what happens to a worker that does not end, for the log: "left behind" or "killed".
 
     Args:
-        name: of the thread and in the log.
-        work: what to run.
+        name: the worker's name: of the thread, and in the log.
+        start_arguments: passed to the worker.
     """
 
     stuck_outcome = "left behind"
@@ -49,35 +49,35 @@ class WorkerHost(ABC):
         self.name = name
         self.start_arguments = start_arguments
         self.end_reason = ""
-        """How it ended, for the log: empty while it runs and after a proper end. Valid after `wait_until_ended`."""
+        """How the worker ended, for the log: "" after a proper end. Valid after `wait_until_ended`."""
         self._loop = asyncio.get_running_loop()
         self._end_event = asyncio.Event()
         self._thread: threading.Thread | None = None
 
     @abstractmethod
     def run(self, wire_end: socket.socket, control_end: socket.socket) -> None:
-        """Runs the worker to its end on these ends of its streams. In the carrier's thread."""
+        """Runs the worker to its end with the worker's ends of its two streams. Called in the host's thread."""
 
     def kill(self) -> bool:
-        """Ends a stuck worker by force, where the kind can do that; False: it is left behind."""
+        """Ends a stuck worker; returns False if this kind cannot do that, so that the worker is left behind."""
         return False
 
     def make_start_error(self, text: str, detail: str) -> WSBrokerError:
-        """Returns what a start fails with that the worker has called off.
+        """Makes the exception of a start that the worker has reported as failed.
 
         Args:
-            text: what it says to the user.
+            text: the worker's message for the user.
             detail: a traceback, or "".
         """
-        # A handler that fails (its database is down) is no wrong setting; the text begins with its name then.
+        # A start handler that fails (database down) is no wrong setting; the text begins with the handler's name.
         return WorkerError(text) if text.startswith(START_HANDLER) else ConfigError(text)
 
     @final
     def start(self) -> tuple[socket.socket, socket.socket]:
-        """Starts it.
+        """Makes the two streams and starts the host's thread.
 
         Returns:
-            the broker's ends of the wire and of the control stream.
+            the broker's ends of the event stream and of the control stream.
 
         Raises:
             WorkerError: the system has no descriptors or threads left.
@@ -100,13 +100,14 @@ class WorkerHost(ABC):
 
     @final
     async def wait_until_ended(self) -> None:
-        """Waits until nothing of the worker runs any more."""
+        """Waits until the worker and its thread have ended."""
         await self._end_event.wait()
         if self._thread is not None:
-            self._thread.join()  # past its last line already
+            self._thread.join()  # has passed its last line already
 
     @final
     def _run_in_thread(self, wire_end: socket.socket, control_end: socket.socket) -> None:
+        """Calls `run`, keeps the reason of a failure, and reports the end to the loop. Body of the host's thread."""
         try:
             self.run(wire_end, control_end)
         except SystemExit as end:

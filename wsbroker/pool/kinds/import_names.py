@@ -1,4 +1,4 @@
-"""Whether a worker has a name by which another interpreter can import it."""
+"""Whether the spec of a worker has a name by which another interpreter can import it."""
 
 import sys
 from types import ModuleType
@@ -7,10 +7,10 @@ MAIN_MODULE = "__main__"
 
 
 def importable_name(spec: object) -> str | None:
-    """Returns the name by which a new interpreter finds the same handlers; None if there is none.
+    """Returns the name by which a new interpreter can import the same handlers; None if there is no such name.
 
     Args:
-        spec: what `register_worker` was given.
+        spec: the argument of `register_worker`.
     """
     if isinstance(spec, str):
         return None if spec.partition(":")[0] == MAIN_MODULE else spec
@@ -28,7 +28,7 @@ def importable_name(spec: object) -> str | None:
 
 
 def explain_missing_name(spec: object) -> str:
-    """Says what a spec is for which `importable_name` has no name, and what to do to use all cores."""
+    """Returns why a spec has no importable name, and what the user can do to use all cores: a text for the log."""
     owner = spec if isinstance(spec, str | type) else type(spec)
     module = owner.partition(":")[0] if isinstance(owner, str) else owner.__module__
     if isinstance(spec, ModuleType):

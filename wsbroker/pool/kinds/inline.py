@@ -1,7 +1,7 @@
-"""Kind `inline`: handlers run in the broker's own event loop, so there is no wire, no mailbox and nothing to replace.
+"""Kind `inline`: handlers run in the broker's own event loop, so there is no wire, no mailbox and no replacement.
 
-Messages and closes do not come through here: the compiled runner calls the handlers itself, and `runtime` for what is
-rare.
+Messages and closes do not pass through this module: the compiled inline runner calls the handlers itself, and calls
+`runtime` for rare cases.
 """
 
 import asyncio
@@ -26,12 +26,12 @@ WORKER_NAME: Final = "inline"
 
 
 class InlineWorker:
-    """The one worker of an inline pool.
+    """The one worker of an inline pool: its start, stop, open handlers and HTTP handlers.
 
     Args:
         config: all settings.
-        spec: what `register_worker` was given.
-        port: what the handlers call.
+        spec: the argument of `register_worker`.
+        api: the broker's API that the handlers call.
         options: how handlers are run.
     """
 
@@ -43,26 +43,26 @@ class InlineWorker:
         self._handlers: Handlers | None = None
         self._runtime: InlineRuntime | None = None
         self.count_handled_messages: Callable[[], int] = int
-        """How many messages have been handled: the compiled runner's counter, once there is one."""
+        """Returns the number of messages handled so far; set to the compiled runner's counter when that exists."""
         self.pending_request_bytes = 0
-        """What open and HTTP handlers that are running have been given."""
+        """Size of the requests whose open and HTTP handlers are running."""
         self.state = "starting"
-        """As in `place.WorkerStatistics`."""
+        """Starting, running, stopping or ended: the `state` of `slot.WorkerStatistics`."""
 
     @property
     def handlers(self) -> Handlers:
-        """The application's handlers; there after `start`."""
+        """The application's handlers; available after `start`."""
         assert self._handlers is not None, "the inline worker has not started"
         return self._handlers
 
     @property
     def runtime(self) -> InlineRuntime:
-        """Runs them; there after `start`."""
+        """The runtime that runs the handlers; available after `start`."""
         assert self._runtime is not None, "the inline worker has not started"
         return self._runtime
 
     async def start(self) -> list[str]:
-        """Finds the handlers and runs `handle_worker_start`; returns their names.
+        """Loads the handlers and runs `handle_worker_start`; returns the names of the handlers found.
 
         Raises:
             ConfigError: the spec cannot work.
@@ -85,7 +85,11 @@ class InlineWorker:
         return list(handlers.names)
 
     async def stop(self, timeout_s: float) -> bool:
-        """Lets handlers end and runs `handle_worker_stop`, each with half of the time; returns whether all ended."""
+        """Waits for running handlers, then runs `handle_worker_stop`, each for at most half of the time.
+
+        Returns:
+            whether all handlers have ended in time.
+        """
         if self.state != "running":
             return True
         self.state = "stopping"
@@ -100,7 +104,7 @@ class InlineWorker:
     async def run_open_handler(
         self, socket_id: int, request: HttpRequest, size_bytes: int
     ) -> HttpResponse | Accept | None:
-        """Runs the open handler; None and an `Accept` accept."""
+        """Runs the open handler of a socket; None and an `Accept` accept the socket, a response refuses it."""
         self.pending_request_bytes += size_bytes
         try:
             async with asyncio.timeout(self._config.handshake_timeout):
@@ -111,7 +115,7 @@ class InlineWorker:
             self.pending_request_bytes -= size_bytes
 
     async def run_http_handler(self, request: HttpRequest, size_bytes: int) -> HttpResponse:
-        """Runs the HTTP handler, which is kept to `http_timeout` there: nothing waits before it."""
+        """Runs the HTTP handler for a request; the runtime ends it after `http_timeout`."""
         self.pending_request_bytes += size_bytes
         try:
             return await self.runtime.run_http(request)
@@ -119,9 +123,9 @@ class InlineWorker:
             self.pending_request_bytes -= size_bytes
 
     def get_counters(self) -> dict[str, int]:
-        """What went wrong so far, by name."""
+        """Returns the counts of handler errors, time-outs and the like so far, by name."""
         return {} if self._runtime is None else dict(self._runtime.counters)
 
     def get_slowest_calls(self) -> SlowestCalls:
-        """The slowest calls of handlers so far."""
+        """Returns the slowest handler calls so far."""
         return SlowestCalls() if self._runtime is None else self._runtime.slowest_calls

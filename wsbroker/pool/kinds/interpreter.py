@@ -1,4 +1,4 @@
-"""Kind `interpreter`: a subinterpreter with a lock of its own, in the carrier's thread. A stuck one is left behind."""
+"""Kind `interpreter`: a subinterpreter with its own lock, in the host's thread. A stuck worker is left behind."""
 
 import marshal
 import socket
@@ -20,14 +20,14 @@ sys.path[:], sys.argv[:], start = marshal.loads(start)
 from wsbroker.worker.entry import interpreter_main
 interpreter_main(*start)
 """
-"""What starts in the interpreter. It begins with another `sys.path` than the server's: changes are not inherited."""
+"""The program of the interpreter. It sets `sys.path`, because an interpreter does not inherit changes of it."""
 
 
 class ModuleRefused(ConfigError):
     """A module that the handlers import cannot be loaded in a subinterpreter.
 
     Args:
-        problem: which one, and who imports it.
+        problem: names the module and the module that imports it.
     """
 
     def __init__(self, problem: str) -> None:
@@ -38,8 +38,8 @@ class ModuleRefused(ConfigError):
 class InterpreterHost(WorkerHost):
     """Runs a worker in a subinterpreter.
 
-    All interpreters of a process share its descriptors, so who owns which is said explicitly: the ends handed to
-    `run` stay this side's and are closed here, the interpreter uses duplicates.
+    All interpreters of a process share its descriptors: the stream ends passed to `run` are owned and closed on this
+    side, the interpreter uses duplicates.
     """
 
     def __init__(self, name: str, start_arguments: StartArguments) -> None:
@@ -48,7 +48,7 @@ class InterpreterHost(WorkerHost):
         self._is_left_behind = False
 
     def run(self, wire_end: socket.socket, control_end: socket.socket) -> None:
-        """Runs the interpreter in this thread, and ends it."""
+        """Creates the subinterpreter, runs the worker in it in this thread, and destroys the interpreter."""
         options = {
             **self.start_arguments.options,
             "name": self.name,
@@ -65,20 +65,20 @@ class InterpreterHost(WorkerHost):
         if failure:
             logger.error("worker ended by an exception worker=%s\n%s", self.name, failure.rstrip())
             self.end_reason = failure.strip().splitlines()[-1]
-        # Now: the broker learns of the end, whatever threads the handlers have left.
+        # Before the interpreter is destroyed: the broker learns of the end, even if handlers have left threads running.
         wire_end.close()
         control_end.close()
         interpreter.try_destroy()
 
     def kill(self) -> bool:
-        """Nothing ends it from outside."""
+        """Marks the interpreter as left behind and returns False: a subinterpreter cannot be ended from outside."""
         self._is_left_behind = True
         if self._interpreter is not None:
             self._interpreter.mark_left_behind()
         return False
 
     def make_start_error(self, text: str, detail: str) -> WSBrokerError:
-        """Says what to use if it was a module that refused to be loaded."""
+        """Makes a `ModuleRefused` if a module refused to be loaded in a subinterpreter; else as for every kind."""
         if is_subinterpreter_refusal(text) or is_subinterpreter_refusal(detail):
             return ModuleRefused(text)
         return super().make_start_error(text, detail)

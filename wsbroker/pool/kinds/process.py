@@ -1,4 +1,4 @@
-"""Kind `process`: a process of its own, spawned and not forked, so that it can be killed and takes every module."""
+"""Kind `process`: a process for each worker, spawned and not forked. It can be killed and takes every module."""
 
 import marshal
 import os
@@ -23,13 +23,13 @@ PROCESS_PROGRAM: Final = (
     "sys.path[:], sys.argv[:], start = marshal.loads(sys.stdin.buffer.read()); "
     "from wsbroker.worker.entry import process_main; process_main(*start)"
 )
-"""What the process runs. The rest comes through its standard input: settings hold secrets, and arguments show in ps."""
+"""The program of the process. Its data comes through standard input: settings hold secrets, arguments show in ps."""
 
 KILLED_TEXT: Final = "SIGKILL (nothing of ours: an operator, or the system was out of memory)"
 
 
 class ProcessHost(WorkerHost):
-    """Runs a worker in a process of its own, and waits for its end in this thread.
+    """Starts a worker in a process of its own, and waits in this thread for the end of the process.
 
     The process gets the two streams and the server's stdout and stderr, no other descriptor.
     """
@@ -43,7 +43,7 @@ class ProcessHost(WorkerHost):
         self._is_killed = False
 
     def run(self, wire_end: socket.socket, control_end: socket.socket) -> None:
-        """Starts the process and waits for its end."""
+        """Starts the worker's process and waits for its end; returns at once if the worker was killed before."""
         with self._lock:
             if self._is_killed:
                 return
@@ -59,6 +59,7 @@ class ProcessHost(WorkerHost):
     def _send_start_arguments(
         self, process: "subprocess.Popen[bytes]", wire_end: socket.socket, control_end: socket.socket
     ) -> None:
+        """Writes the worker's start arguments and its stream ends to the standard input of the process."""
         options = {
             **self.start_arguments.options,
             "name": self.name,
@@ -72,29 +73,30 @@ class ProcessHost(WorkerHost):
             process.stdin.write(marshal.dumps([self.start_arguments.sys_path, sys.argv, start]))
             process.stdin.close()
         except OSError:
-            pass  # it has ended already: its exit code says why
+            pass  # the process has ended already: its exit code says why
 
     def kill(self) -> bool:
-        """Ends the process at once."""
+        """Kills the worker's process at once; returns False if the system refuses that."""
         with self._lock:
             self._is_killed = True
             if self._process is not None:
                 try:
                     self._process.kill()
-                except OSError as error:  # it has become another user's
+                except OSError as error:  # the process has changed its user
                     logger.error("worker process cannot be killed worker=%s: %s", self.name, error)
                     return False
         return True
 
 
 def _spawn_process(name: str, descriptors: Sequence[int]) -> "subprocess.Popen[bytes]":
+    """Starts a Python process that runs `PROCESS_PROGRAM` with these descriptors inherited and signals blocked."""
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     command = [sys.executable, *flags, "-P", "-c", PROCESS_PROGRAM, f"wsbroker {name}"]
     environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
     if sys.platform == "win32":
         return subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
-    # Its handlers stand only when it has started, and a signal to the whole process group may come before: the process
-    # inherits what is blocked here. (In this thread only; it waits for the process and does nothing else.)
+    # The process has its signal handlers only after its start, and a signal to the whole process group may come before:
+    # it inherits the signals blocked here. (Blocked in this thread only, which just waits for the process.)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SERVER_SIGNALS)
     try:
         return subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=descriptors, env=environment)
@@ -103,14 +105,14 @@ def _spawn_process(name: str, descriptors: Sequence[int]) -> "subprocess.Popen[b
 
 
 def _share_socket(end: socket.socket, process_id: int) -> int | bytes:
-    """What the process finds its end by: the descriptor that it inherits; on Windows a duplicate made for it."""
+    """Returns how the process finds this stream end: the inherited descriptor; on Windows a duplicate made for it."""
     if sys.platform == "win32":
         return end.share(process_id)
     return end.fileno()
 
 
 def describe_exit(code: int) -> str:
-    """Says how a process ended: ``"its process was ended by signal SIGSEGV"``, ``"its process exited with code 3"``."""
+    """Returns a text for an exit code, such as ``"its process was ended by signal SIGSEGV"``."""
     if code >= 0:
         return f"its process exited with code {code}"
     try:

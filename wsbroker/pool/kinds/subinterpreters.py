@@ -1,14 +1,15 @@
-"""Subinterpreters: the one module that touches CPython's `_interpreters`.
+"""Subinterpreters: the only module that uses CPython's `_interpreters`.
 
-What it knows of them:
+Its assumptions about them:
 
-* They are isolated, with a lock of their own; an extension module that cannot live in one is refused when it is
-  imported, and that check stays on: without it such a module takes the process down.
-* Nothing ends one from outside. One whose thread is stuck, or that has daemon threads left, can only be left behind.
-* CPython ends the interpreters that are left when the process ends, and that hangs or aborts if one still runs. So a
-  process that has such a one leaves by `os._exit`, as the last of its `atexit` functions (see `process_exit`). A
-  process without one ends as ever.
-* 3.13 loses 2 to 6 MiB for each one that was ended (3.14 does not), so none is ended without need.
+* They are isolated and have a lock of their own; an extension module that does not support them is refused when it is
+  imported. This check stays on: without it such a module crashes the process.
+* A subinterpreter cannot be ended from outside. While its thread is stuck, or daemon threads are left, it can only be
+  left behind.
+* CPython ends the remaining interpreters when the process ends, and hangs or aborts if one of them still runs. So a
+  process with such an interpreter exits by `os._exit`, as the last of its `atexit` functions (see `process_exit`). A
+  process without one exits as usual.
+* 3.13 loses 2 to 6 MiB for each interpreter that was destroyed (3.14 does not), so none is destroyed without need.
 """
 
 import atexit
@@ -27,25 +28,26 @@ threading._shutdown()
 if _thread._count():
     raise RuntimeError("daemon threads are left")
 """
-"""Run before an interpreter is ended. CPython waits for threads too, but aborts the process if it finds a daemon."""
+"""Run before an interpreter is destroyed. CPython waits for threads too, but aborts the process at a daemon thread."""
 
 
 _create_lock: Final = threading.Lock()
-"""Making and ending one touches what all interpreters of the process share: one at a time."""
+"""Held while an interpreter is created or destroyed: both change state that all interpreters share."""
 
 
 def are_available() -> bool:
-    """Whether this Python has interpreters with a lock of their own that can be used from Python."""
+    """Returns whether this Python has interpreters with a lock of their own that can be used from Python."""
     if sys.version_info < (3, 13) or sys.implementation.name != "cpython":
         return False
     return find_spec("_interpreters") is not None
 
 
 def find_safety_obstacle() -> str:
-    """Returns why interpreters would take the process down, or "".
+    """Returns why subinterpreters would abort the process, or "" if no reason is known.
 
-    CPython's `tracemalloc` keeps one table for all interpreters: entries that another one allocated are freed in the
-    main interpreter's heap when tracing stops ("free(): invalid pointer", seen on 3.13 and 3.14 with nothing of ours).
+    CPython's `tracemalloc` keeps one table for all interpreters: entries that another interpreter allocated are freed
+    in the main interpreter's heap when tracing stops ("free(): invalid pointer", seen on 3.13 and 3.14 without our
+    code).
     """
     import tracemalloc
 
@@ -57,7 +59,7 @@ def find_safety_obstacle() -> str:
 
 
 class Interpreter:
-    """A subinterpreter. All its methods are called on one thread, but for `mark_left_behind`.
+    """A subinterpreter. All methods must be called on one thread, except `mark_left_behind`.
 
     Args:
         name: for messages.
@@ -78,7 +80,7 @@ class Interpreter:
         """Runs a program in the interpreter to its end, with a variable `start`.
 
         Returns:
-            the traceback of what the program raised; "" if it ended well.
+            the traceback of an exception that the program raised; "" if it ended well.
         """
         import _interpreters
 
@@ -86,10 +88,10 @@ class Interpreter:
         return "" if failure is None else str(getattr(failure, "errdisplay", "") or failure.formatted)
 
     def try_destroy(self) -> bool:
-        """Ends the interpreter once the threads that its program left have ended.
+        """Waits for the threads of the interpreter's program and destroys the interpreter.
 
         Returns:
-            False: a daemon thread still runs in it, so that it stays.
+            False: a daemon thread still runs in the interpreter, so that it cannot be destroyed.
         """
         import _interpreters
 
@@ -102,19 +104,23 @@ class Interpreter:
         return True
 
     def mark_left_behind(self) -> None:
-        """Nobody waits for its end any more; it may still come. From any thread."""
+        """Lets the process exit without waiting for this interpreter, whose program may be stuck. From any thread."""
         process_exit.watch_main_thread_end()
 
 
 def create_interpreter(name: str) -> Interpreter:
-    """Makes a new one; takes some 15 ms. `name` is for messages."""
+    """Creates a subinterpreter; takes some 15 ms. `name` is for messages.
+
+    Raises:
+        WorkerError: this Python has no usable subinterpreters.
+    """
     if not are_available():
         raise WorkerError("this Python has no interpreters that can be used")
     return Interpreter(name)
 
 
 class _LiveInterpreters:
-    """The interpreters that are there when the process ends: CPython's own end would wait for them."""
+    """The interpreters that are not destroyed yet; if any is left at exit, the process ends by `os._exit`."""
 
     def __init__(self) -> None:
         self._live: set[Interpreter] = set()
@@ -122,20 +128,22 @@ class _LiveInterpreters:
         self._is_exit_hook_registered = False
 
     def add(self, interpreter: Interpreter) -> None:
+        """Adds a new interpreter; the first call registers the functions for exit and fork."""
         with self._lock:
             self._live.add(interpreter)
             if not self._is_exit_hook_registered:
                 self._is_exit_hook_registered = True
                 process_exit.call_before_atexit(self._exit_if_any_live)
                 if hasattr(os, "register_at_fork"):
-                    os.register_at_fork(after_in_child=self._live.clear)  # CPython ends them there
+                    os.register_at_fork(after_in_child=self._live.clear)  # CPython ends them in the child
 
     def discard(self, interpreter: Interpreter) -> None:
+        """Removes an interpreter that was destroyed."""
         with self._lock:
             self._live.discard(interpreter)
 
     def _exit_if_any_live(self) -> None:
-        """The first `atexit` function."""
+        """Ends the process by `os._exit` if an interpreter is left. Called before the other `atexit` functions."""
         if self._live:
             atexit.unregister(self._exit_if_any_live)
             names = ", ".join(sorted(interpreter.name for interpreter in self._live))

@@ -1,4 +1,4 @@
-"""Kind `thread`: handlers run in a daemon thread of the main interpreter. A stuck one can only be left behind."""
+"""Kind `thread`: handlers run in a daemon thread of the main interpreter. A stuck worker can only be left behind."""
 
 import socket
 
@@ -7,10 +7,10 @@ from wsbroker.worker.main import worker_main
 
 
 class ThreadHost(WorkerHost):
-    """Runs `worker_main` in the carrier's own thread; `sys.path` and live objects are shared."""
+    """Runs `worker_main` in the host's own thread; `sys.path` and live objects are shared with the server."""
 
     def run(self, wire_end: socket.socket, control_end: socket.socket) -> None:
-        """Runs the worker in this thread."""
+        """Runs the worker's handlers in this thread until the worker has stopped."""
         worker_main(
             wire_end,
             control_end,
