@@ -1,10 +1,13 @@
 """What the pool needs of the compiled core, as types; tests put plain Python fakes in its place."""
 
 from collections.abc import Mapping, Sized
-from typing import Protocol
+from typing import Final, Protocol
 
 from wsbroker.wire.commands import Command
 from wsbroker.wire.events import Event
+
+NO_WORKER: Final = -1
+"""The worker index of commands that do not come from the worker of a queue."""
 
 
 class WorkerQueueView(Protocol):
@@ -113,10 +116,10 @@ class CoreCalls(Protocol):
         """Applies a batch of commands in order, as sent by the worker of this index and generation.
 
         Args:
-            worker_index: -1 for commands that do not come from the worker of a queue; the generation is ignored.
+            worker_index: or `NO_WORKER`; the generation is ignored then.
 
         Returns:
-            the commands that are the pool's to process; for index -1 also the ANSWER events to its questions.
+            the commands that are the pool's to process; for `NO_WORKER` also the ANSWER events to its questions.
         """
         ...
 

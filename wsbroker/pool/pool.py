@@ -16,7 +16,8 @@ from wsbroker.pool.kinds.inline import InlineWorker
 from wsbroker.pool.kinds.interpreter import ModuleRefused
 from wsbroker.pool.local_api import LocalApi
 from wsbroker.pool.orphaned_closes import OrphanedCloses
-from wsbroker.pool.remote_worker import PROBE_INTERVAL_S, OpenVerdict, RemoteWorker, make_unavailable_response
+from wsbroker.pool.pending_requests import OpenVerdict, make_unavailable_response
+from wsbroker.pool.remote_worker import PROBE_INTERVAL_S, RemoteWorker
 from wsbroker.pool.slot import SlotObserver, WorkerSlot, WorkerStatistics, idle_statistics
 from wsbroker.pool.tasks import PoolTasks
 from wsbroker.pool.worker_stream import Batch

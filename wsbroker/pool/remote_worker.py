@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from enum import Enum
 from time import time
-from typing import Final, TypeAlias, cast
+from typing import Final, cast
 
 import anyio
 
@@ -14,8 +14,11 @@ from wsbroker.errors import WorkerError
 from wsbroker.guarded_log import GuardedLog
 from wsbroker.http.response import Accept, HttpResponse
 from wsbroker.pool.interfaces import Core
+from wsbroker.http.messages import HttpResponse
+from wsbroker.pool.interfaces import NO_WORKER, Core
 from wsbroker.pool.kinds.host import WorkerHost
 from wsbroker.pool.log_replay import LogReplay
+from wsbroker.pool.pending_requests import OpenVerdict, PendingRequests, answer_with_timeout
 from wsbroker.pool.start_reminder import StartReminder
 from wsbroker.pool.tasks import PoolTasks
 from wsbroker.pool.worker_stream import ENDED_BY_ITSELF, Batch, WorkerStream, connect_stream
@@ -37,13 +40,6 @@ OUTCOME_WAIT_S: Final = 1.0
 """How long a worker whose wire has ended may take to end itself and so say why; then it is killed, if it can be."""
 KILL_WAIT_S: Final = 1.0
 """How long a worker that was killed may take to be gone."""
-
-
-OpenVerdict: TypeAlias = HttpResponse | Accept | None
-"""About a socket that is opening: None and an `Accept` accept it, a response is sent instead of the 101."""
-
-NO_WORKER: Final = -1
-"""The lane of commands that are not a worker's."""
 
 
 class WorkerState(Enum):
@@ -101,11 +97,8 @@ class RemoteWorker:
         self._mailbox_sender, self._mailbox_receiver = anyio.create_memory_object_stream[Batch](math.inf)
         self._waiting_batch_count = 0
         self._mailbox_task: asyncio.Task[None] | None = None
-        self._pending_opens: dict[int, tuple[asyncio.Future[OpenVerdict], int]] = {}
-        self._pending_requests: dict[int, tuple[asyncio.Future[HttpResponse], int]] = {}
+        self._pending: Final = PendingRequests(self.name)
         self._last_request_number = 0
-        self.pending_request_bytes = 0
-        """Size of the requests of both kinds that it has not answered yet."""
         self._last_probe_number = 0
         self._probes_missed = 0
         self._is_probe_unanswered = False
@@ -117,18 +110,23 @@ class RemoteWorker:
 
     @property
     def requests_in_flight(self) -> int:
-        """HTTP requests it has not answered yet, those given up included: its handler may still run."""
-        return len(self._pending_requests)
+        """Number of HTTP requests that the worker has not answered, those after their time-out included."""
+        return self._pending.request_count
 
     @property
     def opens_in_flight(self) -> int:
-        """Open handlers that have not answered yet, likewise."""
-        return len(self._pending_opens)
+        """Number of opens that the worker has not answered, those after their time-out included."""
+        return self._pending.open_count
+
+    @property
+    def pending_request_bytes(self) -> int:
+        """Size of the unanswered opens and HTTP requests."""
+        return self._pending.size_bytes
 
     @property
     def has_pending_requests(self) -> bool:
-        """Whether it runs and has not answered all of them."""
-        return self.state is WorkerState.RUNNING and bool(self._pending_opens or self._pending_requests)
+        """Whether the worker runs and has opens or HTTP requests to answer."""
+        return self.state is WorkerState.RUNNING and len(self._pending) > 0
 
     @property
     def waiting_batches(self) -> int:
@@ -267,15 +265,7 @@ class RemoteWorker:
             self._mailbox_task.cancel()
         self._mailbox_sender.close()
         self._mailbox_receiver.close()
-        opens, self._pending_opens = self._pending_opens, {}
-        for opening, _ in opens.values():
-            if not opening.done():
-                opening.set_result(make_unavailable_response())
-        requests, self._pending_requests = self._pending_requests, {}
-        self.pending_request_bytes = 0
-        for request, _ in requests.values():
-            if not request.done():
-                request.set_result(HttpResponse(500, {}, "Internal Server Error"))
+        self._pending.answer_all_as_lost()
 
     # To the worker. ---------------------------------------------------------------------------------------------
 
@@ -345,10 +335,8 @@ class RemoteWorker:
             None or an `Accept`: accepted; else what to send instead of the 101: the handler's answer, 504 after
             `handshake_timeout`, 503 if the worker is lost.
         """
-        opening: asyncio.Future[OpenVerdict] = self._loop.create_future()
-        self._pending_opens[socket_id] = (opening, size_bytes)
-        self.pending_request_bytes += size_bytes
-        timer = self._loop.call_later(self._config.handshake_timeout, _answer_with_timeout, opening)
+        opening = self._pending.add_open(socket_id, size_bytes)
+        timer = self._loop.call_later(self._config.handshake_timeout, answer_with_timeout, opening)
         is_accepted = False
         try:
             self.post_events([(events.OPEN, socket_id, fields)])
@@ -371,12 +359,10 @@ class RemoteWorker:
         Returns:
             its response: 504 after `http_timeout`, 500 if the worker is lost (the handler may have had effects).
         """
-        request: asyncio.Future[HttpResponse] = self._loop.create_future()
         self._last_request_number += 1
         number = self._last_request_number
-        self._pending_requests[number] = (request, size_bytes)
-        self.pending_request_bytes += size_bytes
-        timer = self._loop.call_later(self._config.http_timeout, _answer_with_timeout, request)
+        request = self._pending.add_request(number, size_bytes)
+        timer = self._loop.call_later(self._config.http_timeout, answer_with_timeout, request)
         try:
             self.post_events([(events.HTTP, number, fields)])
             return await request
@@ -419,20 +405,10 @@ class RemoteWorker:
         kind = command[0]
         if kind == commands.OPEN_RESULT:
             _, socket_id, status, headers, body = cast(tuple[int, int, int, list[tuple[str, str]], bytes], command)
-            opened = self._pending_opens.pop(socket_id, None)
-            if opened is not None:
-                opening, size_bytes = opened
-                self.pending_request_bytes -= size_bytes
-                if not opening.done():
-                    opening.set_result(self._make_open_verdict(status, headers, body))
+            self._pending.answer_open(socket_id, status, headers, body)
         elif kind == commands.RESPONSE:
             _, number, status, headers, body = cast(tuple[int, int, int, list[tuple[str, str]], bytes], command)
-            asked = self._pending_requests.pop(number, None)
-            if asked is not None:
-                request, size_bytes = asked
-                self.pending_request_bytes -= size_bytes
-                if not request.done():
-                    request.set_result(self._make_response(status, headers, body))
+            self._pending.answer_request(number, status, headers, body)
         elif kind == commands.COUNTED:
             _, name, amount = cast(tuple[int, str, int], command)
             self._add_to_counter(name, amount)
@@ -456,26 +432,6 @@ class RemoteWorker:
             self._slowest.add_call(*cast(tuple[str, int, float, float], command[1:]))
         else:
             self._report_unknown(COMMANDS_REFUSED, "command", kind)
-
-    def _make_open_verdict(self, status: int, headers: list[tuple[str, str]], body: bytes) -> OpenVerdict:
-        """Returns what a worker's open handler decided."""
-        if status != 101:
-            return self._make_response(status, headers, body)
-        if not headers and not body:
-            return None
-        try:
-            return Accept(headers, body.decode() or None)
-        except (TypeError, ValueError) as error:
-            logger.error("101 cannot be sent worker=%s: %s", self.name, error)
-            return HttpResponse(500, (), "Internal Server Error")
-
-    def _make_response(self, status: int, headers: list[tuple[str, str]], body: bytes) -> HttpResponse:
-        """What a worker answered; it has checked that already, and one that is wrong concerns nobody else."""
-        try:
-            return HttpResponse(status, headers, body)
-        except (TypeError, ValueError) as error:
-            logger.error("response cannot be sent worker=%s: %s", self.name, error)
-            return HttpResponse(500, (), "Internal Server Error")
 
     def _report_unknown(self, statistic: str, what: str, kind: object) -> None:
         """Counts what was skipped because this version does not understand it; the first of each sort is logged."""
@@ -532,13 +488,3 @@ class RemoteWorker:
 
 class _EndedBeforeStarted(WorkerError):
     """The wire was gone before STARTED."""
-
-
-def make_unavailable_response() -> HttpResponse:
-    """The answer while a worker is being replaced: trying again is safe and soon useful."""
-    return HttpResponse(503, {"Retry-After": "1"}, "Service Unavailable")
-
-
-def _answer_with_timeout(answer: "asyncio.Future[HttpResponse] | asyncio.Future[OpenVerdict]") -> None:
-    if not answer.done():
-        answer.set_result(HttpResponse(504, {}, "Gateway Timeout"))
