@@ -17,7 +17,7 @@ its threads while a broker runs there. A call that asks for nothing back never w
 something asks the broker and is exact. All of them check their arguments at once: a wrong type is a `TypeError`, a bad
 value a `ValueError`; without a broker they raise `CommandError`, which is a `RuntimeError`.
 
-This module may import: `worker.port`, `worker.arguments`, `worker.base`, `live_transport`, `types`, `errors`, light standard
+This module may import: `worker`, `http`, `types`, `errors`, light standard
 library; it is loaded into every worker, so what needs more comes when it is first used. Must never: load a compiled
 module, asyncio, anyio or aiohttp.
 """
@@ -41,19 +41,19 @@ from wsbroker.http.headers import Headers
 from wsbroker.http.request import HttpRequest
 from wsbroker.http.response import Accept, HttpResponse
 from wsbroker.types import ChannelName, CloseCode, Data, SocketId
-from wsbroker.worker import api as _ports
-from wsbroker.worker.api import context_api as _current
-from wsbroker.worker.api import get_api as _get_port
+from wsbroker.worker import api as _worker_api
+from wsbroker.worker.api import context_api as _context_api
+from wsbroker.worker.api import get_api as _get_api
 from wsbroker.worker.arguments import MAX_SOCKET_ID as _MAX_SOCKET_ID
-from wsbroker.worker.arguments import validate_channel as _channel_of
-from wsbroker.worker.arguments import validate_close_code as _close_code_of
-from wsbroker.worker.arguments import validate_copied_channel as _copied_channel_of
-from wsbroker.worker.arguments import validate_data as _data_of
-from wsbroker.worker.arguments import validate_excluded_ids as _excluded_of
-from wsbroker.worker.arguments import validate_reason as _reason_of
-from wsbroker.worker.arguments import validate_socket_id as _socket_id_of
-from wsbroker.worker.arguments import validate_text as _text_of
-from wsbroker.worker.arguments import validate_token as _token_of
+from wsbroker.worker.arguments import validate_channel as _validate_channel
+from wsbroker.worker.arguments import validate_close_code as _validate_close_code
+from wsbroker.worker.arguments import validate_copied_channel as _validate_copied_channel
+from wsbroker.worker.arguments import validate_data as _validate_data
+from wsbroker.worker.arguments import validate_excluded_ids as _validate_excluded_ids
+from wsbroker.worker.arguments import validate_reason as _validate_reason
+from wsbroker.worker.arguments import validate_socket_id as _validate_socket_id
+from wsbroker.worker.arguments import validate_text as _validate_text
+from wsbroker.worker.arguments import validate_token as _validate_token
 from wsbroker.worker.base import Worker
 
 if TYPE_CHECKING:
@@ -64,18 +64,18 @@ else:
     # Not for type checkers: to them every name would exist, and a typo in an import would pass.
 
     def __getattr__(name: str) -> object:
-        """Loads what only the program that runs a broker needs, when it is first used."""
+        """Loads a name that only the program that runs a broker needs, when the name is first used."""
         try:
-            where, real_name = _LAZY[name]
+            module_name, real_name = _LAZY[name]
         except KeyError:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
         from importlib import import_module
 
-        if _ports.is_worker_interpreter and where == "wsbroker.server.api":
-            where = "wsbroker.worker.server_stubs"
-        found = getattr(import_module(where), real_name)
-        globals()[name] = found
-        return found
+        if _worker_api.is_worker_interpreter and module_name == "wsbroker.server.api":
+            module_name = "wsbroker.worker.server_stubs"
+        value = getattr(import_module(module_name), real_name)
+        globals()[name] = value
+        return value
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})
@@ -139,8 +139,8 @@ __all__ = [
 ]
 
 
-_NO_ONE: _Final = ()
-_in_context: _Final = _current.get
+_NO_IDS: _Final = ()
+_get_context_api: _Final = _context_api.get
 
 # In the two calls that are made per message, the checks of the usual case and `get_api` stand in line: a function that
 # makes them costs as much as all the rest.
@@ -163,13 +163,13 @@ def send(socket_id: int, data: Data) -> None:
         CommandError: no broker is running.
     """
     if type(socket_id) is not int or not 0 < socket_id <= _MAX_SOCKET_ID:
-        socket_id = _socket_id_of(socket_id)
+        socket_id = _validate_socket_id(socket_id)
     if type(data) is str:
         if not data.isascii():
-            _text_of(data, "data")
+            _validate_text(data, "data")
     elif type(data) is not bytes:
-        data = _data_of(data)
-    (_in_context() or _ports.default_api or _get_port()).send(socket_id, data)
+        data = _validate_data(data)
+    (_get_context_api() or _worker_api.default_api or _get_api()).send(socket_id, data)
 
 
 def send_to_channel(channel: ChannelName, data: Data, *, exclude: _Iterable[int] = ()) -> None:
@@ -194,16 +194,16 @@ def send_to_channel(channel: ChannelName, data: Data, *, exclude: _Iterable[int]
     elif type(channel) is bytes:
         name = channel
     else:
-        name = _channel_of(channel)
+        name = _validate_channel(channel)
     if not 0 < len(name) < 256:
-        _channel_of(name)  # raises
+        _validate_channel(name)  # raises
     if type(data) is str:
         if not data.isascii():
-            _text_of(data, "data")
+            _validate_text(data, "data")
     elif type(data) is not bytes:
-        data = _data_of(data)
-    excluded = _NO_ONE if exclude is _NO_ONE else _excluded_of(exclude)
-    (_in_context() or _ports.default_api or _get_port()).send_to_channel(name, data, excluded)
+        data = _validate_data(data)
+    excluded = _NO_IDS if exclude is _NO_IDS else _validate_excluded_ids(exclude)
+    (_get_context_api() or _worker_api.default_api or _get_api()).send_to_channel(name, data, excluded)
 
 
 def subscribe(socket_id: int, channel: ChannelName) -> bool:
@@ -224,7 +224,7 @@ def subscribe(socket_id: int, channel: ChannelName) -> bool:
         ValueError: the name is empty or too long, or has a lone surrogate.
         CommandError: no broker is running.
     """
-    return _get_port().subscribe(_socket_id_of(socket_id), _channel_of(channel))
+    return _get_api().subscribe(_validate_socket_id(socket_id), _validate_channel(channel))
 
 
 def unsubscribe(socket_id: int, channel: ChannelName) -> bool:
@@ -244,7 +244,7 @@ def unsubscribe(socket_id: int, channel: ChannelName) -> bool:
         ValueError: the name is empty or too long, or has a lone surrogate.
         CommandError: no broker is running.
     """
-    return _get_port().unsubscribe(_socket_id_of(socket_id), _channel_of(channel))
+    return _get_api().unsubscribe(_validate_socket_id(socket_id), _validate_channel(channel))
 
 
 def subscribe_nowait(socket_id: int, channel: ChannelName) -> None:
@@ -259,7 +259,7 @@ def subscribe_nowait(socket_id: int, channel: ChannelName) -> None:
         ValueError: the name is empty or too long, or has a lone surrogate.
         CommandError: no broker is running.
     """
-    _get_port().subscribe_nowait(_socket_id_of(socket_id), _channel_of(channel))
+    _get_api().subscribe_nowait(_validate_socket_id(socket_id), _validate_channel(channel))
 
 
 def unsubscribe_nowait(socket_id: int, channel: ChannelName) -> None:
@@ -274,7 +274,7 @@ def unsubscribe_nowait(socket_id: int, channel: ChannelName) -> None:
         ValueError: the name is empty or too long, or has a lone surrogate.
         CommandError: no broker is running.
     """
-    _get_port().unsubscribe_nowait(_socket_id_of(socket_id), _channel_of(channel))
+    _get_api().unsubscribe_nowait(_validate_socket_id(socket_id), _validate_channel(channel))
 
 
 def set_token(socket_id: int, token: Data | None) -> None:
@@ -292,7 +292,7 @@ def set_token(socket_id: int, token: Data | None) -> None:
         ValueError: the token is too long, or has a lone surrogate.
         CommandError: no broker is running.
     """
-    _get_port().set_token(_socket_id_of(socket_id), _token_of(token))
+    _get_api().set_token(_validate_socket_id(socket_id), _validate_token(token))
 
 
 def copy_subscriptions(from_channel: ChannelName, to_channel: ChannelName) -> None:
@@ -316,8 +316,8 @@ def copy_subscriptions(from_channel: ChannelName, to_channel: ChannelName) -> No
     Cost:
         O(subscribers of `from_channel`).
     """
-    _get_port().copy_subscriptions(
-        _copied_channel_of(from_channel, "from_channel"), _copied_channel_of(to_channel, "to_channel")
+    _get_api().copy_subscriptions(
+        _validate_copied_channel(from_channel, "from_channel"), _validate_copied_channel(to_channel, "to_channel")
     )
 
 
@@ -336,7 +336,7 @@ def close(socket_id: int, code: CloseCode = 1000, reason: str = "") -> None:
         ValueError: the code may not be sent, or the reason is too long.
         CommandError: no broker is running.
     """
-    _get_port().close(_socket_id_of(socket_id), _close_code_of(code), _reason_of(reason))
+    _get_api().close(_validate_socket_id(socket_id), _validate_close_code(code), _validate_reason(reason))
 
 
 def subscriber_count(channel: ChannelName) -> int:
@@ -350,7 +350,7 @@ def subscriber_count(channel: ChannelName) -> int:
         ValueError: the name is empty or too long, or has a lone surrogate.
         CommandError: no broker is running.
     """
-    return _get_port().subscriber_count(_channel_of(channel))
+    return _get_api().subscriber_count(_validate_channel(channel))
 
 
 def has_subscribers(channel: ChannelName) -> bool:
@@ -364,7 +364,7 @@ def has_subscribers(channel: ChannelName) -> bool:
         ValueError: the name is empty or too long, or has a lone surrogate.
         CommandError: no broker is running.
     """
-    return _get_port().subscriber_count(_channel_of(channel)) > 0
+    return _get_api().subscriber_count(_validate_channel(channel)) > 0
 
 
 def subscribers(channel: ChannelName) -> list[SocketId]:
@@ -381,7 +381,7 @@ def subscribers(channel: ChannelName) -> list[SocketId]:
     Cost:
         O(subscribers).
     """
-    return _cast("list[SocketId]", _get_port().subscribers(_channel_of(channel)))
+    return _cast("list[SocketId]", _get_api().subscribers(_validate_channel(channel)))
 
 
 def subscriptions(socket_id: int) -> list[bytes]:
@@ -399,7 +399,7 @@ def subscriptions(socket_id: int) -> list[bytes]:
     Cost:
         O(its subscriptions).
     """
-    return _get_port().subscriptions(_socket_id_of(socket_id))
+    return _get_api().subscriptions(_validate_socket_id(socket_id))
 
 
 def channels() -> list[bytes]:
@@ -411,7 +411,7 @@ def channels() -> list[bytes]:
     Cost:
         O(channels).
     """
-    return _get_port().channels()
+    return _get_api().channels()
 
 
 def is_open(socket_id: int) -> bool:
@@ -424,7 +424,7 @@ def is_open(socket_id: int) -> bool:
         TypeError: an argument has the wrong type.
         CommandError: no broker is running.
     """
-    return _get_port().is_open(_socket_id_of(socket_id))
+    return _get_api().is_open(_validate_socket_id(socket_id))
 
 
 def queued_bytes(socket_id: int) -> int:
@@ -437,4 +437,4 @@ def queued_bytes(socket_id: int) -> int:
         TypeError: an argument has the wrong type.
         CommandError: no broker is running.
     """
-    return _get_port().queued_bytes(_socket_id_of(socket_id))
+    return _get_api().queued_bytes(_validate_socket_id(socket_id))

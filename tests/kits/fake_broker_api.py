@@ -4,10 +4,10 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from wsbroker.worker import api as port
+from wsbroker.worker import api as worker_api
 
 
-class FakeBrokerApi(port.BrokerApi):
+class FakeBrokerApi(worker_api.BrokerApi):
     """Does what the broker does, at once; keeps what every socket would have got.
 
     Args:
@@ -68,8 +68,8 @@ class FakeBrokerApi(port.BrokerApi):
 @contextmanager
 def as_broker(fake: FakeBrokerApi) -> Iterator[FakeBrokerApi]:
     """Makes `fake` what the API talks to."""
-    before = port.context_api.set(fake)
+    before = worker_api.context_api.set(fake)
     try:
         yield fake
     finally:
-        port.context_api.reset(before)
+        worker_api.context_api.reset(before)

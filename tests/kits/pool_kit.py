@@ -17,7 +17,7 @@ from wsbroker.pool.local_api import LocalApi
 from wsbroker.pool.pool import Pool
 from wsbroker.settings.config import Config, Settings, WorkerKind
 from wsbroker.wire import commands, events
-from wsbroker.worker import api as ports
+from wsbroker.worker import api as worker_api
 
 ELSEWHERE: Final[tuple[WorkerKind, ...]] = ("process", "interpreter") if sys.version_info >= (3, 13) else ("process",)
 """The kinds with an interpreter of their own."""
@@ -45,13 +45,13 @@ class Shop:
 
     async def __aenter__(self) -> "Shop":
         self.port.start()
-        ports.set_default_api(self.port)
+        worker_api.set_default_api(self.port)
         await self.pool.start()
         return self
 
     async def __aexit__(self, *exception: object) -> None:
         await self.pool.stop(5)
-        ports.set_default_api(None)
+        worker_api.set_default_api(None)
         self.port.stop()
 
     def message(self, socket_id: int, data: str, worker_index: int = 0) -> None:

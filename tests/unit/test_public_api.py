@@ -14,7 +14,7 @@ import pytest
 import wsbroker
 from wsbroker.types import is_sendable_close_code
 from wsbroker.websocket import closing
-from wsbroker.worker import api as port
+from wsbroker.worker import api as worker_api
 from wsbroker.worker.api import BrokerApi
 
 untyped: Any = wsbroker
@@ -85,9 +85,9 @@ class RecordingPort(BrokerApi):
 def recorded() -> Iterator[RecordingPort]:
     """The default port for one test."""
     recording = RecordingPort()
-    port.set_default_api(recording)
+    worker_api.set_default_api(recording)
     yield recording
-    port.set_default_api(None)
+    worker_api.set_default_api(None)
 
 
 class Text(enum.StrEnum):
@@ -317,7 +317,7 @@ def test_the_port_of_the_context_comes_before_the_default_one(recorded: Recordin
     own = RecordingPort()
 
     def in_worker() -> None:
-        port.context_api.set(own)
+        worker_api.context_api.set(own)
         wsbroker.send(1, "own")
         wsbroker.send_to_channel("c", "own")
         wsbroker.close(1)
@@ -329,7 +329,7 @@ def test_the_port_of_the_context_comes_before_the_default_one(recorded: Recordin
     thread.join()
     assert [call[0] for call in own.calls] == ["send", "send_to_channel", "close"]
     assert recorded.calls == [("send", 2, "default"), ("send", 3, "thread")]
-    assert port.get_default_api() is recorded
+    assert worker_api.get_default_api() is recorded
 
 
 def test_a_bare_port_carries_nothing() -> None:

@@ -29,7 +29,7 @@ from wsbroker.server.operator_warnings import OperatorWarnings
 from wsbroker.settings import open_sockets
 from wsbroker.settings.addresses import Address, BindAddress
 from wsbroker.settings.config import Config, format_size
-from wsbroker.worker import api as port
+from wsbroker.worker import api as worker_api
 from wsbroker.worker import forks
 
 logger = GuardedLog(__name__)
@@ -78,7 +78,7 @@ class Node:
             OSError: an address cannot be bound; nothing stays bound.
         """
         self.local_api.start()
-        port.set_default_api(self.local_api)
+        worker_api.set_default_api(self.local_api)
         forks.register_child_action(self._detach_in_child)
         try:
             self.broker.deliver_batch = self.pool.post_events
@@ -134,8 +134,8 @@ class Node:
             logger.info("connections dropped count=%d", dropped)
             await asyncio.sleep(0)
         forks.unregister_child_action(self._detach_in_child)
-        if port.default_api is self.local_api:
-            port.set_default_api(None)
+        if worker_api.default_api is self.local_api:
+            worker_api.set_default_api(None)
         self.local_api.stop()
 
     def _detach_in_child(self) -> None:

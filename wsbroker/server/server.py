@@ -24,7 +24,7 @@ from wsbroker.server.redefinition import current_definitions, is_redefined
 from wsbroker.server.reload import find_watched_folders, watch_python_files
 from wsbroker.settings.addresses import Address, BindAddress
 from wsbroker.settings.config import Config
-from wsbroker.worker import api as port
+from wsbroker.worker import api as worker_api
 
 logger = GuardedLog(__name__)
 
@@ -100,7 +100,7 @@ class Server:
         if timeout_s is not None and not timeout_s >= 0:
             raise ValueError(f"timeout_s is {timeout_s!r}; a stop takes 0 seconds or more")
         self._request_stop(timeout_s)
-        if threading.get_ident() == self._loop_thread or port.context_api.get() is not None:
+        if threading.get_ident() == self._loop_thread or worker_api.context_api.get() is not None:
             return
         wait_until_set(self._stopped)
 
@@ -150,7 +150,7 @@ class Server:
         loop, node = self._loop, self._node
         if loop is None or node is None or self._stopped.is_set():
             raise CommandError("the server has stopped: there are no workers to exchange")
-        if threading.get_ident() == self._loop_thread or port.context_api.get() is not None:
+        if threading.get_ident() == self._loop_thread or worker_api.context_api.get() is not None:
             self._request_reload()
         else:
             answer: Future[None] = Future()

@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from wsbroker import process_exit
-from wsbroker.worker import api as ports
+from wsbroker.worker import api as worker_api
 from wsbroker.worker.options import TO_THREAD_PREFIX
 
 if TYPE_CHECKING:
@@ -181,8 +181,8 @@ def _reset_in_child() -> None:
     caller = sys._getframe().f_back
     if caller is not None and caller.f_globals.get("__name__") == "asyncio.subprocess":
         return  # uvloop's: it waits until the child has become another program, with no signal blocked
-    ports.set_default_api(None)
-    ports.context_api.set(None)
+    worker_api.set_default_api(None)
+    worker_api.context_api.set(None)
     actions = list(reversed(_child_actions))
     _child_actions.clear()
     _handled_signals.clear()

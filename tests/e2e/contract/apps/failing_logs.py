@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import wsbroker
-from wsbroker.worker import api as port
+from wsbroker.worker import api as worker_api
 
 RAISED: Final = (ValueError, RecursionError, SystemExit, KeyboardInterrupt, MemoryError, asyncio.CancelledError)
 """What each part of logging raises, one after the other."""
@@ -72,7 +72,7 @@ def attached() -> Iterator[None]:
 
 def handle_worker_start(arg: str | None) -> None:
     """In an interpreter of its own the worker's logging is the application's business."""
-    if port.is_worker_interpreter:
+    if worker_api.is_worker_interpreter:
         attached().__enter__()
 
 
