@@ -28,7 +28,9 @@ from wsbroker.http.headers import HeaderItems, Headers
 from wsbroker.http.request import HttpRequest
 from wsbroker.http.response import Accept, HttpResponse
 from wsbroker.types import Data, SocketId
-from wsbroker.worker import api as ports
+from wsbroker.wire import commands
+from wsbroker.wire.commands import Command as WireCommand
+from wsbroker.worker import api as worker_api
 from wsbroker.worker.api import BrokerApi
 from wsbroker.worker.arguments import validate_close_code, validate_data, validate_reason
 from wsbroker.worker.async_calls import is_awaitable
@@ -162,8 +164,8 @@ class TestBroker(BrokerApi):
     # What a test does. ------------------------------------------------------------------------------------------
 
     def __enter__(self) -> "TestBroker":
-        self._previous_api = ports.get_default_api()
-        ports.set_default_api(self)
+        self._previous_api = worker_api.get_default_api()
+        worker_api.set_default_api(self)
         try:
             if self._handlers.worker_start is not None:
                 self._run_handler(self._handlers.worker_start, self._worker_arg)
@@ -179,7 +181,7 @@ class TestBroker(BrokerApi):
             if self._handlers.worker_stop is not None:
                 self._run_handler(self._handlers.worker_stop)
         finally:
-            ports.set_default_api(self._previous_api)
+            worker_api.set_default_api(self._previous_api)
             self._stop_loop()
 
     def connect(self, url: str = "/", headers: HeaderItems = (), *, remote: str = "127.0.0.1") -> TestSocket:
@@ -300,12 +302,12 @@ class TestBroker(BrokerApi):
     # Running handlers. ------------------------------------------------------------------------------------------
 
     def _run_handler(self, handler: Handler, *arguments: object) -> object:
-        token = ports.context_api.set(self)
+        token = worker_api.context_api.set(self)
         try:
             returned = handler(*arguments)
             return self._await_result(returned) if is_awaitable(returned) else returned
         finally:
-            ports.context_api.reset(token)
+            worker_api.context_api.reset(token)
 
     def _await_result(self, awaitable: object) -> object:
         """Waits for an async handler. One loop runs them all, in a thread, so that a test may have one of its own."""
@@ -340,7 +342,18 @@ class TestBroker(BrokerApi):
             self._thread.join()
             loop.close()
 
-    # What handlers ask (see `BrokerApi`). ----------------------------------------------------------------------------
+    # What handlers ask (see `BrokerApi`). -----------------------------------------------------------------------
+
+    def send_command(self, command: WireCommand) -> None:
+        """Carries out a one-way command of a thread that has outlived its worker."""
+        kind, *arguments = command
+        if kind == commands.SET_TOKEN:
+            arguments.pop()  # its number
+        getattr(self, commands.ONE_WAY_METHODS[cast(int, kind)])(*arguments)
+
+    def ask_core(self, question: int, *arguments: object) -> object:
+        """Answers a question of a thread that has outlived its worker."""
+        return getattr(self, commands.QUESTION_METHODS[question])(*arguments)
 
     def send(self, socket_id: int, data: str | bytes) -> None:
         """Sends to one socket."""
@@ -401,7 +414,7 @@ class TestBroker(BrokerApi):
         socket = self.sockets.get(socket_id)
         if socket is not None:
             self._close_socket(socket, code, reason)
-            if ports.context_api.get() is not self:  # the test itself asked: nobody else runs it
+            if worker_api.context_api.get() is not self:  # the test itself asked: nobody else runs it
                 self._run_close_handlers()
 
     def subscriber_count(self, channel: bytes) -> int:

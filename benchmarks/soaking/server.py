@@ -166,8 +166,9 @@ KEPT: Final = {
         *("_pending_opens", "_pending_requests", "_waiting_batch_count", "pending_request_bytes", "unwritten_bytes"),
     ),
     "wire API": (
-        *("tokens", "own_token_numbers", "event_queues", "closing_sockets", "_answers", "_event_backlog"),
-        *("_commands", "_handled_messages", "_unparsed", "_parsed_batches"),
+        *("sockets.tokens", "sockets.own_token_numbers", "sockets.event_queues", "sockets.closing_sockets"),
+        *("io._answers", "io._event_backlog", "io._unparsed", "io._parsed_batches"),
+        *("io.collected_commands", "io.handled_messages"),
     ),
     "async runtime": ("_async_calls.running_count",),
 }

@@ -34,7 +34,6 @@ from wsbroker.pool.pool import Pool
 from wsbroker.server import node
 from wsbroker.settings.config import WorkerKind
 from wsbroker.wire import commands
-from wsbroker.worker.wire_api import API_METHODS
 
 WORKERS = 3
 SOCKETS = 6
@@ -46,7 +45,11 @@ LOOP = -2
 """Calls on the loop's own thread: of inline handlers, and of the main program."""
 LIMIT_S = 30.0
 
-NAMES = {kind: name for kind, name in API_METHODS.items() if kind != commands.QUEUED_BYTES}
+NAMES = {
+    kind: name.removesuffix("_nowait")
+    for kind, name in (commands.QUESTION_METHODS | commands.ONE_WAY_METHODS).items()
+    if kind != commands.QUEUED_BYTES
+}
 DIRECT = {
     **{name: name for name in NAMES.values()},
     "publish": "send_to_channel",

@@ -13,6 +13,7 @@ from wsbroker.wire import commands, control, events
 from wsbroker.wire.framing import BatchUnpacker, pack_batch
 from wsbroker.worker.main import worker_main
 from wsbroker.worker.report import LONG
+from wsbroker.worker.wire_api import WireApi
 
 Command = tuple[object, ...]
 PATIENCE_S = 10.0
@@ -183,3 +184,18 @@ def closed(socket_id: int, token: bytes | None = None, seen: int = 0) -> tuple[o
 def worker_logger() -> logging.Logger:
     """Where handlers' errors are logged."""
     return logging.getLogger("wsbroker.worker")
+
+
+def kept_state(api: object) -> list[str]:
+    """Returns the names of the tables of a worker's API that are not empty."""
+    assert isinstance(api, WireApi)
+    tables: dict[str, object] = {
+        "tokens": api.sockets.tokens,
+        "own_token_numbers": api.sockets.own_token_numbers,
+        "closing_sockets": api.sockets.closing_sockets,
+        "event_queues": api.sockets.event_queues,
+        "answers": api.io._answers,
+        "event_backlog": api.io._event_backlog,
+        "handled_messages": api.io.handled_messages,
+    }
+    return [name for name, table in tables.items() if table]

@@ -50,7 +50,11 @@ class WorkerQueueView(Protocol):
 
 
 class CoreCalls(Protocol):
-    """The calls that handlers make, as the core answers them; an unknown socket id is ignored and counted."""
+    """The core as `LocalApi` uses it. Unknown socket ids are ignored and counted, never errors.
+
+    The methods for the other calls of the API have the names in `wire.commands.ONE_WAY_METHODS` and `QUESTION_METHODS`,
+    by which `LocalApi` finds them, so that a new call is not spelled here again.
+    """
 
     def send(self, socket_id: int, data: object, /) -> None:
         """Sends one message, str or bytes-like, to a socket."""
@@ -58,58 +62,6 @@ class CoreCalls(Protocol):
 
     def publish(self, channel: bytes, data: object, exclude: tuple[int, ...], /) -> None:
         """Sends one message to all subscribers of a channel except the sockets in `exclude`."""
-        ...
-
-    def subscribe(self, socket_id: int, channel: bytes, /) -> bool:
-        """Subscribes a socket to a channel; returns False if the socket was subscribed already."""
-        ...
-
-    def unsubscribe(self, socket_id: int, channel: bytes, /) -> bool:
-        """Ends a socket's subscription to a channel; returns False if the socket was not subscribed."""
-        ...
-
-    def subscribe_nowait(self, socket_id: int, channel: bytes, /) -> None:
-        """Subscribes a socket to a channel."""
-        ...
-
-    def unsubscribe_nowait(self, socket_id: int, channel: bytes, /) -> None:
-        """Ends a socket's subscription to a channel."""
-        ...
-
-    def set_token(self, socket_id: int, token: bytes | None, /) -> None:
-        """Sets the token of a socket; None removes the token."""
-        ...
-
-    def copy_subscriptions(self, from_channel: bytes, to_channel: bytes, /) -> None:
-        """Subscribes all subscribers of one channel to another channel too."""
-        ...
-
-    def close(self, socket_id: int, code: int, reason: str, /) -> None:
-        """Closes a socket with a close code and a reason."""
-        ...
-
-    def subscriber_count(self, channel: bytes, /) -> int:
-        """Returns the number of sockets subscribed to a channel."""
-        ...
-
-    def subscribers(self, channel: bytes, /) -> list[int]:
-        """Returns the ids of the sockets subscribed to a channel."""
-        ...
-
-    def subscriptions(self, socket_id: int, /) -> list[bytes]:
-        """Returns the channels that a socket is subscribed to."""
-        ...
-
-    def channels(self) -> list[bytes]:
-        """Returns the channels that have subscribers."""
-        ...
-
-    def is_open(self, socket_id: int, /) -> bool:
-        """Returns whether a socket is open."""
-        ...
-
-    def queued_bytes(self, socket_id: int, /) -> int:
-        """Returns the bytes that wait to be sent to a socket."""
         ...
 
     def apply_commands(self, worker_index: int, generation: int, batch: list[Command], /) -> list[tuple[object, ...]]:

@@ -1,4 +1,4 @@
-"""The port of the main interpreter: the way from `wsbroker.send(…)` and its sisters to the core.
+"""The API of the main interpreter: carries `wsbroker.send(…)` and the other calls to the core.
 
 On the loop's thread a call is one comparison and one call into the core. On any other thread a one-way call is appended
 to a list, with one wake-up of the loop for as many calls as come before it runs; a call that asks is appended likewise
@@ -6,12 +6,14 @@ and waits, so that a thread's calls are applied in the order in which it made th
 
 A Python signal handler may interrupt the main thread, and a finaliser any thread, between any two lines of a call made
 from there, and make calls of its own. Taking the lock again would dead-lock, and so would waiting while the interrupted
-call holds it. So a thread notes that it is inside (`_calling_threads`) before it takes the lock; a one-way call made meanwhile
-by the same thread goes to `_nested_commands`, from where the interrupted one moves it on, and one that asks is refused.
+call holds it. So a thread notes that it is inside (`_calling_threads`) before it takes the lock; a one-way call that the
+same thread makes meanwhile goes to `_nested_commands`, from where the interrupted call moves it on, and a question is
+refused.
 
-On the loop's own thread nobody waits, but a signal handler may have interrupted what the answer depends on; there too
-it is refused. The hot path of inline handlers pays nothing for that: what they ask is guarded only while the program
-has signal handlers of its own, which is looked at once a second (`refresh_signal_handlers`).
+On the loop's own thread no call waits, but a signal handler may have interrupted what the answer depends on, so a
+question of a signal handler is refused there too. The hot path of inline handlers pays nothing for that: questions are
+guarded only while the program has signal handlers of its own, which is checked once a second
+(`refresh_signal_handlers`).
 """
 
 import asyncio
@@ -22,7 +24,7 @@ from collections import deque
 from collections.abc import Callable
 from threading import get_ident
 from types import CodeType, FrameType
-from typing import Final, ParamSpec, TypeVar, cast
+from typing import Final, cast
 
 from wsbroker.errors import CommandError
 from wsbroker.guarded_log import GuardedLog
@@ -33,15 +35,12 @@ from wsbroker.worker.api import BrokerApi
 
 logger = GuardedLog(__name__)
 
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
-
 NO_WORKER: Final = -1
-"""The lane of commands that are not a worker's."""
+"""The index of a worker's queue, for commands that are not a worker's."""
 WAIT_SLICE_S: Final = 0.5
-"""How long a thread waits for the loop at a time: a signal that comes as a wait begins is handled only when it ends."""
+"""Seconds a thread waits for the loop at a time: a signal that comes as a wait begins is handled when the wait ends."""
 COMMAND_OVERHEAD_BYTES: Final = 128
-"""What a waiting command costs beyond its data, so that a flood of empty ones reaches the limit too."""
+"""Bytes a waiting command costs beyond its data, so that a flood of empty commands reaches the limit too."""
 
 NOT_STARTED: Final = "no broker is running: call wsbroker.start() first"
 IN_SIGNAL_HANDLER: Final = "a signal handler may not ask the broker: it could be waiting for what it interrupted"
@@ -49,57 +48,49 @@ STOPPED: Final = "the broker was stopped: call wsbroker.start() for a new one"
 
 
 class _PendingQuestion:
-    """A call that waits for its answer."""
+    """A question of a thread that waits for the answer."""
 
     __slots__ = ("answer_lock", "error", "value")
 
     def __init__(self) -> None:
         self.value: object = None
+        """The answer."""
         self.error = ""
+        """The text of the CommandError to raise instead; "": there is an answer."""
         self.answer_lock = threading.Lock()
+        """Held until the question is answered."""
         self.answer_lock.acquire()
 
 
 class LocalApi(BrokerApi):
-    """The port of the main interpreter.
+    """The API of the main interpreter.
 
     Args:
         core: the broker.
-        command_bytes: commands of other threads than the loop's that may wait, in bytes; then their callers wait.
+        command_bytes: bytes of commands of other threads than the loop's that may wait; then their callers wait.
     """
 
     __slots__ = (
+        "_applying_command_bytes",
         "_apply",
         "_blocked_callers",
-        "_channels",
-        "_close",
-        "_limit_bytes",
-        "_copy_subscriptions",
-        "_core",
         "_calling_threads",
-        "_is_open",
+        "_core",
+        "_core_commands",
+        "_core_questions",
         "_is_wakeup_scheduled",
         "_last_question",
+        "_limit_bytes",
         "_listed_command_bytes",
         "_lock",
         "_loop",
         "_loop_thread",
         "_nested_commands",
-        "_publish",
         "_pending_questions",
-        "_queued_bytes",
+        "_publish",
         "_refusal_reason",
         "_send",
-        "_set_token",
         "_signal_codes",
-        "_subscribe",
-        "_subscribe_nowait",
-        "_subscriber_count",
-        "_subscribers",
-        "_subscriptions",
-        "_applying_command_bytes",
-        "_unsubscribe",
-        "_unsubscribe_nowait",
         "_waiting_commands",
     )
 
@@ -108,56 +99,66 @@ class LocalApi(BrokerApi):
         # The core's methods, bound once: the hot path of inline handlers.
         self._send = core.send
         self._publish = core.publish
-        self._subscribe_nowait = core.subscribe_nowait
-        self._unsubscribe_nowait = core.unsubscribe_nowait
-        self._set_token = core.set_token
-        self._copy_subscriptions = core.copy_subscriptions
-        self._close = core.close
         self._core = core
+        self._core_commands = {
+            kind: _get_core_method(core, name)
+            for kind, name in commands.ONE_WAY_METHODS.items()
+            if kind != commands.PUBLISH
+        }
+        """The core's method for each one-way command, called with the command's fields."""
+        self._core_commands[commands.PUBLISH] = core.publish
+        set_token = self._core_commands[commands.SET_TOKEN]
+        self._core_commands[commands.SET_TOKEN] = lambda socket_id, token, number: set_token(socket_id, token)
         self._signal_codes: frozenset[CodeType] = frozenset()
         self._bind_questions()
         self._apply = core.apply_commands
         self._limit_bytes = command_bytes
         self._loop: asyncio.AbstractEventLoop | None = None
         self._calling_threads: set[int] = set()
+        """The threads that are between the first and the last line of a call that takes the lock."""
         self._nested_commands: deque[tuple[Command, int]] = deque()
+        """Commands, with their cost in bytes, of code that has interrupted such a call on its own thread."""
         # Under the lock:
         self._lock = threading.Lock()
         self._refusal_reason = NOT_STARTED
+        """The text of the CommandError that every call raises; "": calls are taken."""
         self._waiting_commands: list[Command] = []
+        """Commands of other threads for the loop to apply."""
         self._listed_command_bytes = 0
+        """What the waiting commands cost."""
         self._applying_command_bytes = 0
+        """What the commands cost that the loop is applying right now."""
         self._pending_questions: dict[int, _PendingQuestion] = {}
+        """The questions among the waiting commands, by their ids."""
         self._last_question = 0
+        """The id of the last question."""
         self._blocked_callers: list[threading.Lock] = []
+        """Locks that callers wait for whose commands found no room; the loop releases them."""
         self._is_wakeup_scheduled = False
+        """Whether the loop was told to apply the waiting commands and has not begun to."""
 
     def _bind_questions(self) -> None:
-        """What is asked on the loop's thread: the core's methods, guarded if signal handlers may come from there."""
-        core, guarded = self._core, self._guard_against_signals
-        self._subscribe = guarded(core.subscribe)
-        self._unsubscribe = guarded(core.unsubscribe)
-        self._subscriber_count = guarded(core.subscriber_count)
-        self._subscribers = guarded(core.subscribers)
-        self._subscriptions = guarded(core.subscriptions)
-        self._channels = guarded(core.channels)
-        self._is_open = guarded(core.is_open)
-        self._queued_bytes = guarded(core.queued_bytes)
+        """Binds the core's method for each question, guarded if the program has signal handlers on this thread."""
+        self._core_questions = {
+            question: self._guard_against_signals(_get_core_method(self._core, name))
+            for question, name in commands.QUESTION_METHODS.items()
+        }
 
-    def _guard_against_signals(self, ask: Callable[_P, _T]) -> Callable[_P, _T]:
+    def _guard_against_signals(self, method: Callable[..., object]) -> Callable[..., object]:
+        """Returns `method`, wrapped so that a call from one of the program's signal handlers raises a CommandError."""
         codes = self._signal_codes
         if not codes:
-            return ask
+            return method
 
-        def guarded_call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        def guarded_call(*arguments: object) -> object:
             if _is_called_by(codes):
                 raise CommandError(IN_SIGNAL_HANDLER)
-            return ask(*args, **kwargs)
+            return method(*arguments)
 
         return guarded_call
 
     def refresh_signal_handlers(self) -> None:
-        """Notices that the program has taken signals. Called on the loop's thread, once in a while."""
+        """Guards the questions if the program has installed signal handlers since. Runs once a second, in the loop."""
         if get_ident() == threading.main_thread().ident:
             codes = _find_signal_codes()
             if codes != self._signal_codes:
@@ -165,7 +166,7 @@ class LocalApi(BrokerApi):
                 self._bind_questions()
 
     def start(self) -> None:
-        """Takes calls from here on. On the loop's thread, with the loop running."""
+        """Begins to accept calls. Called on the loop's thread, with the loop running."""
         me = get_ident()
         self._calling_threads.add(me)
         with self._lock:
@@ -176,7 +177,7 @@ class LocalApi(BrokerApi):
         self.refresh_signal_handlers()
 
     def stop(self) -> None:
-        """Applies what waits, answers who waits, refuses every later call with a CommandError. On the loop's thread."""
+        """Applies the waiting commands, then refuses every later call with a CommandError. Called on the loop's thread."""
         self._apply_waiting_commands()
         me = get_ident()
         self._calling_threads.add(me)
@@ -184,116 +185,55 @@ class LocalApi(BrokerApi):
         with self._lock:
             self._refusal_reason = STOPPED
         self._leave_call(me)
-        self._apply_waiting_commands()  # what came in between
+        self._apply_waiting_commands()  # those that came in between
 
     @property
     def waiting_bytes(self) -> int:
         """Bytes of commands of other threads that are not applied yet."""
         return self._listed_command_bytes + self._applying_command_bytes
 
-    # What handlers call. ----------------------------------------------------------------------------------------
+    # What applications call. ------------------------------------------------------------------------------------
 
     def send(self, socket_id: int, data: str | bytes) -> None:
-        """See `wsbroker.send`."""
+        """Sends data to one socket."""
         if get_ident() == self._loop_thread:
             self._send(socket_id, data)
         else:
-            self._send_command((commands.SEND, socket_id, data), sys.getsizeof(data))
+            self._queue_command((commands.SEND, socket_id, data), sys.getsizeof(data))
 
     def send_to_channel(self, channel: bytes, data: str | bytes, exclude: tuple[int, ...]) -> None:
-        """See `wsbroker.send_to_channel`."""
+        """Sends data to the subscribers of a channel but those in `exclude`."""
         if get_ident() == self._loop_thread:
             self._publish(channel, data, exclude)
         else:
-            self._send_command((commands.PUBLISH, channel, data, exclude), sys.getsizeof(data) + 40 * len(exclude))
+            self._queue_command((commands.PUBLISH, channel, data, exclude), sys.getsizeof(data) + 40 * len(exclude))
 
-    def subscribe(self, socket_id: int, channel: bytes) -> bool:
-        """See `wsbroker.subscribe`."""
+    def send_command(self, command: Command) -> None:
+        """Applies a one-way command at once on the loop's thread; queues the command on any other thread."""
         if get_ident() == self._loop_thread:
-            return self._subscribe(socket_id, channel)
-        return cast(bool, self._ask_core(commands.SUBSCRIBE, socket_id, channel))
-
-    def unsubscribe(self, socket_id: int, channel: bytes) -> bool:
-        """See `wsbroker.unsubscribe`."""
-        if get_ident() == self._loop_thread:
-            return self._unsubscribe(socket_id, channel)
-        return cast(bool, self._ask_core(commands.UNSUBSCRIBE, socket_id, channel))
-
-    def subscribe_nowait(self, socket_id: int, channel: bytes) -> None:
-        """See `wsbroker.subscribe_nowait`."""
-        if get_ident() == self._loop_thread:
-            self._subscribe_nowait(socket_id, channel)
+            self._core_commands[cast(int, command[0])](*command[1:])
         else:
-            self._send_command((commands.SUBSCRIBE, socket_id, channel), 0)
+            self._queue_command(command, _measure_data(command))
 
-    def unsubscribe_nowait(self, socket_id: int, channel: bytes) -> None:
-        """See `wsbroker.unsubscribe_nowait`."""
-        if get_ident() == self._loop_thread:
-            self._unsubscribe_nowait(socket_id, channel)
-        else:
-            self._send_command((commands.UNSUBSCRIBE, socket_id, channel), 0)
+    def ask_core(self, question: int, *arguments: object) -> object:
+        """Asks the core: directly on the loop's thread; any other thread waits until the loop has answered.
 
-    def set_token(self, socket_id: int, token: bytes | None) -> None:
-        """See `wsbroker.set_token`."""
+        Raises:
+            CommandError: no broker is running, or the caller has interrupted another call, or is a signal handler.
+        """
         if get_ident() == self._loop_thread:
-            self._set_token(socket_id, token)
-        else:
-            self._send_command((commands.SET_TOKEN, socket_id, token, 0), sys.getsizeof(token))
-
-    def copy_subscriptions(self, from_channel: bytes, to_channel: bytes) -> None:
-        """See `wsbroker.copy_subscriptions`."""
-        if get_ident() == self._loop_thread:
-            self._copy_subscriptions(from_channel, to_channel)
-        else:
-            self._send_command((commands.COPY_SUBSCRIPTIONS, from_channel, to_channel), 0)
-
-    def close(self, socket_id: int, code: int, reason: str) -> None:
-        """See `wsbroker.close`."""
-        if get_ident() == self._loop_thread:
-            self._close(socket_id, code, reason)
-        else:
-            self._send_command((commands.CLOSE, socket_id, code, reason), 0)
-
-    def subscriber_count(self, channel: bytes) -> int:
-        """See `wsbroker.subscriber_count`."""
-        if get_ident() == self._loop_thread:
-            return self._subscriber_count(channel)
-        return cast(int, self._ask_core(commands.SUBSCRIBER_COUNT, channel))
-
-    def subscribers(self, channel: bytes) -> list[int]:
-        """See `wsbroker.subscribers`."""
-        if get_ident() == self._loop_thread:
-            return self._subscribers(channel)
-        return cast(list[int], self._ask_core(commands.SUBSCRIBERS, channel))
-
-    def subscriptions(self, socket_id: int) -> list[bytes]:
-        """See `wsbroker.subscriptions`."""
-        if get_ident() == self._loop_thread:
-            return self._subscriptions(socket_id)
-        return cast(list[bytes], self._ask_core(commands.SUBSCRIPTIONS, socket_id))
-
-    def channels(self) -> list[bytes]:
-        """See `wsbroker.channels`."""
-        if get_ident() == self._loop_thread:
-            return self._channels()
-        return cast(list[bytes], self._ask_core(commands.CHANNELS))
-
-    def is_open(self, socket_id: int) -> bool:
-        """See `wsbroker.is_open`."""
-        if get_ident() == self._loop_thread:
-            return self._is_open(socket_id)
-        return cast(bool, self._ask_core(commands.IS_OPEN, socket_id))
-
-    def queued_bytes(self, socket_id: int) -> int:
-        """See `wsbroker.queued_bytes`."""
-        if get_ident() == self._loop_thread:
-            return self._queued_bytes(socket_id)
-        return cast(int, self._ask_core(commands.QUEUED_BYTES, socket_id))
+            return self._core_questions[question](*arguments)
+        return self._queue_question(question, *arguments)
 
     # On other threads. ------------------------------------------------------------------------------------------
 
-    def _send_command(self, command: Command, size_bytes: int) -> None:
-        """Appends a one-way command; waits while too much waits already."""
+    def _queue_command(self, command: Command, size_bytes: int) -> None:
+        """Queues a one-way command for the loop; waits while too many bytes of commands wait already.
+
+        Args:
+            command: the command.
+            size_bytes: the memory that its data takes.
+        """
         me = get_ident()
         cost = size_bytes + COMMAND_OVERHEAD_BYTES
         if me in self._calling_threads:
@@ -317,38 +257,41 @@ class LocalApi(BrokerApi):
                 self._leave_call(me)
             if blocked is None:
                 return
-            while not blocked.acquire(timeout=WAIT_SLICE_S):  # until the loop has applied what waits, or stops
+            while not blocked.acquire(
+                timeout=WAIT_SLICE_S
+            ):  # until the loop has applied the waiting commands, or stops
                 pass
 
-    def _ask_core(self, *question: object) -> object:
-        """Appends a question and waits for its answer."""
+    def _queue_question(self, *question: object) -> object:
+        """Queues a question for the loop, waits for the answer and returns the answer."""
         me = get_ident()
         if me in self._calling_threads:
             raise CommandError("a signal handler or finaliser may not ask the broker from inside another call")
         if me == threading.main_thread().ident and _is_called_by(_find_signal_codes()):
             raise CommandError(IN_SIGNAL_HANDLER)
-        asked = _PendingQuestion()
+        pending = _PendingQuestion()
         self._calling_threads.add(me)
         try:
             with self._lock:
                 self._raise_if_not_running()
                 self._last_question += 1
-                self._pending_questions[self._last_question] = asked
+                self._pending_questions[self._last_question] = pending
                 self._append_command((commands.ASK, self._last_question, *question), COMMAND_OVERHEAD_BYTES)
         finally:
             self._leave_call(me)
-        while not asked.answer_lock.acquire(timeout=WAIT_SLICE_S):
+        while not pending.answer_lock.acquire(timeout=WAIT_SLICE_S):
             pass
-        if asked.error:
-            raise CommandError(asked.error)
-        return asked.value
+        if pending.error:
+            raise CommandError(pending.error)
+        return pending.value
 
     def _raise_if_not_running(self) -> None:
+        """Raises a CommandError if the broker has not started yet or was stopped. Under the lock, or to fail early."""
         if self._refusal_reason:
             raise CommandError(self._refusal_reason)
 
     def _append_command(self, command: Command, cost: int) -> None:
-        """Lists a command and has the loop drain, once for all calls until it does. Under the lock."""
+        """Appends a command to those that wait, and wakes the loop unless that was done already. Under the lock."""
         self._waiting_commands.append(command)
         self._listed_command_bytes += cost
         if not self._is_wakeup_scheduled and self._loop is not None:
@@ -359,7 +302,7 @@ class LocalApi(BrokerApi):
             self._is_wakeup_scheduled = True
 
     def _leave_call(self, me: int) -> None:
-        """Ends a call; moves on what was asked meanwhile from inside it."""
+        """Ends the call of thread `me`; queues the commands of code that has interrupted that call."""
         self._calling_threads.discard(me)
         while self._nested_commands:
             self._calling_threads.add(me)
@@ -371,7 +314,7 @@ class LocalApi(BrokerApi):
                 self._calling_threads.discard(me)
 
     def _apply_waiting_commands(self) -> None:
-        """Applies what waits. On the loop's thread."""
+        """Applies the commands that wait, answers the questions among them, releases blocked callers. Runs in the loop."""
         with self._lock:
             batch, self._waiting_commands = self._waiting_commands, []
             questions, self._pending_questions = self._pending_questions, {}
@@ -380,14 +323,14 @@ class LocalApi(BrokerApi):
         if batch:
             try:
                 for answer in self._apply(NO_WORKER, 0, batch):
-                    asked = questions.pop(cast(int, answer[1]))
-                    asked.value = answer[2]
-                    asked.answer_lock.release()
+                    pending = questions.pop(cast(int, answer[1]))
+                    pending.value = answer[2]
+                    pending.answer_lock.release()
             except Exception:
                 logger.exception("commands of a thread could not be applied commands=%d", len(batch))
-        for asked in questions.values():
-            asked.error = "the broker could not apply this call or one made just before it; see the log"
-            asked.answer_lock.release()
+        for pending in questions.values():
+            pending.error = "the broker could not apply this call or one made just before it; see the log"
+            pending.answer_lock.release()
         with self._lock:
             self._applying_command_bytes = 0
             blocked, self._blocked_callers = self._blocked_callers, []
@@ -395,24 +338,37 @@ class LocalApi(BrokerApi):
             waiter.release()
 
 
-def _find_signal_codes() -> frozenset[CodeType]:
-    """The code that the program's signal handlers run first, as far as they are written in Python.
+def _get_core_method(core: CoreCalls, name: str) -> Callable[..., object]:
+    """Returns the core's method of this name."""
+    return cast("Callable[..., object]", getattr(core, name))
 
-    Ours and asyncio's (a `Runner` has one for SIGINT) are left out: they ask nothing.
+
+def _measure_data(command: Command) -> int:
+    """Returns the bytes of memory that the data of a one-way command takes; 0 for a command without data."""
+    kind = command[0]
+    if kind == commands.PUBLISH:
+        return sys.getsizeof(command[2]) + 40 * len(cast("tuple[int, ...]", command[3]))
+    return sys.getsizeof(command[2]) if kind in (commands.SEND, commands.SET_TOKEN) else 0
+
+
+def _find_signal_codes() -> frozenset[CodeType]:
+    """Returns the code objects that the program's signal handlers run first, as far as they are written in Python.
+
+    The broker's handlers and asyncio's (a `Runner` has one for SIGINT) are left out: they ask nothing.
     """
-    found: set[CodeType] = set()
+    codes: set[CodeType] = set()
     for number in signal.valid_signals():
         handler = signal.getsignal(number)
         if callable(handler):
             function = _unwrap_function(handler)
             code = getattr(function, "__code__", None)
             if isinstance(code, CodeType) and str(function.__module__).partition(".")[0] not in ("asyncio", "wsbroker"):
-                found.add(code)
-    return frozenset(found)
+                codes.add(code)
+    return frozenset(codes)
 
 
 def _is_called_by(codes: frozenset[CodeType]) -> bool:
-    """Whether one of these is among the callers. O(depth of the stack)."""
+    """Returns whether a function with one of these code objects is among the callers. O(depth of the stack)."""
     if not codes:
         return False
     frame: FrameType | None = sys._getframe(1)
@@ -424,7 +380,10 @@ def _is_called_by(codes: frozenset[CodeType]) -> bool:
 
 
 def _unwrap_function(handler: Callable[..., object]) -> Callable[..., object]:
-    """What a call of this handler runs first: a method's function, a partial's, that of an object's `__call__`."""
+    """Returns the function that a call of this handler runs first.
+
+    That is the function of a method or a partial, or an object's `__call__`.
+    """
     while True:
         inner = getattr(handler, "__func__", None) or getattr(handler, "func", None)
         if inner is None:

@@ -4,7 +4,7 @@ import asyncio
 from typing import TypeAlias
 
 from wsbroker.guarded_log import GuardedLog
-from wsbroker.http.messages import Accept, HttpResponse
+from wsbroker.http.response import Accept, HttpResponse
 
 logger = GuardedLog(__name__)
 

@@ -12,9 +12,7 @@ import anyio
 
 from wsbroker.errors import WorkerError
 from wsbroker.guarded_log import GuardedLog
-from wsbroker.http.response import Accept, HttpResponse
-from wsbroker.pool.interfaces import Core
-from wsbroker.http.messages import HttpResponse
+from wsbroker.http.response import HttpResponse
 from wsbroker.pool.interfaces import NO_WORKER, Core
 from wsbroker.pool.kinds.host import WorkerHost
 from wsbroker.pool.log_replay import LogReplay

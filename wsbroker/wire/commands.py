@@ -1,37 +1,38 @@
-"""Commands: what a handler asks. A batch of them is a list of tuples ``(KIND, …)``, applied in order.
+"""Commands: what a worker asks of the broker. A batch of them is a list of tuples ``(KIND, …)``, applied in order.
 
-Numbers below FIRST_FOR_POOL are applied by the compiled core; the others are handed to the pool.
+Numbers below FIRST_POOL_COMMAND are applied by the compiled core; the others are handed to the pool.
 Channels are `bytes`, data is `str` (text frame) or `bytes` (binary frame).
 """
 
 from typing import Final, TypeAlias
 
 Command: TypeAlias = tuple[object, ...]
+"""One command: its kind, then the fields that its kind's comment below lists."""
 
 SEND: Final = 1
 """``(SEND, socket_id, data)``"""
 PUBLISH: Final = 2
 """``(PUBLISH, channel, data, exclude)``: `exclude` is a tuple of socket ids."""
 SUBSCRIBE: Final = 3
-"""``(SUBSCRIBE, socket_id, channel)``: one way; as a question in ASK it is answered with a bool."""
+"""``(SUBSCRIBE, socket_id, channel)``: one way; as a question in ASK the answer is a bool."""
 UNSUBSCRIBE: Final = 4
-"""``(UNSUBSCRIBE, socket_id, channel)``: likewise."""
+"""``(UNSUBSCRIBE, socket_id, channel)``: one way; as a question in ASK the answer is a bool."""
 SET_TOKEN: Final = 5
-"""``(SET_TOKEN, socket_id, token, number)``: `token` is `bytes` or None; `number` grows with each one that a worker
-sends and caches, 0: it does not cache this one, so that it is told by TOKEN like everybody else."""
+"""``(SET_TOKEN, socket_id, token, number)``: `token` is `bytes` or None; `number` grows with each token that a worker
+sends and caches. NOT_CACHED: the sender does not cache this one, so its worker is told by TOKEN like any other."""
 COPY_SUBSCRIPTIONS: Final = 6
 """``(COPY_SUBSCRIPTIONS, from_channel, to_channel)``: subscribes the subscribers of one channel to another one too."""
 CLOSE: Final = 7
 """``(CLOSE, socket_id, code, reason)``: close with a handshake, after everything sent before it."""
 ASK: Final = 8
 """``(ASK, call_id, question, *arguments)``: answered with the event ANSWER; questions are SUBSCRIBE, UNSUBSCRIBE and
-the ones below."""
+those from SUBSCRIBER_COUNT on."""
 HANDLED: Final = 9
 """``(HANDLED, [(socket_id, cost), …])``: the handlers of messages worth `cost` have ended."""
 HANDLER_FAILED: Final = 10
-"""``(FAILED, socket_id)``: a handler of this socket raised or ran out of time: close it with 1011."""
+"""``(HANDLER_FAILED, socket_id)``: a handler of this socket raised or ran out of time: close the socket with 1011."""
 CLOSE_HANDLED: Final = 11
-"""``(CLOSED, socket_id)``: the close handler has run."""
+"""``(CLOSE_HANDLED, socket_id)``: the close handler has run."""
 
 SUBSCRIBER_COUNT: Final = 20
 """question ``(channel) -> int``"""
@@ -46,10 +47,13 @@ IS_OPEN: Final = 24
 QUEUED_BYTES: Final = 25
 """question ``(socket_id) -> int``"""
 
+NOT_CACHED: Final = 0
+"""The number in a SET_TOKEN whose token its sender does not cache."""
+
 FIRST_POOL_COMMAND: Final = 32
 OPEN_RESULT: Final = 32
-"""``(OPENED, socket_id, status, headers, body)``: with 101 the socket is accepted, `headers` are further fields of the
-101 and `body` is the subprotocol (``b""``: the settings choose); anything else is sent as the HTTP answer."""
+"""``(OPEN_RESULT, socket_id, status, headers, body)``: with 101 the socket is accepted, `headers` are further fields of
+the 101 and `body` is the subprotocol (``b""``: the settings choose); any other status is sent as the HTTP answer."""
 RESPONSE: Final = 33
 """``(RESPONSE, request_id, status, headers, body)``: `headers` is a list of (name, value) pairs, `body` is `bytes`."""
 STARTED: Final = 34
@@ -68,3 +72,26 @@ a worker that has an interpreter of its own; numbers are `int`, the others `str`
 SLOWEST: Final = 39
 """``(SLOWEST, handler, socket_id, seconds, at)``: one of the slowest calls of a handler so far has ended, at this time
 since the epoch."""
+
+ONE_WAY_METHODS: Final = {
+    SEND: "send",
+    PUBLISH: "send_to_channel",
+    SUBSCRIBE: "subscribe_nowait",
+    UNSUBSCRIBE: "unsubscribe_nowait",
+    SET_TOKEN: "set_token",
+    COPY_SUBSCRIPTIONS: "copy_subscriptions",
+    CLOSE: "close",
+}
+"""For each one-way call of an application, the name of its method of `BrokerApi`. The core's has the same name, but for
+`publish`, which is the core's `send_to_channel`."""
+QUESTION_METHODS: Final = {
+    SUBSCRIBE: "subscribe",
+    UNSUBSCRIBE: "unsubscribe",
+    SUBSCRIBER_COUNT: "subscriber_count",
+    SUBSCRIBERS: "subscribers",
+    SUBSCRIPTIONS: "subscriptions",
+    CHANNELS: "channels",
+    IS_OPEN: "is_open",
+    QUEUED_BYTES: "queued_bytes",
+}
+"""For each question, the name of its method of `BrokerApi`; the core's have the same name."""

@@ -1,13 +1,20 @@
-"""Where the calls of the API go: the current port.
+"""The calls that an application makes: each is spelled here once, on two primitives, and goes to the current API object.
 
-A worker puts its own port into the context variable `context_api`; everybody else gets `default_api`, which the broker sets in
-the main interpreter while it runs.
+A worker puts its own object into the context variable `context_api`; all other code gets `default_api`, which the
+broker sets in the main interpreter while it runs.
+
+To add a call: its constant in `wire.commands`, its effect in `broker.broker` and `broker.commands`, its method here, its
+function in `wsbroker/__init__`, and its method in `testing.TestBroker`; nothing else (`tests/house/test_api_spelling.py`).
 """
 
 from contextvars import ContextVar
-from typing import Final
+from typing import TYPE_CHECKING, Final, cast
 
 from wsbroker.errors import CommandError
+from wsbroker.wire import commands
+
+if TYPE_CHECKING:
+    from wsbroker.wire.commands import Command
 
 _NO_BROKER: Final = (
     "no broker is running here: call wsbroker.start(), run() or serve() first, or call this from a handler; "
@@ -16,76 +23,87 @@ _NO_BROKER: Final = (
 
 
 class BrokerApi:
-    """The broker as seen by whoever calls it. Arguments are exact already: `int`, `str`, `bytes`, `tuple`."""
+    """The broker as its callers see it. Arguments are exact already: `int`, `str`, `bytes`, `tuple`.
+
+    A subclass implements `send_command` and `ask_core`, and overrides `send` and `send_to_channel` to be faster.
+    """
 
     __slots__ = ()
 
-    def send(self, socket_id: int, data: str | bytes) -> None:
-        """Sends to one socket."""
+    def send_command(self, command: "Command") -> None:
+        """Sends a one-way command (see `wire.commands`) to the core."""
         raise NotImplementedError
+
+    def ask_core(self, question: int, *arguments: object) -> object:
+        """Asks the core a question (see `wire.commands`), waits for the answer and returns the answer."""
+        raise NotImplementedError
+
+    def send(self, socket_id: int, data: str | bytes) -> None:
+        """Sends data to one socket."""
+        self.send_command((commands.SEND, socket_id, data))
 
     def send_to_channel(self, channel: bytes, data: str | bytes, exclude: tuple[int, ...]) -> None:
-        """Sends to the subscribers of a channel."""
-        raise NotImplementedError
+        """Sends data to the subscribers of a channel but those in `exclude`."""
+        self.send_command((commands.PUBLISH, channel, data, exclude))
 
     def subscribe(self, socket_id: int, channel: bytes) -> bool:
-        """Subscribes; True if that changed something."""
-        raise NotImplementedError
+        """Subscribes a socket to a channel; returns whether that changed something."""
+        return cast(bool, self.ask_core(commands.SUBSCRIBE, socket_id, channel))
 
     def unsubscribe(self, socket_id: int, channel: bytes) -> bool:
-        """Unsubscribes; True if that changed something."""
-        raise NotImplementedError
+        """Unsubscribes a socket from a channel; returns whether that changed something."""
+        return cast(bool, self.ask_core(commands.UNSUBSCRIBE, socket_id, channel))
 
     def subscribe_nowait(self, socket_id: int, channel: bytes) -> None:
-        """Subscribes, one way."""
-        raise NotImplementedError
+        """Subscribes a socket to a channel, without waiting for an answer."""
+        self.send_command((commands.SUBSCRIBE, socket_id, channel))
 
     def unsubscribe_nowait(self, socket_id: int, channel: bytes) -> None:
-        """Unsubscribes, one way."""
-        raise NotImplementedError
+        """Unsubscribes a socket from a channel, without waiting for an answer."""
+        self.send_command((commands.UNSUBSCRIBE, socket_id, channel))
 
     def set_token(self, socket_id: int, token: bytes | None) -> None:
-        """Sets the token of a socket."""
-        raise NotImplementedError
+        """Sets the token of a socket; None: removes the token."""
+        self.send_command((commands.SET_TOKEN, socket_id, token, commands.NOT_CACHED))
 
     def copy_subscriptions(self, from_channel: bytes, to_channel: bytes) -> None:
-        """Subscribes the subscribers of one channel to another one too."""
-        raise NotImplementedError
+        """Subscribes the subscribers of one channel to another channel too."""
+        self.send_command((commands.COPY_SUBSCRIPTIONS, from_channel, to_channel))
 
     def close(self, socket_id: int, code: int, reason: str) -> None:
-        """Closes a socket with a handshake."""
-        raise NotImplementedError
+        """Closes a socket with a closing handshake."""
+        self.send_command((commands.CLOSE, socket_id, code, reason))
 
     def subscriber_count(self, channel: bytes) -> int:
-        """How many sockets are subscribed to a channel."""
-        raise NotImplementedError
+        """Returns how many sockets are subscribed to a channel."""
+        return cast(int, self.ask_core(commands.SUBSCRIBER_COUNT, channel))
 
     def subscribers(self, channel: bytes) -> list[int]:
-        """Their ids in subscription order."""
-        raise NotImplementedError
+        """Returns the ids of a channel's subscribers, in the order in which they subscribed."""
+        return cast("list[int]", self.ask_core(commands.SUBSCRIBERS, channel))
 
     def subscriptions(self, socket_id: int) -> list[bytes]:
         """Returns the channels of a socket, oldest subscription first."""
-        raise NotImplementedError
+        return cast("list[bytes]", self.ask_core(commands.SUBSCRIPTIONS, socket_id))
 
     def channels(self) -> list[bytes]:
-        """The channels that have a subscriber."""
-        raise NotImplementedError
+        """Returns the channels that have a subscriber."""
+        return cast("list[bytes]", self.ask_core(commands.CHANNELS))
 
     def is_open(self, socket_id: int) -> bool:
-        """Whether a socket is in the tables."""
-        raise NotImplementedError
+        """Returns whether a socket is in the core's tables."""
+        return cast(bool, self.ask_core(commands.IS_OPEN, socket_id))
 
     def queued_bytes(self, socket_id: int) -> int:
-        """Bytes that wait to be sent to a socket."""
-        raise NotImplementedError
+        """Returns how many bytes wait to be sent to a socket."""
+        return cast(int, self.ask_core(commands.QUEUED_BYTES, socket_id))
 
 
 context_api: Final[ContextVar[BrokerApi | None]] = ContextVar("wsbroker.port", default=None)
-"""The port of the worker whose handler is running in this context."""
+"""The API object of the worker whose handler is running in this context; None: no worker's code is running."""
 
 default_api: BrokerApi | None = None
-"""The port of everybody else in this interpreter; set with `set_default_api`."""
+"""The API object of all code of this interpreter that runs outside a worker; set with `set_default_api`."""
 
 is_worker_interpreter = False
 """Whether this whole interpreter belongs to a worker: then there is no server to start here."""
@@ -93,26 +111,26 @@ is_worker_interpreter = False
 _get_context_api: Final = context_api.get
 
 
-def set_default_api(port: BrokerApi | None) -> None:
-    """Makes `port` the one of all code that runs outside a worker; None: there is no broker any more."""
+def set_default_api(api: BrokerApi | None) -> None:
+    """Sets the API object of all code that runs outside a worker; None: there is no broker any more."""
     global default_api
-    default_api = port
+    default_api = api
 
 
 def get_default_api() -> BrokerApi | None:
-    """Returns what `set_default_api` was last given."""
+    """Returns the API object that `set_default_api` was last given."""
     return default_api
 
 
 def get_api() -> BrokerApi:
-    """Returns where the calls of this context go. About 60 ns: it is part of every call of the API.
+    """Returns the API object for the calls of this context. About 60 ns: it is part of every call of an application.
 
     Raises:
         CommandError: no broker is running.
     """
-    port = _get_context_api()
-    if port is None:
-        port = default_api
-        if port is None:
+    api = _get_context_api()
+    if api is None:
+        api = default_api
+        if api is None:
             raise CommandError(_NO_BROKER)
-    return port
+    return api

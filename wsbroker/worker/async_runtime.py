@@ -41,15 +41,15 @@ class AsyncRuntime(SyncRuntime):
     def __init__(
         self,
         handlers: Handlers,
-        port: WireApi,
-        watch: HandlerTimer,
+        api: WireApi,
+        timer: HandlerTimer,
         report: HandlerReport,
         options: HandlerOptions,
         wire: "socket",
         hung: "Callable[[str, int, float], None]",
         unfinished: UnfinishedCall | None = None,
     ) -> None:
-        super().__init__(handlers, port, watch, report, options)
+        super().__init__(handlers, api, timer, report, options)
         self._wire = wire
         self._send_hung = hung
         self._resumed_call = unfinished
@@ -77,14 +77,13 @@ class AsyncRuntime(SyncRuntime):
         self._async_calls = AsyncCalls(self, limits_s, self._options.worker_hang_timeout, self._timer)
         self._end_future = loop.create_future()
         loop.set_default_executor(make_thread_executor())
-        port = self._api
-        port.wake_loop = self._wake_loop
-        port.schedule_flush = self._schedule_flush
+        self._io.wake_loop = self._wake_loop
+        self._api.schedule_flush = self._schedule_flush
         resumed, self._resumed_call = self._resumed_call, None
         if resumed is None:
             self.start()
             resumed, self._unfinished_call = self._unfinished_call, None
-        port.flush()
+        self._api.flush()
         if resumed is not None and resumed.call is None:
             await resumed.awaitable
             self.report_started()
@@ -108,7 +107,7 @@ class AsyncRuntime(SyncRuntime):
         from asyncio import sleep
 
         longest_s = max(self._limit_s, self._http_limit_s) + self._options.worker_hang_timeout
-        while self._async_calls.running_count or self._api.event_queues:
+        while self._async_calls.running_count or self._sockets.event_queues:
             if not await self._async_calls.wait_until_idle(longest_s):
                 break
             await sleep(0)
@@ -124,7 +123,7 @@ class AsyncRuntime(SyncRuntime):
     # Events. ----------------------------------------------------------------------------------------------------
 
     def _on_wire_readable(self) -> None:
-        self._api.read_available()
+        self._io.read_available()
         self._handle_read_events()
 
     def _wake_loop(self) -> None:
@@ -136,19 +135,19 @@ class AsyncRuntime(SyncRuntime):
 
     def _handle_read_events(self) -> None:
         """Handles what was read. Called by the loop only: while a handler waits for an answer, events wait."""
-        port = self._api
+        io = self._io
         while not self._is_stopping:
-            batch = port.pop_batch()
+            batch = io.pop_batch()
             if batch is None:
                 break
             self.handle_batch(batch)
-        if (self._is_stopping or port.is_ended) and not self._end_future.done():
+        if (self._is_stopping or io.is_ended) and not self._end_future.done():
             self._end_future.set_result(None)
         self._schedule_flush()
 
     def handle_event(self, event: Event) -> None:
         """Handles one event, or lets it wait for its socket."""
-        queues = self._api.event_queues
+        queues = self._sockets.event_queues
         if queues and event[0] in _QUEUED_EVENTS:
             socket_id = cast(int, event[1])
             if socket_id in queues:
@@ -165,24 +164,24 @@ class AsyncRuntime(SyncRuntime):
         call, limit_s, awaitable = unfinished
         assert call is not None  # handle_worker_start is awaited in `_run_worker`
         if call.socket_id:
-            self._api.event_queues[call.socket_id] = None
+            self._sockets.event_queues[call.socket_id] = None
         self._async_calls.start_call(call, limit_s, awaitable)
 
     def on_call_ended(self, call: HandlerCall) -> None:
         """Acknowledges the event and lets the socket's next one go on."""
         socket_id = call.socket_id
-        queues = self._api.event_queues
+        queues = self._sockets.event_queues
         waiting = queues.pop(socket_id, None)
         super().on_call_ended(call)
-        if waiting and not self._api.is_ended:  # else another worker is handling what is left
+        if waiting and not self._io.is_ended:  # else another worker is handling what is left
             queues[socket_id] = waiting
             self._loop.call_soon(self._resume_socket, socket_id, context=self._context)
         self._schedule_flush()
 
     def _resume_socket(self, socket_id: int) -> None:
-        queues = self._api.event_queues
+        queues = self._sockets.event_queues
         waiting = queues.pop(socket_id, None)
-        while waiting and not self._api.is_ended:
+        while waiting and not self._io.is_ended:
             self.handle_event(waiting.popleft())
             if socket_id in queues:
                 queues[socket_id] = waiting or None

@@ -30,10 +30,10 @@ class WireLogHandler(logging.Handler):
         worker: its name.
     """
 
-    def __init__(self, port: WireApi, worker: str) -> None:
+    def __init__(self, api: WireApi, worker_name: str) -> None:
         super().__init__()
-        self._api = port
-        self._worker_name = worker
+        self._api = api
+        self._worker_name = worker_name
         self.setFormatter(logging.Formatter(_FORMAT))
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -88,7 +88,7 @@ def _exact_number(value: object, factor: int = 1) -> int:
         return 0
 
 
-def set_up_logging(levels: Mapping[str, int], port: WireApi, worker: str) -> WireLogHandler:
+def set_up_logging(levels: Mapping[str, int], api: WireApi, worker_name: str) -> WireLogHandler:
     """Has everything that is logged in this interpreter sent to the broker.
 
     Args:
@@ -96,7 +96,7 @@ def set_up_logging(levels: Mapping[str, int], port: WireApi, worker: str) -> Wir
         port: the worker's.
         worker: its name.
     """
-    handler = WireLogHandler(port, worker)
+    handler = WireLogHandler(api, worker_name)
     root = logging.getLogger()
     root.addHandler(handler)
     for name, level in levels.items():

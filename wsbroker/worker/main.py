@@ -9,7 +9,7 @@ from wsbroker.errors import ConfigError
 from wsbroker.guarded_log import format_error, format_traceback
 from wsbroker.process_exit import exit_forked_child
 from wsbroker.wire import commands
-from wsbroker.worker import api as ports
+from wsbroker.worker import api as worker_api
 from wsbroker.worker import forks
 from wsbroker.worker.async_runtime import AsyncRuntime
 from wsbroker.worker.control_thread import ControlThread
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from socket import socket
 
 CHECKS_PER_LIMIT: Final = 4
-"""How often the helper looks within the shortest limit: a step of an async handler may begin shortly before its
-deadline, and nobody wakes the helper for it."""
+"""How often the control_thread looks within the shortest limit: a step of an async handler may begin shortly before its
+deadline, and nobody wakes the control_thread for it."""
 
 
 def worker_main(
@@ -34,7 +34,7 @@ def worker_main(
     sys_path: list[str],
     spec: object,
     options: Mapping[str, object],
-    on_alone: Callable[[], None] | None = None,
+    on_orphaned: Callable[[], None] | None = None,
 ) -> None:
     """Runs a worker in this thread, until it is told to stop or the other end of its wire is gone.
 
@@ -44,46 +44,49 @@ def worker_main(
         sys_path: where modules are imported from; what is missing in this interpreter's is added.
         spec: of the handlers, as for `load`.
         options: the arguments of `HandlerOptions`.
-        on_alone: called in the helper's thread if the broker goes away before the worker has ended.
+        on_orphaned: called in the control_thread's thread if the broker goes away before the worker has ended.
     """
-    how = HandlerOptions.from_mapping(options)
-    name = how.name or current_thread().name
+    handler_options = HandlerOptions.from_mapping(options)
+    name = handler_options.name or current_thread().name
     wire.settimeout(None)
-    helper = ControlThread(control, name, on_alone)
-    limits_s = (how.handler_timeout, how.http_timeout)
-    watch = HandlerTimer(
-        min(limits_s) / CHECKS_PER_LIMIT, how.worker_hang_timeout, helper.send_interrupted, helper.send_hung
+    control_thread = ControlThread(control, name, on_orphaned)
+    limits_s = (handler_options.handler_timeout, handler_options.http_timeout)
+    timer = HandlerTimer(
+        min(limits_s) / CHECKS_PER_LIMIT,
+        handler_options.worker_hang_timeout,
+        control_thread.send_interrupted,
+        control_thread.send_hung,
     )
-    port = WireApi(wire, watch)
-    token = ports.context_api.set(port)
+    api = WireApi(wire, timer)
+    token = worker_api.context_api.set(api)
 
     def detach_in_child() -> None:
         """A child must not keep the wire open, or nobody learns of this worker's end."""
-        port.detach_in_child()
+        api.detach_in_child()
         wire.close()
         control.close()
 
     forks.register_child_action(detach_in_child)
     try:
-        if how.owns_interpreter:
+        if handler_options.owns_interpreter:
             current_thread().name = name
-            ports.set_default_api(port)
-            ports.is_worker_interpreter = True
+            worker_api.set_default_api(api)
+            worker_api.is_worker_interpreter = True
             from wsbroker.worker.logs import set_up_logging
 
-            set_up_logging(how.log_levels, port, name)
+            set_up_logging(handler_options.log_levels, api, name)
         _extend_sys_path(sys_path)
-        helper.start(watch, port.mark_abandoned)
-        _run_runtime(spec, how, name, port, watch, helper, wire)
+        control_thread.start(timer, api.io.mark_abandoned)
+        _run_runtime(spec, handler_options, name, api, timer, control_thread, wire)
     finally:
-        if port.is_forked:
+        if api.is_forked:
             exit_forked_child(sys.exception())
         forks.unregister_child_action(detach_in_child)
-        helper.stop()
-        port.mark_ended()
-        ports.context_api.reset(token)
-        if ports.default_api is port:
-            ports.set_default_api(None)
+        control_thread.stop()
+        api.mark_ended()
+        worker_api.context_api.reset(token)
+        if worker_api.default_api is api:
+            worker_api.set_default_api(None)
         try:
             wire.shutdown(2)  # SHUT_RDWR: the broker learns of the end, whatever process still holds a copy of this
         except OSError:
@@ -94,41 +97,43 @@ def worker_main(
 
 def _run_runtime(
     spec: object,
-    how: HandlerOptions,
+    handler_options: HandlerOptions,
     name: str,
-    port: WireApi,
-    watch: HandlerTimer,
-    helper: ControlThread,
+    api: WireApi,
+    timer: HandlerTimer,
+    control_thread: ControlThread,
     wire: "socket",
 ) -> None:
-    report = HandlerReport(name, lambda statistic, amount: port.append_command((commands.COUNTED, statistic, amount)))
+    report = HandlerReport(name, lambda statistic, amount: api.append_command((commands.COUNTED, statistic, amount)))
     runtime: SyncRuntime | None = None
     try:
         handlers = load_handlers(spec)
-        if port.is_forked:
+        if api.is_forked:
             exit_forked_child(None)
         unfinished: UnfinishedCall | None = None
         if not handlers.is_async:
-            runtime = SyncRuntime(handlers, port, watch, report, how)
+            runtime = SyncRuntime(handlers, api, timer, report, handler_options)
             runtime.start()
             unfinished = runtime.run()
             if unfinished is None:
                 return
-        runtime = AsyncRuntime(handlers, port, watch, report, how, wire, helper.send_hung, unfinished)
+        runtime = AsyncRuntime(
+            handlers, api, timer, report, handler_options, wire, control_thread.send_hung, unfinished
+        )
         runtime.run()
     except BaseException as error:
-        if port.is_forked:
+        if api.is_forked:
             exit_forked_child(error)
-        if runtime is not None and (runtime.is_started or port.is_ended):
+        if runtime is not None and (runtime.is_started or api.io.is_ended):
             raise
         if isinstance(error, ConfigError):
             text, cause = str(error), error.__cause__
         else:
             where = "loading the handlers" if runtime is None else f"handle_worker_start of {handlers.source}"
             text, cause = f"{where} failed: {format_error(error)}", error
-        port.schedule_flush = None
-        port.append_command((commands.START_FAILED, text, _format_cause(cause)))
-        port.flush()
+        api.schedule_flush = None
+        api.append_command((commands.START_FAILED, text, _format_cause(cause)))
+        api.flush()
 
 
 def _format_cause(cause: BaseException | None) -> str:

@@ -43,18 +43,20 @@ class SyncRuntime(BaseRuntime):
 
     Args:
         handlers: the application's.
-        port: the worker's.
-        watch: keeps sync handlers to their time.
+        api: the worker's API.
+        timer: keeps sync handlers to their time.
         report: where what goes wrong is said.
         options: how handlers are run.
     """
 
     def __init__(
-        self, handlers: Handlers, port: WireApi, watch: HandlerTimer, report: HandlerReport, options: HandlerOptions
+        self, handlers: Handlers, api: WireApi, timer: HandlerTimer, report: HandlerReport, options: HandlerOptions
     ) -> None:
         super().__init__(handlers, report, options)
-        self._api = port
-        self._timer = watch
+        self._api = api
+        self._io = api.io
+        self._sockets = api.sockets
+        self._timer = timer
         self._limit_s = options.handler_timeout
         self._http_limit_s = options.http_timeout
         self._raw_message_handler = handlers.raw_message_handler
@@ -66,7 +68,7 @@ class SyncRuntime(BaseRuntime):
         self._unfinished_call: UnfinishedCall | None = None
         self._must_pause = False
         """No further event for now: one of the two above, or nobody is interested any more."""
-        port.on_abandoned = self._on_abandoned
+        self._io.on_abandoned = self._on_abandoned
 
     # The worker's life. -----------------------------------------------------------------------------------------
 
@@ -90,13 +92,12 @@ class SyncRuntime(BaseRuntime):
 
     def run(self) -> UnfinishedCall | None:
         """Handles events until STOP or the wire's end; returns what needs an event loop to go on."""
-        port = self._api
         while self._unfinished_call is None:
-            batch = port.wait_for_batch()
+            batch = self._io.wait_for_batch()
             if batch is None:
                 return None
             self.handle_batch(batch)
-            port.flush()
+            self._api.flush()
             if self._is_stopping:
                 self.stop()
                 return None
@@ -136,7 +137,7 @@ class SyncRuntime(BaseRuntime):
         for event in remaining:
             self.handle_event(event)
             if self._must_pause:
-                self._api.prepend_events(list(remaining))
+                self._io.prepend_events(list(remaining))
                 return
 
     def handle_event(self, event: Event) -> None:
@@ -147,7 +148,7 @@ class SyncRuntime(BaseRuntime):
             self._handle_message(socket_id, data, cost)
         elif kind == events.TOKEN:
             _, socket_id, token, seen = cast("tuple[int, int, bytes | None, int]", event)
-            self._api.apply_token_event(socket_id, token, seen)
+            self._sockets.apply_token_event(socket_id, token, seen)
         elif kind == events.OPEN:
             _, socket_id, fields = cast("tuple[int, int, tuple[object, ...]]", event)
             self._handle_open(socket_id, fields)
@@ -158,7 +159,7 @@ class SyncRuntime(BaseRuntime):
             _, number, fields = cast("tuple[int, int, tuple[object, ...]]", event)
             self._handle_http(number, fields)
         elif kind == events.DROP_UNOPENED:
-            self._api.drop_socket_state(cast(int, event[1]))
+            self._sockets.drop_socket(cast(int, event[1]))
         elif kind == events.ANSWER:
             pass  # whoever asked has been interrupted
         elif kind == events.STOP:
@@ -167,23 +168,23 @@ class SyncRuntime(BaseRuntime):
             self._report.report_unknown_event(kind)
 
     def _handle_message(self, socket_id: int, data: str | bytes, cost: int) -> None:
-        port = self._api
+        sockets = self._sockets
         raw = self._raw_message_handler
         if raw is None:
             self._report.report_missing_handler()
-        elif not port.closing_sockets or socket_id not in port.closing_sockets:
+        elif not sockets.closing_sockets or socket_id not in sockets.closing_sockets:
             start = monotonic()
             if start > self._flush_at:
-                port.flush()
+                self._api.flush()
                 self._flush_at = start + FLUSH_S
             arity = self._message_arity
             call = self._timer.call_with_deadline
             deadline = start + self._limit_s
-            port.running_socket_id = socket_id
+            sockets.running_socket_id = socket_id
             try:
                 if arity == 3:
                     returned = call(
-                        deadline, start, MESSAGE, socket_id, raw, data, socket_id, port.tokens.get(socket_id)
+                        deadline, start, MESSAGE, socket_id, raw, data, socket_id, sockets.tokens.get(socket_id)
                     )
                 elif arity == 2:
                     returned = call(deadline, start, MESSAGE, socket_id, raw, data, socket_id)
@@ -197,17 +198,17 @@ class SyncRuntime(BaseRuntime):
                 self.on_call_failed(HandlerCall(MESSAGE, socket_id, 0.0, cost, start), error)
             else:
                 if returned is not None:
-                    port.running_socket_id = 0
+                    sockets.running_socket_id = 0
                     self._process_returned(
                         HandlerCall(MESSAGE, socket_id, self._limit_s, cost, start), self._limit_s, returned
                     )
                     return
             finally:
-                port.running_socket_id = 0
+                sockets.running_socket_id = 0
             seconds = monotonic() - start
             if seconds > self.slow_threshold_s:
                 self.record_long_call(MESSAGE, socket_id, seconds)
-        port.acknowledge_message(socket_id, cost)
+        self._api.acknowledge_message(socket_id, cost)
 
     def _handle_open(self, socket_id: int, fields: tuple[object, ...]) -> None:
         handler = self._handlers.open
@@ -216,19 +217,19 @@ class SyncRuntime(BaseRuntime):
             return
         request = HttpRequest.from_fields(fields)
         call = HandlerCall(OPEN, socket_id, self._limit_s, request=request)
-        self._api.running_socket_id = socket_id
+        self._sockets.running_socket_id = socket_id
         self._invoke_handler(call, self._limit_s, handler, request, SocketId(socket_id))
 
     def _handle_close(self, socket_id: int, token: bytes | None, seen: int, code: int, reason: str) -> None:
-        port = self._api
+        sockets = self._sockets
         handler = self._handlers.close
         if handler is None:
             self._acknowledge_close(socket_id)
             return
-        port.apply_token_event(socket_id, token, seen)
+        sockets.apply_token_event(socket_id, token, seen)
         call = HandlerCall(CLOSE, socket_id, self._limit_s)
         self._invoke_handler(
-            call, self._limit_s, handler, SocketId(socket_id), port.tokens.get(socket_id), code, reason
+            call, self._limit_s, handler, SocketId(socket_id), sockets.tokens.get(socket_id), code, reason
         )
 
     def _handle_http(self, number: int, fields: tuple[object, ...]) -> None:
@@ -250,10 +251,10 @@ class SyncRuntime(BaseRuntime):
         except BaseException as error:
             self.on_call_failed(call, error)
         else:
-            self._api.running_socket_id = 0
+            self._sockets.running_socket_id = 0
             self._process_returned(call, limit_s, returned)
             return
-        self._api.running_socket_id = 0
+        self._sockets.running_socket_id = 0
         self.on_call_ended(call)
 
     def _process_returned(self, call: HandlerCall, limit_s: float, returned: object) -> None:
@@ -307,7 +308,7 @@ class SyncRuntime(BaseRuntime):
 
     def close_failed_socket(self, socket_id: int) -> None:
         """To the core; what the socket still sends is not handled."""
-        self._api.closing_sockets.add(socket_id)
+        self._sockets.closing_sockets.add(socket_id)
         self._api.append_command((commands.HANDLER_FAILED, socket_id))
 
     def on_call_ended(self, call: HandlerCall) -> None:
@@ -322,7 +323,7 @@ class SyncRuntime(BaseRuntime):
 
     def _acknowledge_close(self, socket_id: int) -> None:
         self._api.append_command((commands.CLOSE_HANDLED, socket_id))
-        self._api.drop_socket_state(socket_id)
+        self._sockets.drop_socket(socket_id)
 
     def report_slowest_call(self, handler: str, socket_id: int, seconds: float, at: float) -> None:
         """To the pool."""

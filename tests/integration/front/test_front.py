@@ -5,8 +5,6 @@ import asyncio
 import pytest
 
 from kits.front_kit import LONG_S, field, fronting, get, status, upgrade
-from wsbroker.http.messages import HttpRequest, HttpResponse
-from unit.front.front_kit import LONG_S, field, fronting, get, status, upgrade
 from wsbroker.http.request import HttpRequest
 from wsbroker.http.response import HttpResponse
 

@@ -10,8 +10,6 @@ import pytest
 import websockets
 
 from kits.front_kit import LONG_S, Fronting, Peer, field, fronting, get, post, status, upgrade
-from wsbroker.front import front as front_module
-from unit.front.front_kit import LONG_S, Fronting, Peer, field, fronting, get, post, status, upgrade
 from wsbroker.front import connection_resources
 from wsbroker.http.request import HttpRequest
 from wsbroker.http.response import HttpResponse

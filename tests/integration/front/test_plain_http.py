@@ -12,8 +12,6 @@ import aiohttp
 import pytest
 
 from kits.front_kit import LONG_S, Fronting, field, fronting, get, post, status, upgrade
-from wsbroker.http.messages import HttpRequest, HttpResponse
-from unit.front.front_kit import LONG_S, Fronting, field, fronting, get, post, status, upgrade
 from wsbroker.http.request import HttpRequest
 from wsbroker.http.response import HttpResponse
 

@@ -13,8 +13,6 @@ from aiohttp import web
 from aiohttp.streams import EmptyStreamReader, StreamReader
 
 from kits.front_kit import LONG_S, Fronting, Peer, field, fronting, get, post, status, upgrade
-from wsbroker.front import front as front_module
-from unit.front.front_kit import LONG_S, Fronting, Peer, field, fronting, get, post, status, upgrade
 from wsbroker.front.body_collector import BodyCollector
 from wsbroker.front.http_connection import HttpConnection
 from wsbroker.front.parse_scheduler import PARSE_BUDGETS_PER_LOOP_TURN

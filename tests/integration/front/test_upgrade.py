@@ -10,8 +10,6 @@ import pytest
 import websockets
 
 from kits.front_kit import ACCEPT, LONG_S, Fronting, Peer, field, fronting, get, status, upgrade
-from wsbroker.front.http_connection import MAX_BYTES_BEHIND_UPGRADE, HttpConnection
-from unit.front.front_kit import ACCEPT, LONG_S, Fronting, Peer, field, fronting, get, status, upgrade
 from wsbroker.front.http_connection import HttpConnection
 from wsbroker.front.request_reader import MAX_BYTES_BEHIND_UPGRADE
 from wsbroker.http.request import HttpRequest

@@ -5,8 +5,6 @@ import asyncio
 import pytest
 
 from kits.pool_fakes import FakeWorkerEnd, PoolKit, run, send_started
-from wsbroker.http.messages import HttpRequest, HttpResponse
-from unit.pool.fakes import FakeWorkerEnd, PoolKit, run, send_started
 from wsbroker.http.request import HttpRequest
 from wsbroker.http.response import HttpResponse
 from wsbroker.wire import commands, events

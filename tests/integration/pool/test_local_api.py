@@ -443,7 +443,7 @@ def test_without_signal_handlers_of_the_program_a_question_goes_straight_to_the_
         assert callable(signal.getsignal(signal.SIGINT))
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, print)
         port.start()
-        assert port._is_open == core.is_open
+        assert port._core_questions[commands.IS_OPEN] == core.is_open
         asyncio.get_running_loop().remove_signal_handler(signal.SIGUSR2)
         port.stop()
 
@@ -452,4 +452,4 @@ def test_without_signal_handlers_of_the_program_a_question_goes_straight_to_the_
 
 def test_a_loop_in_another_thread_is_no_matter_of_signals() -> None:
     with handling(lambda number, frame: None), LoopThread() as house:
-        assert house.port._is_open == house.core.is_open
+        assert house.port._core_questions[commands.IS_OPEN] == house.core.is_open

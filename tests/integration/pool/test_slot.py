@@ -10,9 +10,6 @@ import pytest
 
 from kits.broker_kit import RecordingSocket
 from kits.pool_fakes import FakeWorkerEnd, ScriptedHosts, run, send_started
-from wsbroker.broker.broker import Broker, TurnScheduler
-from broker_kit import RecordingSocket
-from unit.pool.fakes import FakeWorkerEnd, ScriptedHosts, run, send_started
 from wsbroker.broker.broker import Broker
 from wsbroker.broker.limits import Limits
 from wsbroker.broker.registry import TurnScheduler

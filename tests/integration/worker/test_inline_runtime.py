@@ -10,9 +10,6 @@ import uvloop
 
 from kits import odd_responses as odd
 from kits.scripted_broker import PATIENCE_S, handlers
-from wsbroker.http.messages import HttpRequest, HttpResponse
-from unit.worker import odd_responses as odd
-from unit.worker.scripted import PATIENCE_S, handlers
 from wsbroker.http.request import HttpRequest
 from wsbroker.http.response import HttpResponse
 from wsbroker.worker import report

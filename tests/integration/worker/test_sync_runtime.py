@@ -14,7 +14,7 @@ import pytest
 
 import wsbroker
 from kits import odd_responses as odd
-from kits.scripted_broker import PATIENCE_S, ScriptedBroker, closed, handlers, message, request_fields
+from kits.scripted_broker import PATIENCE_S, ScriptedBroker, closed, handlers, kept_state, message, request_fields
 from wsbroker.wire import commands, control, events
 from wsbroker.wire.framing import BatchUnpacker, pack_batch
 from wsbroker.worker import report
@@ -242,14 +242,14 @@ def test_the_close_handler_gets_the_newest_token() -> None:
 
 
 def test_nothing_is_kept_of_sockets_that_are_gone() -> None:
-    ports: list[object] = []
+    apis: list[object] = []
 
     def handle(data: str, socket_id: int) -> None:
         wsbroker.set_token(socket_id, b"t")
         wsbroker.close(socket_id)
         from wsbroker.worker.api import context_api
 
-        ports.append(context_api.get())
+        apis.append(context_api.get())
 
     def open_(request: object, socket_id: int) -> None:
         wsbroker.set_token(socket_id, "t")
@@ -261,17 +261,7 @@ def test_nothing_is_kept_of_sockets_that_are_gone() -> None:
             )
             broker.until_handled(1)
         broker.stop()
-    port = ports[0]
-    for name in (
-        "tokens",
-        "own_token_numbers",
-        "closing_sockets",
-        "event_queues",
-        "_answers",
-        "_event_backlog",
-        "_handled_messages",
-    ):
-        assert not getattr(port, name), name
+    assert not kept_state(apis[0])
 
 
 # Closing. -------------------------------------------------------------------------------------------------------------
@@ -889,16 +879,16 @@ def test_a_finaliser_that_interrupts_the_port_cannot_dead_lock_it() -> None:
     refused: list[str] = []
 
     def handle(data: str, socket_id: int) -> None:
-        port = context_api.get()
-        assert isinstance(port, WireApi)
-        with port._write_lock:  # as if a finaliser ran while the port writes
+        api = context_api.get()
+        assert isinstance(api, WireApi)
+        with api.io.write_lock:  # as if a finaliser ran while the API writes
             wsbroker.send(socket_id, "kept")
             wsbroker.set_token(socket_id, b"t")
             try:
                 wsbroker.channels()
             except RuntimeError as error:
                 refused.append(str(error))
-            port.flush()
+            api.flush()
 
     with ScriptedBroker(handlers(message=handle)) as broker:
         broker.tell(message(1, ""))
@@ -940,7 +930,7 @@ def test_a_signal_handler_that_interrupts_the_wait_for_an_answer_cannot_dead_loc
 
     def handler(number: int, frame: object) -> None:
         try:
-            port.is_open(2)
+            api.is_open(2)
         except RuntimeError as error:
             refused.append(error)
 
@@ -953,13 +943,13 @@ def test_a_signal_handler_that_interrupts_the_wait_for_an_answer_cannot_dead_loc
 
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        port = WireApi(ours, HandlerTimer(float("inf"), 1.0, print, print))
+        api = WireApi(ours, HandlerTimer(float("inf"), 1.0, print, print))
         worker = threading.get_ident()
         before = signal.signal(signal.SIGUSR1, handler)
         thread = threading.Thread(target=broker)
         thread.start()
         try:
-            assert port.is_open(1)
+            assert api.is_open(1)
         finally:
             thread.join(PATIENCE_S)
             signal.signal(signal.SIGUSR1, before)
@@ -1016,7 +1006,7 @@ def test_events_that_come_in_many_pieces_cost_each_piece_once() -> None:
     sent = [[message(1, "x" * 10_000)], [message(2, "y")]]
     wire = PiecewiseWire(b"".join(map(pack_batch, sent)))
     count = len(wire.pieces)
-    port = WireApi(cast(socket.socket, wire), HandlerTimer(float("inf"), 1.0, print, print))
+    api = WireApi(cast(socket.socket, wire), HandlerTimer(float("inf"), 1.0, print, print))
     Piece.looks = 0
-    assert [port.wait_for_batch(), port.wait_for_batch(), port.wait_for_batch()] == [*sent, None]
+    assert [api.io.wait_for_batch(), api.io.wait_for_batch(), api.io.wait_for_batch()] == [*sent, None]
     assert Piece.looks <= 8 * count

@@ -18,11 +18,14 @@ import pytest
 import wsbroker
 from kits.scripted_broker import PATIENCE_S, Command, ScriptedBroker, handlers, message
 from wsbroker.wire import commands, events, framing
-from wsbroker.worker import wire_api
+from wsbroker.worker import known_sockets, wire_api, wire_io
 from wsbroker.worker.api import context_api
 
-FILE = wire_api.__file__
-LINES = Path(FILE).read_text(encoding="utf-8").split("\n")
+LINES = {
+    str(module.__file__): Path(str(module.__file__)).read_text(encoding="utf-8").split("\n")
+    for module in (wire_api, wire_io, known_sockets)
+}
+"""The lines of the modules in which something is raised, by their file."""
 
 
 Traced = Callable[[FrameType, str, object], Any]
@@ -48,14 +51,15 @@ class Injector:
             sys.settrace(None)
 
     def _call(self, frame: FrameType, event: str, argument: object) -> "Traced | None":
-        if frame.f_code.co_filename != FILE or frame.f_code.co_name == "_ensure_stack":
+        lines = LINES.get(frame.f_code.co_filename)
+        if lines is None or frame.f_code.co_name == "ensure_stack":
             return None
         begun: set[int] = set()
 
         def line(frame: FrameType, event: str, argument: object) -> Traced:
             if event != "line":
                 return line
-            text = LINES[frame.f_lineno - 1].strip()
+            text = lines[frame.f_lineno - 1].strip()
             if text.startswith("with "):
                 # The second time is the way out, where CPython itself looks for nothing to raise.
                 is_out = frame.f_lineno in begun
@@ -149,7 +153,7 @@ class Trial:
         self.broker.end()
         where = self.injector.where
         if self.is_lost:
-            assert where.startswith("_write_batch:"), f"{where}: the worker is gone"
+            assert where.startswith("write_batch:"), f"{where}: the worker is gone"
             return
         assert self.broker.error is None, f"{where}: {self.broker.error!r}"
         others = [command[1:] for command in self.commands if command[0] == commands.SEND and command[1] != 1]
@@ -238,15 +242,15 @@ def test_another_thread_that_waits_is_not_left_waiting_by_a_reader_that_was_inte
     def handle(data: str, socket_id: int) -> None:
         if data == "fine":
             return
-        port = context_api.get()
-        assert isinstance(port, wire_api.WireApi)
+        api = context_api.get()
+        assert isinstance(api, wire_api.WireApi)
 
         me = threading.get_ident()
 
         def other() -> None:
-            while port._reader_thread_id != me:
+            while api.io._reader_thread_id != me:
                 time.sleep(0)
-            answers.append(port.subscriber_count(b"other"))
+            answers.append(api.subscriber_count(b"other"))
 
         def fails(chunks: list[bytes], size: int) -> tuple[list[list[Command]], list[bytes]]:
             batches, rest = framing.split_batches(chunks, size)
@@ -257,7 +261,7 @@ def test_another_thread_that_waits_is_not_left_waiting_by_a_reader_that_was_inte
 
         threads.append(threading.Thread(target=other))
         threads[0].start()
-        monkeypatch.setattr(wire_api, "split_batches", fails)
+        monkeypatch.setattr(wire_io, "split_batches", fails)
         wsbroker.subscriber_count("own")
 
     threads: list[threading.Thread] = []
@@ -284,7 +288,7 @@ def test_a_command_that_the_wire_does_not_carry_costs_the_others_nothing(monkeyp
         if data == "long":
             wsbroker.is_open(socket_id)
 
-    monkeypatch.setattr(wire_api, "pack_batch", pack)
+    monkeypatch.setattr(wire_io, "pack_batch", pack)
     with ScriptedBroker(handlers(message=handle), on_handler_error="log") as broker:
         broker.tell(message(1, "a"), message(1, "long"), message(2, "b"))
         broker.answer(broker.until(commands.ASK), True)  # behind the acknowledgement of the first

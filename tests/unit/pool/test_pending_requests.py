@@ -1,7 +1,7 @@
 """Opens and requests that a worker has not answered: their answers, their size, and the end of the worker."""
 
-from unit.pool.fakes import run
-from wsbroker.http.messages import Accept, HttpResponse
+from kits.pool_fakes import run
+from wsbroker.http.response import Accept, HttpResponse
 from wsbroker.pool.pending_requests import PendingRequests, answer_with_timeout
 
 
