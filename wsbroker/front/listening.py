@@ -1,6 +1,7 @@
-"""Listening sockets: made here rather than by the loop, so that all of several addresses are bound or none.
+"""Listening sockets, created here rather than by the event loop, so that either all addresses are bound or none.
 
-Nothing is accepted before every address is bound; a failure closes what was bound and says which address and why.
+No connection is accepted before every address is bound; a failure closes the bound sockets, and the error names the
+address and the reason.
 """
 
 import asyncio
@@ -24,34 +25,35 @@ from wsbroker.settings.addresses import (
 from wsbroker.settings.open_sockets import address_of, duplicate_sockets
 
 BACKLOG: Final = 4096
-"""Connections the kernel holds for us between two turns of the loop (cut to `net.core.somaxconn`)."""
+"""How many connections the kernel may queue between two turns of the loop (it cuts this to `net.core.somaxconn`)."""
 
 MAX_KERNEL_UNSENT_BYTES: Final = 128 * 1024
-"""Of what a connection is given, how much the kernel takes before it can be sent (Linux, macOS). Without this limit a
-socket grows to 4 MiB there, where no slow consumer policy sees them; and as the kernel asks for more only when a third
-of that is free, a client that reads 200 KB/s looks as if it had stopped for seconds (`write_timeout`)."""
+"""How many unsent bytes of a connection the kernel accepts (Linux, macOS). Without this limit a socket buffer grows to
+4 MiB, which no slow consumer policy sees; and as the kernel accepts more only when a third of that is free, a client
+that reads 200 KB/s looks as if it had stopped for seconds (`write_timeout`)."""
 
 _KEEP_FILE_OPTIONS: Final[dict[str, bool]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
-"""Event loops remove the file of any Unix socket since Python 3.13, also of one that is somebody else's."""
+"""Since Python 3.13 event loops remove the file of any Unix socket, even if another process owns the file."""
 
 _NOTSENT_LOWAT: Final[int | None] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 
 _SAME_PORT_TRIES: Final = 16
-"""How often a free port of one family is given back because the other family does not have it free."""
+"""How often a free port of one address family is given back because it is not free in the other family."""
 
 _NO_SUCH_FAMILY: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
+"""Errors that mean that this machine has no such address family."""
 
 _SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 _Target: TypeAlias = tuple[int, _SocketAddress]
-"""A family and an address of it."""
+"""An address family and an address to bind in it."""
 
 
 class UnixSocketPermissions:
-    """Who may connect to a Unix socket: the mode and group of its file.
+    """The mode and group of a Unix socket's file, which decide who may connect.
 
     Args:
         mode: permission bits; None: 0o660 if there is a group, else as the umask says.
-        group: name or number of a group; None: that of the process.
+        group: name or number of a group; None: the group of the process.
 
     Raises:
         ConfigError: there is no such group.
@@ -65,19 +67,23 @@ class UnixSocketPermissions:
         self._group_id = None if group is None else group_id_of(group)
 
     def restrict_before_bind(self, sock: socket.socket) -> None:
-        """Has a socket that is not bound yet get a file that only its owner may use, where the system can do that.
+        """Sets the mode of an unbound socket so that `bind` creates a file that only its owner may use.
 
-        On Linux the file's mode is that of the socket, less the umask. The umask itself is for the whole process, and
-        other threads make files meanwhile.
+        (On Linux the file gets the mode of the socket, less the umask. The umask itself cannot be changed: it is the
+        whole process's, and other threads create files meanwhile.) Does nothing on other systems.
         """
         if self._mode is not None:
             try:
                 os.fchmod(sock.fileno(), self._mode & 0o600)
             except OSError:
-                pass  # elsewhere it is enough that nobody can connect before the socket listens
+                pass  # elsewhere it is enough that no client can connect before the socket listens
 
     def apply_to_file(self, path: str) -> None:
-        """Gives the file of a socket that does not listen yet its group and mode."""
+        """Sets the group and mode of the file of a bound socket that does not listen yet.
+
+        Raises:
+            ConfigError: this user may not give a file to that group.
+        """
         if self._group_id is not None:
             try:
                 os.chown(path, -1, self._group_id)
@@ -91,31 +97,39 @@ class UnixSocketPermissions:
 
 
 class Listener:
-    """The sockets of one address that was asked for.
+    """The listening sockets of one address.
 
     Args:
-        address: with the real port.
-        sockets: bound and listening.
-        also: further addresses, where the families of one name could not get the same free port.
-        owns_file: whether the file of a Unix socket is removed at the end.
+        address: the bound address with its real port.
+        sockets: bound and listening sockets.
+        more_addresses: further bound addresses, if the families of one name could not get the same free port.
+        owns_file: whether `close` removes the file of a Unix socket.
     """
 
     __slots__ = ("_file_identity", "_asyncio_servers", "address", "more_addresses", "sockets")
 
     def __init__(
-        self, address: Address, sockets: list[socket.socket], also: Sequence[Address] = (), owns_file: bool = True
+        self,
+        address: Address,
+        sockets: list[socket.socket],
+        more_addresses: Sequence[Address] = (),
+        owns_file: bool = True,
     ) -> None:
         self.address = address
-        self.more_addresses = also
+        self.more_addresses = more_addresses
         self.sockets = sockets
         self._asyncio_servers: list[asyncio.AbstractServer] = []
         self._file_identity: tuple[int, int] | None = None
         if isinstance(address, UnixAddress) and owns_file:
-            found = os.stat(address.path)
-            self._file_identity = (found.st_dev, found.st_ino)
+            status = os.stat(address.path)
+            self._file_identity = (status.st_dev, status.st_ino)
 
     async def start_accepting(self, factory: Callable[[], asyncio.Protocol]) -> None:
-        """Starts accepting; each connection gets a protocol from `factory`."""
+        """Starts accepting connections on all sockets.
+
+        Args:
+            factory: called for each accepted connection; returns its protocol.
+        """
         loop = asyncio.get_running_loop()
         for sock in self.sockets:
             sock.setblocking(False)
@@ -126,7 +140,10 @@ class Listener:
             self._asyncio_servers.append(server)
 
     def close(self) -> None:
-        """Stops accepting and removes a Unix socket's file, if it is still ours. Connections stay."""
+        """Closes the listening sockets, and removes the file of a Unix socket unless it was replaced.
+
+        Accepted connections stay open.
+        """
         for server in self._asyncio_servers:
             server.close()
         self._asyncio_servers.clear()
@@ -141,24 +158,27 @@ class Listener:
 async def bind_addresses(
     addresses: Sequence[BindAddress], unix_mode: int | None = None, unix_group: str | None = None
 ) -> list[Listener]:
-    """Binds every address and listens, without accepting yet.
+    """Binds every address and listens on it, without accepting connections yet.
 
     Args:
-        addresses: what to bind, or to take over.
-        unix_mode: permissions of the file of a Unix socket; None: as the umask says.
-        unix_group: its group, by name or number; None: that of the process. With a group, `unix_mode` is 0o660 by
-            default.
+        addresses: the addresses to bind, and inherited sockets to take over.
+        unix_mode: permissions of the files of Unix sockets; None: as the umask says.
+        unix_group: the group of these files, by name or number; None: the group of the process. With a group,
+            `unix_mode` is 0o660 by default.
+
+    Returns:
+        one listener for each address, in their order.
 
     Raises:
-        OSError: one of them cannot be bound; its text names the address and says what to do. Nothing stays bound.
-        ConfigError: there is no such group, or an open socket that is none to listen on.
+        OSError: an address cannot be bound; the text names the address and the remedy. Nothing stays bound.
+        ConfigError: there is no such group, or an inherited socket is not a listening one.
     """
-    access = UnixSocketPermissions(unix_mode, unix_group)
+    permissions = UnixSocketPermissions(unix_mode, unix_group)
     listeners: list[Listener] = []
     try:
         for address in addresses:
             try:
-                listeners.append(await _bind_address(address, access))
+                listeners.append(await _bind_address(address, permissions))
             except OSError as error:
                 raise describe_bind_error(address, error) from error
     except BaseException:
@@ -168,11 +188,12 @@ async def bind_addresses(
     return listeners
 
 
-async def _bind_address(address: BindAddress, access: UnixSocketPermissions) -> Listener:
+async def _bind_address(address: BindAddress, permissions: UnixSocketPermissions) -> Listener:
+    """Binds one address of any kind in all its address families, and listens on it."""
     if isinstance(address, InheritedSocket):
         return _adopt_inherited_socket(address)
     if isinstance(address, UnixAddress):
-        return _bind_unix_socket(address, access)
+        return _bind_unix_socket(address, permissions)
     targets = await _resolve_targets(address)
     if address.port:
         sockets = _bind_targets(targets, address.port)
@@ -186,6 +207,7 @@ async def _bind_address(address: BindAddress, access: UnixSocketPermissions) -> 
 
 
 async def _resolve_targets(address: TcpAddress) -> list[_Target]:
+    """Returns the IPv4 and IPv6 addresses of a host, each once; for an empty host the two wildcard addresses."""
     if not address.host:
         return [(socket.AF_INET, ("0.0.0.0", address.port)), (socket.AF_INET6, ("::", address.port, 0, 0))]
     targets: list[_Target] = []
@@ -196,17 +218,27 @@ async def _resolve_targets(address: TcpAddress) -> list[_Target]:
 
 
 async def _resolve_host(host: str, port: int) -> list[_Target]:
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    return [(family, cast("_SocketAddress", target)) for family, _, _, _, target in found]
+    """Returns all addresses of a host name, as the system's resolver orders them."""
+    loop = asyncio.get_running_loop()
+    entries = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return [(family, cast("_SocketAddress", target)) for family, _, _, _, target in entries]
 
 
 def _bind_targets(targets: Sequence[_Target], port: int) -> list[socket.socket]:
-    """Binds all targets to one port (0: the first gets any, the others the same).
+    """Binds all targets to one port and listens on them.
 
-    A family that this machine does not speak is left out, as long as another is there.
+    Args:
+        targets: the addresses to bind; the ports in them are ignored.
+        port: the port; 0: the first target gets a free port, the others the same port.
+
+    Returns:
+        one socket for each target whose address family this machine has.
+
+    Raises:
+        OSError: a target cannot be bound, or this machine has none of the families. No socket stays open.
     """
     sockets: list[socket.socket] = []
-    refused: OSError | None = None
+    family_error: OSError | None = None
     try:
         for family, target in targets:
             try:
@@ -214,12 +246,12 @@ def _bind_targets(targets: Sequence[_Target], port: int) -> list[socket.socket]:
             except OSError as error:
                 if error.errno not in _NO_SUCH_FAMILY:
                     raise
-                refused = refused or error
+                family_error = family_error or error
                 continue
             sockets.append(sock)
             port = port or int(sock.getsockname()[1])
         if not sockets:
-            raise refused or OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+            raise family_error or OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
     except BaseException:
         for sock in sockets:
             sock.close()
@@ -228,6 +260,7 @@ def _bind_targets(targets: Sequence[_Target], port: int) -> list[socket.socket]:
 
 
 def _bind_targets_to_any_port(targets: Sequence[_Target]) -> list[socket.socket]:
+    """Binds all targets to one free port, or each to its own free port if no common one is found in 16 tries."""
     for _ in range(_SAME_PORT_TRIES):
         try:
             return _bind_targets(targets, 0)
@@ -246,7 +279,8 @@ def _bind_targets_to_any_port(targets: Sequence[_Target]) -> list[socket.socket]
 
 
 def _bind_tcp_socket(family: int, target: tuple[object, ...]) -> socket.socket:
-    # The protocol number is given because asyncio looks for it before it sets TCP_NODELAY on what it accepts.
+    """Creates a TCP socket of an address family, binds it and listens on it."""
+    # The protocol number is given because asyncio checks it before setting TCP_NODELAY on accepted sockets.
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if os.name == "posix":  # elsewhere it lets two servers share a port
@@ -255,7 +289,7 @@ def _bind_tcp_socket(family: int, target: tuple[object, ...]) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         _limit_unsent_bytes(sock)
         sock.bind(target)
-        # Two sockets that both have SO_REUSEADDR may bind the same port; who comes second learns it only here.
+        # Two sockets that both have SO_REUSEADDR may bind the same port; for the second one only `listen` fails.
         sock.listen(BACKLOG)
     except BaseException:
         sock.close()
@@ -264,11 +298,13 @@ def _bind_tcp_socket(family: int, target: tuple[object, ...]) -> socket.socket:
 
 
 def _limit_unsent_bytes(sock: socket.socket) -> None:
-    if _NOTSENT_LOWAT is not None:  # inherited by what it accepts
+    """Limits the unsent bytes that the kernel keeps for each connection accepted by a listening socket."""
+    if _NOTSENT_LOWAT is not None:  # accepted sockets inherit the option
         sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, MAX_KERNEL_UNSENT_BYTES)
 
 
 def _adopt_inherited_socket(address: InheritedSocket) -> Listener:
+    """Returns a listener with duplicates of the listening sockets that another program has opened."""
     sockets = duplicate_sockets(address)
     try:
         for sock in sockets:
@@ -283,10 +319,13 @@ def _adopt_inherited_socket(address: InheritedSocket) -> Listener:
 
 
 def group_id_of(group: str) -> int:
-    """Returns the number of a group, which is named or is a number already.
+    """Returns the number of a group.
+
+    Args:
+        group: the group's name, or its number in decimal digits.
 
     Raises:
-        ConfigError: there is none of this name.
+        ConfigError: there is no group of this name.
     """
     if group.isascii() and group.isdigit() and len(group) < 10:
         return int(group)
@@ -298,12 +337,18 @@ def group_id_of(group: str) -> int:
         raise ConfigError(f"unix_group is {group!r}, and this machine has no group of that name") from None
 
 
-def _bind_unix_socket(address: UnixAddress, access: UnixSocketPermissions) -> Listener:
+def _bind_unix_socket(address: UnixAddress, permissions: UnixSocketPermissions) -> Listener:
+    """Binds a Unix socket with the given permissions and listens on it; replaces the file of a server that is gone.
+
+    Raises:
+        OSError: another process listens at the path, or the path cannot be bound. The file is removed again.
+        ConfigError: this user may not give the file to the group.
+    """
     path = address.path
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     is_bound = False
     try:
-        access.restrict_before_bind(sock)
+        permissions.restrict_before_bind(sock)
         try:
             sock.bind(path)
         except OSError as error:
@@ -312,8 +357,8 @@ def _bind_unix_socket(address: UnixAddress, access: UnixSocketPermissions) -> Li
             _remove_stale_socket_file(path, error)
             sock.bind(path)
         is_bound = True
-        access.apply_to_file(path)
-        sock.listen(BACKLOG)  # until here every connection is refused
+        permissions.apply_to_file(path)
+        sock.listen(BACKLOG)  # before this call every connection is refused
         return Listener(address, [sock])
     except BaseException:
         sock.close()
@@ -322,33 +367,42 @@ def _bind_unix_socket(address: UnixAddress, access: UnixSocketPermissions) -> Li
         raise
 
 
-def _remove_stale_socket_file(path: str, in_use: OSError) -> None:
+def _remove_stale_socket_file(path: str, in_use_error: OSError) -> None:
     """Removes the socket file of a server that is gone.
 
+    Args:
+        path: the path of the file, which `bind` has found in use.
+        in_use_error: the error that `bind` has raised.
+
     Raises:
-        OSError: `in_use` if somebody listens there, or another one if the path is no socket.
+        OSError: `in_use_error` if a process listens at the path, or an EEXIST if the file is not a socket.
     """
-    found = os.lstat(path)
-    if not stat.S_ISSOCK(found.st_mode):
+    status = os.lstat(path)
+    if not stat.S_ISSOCK(status.st_mode):
         raise OSError(errno.EEXIST, "there is something else than a socket; remove it, or choose another path")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
             probe.connect(path)
         except ConnectionRefusedError:
-            _unlink_if_same_file(path, (found.st_dev, found.st_ino))
+            _unlink_if_same_file(path, (status.st_dev, status.st_ino))
             return
         except OSError:
-            # Not stale as far as we can tell: its backlog is full, or we may not connect.
-            raise in_use from None
-    raise in_use
+            # Perhaps not stale: the backlog is full, or this user may not connect.
+            raise in_use_error from None
+    raise in_use_error
 
 
 def _unlink_if_same_file(path: str, identity: tuple[int, int]) -> None:
-    """Unlinks `path` if it is still the file with that device and inode number."""
+    """Removes a file if the path still names the same file; ignores errors.
+
+    Args:
+        path: the file's path.
+        identity: the device and inode number of the file.
+    """
     try:
-        found = os.lstat(path)
-        if (found.st_dev, found.st_ino) == identity:
+        status = os.lstat(path)
+        if (status.st_dev, status.st_ino) == identity:
             os.unlink(path)
     except OSError:
-        pass  # gone already, or no longer ours to remove
+        pass  # removed already, or this user may not remove it any more
