@@ -2,6 +2,26 @@
 
 It is a plain native class (deriving from `asyncio.Protocol` would give every connection a dict), one object per
 connection: protocol, broker's socket and timer in one. It has a decoder only while a message or frame is incomplete.
+
+The states are those of `broker.socket`; the sending of our Close frame divides CLOSING into three.
+
+================  ==============  =====================  ======================  =====================  ==============
+state             101 queued      broker closes          peer's CLOSE read       FAILED (peer broke     deadline due
+                                                                                 the protocol) read
+================  ==============  =====================  ======================  =====================  ==============
+OPENING           OPEN            Close waits            –                       –                      –
+OPEN              –               Close waits [1]_       OPEN; after its         the same; later        ping, or
+                                                         messages: Close waits   bytes are ignored      abort [2]_
+Close waits       timer starts    –                      later bytes ignored     later bytes ignored    abort
+Close written     –               –                      transport closes        transport closes       abort
+transport closes  –               –                      –                       –                      abort
+================  ==============  =====================  ======================  =====================  ==============
+
+"Close waits" becomes "Close written" when the transport has taken our Close frame (`on_close_written`), and at once
+"transport closes" if the peer's CLOSE was read before. When the transport is lost every state becomes CLOSED.
+
+.. [1] Closed by the application, the server's stop, a lost worker, or as a slow consumer.
+.. [2] Abort after `write_timeout` without progress of a full transport, or `pong_timeout` without a pong.
 """
 
 from __future__ import annotations
