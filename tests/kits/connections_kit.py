@@ -172,7 +172,7 @@ class Bench:
             begin_close_handler=self._close,
             on_missing_handler=lambda socket_id: None,
         )
-        return InlineRunner(self.broker, self.lane, handlers)
+        return InlineRunner(self.broker, handlers)
 
     def _slow(self, socket_id: int, seconds: float, is_ended: bool) -> float:
         self.slow.append(socket_id)

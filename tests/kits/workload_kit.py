@@ -137,8 +137,8 @@ class Work:
             connection = self._connect()
             self.broker.subscribe(connection.id, self.names[0])
             connection.connection_lost(None)
-        self.lane.inline_sockets.clear()
-        self.lane.inline_events.clear()
+        self.broker.inline_queue.sockets.clear()
+        self.broker.inline_queue.events.clear()
         self._written.clear()
 
     def receive(self, frames: bytes) -> None:
@@ -185,7 +185,7 @@ class Work:
             begin_close_handler=_ended_at_once,
             on_missing_handler=_never,
         )
-        return InlineRunner(self.broker, self.lane, handlers)
+        return InlineRunner(self.broker, handlers)
 
     def _deliver(self, lane_index: int, batch: Batch) -> None:
         self.batches.append(batch)

@@ -6,6 +6,7 @@
     socket        Socket: id, token, subscriptions, outbox and inbox of one connection
     channel       Channel: the members in subscription order, and the frames published in this turn
     worker_queue  WorkerQueue: the events for one worker, its credit, and the share of each socket
+    inline_queue  InlineQueue: the events for handlers that run in the event loop
     outgoing      Outgoing: the frames of a loop turn, and their flush with one write per socket
     outbox        Outbox: the frames that wait for one socket whose transport is full
     timer_wheel   TimerWheel: one deadline per socket, in ticks

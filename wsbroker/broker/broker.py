@@ -42,8 +42,8 @@ class Broker(Delivery):
         self.counters.messages_received += 1
         worker_queue = socket.worker_queue
         if worker_queue.is_inline:
-            worker_queue.inline_sockets.append(socket)
-            worker_queue.inline_events.append(data)
+            self.inline_queue.sockets.append(socket)
+            self.inline_queue.events.append(data)
         else:
             cost_bytes = size_bytes + MESSAGE_OVERHEAD_BYTES
             socket.unhandled_bytes += cost_bytes

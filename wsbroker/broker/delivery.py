@@ -86,8 +86,8 @@ class Delivery(Registry):
         socket.pending_close = (code, reason, reported_code, reported_reason)
         worker_queue = socket.worker_queue
         if worker_queue.is_inline:
-            worker_queue.inline_sockets.append(socket)
-            worker_queue.inline_events.append(())
+            self.inline_queue.sockets.append(socket)
+            self.inline_queue.events.append(())
             self._mark_worker_queue_dirty(worker_queue)
         elif socket.unhandled_bytes == 0:
             self.apply_pending_close(socket)
@@ -186,8 +186,8 @@ class Delivery(Registry):
         self.counters.sockets_closed += 1
         worker_queue = socket.worker_queue
         if worker_queue.is_inline:
-            worker_queue.inline_sockets.append(socket)
-            worker_queue.inline_events.append(event)
+            self.inline_queue.sockets.append(socket)
+            self.inline_queue.events.append(event)
         else:
             worker_queue.queue_close(socket, event)
         self._mark_worker_queue_dirty(worker_queue)

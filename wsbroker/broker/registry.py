@@ -12,6 +12,7 @@ from typing import Final
 from mypy_extensions import i64, mypyc_attr
 
 from wsbroker.broker.channel import Channel
+from wsbroker.broker.inline_queue import InlineQueue
 from wsbroker.broker.limits import Counters, Limits
 from wsbroker.broker.outgoing import Outgoing
 from wsbroker.broker.socket import NO_INDEX, Socket
@@ -49,6 +50,7 @@ class Registry:
         self.channels_by_name: Final[dict[bytes, Channel]] = {}
         self.worker_queues: Final[list[WorkerQueue]] = []
         self.dirty_worker_queues: list[WorkerQueue] = []
+        self.inline_queue: Final = InlineQueue()
         self.last_socket_id: int = 0
         self.unhandled_bytes: i64 = 0
         """Cost of the messages of all sockets read and not yet handled (inline: only those in inboxes)."""
@@ -197,13 +199,10 @@ class Registry:
 
     def _find_closed_in_handler(self, socket_id: int) -> Socket | None:
         """Returns the closed socket of this id if an inline handler of it still runs, else None."""
-        worker_queue = self.worker_queues[0] if self.worker_queues else None
-        if worker_queue is None or not worker_queue.is_inline:
-            return None
-        current = worker_queue.current_socket
+        current = self.inline_queue.current_socket
         if current is not None and current.id == socket_id:
             return current
-        return worker_queue.busy_sockets.get(socket_id)
+        return self.inline_queue.busy_sockets.get(socket_id)
 
     def store_token(self, socket: Socket, token: bytes | None, worker_index: i64, number: int) -> None:
         """Stores the token of a socket and notes whether the socket's worker knows that token.

@@ -45,12 +45,7 @@ class WorkerQueue:
         self.handled_messages: i64 = 0
         """Messages acknowledged as handled since the start, by all successive workers of this queue."""
         self.events: list[tuple[object, ...]] = []
-        """Batch of this turn (workers on a wire)."""
-        self.inline_sockets: list[Socket] = []
-        """Batch of this turn (inline): the socket of the event in `inline_events` at the same index."""
-        self.inline_events: list[object] = []
-        """A message (str or bytes), a CLOSE event (tuple), or an empty tuple behind the last message of a socket whose
-        close was postponed (`Broker.close_after_messages`)."""
+        """Batch of this turn; empty for the inline worker, whose events are in `Broker.inline_queue`."""
         self.waiting_sockets: deque[Socket] = deque()
         """Sockets with events in their inbox that wait for credit, in order of their turns."""
         self.sockets_with_inbox: dict[int, Socket] = {}
@@ -59,10 +54,6 @@ class WorkerQueue:
         """Ids of the sockets with events in their inbox that have their share in flight."""
         self.unhandled_closes: dict[int, tuple[object, ...]] = {}
         """CLOSE events whose handler has not run yet, by socket id; while paused, only those sent to the worker."""
-        self.busy_sockets: dict[int, Socket] = {}
-        """Inline: sockets with an async handler running, by id."""
-        self.current_socket: Socket | None = None
-        """Inline: the socket whose handler is being called."""
         self.is_dirty = False
         self.is_paused = False
         """Whether messages and closes stay in their inboxes, whatever the credit: the worker is being replaced."""

@@ -158,7 +158,7 @@ class Connections(Turn):
         ):
             return True
         inline = self.inline_runner
-        return inline is not None and (len(inline.worker_queue.inline_sockets) > 0 or len(inline.deferred_sockets) > 0)
+        return inline is not None and (len(broker.inline_queue.sockets) > 0 or len(inline.deferred_sockets) > 0)
 
     # Time. ------------------------------------------------------------------------------------------------------
 

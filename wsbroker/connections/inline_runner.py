@@ -20,7 +20,6 @@ from mypy_extensions import i64
 from wsbroker.broker.broker import Broker
 from wsbroker.broker.limits import MESSAGE_OVERHEAD_BYTES
 from wsbroker.broker.socket import Socket
-from wsbroker.broker.worker_queue import WorkerQueue
 
 MessageHandler = Callable[..., object]
 
@@ -86,9 +85,9 @@ class InlineHandlers:
 class InlineRunner:
     """Runs the message handlers of an inline worker, in the event loop."""
 
-    def __init__(self, broker: Broker, worker_queue: WorkerQueue, handlers: InlineHandlers) -> None:
+    def __init__(self, broker: Broker, handlers: InlineHandlers) -> None:
         self.broker: Final = broker
-        self.worker_queue: Final = worker_queue
+        self.queue: Final = broker.inline_queue
         # Copied from the record: a message reads them here, without another step.
         self.handler: Final = handlers.message_handler
         self.arity: Final = handlers.arity
@@ -98,7 +97,7 @@ class InlineRunner:
         self.on_slow_call: Final = handlers.on_slow_call
         self.begin_close_handler: Final = handlers.begin_close_handler
         self.on_missing_handler: Final = handlers.on_missing_handler
-        self.busy_sockets: Final[dict[int, Socket]] = worker_queue.busy_sockets
+        self.busy_sockets: Final[dict[int, Socket]] = broker.inline_queue.busy_sockets
         self.deferred_sockets: Final[deque[Socket]] = deque()
         """Sockets that have used up their share, with events in their inbox, in order of their turns."""
         self.handled_messages: int = 0
@@ -110,17 +109,17 @@ class InlineRunner:
     @property
     def is_behind(self) -> bool:
         """Whether events wait, or an async message or close handler runs."""
-        return bool(self.worker_queue.inline_sockets) or bool(self.deferred_sockets) or bool(self.busy_sockets)
+        return bool(self.queue.sockets) or bool(self.deferred_sockets) or bool(self.busy_sockets)
 
     def run(self) -> None:
         """Handles the events of this turn; events queued meanwhile are left for the next turn. Called once per turn."""
-        worker_queue = self.worker_queue
-        sockets = worker_queue.inline_sockets
+        queue = self.queue
+        sockets = queue.sockets
         if not sockets:
             return
-        data = worker_queue.inline_events
-        worker_queue.inline_sockets = []
-        worker_queue.inline_events = []
+        data = queue.events
+        queue.sockets = []
+        queue.events = []
         done = 0
         current: Socket | None = None
         left: i64 = TURN_SHARE_EVENTS
@@ -143,10 +142,10 @@ class InlineRunner:
                     left -= 1
                     self._handle_event(socket, event)
         finally:
-            worker_queue.current_socket = None
+            queue.current_socket = None
             if done < len(sockets):  # the report of an error has failed: the other events are for the next turn
-                worker_queue.inline_sockets = sockets[done:] + worker_queue.inline_sockets
-                worker_queue.inline_events = data[done:] + worker_queue.inline_events
+                queue.sockets = sockets[done:] + queue.sockets
+                queue.events = data[done:] + queue.events
 
     def run_deferred_sockets(self) -> None:
         """Handles waiting events of the deferred sockets, one share each, for about TURN_SHARE_S together.
@@ -174,7 +173,7 @@ class InlineRunner:
             how many messages are dropped; they are counted as lost.
         """
         dropped = 0
-        for socket in [*self.deferred_sockets, *self.busy_sockets.values(), *self.worker_queue.inline_sockets]:
+        for socket in [*self.deferred_sockets, *self.busy_sockets.values(), *self.queue.sockets]:
             inbox = socket.inbox
             if inbox and not socket.is_discarding_messages:
                 for event in inbox:
@@ -212,7 +211,7 @@ class InlineRunner:
                 whose close was postponed has been handled.
         """
         if isinstance(data, tuple):
-            self.worker_queue.current_socket = None
+            self.queue.current_socket = None
             if data:
                 self._handle_close(socket, data)
             else:
@@ -225,7 +224,7 @@ class InlineRunner:
         if socket.is_discarding_messages:
             return
         socket_id = socket.id
-        self.worker_queue.current_socket = socket
+        self.queue.current_socket = socket
         result: object = None
         try:
             if self.arity == 3:
@@ -287,8 +286,8 @@ class InlineRunner:
     def _handle_inbox(self, socket: Socket) -> None:
         """Handles the events in the inbox of a socket, for one share or until an async handler of the socket runs."""
         inbox = socket.inbox
-        worker_queue = self.worker_queue
-        current = worker_queue.current_socket
+        queue = self.queue
+        current = queue.current_socket
         left: i64 = TURN_SHARE_EVENTS
         until_s = self.clock_s + TURN_SHARE_S
         try:
@@ -300,7 +299,7 @@ class InlineRunner:
                 self.broker.release_inbox_bytes(socket, cost)
                 self._handle_event(socket, data)
         finally:
-            worker_queue.current_socket = current
+            queue.current_socket = current
             if not inbox:
                 socket.inbox = None
             elif not socket.is_busy:

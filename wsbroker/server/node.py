@@ -107,7 +107,7 @@ class Node:
             begin_close_handler=runtime.begin_close_handler,
             on_missing_handler=runtime.on_message_unhandled,
         )
-        runner = InlineRunner(self.broker, self.broker.worker_queues[0], inline_handlers)
+        runner = InlineRunner(self.broker, inline_handlers)
         runtime.resume_socket = runner.resume_socket
         runtime.is_behind = lambda: runner.is_behind
         runtime.drop_waiting_messages = runner.drop_waiting_messages

@@ -143,7 +143,7 @@ def test_a_token_that_is_set_while_a_socket_closes_reaches_its_close_handler() -
         (other.id, b"after its close"),
         (one.id, b"while its handler awaits"),
     ]
-    assert bench.lane.current_socket is None and not bench.lane.busy_sockets
+    assert bench.broker.inline_queue.current_socket is None and not bench.runner.busy_sockets
     assert bench.broker.counters.unroutable == 1
 
 
@@ -222,7 +222,7 @@ def test_a_failure_outside_the_handlers_does_not_strand_what_a_socket_has_waitin
         bench.runner.resume_socket(connection.id)
     bench.loop.run()
     assert [message[0] for message in bench.messages] == ["await", "good"]
-    assert bench.lane.current_socket is None and not bench.runner.is_behind
+    assert bench.broker.inline_queue.current_socket is None and not bench.runner.is_behind
 
 
 def test_a_socket_is_not_being_handled_any_more_once_its_held_messages_have_been() -> None:
