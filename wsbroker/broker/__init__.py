@@ -5,6 +5,7 @@
     registry      Registry: the tables of sockets and channels, subscriptions, tokens, questions about them
     socket        Socket: id, token, subscriptions, outbox and inbox of one connection
     channel       Channel: the members in subscription order, and the frames published in this turn
+    inbox         SocketInbox: the events of one socket that wait for its worker; the base of Socket
     worker_queue  WorkerQueue: the events for one worker, its credit, and the share of each socket
     inline_queue  InlineQueue: the events for handlers that run in the event loop
     outgoing      Outgoing: the frames of a loop turn, and their flush with one write per socket

@@ -10,6 +10,7 @@ from typing import cast, final
 from mypy_extensions import i64
 
 from wsbroker.broker.delivery import Delivery
+from wsbroker.broker.inbox import SocketInbox
 from wsbroker.broker.limits import MESSAGE_OVERHEAD_BYTES, SCARCE_INBOX_BYTES
 from wsbroker.broker.socket import NO_INDEX, Socket
 from wsbroker.broker.worker_queue import WorkerQueue
@@ -85,9 +86,9 @@ class Broker(Delivery):
                 self.release_inbox_bytes(socket, cost_bytes)
             elif worker_queue.sockets_with_inbox:
                 # Unregistered: the socket's last messages and its CLOSE event may still wait for its share.
-                socket = worker_queue.sockets_with_inbox.get(socket_id)
-                if socket is not None:
-                    worker_queue.return_share(socket, cost_bytes)
+                unregistered = worker_queue.sockets_with_inbox.get(socket_id)
+                if unregistered is not None:
+                    worker_queue.return_share(unregistered, cost_bytes)
         worker_queue.in_flight_bytes -= total
         self._subtract_unhandled_bytes(worker_queue, total)
         if worker_queue.send_waiting_events():
@@ -181,7 +182,10 @@ class Broker(Delivery):
         worker_queue = self.worker_queues[worker_index]
         worker_queue.generation += 1
         self._subtract_unhandled_bytes(worker_queue, worker_queue.in_flight_bytes)
-        worker_queue.reset_for_new_worker(self.sockets)
+        own_sockets: list[SocketInbox] = [
+            socket for socket in self.sockets.values() if socket.worker_queue is worker_queue
+        ]
+        worker_queue.reset_for_new_worker(own_sockets)
         self.resume_worker_queue(worker_index)
 
     def adopt_closes(self, worker_index: int, closes: list[tuple[object, ...]]) -> None:
@@ -263,7 +267,7 @@ class Broker(Delivery):
             token_number = cast(int, command[3])
             socket = self.sockets.get(cast(int, command[1]))
             if socket is None and worker_queue is not None and token_number > 0:  # a handler of it still runs
-                socket = worker_queue.get_socket_with_inbox(cast(int, command[1]))
+                socket = cast(Socket | None, worker_queue.get_socket_with_inbox(cast(int, command[1])))
             if socket is None:
                 self.counters.unroutable += 1
             else:

@@ -15,15 +15,16 @@ CLOSED   –                               –                               –
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from mypy_extensions import i64, mypyc_attr, u8
+from mypy_extensions import i64, mypyc_attr
+
+from wsbroker.broker.inbox import SocketInbox
+from wsbroker.broker.outbox import Outbox
+from wsbroker.broker.worker_queue import WorkerQueue
 
 if TYPE_CHECKING:
     from wsbroker.broker.channel import Channel
-    from wsbroker.broker.outbox import Outbox
-    from wsbroker.broker.worker_queue import WorkerQueue
 
 OPENING: Final = 0
 """registered: calls find the socket, its frames wait for the 101 response"""
@@ -40,16 +41,26 @@ OPEN_END: Final = 1 << 60
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-class Socket:
+class Socket(SocketInbox):
     """One client's socket: its state, subscriptions, frames and messages that wait, and flags."""
 
     def __init__(self, socket_id: int, worker_queue: WorkerQueue) -> None:
-        self.id: Final = socket_id
+        super().__init__(socket_id)
+        # The flags first, beside those of SocketInbox.
+        self.is_accepted = False
+        """whether the 101 response has been queued"""
+        self.is_blocked = True
+        """whether the transport is full, or the 101 response not out yet"""
+        self.is_dirty = False
+        """whether the socket has direct frames or ranges in this turn"""
+        self.is_busy = False
+        """inline: whether events must wait in the inbox, because an async handler of the socket runs or the socket has
+        used up its share of the turn"""
+        self.is_reading_paused = False
         self.worker_queue: Final = worker_queue
         self.state: i64 = OPENING
-        self.token: bytes | None = None
-        self.applied_token_number: int = 0
-        """number of the last SET_TOKEN command of the socket's own worker that was applied"""
+        self.unhandled_bytes: i64 = 0
+        """cost of the messages read whose handlers have not ended (inline: of those in the inbox)"""
         # Subscriptions, oldest first: `first_channel`, then those of `more_channels`. Most sockets have one or none: a
         # dict (232 bytes) is made for the second, and dropped with the last but one.
         self.first_channel: Channel | None = None
@@ -57,38 +68,18 @@ class Socket:
         self.more_channels: dict[Channel, int] | None = None
         self.outbox: Outbox | None = None
         """the frames that wait because the transport is full or the 101 response is not out yet"""
+        self.pending_close: tuple[int, str, int, str] | None = None
+        """code and reason to send, code and reason to report, once the messages read before have been handled: the
+        peer has closed or broke the protocol"""
         # This turn (see outgoing.py).
         self.flush_mark: i64 = 0
         self.only_channel_index: i64 = NO_INDEX
         self.direct_numbers: list[int] | None = None
         self.direct_bytes: i64 = 0
         self.number_ranges: dict[Channel, list[int]] | None = None
-        self.pending_close: tuple[int, str, int, str] | None = None
-        """code and reason to send, code and reason to report, once the messages read before have been handled: the
-        peer has closed or broke the protocol"""
-        # Inbox: messages read whose handler is not yet free.
-        self.unhandled_bytes: i64 = 0
-        self.inbox: deque[tuple[object, ...]] | None = None
         # The slot of the timer wheel, and the index within it.
         self.timer_slot: i64 = NO_INDEX
         self.timer_index: i64 = 0
-        # Side by side: a flag takes one byte beside another one, and eight between two numbers.
-        self.is_accepted = False
-        self.is_blocked = True
-        """whether the transport is full, or the 101 response not out yet"""
-        self.is_dirty = False
-        """whether the socket has direct frames or ranges in this turn"""
-        self.is_token_stale = False
-        """whether the token was set elsewhere since the socket's worker got it"""
-        self.is_busy = False
-        """inline: whether events must wait in the inbox, because an async handler of the socket runs or the socket has
-        used up its share of the turn"""
-        self.is_discarding_messages = False
-        """whether messages read but not yet handled are dropped: the application has closed the socket"""
-        self.is_reading_paused = False
-        self.in_flight_units: u8 = 0
-        """messages in flight to the worker, in units of the socket's share (`WorkerQueue.share_units`); a byte beside
-        the flags costs nothing"""
 
     def is_member(self, channel: Channel) -> bool:
         """Returns whether this socket is subscribed to a channel."""

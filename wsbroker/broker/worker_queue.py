@@ -17,8 +17,8 @@ from typing import Final, cast, final
 
 from mypy_extensions import i64, u8
 
+from wsbroker.broker.inbox import SocketInbox
 from wsbroker.broker.limits import CREDIT_DIVISOR, CROWDED_FROM_MESSAGES, CROWDED_SHARE_UNITS, SHARE_UNITS
-from wsbroker.broker.socket import Socket
 from wsbroker.wire import events
 
 
@@ -46,9 +46,9 @@ class WorkerQueue:
         """Messages acknowledged as handled since the start, by all successive workers of this queue."""
         self.events: list[tuple[object, ...]] = []
         """Batch of this turn; empty for the inline worker, whose events are in `Broker.inline_queue`."""
-        self.waiting_sockets: deque[Socket] = deque()
+        self.waiting_sockets: deque[SocketInbox] = deque()
         """Sockets with events in their inbox that wait for credit, in order of their turns."""
-        self.sockets_with_inbox: dict[int, Socket] = {}
+        self.sockets_with_inbox: dict[int, SocketInbox] = {}
         """All sockets with events in their inbox, by id: those in line and those that are parked."""
         self.parked_ids: set[int] = set()
         """Ids of the sockets with events in their inbox that have their share in flight."""
@@ -60,7 +60,7 @@ class WorkerQueue:
         self.socket_count: int = 0
         """Registered sockets that belong to this worker."""
 
-    def queue_message(self, socket: Socket, event: tuple[object, ...], cost_bytes: i64) -> bool:
+    def queue_message(self, socket: SocketInbox, event: tuple[object, ...], cost_bytes: i64) -> bool:
         """Queues a MESSAGE event for the worker, or in the socket's inbox.
 
         The event goes into the inbox while the socket has its share in flight, there is no credit, the queue is
@@ -82,7 +82,7 @@ class WorkerQueue:
         self._send_message(socket, event, cost_bytes)
         return True
 
-    def queue_close(self, socket: Socket, event: tuple[object, ...]) -> None:
+    def queue_close(self, socket: SocketInbox, event: tuple[object, ...]) -> None:
         """Queues the CLOSE event of a socket, its last event, behind the socket's messages that still wait."""
         if not self.is_paused:
             self.unhandled_closes[socket.id] = event
@@ -91,7 +91,7 @@ class WorkerQueue:
         else:
             self.events.append(event)
 
-    def queue_in_inbox(self, socket: Socket, event: tuple[object, ...]) -> None:
+    def queue_in_inbox(self, socket: SocketInbox, event: tuple[object, ...]) -> None:
         """Puts an event into the inbox of its socket; a new inbox puts the socket in line, or parks it."""
         inbox = socket.inbox
         if inbox is None:
@@ -101,12 +101,12 @@ class WorkerQueue:
             self._enqueue_or_park(socket)
         inbox.append(event)
 
-    def _has_share_left(self, socket: Socket) -> bool:
+    def _has_share_left(self, socket: SocketInbox) -> bool:
         """Returns whether a socket may have one more message in flight."""
         units = i64(socket.in_flight_units)
         return units < CROWDED_SHARE_UNITS or (units < SHARE_UNITS and self.in_flight_messages < CROWDED_FROM_MESSAGES)
 
-    def _enqueue_or_park(self, socket: Socket) -> None:
+    def _enqueue_or_park(self, socket: SocketInbox) -> None:
         """Puts a socket with an inbox in line for credit, or parks the socket while its share is in flight."""
         if self._has_share_left(socket):
             self.waiting_sockets.append(socket)
@@ -120,7 +120,7 @@ class WorkerQueue:
         units = (cost_bytes + self.share_unit_bytes - 1) // self.share_unit_bytes
         return units if units < SHARE_UNITS else SHARE_UNITS
 
-    def return_share(self, socket: Socket, cost_bytes: i64) -> None:
+    def return_share(self, socket: SocketInbox, cost_bytes: i64) -> None:
         """Returns the units of a handled message to its socket's share; puts a parked socket back in line."""
         remaining = i64(socket.in_flight_units) - self.share_units(cost_bytes)
         socket.in_flight_units = u8(remaining) if remaining > 0 else u8(0)
@@ -167,12 +167,12 @@ class WorkerQueue:
         while inbox and inbox[0][0] == events.MESSAGE:
             self.dropped_bytes += i64(cast(int, inbox.popleft()[3]))
 
-    def _drop_inbox(self, socket: Socket) -> None:
+    def _drop_inbox(self, socket: SocketInbox) -> None:
         """Removes the empty inbox of a socket."""
         socket.inbox = None
         self.sockets_with_inbox.pop(socket.id, None)
 
-    def _send_message(self, socket: Socket, event: tuple[object, ...], cost_bytes: i64) -> None:
+    def _send_message(self, socket: SocketInbox, event: tuple[object, ...], cost_bytes: i64) -> None:
         """Adds a MESSAGE event to the worker's batch and spends its cost; a TOKEN event precedes it if one is due.
 
         Tokens go out only with messages, so that a flood of `set_token` costs a stalled worker nothing.
@@ -237,11 +237,11 @@ class WorkerQueue:
         self.unhandled_closes.clear()
         return closes
 
-    def reset_for_new_worker(self, sockets: dict[int, Socket]) -> None:
+    def reset_for_new_worker(self, sockets: list[SocketInbox]) -> None:
         """Resets credit, shares and token states for a new worker, to which nothing is in flight yet. O(sockets).
 
         Args:
-            sockets: all registered sockets, by id; sockets of other workers are not changed.
+            sockets: the registered sockets of this worker.
         """
         self.in_flight_bytes = 0
         self.in_flight_messages = 0
@@ -251,9 +251,8 @@ class WorkerQueue:
                 self.waiting_sockets.append(socket)
             _reset_for_new_worker(socket)
         self.parked_ids.clear()
-        for socket in sockets.values():
-            if socket.worker_queue is self:
-                _reset_for_new_worker(socket)
+        for socket in sockets:
+            _reset_for_new_worker(socket)
 
     def _waiting_closes(self) -> dict[int, tuple[object, ...]]:
         """Returns the CLOSE events that wait in inboxes, with current tokens, by socket id. O(sockets with inbox)."""
@@ -264,18 +263,18 @@ class WorkerQueue:
                 closes[socket.id] = _with_current_token(socket, inbox[-1])
         return closes
 
-    def get_socket_with_inbox(self, socket_id: int) -> Socket | None:
+    def get_socket_with_inbox(self, socket_id: int) -> SocketInbox | None:
         """Returns the socket of this id, registered or not, if events wait in its inbox; else None."""
         return self.sockets_with_inbox.get(socket_id)
 
 
-def _reset_for_new_worker(socket: Socket) -> None:
+def _reset_for_new_worker(socket: SocketInbox) -> None:
     """Resets the share and the token state of one socket: its new worker has no message and no token of it."""
     socket.in_flight_units = 0
     socket.applied_token_number = 0
     socket.is_token_stale = socket.token is not None
 
 
-def _with_current_token(socket: Socket, close: tuple[object, ...]) -> tuple[object, ...]:
+def _with_current_token(socket: SocketInbox, close: tuple[object, ...]) -> tuple[object, ...]:
     """Returns a CLOSE event that waited, with the socket's token of now: a running handler may have set a new one."""
     return (events.CLOSE, socket.id, socket.token, socket.applied_token_number, close[4], close[5])
