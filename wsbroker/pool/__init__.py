@@ -2,8 +2,10 @@
 
     pool                all workers of a server: start, stop, reload, and which worker gets a socket or request
     slot                one worker position: its worker, the standby that takes over, the replacement of a lost worker
-    remote_worker       one worker at the other end of a wire: its states, its mailbox, its events and commands
+    remote_worker       one worker at the other end of a wire: start, stop, mailbox, events and commands
+    worker_states       the states of such a worker and their changes, as a table
     pending_requests    opens and HTTP requests that a worker has not answered yet
+    worker_monitor      probes to one worker, and its reports on handlers that hang
     worker_stream       one stream between broker and worker: bytes to batches and back
     orphaned_closes     close handlers that a lost worker has not run
     restart_policy      when a lost worker is replaced

@@ -17,9 +17,10 @@ from wsbroker.pool.kinds.interpreter import ModuleRefused
 from wsbroker.pool.local_api import LocalApi
 from wsbroker.pool.orphaned_closes import OrphanedCloses
 from wsbroker.pool.pending_requests import OpenVerdict, make_unavailable_response
-from wsbroker.pool.remote_worker import PROBE_INTERVAL_S, RemoteWorker
+from wsbroker.pool.remote_worker import RemoteWorker
 from wsbroker.pool.slot import SlotObserver, WorkerSlot, WorkerStatistics, idle_statistics
 from wsbroker.pool.tasks import PoolTasks
+from wsbroker.pool.worker_monitor import PROBE_INTERVAL_S
 from wsbroker.pool.worker_stream import Batch
 from wsbroker.settings.config import Config, WorkerKind
 from wsbroker.settings.folders import sys_path_with_links

@@ -4,8 +4,6 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
-from enum import Enum
-from time import time
 from typing import Final, cast
 
 import anyio
@@ -19,9 +17,11 @@ from wsbroker.pool.log_replay import LogReplay
 from wsbroker.pool.pending_requests import OpenVerdict, PendingRequests, answer_with_timeout
 from wsbroker.pool.start_reminder import StartReminder
 from wsbroker.pool.tasks import PoolTasks
+from wsbroker.pool.worker_monitor import WorkerMonitor
+from wsbroker.pool.worker_states import TRANSITIONS, WorkerEvent, WorkerState
 from wsbroker.pool.worker_stream import ENDED_BY_ITSELF, Batch, WorkerStream, connect_stream
 from wsbroker.settings.config import Config
-from wsbroker.wire import commands, control, events
+from wsbroker.wire import commands, events
 from wsbroker.wire.commands import Command
 from wsbroker.worker.slowest import SlowestCalls
 
@@ -33,20 +33,10 @@ COMMANDS_REFUSED: Final = "commands_refused"
 """Statistic: commands for the pool that it does not understand; it has skipped them."""
 CONTROL_REFUSED: Final = "control_messages_refused"
 """Statistic: messages of the control stream that their receiver does not understand; it has skipped them."""
-PROBE_INTERVAL_S: Final = 1.0
 OUTCOME_WAIT_S: Final = 1.0
 """How long a worker whose wire has ended may take to end itself and so say why; then it is killed, if it can be."""
 KILL_WAIT_S: Final = 1.0
 """How long a worker that was killed may take to be gone."""
-
-
-class WorkerState(Enum):
-    """Where a worker is in its life."""
-
-    STARTING = "starting"
-    RUNNING = "running"
-    STOPPING = "stopping"
-    ENDED = "ended"
 
 
 class RemoteWorker:
@@ -79,7 +69,8 @@ class RemoteWorker:
         """Time of the loop at which it had started."""
         self._host = host
         self._queue_index = index
-        self._generation = generation
+        self._generation: int | None = generation
+        """Generation of the worker queue whose events this worker handles; None: standby or retiring."""
         self._apply = core.apply_commands
         self._config = config
         self._tasks = tasks
@@ -91,20 +82,26 @@ class RemoteWorker:
         self._stopped_event = asyncio.Event()
         self._event_stream = WorkerStream(self.name, self._apply_batch, self._on_stream_lost)
         self._log_replay = LogReplay(self.name, self._event_stream.pause_reading, self._event_stream.resume_reading)
-        self._control_stream = WorkerStream(self.name, self._process_control_batch, self._on_control_stream_lost)
+        self._monitor = WorkerMonitor(
+            self.name,
+            config.worker_hang_timeout,
+            slowest,
+            self.declare_lost,
+            lambda subject, kind: self._report_unknown(CONTROL_REFUSED, subject, kind),
+        )
         self._mailbox_sender, self._mailbox_receiver = anyio.create_memory_object_stream[Batch](math.inf)
         self._waiting_batch_count = 0
         self._mailbox_task: asyncio.Task[None] | None = None
         self._pending: Final = PendingRequests(self.name)
         self._last_request_number = 0
-        self._last_probe_number = 0
-        self._probes_missed = 0
-        self._is_probe_unanswered = False
-        self._is_standby = False
-        self._is_declared_lost = False
         self._loss_reason_while_stopping = ""
         self._logged_unknown_kinds: set[str] = set()
         """What has been logged as not understood."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the worker's streams are closed for good."""
+        return self.state is WorkerState.ENDED or self.state is WorkerState.ABANDONED
 
     @property
     def requests_in_flight(self) -> int:
@@ -155,7 +152,7 @@ class RemoteWorker:
             except BaseException:
                 control_end.close()
                 raise
-            await connect_stream(control_end, self._control_stream)
+            await connect_stream(control_end, self._monitor.stream)
             self._mailbox_task = self._tasks.spawn_task(self._drain_mailbox(), f"{self.name} mailbox")
             with StartReminder(self.name):
                 outcome = await self._start_result
@@ -165,7 +162,7 @@ class RemoteWorker:
                     outcome = WorkerError(f"worker {self.name} ended before it had started: {reason}")
                 raise outcome
         except BaseException:
-            self._close_and_answer_pending()
+            self._close_and_answer_pending(WorkerEvent.CLOSED)
             raise
         return outcome
 
@@ -188,7 +185,7 @@ class RemoteWorker:
         deadline = self._loop.time() + timeout_s
         was_running = self.state is WorkerState.RUNNING
         if was_running:
-            self.state = WorkerState.STOPPING
+            self._change_state(WorkerEvent.STOP_SENT)
             self.post_events([(events.STOP,)])
             try:
                 async with asyncio.timeout_at(deadline):
@@ -198,8 +195,8 @@ class RemoteWorker:
                 text = "worker did not stop in time, %s worker=%s timeout_s=%g"
                 logger.log(level, text, self._host.stuck_outcome, self.name, timeout_s)
         is_over = self._stopped_event.is_set()
-        self._close_and_answer_pending()
-        if self._is_declared_lost or (was_running and not is_over):
+        self._close_and_answer_pending(WorkerEvent.CLOSED)
+        if self.state is WorkerState.ABANDONED or (was_running and not is_over):
             has_ended = False
             deadline = self._loop.time()
         elif is_over:
@@ -227,38 +224,40 @@ class RemoteWorker:
         return True
 
     def declare_lost(self, reason: str) -> None:
-        """Gives it up: what it still says is ignored, what it was asked is answered here."""
-        if self.state is not WorkerState.ENDED:
+        """Kills the worker or leaves it behind, ignores its further commands, and answers its pending requests."""
+        if not self.has_ended:
             self._on_stream_lost(reason)
 
     def _on_stream_lost(self, reason: str) -> None:
-        """The wire is gone, or the worker was given up."""
-        state = self.state
+        """Closes the worker after the loss of its event stream; `on_lost` is called if the worker was running.
+
+        Args:
+            reason: begins with `ENDED_BY_ITSELF`, or the worker is killed or left behind.
+        """
+        before = self.state
         if not reason.startswith(ENDED_BY_ITSELF):
-            self._is_declared_lost = True
             self._host.kill()
-        if state is WorkerState.STARTING:
-            if not self._start_result.done():
-                self._start_result.set_result(_EndedBeforeStarted(reason))
-            self._close_and_answer_pending()
-        elif state is WorkerState.STOPPING:
-            if not self._stopped_event.is_set():
-                self._loss_reason_while_stopping = reason
-                self._close_and_answer_pending()
-                self._stopped_event.set()
-        elif state is WorkerState.RUNNING:
-            self._close_and_answer_pending()
+            self._close_and_answer_pending(WorkerEvent.DECLARED_LOST)
+        elif before is not WorkerState.STOPPED:
+            self._close_and_answer_pending(WorkerEvent.CLOSED)
+        if before is WorkerState.STARTING and not self._start_result.done():
+            self._start_result.set_result(_EndedBeforeStarted(reason))
+        elif before is WorkerState.RUNNING:
             self._on_lost(reason)
+        elif before is WorkerState.STOPPING:
+            self._loss_reason_while_stopping = reason
+            self._stopped_event.set()
 
-    def _on_control_stream_lost(self, reason: str) -> None:
-        logger.debug("control stream ended worker=%s reason=%r", self.name, reason)
+    def _change_state(self, event: WorkerEvent) -> None:
+        """Changes the worker's state as `TRANSITIONS` says."""
+        self.state = TRANSITIONS[self.state].get(event, self.state)
 
-    def _close_and_answer_pending(self) -> None:
-        """Lets go of everything; whoever waits for an answer gets one."""
-        self.state = WorkerState.ENDED
+    def _close_and_answer_pending(self, event: WorkerEvent) -> None:
+        """Enters the state after this event, closes both streams and the mailbox, and answers all pending requests."""
+        self._change_state(event)
         self._log_replay.replay_rest()
         self._event_stream.close()
-        self._control_stream.close()
+        self._monitor.stream.close()
         if self._mailbox_task is not None:
             self._mailbox_task.cancel()
         self._mailbox_sender.close()
@@ -282,7 +281,9 @@ class RemoteWorker:
             try:
                 self._mailbox_sender.send_nowait(batch)
             except anyio.ClosedResourceError:
-                logger.debug("batch dropped worker=%s state=%s events=%d", self.name, self.state.value, len(batch))
+                logger.debug(
+                    "batch dropped worker=%s state=%s events=%d", self.name, self.state.public_name, len(batch)
+                )
             return
         self._write_batch(batch)
 
@@ -370,34 +371,35 @@ class RemoteWorker:
     # From the worker. -------------------------------------------------------------------------------------------
 
     def enter_standby(self) -> None:
-        """It does not speak for its lane: before `start`, until it takes over from another worker, and after another
-        one has taken over from it. What it asks is answered and what it says applied, as from a thread of the server.
+        """Takes the worker queue from this worker: before `start` of a standby, and when a worker is being retired.
+
+        The worker's commands are applied and its questions answered as those of a thread of the server.
         """
-        self._is_standby = True
+        self._generation = None
 
     def take_over_queue(self, generation: int) -> None:
-        """From here on it speaks for the lane."""
+        """Gives the worker queue of this generation to this worker: from now on it handles the queue's events."""
         self._generation = generation
-        self._is_standby = False
-
-    def _apply_standby_batch(self, batch: Batch) -> None:
-        """What a worker says before it takes over: its start, and the calls of `handle_worker_start`; or after another
-        one has: its answers, and the calls of the handlers that it ends."""
-        rest = self._apply(NO_WORKER, 0, batch)
-        answers = [item for item in rest if item[0] == events.ANSWER]
-        if answers:
-            self._write_batch(answers)
-        for command in rest:
-            if command[0] != events.ANSWER:
-                self._process_command(command)
 
     def _apply_batch(self, batch: Batch) -> None:
-        if self._is_standby:
+        """Applies a batch of the worker's commands. Called by the event stream for each batch."""
+        generation = self._generation
+        if generation is None:
             self._apply_standby_batch(batch)
             return
-        rest = self._apply(self._queue_index, self._generation, batch)
-        for command in rest:
+        pool_commands = self._apply(self._queue_index, generation, batch)
+        for command in pool_commands:
             self._process_command(command)
+
+    def _apply_standby_batch(self, batch: Batch) -> None:
+        """Applies a batch of commands of a standby or retiring worker, and writes the answers to its questions."""
+        results = self._apply(NO_WORKER, 0, batch)
+        answers = [item for item in results if item[0] == events.ANSWER]
+        if answers:
+            self._write_batch(answers)
+        for command in results:
+            if command[0] != events.ANSWER:
+                self._process_command(command)
 
     def _process_command(self, command: Command) -> None:
         kind = command[0]
@@ -413,7 +415,7 @@ class RemoteWorker:
         elif kind in (commands.STARTED, commands.START_FAILED) and self._start_result.done():
             logger.debug("start was called off already worker=%s", self.name)
         elif kind == commands.STARTED:
-            self.state = WorkerState.RUNNING
+            self._change_state(WorkerEvent.STARTED)
             self.started_at = self._loop.time()
             self._start_result.set_result(list(cast(list[str], command[1])))
         elif kind == commands.START_FAILED:
@@ -423,6 +425,7 @@ class RemoteWorker:
                 failure.__cause__ = WorkerError(f"in worker {self.name}:\n{detail}")
             self._start_result.set_result(failure)
         elif kind == commands.STOPPED:
+            self._change_state(WorkerEvent.STOPPED)
             self._stopped_event.set()
         elif kind == commands.LOG:
             self._log_replay.add_record(command)
@@ -441,47 +444,10 @@ class RemoteWorker:
     def _add_to_counter(self, name: str, amount: int) -> None:
         self._counts[name] = self._counts.get(name, 0) + amount
 
-    # Watching. --------------------------------------------------------------------------------------------------
-
     def check_liveness(self) -> None:
-        """Asks whether its helper thread runs, if it is not asked already. Called once per interval for each worker.
-
-        An unanswered probe is measured in intervals, not by the clock: a process that was suspended, or a loop that was
-        blocked, has missed the clock's time and not yet read the answers that lie there.
-        """
-        if self.state is WorkerState.STARTING or self.state is WorkerState.ENDED or self._stopped_event.is_set():
-            return
-        if self._is_probe_unanswered:
-            self._probes_missed += 1
-            if self._probes_missed >= math.ceil(self._config.worker_hang_timeout / PROBE_INTERVAL_S):
-                self.declare_lost(f"it did not answer a probe for {self._config.worker_hang_timeout:g} s")
-            return
-        self._last_probe_number += 1
-        self._is_probe_unanswered = True
-        self._control_stream.write([(control.PROBE, self._last_probe_number)])
-
-    def _process_control_batch(self, batch: Batch) -> None:
-        for message in batch:
-            kind = message[0]
-            if kind == control.ALIVE:
-                if message[1] == self._last_probe_number:
-                    self._is_probe_unanswered = False
-                    self._probes_missed = 0
-            elif kind == control.INTERRUPTED:
-                _, handler, socket_id, seconds = cast(tuple[int, str, int, float], message)
-                text = "handler interrupted worker=%s handler=%s socket=%s seconds=%.1f"
-                logger.debug(text, self.name, handler, socket_id, seconds)  # the worker has logged and counted it
-            elif kind == control.NOT_UNDERSTOOD:
-                self._report_unknown(CONTROL_REFUSED, "control message to the worker", message[1])
-            elif kind == control.HUNG:
-                _, handler, socket_id, seconds = cast(tuple[int, str, int, float], message)
-                self._slowest.add_call(handler, socket_id, seconds, time())
-                self.declare_lost(
-                    f"{handler} (socket {socket_id}) hangs: it has not ended {seconds:.1f} s after its start"
-                )
-                return
-            else:
-                self._report_unknown(CONTROL_REFUSED, "control message", kind)
+        """Sends a probe to a worker that runs or stops, unless the last probe is unanswered. Called every second."""
+        if self.state is WorkerState.RUNNING or self.state is WorkerState.STOPPING:
+            self._monitor.check_liveness()
 
 
 class _EndedBeforeStarted(WorkerError):

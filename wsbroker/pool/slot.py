@@ -28,9 +28,10 @@ from wsbroker.errors import WorkerError, WSBrokerError
 from wsbroker.guarded_log import GuardedLog, format_error
 from wsbroker.pool.interfaces import Core, WorkerQueueView
 from wsbroker.pool.kinds.host import WorkerHost
-from wsbroker.pool.remote_worker import RemoteWorker, WorkerState
+from wsbroker.pool.remote_worker import RemoteWorker
 from wsbroker.pool.restart_policy import MAX_DEATHS, WINDOW_S, RestartPolicy
 from wsbroker.pool.tasks import PoolTasks
+from wsbroker.pool.worker_states import WorkerState
 from wsbroker.pool.worker_stream import ENDED_BY_ITSELF, Batch
 from wsbroker.settings.config import Config
 from wsbroker.wire.events import Event
@@ -168,7 +169,7 @@ class WorkerSlot:
         Events for a worker that has ended are lost, and the queue is marked lost.
         """
         worker = self.worker
-        if worker is not None and worker.state is not WorkerState.ENDED:
+        if worker is not None and not worker.has_ended:
             worker.post_events(batch)
         else:
             self._mark_queue_lost()  # events after the loss, such as the open of an accepted socket
@@ -426,7 +427,9 @@ class WorkerSlot:
         worker = self.worker
         queue = self.queue
         state = WorkerState.ENDED if worker is None else worker.state
-        statistics = idle_statistics(self.name, state.value, queue.socket_count, dict(self._counts), self._slowest)
+        statistics = idle_statistics(
+            self.name, state.public_name, queue.socket_count, dict(self._counts), self._slowest
+        )
         statistics["restarts"] = self._restart_policy.restart_count
         statistics["sockets_waiting"] = len(queue.waiting_sockets)
         statistics["mailbox_messages"] = queue.in_flight_messages

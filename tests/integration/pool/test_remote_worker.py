@@ -726,9 +726,9 @@ def test_answered_probes_are_fine_and_one_is_out_at_a_time(live: Callable[..., P
         assert worker is not None
         for n in range(1, 6):
             worker.check_liveness()
-            while worker._is_probe_unanswered:
+            while worker._monitor.is_probe_unanswered:
                 await asyncio.sleep(0)
-            assert worker._last_probe_number == n
+            assert worker._monitor.last_probe_number == n
         assert house.core.lost_queues == []
 
     live(work, answers, settings=Settings(workers=1, worker_hang_timeout=1.0))

@@ -285,7 +285,7 @@ def test_a_busy_handler_does_not_keep_its_worker_from_answering_probes(kind: str
         assert worker is not None
         for _ in range(5):
             worker.check_liveness()
-            while worker._is_probe_unanswered:
+            while worker._monitor.is_probe_unanswered:
                 await asyncio.sleep(0)
         assert shop.core.lost_queues == []
         await pipe.release()
@@ -332,7 +332,7 @@ def test_an_interpreter_of_its_own_loads_nothing_heavy(kind: str) -> None:
         heavy = {"anyio", "aiohttp", "uvloop", "click", "librt", "pytest"}
         assert heavy & {module.partition(".")[0] for module in modules} == {"asyncio"} & heavy
         rooms = {module.split(".")[1] for module in modules if module.startswith("wsbroker.")}
-        assert rooms == {"worker", "wire", "process_exit", "types", "errors", "guarded_log"}
+        assert rooms == {"worker", "wire", "http", "process_exit", "types", "errors", "guarded_log"}
 
     live(APPS + "Where", work, worker_kind=kind)
 
