@@ -19,7 +19,7 @@ from wsbroker.pool.orphaned_closes import OrphanedCloses
 from wsbroker.pool.pending_requests import OpenVerdict, make_unavailable_response
 from wsbroker.pool.remote_worker import RemoteWorker
 from wsbroker.pool.slot import SlotObserver, WorkerSlot, WorkerStatistics, idle_statistics
-from wsbroker.pool.tasks import PoolTasks
+from wsbroker.pool.tasks import PoolTasks, wait_for_any
 from wsbroker.pool.worker_monitor import PROBE_INTERVAL_S
 from wsbroker.pool.worker_stream import Batch
 from wsbroker.settings.config import Config, WorkerKind
@@ -37,7 +37,6 @@ HANDLERS_SHARE: Final = 0.7
 """The part of the time to stop in which handlers may end; the rest is for close handlers and `handle_worker_stop`."""
 CLOSE_SHARE: Final = 0.2
 """The part in which close handlers may still run, when messages in front of them had to be dropped."""
-CLOSE_POLL_S: Final = 0.01
 FAILED_START_STOP_S: Final = 5.0
 """How long the other workers may take to stop after one could not start."""
 
@@ -209,7 +208,7 @@ class Pool(SlotObserver):
         for slot in self._slots:
             await slot.stop_replacing()
         await self._wait_for_close_handlers(loop.time() + timeout_s * HANDLERS_SHARE)
-        if self._has_unhandled_closes():
+        if any(slot.has_unhandled_closes for slot in self._slots):
             dropped = self._core.drop_waiting_messages()
             if dropped:
                 logger.warning(MESSAGES_DROPPED, dropped)
@@ -309,12 +308,11 @@ class Pool(SlotObserver):
             deadline: a time of the loop's clock.
         """
         loop = asyncio.get_running_loop()
-        while self._has_unhandled_closes() and loop.time() < deadline:
-            await asyncio.sleep(CLOSE_POLL_S)
-
-    def _has_unhandled_closes(self) -> bool:
-        """Returns whether a running worker has CLOSE events whose handler has not run."""
-        return any(slot.is_running and slot.queue.unhandled_closes for slot in self._slots)
+        while loop.time() < deadline:
+            slots = [slot for slot in self._slots if slot.has_unhandled_closes]
+            if not slots:
+                return
+            await wait_for_any([slot.watch_closes() for slot in slots], deadline)
 
     def _schedule_liveness_check(self) -> None:
         """Starts the timer of the next liveness check: one timer for all workers."""

@@ -95,6 +95,8 @@ class RemoteWorker:
         self._pending: Final = PendingRequests(self.name)
         self._last_request_number = 0
         self._loss_reason_while_stopping = ""
+        self._watches: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+        """Conditions that are tested after each batch of the worker, with the future that is done when one holds."""
         self._logged_unknown_kinds: set[str] = set()
         """What has been logged as not understood."""
 
@@ -251,6 +253,8 @@ class RemoteWorker:
     def _change_state(self, event: WorkerEvent) -> None:
         """Changes the worker's state as `TRANSITIONS` says."""
         self.state = TRANSITIONS[self.state].get(event, self.state)
+        if self._watches:
+            self._complete_watches()
 
     def _close_and_answer_pending(self, event: WorkerEvent) -> None:
         """Enters the state after this event, closes both streams and the mailbox, and answers all pending requests."""
@@ -263,6 +267,33 @@ class RemoteWorker:
         self._mailbox_sender.close()
         self._mailbox_receiver.close()
         self._pending.answer_all_as_lost()
+
+    def watch(self, condition: Callable[[], bool]) -> asyncio.Future[None]:
+        """Returns a future that is done when the condition holds, or when the worker is not RUNNING.
+
+        The condition is tested now, and after each batch of the worker's commands while the future is not done or
+        cancelled: the caller cancels the future when it stops waiting. No cost while no watch is set.
+        """
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._watches.append((condition, future))
+        self._event_stream.on_batch = self._apply_watched_batch
+        self._complete_watches()
+        return future
+
+    def _apply_watched_batch(self, batch: Batch) -> None:
+        """Applies a batch of the worker's commands and tests the watches. Called by the stream while a watch is set."""
+        self._apply_batch(batch)
+        self._complete_watches()
+
+    def _complete_watches(self) -> None:
+        """Completes the watches whose condition holds, or all if the worker is not RUNNING; drops cancelled watches."""
+        is_running = self.state is WorkerState.RUNNING
+        for condition, future in self._watches:
+            if not future.done() and (not is_running or condition()):
+                future.set_result(None)
+        self._watches = [watch for watch in self._watches if not watch[1].done()]
+        if not self._watches:
+            self._event_stream.on_batch = self._apply_batch
 
     # To the worker. ---------------------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ from wsbroker.pool.interfaces import Core, WorkerQueueView
 from wsbroker.pool.kinds.host import WorkerHost
 from wsbroker.pool.remote_worker import RemoteWorker
 from wsbroker.pool.restart_policy import MAX_DEATHS, WINDOW_S, RestartPolicy
-from wsbroker.pool.tasks import PoolTasks
+from wsbroker.pool.tasks import PoolTasks, wait_for_any
 from wsbroker.pool.worker_states import WorkerState
 from wsbroker.pool.worker_stream import ENDED_BY_ITSELF, Batch
 from wsbroker.settings.config import Config
@@ -40,8 +40,6 @@ from wsbroker.worker.slowest import SlowCall, SlowestCalls
 
 logger = GuardedLog(__name__)
 
-SWITCH_POLL_S: Final = 0.005
-RETIREMENT_POLL_S: Final = 0.02
 WORKER_RESTART_CODE: Final = 1012
 """The close code of sockets whose worker was lost: the client should reconnect."""
 
@@ -281,17 +279,30 @@ class WorkerSlot:
         Raises:
             WorkerError: the old worker did not run empty within `limit_s`, or the standby worker was lost.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + limit_s
-        queue = self.queue
+        deadline = asyncio.get_running_loop().time() + limit_s
         while True:
             if standby.state is not WorkerState.RUNNING:
                 raise WorkerError(f"the new worker of {self.name} was lost before it could take over")
-            if not self.is_running or not (queue.in_flight_bytes or queue.unhandled_closes):
+            worker = self.worker
+            if worker is None or not self.is_running or self._is_queue_empty():
                 return
-            if loop.time() > deadline:
+            watches = [worker.watch(self._is_queue_empty), standby.watch(lambda: False)]
+            if not await wait_for_any(watches, deadline):
                 raise WorkerError(f"{self.name} has not come to the end of its handlers within {limit_s:g} s")
-            await asyncio.sleep(SWITCH_POLL_S)
+
+    def _is_queue_empty(self) -> bool:
+        """Returns whether the worker has handled all messages and closes that the core has sent it."""
+        return not (self.queue.in_flight_bytes or self.queue.unhandled_closes)
+
+    @property
+    def has_unhandled_closes(self) -> bool:
+        """Whether the slot's worker runs and has CLOSE events whose handler has not run."""
+        return self.is_running and bool(self.queue.unhandled_closes)
+
+    def watch_closes(self) -> asyncio.Future[None]:
+        """Returns a future that is done when `has_unhandled_closes` may have become false; to be cancelled."""
+        assert self.worker is not None
+        return self.worker.watch(lambda: not self.queue.unhandled_closes)
 
     def _install_standby(self, standby: RemoteWorker) -> None:
         """Makes the standby worker the slot's worker in one step without an `await`, and retires the old worker."""
@@ -321,8 +332,7 @@ class WorkerSlot:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._config.http_timeout + self._config.worker_hang_timeout
         try:
-            while worker.has_pending_requests and loop.time() < deadline:
-                await asyncio.sleep(RETIREMENT_POLL_S)
+            await wait_for_any([worker.watch(lambda: not worker.has_pending_requests)], deadline)
             await worker.stop(self._config.shutdown_timeout)
         except Exception as error:
             logger.exception("worker could not be retired worker=%s", self.name)

@@ -1,7 +1,7 @@
 """The pool's background tasks: each logs its own exception, and none outlives `PoolTasks.cancel_all`."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Final
 
 from wsbroker.guarded_log import GuardedLog
@@ -33,6 +33,24 @@ class PoolTasks:
             task.cancel()
         if running:
             await asyncio.wait(running)
+
+
+async def wait_for_any(futures: Sequence[asyncio.Future[None]], deadline: float) -> bool:
+    """Waits until one of the futures is done or the deadline has passed; then cancels the others.
+
+    Args:
+        deadline: a time of the loop's clock.
+
+    Returns:
+        whether a future is done.
+    """
+    timeout_s = max(0.0, deadline - asyncio.get_running_loop().time())
+    try:
+        done, _ = await asyncio.wait(futures, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        return bool(done)
+    finally:
+        for future in futures:
+            future.cancel()
 
 
 async def _run_logging_errors(coroutine: Coroutine[object, object, None], name: str) -> None:

@@ -40,17 +40,18 @@ class WorkerStream(asyncio.Protocol):
         "_queued_before_connect",
         "_is_closed",
         "_name",
-        "_on_batch",
         "_on_lost",
         "_drain_waiter",
         "_transport",
         "_unpacker",
         "is_writing_paused",
+        "on_batch",
     )
 
     def __init__(self, name: str, on_batch: Callable[[Batch], None], on_lost: Callable[[str], None]) -> None:
         self._name = name
-        self._on_batch = on_batch
+        self.on_batch = on_batch
+        """Called with each batch that was read; may be exchanged for another function at any time."""
         self._on_lost = on_lost
         self._unpacker = BatchUnpacker()
         self._transport: asyncio.Transport | None = None
@@ -119,7 +120,7 @@ class WorkerStream(asyncio.Protocol):
             return
         try:
             for batch in self._unpacker.feed(data):
-                self._on_batch(batch)
+                self.on_batch(batch)
                 if self._is_closed:
                     return
         except Exception as error:
