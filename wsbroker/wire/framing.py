@@ -1,21 +1,23 @@
 """Batches on a stream: a 4-byte big-endian length, then `marshal` of a list of tuples.
 
-`marshal` carries 1 to 4 million small messages a second between interpreters of one installation, refuses what it
-does not know with a ValueError, and is only ever read from our own workers (never from a client).
+`marshal` carries 1 to 4 million small messages a second between interpreters of one installation, refuses other types
+with a ValueError, and is only ever read from our own workers (never from a client).
 """
 
 import marshal
 from typing import Final
 
 HEADER_BYTES: Final = 4
+"""Bytes of the length in front of each batch."""
 MAX_BATCH_BYTES: Final = (1 << 31) - 1
+"""Longest batch, without its header."""
 
 
 def pack_batch(batch: list[tuple[object, ...]]) -> bytes:
     """Returns the bytes of one batch, ready to be written to the wire.
 
     Raises:
-        ValueError: a field is not what `marshal` carries, or the batch is 2 GiB or more.
+        ValueError: a field has a type that `marshal` refuses, or the batch is 2 GiB or more.
     """
     body = marshal.dumps(batch)
     size = len(body)
@@ -25,14 +27,14 @@ def pack_batch(batch: list[tuple[object, ...]]) -> bytes:
 
 
 def split_batches(chunks: list[bytes], size: int) -> tuple[list[list[tuple[object, ...]]], list[bytes]]:
-    """Returns the batches that are complete in these bytes, oldest first, and the bytes that are left.
+    """Returns the batches that are complete in these bytes, oldest first, and the remaining bytes in pieces.
 
-    It changes nothing: whoever is interrupted in it can do it again. O(1) while the first batch is not complete, so
-    that a batch of 100 MiB costs as much in pieces of 4 KiB as in one.
+    Changes nothing, so a call that an exception has interrupted can be repeated. O(1) while the first batch is not
+    complete, so that a batch of 100 MiB costs as much in pieces of 4 KiB as in one.
 
     Args:
         chunks: the bytes in pieces, as they were read.
-        size: of all of them together; the caller keeps count.
+        size: the number of bytes in all pieces; the caller keeps count.
     """
     if size < HEADER_BYTES:
         return [], chunks
@@ -41,7 +43,7 @@ def split_batches(chunks: list[bytes], size: int) -> tuple[list[list[tuple[objec
         first = b"".join(chunks)
         chunks = [first]
     if size < HEADER_BYTES + int.from_bytes(first[:HEADER_BYTES], "big"):
-        return [], chunks  # not joined before all of it is there: that would cost its square
+        return [], chunks  # not joined before the batch is complete: that would cost the square of its size
     data = b"".join(chunks)
     batches: list[list[tuple[object, ...]]] = []
     start = 0
@@ -56,7 +58,7 @@ def split_batches(chunks: list[bytes], size: int) -> tuple[list[list[tuple[objec
 
 
 class BatchUnpacker:
-    """Turns the bytes of a wire, split anywhere, back into batches."""
+    """Turns the bytes of a stream, split anywhere, back into batches."""
 
     __slots__ = ("_chunks", "_buffered_bytes")
 
@@ -66,7 +68,7 @@ class BatchUnpacker:
         """Bytes in `_chunks`."""
 
     def feed(self, data: bytes) -> list[list[tuple[object, ...]]]:
-        """Takes the next bytes; returns the batches that are complete now, oldest first."""
+        """Adds the next bytes of the stream; returns the batches that are complete now, oldest first."""
         chunks = self._chunks
         chunks.append(data)
         self._buffered_bytes += len(data)
