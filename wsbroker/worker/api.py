@@ -1,10 +1,11 @@
-"""The calls that an application makes: each is spelled here once, on two primitives, and goes to the current API object.
+"""The calls that an application makes: each is spelled here once, and goes to the API object of its context.
 
 A worker puts its own object into the context variable `context_api`; all other code gets `default_api`, which the
 broker sets in the main interpreter while it runs.
 
-To add a call: its constant in `wire.commands`, its effect in `broker.broker` and `broker.commands`, its method here, its
-function in `wsbroker/__init__`, and its method in `testing.TestBroker`; nothing else (`tests/house/test_api_spelling.py`).
+To add a call: its constant in `wire.commands`, its effect in `broker.broker` and `broker.commands`, its method here,
+its function in `wsbroker/__init__`, and its method in `testing.TestBroker`; nothing else. The house test
+`test_api_spelling` holds that.
 """
 
 from contextvars import ContextVar

@@ -1,4 +1,13 @@
-"""Async handlers: one task per call, with its time limit. For workers with an event loop, and for the broker's own."""
+"""Runs async handlers: one task per call, with a time limit. Used in workers with an event loop, and inline.
+
+The states of one call of a handler that returned something to await (`CallCoroutine`), and what the observer is told:
+
+| state | coroutine ends | its time is over | `cancel_call` |
+| --- | --- | --- | --- |
+| running | ended: returned, failed or timed_out, then ended | overdue: timed_out, cancelled | unwanted: cancelled |
+| overdue | ended: ended | hung (once, the call stays overdue) | – |
+| unwanted | ended: ended | overdue: timed_out, cancelled | – |
+"""
 
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
@@ -24,85 +33,108 @@ FOREVER: Final = float("inf")
 
 
 class HandlerCall:
-    """One call of a handler.
+    """One call of a handler: what was called, for which socket, and until when.
 
     Args:
-        handler: its name.
-        socket_id: whose; 0: an HTTP request.
-        limit_s: how long it may take.
-        number: what its answer is for: an HTTP request's number, or the cost of a message.
-        start: when it was called, if that was not just now.
-        request: what an open handler was called with.
+        handler: the handler's name, for example `MESSAGE`.
+        socket_id: the socket that the call is for; 0: an HTTP request.
+        limit_s: seconds that the call may take.
+        message_cost: for a message handler: the cost that is given back when the call has ended.
+        request_id: for an HTTP handler: the id that the response is sent with.
+        start: when the handler was called, on the clock `monotonic`; None: just now.
+        request: for an open handler: the upgrade request.
     """
 
-    __slots__ = ("answer", "deadline", "handler", "number", "request", "socket_id", "start")
+    __slots__ = (
+        "answer",
+        "deadline",
+        "handler",
+        "is_awaited_by_socket",
+        "message_cost",
+        "request",
+        "request_id",
+        "socket_id",
+        "start",
+    )
 
     def __init__(
         self,
         handler: str,
         socket_id: int,
         limit_s: float,
-        number: int = 0,
+        *,
+        message_cost: int = 0,
+        request_id: int = 0,
         start: float | None = None,
         request: "HttpRequest | None" = None,
     ) -> None:
         self.handler = handler
         self.socket_id = socket_id
-        self.number = number
+        self.message_cost = message_cost
+        self.request_id = request_id
         self.start = monotonic() if start is None else start
         self.deadline = self.start + limit_s
         self.request = request
         self.answer: Future[object] | None = None
-        """Resolved with the answer, for whoever waits for it in the same loop."""
+        """Resolved with the answer of an open or HTTP handler, for a coroutine that waits in the same loop."""
+        self.is_awaited_by_socket = False
+        """Whether the inline runner keeps the socket's next event until this close handler has ended."""
 
 
 class CallObserver(Protocol):
-    """Who has handlers running: told how they end. One of the first three per call, and then `ended`."""
+    """Is told how calls of async handlers end: at most one of the first three methods, then `on_call_ended`."""
 
     def on_call_returned(self, call: HandlerCall, returned: object) -> None:
-        """It returned in time."""
+        """Is called when a handler has returned in time, with the value."""
 
     def on_call_failed(self, call: HandlerCall, error: BaseException) -> None:
-        """It raised in time."""
+        """Is called when a handler has raised in time, with the exception."""
 
-    def on_call_timed_out(self, call: HandlerCall, where: BaseException | str) -> None:
-        """Its time is over and it is being cancelled; it may still run."""
+    def on_call_timed_out(self, call: HandlerCall, cause_or_position: BaseException | str) -> None:
+        """Is called when a handler's time is over; the handler is being cancelled and may still run.
+
+        Args:
+            call: the call.
+            cause_or_position: the exception that interrupted a blocking step, or the position where the handler waits.
+        """
 
     def on_call_ended(self, call: HandlerCall) -> None:
-        """Nothing of it runs any more."""
+        """Is called when nothing of the call runs any more."""
 
     def on_call_hung(self, call: HandlerCall) -> None:
-        """It was cancelled a while ago and still runs."""
+        """Is called when a handler still runs `hang_timeout_s` after its cancellation."""
 
 
 class CallCoroutine(Coroutine[object, object, None]):
-    """What a handler's task drives: the handler, and how it ends.
+    """Wraps the coroutine of a handler: a task drives this object, which drives the handler and reports its end.
 
-    A coroutine of our own rather than an `async def` around the handler's: it sees each step of the handler, so that a
-    step that blocks the loop can be interrupted; it ends without a callback of the task and the turn of the loop that
-    one costs; and SystemExit, which a task would throw out of the loop, stays inside.
+    This is not an `async def` around the handler's coroutine: so it sees each step of the handler, and a step that
+    blocks the loop can be interrupted; it ends without a callback of the task, which would cost a turn of the loop; and
+    SystemExit, which a task would throw out of the loop, stays inside.
     """
 
     __slots__ = ("_coroutine", "_async_calls", "call", "is_ended", "is_overdue", "is_unwanted", "task")
 
-    def __init__(self, tasks: "AsyncCalls", call: HandlerCall, coroutine: Coroutine[object, object, object]) -> None:
-        self._async_calls = tasks
-        self._coroutine = coroutine
+    def __init__(
+        self, async_calls: "AsyncCalls", call: HandlerCall, handler_coroutine: Coroutine[object, object, object]
+    ) -> None:
+        self._async_calls = async_calls
+        self._coroutine = handler_coroutine
         self.call = call
         self.task: Task[None] | None = None
         self.is_ended = False
         self.is_overdue = False
-        """Its time is over: that was reported, and it was cancelled."""
+        """Whether the handler's time is over: that was reported, and the handler was cancelled."""
         self.is_unwanted = False
-        """It was cancelled because nobody waits for it."""
+        """Whether the handler was cancelled because its answer is of no use any more."""
 
     @property
     def position(self) -> str:
-        """Where the handler waits."""
+        """The position in the code where the handler waits."""
         return await_position(self._coroutine)
 
     def send(self, value: object) -> object:
-        """One step."""
+        """Runs the handler to its next await. Called by the task."""
         return self._run_step(self._coroutine.send, value)
 
     def throw(
@@ -111,30 +143,42 @@ class CallCoroutine(Coroutine[object, object, None]):
         val: BaseException | object = None,
         tb: TracebackType | None = None,
     ) -> object:
-        """One step that begins with an exception: the task was cancelled."""
+        """Raises an exception where the handler waits, and runs the handler on. Called by the task, to cancel."""
         error = typ if isinstance(typ, BaseException) else typ() if val is None else val
         return self._run_step(self._coroutine.throw, error)
 
     def close(self) -> None:
-        """The task is thrown away."""
+        """Closes the handler's coroutine. Called when the task is thrown away."""
         self._coroutine.close()
 
     def __await__(self) -> "CallCoroutine":  # type: ignore[override]
         return self
 
-    def _run_step(self, go: Callable[..., object], value: object) -> object:
+    def _run_step(self, advance: Callable[..., object], value: object) -> object:
+        """Runs one step of the handler within its time, and reports the handler's end, if this step is the last one.
+
+        Args:
+            advance: `send` or `throw` of the handler's coroutine.
+            value: the argument for `advance`.
+
+        Returns:
+            what the task has to wait for before the next step.
+
+        Raises:
+            StopIteration: the handler has ended; for the task.
+        """
         try:
-            watch = self._async_calls.timer
-            if watch is None:
-                waits_for = go(value)
+            timer = self._async_calls.timer
+            if timer is None:
+                waits_for = advance(value)
                 if self._async_calls.is_forked:
                     exit_forked_child(None)
                 return waits_for
             call = self.call
             start = monotonic()
-            # What is late already runs its clean-up: as long as its hanging is tolerated.
+            # An overdue handler runs its clean-up: that may take as long as hanging is tolerated.
             deadline = start + self._async_calls.hang_timeout_s if self.is_overdue else call.deadline
-            return watch.call_with_deadline(deadline, start, call.handler, call.socket_id, go, value)
+            return timer.call_with_deadline(deadline, start, call.handler, call.socket_id, advance, value)
         except StopIteration as end:
             self._async_calls.on_coroutine_ended(self, end.value, None)
         except HandlerTimeout as timeout:
@@ -145,123 +189,135 @@ class CallCoroutine(Coroutine[object, object, None]):
         raise StopIteration
 
     def _close_coroutine(self) -> None:
-        """A handler that caught its interruption and awaits again is not given another step, only its `finally`s."""
+        """Closes the coroutine of a handler that caught its interruption and awaits again: only its `finally`s run."""
         try:
             self._coroutine.close()
         except BaseException:
-            pass  # it has been told, and reported, once
+            pass  # the handler was interrupted, and that was reported, once
 
 
 class _DeadlineQueue:
-    """Runs with one time limit, so that their order is that of their deadlines: one timer serves them all."""
+    """Calls that have the same time limit: their order is that of their deadlines, so one timer serves all of them."""
 
-    __slots__ = ("_limit_s", "_loop", "_on_overdue", "_runs", "_timer")
+    __slots__ = ("_limit_s", "_loop", "_on_overdue", "_coroutines", "_timer")
 
-    def __init__(self, loop: "AbstractEventLoop", limit_s: float, overdue: Callable[[CallCoroutine], None]) -> None:
+    def __init__(self, loop: "AbstractEventLoop", limit_s: float, on_overdue: Callable[[CallCoroutine], None]) -> None:
         self._loop = loop
         self._limit_s = limit_s
-        self._on_overdue = overdue
-        self._runs: dict[CallCoroutine, float] = {}
+        self._on_overdue = on_overdue
+        self._coroutines: dict[CallCoroutine, float] = {}
         self._timer: Handle | None = None
 
-    def add_call(self, run: CallCoroutine) -> None:
+    def add_call(self, coroutine: CallCoroutine) -> None:
+        """Starts the time limit of a call."""
         if self._limit_s < FOREVER:
-            self._runs[run] = monotonic() + self._limit_s
+            self._coroutines[coroutine] = monotonic() + self._limit_s
             if self._timer is None:
                 self._timer = self._loop.call_later(self._limit_s, self._expire_due_calls)
 
-    def discard_call(self, run: CallCoroutine) -> None:
-        self._runs.pop(run, None)
+    def discard_call(self, coroutine: CallCoroutine) -> None:
+        """Removes a call that has ended; does nothing if the call is not here."""
+        self._coroutines.pop(coroutine, None)
 
     def cancel_timer(self) -> None:
+        """Cancels the timer, so that no call becomes overdue any more."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _expire_due_calls(self) -> None:
-        """The timer is left running when its run ends, so it fires at most once per limit and finds what is due."""
+        """Reports the calls whose deadline has passed, and sets the timer for the next deadline. Called by the timer.
+
+        The timer is left running when a call ends, so it fires at most once per limit and finds what is due.
+        """
         self._timer = None
-        runs = self._runs
+        coroutines = self._coroutines
         now = monotonic()
-        while runs:
-            run, deadline = next(iter(runs.items()))
+        while coroutines:
+            coroutine, deadline = next(iter(coroutines.items()))
             if deadline > now:
                 self._timer = self._loop.call_later(max(deadline - now, 0.001), self._expire_due_calls)
                 return
-            del runs[run]
+            del coroutines[coroutine]
             try:
-                self._on_overdue(run)
+                self._on_overdue(coroutine)
             except BaseException:
                 self._timer = self._loop.call_soon(self._expire_due_calls)  # the others are due all the same
                 raise
 
 
 class AsyncCalls:
-    """The async handlers that are running.
+    """The calls of async handlers that are running in one event loop.
 
     Args:
-        owner: told how they end.
-        limits_s: the time limits there are; every `HandlerCall` has one of them.
-        hang_s: how long a cancelled handler may take to end.
-        watch: interrupts steps that block; None: nobody does (the broker's own loop).
+        observer: is told how the calls end.
+        limits_s: the time limits there are, in seconds; every `HandlerCall` has one of them.
+        hang_timeout_s: seconds a cancelled handler may take to end.
+        timer: interrupts steps that block; None: they cannot be interrupted (the broker's own loop).
     """
 
     def __init__(
-        self, owner: CallObserver, limits_s: set[float], hang_s: float, watch: HandlerTimer | None = None
+        self, observer: CallObserver, limits_s: set[float], hang_timeout_s: float, timer: HandlerTimer | None = None
     ) -> None:
         from asyncio import Task, get_running_loop
 
-        self.hang_timeout_s = hang_s
-        self.timer = watch
+        self.hang_timeout_s = hang_timeout_s
+        self.timer = timer
         self.is_forked = False
-        """This process is a child that a handler without a watch has forked."""
-        self._observer = owner
+        """Whether this process is a child that a handler has forked, in a loop without a timer."""
+        self._observer = observer
         self._loop = loop = get_running_loop()
         self._deadlines = {limit_s: _DeadlineQueue(loop, limit_s, self._cancel_overdue) for limit_s in limits_s}
-        self._hang_deadlines = _DeadlineQueue(loop, hang_s, self._report_hung)
-        self._runs: dict[CallCoroutine, _DeadlineQueue] = {}
+        self._hang_deadlines = _DeadlineQueue(loop, hang_timeout_s, self._report_hung)
+        self._coroutines: dict[CallCoroutine, _DeadlineQueue] = {}
         self._idle_future: Future[None] | None = None
         self._make_task = Task
 
     @property
     def running_count(self) -> int:
-        """How many run."""
-        return len(self._runs)
+        """The number of calls that are running."""
+        return len(self._coroutines)
 
     def start_call(self, call: HandlerCall, limit_s: float, awaitable: Awaitable[object]) -> CallCoroutine:
-        """Runs what a handler returned as a task."""
+        """Runs what a handler returned as a task.
+
+        Args:
+            call: the call of the handler.
+            limit_s: the call's time limit in seconds, one of `limits_s`.
+            awaitable: what the handler returned.
+        """
         if isinstance(awaitable, CoroutineType):
-            run = CallCoroutine(self, call, awaitable)
+            coroutine = CallCoroutine(self, call, awaitable)
         else:
-            run = CallCoroutine(self, call, _await_awaitable(awaitable))
+            coroutine = CallCoroutine(self, call, _await_awaitable(awaitable))
         deadlines = self._deadlines[limit_s]
-        self._runs[run] = deadlines
-        deadlines.add_call(run)
+        self._coroutines[coroutine] = deadlines
+        deadlines.add_call(coroutine)
         if sys.version_info >= (3, 12):
             # The first step runs at once: a handler that does not wait costs no turn of the loop.
-            task = self._make_task(run, loop=self._loop, eager_start=True)
+            task = self._make_task(coroutine, loop=self._loop, eager_start=True)
         else:
-            task = self._make_task(run, loop=self._loop)
-        if not run.is_ended:
-            run.task = task
-        return run
+            task = self._make_task(coroutine, loop=self._loop)
+        if not coroutine.is_ended:
+            coroutine.task = task
+        return coroutine
 
-    def cancel_call(self, run: CallCoroutine) -> None:
-        """Cancels a call that nobody waits for any more: how it ends is not reported."""
-        if run.task is not None and not run.is_ended:
-            run.is_unwanted = True
-            run.task.cancel()
+    def cancel_call(self, coroutine: CallCoroutine) -> None:
+        """Cancels a call whose answer is of no use any more; only its end is reported, not how it ended."""
+        if coroutine.task is not None and not coroutine.is_ended:
+            coroutine.is_unwanted = True
+            coroutine.task.cancel()
 
     def cancel_all_calls(self) -> None:
-        """Cancels all that run."""
-        for run in list(self._runs):
-            self.cancel_call(run)
+        """Cancels all calls that are running, as `cancel_call` does."""
+        for coroutine in list(self._coroutines):
+            self.cancel_call(coroutine)
 
     async def wait_until_idle(self, timeout_s: float) -> bool:
-        """Waits until none runs; returns whether that was so in time."""
+        """Waits until no call is running, at most `timeout_s`; returns whether that was reached."""
         from asyncio import timeout
 
-        if self._runs:
+        if self._coroutines:
             self._idle_future = self._loop.create_future()
             try:
                 async with timeout(timeout_s if timeout_s < FOREVER else None):
@@ -273,23 +329,29 @@ class AsyncCalls:
         return True
 
     def cancel_timers(self) -> None:
-        """Lets go of the timers."""
+        """Cancels all timers. Called when the loop is about to end."""
         self._hang_deadlines.cancel_timer()
         for deadlines in self._deadlines.values():
             deadlines.cancel_timer()
 
-    def on_coroutine_ended(self, run: CallCoroutine, returned: object, error: BaseException | None) -> None:
-        """A run has ended; called by it."""
+    def on_coroutine_ended(self, coroutine: CallCoroutine, returned: object, error: BaseException | None) -> None:
+        """Reports how a call has ended. Called by its `CallCoroutine`.
+
+        Args:
+            coroutine: the coroutine that has ended.
+            returned: the handler's value, if it returned.
+            error: what the handler raised; a HandlerTimeout if a step was interrupted; None: it returned.
+        """
         if self.is_forked:
             exit_forked_child(error)
-        run.is_ended = True
-        run.task = None
-        self._runs.pop(run).discard_call(run)
-        call = run.call
+        coroutine.is_ended = True
+        coroutine.task = None
+        self._coroutines.pop(coroutine).discard_call(coroutine)
+        call = coroutine.call
         try:
-            if run.is_overdue:
-                self._hang_deadlines.discard_call(run)
-            elif run.is_unwanted:
+            if coroutine.is_overdue:
+                self._hang_deadlines.discard_call(coroutine)
+            elif coroutine.is_unwanted:
                 pass
             elif error is None:
                 self._observer.on_call_returned(call, returned)
@@ -297,32 +359,34 @@ class AsyncCalls:
                 self._observer.on_call_timed_out(call, error)
             else:
                 self._observer.on_call_failed(call, error)
-        finally:  # whatever fails there, the socket's next event goes on
+        finally:  # so that the socket's next event is handled, whatever fails there
             try:
                 self._observer.on_call_ended(call)
             finally:
-                if not self._runs and self._idle_future is not None and not self._idle_future.done():
+                if not self._coroutines and self._idle_future is not None and not self._idle_future.done():
                     self._idle_future.set_result(None)
 
-    def _cancel_overdue(self, run: CallCoroutine) -> None:
-        run.is_overdue = True
-        where = run.position
-        if run.task is not None:
-            run.task.cancel()
-        self._hang_deadlines.add_call(run)
-        self._observer.on_call_timed_out(run.call, where)
+    def _cancel_overdue(self, coroutine: CallCoroutine) -> None:
+        """Cancels a call whose time is over, and reports it. Called by the timer."""
+        coroutine.is_overdue = True
+        position = coroutine.position
+        if coroutine.task is not None:
+            coroutine.task.cancel()
+        self._hang_deadlines.add_call(coroutine)
+        self._observer.on_call_timed_out(coroutine.call, position)
 
-    def _report_hung(self, run: CallCoroutine) -> None:
-        self._observer.on_call_hung(run.call)
+    def _report_hung(self, coroutine: CallCoroutine) -> None:
+        """Reports a call that still runs `hang_timeout_s` after its cancellation. Called by the timer."""
+        self._observer.on_call_hung(coroutine.call)
 
 
 async def _await_awaitable(awaitable: Awaitable[object]) -> object:
-    """A coroutine of anything that can be awaited."""
+    """Awaits any awaitable, so that there is a coroutine for it."""
     return await awaitable
 
 
 def is_awaitable(returned: object) -> bool:
-    """Whether a handler returned something to await."""
+    """Returns whether a handler returned something that has to be awaited."""
     if type(returned) is CoroutineType:
         return True
     try:

@@ -1,4 +1,4 @@
-"""Handlers of a worker with an event loop: async ones run as one task each, those of a socket one after the other.
+"""Runs the handlers of a worker with an event loop: one task for each async call, one call at a time for each socket.
 
 Sync handlers run directly in the loop's callback, as they do without a loop.
 """
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from socket import socket
 
 _QUEUED_EVENTS: Final = frozenset({events.OPEN, events.MESSAGE, events.CLOSE, events.DROP_UNOPENED})
-"""Events that wait while a handler of their socket runs. A TOKEN does not: a handler gets the newest when it starts."""
+"""Events that wait while a handler of their socket runs. A TOKEN does not: a handler gets the newest token anyway."""
 
 
 class AsyncRuntime(SyncRuntime):
-    """Handles the events of one worker; those of sockets whose handler awaits wait for it, the others go on.
+    """Handles the events of one worker; events of a socket wait while an async handler of that socket is running.
 
     Args:
-        wire: what the port reads from, for the loop to watch.
-        hung: told of a handler that does not end after it was cancelled: handler, socket, seconds.
-        unfinished: what made a worker without a loop go on here.
+        wire: the socket that the API reads from, for the loop to watch.
+        send_hung: tells the broker of a handler that does not end after its cancellation: handler, socket, seconds.
+        unfinished_call: the call that needed an event loop, in a worker that began without one.
     """
 
     def __init__(
@@ -46,22 +46,22 @@ class AsyncRuntime(SyncRuntime):
         report: HandlerReport,
         options: HandlerOptions,
         wire: "socket",
-        hung: "Callable[[str, int, float], None]",
-        unfinished: UnfinishedCall | None = None,
+        send_hung: "Callable[[str, int, float], None]",
+        unfinished_call: UnfinishedCall | None = None,
     ) -> None:
         super().__init__(handlers, api, timer, report, options)
         self._wire = wire
-        self._send_hung = hung
-        self._resumed_call = unfinished
+        self._send_hung = send_hung
+        self._resumed_call = unfinished_call
         self._context = copy_context()
-        """What every handler starts from: an event that waited must not inherit the context of whom it waited for."""
+        """The context in which every handler starts: an event that waited must not inherit that of another call."""
         self._loop: AbstractEventLoop
         self._async_calls: AsyncCalls
         self._end_future: Future[None]
         self._is_flush_scheduled = False
 
     def run(self) -> UnfinishedCall | None:
-        """Runs the worker, from `handle_worker_start` to its end. What that handler raises reaches the caller."""
+        """Runs the worker in an event loop, from its start to its end; raises what `handle_worker_start` raises."""
         from asyncio import Runner
 
         with Runner(loop_factory=_make_event_loop) as runner, ForkedLoopGuard(runner.get_loop()):
@@ -69,6 +69,7 @@ class AsyncRuntime(SyncRuntime):
         return None
 
     async def _run_worker(self) -> None:
+        """Starts the worker, handles events until STOP or the wire's end, stops the worker. The loop's main task."""
         from asyncio import get_running_loop
 
         self._loop = loop = get_running_loop()
@@ -103,7 +104,10 @@ class AsyncRuntime(SyncRuntime):
         self._async_calls.cancel_timers()
 
     async def _stop_worker(self) -> None:
-        """Everything that came before has to end; a handler that hangs does not keep the rest from it."""
+        """Waits for all events that came before STOP, runs `handle_worker_stop`, reports the end to the pool.
+
+        A handler that hangs is waited for no longer than its time limit and `worker_hang_timeout`.
+        """
         from asyncio import sleep
 
         longest_s = max(self._limit_s, self._http_limit_s) + self._options.worker_hang_timeout
@@ -123,18 +127,19 @@ class AsyncRuntime(SyncRuntime):
     # Events. ----------------------------------------------------------------------------------------------------
 
     def _on_wire_readable(self) -> None:
+        """Reads and handles events. Called by the loop when the wire has bytes."""
         self._io.read_available()
         self._handle_read_events()
 
     def _wake_loop(self) -> None:
-        """Somebody who waited for an answer has read events; called on any thread."""
+        """Has the loop handle events that another thread has read; called on any thread."""
         try:
             self._loop.call_soon_threadsafe(self._handle_read_events, context=self._context)
         except RuntimeError:
             pass  # the loop is closed: the worker has ended
 
     def _handle_read_events(self) -> None:
-        """Handles what was read. Called by the loop only: while a handler waits for an answer, events wait."""
+        """Handles the events that were read. Called by the loop: while a handler waits for an answer, events wait."""
         io = self._io
         while not self._is_stopping:
             batch = io.pop_batch()
@@ -146,7 +151,7 @@ class AsyncRuntime(SyncRuntime):
         self._schedule_flush()
 
     def handle_event(self, event: Event) -> None:
-        """Handles one event, or lets it wait for its socket."""
+        """Handles one event, or queues the event while a handler of its socket is running."""
         queues = self._sockets.event_queues
         if queues and event[0] in _QUEUED_EVENTS:
             socket_id = cast(int, event[1])
@@ -159,26 +164,27 @@ class AsyncRuntime(SyncRuntime):
                 return
         super().handle_event(event)
 
-    def continue_async(self, unfinished: UnfinishedCall) -> None:
-        """Runs what a handler returned as a task."""
-        call, limit_s, awaitable = unfinished
+    def continue_async(self, unfinished_call: UnfinishedCall) -> None:
+        """Runs what a handler returned as a task, and queues the socket's events meanwhile."""
+        call, limit_s, awaitable = unfinished_call
         assert call is not None  # handle_worker_start is awaited in `_run_worker`
         if call.socket_id:
             self._sockets.event_queues[call.socket_id] = None
         self._async_calls.start_call(call, limit_s, awaitable)
 
     def on_call_ended(self, call: HandlerCall) -> None:
-        """Acknowledges the event and lets the socket's next one go on."""
+        """Acknowledges the event of a call that has ended, and has the socket's next event handled."""
         socket_id = call.socket_id
         queues = self._sockets.event_queues
         waiting = queues.pop(socket_id, None)
         super().on_call_ended(call)
-        if waiting and not self._io.is_ended:  # else another worker is handling what is left
+        if waiting and not self._io.is_ended:  # otherwise another worker is handling these events
             queues[socket_id] = waiting
             self._loop.call_soon(self._resume_socket, socket_id, context=self._context)
         self._schedule_flush()
 
     def _resume_socket(self, socket_id: int) -> None:
+        """Handles the events that waited for a handler of this socket, until one awaits again. Called by the loop."""
         queues = self._sockets.event_queues
         waiting = queues.pop(socket_id, None)
         while waiting and not self._io.is_ended:
@@ -189,7 +195,7 @@ class AsyncRuntime(SyncRuntime):
         self._schedule_flush()
 
     def on_call_hung(self, call: HandlerCall) -> None:
-        """Said to the broker, which gives the worker up."""
+        """Reports a handler that does not end to the broker, which replaces this worker."""
         seconds = monotonic() - call.start
         self._report.report_hung_call(call.handler, call.socket_id, seconds)
         self._api.flush()
@@ -198,18 +204,19 @@ class AsyncRuntime(SyncRuntime):
     # Commands. --------------------------------------------------------------------------------------------------
 
     def _schedule_flush(self) -> None:
-        """Makes sure that what was asked for leaves at the end of this turn of the loop."""
+        """Makes sure that the collected commands are sent at the end of this turn of the loop."""
         if not self._is_flush_scheduled:
             self._is_flush_scheduled = True
             self._loop.call_soon(self._flush_commands, context=self._context)
 
     def _flush_commands(self) -> None:
+        """Sends the collected commands. Called by the loop."""
         self._is_flush_scheduled = False
         self._api.flush()
 
 
 def _make_event_loop() -> "AbstractEventLoop":
-    """A loop that can watch a socket; on Windows the usual one cannot."""
+    """Returns a new event loop that can watch a socket; the usual loop on Windows cannot."""
     from asyncio import SelectorEventLoop
 
     return SelectorEventLoop()

@@ -1,4 +1,4 @@
-"""`Worker`: every handler there is, to derive from. Any module or object with functions of these names does as well."""
+"""`Worker`: the base class with every handler there is. Any module or object with these functions does too."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias, TypeVar
@@ -15,7 +15,7 @@ HANDLER_ARGUMENTS: Final[dict[str, tuple[str, ...]]] = {
     "handle_socket_close": ("socket_id", "token", "code", "reason"),
     "handle_http_request": ("request",),
 }
-"""The names of all handlers and what each one is given, in this order."""
+"""The names of all handlers, each with the names of its arguments in their order."""
 
 OpenReturn: TypeAlias = bool | HttpResponse | Accept | None
 """What an open handler may return."""
@@ -27,13 +27,13 @@ _Function = TypeVar("_Function", bound=Callable[..., object])
 
 
 def _mark_absent(function: _Function) -> _Function:
-    """Marks a handler that does nothing: the loader takes it as not there, so that it costs nothing."""
+    """Marks a handler of `Worker` that does nothing: the loader ignores such a handler, so that it costs nothing."""
     function.is_absent = True  # type: ignore[attr-defined]
     return function
 
 
 def is_absent(handler: object) -> bool:
-    """Whether this is one of the handlers of `Worker` that nobody has overridden."""
+    """Returns whether a handler is one of `Worker`'s own, which the application has not overridden."""
     return getattr(handler, "is_absent", False) is True
 
 
@@ -97,8 +97,8 @@ class Worker:
 
         Args:
             data: ``str`` of a text message, ``bytes`` of a binary one.
-            socket_id: where it came from.
-            token: what `set_token` was last given for this socket.
+            socket_id: the socket that sent the message.
+            token: the token that `set_token` was last given for this socket.
         """
         return None
 

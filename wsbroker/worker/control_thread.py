@@ -1,4 +1,4 @@
-"""The helper thread of a worker: answers probes and keeps the watch, while a handler is busy."""
+"""The control thread of a worker: answers probes and checks the time limits, while a handler is busy."""
 
 from collections.abc import Callable
 from threading import Lock, Thread
@@ -13,42 +13,46 @@ if TYPE_CHECKING:
     from socket import socket
 
 READ_BYTES: Final = 4096
+"""Bytes that one call of `recv` reads at most."""
 MIN_WAIT_S: Final = 0.001
+"""Seconds between two checks of the deadlines, at least."""
 MAX_WAIT_S: Final = 0.1
+"""Seconds between two checks of the deadlines, at most, once the broker is gone."""
 
 
 class ControlThread:
     """Serves the worker's end of the control stream.
 
     Args:
-        control: the stream; it belongs to the helper until `stop` returns.
-        name: of the worker.
-        on_alone: called in the thread when the broker is gone and the worker still runs.
+        control: the stream; it belongs to this thread until `stop` returns.
+        name: the worker's name.
+        on_orphaned: called on this thread when the broker is gone and the worker still runs.
     """
 
     __slots__ = ("_control", "_is_stopped", "_lock", "_name", "_on_orphaned", "_thread")
 
-    def __init__(self, control: "socket", name: str, on_alone: Callable[[], None] | None = None) -> None:
+    def __init__(self, control: "socket", name: str, on_orphaned: Callable[[], None] | None = None) -> None:
         self._control = control
         self._name = name
-        self._on_orphaned = on_alone
+        self._on_orphaned = on_orphaned
         self._lock = Lock()
         self._is_stopped = False
         self._thread: Thread | None = None
 
-    def start(self, watch: HandlerTimer, abandoned: Callable[[], None]) -> None:
+    def start(self, timer: HandlerTimer, on_abandoned: Callable[[], None]) -> None:
         """Starts the thread.
 
         Args:
-            watch: the handlers' limits.
-            abandoned: called in the thread when the broker is gone, or has given this worker up, and it still runs.
+            timer: keeps the time limits of the worker's handlers.
+            on_abandoned: called on this thread when the broker is gone, or has given this worker up, and the
+                worker still runs.
         """
         name = f"{self._name} helper"
         try:
-            thread = Thread(target=self._run_thread, args=(watch, abandoned), name=name, daemon=True)
+            thread = Thread(target=self._run_thread, args=(timer, on_abandoned), name=name, daemon=True)
             thread.start()
         except RuntimeError:  # an isolated subinterpreter has no daemon threads
-            thread = Thread(target=self._run_thread, args=(watch, abandoned), name=name)
+            thread = Thread(target=self._run_thread, args=(timer, on_abandoned), name=name)
             thread.start()
         self._thread = thread
 
@@ -65,35 +69,38 @@ class ControlThread:
             self._thread.join()
 
     def send_interrupted(self, handler: str, socket_id: int, seconds: float) -> None:
-        """Says that a handler was interrupted."""
+        """Tells the broker that a handler was interrupted."""
         self._send_message((messages.INTERRUPTED, handler, socket_id, seconds))
 
     def send_hung(self, handler: str, socket_id: int, seconds: float) -> None:
-        """Says that a handler does not end; from any thread."""
+        """Tells the broker that a handler does not end; called on any thread."""
         self._send_message((messages.HUNG, handler, socket_id, seconds))
 
     def _send_message(self, message: tuple[object, ...]) -> None:
+        """Sends one message to the broker; does nothing if the broker is gone. Called on any thread."""
         try:
             with self._lock:
                 self._control.sendall(pack_batch([message]))
         except OSError:
-            pass  # nobody is there, or has read for long: the broker notices by the probes that stay unanswered
+            pass  # the broker is gone or does not read; if it is there, it notices that its probes stay unanswered
 
-    def _run_thread(self, watch: HandlerTimer, abandoned: Callable[[], None]) -> None:
-        self._serve_control_stream(watch)
+    def _run_thread(self, timer: HandlerTimer, on_abandoned: Callable[[], None]) -> None:
+        """Serves the control stream; then, unless `stop` was called, tells the worker that the broker is gone."""
+        self._serve_control_stream(timer)
         if self._is_stopped:
             return
-        abandoned()
+        on_abandoned()
         if self._on_orphaned is not None:
             self._on_orphaned()
             while not self._is_stopped:  # the limits of handlers hold to the end
-                sleep(min(watch.check_deadline() or MAX_WAIT_S, MAX_WAIT_S))
+                sleep(min(timer.check_deadline() or MAX_WAIT_S, MAX_WAIT_S))
 
-    def _serve_control_stream(self, watch: HandlerTimer) -> None:
+    def _serve_control_stream(self, timer: HandlerTimer) -> None:
+        """Answers probes and checks deadlines, until the broker closes the stream or `stop` is called."""
         unpacker = BatchUnpacker()
         control = self._control
         while not self._is_stopped:
-            wait_s = watch.check_deadline()
+            wait_s = timer.check_deadline()
             try:
                 control.settimeout(None if wait_s is None else max(wait_s, MIN_WAIT_S))
                 data = control.recv(READ_BYTES)

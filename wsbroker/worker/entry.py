@@ -1,4 +1,4 @@
-"""How a worker begins that has an interpreter of its own. Called by a few lines that have made `sys.path` the server's.
+"""Starts a worker that has an interpreter of its own. Called by a few lines that have set `sys.path` to the server's.
 
 The user's `__main__` is never imported here: what it defines exists in the server's interpreter only.
 """
@@ -19,10 +19,10 @@ def interpreter_main(wire: int, control: int, spec: str, options: Mapping[str, o
     """Runs a worker in this subinterpreter.
 
     Args:
-        wire: descriptor of the wire's end, which stays the caller's. All interpreters of a process share descriptors,
-            so that this one uses a duplicate, which it closes itself.
-        control: likewise of the control stream.
-        spec: of the handlers.
+        wire: the descriptor of the worker's end of the wire; the caller keeps it open. All interpreters of a process
+            share descriptors, so this one uses a duplicate.
+        control: the descriptor of the worker's end of the control stream; duplicated likewise.
+        spec: the spec of the handlers.
         options: as for `worker_main`.
     """
     worker_main(socket(fileno=dup(wire)), socket(fileno=dup(control)), sys.path, spec, options)
@@ -38,17 +38,17 @@ def process_main(
     of the wire, and the worker ends as after a stop.
 
     Args:
-        wire: descriptor of the wire's end, now this process's; on Windows what `socket.share` has made of it.
-        control: likewise of the control stream.
-        spec: of the handlers.
+        wire: the descriptor of the worker's end of the wire, now this process's; on Windows bytes of `socket.share`.
+        control: the same for the control stream.
+        spec: the spec of the handlers.
         options: as for `worker_main`.
-        limit_s: how long it may stay when the server is gone or its own end has begun: a handler may be stuck, or a
-            thread that it has started. A server that is there does not wait longer itself.
+        limit_s: seconds this process may stay when the server is gone or the worker has ended: a handler, or a thread
+            of the application, may be stuck. A running server does not wait longer itself.
     """
     _install_noop_handlers()
-    os.environ.pop("WSBROKER_WORKER_OF", None)  # see pool/executable.py: a program that a handler starts is no copy
-    with open(os.devnull, "rb") as nothing:
-        os.dup2(nothing.fileno(), 0)
+    os.environ.pop("WSBROKER_WORKER_OF", None)  # a program that a handler starts is not a copy of this worker
+    with open(os.devnull, "rb") as null:
+        os.dup2(null.fileno(), 0)
     ends = _open_inherited_socket(wire), _open_inherited_socket(control)
     try:
         worker_main(*ends, sys.path, spec, options, lambda: _exit_within(limit_s))
@@ -57,31 +57,32 @@ def process_main(
 
 
 def _install_noop_handlers() -> None:
-    """Has the signals that stop the server do nothing. Until now they were blocked, by the server before the start.
+    """Installs a handler that does nothing for the signals that stop the server, and unblocks these signals.
 
-    They are not ignored: that would hold for each program that a handler starts, which could not be ended then. One
-    that is ignored already is to stay so, for those too (SIGHUP after `nohup`).
+    The server has blocked them before it started this process. They are not ignored: each program that a handler starts
+    would ignore them too, and could not be ended. A signal that is ignored already stays so (SIGHUP after `nohup`).
     """
     numbers = [number for number in forks.SERVER_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     forks.install_signal_handlers(numbers, _ignore_signal, _restore_default_signals)
     if sys.platform != "win32":
         for number in numbers:
-            signal.siginterrupt(number, False)  # nor does a call in C of some library notice
+            signal.siginterrupt(number, False)  # so that calls in C of libraries are not interrupted either
         signal.pthread_sigmask(signal.SIG_UNBLOCK, forks.SERVER_SIGNALS)
 
 
 def _ignore_signal(number: int, frame: FrameType | None) -> None:
-    """Ignores a signal that is meant for the server."""
+    """Does nothing: the signal is meant for the server."""
 
 
 def _restore_default_signals() -> None:
-    """In a forked child, which is not the server's business."""
+    """Gives the signals their default handlers back. Called in a child that a handler has forked."""
     for number in forks.SERVER_SIGNALS:
         if signal.getsignal(number) is _ignore_signal:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def _open_inherited_socket(end: int | bytes) -> socket:
+    """Returns the socket of an inherited descriptor (on Windows: of the bytes of `socket.share`)."""
     if sys.platform == "win32":
         from socket import fromshare
 
@@ -93,5 +94,6 @@ def _open_inherited_socket(end: int | bytes) -> socket:
 
 
 def _exit_within(limit_s: float) -> None:
+    """Has this process exit after `limit_s` seconds, with a line on stderr, unless it ends before."""
     text = f"worker process {os.getpid()} did not end within {limit_s:g} s: it exits now"
     process_exit.exit_after_timeout(limit_s, process_exit.STATUS_FORCED, text)

@@ -1,19 +1,19 @@
-"""What becomes of a process that a handler forks: by `os.fork`, `multiprocessing`, a process pool.
+"""Cuts a process that a handler forks off from the server: by `os.fork`, `multiprocessing`, a process pool.
 
 Such a child is a copy of the server, or of a worker, with all its descriptors. Left alone it keeps connections and
 ports open that the server has closed, and the wire of a worker that has ended; when its handler returns it goes on as
 the server and writes to the server's clients; and SIGTERM meets the server's handler in it. So, before the
 application's code goes on in the child:
 
-* whoever owns descriptors has replaced them (`register_child_action`), and the API has no broker;
-* the signals that the server or the worker has taken are as they were before. They are blocked meanwhile, as one that
-  comes between the fork and that would be lost: whoever has started the child may end it at once.
+* the descriptors of the server and of workers are replaced (`register_child_action`), and the API has no broker;
+* signals have the handlers that they had before the server or the worker installed its own. They are blocked until
+  then, as a signal that came in between would be lost: the child may be told to end at once.
 
-Where its handler ends, the child ends (`process_exit.exit_forked_child`). The runtimes see to that, each where a handler
-returns to it, and `ForkedLoopGuard` for what else runs in the event loop.
+Where its handler ends, the child ends (`process_exit.exit_forked_child`). The runtimes do that where a handler returns
+to them, and `ForkedLoopGuard` does so for all other code in the event loop.
 
-A program that is started (`subprocess`, `multiprocessing` with "spawn") needs none of this: no descriptor of ours is
-inherited by it, and handlers of signals do not survive its start.
+A program that is started (`subprocess`, `multiprocessing` with "spawn") needs none of this: it inherits no descriptor
+of ours, and signal handlers do not survive its start.
 """
 
 import gc
@@ -39,36 +39,39 @@ _T = TypeVar("_T")
 SERVER_SIGNALS: Final = frozenset(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
-"""What stops the server, or has it reload its workers."""
+"""The signals that stop the server, or have it reload its workers."""
 
 _child_actions: Final[dict[Callable[[], None], None]] = {}
+"""The functions to call in a forked child, in the order of their registration; a dict as an ordered set."""
 _handled_signals: Final[set[int]] = set()
+"""The signals that have a handler of the server or of a worker."""
 _saved_signal_masks: Final[dict[int, set[int]]] = {}
-"""By the thread that forks: its signal mask before."""
+"""For each thread that is forking right now: its signal mask from before."""
 
 
 def register_child_action(action: Callable[[], None]) -> None:
     """Has `action` called in every process that is forked from this one, on the only thread there is then.
 
-    What was registered last is called first. It must take no lock: the thread that holds one may not be there any more.
+    Actions are called in reverse order of their registration. An action must take no lock: the thread that holds the
+    lock may not exist in the child.
     """
     _child_actions[action] = None
 
 
 def unregister_child_action(action: Callable[[], None]) -> None:
-    """Takes `register_child_action` back."""
+    """Removes an action that `register_child_action` has registered."""
     _child_actions.pop(action, None)
 
 
 def install_signal_handlers(
     numbers: Iterable[int], handler: Callable[..., object], restore: Callable[[], None]
 ) -> None:
-    """Handles signals, with handlers that a forked child does not have for a moment.
+    """Installs a handler for signals, which a forked child never runs.
 
     Args:
-        numbers: of the signals.
-        handler: of all of them.
-        restore: gives them back to who handled them before; called in a forked child.
+        numbers: the numbers of the signals.
+        handler: the handler for all of them.
+        restore: installs the previous handlers again; called in a forked child while the signals are blocked.
     """
     for number in numbers:
         signal.signal(number, handler)
@@ -77,15 +80,15 @@ def install_signal_handlers(
 
 
 def unregister_signals(numbers: Iterable[int], restore: Callable[[], None]) -> None:
-    """Takes `install_signal_handlers` back, but for the handlers."""
+    """Has forks take no care of these signals any more; the caller restores their handlers itself."""
     _handled_signals.difference_update(numbers)
     unregister_child_action(restore)
 
 
 def redirect_to_null_device(descriptors: Iterable[int]) -> None:
-    """Has these numbers stand for the null device.
+    """Points file descriptors at the null device.
 
-    They are not closed: what still knows one of them must not reach a file that the child opens and that gets it.
+    They are not closed: code that still uses such a number must not reach a file that the child opens later.
     """
     try:
         null = os.open(os.devnull, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
@@ -98,15 +101,15 @@ def redirect_to_null_device(descriptors: Iterable[int]) -> None:
             else:
                 os.close(descriptor)
         except OSError:
-            pass  # it is closed already
+            pass  # the descriptor is closed already
     if null >= 0:
         os.close(null)
 
 
 class ForkedLoopGuard:
-    """Ends a forked child that comes back to the event loop of its parent, or that leaves it by an exception.
+    """Ends a forked child that comes back to the event loop of its parent, or leaves that loop by an exception.
 
-    A context manager around the run of the loop, on its thread.
+    A context manager around the run of the loop, on the loop's thread.
     """
 
     def __init__(self, loop: "AbstractEventLoop") -> None:
@@ -125,6 +128,7 @@ class ForkedLoopGuard:
             process_exit.exit_forked_child(error)
 
     def _on_forked(self) -> None:
+        """Has the loop end the process in its next turn, if its thread has forked. Called in the forked child."""
         if get_ident() == self._thread_id:
             self._is_forked = True
             ready = _ready_callbacks(self._loop)
@@ -134,29 +138,34 @@ class ForkedLoopGuard:
 
 
 def make_thread_executor() -> "ThreadPoolExecutor":
-    """Makes what runs `asyncio.to_thread` in a loop of ours. A child that is forked in it ends with its function."""
+    """Returns a thread pool for `asyncio.to_thread`; a child that is forked in a function ends with that function."""
     from concurrent.futures import Future, ThreadPoolExecutor
 
     class Executor(ThreadPoolExecutor):
-        """asyncio's own, but for that and for the names of its threads."""
+        """asyncio's default executor, with other names of threads, and with an end for forked children."""
 
         def submit(self, function: Callable[..., _T], /, *args: object, **kwargs: object) -> Future[_T]:
+            """Runs a function in a thread of the pool."""
             return super().submit(_call_and_exit_if_forked, function, args, kwargs)
 
     return Executor(thread_name_prefix=TO_THREAD_PREFIX)
 
 
 def _call_and_exit_if_forked(function: Callable[..., _T], args: tuple[object, ...], kwargs: dict[str, object]) -> _T:
-    process = os.getpid()
+    """Calls a function; ends the process if the function has forked and this is the child."""
+    process_id = os.getpid()
     try:
         return function(*args, **kwargs)
     finally:
-        if os.getpid() != process:
+        if os.getpid() != process_id:
             process_exit.exit_forked_child(sys.exception())
 
 
 def _ready_callbacks(loop: "AbstractEventLoop") -> "deque[object] | None":
-    """The callbacks that the loop runs next: an attribute of asyncio's loops, and not to be seen of uvloop's."""
+    """Returns the callbacks that a loop runs next, None if they cannot be found.
+
+    They are an attribute of asyncio's loops; in uvloop's the garbage collector finds them.
+    """
     ready = getattr(loop, "_ready", None)
     if ready is None:
         ready = next((each for each in gc.get_referents(loop) if type(each) is deque), None)
@@ -167,20 +176,23 @@ def _ready_callbacks(loop: "AbstractEventLoop") -> "deque[object] | None":
 
 
 def _block_handled_signals() -> None:
+    """Blocks the signals that have a handler of ours. Called before each fork."""
     if _handled_signals:
         _saved_signal_masks[get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, _handled_signals)
 
 
 def _restore_signal_mask() -> None:
+    """Restores the signal mask of the thread that has forked. Called after each fork, in parent and child."""
     mask = _saved_signal_masks.pop(get_ident(), None)
     if mask is not None:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _reset_in_child() -> None:
+    """Cuts the process off from the server: calls all child actions, restores signals. Called in a forked child."""
     caller = sys._getframe().f_back
     if caller is not None and caller.f_globals.get("__name__") == "asyncio.subprocess":
-        return  # uvloop's: it waits until the child has become another program, with no signal blocked
+        return  # uvloop: the parent waits until the child has become another program, with no signal blocked
     worker_api.set_default_api(None)
     worker_api.context_api.set(None)
     actions = list(reversed(_child_actions))
@@ -198,7 +210,7 @@ def _reset_in_child() -> None:
 
 
 def _call_all_actions(actions: list[Callable[[], None]]) -> None:
-    """Calls each; raises what one of them has raised when all were called."""
+    """Calls all actions, also after one has raised; then raises the last of these exceptions."""
     failure: Exception | None = None
     for action in actions:
         try:

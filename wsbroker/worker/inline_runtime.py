@@ -1,7 +1,7 @@
-"""Handlers that run inline, in the broker's own event loop: what is rare about them.
+"""Runs handlers inline, in the broker's own event loop: all but the usual way of a message.
 
-The compiled runner calls the message handler itself. It comes here when the handler returned something, raised or was
-slow, and for every other handler.
+The compiled runner (`connections.inline_runner`) calls the message handler itself. It calls this module when that
+handler returned something, raised or was slow, and for every other handler.
 """
 
 import sys
@@ -28,42 +28,42 @@ if TYPE_CHECKING:
 
     from wsbroker.worker.async_calls import CallCoroutine
 
-INTERNAL_ERROR = 1011
-HANDLER_ERROR = "handler error"
-
+INTERNAL_ERROR: Final = 1011
+HANDLER_ERROR: Final = "handler error"
 
 CLOSE_HANDLERS_SHARE: Final = 0.5
-"""The part of the time to stop that close handlers have when messages had to be dropped."""
+"""The part of the time to stop that close handlers get when messages had to be dropped."""
 STOP_POLL_S: Final = 0.005
-"""How often `stop` looks whether messages still wait with their sockets."""
+"""Seconds between two looks of `stop` at whether messages still wait for their handlers."""
 
 
 def _resume_no_socket(socket_id: int) -> None:
-    """Before anybody is to be told."""
+    """Does nothing: stands for `resume_socket` until the inline runner has set its own."""
 
 
 class InlineRuntime(BaseRuntime):
     """Runs the handlers of an inline worker; on the loop's thread only.
 
-    Sync handlers cannot be interrupted here: nobody else runs meanwhile. They are logged and counted if they were slow.
+    Sync handlers cannot be interrupted here: no other code runs meanwhile. Slow ones are logged and counted.
 
     Args:
-        handlers: the application's.
-        port: closes the sockets of handlers that failed.
-        options: how handlers are run.
+        handlers: the application's handlers.
+        api: closes the sockets of handlers that failed.
+        options: how handlers are coroutine.
     """
 
-    def __init__(self, handlers: Handlers, port: BrokerApi, options: HandlerOptions) -> None:
+    def __init__(self, handlers: Handlers, api: BrokerApi, options: HandlerOptions) -> None:
         super().__init__(handlers, HandlerReport(options.name or "inline", self._count_statistic), options)
         self.counters: dict[str, int] = {}
-        """Statistics by name: see `report`."""
+        """Statistics by name; the names stand in `report`."""
         self.resume_socket: Callable[[int], None] = _resume_no_socket
-        """Called when the handler of a socket for which `on_message_result` or `begin_close_handler` waited has ended."""
+        """Is called with a socket's id when the handler has ended that kept the socket's next event waiting: a message
+        handler that came to `on_message_result`, a close handler that `begin_close_handler` returned False for."""
         self.drop_waiting_messages: Callable[[], int] = int
-        """Drops the messages that wait for their handlers; returns how many."""
+        """Drops the messages that wait for their handlers; returns their number."""
         self.is_behind: Callable[[], bool] = bool
-        """Says whether messages or closes are waiting for their handlers, or being handled."""
-        self._api = port
+        """Returns whether messages or closes are waiting for their handlers, or being handled."""
+        self._api = api
         self._limit_s = options.handler_timeout
         self._http_limit_s = options.http_timeout
         self._async_calls: AsyncCalls | None = None
@@ -71,12 +71,13 @@ class InlineRuntime(BaseRuntime):
         self._thread_id = get_ident()
 
     def _count_statistic(self, name: str, amount: int) -> None:
+        """Adds `amount` to a statistic."""
         self.counters[name] = self.counters.get(name, 0) + amount
 
     # Start and end. ---------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Runs `handle_worker_start`; what it raises reaches the caller."""
+        """Runs `handle_worker_start`; what that handler raises reaches the caller."""
         self._get_async_calls()
         forks.register_child_action(self._mark_forked)
         try:
@@ -93,26 +94,30 @@ class InlineRuntime(BaseRuntime):
             exit_forked_child(None)
 
     def _mark_forked(self) -> None:
+        """Notes that this process was forked by a handler, on the loop's thread. Called in the forked child."""
         if get_ident() == self._thread_id:
             self.is_forked = self._get_async_calls().is_forked = True
 
     async def stop(self, timeout_s: float) -> bool:
-        """Waits for the handlers that run, cancels those that do not end, and runs `handle_worker_stop`.
+        """Waits for the handlers that are running, cancels those that do not end, and runs `handle_worker_stop`.
+
+        Args:
+            timeout_s: seconds for the handlers, and again for `handle_worker_stop`.
 
         Returns:
             whether neither of the two took longer than `timeout_s`.
         """
         from asyncio import sleep, timeout
 
-        tasks = self._get_async_calls()
+        async_calls = self._get_async_calls()
         deadline = monotonic() + timeout_s
-        is_idle = await tasks.wait_until_idle(timeout_s)
-        while is_idle and self.is_behind():  # what waits with its socket goes on in the next turns of the loop
+        is_idle = await async_calls.wait_until_idle(timeout_s)
+        while is_idle and self.is_behind():  # messages that wait are handled in the next turns of the loop
             await sleep(STOP_POLL_S)
-            is_idle = await tasks.wait_until_idle(max(0.0, deadline - monotonic())) and monotonic() < deadline
+            is_idle = await async_calls.wait_until_idle(max(0.0, deadline - monotonic())) and monotonic() < deadline
         if not is_idle:
             self._report.log_messages_dropped(self.drop_waiting_messages())
-            tasks.cancel_all_calls()
+            async_calls.cancel_all_calls()
             deadline = monotonic() + timeout_s * CLOSE_HANDLERS_SHARE
             while self.is_behind() and monotonic() < deadline:  # the close handlers behind them
                 await sleep(STOP_POLL_S)
@@ -133,20 +138,24 @@ class InlineRuntime(BaseRuntime):
             if self.is_forked:
                 exit_forked_child(sys.exception())
             forks.unregister_child_action(self._mark_forked)
-            tasks.cancel_timers()
+            async_calls.cancel_timers()
         return is_idle
 
     def _get_async_calls(self) -> AsyncCalls:
-        tasks = self._async_calls
-        if tasks is None:
+        """Returns the running async calls; makes that object at its first use, which needs a running loop."""
+        async_calls = self._async_calls
+        if async_calls is None:
             limits_s = {self._limit_s, self._http_limit_s}
-            tasks = self._async_calls = AsyncCalls(self, limits_s, self._options.worker_hang_timeout)
-        return tasks
+            async_calls = self._async_calls = AsyncCalls(self, limits_s, self._options.worker_hang_timeout)
+        return async_calls
 
     # Messages and closes. ---------------------------------------------------------------------------------------
 
     def on_message_result(self, socket_id: int, result: object) -> None:
-        """The message handler returned something; `resume_socket` is called when it has ended, perhaps before we return."""
+        """Processes what a message handler returned, or runs it as a task if it has to be awaited.
+
+        `resume_socket` is called when the handler has ended, perhaps before this method returns.
+        """
         call = HandlerCall(MESSAGE, socket_id, self._limit_s)
         if is_awaitable(result):
             self._get_async_calls().start_call(call, self._limit_s, cast(Awaitable[object], result))
@@ -157,19 +166,20 @@ class InlineRuntime(BaseRuntime):
                 self.resume_socket(socket_id)
 
     def on_message_failed(self, socket_id: int, error: BaseException) -> None:
-        """The message handler raised."""
+        """Processes an exception of a message handler."""
         self.on_call_failed(HandlerCall(MESSAGE, socket_id, self._limit_s), error)
 
     def on_message_slow(self, socket_id: int, seconds: float, is_ended: bool) -> float:
-        """The message handler took longer than what this returned last; at first, than nothing.
+        """Records a message handler that took longer than the threshold that this method returned last (at first, 0).
 
         Args:
-            seconds: by the clock on the wall, which is cheap where it was read; what a step of that clock has made of
-                them is ignored here.
-            is_ended: False: it was the beginning of an async one.
+            socket_id: the socket.
+            seconds: by the wall clock, which is cheap where it was read; a call during which that clock was set is
+                ignored here.
+            is_ended: whether the handler has ended; False: this was the first step of an async handler.
 
         Returns:
-            how long is of no interest from now on.
+            the new threshold: seconds of a call that need not be recorded.
         """
         if self.is_forked:
             exit_forked_child(None)
@@ -182,14 +192,20 @@ class InlineRuntime(BaseRuntime):
         return self.slow_threshold_s
 
     def on_message_unhandled(self, socket_id: int) -> None:
-        """A message came and the application has no message handler."""
+        """Counts, and once logs, a message for which the application has no handler."""
         self._report.report_missing_handler()
 
     def begin_close_handler(self, socket_id: int, token: bytes | None, code: int, reason: str) -> bool:
-        """Runs the close handler.
+        """Calls the close handler.
+
+        Args:
+            socket_id: the socket, which is closed already.
+            token: its last token.
+            code: the close code.
+            reason: the close reason.
 
         Returns:
-            True: it has ended. False: it has not; `resume_socket` is called when it has.
+            True: the handler has ended. False: `resume_socket` is called when the handler has ended.
         """
         handler = self._handlers.close
         if handler is None:
@@ -198,10 +214,10 @@ class InlineRuntime(BaseRuntime):
         returned = self._call_handler(call, handler, SocketId(socket_id), token, code, reason)
         if not is_awaitable(returned):
             return True
-        run = self._get_async_calls().start_call(call, self._limit_s, cast(Awaitable[object], returned))
-        if run.is_ended:
+        coroutine = self._get_async_calls().start_call(call, self._limit_s, cast(Awaitable[object], returned))
+        if coroutine.is_ended:
             return True
-        call.number = 1  # from here on somebody waits for its release
+        call.is_awaited_by_socket = True
         return False
 
     # Opens and requests. ----------------------------------------------------------------------------------------
@@ -224,23 +240,23 @@ class InlineRuntime(BaseRuntime):
         return cast("HttpResponse", await self._run_and_wait(call, self._http_limit_s, handler, request))
 
     async def _run_and_wait(self, call: HandlerCall, limit_s: float, handler: Handler, *arguments: object) -> object:
-        """Runs a handler that somebody waits for; if that one is cancelled, so is the handler."""
-        import asyncio  # who calls this has a loop already; to import a name from it would cost 0.5 µs each time
+        """Runs an open or HTTP handler and returns its answer; a cancellation of the caller cancels the handler too."""
+        import asyncio  # loaded already, as a loop is running; to import a name from it would cost 0.5 µs each time
 
         answer: Future[object] = asyncio.get_running_loop().create_future()
         call.answer = answer
         returned = self._call_handler(call, handler, *arguments)
         if answer.done():
             return answer.result()
-        run: CallCoroutine = self._get_async_calls().start_call(call, limit_s, cast(Awaitable[object], returned))
+        coroutine: CallCoroutine = self._get_async_calls().start_call(call, limit_s, cast(Awaitable[object], returned))
         try:
             return await answer
         finally:
-            if not run.is_overdue:
-                self._get_async_calls().cancel_call(run)
+            if not coroutine.is_overdue:
+                self._get_async_calls().cancel_call(coroutine)
 
     def _call_handler(self, call: HandlerCall, handler: Handler, *arguments: object) -> object:
-        """Calls a handler and deals with its end; returns what is to be awaited instead, if it did not end yet."""
+        """Calls a handler; processes its end and returns None, or returns what has to be awaited first."""
         try:
             returned = handler(*arguments)
         except BaseException as error:
@@ -256,6 +272,7 @@ class InlineRuntime(BaseRuntime):
         return None
 
     def _measure_call(self, call: HandlerCall, now: float) -> None:
+        """Records a call that has ended at `now` if it took longer than the threshold."""
         seconds = now - call.start
         if seconds > self.slow_threshold_s:
             self.record_long_call(call.handler, call.socket_id, seconds)
@@ -263,34 +280,35 @@ class InlineRuntime(BaseRuntime):
     # Where answers go. ------------------------------------------------------------------------------------------
 
     def answer_open(self, call: HandlerCall, verdict: HttpResponse | Accept | None) -> None:
-        """To `run_open`."""
+        """Hands the verdict to `run_open`, which waits for it."""
         self._resolve_answer(call, verdict)
 
     def answer_http(self, call: HandlerCall, response: HttpResponse) -> None:
-        """To `run_http`."""
+        """Hands the response to `run_http`, which waits for it."""
         self._resolve_answer(call, response)
 
     def _resolve_answer(self, call: HandlerCall, verdict: HttpResponse | Accept | None) -> None:
+        """Resolves the future that a call's answer is waited for with, unless that was done or cancelled already."""
         answer = call.answer
         if answer is not None and not answer.done():
             answer.set_result(verdict)
 
     def close_failed_socket(self, socket_id: int) -> None:
-        """Through the port. Where the broker has stopped meanwhile, the socket is gone."""
+        """Closes the socket of a failed handler; does nothing if the broker has stopped and the socket is gone."""
         try:
             self._api.close(socket_id, INTERNAL_ERROR, HANDLER_ERROR)
         except CommandError:
             pass
 
     def on_call_ended(self, call: HandlerCall) -> None:
-        """Lets the socket's next event go on."""
+        """Records a call that has ended, and has the socket's next event handled."""
         self._measure_call(call, monotonic())
-        if call.handler == MESSAGE or (call.handler == CLOSE and call.number):
+        if call.handler == MESSAGE or (call.handler == CLOSE and call.is_awaited_by_socket):
             self.resume_socket(call.socket_id)
 
     def report_slowest_call(self, handler: str, socket_id: int, seconds: float, at: float) -> None:
-        """Nobody has to be told: the pool looks at `slowest`."""
+        """Does nothing: the pool reads `slowest_calls` of an inline worker itself."""
 
     def on_call_hung(self, call: HandlerCall) -> None:
-        """Said and counted: the broker's own loop cannot be replaced."""
+        """Logs and counts a handler that does not end; the broker's own loop cannot be replaced."""
         self._report.report_hung_call(call.handler, call.socket_id, monotonic() - call.start)

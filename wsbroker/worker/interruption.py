@@ -1,20 +1,28 @@
-"""Time limits of handlers that do not await: a second thread interrupts them.
+"""Keeps the time limits of handlers that do not await: a second thread interrupts them.
 
 CPython can raise an exception in another thread (`PyThreadState_SetAsyncExc`), at the next bytecode it runs there. That
 must never hit our own code, in which a half-done write to the wire would break it. How that is kept:
 
-* A handler runs between `armed = call` and `armed = None`, each one attribute store on the worker's thread.
-* The helper announces first (`interrupting = call`) and looks then whether `armed_call` is still this call. The worker
-  lowers `armed_call` first and looks then whether `announced_call` is its call. So at least one of them sees the other
-  (Dekker's way, which needs no lock in the usual case): either the helper finds nothing armed and raises nothing, or
-  the worker finds the announcement, waits until the helper is done (`_lock`), takes back an exception that was not
-  raised yet, and raises one itself.
-* What a handler calls of ours (a flush, a question to the broker) runs shielded, in the same way: an announcement that
-  finds it there is raised where it ends, and again where the next one begins if the handler caught it.
-* The helper raises at most once per call, so once that was taken back no other can come.
+* A handler runs between `armed_call = call` and `armed_call = None`, each one attribute store on the worker's thread.
+* The control thread announces first (`announced_call = call`) and checks then whether `armed_call` is still this call.
+  The worker clears `armed_call` first and checks then whether `announced_call` is its call. So at least one of the two
+  sees the other (Dekker's algorithm, which needs no lock in the usual case): either the control thread finds no armed
+  call and raises nothing, or the worker finds the announcement, waits until the control thread is done (`_lock`),
+  clears an exception that was not raised yet, and raises one itself.
+* Our own code that a handler calls (a flush, a question to the broker) runs with interruption suspended, in the same
+  way: an interruption that is announced meanwhile is raised where that code ends, and again where the next such code
+  begins if the handler caught the exception.
+* The control thread raises at most once per call, so once that exception was cleared no other can come.
 
-A handler that runs C code is interrupted when it returns from there; one that catches everything and goes on is not.
-Both are hung after a while, which is for the broker to deal with.
+| state of a call | `armed_call` | `announced_call` | left by |
+| --- | --- | --- | --- |
+| none is running | None | an older call | `call_with_deadline` → interruptible |
+| interruptible | the call | an older call | `suspend_interruption` → suspended · deadline → announced · end → none |
+| suspended | None | an older call | `resume_interruption` → interruptible · deadline → announced |
+| announced | the call or None | the call | HandlerTimeout is raised, then the end → none |
+
+A handler that runs C code is interrupted when it returns from there; a handler that catches everything and goes on is
+not. Both count as hung after a while; the broker then replaces the worker.
 """
 
 import sys
@@ -36,13 +44,14 @@ class HandlerTimeout(BaseException):
 
 
 class HandlerTimer:
-    """Watches the handlers of one worker's thread; made on that thread.
+    """Keeps the handlers of one worker's thread to their time; made on that thread.
 
     Args:
-        look_s: how often the helper looks at least; not more than the shortest limit, or it would miss some.
-        hang_s: seconds after its interruption from which a handler counts as hung.
-        interrupted: told by the helper of each interruption: handler, socket, seconds since its start.
-        hung: told by the helper, once per call, of a handler that does not end: likewise.
+        check_interval_s: seconds between two checks of the control thread at most; not more than the shortest limit, or
+            it would miss deadlines; infinite: there are no limits.
+        hang_timeout_s: seconds after its interruption from which a handler counts as hung.
+        on_interrupted: called on the control thread for each interruption: handler, socket id, seconds since the start.
+        on_hung: called on the control thread, once per call, for a handler that does not end: with the same arguments.
     """
 
     __slots__ = (
@@ -63,26 +72,26 @@ class HandlerTimer:
 
     def __init__(
         self,
-        look_s: float,
-        hang_s: float,
-        interrupted: Callable[[str, int, float], None],
-        hung: Callable[[str, int, float], None],
+        check_interval_s: float,
+        hang_timeout_s: float,
+        on_interrupted: Callable[[str, int, float], None],
+        on_hung: Callable[[str, int, float], None],
     ) -> None:
-        self._check_interval_s = None if look_s == float("inf") else look_s
-        self._hang_timeout_s = hang_s
-        self._on_interrupted = interrupted
-        self._on_hung = hung
+        self._check_interval_s = None if check_interval_s == float("inf") else check_interval_s
+        self._hang_timeout_s = hang_timeout_s
+        self._on_interrupted = on_interrupted
+        self._on_hung = on_hung
         self._lock = Lock()
         self._raise_interrupt, self._clear_interrupt = _make_interrupt_functions(get_ident())
         self._interrupted_at = 0.0
         self._is_forked = False
         self._reported_call: RunningCall | None = None
         self.running_call: RunningCall | None = None
-        """The call whose time is running; written by the worker's thread."""
+        """The call whose time is running; written by the worker's thread only."""
         self.armed_call: RunningCall | None = None
-        """The same while it may be interrupted."""
+        """That call while it may be interrupted; None while it may not."""
         self.announced_call: RunningCall | None = None
-        """The call that the helper is about to interrupt, or has; the last one there was."""
+        """The call that the control thread is about to interrupt, or has interrupted; the last such call."""
 
     # On the worker's thread. ------------------------------------------------------------------------------------
 
@@ -95,11 +104,19 @@ class HandlerTimer:
         function: Callable[..., _Returned],
         *args: object,
     ) -> _Returned:
-        """Calls a handler in its time.
+        """Calls a function of the application, which is interrupted when its time is over; returns its value.
+
+        Args:
+            deadline: when the time is over, on the clock `monotonic`.
+            start: when the call began, on that clock.
+            handler: the handler's name, for reports.
+            socket_id: the socket, for reports; 0: an HTTP request.
+            function: the function to call.
+            *args: its arguments.
 
         Raises:
-            HandlerTimeout: it took too long, whether it let itself be interrupted or ended just then.
-            BaseException: what it raised.
+            HandlerTimeout: the function took too long, and was interrupted or ended just then.
+            BaseException: what the function raised.
         """
         call = (deadline, start, handler, socket_id)
         self.armed_call = self.running_call = call
@@ -120,43 +137,52 @@ class HandlerTimer:
             raise
 
     def suspend_interruption(self) -> RunningCall | None:
-        """Begins a stretch of our own code within a handler; its result is for `resume_interruption`.
+        """Makes the running handler uninterruptible, while our own code runs that the handler has called.
+
+        Returns:
+            the argument for `resume_interruption`.
 
         Raises:
-            HandlerTimeout: the interruption was on its way.
+            HandlerTimeout: the handler's time is over.
         """
-        armed = self.armed_call
-        if armed is not None:
+        armed_call = self.armed_call
+        if armed_call is not None:
             self.armed_call = None
-            if self.announced_call is armed:
+            if self.announced_call is armed_call:
                 self._finish_interruption()
-        return armed
+        return armed_call
 
-    def resume_interruption(self, armed: RunningCall | None) -> None:
-        """Ends it.
+    def resume_interruption(self, armed_call: RunningCall | None) -> None:
+        """Makes the handler interruptible again.
+
+        Args:
+            armed_call: what `suspend_interruption` returned.
 
         Raises:
-            HandlerTimeout: the interruption came meanwhile.
+            HandlerTimeout: the handler's time was over meanwhile.
         """
-        if armed is not None:
-            self.armed_call = armed
-            if self.announced_call is armed:
+        if armed_call is not None:
+            self.armed_call = armed_call
+            if self.announced_call is armed_call:
                 self.armed_call = None
                 self._finish_interruption()
 
     def mark_forked(self) -> None:
-        """Has this process, which a handler has just forked, end where that handler ends.
+        """Has this process, which a handler has just forked, end where that handler ends. Called in the forked child.
 
-        As what `call_with_deadline` looks at anyway: a look of its own would cost each message 15 ns.
+        The call counts as announced, which `call_with_deadline` checks anyway: a check of its own would cost 15 ns for
+        each message.
         """
         self._is_forked = True
         self.announced_call = self.running_call
 
     def _finish_interruption(self) -> None:
-        """Waits until the helper is done with us and takes back what has not been raised yet.
+        """Waits for the control thread, clears an exception that was not raised yet, and raises HandlerTimeout.
+
+        Called on the worker's thread once it has found its call announced. In a forked child: ends the process.
 
         Raises:
-            HandlerTimeout: we were interrupted; not if that is being raised already.
+            HandlerTimeout: always, unless that exception is being raised already.
         """
         if self._is_forked:
             error = sys.exception()
@@ -168,23 +194,23 @@ class HandlerTimer:
         if not isinstance(sys.exception(), HandlerTimeout):
             raise HandlerTimeout
 
-    # On the helper's thread. ------------------------------------------------------------------------------------
+    # On the control thread. -------------------------------------------------------------------------------------
 
     def check_deadline(self) -> float | None:
-        """Interrupts and reports what is due.
+        """Interrupts the running handler if its time is over, and reports the handler if it hangs.
 
         Returns:
-            in how many seconds to look again. A call that starts meanwhile has a deadline later than that, so none is
-            missed although nobody wakes the helper for a call. None: there are no limits.
+            in how many seconds to check again. A call that starts meanwhile has a later deadline, so no deadline is
+            missed although the control thread is not woken for a call. None: there are no limits.
         """
-        look_s = self._check_interval_s
+        interval_s = self._check_interval_s
         call = self.running_call
         if call is None:
-            return look_s
+            return interval_s
         deadline, start, handler, socket_id = call
         now = monotonic()
         if now < deadline:
-            return look_s if look_s is None else min(look_s, deadline - now)
+            return interval_s if interval_s is None else min(interval_s, deadline - now)
         if call is not self.announced_call:
             self._interrupted_at = now
             with self._lock:
@@ -192,18 +218,20 @@ class HandlerTimer:
                 if self.armed_call is call:
                     self._raise_interrupt()
             self._on_interrupted(handler, socket_id, now - start)
-        left = self._interrupted_at + self._hang_timeout_s - now
-        if left > 0:
-            return left if look_s is None else min(look_s, left)  # it may end before, and others begin
+        remaining_s = self._interrupted_at + self._hang_timeout_s - now
+        if remaining_s > 0:
+            return (
+                remaining_s if interval_s is None else min(interval_s, remaining_s)
+            )  # the call may end before that, and another begin
         if call is not self._reported_call:
             self._reported_call = call
-            reset_eval_breaker()  # its thread will not raise what was set there, perhaps never
+            reset_eval_breaker()  # the handler's thread does not raise the exception that was set there, perhaps never
             self._on_hung(handler, socket_id, now - start)
-        return look_s
+        return interval_s
 
 
 def _make_interrupt_functions(thread_id: int) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Two functions: one raises `HandlerTimeout` in that thread, one takes it back if that has not happened yet."""
+    """Returns two functions: the first sets a HandlerTimeout to be raised in a thread, the second clears it again."""
     try:
         from ctypes import c_ulong, py_object, pythonapi
     except ImportError:  # a build without them: handlers are interrupted only where they call the API
@@ -219,14 +247,14 @@ def _make_interrupt_functions(thread_id: int) -> tuple[Callable[[], object], Cal
 
 
 class _EvalBreakerReset(BaseException):
-    """Raised by `reset_eval_breaker` in its own thread."""
+    """Is raised by `reset_eval_breaker` in its own thread, and caught there."""
 
 
 def reset_eval_breaker() -> None:
-    """Undoes what an exception leaves behind that was set in a thread and not raised there.
+    """Resets the interpreter's eval breaker, after an exception was set in a thread and not raised there.
 
-    Before CPython 3.13 it leaves the interpreter's eval breaker set for good: every call and loop of every thread takes
-    the slow way, and `sys.setprofile` never returns. One that is raised, in any thread, resets it.
+    Before CPython 3.13 such an exception leaves the eval breaker set for good: every call and loop of every thread
+    takes the slow way, and `sys.setprofile` never returns. An exception that is raised, in any thread, resets it.
     """
     if sys.version_info >= (3, 13):
         return

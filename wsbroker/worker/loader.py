@@ -1,6 +1,6 @@
 """Finds the application's handlers: from a spec to callables that are safe to call.
 
-Everything that can be wrong with them is found here, before the server's port opens, and said in one sentence.
+Everything that can be wrong with handlers is found here, before the server's port opens, and said in one sentence.
 """
 
 from collections.abc import Callable
@@ -17,27 +17,28 @@ if TYPE_CHECKING:
 logger = GuardedLog(__name__)
 
 Handler = Callable[..., object]
+"""A function or method of the application that the broker calls."""
 
 _REFUSAL_TEXTS: Final = (
     "does not support loading in subinterpreters",
     "do not yet support subinterpreters",
     "can only be loaded into one interpreter per process",
 )
-"""What ImportErrors of extension modules say: CPython's own check, PyO3's, Cython's."""
+"""Words in the ImportErrors of extension modules that refuse a subinterpreter: CPython's check, PyO3's, Cython's."""
 
 _MISSPELLING_RATIO: Final = 0.72
-"""How alike two names are (difflib's ratio) for one to be a misspelling of the other: "handle_message" passes."""
+"""The difflib ratio from which a name counts as a misspelling of another: "handle_message" passes."""
 
 
 class Handlers:
-    """The handlers of an application, each callable with all that is documented for it; None: there is none.
+    """The handlers of an application, each callable with all its documented arguments; None: there is no such handler.
 
     Args:
-        found: the handlers by name, as the application wrote them.
-        where: what they were found in, for messages.
+        handlers: the handlers by name, as the application wrote them.
+        source: the module or object that has them, for messages.
 
     Raises:
-        ConfigError: one cannot be called as documented.
+        ConfigError: a handler cannot be called as documented.
     """
 
     __slots__ = (
@@ -54,22 +55,23 @@ class Handlers:
         "worker_stop",
     )
 
-    def __init__(self, found: dict[str, Handler], where: str) -> None:
-        arities = {name: count_arguments(name, handler, where) for name, handler in found.items()}
-        asyncs = [name for name, handler in found.items() if is_async_handler(name, handler, where)]
-        self.source = where
-        """What they were found in: ``"app:Chat"``."""
-        self.names: tuple[str, ...] = tuple(name for name in HANDLER_ARGUMENTS if name in found)
-        """The names of the handlers that are there."""
+    def __init__(self, handlers: dict[str, Handler], source: str) -> None:
+        arities = {name: count_arguments(name, handler, source) for name, handler in handlers.items()}
+        asyncs = [name for name, handler in handlers.items() if is_async_handler(name, handler, source)]
+        self.source = source
+        """The module or object that has the handlers: ``"app:Chat"``."""
+        self.names: tuple[str, ...] = tuple(name for name in HANDLER_ARGUMENTS if name in handlers)
+        """The names of the handlers that the application has."""
         self.is_async: bool = bool(asyncs)
-        """Whether one of them is known to return something to await. A plain function may still do so."""
-        self.raw_message_handler: Handler | None = found.get("handle_socket_message")
+        """Whether a handler is an async function. A plain function may still return something to await."""
+        self.raw_message_handler: Handler | None = handlers.get("handle_socket_message")
         """The message handler itself, to be called with the first `message_arity` of (data, socket_id, token)."""
         self.message_arity: int = arities.get("handle_socket_message", 0)
-        """0 to 3."""
+        """How many of its arguments the message handler takes: 0 to 3."""
 
         def adapt_handler(name: str) -> Handler | None:
-            handler = found.get(name)
+            """Returns the handler of this name, made to take all documented arguments; None: there is none."""
+            handler = handlers.get(name)
             return (
                 None if handler is None else _drop_extra_arguments(handler, arities[name], len(HANDLER_ARGUMENTS[name]))
             )
@@ -88,56 +90,56 @@ class Handlers:
         """``(request)``"""
 
 
-def _drop_extra_arguments(handler: Handler, arity: int, given: int) -> Handler:
-    """Wraps a handler that takes fewer arguments than it is given."""
-    if arity == given:
+def _drop_extra_arguments(handler: Handler, arity: int, given_count: int) -> Handler:
+    """Returns a callable that takes `given_count` arguments and passes the first `arity` of them to the handler."""
+    if arity == given_count:
         return handler
     return lambda *args: handler(*args[:arity])
 
 
 def load_handlers(spec: object) -> Handlers:
-    """Finds the handlers of an application.
+    """Finds the handlers of an application; imports its module and instantiates its class where needed.
 
     Args:
         spec: ``"pkg.mod"``, ``"pkg.mod:obj"``, a module, a class (it is instantiated here) or any object.
 
     Raises:
-        ConfigError: it cannot be imported, has no handlers, or has one that cannot be called; the message says what was
-            found and what to do. What the application itself raised is its ``__cause__``.
+        ConfigError: the application cannot be imported, has no handlers, or has a handler that cannot be called; the
+            message says what was found and what to do. What the application itself raised is the ``__cause__``.
     """
-    target, where = _resolve_spec(spec)
+    target, source = _resolve_spec(spec)
     if isinstance(target, type):
-        target = _instantiate_worker(target, where)
-    found: dict[str, Handler] = {}
+        target = _instantiate_worker(target, source)
+    handlers: dict[str, Handler] = {}
     for name in HANDLER_ARGUMENTS:
         handler = getattr(target, name, None)
         if handler is None or is_absent(handler):
             continue
         if not callable(handler):
             kind = _type_with_article(handler)
-            raise ConfigError(f"{name} in {where} is no function but {kind}: make it a def or async def")
-        found[name] = handler
-    misspelled = _find_misspelled(target, found)
-    if not found:
-        raise ConfigError(_no_handlers_text(target, where, misspelled))
+            raise ConfigError(f"{name} in {source} is no function but {kind}: make it a def or async def")
+        handlers[name] = handler
+    misspelled = _find_misspelled(target, handlers)
+    if not handlers:
+        raise ConfigError(_no_handlers_text(target, source, misspelled))
     for name, meant in misspelled.items():
         text = "handler is never called, its name is unknown name=%s in=%s meant=%s"
-        logger.warning(text, name, where, meant)
-    return Handlers(found, where)
+        logger.warning(text, name, source, meant)
+    return Handlers(handlers, source)
 
 
 def _resolve_spec(spec: object) -> tuple[object, str]:
-    """The object a spec means, and what to call it in messages."""
+    """Returns the object that a spec stands for, and the name for that object in messages."""
     if isinstance(spec, str):
         module_name, colon, path = spec.partition(":")
         is_no_name = not module_name or module_name.startswith(".") or module_name.endswith(".py") or "/" in module_name
         if is_no_name or (colon and not path):
             raise ConfigError(f"not a worker: {spec!r}; give 'package.module' or 'package.module:object'")
         target: object = _import_module(module_name)
-        done = module_name
+        resolved_name = module_name
         for name in path.split(".") if path else ():
-            target = _get_attribute(target, name, done, spec)
-            done += ("." if ":" in done else ":") + name
+            target = _get_attribute(target, name, resolved_name, spec)
+            resolved_name += ("." if ":" in resolved_name else ":") + name
         return target, spec
     if isinstance(spec, type):
         return spec, f"{spec.__module__}:{spec.__qualname__}"
@@ -147,11 +149,22 @@ def _resolve_spec(spec: object) -> tuple[object, str]:
     return spec, f"{type(spec).__module__}:{type(spec).__qualname__} (a live object)"
 
 
-def _get_attribute(target: object, name: str, done: str, spec: str) -> object:
+def _get_attribute(target: object, name: str, resolved_name: str, spec: str) -> object:
+    """Returns an attribute that a spec names.
+
+    Args:
+        target: the object.
+        name: the attribute's name.
+        resolved_name: the part of the spec that stands for `target`, for the message.
+        spec: the whole spec, for the message.
+
+    Raises:
+        ConfigError: there is no such attribute; the message has the nearest names.
+    """
     missing = object()
-    found = getattr(target, name, missing)
-    if found is not missing:
-        return found
+    value = getattr(target, name, missing)
+    if value is not missing:
+        return value
     from difflib import get_close_matches
 
     names = [each for each in dir(target) if not each.startswith("_")]
@@ -161,24 +174,29 @@ def _get_attribute(target: object, name: str, done: str, spec: str) -> object:
         if near
         else f"it has {_join_with_commas(names[:12]) or 'nothing public'}"
     )
-    raise ConfigError(f"{done} has no {name!r} (worker {spec!r}): {advice}")
+    raise ConfigError(f"{resolved_name} has no {name!r} (worker {spec!r}): {advice}")
 
 
-def _instantiate_worker(cls: type, where: str) -> object:
+def _instantiate_worker(cls: type, source: str) -> object:
+    """Returns an instance of the application's class, made without arguments.
+
+    Raises:
+        ConfigError: the class raised.
+    """
     try:
         return cls()
     except Exception as error:
         raise ConfigError(
-            f"{where} cannot be instantiated: {format_error(error)} "
+            f"{source} cannot be instantiated: {format_error(error)} "
             "(a worker class is called without arguments, in each worker; give an object to share one)"
         ) from error
 
 
-def _find_misspelled(target: object, found: dict[str, Handler]) -> dict[str, str]:
-    """Names that look like handlers and are none, with the handler that was probably meant."""
+def _find_misspelled(target: object, handlers: dict[str, Handler]) -> dict[str, str]:
+    """Returns the functions of `target` that look like misspelled handlers: by their name, the name that was meant."""
     from difflib import get_close_matches
 
-    missing = [name for name in HANDLER_ARGUMENTS if name not in found]
+    missing = [name for name in HANDLER_ARGUMENTS if name not in handlers]
     misspelled: dict[str, str] = {}
     for name in dir(target):
         if name.startswith("handle") and name not in HANDLER_ARGUMENTS:
@@ -188,7 +206,8 @@ def _find_misspelled(target: object, found: dict[str, Handler]) -> dict[str, str
     return misspelled
 
 
-def _no_handlers_text(target: object, where: str, misspelled: dict[str, str]) -> str:
+def _no_handlers_text(target: object, source: str, misspelled: dict[str, str]) -> str:
+    """Returns the text of the ConfigError for an object without handlers."""
     if misspelled:
         found = f"found {_join_with_commas([f'{name} (did you mean {meant}?)' for name, meant in misspelled.items()])}"
     else:
@@ -198,11 +217,11 @@ def _no_handlers_text(target: object, where: str, misspelled: dict[str, str]) ->
             if names
             else f"it is {_type_with_article(target)} without functions"
         )
-    return f"no handlers in {where}: {found}; expected at least one of {_join_with_commas(list(HANDLER_ARGUMENTS))}"
+    return f"no handlers in {source}: {found}; expected at least one of {_join_with_commas(list(HANDLER_ARGUMENTS))}"
 
 
 def _is_own_function(target: object, name: str) -> bool:
-    """Whether this is a function that a person wrote in there, and not one that was imported or is a builtin's."""
+    """Returns whether an attribute is a function that was written in this module or class, not an imported one."""
     value = getattr(target, name, None)
     owner = getattr(target, "__name__", None) or type(target).__module__
     return callable(value) and not isinstance(value, type) and getattr(value, "__module__", None) == owner
@@ -212,15 +231,20 @@ def _is_own_function(target: object, name: str) -> bool:
 
 
 def _import_module(name: str) -> "ModuleType":
+    """Imports and returns the application's module.
+
+    Raises:
+        ConfigError: there is no such module, or its import raised.
+    """
     from importlib import import_module
 
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
-            places = _join_with_commas(_searched_places(error.name))
+            folders = _join_with_commas(_searched_places(error.name))
             raise ConfigError(
-                f"cannot import {name!r}: there is no module named {error.name!r}; looked in {places}"
+                f"cannot import {name!r}: there is no module named {error.name!r}; looked in {folders}"
             ) from error
         raise ConfigError(_import_failed_text(name, error)) from error
     except (Exception, SystemExit) as error:
@@ -228,17 +252,18 @@ def _import_module(name: str) -> "ModuleType":
 
 
 def _searched_places(missing: str) -> list[str]:
-    """Where a module was looked for, without the interpreter's own folders."""
+    """Returns the folders, or the package, where a module was looked for, without the interpreter's own folders."""
     import sys
 
     parent = missing.rpartition(".")[0]
     if parent:
         return [f"package {parent!r}"]
     own = (sys.prefix, sys.base_prefix)
-    return [repr(place or ".") for place in sys.path if not place.startswith(own)] or ["the standard places"]
+    return [repr(folder or ".") for folder in sys.path if not folder.startswith(own)] or ["the standard places"]
 
 
 def _import_failed_text(name: str, error: BaseException) -> str:
+    """Returns the text of the ConfigError for an import that raised: the error and the chain of imports."""
     chain = " → ".join(_import_chain(error))
     refusal = find_subinterpreter_refusal(error)
     if refusal:
@@ -249,9 +274,9 @@ def _import_failed_text(name: str, error: BaseException) -> str:
 
 
 def find_subinterpreter_refusal(error: BaseException | None) -> str:
-    """Returns what an extension module said that cannot be loaded in a subinterpreter; "" if that was not the cause.
+    """Returns the refusal of an extension module to be loaded in a subinterpreter; "" if that was not the cause.
 
-    The error itself may be a wordy one that a package has made of it (numpy does): the first one counts.
+    A package may have raised a wordy error of its own because of it (numpy does), so the innermost refusal is returned.
     """
     refusal = ""
     while error is not None:
@@ -264,29 +289,29 @@ def find_subinterpreter_refusal(error: BaseException | None) -> str:
 
 
 def is_subinterpreter_refusal(text: str) -> bool:
-    """Whether this is said by an extension module that cannot be loaded in a subinterpreter."""
+    """Returns whether an error's text is the refusal of an extension module to be loaded in a subinterpreter."""
     return any(words in text for words in _REFUSAL_TEXTS)
 
 
 def _innermost_app_line(error: BaseException) -> str:
-    """``", at app.py line 12"``: the innermost line of the application's own."""
+    """Returns ``", at app.py line 12"``: the application's innermost line in a traceback; "" if there is none."""
     import os
 
     library = os.path.dirname(os.__file__)
-    where = ""
+    position = ""
     trace = error.__traceback__
     while trace is not None:
         path = trace.tb_frame.f_code.co_filename
         is_ours = trace.tb_frame.f_globals.get("__package__") == __package__
         is_installed = path.startswith((library, "<")) or "-packages" in path
         if not is_ours and not is_installed:
-            where = f", at {os.path.basename(path)} line {trace.tb_lineno}"
+            position = f", at {os.path.basename(path)} line {trace.tb_lineno}"
         trace = trace.tb_next
-    return where
+    return position
 
 
 def _import_chain(error: BaseException) -> list[str]:
-    """The modules whose top level was running when the import failed, the first one first."""
+    """Returns the modules whose top level was running when an import failed, the outermost first."""
     chain: list[str] = []
     trace = error.__traceback__
     while trace is not None:
@@ -301,13 +326,16 @@ def _import_chain(error: BaseException) -> list[str]:
 
 
 def _type_with_article(value: object) -> str:
+    """Returns the name of a value's type with its article: ``"an int"``."""
     name = format_type_name(value)
     return f"{'an' if name[:1] in 'aeiouAEIOU' else 'a'} {name}"
 
 
 def _join_with_commas(words: list[str]) -> str:
+    """Returns words separated by commas."""
     return ", ".join(words)
 
 
 def _join_with_or(words: list[str]) -> str:
+    """Returns quoted words separated by "or"."""
     return " or ".join(repr(word) for word in words)

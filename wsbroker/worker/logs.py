@@ -1,9 +1,9 @@
-"""Logging of a worker that has an interpreter of its own: its records go to the broker's process, over the wire.
+"""Sends the log records of a worker that has an interpreter of its own to the broker's process, over the wire.
 
 So logging is set up once, by the program: its levels, its format and its handlers (a file, JSON, a collector) hold for
-every kind of worker alike, and lines of several workers do not mix. A record leaves at once, in front of what its
-handler does next: the last words of a worker that hangs or crashes arrive. What is logged when the broker is gone goes
-to stderr.
+every kind of worker alike, and lines of several workers do not mix. A record is sent at once, before the handler goes
+on: so the last records of a worker that hangs or crashes arrive. What is logged when the broker is gone goes to
+stderr.
 
 An application that logs much sets up handlers of its own (`logging.config.dictConfig` in its module): those run in its
 worker and cost the broker nothing.
@@ -23,11 +23,11 @@ _FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s (worker=%(pr
 
 
 class WireLogHandler(logging.Handler):
-    """Sends records to the broker.
+    """A logging handler that sends records to the broker.
 
     Args:
-        port: the worker's.
-        worker: its name.
+        api: the worker's API.
+        worker_name: the worker's name.
     """
 
     def __init__(self, api: WireApi, worker_name: str) -> None:
@@ -37,7 +37,7 @@ class WireLogHandler(logging.Handler):
         self.setFormatter(logging.Formatter(_FORMAT))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Formats the message here, where its arguments are, and sends it, cut if it is longer than `MAX_TEXT_CHARS`."""
+        """Formats and sends a record, its texts cut at `MAX_TEXT_CHARS`; writes to stderr if the broker is gone."""
         try:
             if not self._api.send_log_record(self._make_log_command(record)):
                 record.processName = self._worker_name
@@ -46,6 +46,7 @@ class WireLogHandler(logging.Handler):
             self.handleError(record)
 
     def _make_log_command(self, record: logging.LogRecord) -> commands.Command:
+        """Returns the LOG command for a record, with the message and the traceback formatted."""
         if record.exc_info and not record.exc_text:
             record.exc_text = self._format_traceback(record.exc_info)
         return (
@@ -64,24 +65,24 @@ class WireLogHandler(logging.Handler):
         )
 
     def _format_traceback(self, exc_info: object) -> str:
-        """The traceback, whatever an exception's own methods do when it is formatted."""
+        """Returns the formatted traceback of a record's `exc_info`, whatever the exception's own methods do."""
         try:
             formatter = self.formatter or logging.Formatter()
-            return formatter.formatException(exc_info)  # type: ignore[arg-type]  # the record's factory may be anybody's
+            return formatter.formatException(exc_info)  # type: ignore[arg-type]  # the record may come from any factory
         except Exception:
             error = exc_info[1] if isinstance(exc_info, tuple) and len(exc_info) == 3 else exc_info
             return format_traceback(error) if isinstance(error, BaseException) else "(no traceback that could be shown)"
 
 
 def _exact_text(text: object) -> str:
-    """Returns what the wire carries of a text. A record of the application's may have anything there."""
+    """Returns a field of a record as exact, shortened text; "" for None. The field may be any object."""
     if text is None:
         return ""
     return shorten_text(str.__str__(text if isinstance(text, str) else str(text)))
 
 
 def _exact_number(value: object, factor: int = 1) -> int:
-    """Returns what the wire carries of a number, 0 where there is none."""
+    """Returns a field of a record, multiplied by `factor`, as an exact `int`; 0 if the field is no number."""
     try:
         return int(value * factor)  # type: ignore[operator]
     except (TypeError, ValueError, OverflowError):
@@ -89,12 +90,12 @@ def _exact_number(value: object, factor: int = 1) -> int:
 
 
 def set_up_logging(levels: Mapping[str, int], api: WireApi, worker_name: str) -> WireLogHandler:
-    """Has everything that is logged in this interpreter sent to the broker.
+    """Has everything that is logged in this interpreter sent to the broker; returns the logging handler.
 
     Args:
-        levels: those that the broker's program has set, by the logger's name; ``""`` is the root's.
-        port: the worker's.
-        worker: its name.
+        levels: the levels that the broker's program has set, by the logger's name; ``""``: the root logger.
+        api: the worker's API.
+        worker_name: the worker's name.
     """
     handler = WireLogHandler(api, worker_name)
     root = logging.getLogger()
@@ -105,7 +106,7 @@ def set_up_logging(levels: Mapping[str, int], api: WireApi, worker_name: str) ->
 
 
 def configured_log_levels() -> dict[str, int]:
-    """The levels that somebody has set in this interpreter, for `set_up_logging` in another one."""
+    """Returns the log levels that are set in this interpreter, by the logger's name; for `set_up_logging`."""
     root = logging.getLogger()
     levels = {"": root.level}
     for name, logger in list(root.manager.loggerDict.items()):

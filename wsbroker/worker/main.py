@@ -1,4 +1,4 @@
-"""A worker from its start to its end: the same for every kind that has a wire."""
+"""Runs a worker from its start to its end: the same for every kind of worker that has a wire."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from socket import socket
 
 CHECKS_PER_LIMIT: Final = 4
-"""How often the control_thread looks within the shortest limit: a step of an async handler may begin shortly before its
-deadline, and nobody wakes the control_thread for it."""
+"""How often the control thread checks within the shortest limit: a step of an async handler may begin shortly before
+its deadline, and the control thread is not woken for that step."""
 
 
 def worker_main(
@@ -36,15 +36,15 @@ def worker_main(
     options: Mapping[str, object],
     on_orphaned: Callable[[], None] | None = None,
 ) -> None:
-    """Runs a worker in this thread, until it is told to stop or the other end of its wire is gone.
+    """Runs a worker in this thread, until the broker stops the worker or the other end of the wire is gone.
 
     Args:
         wire: the worker's end: events come in, commands go out. Closed at the end.
-        control: the worker's end of the stream of its helper thread. Closed at the end.
-        sys_path: where modules are imported from; what is missing in this interpreter's is added.
-        spec: of the handlers, as for `load`.
+        control: the worker's end of the control stream. Closed at the end.
+        sys_path: the server's `sys.path`; entries that this interpreter does not have are added.
+        spec: the spec of the handlers, as for `load_handlers`.
         options: the arguments of `HandlerOptions`.
-        on_orphaned: called in the control_thread's thread if the broker goes away before the worker has ended.
+        on_orphaned: called on the control thread if the broker goes away before the worker has ended.
     """
     handler_options = HandlerOptions.from_mapping(options)
     name = handler_options.name or current_thread().name
@@ -61,7 +61,7 @@ def worker_main(
     token = worker_api.context_api.set(api)
 
     def detach_in_child() -> None:
-        """A child must not keep the wire open, or nobody learns of this worker's end."""
+        """Closes the wire in a forked child, which would otherwise hide this worker's end from the broker."""
         api.detach_in_child()
         wire.close()
         control.close()
@@ -104,6 +104,17 @@ def _run_runtime(
     control_thread: ControlThread,
     wire: "socket",
 ) -> None:
+    """Loads the handlers and runs them, first without an event loop if none is async; reports a failed start.
+
+    Args:
+        spec: the spec of the handlers.
+        handler_options: how handlers are run.
+        name: the worker's name.
+        api: the worker's API.
+        timer: keeps the time limits of handlers.
+        control_thread: tells the broker of handlers that hang.
+        wire: the socket that `api` reads from.
+    """
     report = HandlerReport(name, lambda statistic, amount: api.append_command((commands.COUNTED, statistic, amount)))
     runtime: SyncRuntime | None = None
     try:
@@ -129,21 +140,24 @@ def _run_runtime(
         if isinstance(error, ConfigError):
             text, cause = str(error), error.__cause__
         else:
-            where = "loading the handlers" if runtime is None else f"handle_worker_start of {handlers.source}"
-            text, cause = f"{where} failed: {format_error(error)}", error
+            step = "loading the handlers" if runtime is None else f"handle_worker_start of {handlers.source}"
+            text, cause = f"{step} failed: {format_error(error)}", error
         api.schedule_flush = None
         api.append_command((commands.START_FAILED, text, _format_cause(cause)))
         api.flush()
 
 
 def _format_cause(cause: BaseException | None) -> str:
-    """The traceback of what the application raised; "" if it was nothing of its."""
+    """Returns the traceback of what the application raised; "" for None."""
     return "" if cause is None else format_traceback(cause)
 
 
 def _extend_sys_path(sys_path: list[str]) -> None:
-    """Adds what this interpreter does not have, each at its place: another one begins with a path of its own."""
+    """Adds the entries that this interpreter's `sys.path` does not have, each at the same index.
+
+    A subinterpreter or a new process begins with a path of its own.
+    """
     if sys.path != sys_path:
-        for index, place in enumerate(sys_path):
-            if place not in sys.path:
-                sys.path.insert(index, place)
+        for index, folder in enumerate(sys_path):
+            if folder not in sys.path:
+                sys.path.insert(index, folder)

@@ -1,25 +1,25 @@
-"""What a worker is told about how to run handlers."""
+"""The options that a worker is started with: names, time limits, what happens after errors."""
 
 from collections.abc import Mapping
 from typing import Final, Literal, cast
 
 TO_THREAD_PREFIX: Final = "wsbroker to_thread"
-"""What the names of threads begin with in which an event loop of this interpreter runs what shall not block it."""
+"""How the names of the threads begin that run `asyncio.to_thread` in the event loops of this interpreter."""
 
 
 class HandlerOptions:
-    """How handlers are run. Plain values, so that they cross to any kind of worker as a dict.
+    """How handlers are run. All values are plain, so that they cross to any kind of worker as a dict.
 
     Args:
-        name: of the worker, for the log; ``""``: that of the thread it runs in.
+        name: the worker's name, for the log; ``""``: the name of its thread.
         handler_timeout: seconds an open, message or close handler may take, from its call; 0: no limit.
         http_timeout: the same for the HTTP handler.
-        worker_hang_timeout: seconds a handler may take to end once it was interrupted.
+        worker_hang_timeout: seconds a handler may take to end after its interruption.
         on_handler_error: what happens to the socket of a handler that raised or took too long.
-        worker_arg: what `handle_worker_start` is given.
+        worker_arg: the argument of `handle_worker_start`.
         owns_interpreter: whether all code of this interpreter belongs to the worker (every wire kind but `thread`):
-            then its port is that of all threads, and what is logged goes to the broker.
-        log_levels: there, the levels by the logger's name; see `logs`.
+            then its API is that of all threads, and what is logged goes to the broker.
+        log_levels: for such a worker, the levels by the logger's name; see `logs`.
     """
 
     __slots__ = (
@@ -55,6 +55,6 @@ class HandlerOptions:
         self.log_levels = log_levels or {}
 
     @classmethod
-    def from_mapping(cls, plain: "Mapping[str, object]") -> "HandlerOptions":
-        """Makes them from what crossed: a mapping of the arguments. What is not one of them is a `TypeError`."""
-        return cls(**cast("dict[str, str]", dict(plain)))  # type: ignore[arg-type]
+    def from_mapping(cls, arguments: "Mapping[str, object]") -> "HandlerOptions":
+        """Makes options from a mapping of the arguments, as it came to the worker; an unknown name is a `TypeError`."""
+        return cls(**cast("dict[str, str]", dict(arguments)))  # type: ignore[arg-type]

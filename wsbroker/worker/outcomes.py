@@ -1,4 +1,4 @@
-"""What the end of a handler's call means, in every kind of worker: who is answered what, what is logged and counted."""
+"""What follows from the end of a handler's call, in every kind of worker: the answer, the log record, the statistic."""
 
 from collections.abc import Callable, Mapping
 from time import monotonic, time
@@ -19,16 +19,16 @@ from wsbroker.worker.slowest import SlowestCalls
 _Read = TypeVar("_Read")
 
 LONG_CALL_SHARE: Final = 0.1
-"""The part of `handler_timeout` from which on a call is counted as long."""
+"""The part of `handler_timeout` beyond which a call is counted as long."""
 
 
 def internal_error_response() -> HttpResponse:
-    """The answer when a handler raised: what went wrong stands in the log only."""
+    """Returns the response when a handler raised: the error itself stands in the log only."""
     return HttpResponse(500, (), "Internal Server Error")
 
 
 def timeout_response() -> HttpResponse:
-    """The answer when a handler took too long."""
+    """Returns the response when a handler took too long."""
     return HttpResponse(504, (), "Gateway Timeout")
 
 
@@ -41,10 +41,10 @@ NO_UPGRADE: Final = (
 
 
 def no_handler_response(headers: Mapping[str, str]) -> HttpResponse:
-    """Returns the answer when the application has no HTTP handler, with a hint if a WebSocket was meant.
+    """Returns the response when the application has no HTTP handler, with a hint if a WebSocket was meant.
 
     Args:
-        headers: of the request.
+        headers: the header fields of the request.
     """
     return HttpResponse(
         503, (), f"{NO_HTTP_HANDLER}\n{NO_UPGRADE}\n" if is_websocket_without_upgrade(headers) else NO_HTTP_HANDLER
@@ -52,13 +52,14 @@ def no_handler_response(headers: Mapping[str, str]) -> HttpResponse:
 
 
 class BaseRuntime:
-    """The rules; where an answer goes is up to the subclass. It is the `Owner` of the handlers' tasks.
+    """Decides what follows from the end of a handler's call; the subclasses deliver the answers.
 
-    A failure is counted and answered first, and logged then.
+    It is the `CallObserver` of async handlers, and is called by the subclasses for sync handlers. A failure is counted
+    and answered first, and logged then.
 
     Args:
-        handlers: the application's.
-        report: where what goes wrong is said.
+        handlers: the application's handlers.
+        report: logs and counts failures.
         options: how handlers are run.
     """
 
@@ -69,32 +70,39 @@ class BaseRuntime:
         self._long_call_s = options.handler_timeout * LONG_CALL_SHARE
         self.slowest_calls = SlowestCalls()
         self.slow_threshold_s = 0.0
-        """A call that took no longer is of no interest: nothing more than this comparison is spent on it."""
+        """Seconds: a call that took no longer is not recorded; it costs nothing more than this comparison."""
         self.is_forked = False
-        """This process is a child that a handler without a watch has forked: it ends where the handler ends."""
+        """Whether this process is a child that an inline handler has forked: it ends where that handler ends."""
 
     # Where answers go. ------------------------------------------------------------------------------------------
 
     def answer_open(self, call: HandlerCall, verdict: HttpResponse | Accept | None) -> None:
-        """The verdict about a socket; None and an `Accept` accept it."""
+        """Delivers the verdict of an open handler; None and an `Accept` accept the socket."""
         raise NotImplementedError
 
     def answer_http(self, call: HandlerCall, response: HttpResponse) -> None:
-        """The response to a request."""
+        """Delivers the response of an HTTP handler."""
         raise NotImplementedError
 
     def close_failed_socket(self, socket_id: int) -> None:
-        """The socket of a failed handler is to be closed with 1011."""
+        """Closes the socket of a message handler that failed, with 1011."""
         raise NotImplementedError
 
     def report_slowest_call(self, handler: str, socket_id: int, seconds: float, at: float) -> None:
-        """One of the slowest calls so far has ended."""
+        """Reports a call that is one of the slowest so far.
+
+        Args:
+            handler: the handler's name.
+            socket_id: the socket; 0: an HTTP request.
+            seconds: how long the call took.
+            at: when the call ended, in seconds since the Unix epoch.
+        """
         raise NotImplementedError
 
-    # How a call ends (see `tasks.Owner`). -----------------------------------------------------------------------
+    # How a call ends (see `CallObserver`). -----------------------------------------------------------------------
 
     def on_call_returned(self, call: HandlerCall, returned: object) -> None:
-        """The handler returned in time."""
+        """Converts and delivers what a handler returned in time; a message or close handler should return None."""
         if self.is_forked:
             exit_forked_child(None)
         handler = call.handler
@@ -117,7 +125,7 @@ class BaseRuntime:
         except HandlerTimeout as timeout:
             self.on_call_timed_out(call, timeout)
             return
-        except BaseException as error:  # reading it ran the application's code: a property, a mapping of its own
+        except BaseException as error:  # the conversion ran the application's code: a property, a mapping of its own
             self.on_call_failed(call, error)
             return
         if handler == OPEN:
@@ -127,25 +135,30 @@ class BaseRuntime:
             self.answer_http(call, verdict)
 
     def convert_returned(self, call: HandlerCall, reader: Callable[..., _Read], *arguments: object) -> _Read:
-        """Has `reader` read what a handler returned, which may run code of the application."""
+        """Calls `reader`, which converts what a handler returned and may run code of the application."""
         return reader(*arguments)
 
     def on_call_failed(self, call: HandlerCall, error: BaseException) -> None:
-        """The handler raised in time. SystemExit and KeyboardInterrupt are errors like any other here."""
+        """Counts, answers and logs an exception of a handler. SystemExit and KeyboardInterrupt count like any other."""
         if self.is_forked:
             exit_forked_child(error)
         self._report.increment_statistic(ERRORS)
         self._answer_failure(call, internal_error_response())
         self._report.log_failure(call.handler, call.socket_id, error)
 
-    def on_call_timed_out(self, call: HandlerCall, where: BaseException | str) -> None:
-        """The handler took too long; it may still run."""
+    def on_call_timed_out(self, call: HandlerCall, cause_or_position: BaseException | str) -> None:
+        """Counts, answers and logs a handler whose time is over; the handler may still run.
+
+        Args:
+            call: the call.
+            cause_or_position: the exception that interrupted the handler, or the position where the handler waits.
+        """
         self._report.increment_statistic(TIMEOUTS)
         self._answer_failure(call, timeout_response())
-        self._report.log_timeout(call.handler, call.socket_id, monotonic() - call.start, where)
+        self._report.log_timeout(call.handler, call.socket_id, monotonic() - call.start, cause_or_position)
 
     def record_long_call(self, handler: str, socket_id: int, seconds: float) -> None:
-        """A call has ended that took longer than `slow_threshold_s`."""
+        """Counts a long call, and keeps a slow one. Called for each call that took longer than `slow_threshold_s`."""
         if seconds > self._long_call_s:
             self._report.count_long_call()
         now = time()
@@ -154,6 +167,7 @@ class BaseRuntime:
         self.slow_threshold_s = min(self.slowest_calls.threshold_s, self._long_call_s)
 
     def _answer_failure(self, call: HandlerCall, response: HttpResponse) -> None:
+        """Answers a failed call: sends `response`, or closes the socket of a message handler."""
         handler = call.handler
         if handler == OPEN:
             self.answer_open(call, response)

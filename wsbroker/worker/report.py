@@ -1,4 +1,4 @@
-"""What went wrong with a handler: one log record and one count each. Never what a peer sent, never a token."""
+"""Logs and counts what goes wrong with handlers. Never logs a message, never a token."""
 
 from collections.abc import Callable
 from types import CoroutineType, GeneratorType, TracebackType
@@ -7,7 +7,7 @@ from typing import Final
 from wsbroker.guarded_log import GuardedLog, format_type_name
 
 ERRORS: Final = "handler_errors"
-"""Statistic: handlers that raised or returned what they may not."""
+"""Statistic: handlers that raised, or returned a value that is not allowed."""
 TIMEOUTS: Final = "handler_timeouts"
 """Statistic: handlers that were cancelled or interrupted because they took too long."""
 SLOW: Final = "slow_handlers"
@@ -17,18 +17,19 @@ HUNG: Final = "hung_handlers"
 LONG: Final = "long_handlers"
 """Statistic: calls of handlers that took longer than a tenth of `handler_timeout`."""
 EVENTS_REFUSED: Final = "events_refused"
-"""Statistic: events of a kind that the worker does not understand; it has skipped them."""
+"""Statistic: events of an unknown kind, which the worker has skipped."""
 MESSAGES_DROPPED: Final = "messages dropped, there is no time left for their handlers count=%d"
 UNHANDLED: Final = "messages_without_handler"
 """Statistic: messages dropped because the application has no message handler."""
 
 _warned_of_no_message_handler = False
+"""Whether this process has logged that messages come and there is no handler for them."""
 
 
 def _application_exc_info(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
-    """Returns an exception as logging takes it, with its traceback from the application's first line on.
+    """Returns the `exc_info` of an exception for logging, with the traceback from the application's first line on.
 
-    Whatever the exception's own methods do: its class may have a `__traceback__` that raises.
+    Never raises, although the exception's class may have a `__traceback__` that does.
     """
     try:
         trace = error.__traceback__
@@ -38,7 +39,7 @@ def _application_exc_info(error: BaseException) -> tuple[type[BaseException], Ba
 
 
 def _strip_own_frames(trace: TracebackType | None) -> TracebackType | None:
-    """The traceback from the application's first line on."""
+    """Returns a traceback without its outermost frames, those of this package."""
     first = trace
     while first is not None and first.tb_frame.f_globals.get("__package__") == __package__:
         first = first.tb_next
@@ -46,42 +47,42 @@ def _strip_own_frames(trace: TracebackType | None) -> TracebackType | None:
 
 
 def await_position(awaited: object) -> str:
-    """Returns where a suspended coroutine waits: ``"app.py:12 in fetch"``; ``""`` if it cannot be seen."""
-    where = ""
+    """Returns the position where a suspended coroutine waits: ``"app.py:12 in fetch"``; ``""`` if unknown."""
+    position = ""
     while True:
         if isinstance(awaited, CoroutineType):
             frame, inner = awaited.cr_frame, awaited.cr_await
         elif isinstance(awaited, GeneratorType):
             frame, inner = awaited.gi_frame, awaited.gi_yieldfrom
         else:
-            return where
+            return position
         if frame is not None:
-            where = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+            position = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
         awaited = inner
 
 
 class HandlerReport:
-    """Says what went wrong in one worker. Its methods never raise: see `guarded_log`.
+    """Logs and counts what goes wrong in one worker. Its methods never raise: see `guarded_log`.
 
     Args:
-        worker: its name.
-        count: adds to a statistic.
+        worker_name: the worker's name.
+        count_statistic: adds a number to the statistic of this name.
     """
 
     __slots__ = ("_count_statistic", "_logger", "_reported", "worker_name")
 
-    def __init__(self, worker: str, count: Callable[[str, int], None]) -> None:
-        self.worker_name = worker
-        self._count_statistic = count
+    def __init__(self, worker_name: str, count_statistic: Callable[[str, int], None]) -> None:
+        self.worker_name = worker_name
+        self._count_statistic = count_statistic
         self._logger: Final = GuardedLog("wsbroker.worker")
         self._reported: set[str] = set()
 
     def increment_statistic(self, statistic: str) -> None:
-        """Adds one to a statistic: for `log_failure`, `log_illegal_return` and `log_timeout`, which follow the answer."""
+        """Adds one to a statistic; the matching `log_…` method is called later, once the failure was answered."""
         self._count_statistic(statistic, 1)
 
     def log_messages_dropped(self, count: int) -> None:
-        """Logs that messages were dropped because the server stops."""
+        """Logs that `count` messages were dropped because the server stops; does nothing for 0."""
         if count:
             self._logger.warning(MESSAGES_DROPPED, count)
 
@@ -98,7 +99,13 @@ class HandlerReport:
         )
 
     def log_illegal_return(self, handler: str, socket_id: int, problem: str) -> None:
-        """Logs that a handler returned what it may not; `problem` lists what it may."""
+        """Logs that a handler returned a value that is not allowed.
+
+        Args:
+            handler: the handler's name.
+            socket_id: the socket; 0: an HTTP request.
+            problem: what was returned, and the list of what is allowed.
+        """
         self._logger.error(
             "handler returned what it may not handler=%s socket=%d worker=%s: %s",
             handler,
@@ -107,21 +114,30 @@ class HandlerReport:
             problem,
         )
 
-    def log_timeout(self, handler: str, socket_id: int, seconds: float, where: BaseException | str) -> None:
-        """Logs that a handler took too long: `where` is the exception that interrupted it, or a position."""
+    def log_timeout(self, handler: str, socket_id: int, seconds: float, cause_or_position: BaseException | str) -> None:
+        """Logs that a handler took too long.
+
+        Args:
+            handler: the handler's name.
+            socket_id: the socket; 0: an HTTP request.
+            seconds: how long the call has taken so far.
+            cause_or_position: the exception that interrupted the handler, or the position where it waits.
+        """
         text = "handler took too long handler=%s socket=%d worker=%s seconds=%.3f"
-        if isinstance(where, str):
-            self._logger.error(text + " at=%s", handler, socket_id, self.worker_name, seconds, where or "unknown")
+        if isinstance(cause_or_position, str):
+            self._logger.error(
+                text + " at=%s", handler, socket_id, self.worker_name, seconds, cause_or_position or "unknown"
+            )
         else:
-            trace = _application_exc_info(where)
+            trace = _application_exc_info(cause_or_position)
             self._logger.error(text, handler, socket_id, self.worker_name, seconds, exc_info=trace)
 
     def count_long_call(self) -> None:
-        """A handler took a good part of its time: only counted."""
+        """Counts a call that took longer than a tenth of `handler_timeout`."""
         self._count_statistic(LONG, 1)
 
     def report_slow_call(self, handler: str, socket_id: int, seconds: float) -> None:
-        """A handler took too long and nothing could interrupt it."""
+        """Logs and counts an inline handler that took too long and could not be interrupted."""
         self._count_statistic(SLOW, 1)
         self._logger.error(
             "handler took too long in the event loop, everybody waited handler=%s socket=%d seconds=%.3f",
@@ -131,14 +147,14 @@ class HandlerReport:
         )
 
     def report_hung_call(self, handler: str, socket_id: int, seconds: float) -> None:
-        """A handler has not ended after its interruption."""
+        """Logs and counts a handler that has not ended `worker_hang_timeout` after its interruption."""
         self._count_statistic(HUNG, 1)
         self._logger.error(
             "handler hangs handler=%s socket=%d worker=%s seconds=%.3f", handler, socket_id, self.worker_name, seconds
         )
 
     def warn_ignored_return(self, handler: str, returned: object) -> None:
-        """A handler whose return value means nothing returned one: said once."""
+        """Logs, once for each handler, that a value was returned by a handler whose value is ignored."""
         if handler not in self._reported:
             self._reported.add(handler)
             self._logger.warning(
@@ -149,7 +165,7 @@ class HandlerReport:
             )
 
     def report_unknown_event(self, kind: object) -> None:
-        """Counts an event of a kind that this worker does not understand; the first one is logged."""
+        """Counts an event of an unknown kind; logs the first one."""
         self._count_statistic(EVENTS_REFUSED, 1)
         if EVENTS_REFUSED not in self._reported:
             self._reported.add(EVENTS_REFUSED)
@@ -157,7 +173,7 @@ class HandlerReport:
             self._logger.error(text, self.worker_name, kind)
 
     def report_missing_handler(self) -> None:
-        """A message came and there is no handler for it: said once per process."""
+        """Counts a message for which the application has no handler; logs the first one in this process."""
         global _warned_of_no_message_handler
         self._count_statistic(UNHANDLED, 1)
         if not _warned_of_no_message_handler:

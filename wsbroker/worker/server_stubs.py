@@ -1,7 +1,7 @@
-"""What the names of `wsbroker` that belong to the server mean in a worker that has an interpreter of its own.
+"""Stands for the names of `wsbroker` that belong to the server, in a worker that has an interpreter of its own.
 
 An application's module may hold both its handlers and the lines that start the server. It is imported in each worker:
-these names have to be there, must not load the server, and must not start a second one.
+these names have to be there, must not load the server, and must not start a second server.
 """
 
 from typing import NoReturn
@@ -10,6 +10,7 @@ from wsbroker.errors import CommandError
 
 
 def _raise_called_in_worker(name: str) -> NoReturn:
+    """Raises the CommandError for a function of the server that was called in a worker."""
     raise CommandError(
         f"{name}() was called in a worker, while it imports the handlers: put the lines that start the server behind "
         "if __name__ == '__main__': or into a module of their own"
@@ -17,38 +18,38 @@ def _raise_called_in_worker(name: str) -> NoReturn:
 
 
 def start(*args: object, **settings: object) -> NoReturn:
-    """Starts a server: not here."""
+    """Raises a CommandError: no server can be started in a worker."""
     _raise_called_in_worker("start")
 
 
 def run(*args: object, **settings: object) -> NoReturn:
-    """Runs a server: not here."""
+    """Raises a CommandError: no server can be run in a worker."""
     _raise_called_in_worker("run")
 
 
 def serve(*args: object, **settings: object) -> NoReturn:
-    """Serves: not here."""
+    """Raises a CommandError: no server can be run in a worker."""
     _raise_called_in_worker("serve")
 
 
 class Server:
-    """A running server: there is none here."""
+    """Stands for the class of running servers, of which a worker has none; for annotations."""
 
 
 class WorkerHandle:
-    """What `register_worker` returns.
+    """Stands for the handle of a registered worker.
 
     Args:
-        spec: what was registered.
+        spec: the argument of `register_worker`.
     """
 
     def __init__(self, spec: object) -> None:
         self.spec = spec
 
     def unregister(self) -> None:
-        """Does nothing here."""
+        """Does nothing in a worker."""
 
 
 def register_worker(worker: object) -> WorkerHandle:
-    """Does nothing here: the server knows its worker, or this one would not run."""
+    """Does nothing but return a handle: the server knows its handlers, or this worker would not run."""
     return WorkerHandle(worker)

@@ -1,4 +1,4 @@
-"""Whether a handler can be called with what it is given, and how much of that it takes.
+"""Checks whether a handler can be called with its documented arguments, and counts how many of them it takes.
 
 A handler takes the first n of its documented arguments, under any names; a documented name in another place would
 silently be given the wrong thing, so that is an error.
@@ -10,16 +10,16 @@ from wsbroker.errors import ConfigError
 from wsbroker.worker.base import HANDLER_ARGUMENTS
 
 
-def count_arguments(name: str, handler: Callable[..., object], where: str) -> int:
+def count_arguments(name: str, handler: Callable[..., object], source: str) -> int:
     """Returns how many of its documented arguments a handler takes.
 
     Args:
-        name: of the handler, a key of `HANDLERS`.
-        handler: what was found under this name.
-        where: where it was found, for the message.
+        name: the handler's name, a key of `HANDLER_ARGUMENTS`.
+        handler: the callable that was found under this name.
+        source: where the handler was found, for the message.
 
     Raises:
-        ConfigError: it cannot be called with any number of them.
+        ConfigError: the handler cannot be called with the first n documented arguments, for any n.
     """
     import inspect
 
@@ -30,9 +30,10 @@ def count_arguments(name: str, handler: Callable[..., object], where: str) -> in
         return len(documented)
 
     def make_error(problem: str) -> ConfigError:
+        """Returns the error for this handler, with its signature and how it is called."""
         shown = ", ".join(str(each.replace(annotation=each.empty)) for each in signature.parameters.values())
         expected = f"it is called as {call}, and may take fewer of these: the first ones"
-        return ConfigError(f"{name}({shown}) in {where}: {problem}; {expected}")
+        return ConfigError(f"{name}({shown}) in {source}: {problem}; {expected}")
 
     taken = required = 0
     takes_rest = False
@@ -57,7 +58,10 @@ def count_arguments(name: str, handler: Callable[..., object], where: str) -> in
 
 
 def _get_signature(handler: Callable[..., object]) -> "inspect.Signature | None":  # type: ignore[name-defined]  # noqa: F821
-    """The signature that counts: of a decorated function its own, unless that is ``*args`` for the one inside."""
+    """Returns the signature that a handler is called by; None if Python cannot tell.
+
+    For a decorated function that is the wrapper's, unless the wrapper passes ``*args`` on to the function inside.
+    """
     import inspect
 
     try:
@@ -69,11 +73,16 @@ def _get_signature(handler: Callable[..., object]) -> "inspect.Signature | None"
         return None
 
 
-def is_async_handler(name: str, handler: Callable[..., object], where: str) -> bool:
-    """Returns whether calling it gives something to await, as far as can be seen without calling it.
+def is_async_handler(name: str, handler: Callable[..., object], source: str) -> bool:
+    """Returns whether a handler is an async function, as far as can be seen without calling the handler.
+
+    Args:
+        name: the handler's name.
+        handler: the callable that was found under this name.
+        source: where the handler was found, for the message.
 
     Raises:
-        ConfigError: it is a generator: calling that runs nothing.
+        ConfigError: the handler is a generator function: a call of it runs nothing.
     """
     import functools
     import inspect
@@ -93,5 +102,5 @@ def is_async_handler(name: str, handler: Callable[..., object], where: str) -> b
         else:
             break
     if inspect.isgeneratorfunction(innermost) or inspect.isasyncgenfunction(innermost):
-        raise ConfigError(f"{name} in {where} has a 'yield' in it, so calling it runs nothing: use def or async def")
+        raise ConfigError(f"{name} in {source} has a 'yield' in it, so calling it runs nothing: use def or async def")
     return inspect.iscoroutinefunction(innermost)

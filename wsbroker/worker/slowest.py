@@ -1,24 +1,26 @@
-"""The slowest calls of handlers: which handler, for which socket, how long. Never what a peer sent, never a token."""
+"""Keeps the slowest calls of handlers: which handler, which socket, how long. Never a message, never a token."""
 
 from typing import Final, TypedDict
 
 KEPT_CALLS: Final = 5
+"""How many calls are kept."""
 
 
 class SlowCall(TypedDict):
     """One call of a handler."""
 
     handler: str
+    """The handler's name."""
     socket_id: int
-    """0: an HTTP request"""
+    """The socket; 0: an HTTP request."""
     seconds: float
-    """from the call to its end, what it awaits included"""
+    """From the call to its end, with what the handler awaits."""
     at: float
-    """when it ended, in seconds since the Unix epoch"""
+    """When the call ended, in seconds since the Unix epoch."""
 
 
 class SlowestCalls:
-    """The KEPT slowest calls so far."""
+    """The `KEPT_CALLS` slowest calls so far, of one worker."""
 
     __slots__ = ("_calls",)
 
@@ -27,11 +29,11 @@ class SlowestCalls:
 
     @property
     def threshold_s(self) -> float:
-        """A call that took no longer than this is not one of them."""
+        """Seconds: a call that took no longer is not one of the slowest."""
         return self._calls[-1][0] if len(self._calls) == KEPT_CALLS else 0.0
 
     def add_call(self, handler: str, socket_id: int, seconds: float, at: float) -> bool:
-        """Takes a call; False: there are enough slower ones."""
+        """Adds a call if it is one of the slowest so far; returns whether it is."""
         if seconds <= self.threshold_s:
             return False
         self._calls.append((seconds, handler, socket_id, at))
@@ -40,7 +42,7 @@ class SlowestCalls:
         return True
 
     def to_dicts(self) -> list[SlowCall]:
-        """All of them, the slowest first."""
+        """Returns the kept calls as dicts, the slowest first."""
         return [
             {"handler": handler, "socket_id": socket_id, "seconds": seconds, "at": at}
             for seconds, handler, socket_id, at in self._calls

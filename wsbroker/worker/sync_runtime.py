@@ -1,6 +1,6 @@
-"""Handlers that run in a worker at the other end of a wire, without an event loop: one after the other.
+"""Runs the handlers of a worker at the other end of a wire, without an event loop: one after the other.
 
-`loop_runtime` adds the event loop, for workers that have async handlers.
+`async_runtime` adds the event loop, for workers that have async handlers.
 """
 
 from collections.abc import Awaitable, Callable
@@ -25,16 +25,17 @@ from wsbroker.worker.wire_api import MAX_DATA, WireApi
 _Read = TypeVar("_Read")
 
 FLUSH_S: Final = 0.002
-"""What handlers asked for waits for the end of their batch, but not longer than about this: slow handlers in a long
-batch would hold back the answers of the first ones."""
+"""Seconds that commands of handlers wait for the end of their batch, roughly: slow handlers in a long batch would hold
+back the answers of the first handlers."""
 
 
 class UnfinishedCall(NamedTuple):
-    """A plain function returned something to await, in a worker that has no event loop yet."""
+    """The call of a plain function that returned something to await, in a worker that has no event loop yet."""
 
     call: HandlerCall | None
-    """None: it was `handle_worker_start`."""
+    """The call; None: that of `handle_worker_start`."""
     limit_s: float
+    """The call's time limit in seconds."""
     awaitable: Awaitable[object]
 
 
@@ -42,10 +43,10 @@ class SyncRuntime(BaseRuntime):
     """Handles the events of one worker in order.
 
     Args:
-        handlers: the application's.
+        handlers: the application's handlers.
         api: the worker's API.
         timer: keeps sync handlers to their time.
-        report: where what goes wrong is said.
+        report: logs and counts failures.
         options: how handlers are run.
     """
 
@@ -67,13 +68,13 @@ class SyncRuntime(BaseRuntime):
         self._is_stopping = False
         self._unfinished_call: UnfinishedCall | None = None
         self._must_pause = False
-        """No further event for now: one of the two above, or nobody is interested any more."""
+        """Whether no further event may be handled for now: one of the two above is so, or the worker was given up."""
         self._io.on_abandoned = self._on_abandoned
 
     # The worker's life. -----------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Runs `handle_worker_start` and says so. What it raises reaches the caller."""
+        """Runs `handle_worker_start` and reports the start to the pool. What that handler raises reaches the caller."""
         start = self._handlers.worker_start
         if start is not None:
             returned = start(self._options.worker_arg)
@@ -83,7 +84,7 @@ class SyncRuntime(BaseRuntime):
         self.report_started()
 
     def report_started(self) -> None:
-        """Says that the worker is ready."""
+        """Tells the pool that the worker is ready."""
         if self._api.is_forked:
             exit_forked_child(None)
         self.is_started = True
@@ -91,7 +92,11 @@ class SyncRuntime(BaseRuntime):
         self._api.flush()
 
     def run(self) -> UnfinishedCall | None:
-        """Handles events until STOP or the wire's end; returns what needs an event loop to go on."""
+        """Handles events until STOP or the wire's end.
+
+        Returns:
+            a call that needs an event loop to go on; None: the worker has ended.
+        """
         while self._unfinished_call is None:
             batch = self._io.wait_for_batch()
             if batch is None:
@@ -104,7 +109,7 @@ class SyncRuntime(BaseRuntime):
         return self._unfinished_call
 
     def stop(self) -> None:
-        """Runs `handle_worker_stop` and says so."""
+        """Runs `handle_worker_stop` and reports the end to the pool."""
         try:
             if self._handlers.worker_stop is not None:
                 returned = self._handlers.worker_stop()
@@ -115,13 +120,13 @@ class SyncRuntime(BaseRuntime):
         self.report_stopped()
 
     def report_stop_failed(self, error: BaseException) -> None:
-        """Says that `handle_worker_stop` raised."""
+        """Logs and counts that `handle_worker_stop` raised."""
         if self._api.is_forked:
             exit_forked_child(error)
         self._report.report_stop_failed(error)
 
     def report_stopped(self) -> None:
-        """Says that nothing more comes."""
+        """Tells the pool that this worker sends nothing more."""
         if self._api.is_forked:
             exit_forked_child(None)
         self._api.flush()
@@ -131,7 +136,7 @@ class SyncRuntime(BaseRuntime):
     # Events. ----------------------------------------------------------------------------------------------------
 
     def handle_batch(self, batch: list[Event]) -> None:
-        """Handles events in order; those behind one that pauses this worker go back."""
+        """Handles events in order; if an event pauses this worker, those behind it are put back."""
         self._flush_at = monotonic() + FLUSH_S
         remaining = iter(batch)
         for event in remaining:
@@ -141,33 +146,34 @@ class SyncRuntime(BaseRuntime):
                 return
 
     def handle_event(self, event: Event) -> None:
-        """Handles one event."""
+        """Handles one event of the broker."""
         kind = event[0]
         if kind == events.MESSAGE:
             _, socket_id, data, cost = cast("tuple[int, int, str | bytes, int]", event)
             self._handle_message(socket_id, data, cost)
         elif kind == events.TOKEN:
-            _, socket_id, token, seen = cast("tuple[int, int, bytes | None, int]", event)
-            self._sockets.apply_token_event(socket_id, token, seen)
+            _, socket_id, token, seen_number = cast("tuple[int, int, bytes | None, int]", event)
+            self._sockets.apply_token_event(socket_id, token, seen_number)
         elif kind == events.OPEN:
             _, socket_id, fields = cast("tuple[int, int, tuple[object, ...]]", event)
             self._handle_open(socket_id, fields)
         elif kind == events.CLOSE:
-            _, socket_id, token, seen, code, reason = cast("tuple[int, int, bytes | None, int, int, str]", event)
-            self._handle_close(socket_id, token, seen, code, reason)
+            _, socket_id, token, seen_number, code, reason = cast("tuple[int, int, bytes | None, int, int, str]", event)
+            self._handle_close(socket_id, token, seen_number, code, reason)
         elif kind == events.HTTP:
-            _, number, fields = cast("tuple[int, int, tuple[object, ...]]", event)
-            self._handle_http(number, fields)
+            _, request_id, fields = cast("tuple[int, int, tuple[object, ...]]", event)
+            self._handle_http(request_id, fields)
         elif kind == events.DROP_UNOPENED:
             self._sockets.drop_socket(cast(int, event[1]))
         elif kind == events.ANSWER:
-            pass  # whoever asked has been interrupted
+            pass  # the thread that asked has been interrupted
         elif kind == events.STOP:
             self._is_stopping = self._must_pause = True
         else:
             self._report.report_unknown_event(kind)
 
     def _handle_message(self, socket_id: int, data: str | bytes, cost: int) -> None:
+        """Runs the message handler and acknowledges the message, unless the handler has to be awaited."""
         sockets = self._sockets
         raw = self._raw_message_handler
         if raw is None:
@@ -193,14 +199,16 @@ class SyncRuntime(BaseRuntime):
                 else:
                     returned = call(deadline, start, MESSAGE, socket_id, raw)
             except HandlerTimeout as timeout:
-                self.on_call_timed_out(HandlerCall(MESSAGE, socket_id, 0.0, cost, start), timeout)
+                self.on_call_timed_out(HandlerCall(MESSAGE, socket_id, 0.0, message_cost=cost, start=start), timeout)
             except BaseException as error:
-                self.on_call_failed(HandlerCall(MESSAGE, socket_id, 0.0, cost, start), error)
+                self.on_call_failed(HandlerCall(MESSAGE, socket_id, 0.0, message_cost=cost, start=start), error)
             else:
                 if returned is not None:
                     sockets.running_socket_id = 0
                     self._process_returned(
-                        HandlerCall(MESSAGE, socket_id, self._limit_s, cost, start), self._limit_s, returned
+                        HandlerCall(MESSAGE, socket_id, self._limit_s, message_cost=cost, start=start),
+                        self._limit_s,
+                        returned,
                     )
                     return
             finally:
@@ -211,6 +219,7 @@ class SyncRuntime(BaseRuntime):
         self._api.acknowledge_message(socket_id, cost)
 
     def _handle_open(self, socket_id: int, fields: tuple[object, ...]) -> None:
+        """Runs the open handler for an upgrade request (the fields of an `HttpRequest`); without one, accepts."""
         handler = self._handlers.open
         if handler is None:
             self._api.append_command((commands.OPEN_RESULT, socket_id, 101, [], b""))
@@ -220,28 +229,30 @@ class SyncRuntime(BaseRuntime):
         self._sockets.running_socket_id = socket_id
         self._invoke_handler(call, self._limit_s, handler, request, SocketId(socket_id))
 
-    def _handle_close(self, socket_id: int, token: bytes | None, seen: int, code: int, reason: str) -> None:
+    def _handle_close(self, socket_id: int, token: bytes | None, seen_number: int, code: int, reason: str) -> None:
+        """Runs the close handler with the socket's last token, and acknowledges the close."""
         sockets = self._sockets
         handler = self._handlers.close
         if handler is None:
             self._acknowledge_close(socket_id)
             return
-        sockets.apply_token_event(socket_id, token, seen)
+        sockets.apply_token_event(socket_id, token, seen_number)
         call = HandlerCall(CLOSE, socket_id, self._limit_s)
         self._invoke_handler(
             call, self._limit_s, handler, SocketId(socket_id), sockets.tokens.get(socket_id), code, reason
         )
 
-    def _handle_http(self, number: int, fields: tuple[object, ...]) -> None:
+    def _handle_http(self, request_id: int, fields: tuple[object, ...]) -> None:
+        """Runs the HTTP handler for a request (the fields of an `HttpRequest`); without one, answers 503."""
         handler = self._handlers.http
-        call = HandlerCall(HTTP, 0, self._http_limit_s, number)
+        call = HandlerCall(HTTP, 0, self._http_limit_s, request_id=request_id)
         if handler is None:
             self.answer_http(call, no_handler_response(HttpRequest.from_fields(fields).headers))
             return
         self._invoke_handler(call, self._http_limit_s, handler, HttpRequest.from_fields(fields))
 
     def _invoke_handler(self, call: HandlerCall, limit_s: float, handler: Handler, *arguments: object) -> None:
-        """Calls a handler and deals with its end, or has it awaited."""
+        """Calls a handler other than that for messages, and processes its end, or has the result awaited."""
         try:
             returned = self._timer.call_with_deadline(
                 call.deadline, call.start, call.handler, call.socket_id, handler, *arguments
@@ -258,26 +269,34 @@ class SyncRuntime(BaseRuntime):
         self.on_call_ended(call)
 
     def _process_returned(self, call: HandlerCall, limit_s: float, returned: object) -> None:
-        """A handler returned something: the end of it, or something to await."""
+        """Processes what a handler returned: the end of the call, or something to await."""
         if is_awaitable(returned):
             self.continue_async(UnfinishedCall(call, limit_s, cast(Awaitable[object], returned)))
         else:
             self.on_call_returned(call, returned)
             self.on_call_ended(call)
 
-    def continue_async(self, unfinished: UnfinishedCall) -> None:
-        """A handler returned something to await: here, a reason to go on with an event loop."""
-        self._unfinished_call = unfinished
+    def continue_async(self, unfinished_call: UnfinishedCall) -> None:
+        """Pauses the worker, which then goes on with an event loop. Called when a handler returned an awaitable."""
+        self._unfinished_call = unfinished_call
         self._must_pause = True
 
     def _on_abandoned(self) -> None:
-        """Called by the helper: not even the rest of the batch, which another worker may be handling already."""
+        """Stops the worker before its next event, which another worker may be handling already.
+
+        Called on the control thread when the broker is gone or has given this worker up.
+        """
         self._must_pause = True
 
     # Where answers go. ------------------------------------------------------------------------------------------
 
     def convert_returned(self, call: HandlerCall, reader: Callable[..., _Read], *arguments: object) -> _Read:
-        """Reads it in what is left of the handler's time, and refuses what is too long for the wire."""
+        """Converts what a handler returned, in the time that the handler has left.
+
+        Raises:
+            HandlerError: a body is too long for the wire.
+            HandlerTimeout: the conversion, which may run the application's code, took too long.
+        """
         verdict = self._timer.call_with_deadline(
             call.deadline, call.start, call.handler, call.socket_id, reader, *arguments
         )
@@ -287,7 +306,7 @@ class SyncRuntime(BaseRuntime):
         return verdict
 
     def answer_open(self, call: HandlerCall, verdict: HttpResponse | Accept | None) -> None:
-        """To the pool."""
+        """Sends the verdict of an open handler to the pool."""
         socket_id = call.socket_id
         if verdict is None:
             self._api.append_command((commands.OPEN_RESULT, socket_id, 101, [], b""))
@@ -302,40 +321,41 @@ class SyncRuntime(BaseRuntime):
             self._api.append_command((commands.OPEN_RESULT, socket_id, verdict.status, headers, body), len(body))
 
     def answer_http(self, call: HandlerCall, response: HttpResponse) -> None:
-        """To the pool."""
+        """Sends the response of an HTTP handler to the pool."""
         headers, body = list(response.headers.pairs), response.body
-        self._api.append_command((commands.RESPONSE, call.number, response.status, headers, body), len(body))
+        self._api.append_command((commands.RESPONSE, call.request_id, response.status, headers, body), len(body))
 
     def close_failed_socket(self, socket_id: int) -> None:
-        """To the core; what the socket still sends is not handled."""
+        """Has the core close a failed socket; later messages of that socket are not handled."""
         self._sockets.closing_sockets.add(socket_id)
         self._api.append_command((commands.HANDLER_FAILED, socket_id))
 
     def on_call_ended(self, call: HandlerCall) -> None:
-        """Acknowledges the event."""
+        """Acknowledges the message or close that a call has handled."""
         seconds = monotonic() - call.start
         if seconds > self.slow_threshold_s:
             self.record_long_call(call.handler, call.socket_id, seconds)
         if call.handler == MESSAGE:
-            self._api.acknowledge_message(call.socket_id, call.number)
+            self._api.acknowledge_message(call.socket_id, call.message_cost)
         elif call.handler == CLOSE:
             self._acknowledge_close(call.socket_id)
 
     def _acknowledge_close(self, socket_id: int) -> None:
+        """Tells the core that a close was handled, and drops what is kept of the socket."""
         self._api.append_command((commands.CLOSE_HANDLED, socket_id))
         self._sockets.drop_socket(socket_id)
 
     def report_slowest_call(self, handler: str, socket_id: int, seconds: float, at: float) -> None:
-        """To the pool."""
+        """Tells the pool of one of the slowest calls so far."""
         self._api.append_command((commands.SLOWEST, handler, socket_id, seconds, at))
 
     def on_call_hung(self, call: HandlerCall) -> None:
-        """Only async handlers are reported here."""
+        """Is never called here: only async handlers are reported this way."""
         raise AssertionError(call.handler)
 
 
 def _run_awaitable(awaitable: Awaitable[object]) -> None:
-    """Awaits something in a loop of its own."""
+    """Awaits `awaitable` in an event loop that is made for it."""
     from asyncio import run
 
     async def await_value() -> None:

@@ -13,9 +13,9 @@ its locks, or that reads. So each lock knows its holder, and the wire its reader
 interrupted call to send, and a question, which could only dead-lock, is refused (by `wire_api`).
 
 Nor may an exception between two lines cost more than the call that it ends: a handler that recurses runs out of stack
-here, a signal handler may raise. So a call first makes sure of the stack that it needs (`ensure_stack`), what is sent is
-packed before it is taken off its list, and what was read is kept until all of it was parsed. Where bytes may have left
-and their number is unknown, the wire is shut down, and with it this worker (`_fail_wire`).
+here, a signal handler may raise. So a call first makes sure of the stack that it needs (`ensure_stack`), commands are
+packed before they are taken off their list, and bytes that were read are kept until all of them were parsed. Where
+bytes may have left and their number is unknown, the wire is shut down, and with it this worker (`_fail_wire`).
 """
 
 from collections import deque
