@@ -99,7 +99,7 @@ class Control:
         gc.collect()
         rss = rss_bytes()
         trim()
-        loop = self.server._loop
+        loop = self.server._lifecycle.loop
         assert loop is not None
         return Snapshot(
             self.server.statistics(),
@@ -186,7 +186,7 @@ def measure_kept(server: wsbroker.Server) -> dict[str, int]:
         for name in KEPT[part]:
             value = attrgetter(name)(owner)
             sizes[f"{part}: {name}"] += value if isinstance(value, int) else len(value)
-    node = server._node
+    node = server._lifecycle.node
     assert node is not None
     sizes["connections: timer_wheel.slots"] = sum(map(len, node.connections.timer_wheel.slots))
     return {name: size for name, size in sizes.items() if size}
@@ -194,7 +194,7 @@ def measure_kept(server: wsbroker.Server) -> dict[str, int]:
 
 def _find_parts(server: wsbroker.Server) -> Iterator[tuple[str, object]]:
     """Yields every object of the process whose attributes KEPT lists, with the part's name there."""
-    node = server._node
+    node = server._lifecycle.node
     assert node is not None
     yield from (("broker", node.broker), ("connections", node.connections), ("front", node.front))
     yield from (("local API", node.local_api), ("pool", node.pool))

@@ -70,7 +70,7 @@ class FloodControl(Control):
         self._sent[number] = index
 
     def _watch(self) -> None:
-        node = self.server._node
+        node = self.server._lifecycle.node
         assert node is not None
         while not self._is_over.wait(SAMPLE_S):
             self._most_waiting = max(self._most_waiting, node.local_api.waiting_bytes)

@@ -106,7 +106,7 @@ async def test_workers_are_exchanged_under_load(kind: str, workers: int, tmp_pat
                 app.write_text(APP.replace("VERSION = 1", "VERSION = 2"))
                 server.process.send_signal(signal.SIGHUP)
                 await answered(talkers, 50, version=2)
-                await logged(server, "wsbroker.server.server: reloaded")
+                await logged(server, "wsbroker.server.lifecycle: reloaded")
                 app.write_text("1 / 0\n")
                 server.process.send_signal(signal.SIGHUP)
                 await logged(server, "not reloaded, the running workers stay: cannot import 'app': ZeroDivisionError")
@@ -373,8 +373,9 @@ async def test_the_counts_add_up_whatever_happens_in_the_middle_of_an_exchange(
     )
     with server:
         books = Books(server, tmp_path / "log")
-        assert server._node is not None
-        broker = server._node.broker
+        node = server._lifecycle.node
+        assert node is not None
+        broker = node.broker
         url = books.url.replace("http", "ws")
         sockets = [await websockets.connect(url, compression=None, proxy=None) for _ in range(2)]
         await sockets[0].send("wait")
@@ -413,8 +414,9 @@ async def test_the_counts_add_up_whatever_happens_in_the_middle_of_an_exchange(
 
 def process_of_worker(server: wsbroker.Server) -> int:
     """The process of the only worker."""
-    assert server._node is not None
-    worker = server._node.pool._slots[0].worker
+    node = server._lifecycle.node
+    assert node is not None
+    worker = node.pool._slots[0].worker
     assert worker is not None
     assert isinstance(worker._host, ProcessHost) and worker._host._process is not None
     return worker._host._process.pid

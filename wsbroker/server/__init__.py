@@ -1,14 +1,16 @@
 """A server's life: start, run, reload, stop. The only room where `front`, `pool` and `connections` meet.
 
     api                start(), run(), serve(), register_worker(): what `wsbroker` exports
-    server             class Server: one running server, asked from any thread
+    server             class Server: what an application holds of a running server
+    lifecycle          what runs in the server's loop, and the thread-safe requests to it; the server's states
+    waiting            waits of threads during which signals are still handled
     node               the composition root: the parts of one broker, built, started and stopped in order
-    event_loop         which event loop, its settings, and what happens to tasks left in it
+    event_loop         the kind of event loop, its settings, and the end of tasks that remain in it
     signals            SIGINT, SIGTERM, SIGHUP
     reload             watching the application's files
-    redefinition       whether a worker class is a new definition of a registered one
-    operator_warnings  warnings about what the core counts, at intervals
-    memory_release     gives freed memory back to the system
+    redefinition       whether a worker is a new definition of the registered one
+    operator_warnings  warnings about counters of the broker, at intervals
+    memory_release     returns freed memory to the system
     standard_streams   descriptors 0 to 2 of a process that was started without them
 
 May import: everything but `cli`, `apps`, `bench`, `testing`.

@@ -1,7 +1,7 @@
-"""Starting and stopping: `start`, `run`, `serve`, `register_worker`.
+"""The functions that make a server: `start`, `run`, `serve`, and `register_worker`.
 
-The broker itself is a `Node`, its life a `Server`; this module gives it an event loop (of its own thread, of the main
-thread, or the caller's) and the process's signals.
+They give a `Lifecycle` its event loop (of a thread of its own, of the calling thread, or the caller's loop) and the
+process's signals.
 """
 
 import asyncio
@@ -10,7 +10,6 @@ import logging
 import os
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Unpack
@@ -20,21 +19,22 @@ from wsbroker.front.listening import group_id_of
 from wsbroker.guarded_log import GuardedLog, format_error, write_to_stderr
 from wsbroker.process_exit import limit_thread_wait
 from wsbroker.server.event_loop import REMAINING_TASKS_TIMEOUT_S, restore_switch_interval, run_loop, set_switch_interval
+from wsbroker.server.lifecycle import (
+    Lifecycle,
+    refuse_redefined_worker,
+    server_lock,
+    set_running_lifecycle,
+    wait_at_program_end,
+)
 from wsbroker.server.redefinition import is_redefined
 from wsbroker.server.reload import check_reload_available
 from wsbroker.server.server import Server as Server
-from wsbroker.server.server import (
-    refuse_redefined_worker,
-    server_lock,
-    set_running_server,
-    wait_at_program_end,
-    wait_until_set,
-)
 from wsbroker.server.signals import ServerSignals, exit_on_second_signal, install_server_signals, reraise_second_signal
 from wsbroker.server.standard_streams import open_standard_streams
+from wsbroker.server.waiting import wait_until_set
 from wsbroker.settings import open_sockets
 from wsbroker.settings.addresses import BindAddress, UnixAddress, parse_addresses
-from wsbroker.settings.config import Config, Settings
+from wsbroker.settings.config import Config, Settings, raise_fd_limit
 from wsbroker.settings.folders import working_directory
 from wsbroker.worker.options import TO_THREAD_PREFIX
 
@@ -42,17 +42,17 @@ logger = GuardedLog(__name__)
 
 
 class WorkerHandle:
-    """What `register_worker` returns: the handlers that the next server runs.
+    """The registration of a worker, whose handlers the next server runs. Returned by `register_worker`.
 
     Attributes:
-        spec: what was registered, in its newest definition.
+        spec: the registered worker, in its newest definition.
     """
 
     def __init__(self, spec: object) -> None:
         self.spec = spec
 
     def unregister(self) -> None:
-        """Takes the registration back; a running server keeps its handlers."""
+        """Removes the registration; a running server keeps its handlers."""
         global _registered_worker
         with server_lock:
             if _registered_worker is self:
@@ -66,10 +66,10 @@ _registered_worker: WorkerHandle | None = None
 
 
 def register_worker(worker: object) -> WorkerHandle:
-    """Says which handlers the server runs.
+    """Registers the worker whose handlers the next server runs.
 
-    What is defined anew (a notebook's cell run again, a reloaded module) takes the place of the definition before it,
-    if no server runs.
+    A new definition of the registered worker (a notebook's cell run again, a reloaded module) replaces the old one, if
+    no server runs.
 
     Args:
         worker: ``"pkg.mod"``, ``"pkg.mod:obj"``, a module, a class (instantiated in each worker) or a live object,
@@ -94,8 +94,8 @@ def register_worker(worker: object) -> WorkerHandle:
             _registered_worker.spec = worker
         elif _registered_worker.spec is not worker and _registered_worker.spec != worker:
             raise ValueError(
-                f"{_registered_worker.spec!r} is registered already, and a server runs one worker (in as many instances as "
-                f"'workers' says): put the handlers of {worker!r} into one module, or unregister the first"
+                f"{_registered_worker.spec!r} is registered already, and a server runs one worker (in as many "
+                f"instances as 'workers' says): put the handlers of {worker!r} into one module, or unregister the first"
             )
         return _registered_worker
 
@@ -118,7 +118,8 @@ def start(
             that systemd has handed in by that name); port 0 takes a free one, see `Server.addresses`.
         worker: the handlers, as for `register_worker`, which need not be called then.
         config: all settings as one object, instead of `settings`.
-        handle_signals: called from the main thread, SIGINT and SIGTERM stop the server if nobody else handles them.
+        handle_signals: SIGINT and SIGTERM stop the server, if this is called on the main thread and the program has
+            no handlers of its own for them.
             The first SIGINT (Ctrl-C) is a KeyboardInterrupt in the main thread as well, so that a loop of the program's
             own ends; not while it waits in `Server.wait` or `Server.stop`, or has ended. SIGTERM stops the server only.
             A second signal does what it would have done without the server.
@@ -130,50 +131,52 @@ def start(
         WorkerError: a worker did not start.
         OSError: an address cannot be bound; the text says which and why.
     """
-    server, addresses = _prepare_server(bind, worker, config, settings)
+    lifecycle, addresses = _prepare_server(bind, worker, config, settings)
     opened = threading.Event()
     failures: list[BaseException] = []
 
     def run_server_thread() -> None:
+        """Runs the server's loop until the server has stopped. The target of the server's thread."""
         try:
-            run_loop(server._run_until_stopped(addresses, opened.set))
+            run_loop(lifecycle.run_until_stopped(addresses, opened.set))
         except BaseException as error:  # handed to the caller of start(), or logged below
             if opened.is_set():
-                server._failure = error
+                lifecycle.failure = error
                 logger.exception("the server ended by an error")
             failures.append(error)
         finally:
-            server._mark_stopped()
+            lifecycle.mark_stopped()
             opened.set()
 
     takes_signals = handle_signals and threading.current_thread() is threading.main_thread()
-    interval = server._previous_switch_interval_s = set_switch_interval()
+    interval = lifecycle.restored_switch_interval_s = set_switch_interval()
     thread = threading.Thread(target=run_server_thread, name="wsbroker", daemon=False)
     try:
         wait_at_program_end()
         thread.start()
         wait_until_set(opened)
         if failures:
-            wait_until_set(server._stopped)
+            wait_until_set(lifecycle.stopped)
             thread.join()  # past its last lines
             raise failures[0]
-        restore = install_server_signals(server, reraise_second_signal) if takes_signals else None
-        if restore is not None:
+        signals = install_server_signals(lifecycle, reraise_second_signal) if takes_signals else None
+        if signals is not None:
             threading.Thread(
-                target=_mark_signals_ended, args=(server, restore), name="wsbroker-end", daemon=True
+                target=_mark_signals_ended, args=(lifecycle, signals), name="wsbroker-end", daemon=True
             ).start()
     except BaseException:
-        # It failed, there is no room for another thread, or a KeyboardInterrupt came: nobody else has this server.
-        server._request_stop(0)
+        # The start failed, no thread could be made, or a KeyboardInterrupt came: the caller never gets this server.
+        lifecycle.request_stop(0)
         if thread.ident is None:
-            server._mark_stopped()
+            lifecycle.mark_stopped()
         restore_switch_interval(interval)
         raise
-    return server
+    return Server(lifecycle)
 
 
-def _mark_signals_ended(server: Server, signals: ServerSignals) -> None:
-    server._stopped.wait()
+def _mark_signals_ended(lifecycle: Lifecycle, signals: ServerSignals) -> None:
+    """Waits until the server has stopped, then has its signal handlers ignore it. The target of a thread."""
+    lifecycle.stopped.wait()
     signals.is_ended = True
     signals.release_server()
 
@@ -206,39 +209,35 @@ def run(
     Raises:
         RuntimeError, ConfigError, WorkerError, OSError: as `start`. WorkerError also later, if the workers fail.
     """
-    from wsbroker.settings.config import raise_fd_limit
-
     _refuse_running_loop()
     folder = ""
     if reload:
         check_reload_available()
         folder = working_directory()
     raise_fd_limit()
-    server, addresses = _prepare_server(bind, worker, config, settings)
+    lifecycle, addresses = _prepare_server(bind, worker, config, settings)
     if reload:
-        server._set_watched_folders()
+        lifecycle.watch_application_files()
     interval = set_switch_interval()
     is_main = threading.current_thread() is threading.main_thread()
-    signals = install_server_signals(server, exit_on_second_signal, always=True) if is_main else None
+    signals = install_server_signals(lifecycle, exit_on_second_signal, takes_handled_signals=True) if is_main else None
     try:
-        run_loop(server._run_until_stopped(addresses, _freeze_loaded_objects))
+        run_loop(lifecycle.run_until_stopped(addresses, _freeze_loaded_objects))
     finally:
-        server._mark_stopped()
+        lifecycle.mark_stopped()
         gc.unfreeze()
         restore_switch_interval(interval)
         if signals is not None:
             signals.restore_after_stop()
         if is_main:
-            left_s = server._stop_timeout_s - (time.monotonic() - server._stop_requested_at)
-            limit_thread_wait(max(REMAINING_TASKS_TIMEOUT_S, left_s), TO_THREAD_PREFIX)
-    if server._failure is not None:
-        raise server._failure
-    if server.wants_restart:
+            limit_thread_wait(max(REMAINING_TASKS_TIMEOUT_S, lifecycle.remaining_stop_s()), TO_THREAD_PREFIX)
+    lifecycle.raise_failure()
+    if lifecycle.wants_restart:
         _restart_program(folder)
 
 
 def _restart_program(folder: str) -> None:
-    """Starts the program anew in this process, in the folder that its working directory's name leads to by now."""
+    """Replaces this program by a new run of itself, in the folder to which its working directory's name leads now."""
     try:
         os.chdir(folder)
     except OSError as error:
@@ -249,7 +248,7 @@ def _restart_program(folder: str) -> None:
 
 
 def _flush_logs() -> None:
-    """Has logging write what its handlers have kept; one that raises does not keep the process from its restart."""
+    """Flushes and closes all logging handlers before a restart; an error of theirs is written to stderr."""
     try:
         logging.shutdown()
     except BaseException as error:
@@ -257,6 +256,7 @@ def _flush_logs() -> None:
 
 
 def _refuse_running_loop() -> None:
+    """Raises CommandError if an event loop runs in the calling thread, which `run` would block."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -267,7 +267,7 @@ def _refuse_running_loop() -> None:
 
 
 def _freeze_loaded_objects() -> None:
-    """Everything loaded so far stays: the collector need not look at it again."""
+    """Exempts all objects loaded so far from garbage collection. Called when the server listens; `run` undoes it."""
     gc.collect()
     gc.freeze()
 
@@ -300,42 +300,49 @@ def serve(
 async def _serve_in_running_loop(
     bind: str | Sequence[str], worker: object, config: Config | None, settings: Settings
 ) -> AsyncIterator[Server]:
-    server, addresses = _prepare_server(bind, worker, config, settings)
+    """Serves while the block runs; the body of `serve`, which has the same arguments."""
+    lifecycle, addresses = _prepare_server(bind, worker, config, settings)
     interval = set_switch_interval()
     opened = asyncio.Event()
-    life = asyncio.get_running_loop().create_task(server._run_until_stopped(addresses, opened.set), name="wsbroker")
-    life.add_done_callback(lambda _: opened.set())
+    loop = asyncio.get_running_loop()
+    server_task = loop.create_task(lifecycle.run_until_stopped(addresses, opened.set), name="wsbroker")
+    server_task.add_done_callback(lambda _: opened.set())
     try:
         try:
             await opened.wait()
-            if life.done():
-                await life  # raises what kept it from starting
-            yield server
+            if server_task.done():
+                await server_task  # raises the error that kept the server from starting
+            yield Server(lifecycle)
         finally:
-            server._request_stop(None)
-            await _wait_for_server_task(life)
+            lifecycle.request_stop(None)
+            await _wait_for_server_task(server_task)
     finally:
-        server._mark_stopped()
+        lifecycle.mark_stopped()
         restore_switch_interval(interval)
-    if server._failure is not None:
-        raise server._failure
+    lifecycle.raise_failure()
 
 
-async def _wait_for_server_task(life: "asyncio.Task[None]") -> None:
-    """Waits until the server has ended, also when it is cancelled meanwhile: nothing of it may outlive the block."""
+async def _wait_for_server_task(server_task: "asyncio.Task[None]") -> None:
+    """Waits until the server's task has ended, even if the calling task is cancelled meanwhile.
+
+    No part of the server may outlive the block of `serve`.
+    """
     try:
-        await asyncio.shield(life)
+        await asyncio.shield(server_task)
     except asyncio.CancelledError:
-        await asyncio.wait((life,))
+        await asyncio.wait((server_task,))
         raise
 
 
 def _prepare_server(
     bind: str | Sequence[str], worker: object, config: Config | None, settings: Settings
-) -> tuple[Server, list[BindAddress]]:
-    """Checks everything that can be checked without a loop, and takes the one place for a running server.
+) -> tuple[Lifecycle, list[BindAddress]]:
+    """Checks the arguments as far as that needs no loop, and registers the server as the one of this process.
 
     First of all it opens the null device as standard streams that are closed: no socket may get their numbers.
+
+    Returns:
+        the server's lifecycle, not begun yet, and the addresses to listen on.
     """
     open_standard_streams()
     if config is not None and settings:
@@ -352,13 +359,13 @@ def _prepare_server(
             if _registered_worker is None:
                 raise CommandError("no worker is registered: call wsbroker.register_worker('pkg.mod') before start()")
             spec = _registered_worker.spec
-        server = Server(checked, spec)
-        set_running_server(server)
-    return server, addresses
+        lifecycle = Lifecycle(checked, spec)
+        set_running_lifecycle(lifecycle)
+    return lifecycle, addresses
 
 
 def _check_unix_access(config: Config, addresses: Sequence[BindAddress]) -> None:
-    """Raises ConfigError if there is no such group; warns if no Unix socket is made that could have it."""
+    """Raises ConfigError if there is no group `unix_group`; warns if none of the addresses is a Unix socket to make."""
     if config.unix_group is not None:
         group_id_of(config.unix_group)
     is_set = config.unix_mode is not None or config.unix_group is not None

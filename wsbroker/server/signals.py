@@ -12,7 +12,7 @@ from wsbroker.guarded_log import GuardedLog
 from wsbroker.worker import forks
 
 if TYPE_CHECKING:
-    from wsbroker.server.server import Server
+    from wsbroker.server.lifecycle import Lifecycle
 
 logger = GuardedLog(__name__)
 
@@ -25,50 +25,61 @@ group has got already (`timeout`, a shell, `npm`)."""
 
 
 _stop_signal_at = -math.inf
-"""When a signal has last asked a server to stop, by `monotonic`."""
+"""When a signal last requested the stop of a server, by `monotonic`."""
 
 
 class ServerSignals:
-    """The signals a server has taken, and who handled them before.
+    """The signal handler of one server; remembers the handlers that it replaces.
 
-    Python-level handlers (not the loop's), so that a handler stuck in pure Python code on the loop's thread cannot keep
-    the second signal from being heard.
+    A handler of Python's `signal` module, not of the event loop, so that an application's handler that is stuck in pure
+    Python code on the loop's thread cannot delay the second signal.
+
+    Args:
+        lifecycle: the server to stop or to reload.
+        on_second_signal: called with this object and the signal's number for a second signal to stop.
     """
 
-    def __init__(self, server: "Server", on_second: Callable[["ServerSignals", int], None]) -> None:
-        self.server: Server | None = server
-        """None when it has stopped."""
-        self.on_second_signal = on_second
+    def __init__(self, lifecycle: "Lifecycle", on_second_signal: Callable[["ServerSignals", int], None]) -> None:
+        self.lifecycle: Lifecycle | None = lifecycle
+        """None when the server has stopped."""
+        self.on_second_signal = on_second_signal
         self.raises_interrupt = False
         """Whether the first SIGINT is a KeyboardInterrupt too, for a main loop of the program's own."""
         self.previous_handlers: dict[int, object] = {}
+        """By signal number: the handlers to restore."""
         self.first_signal_at: float | None = None
         """When the first signal to stop came, by `monotonic`."""
         self.is_ended = False
+        """Whether the server has stopped, so that signals are passed on to the previous handlers."""
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Handles one signal: SIGHUP reloads, the first signal to stop stops, a second calls `on_second_signal`.
+
+        After the server's end the signal is raised again for the previous handlers. Called by Python, on the main
+        thread.
+        """
         global _stop_signal_at
-        server = self.server
-        if self.is_ended or server is None:  # as if we had never been here
+        lifecycle = self.lifecycle
+        if self.is_ended or lifecycle is None:
             if number in STOP_SIGNALS and monotonic() - _stop_signal_at < DUPLICATE_SIGNAL_S:
                 return
             self.restore_handlers()
             signal.raise_signal(number)
             return
         if number == SIGHUP:
-            server._request_reload()
+            lifecycle.request_reload()
             return
-        server.wants_restart = False
+        lifecycle.wants_restart = False
         if self.first_signal_at is None:
             self.first_signal_at = _stop_signal_at = monotonic()
-            server._request_stop(None)
-            if self.raises_interrupt and number == signal.SIGINT and not server._is_awaited_in_stack(frame):
+            lifecycle.request_stop(None)
+            if self.raises_interrupt and number == signal.SIGINT and not lifecycle.is_awaited_in_stack(frame):
                 raise KeyboardInterrupt
         elif monotonic() - self.first_signal_at >= DUPLICATE_SIGNAL_S:
             self.on_second_signal(self, number)
 
     def install_handlers(self, numbers: Iterable[int]) -> None:
-        """Handles these signals; a process that is forked from this one does not."""
+        """Installs this handler for these signals; in a forked child the previous handlers are restored."""
         for number in numbers:
             handler = signal.getsignal(number)
             if isinstance(handler, ServerSignals) or (handler is signal.SIG_DFL and number == signal.SIGINT):
@@ -77,12 +88,14 @@ class ServerSignals:
         forks.install_signal_handlers(self.previous_handlers, self, self.restore_handlers)
 
     def release_server(self) -> None:
-        """Releases the server, which has stopped, so that nothing here keeps it in memory."""
+        """Drops the reference to the server, which has stopped, so that it is not kept in memory."""
         forks.unregister_child_action(self.restore_handlers)
-        self.server = None
+        self.lifecycle = None
 
     def restore_after_stop(self) -> None:
-        """Gives the signals back, the server having stopped; a duplicate of the signal that stopped it is ignored."""
+        """Restores the previous handlers after the stop; within `DUPLICATE_SIGNAL_S` of the signal that stopped the
+        server, leaves this handler installed, which ignores duplicates of that signal.
+        """
         if monotonic() - _stop_signal_at >= DUPLICATE_SIGNAL_S:
             self.restore_handlers()
         else:
@@ -90,7 +103,7 @@ class ServerSignals:
             forks.unregister_child_action(self.restore_handlers)
 
     def restore_handlers(self) -> None:
-        """Gives the signals back to who handled them before."""
+        """Restores the previous handlers, except where the program has installed another handler meanwhile."""
         forks.unregister_signals(self.previous_handlers, self.restore_handlers)
         for number, handler in self.previous_handlers.items():
             if signal.getsignal(number) is self:
@@ -99,25 +112,29 @@ class ServerSignals:
 
 
 def install_server_signals(
-    server: "Server", on_second: Callable[[ServerSignals, int], None], *, always: bool = False
+    lifecycle: "Lifecycle",
+    on_second_signal: Callable[[ServerSignals, int], None],
+    *,
+    takes_handled_signals: bool = False,
 ) -> ServerSignals:
-    """Takes the signals that stop a server.
+    """Installs the handlers of SIGINT, SIGTERM and SIGHUP that stop or reload a server. On the main thread only.
 
     Args:
-        server: the one that is asked to stop, or to reload its workers.
-        on_second: called for a signal that comes when the stop was asked for already, and not just now.
-        always: SIGINT and SIGTERM whoever handles them, and SIGHUP unless it is ignored: `nohup` has done that, so that
-            the end of a terminal does nothing. Else SIGINT and SIGTERM where they are at their defaults.
+        lifecycle: the server to stop or to reload.
+        on_second_signal: called for a signal to stop that comes `DUPLICATE_SIGNAL_S` after the first one, or later.
+        takes_handled_signals: True: SIGINT and SIGTERM also where the program has handlers of its own for them, and
+            SIGHUP unless it is ignored (`nohup` does that, so that the end of a terminal has no effect). False: SIGINT
+            and SIGTERM where they have their default handlers.
     """
-    signals = ServerSignals(server, on_second)
-    signals.raises_interrupt = not always
+    signals = ServerSignals(lifecycle, on_second_signal)
+    signals.raises_interrupt = not takes_handled_signals
     defaults = (signal.SIG_DFL, signal.default_int_handler)
     numbers: list[int] = []
     for number in STOP_SIGNALS:
         handler = signal.getsignal(number)
-        if always or handler in defaults or isinstance(handler, ServerSignals):
+        if takes_handled_signals or handler in defaults or isinstance(handler, ServerSignals):
             numbers.append(number)
-    if always and SIGHUP is not None:
+    if takes_handled_signals and SIGHUP is not None:
         if signal.getsignal(SIGHUP) is signal.SIG_IGN:
             logger.info("SIGHUP is ignored, as it was when the program started (nohup): it does not reload the workers")
         else:
@@ -127,16 +144,18 @@ def install_server_signals(
 
 
 def install_program_signals() -> None:
-    """Has SIGINT and SIGTERM end a program that only serves at once, before its server starts and after that has ended.
+    """Installs handlers of SIGINT and SIGTERM that end the process at once; for the command line.
 
-    Python's own KeyboardInterrupt may be lost while modules are imported, in one of the callbacks of that. And when the
-    server has stopped, a duplicate of the signal that has stopped it must not become the exit status.
+    They act before its server starts and after that has stopped. Python's own KeyboardInterrupt may be lost while
+    modules are imported, in a callback of the import system. And when the server has stopped, a duplicate of the signal
+    that has stopped it must not become the exit status.
     """
     numbers = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     forks.install_signal_handlers(numbers, _on_program_signal, _restore_program_signals)
 
 
 def _on_program_signal(number: int, frame: FrameType | None) -> None:
+    """Ends the process at once, but not for a duplicate of the signal that stopped the server. Called by Python."""
     if monotonic() - _stop_signal_at >= DUPLICATE_SIGNAL_S:
         _restore_program_signals()
         if number != signal.SIGINT:
@@ -145,18 +164,21 @@ def _on_program_signal(number: int, frame: FrameType | None) -> None:
 
 
 def _restore_program_signals() -> None:
+    """Restores Python's default handlers of SIGINT and SIGTERM where `_on_program_signal` is installed."""
     for number in STOP_SIGNALS:
         if signal.getsignal(number) is _on_program_signal:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def exit_on_second_signal(signals: ServerSignals, number: int) -> None:
-    """For programs that do nothing else: ends the process."""
+    """Ends the process at once with status 128 + `number`. Called for a second signal in programs that only serve."""
     logger.warning("second signal: exiting at once")
     process_exit.exit_now(128 + number)
 
 
 def reraise_second_signal(signals: ServerSignals, number: int) -> None:
-    """For programs that have more to do: what would have happened without the server."""
+    """Restores the previous handlers and raises the signal again. Called for a second signal in programs that do more
+    than serve.
+    """
     signals.restore_handlers()
     signal.raise_signal(number)

@@ -273,7 +273,7 @@ def test_a_program_that_the_interruption_ends_waits_for_the_end_of_its_server(sc
         peer.send(close_frame(1001))
         peer.end()
         assert program.ended() in (1, 130, -signal.SIGINT)
-        assert program.log.endswith("INFO:wsbroker.server.server:stopped\n")
+        assert program.log.endswith("INFO:wsbroker.server.lifecycle:stopped\n")
         assert "KeyboardInterrupt" in program.log and "Exception ignored" not in program.log
 
 

@@ -18,8 +18,9 @@ import pytest
 
 import wsbroker
 from wsbroker.server import api as app
-from wsbroker.server import server as running
+from wsbroker.server import lifecycle as lifecycle_module
 from wsbroker.server.event_loop import run_loop
+from wsbroker.server.lifecycle import Lifecycle
 from wsbroker.server.node import Node
 
 BIND = "127.0.0.1:0"
@@ -68,19 +69,19 @@ def test_a_start_that_is_cancelled_does_not_wait_for_its_workers() -> None:
 
 def test_a_stop_that_is_asked_for_before_the_loop_runs_is_not_lost() -> None:
     opened: list[bool] = []
-    server, addresses = app._prepare_server(BIND, Idle(), None, {"worker_kind": "inline"})
-    server._request_stop(None)
-    run_loop(server._run_until_stopped(addresses, lambda: opened.append(True)))
-    assert not server.is_running and not opened
+    lifecycle, addresses = app._prepare_server(BIND, Idle(), None, {"worker_kind": "inline"})
+    lifecycle.request_stop(None)
+    run_loop(lifecycle.run_until_stopped(addresses, lambda: opened.append(True)))
+    assert lifecycle.stopped.is_set() and not opened
 
 
 def test_a_server_whose_task_is_cancelled_closes_its_port() -> None:
     async def main() -> None:
         opened = asyncio.Event()
-        server, addresses = app._prepare_server(BIND, Idle(), None, {"worker_kind": "inline"})
-        life = asyncio.create_task(server._run_until_stopped(addresses, opened.set))
+        lifecycle, addresses = app._prepare_server(BIND, Idle(), None, {"worker_kind": "inline"})
+        life = asyncio.create_task(lifecycle.run_until_stopped(addresses, opened.set))
         await opened.wait()
-        (address,) = server.addresses
+        (address,) = lifecycle.addresses
         life.cancel()
         with pytest.raises(asyncio.CancelledError):
             await life
@@ -113,7 +114,7 @@ def test_run_inside_an_event_loop_says_what_to_use_instead() -> None:
 def test_a_server_that_has_stopped_leaves_no_timer_in_the_loop_of_its_program() -> None:
     async def main() -> None:
         async with wsbroker.serve(BIND, worker=Idle(), worker_kind="inline") as server:
-            node = server._node
+            node = server._lifecycle.node
         assert node is not None
         assert node.connections.is_stopped and node.connections.connection_count == 0
 
@@ -129,56 +130,54 @@ ASK: dict[str, Callable[[wsbroker.Server], object]] = {
 
 
 @pytest.fixture
-def dangling() -> wsbroker.Server:
-    """A server whose loop does not run, which nobody has noticed yet."""
-    server = wsbroker.Server(wsbroker.Config(), Idle())
-    server._loop = asyncio.new_event_loop()
-    server._node = cast(Node, object())
-    return server
+def dangling() -> Lifecycle:
+    """A server whose loop does not run, without having been marked as stopped."""
+    lifecycle = Lifecycle(wsbroker.Config(), Idle())
+    lifecycle.loop = asyncio.new_event_loop()
+    lifecycle.node = cast(Node, object())
+    return lifecycle
 
 
 @pytest.mark.parametrize("ask", ASK.values(), ids=list(ASK))
 def test_what_is_asked_of_a_closed_loop_is_told_that_the_server_has_stopped(
-    ask: Callable[[wsbroker.Server], object], dangling: wsbroker.Server
+    ask: Callable[[wsbroker.Server], object], dangling: Lifecycle
 ) -> None:
-    assert dangling._loop is not None
-    dangling._loop.close()
+    assert dangling.loop is not None
+    dangling.loop.close()
     with pytest.raises(wsbroker.CommandError, match="the server has stopped meanwhile"):
-        ask(dangling)
+        ask(wsbroker.Server(dangling))
 
 
 @pytest.mark.parametrize("ask", ASK.values(), ids=list(ASK))
 def test_what_the_loop_does_not_come_to_any_more_is_told_so_too(
-    ask: Callable[[wsbroker.Server], object], dangling: wsbroker.Server
+    ask: Callable[[wsbroker.Server], object], dangling: Lifecycle
 ) -> None:
     errors: list[BaseException] = []
 
     def wait() -> None:
         try:
-            ask(dangling)
+            ask(wsbroker.Server(dangling))
         except BaseException as error:
             errors.append(error)
 
     thread = threading.Thread(target=wait)
     thread.start()
-    while not dangling._pending_answers:
+    while not dangling.pending_answers:
         thread.join(0.001)
-    dangling._mark_stopped()
+    dangling.mark_stopped()
     thread.join(20)
     (error,) = errors
     assert isinstance(error, wsbroker.CommandError) and "has stopped meanwhile" in str(error)
-    assert not dangling._pending_answers and dangling._loop is not None
-    dangling._loop.close()
+    assert not dangling.pending_answers and dangling.loop is not None
+    dangling.loop.close()
 
 
-def test_a_loop_that_is_busy_for_long_has_no_statistics(
-    dangling: wsbroker.Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(running, "STATISTICS_TIMEOUT_S", 0.01)
+def test_a_loop_that_is_busy_for_long_has_no_statistics(dangling: Lifecycle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifecycle_module, "STATISTICS_TIMEOUT_S", 0.01)
     with pytest.raises(wsbroker.CommandError, match="the event loop has been busy for 0.01 s"):
-        dangling.statistics()
-    assert dangling._loop is not None
-    dangling._loop.close()
+        dangling.collect_statistics()
+    assert dangling.loop is not None
+    dangling.loop.close()
 
 
 def test_threads_that_ask_while_the_server_stops_get_an_answer_or_a_clear_error() -> None:
@@ -263,9 +262,11 @@ def test_a_task_that_catches_its_cancellation_does_not_keep_the_server_from_endi
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     worker = Stubborn()
-    server, addresses = app._prepare_server(BIND, worker, None, {"worker_kind": "inline"})
+    lifecycle, addresses = app._prepare_server(BIND, worker, None, {"worker_kind": "inline"})
     loops = threading.Thread(
-        target=run_loop, args=(server._run_until_stopped(addresses, lambda: server.stop()),), daemon=True
+        target=run_loop,
+        args=(lifecycle.run_until_stopped(addresses, lambda: lifecycle.request_stop(None)),),
+        daemon=True,
     )
     with caplog.at_level(logging.ERROR, "wsbroker.server.event_loop"):
         loops.start()
@@ -290,10 +291,10 @@ def test_a_loop_that_the_application_stops_still_ends_in_order() -> None:
             """Nothing."""
 
     worker = StopsTheLoop()
-    server, addresses = app._prepare_server(BIND, worker, None, {"worker_kind": "inline"})
+    lifecycle, addresses = app._prepare_server(BIND, worker, None, {"worker_kind": "inline"})
     with pytest.raises(RuntimeError, match="stopped before"):
-        run_loop(server._run_until_stopped(addresses, lambda: asyncio.get_running_loop().stop()))
-    assert worker.has_stopped and not server.is_running
+        run_loop(lifecycle.run_until_stopped(addresses, lambda: asyncio.get_running_loop().stop()))
+    assert worker.has_stopped and lifecycle.stopped.is_set()
 
 
 def test_what_is_left_open_in_the_loop_does_not_keep_it_from_closing_where_warnings_are_errors() -> None:
@@ -376,7 +377,7 @@ def test_a_server_that_has_stopped_is_forgotten() -> None:
     servers = []
     for _ in range(3):
         server = wsbroker.start(BIND, worker=Idle(), worker_kind="inline")
-        servers.append(weakref.ref(server))
+        servers.append(weakref.ref(server._lifecycle))
         server.stop()
         del server
     deadline = time.monotonic() + 10

@@ -244,7 +244,7 @@ def test_they_are_there_again_after_a_restart(tcp: socket.socket, folder: Path) 
         server.wait_for_line(re.compile("watching for changes"), START_S)
         assert ask(tcp) == "[] '127.0.0.1'"
         (folder / "app.py").write_text("def handle_http_request(request): return 'changed'\n")
-        server.wait_for_line(re.compile("server: stopped"), START_S)
+        server.wait_for_line(re.compile("lifecycle: stopped"), START_S)
         assert ask(tcp) == "changed"  # it waits in the socket until the new program takes it
         assert server.stop() == 0
     finally:
