@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 import griffe
 
 if TYPE_CHECKING:
-    from wsbroker.settings.config import Setting
+    from wsbroker.settings.checks import Setting
 
 ROOT: Final = Path(__file__).parent.parent
 README: Final = ROOT / "README.md"

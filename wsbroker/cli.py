@@ -36,10 +36,10 @@ from wsbroker.errors import ConfigError, WorkerError, WSBrokerError
 from wsbroker.guarded_log import GuardedLog, write_to_stderr
 from wsbroker.server.signals import install_program_signals
 from wsbroker.server.standard_streams import open_standard_streams
-from wsbroker.settings import config as settings
-from wsbroker.settings import open_sockets, sources
+from wsbroker.settings import descriptors, open_sockets, sources
 from wsbroker.settings.addresses import BindAddress, InheritedSocket, bind_error_text, parse_addresses
-from wsbroker.settings.config import GROUPS, SETTINGS, Config, Settings
+from wsbroker.settings.checks import Setting, did_you_mean
+from wsbroker.settings.config import GROUPS, SETTINGS, Config, Settings, check_settings
 from wsbroker.settings.folders import absolute_path, working_directory
 
 OK: Final = 0
@@ -121,7 +121,7 @@ def _suggest_flag(name: str) -> str:
     flags = [
         flag for option in _make_command().params for flag in (*option.opts, *option.secondary_opts) if flag[0] == "-"
     ]
-    return settings.did_you_mean(name, flags)
+    return did_you_mean(name, flags)
 
 
 def _describe_bad_usage(error: click.BadOptionUsage) -> str:
@@ -184,7 +184,7 @@ def _read_options(flags: Mapping[str, object], environment: Mapping[str, str]) -
             f"{labels['secret']} is for the built-in application only: hand {app!r} its secret with --worker-arg, "
             "which its handle_worker_start(arg) is called with"
         )
-    settings.check_settings(values, labels)
+    check_settings(values, labels)
     config = Config.of(**cast("Settings", values))
     bind, addresses = _read_bind_addresses(found, warnings)
     if app is None and secret is None:
@@ -310,8 +310,8 @@ def _run_server(plan: ServeOptions) -> int:
     for warning in plan.warnings:
         logger.warning("%s", warning)
     worker = BUILT_IN_APP if plan.app is None else find_app(plan.app)
-    settings.raise_fd_limit()
-    shortage = settings.fd_warning(plan.config)
+    descriptors.raise_fd_limit()
+    shortage = descriptors.fd_warning(plan.config.max_connections)
     if shortage is not None:
         logger.warning("%s", shortage)
 
@@ -516,7 +516,7 @@ def _make_command() -> click.Command:
     )
 
 
-def _make_option(setting: settings.Setting) -> click.Option:
+def _make_option(setting: Setting) -> click.Option:
     flag = sources.flag_name_of(setting.name)
     if setting.kind == "switch":
         return _GroupedOption(f"{flag}/--no-{flag[2:]}", setting.group, _make_help_text(setting))
@@ -525,7 +525,7 @@ def _make_option(setting: settings.Setting) -> click.Option:
     return _GroupedOption(flag, setting.group, _make_help_text(setting), metavar, multiple=is_list)
 
 
-def _make_help_text(setting: settings.Setting) -> str:
+def _make_help_text(setting: Setting) -> str:
     choices = f": {', '.join(setting.choices)}" if setting.choices else ""
     default = "" if setting.hidden else f"  [{setting.format_value(setting.default)}]"
     return f"{setting.help}{choices}{default}"

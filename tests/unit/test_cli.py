@@ -56,7 +56,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Run]:
     app = types.ModuleType("wsbroker.server.api")
     app.__dict__["run"] = recorder
     monkeypatch.setitem(sys.modules, "wsbroker.server.api", app)
-    monkeypatch.setattr("wsbroker.settings.config.raise_fd_limit", lambda: None)
+    monkeypatch.setattr("wsbroker.settings.descriptors.raise_fd_limit", lambda: None)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
     level = logging.getLogger().level
@@ -360,7 +360,7 @@ def test_unknown_variables_and_a_low_limit_of_open_files_are_warnings(
     run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("WSBROKER_MAX_MESAGE_SIZE", "1")
-    monkeypatch.setattr("wsbroker.settings.config.fd_warning", lambda config: f"too low for {config.max_connections}")
+    monkeypatch.setattr("wsbroker.settings.descriptors.fd_warning", lambda limit: f"too low for {limit}")
     assert cli.main(["app", "--max-connections", "9"]) == 0
     assert warnings_of(caplog) == [
         (

@@ -11,7 +11,7 @@ import click
 
 from wsbroker.bench.link import BenchError, Target
 from wsbroker.bench.scenarios import DEFAULT_CONNECTIONS, SCENARIOS, BenchOptions, BenchResult, Scenario, run_scenario
-from wsbroker.settings.config import raise_fd_limit
+from wsbroker.settings.descriptors import raise_fd_limit
 
 BUSY_PERCENT: Final = 85.0
 """With more of a core used by this client, the numbers say more about it than about the broker."""

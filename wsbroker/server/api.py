@@ -32,9 +32,9 @@ from wsbroker.server.server import Server as Server
 from wsbroker.server.signals import ServerSignals, exit_on_second_signal, install_server_signals, reraise_second_signal
 from wsbroker.server.standard_streams import open_standard_streams
 from wsbroker.server.waiting import wait_until_set
-from wsbroker.settings import open_sockets
+from wsbroker.settings import descriptors, open_sockets
 from wsbroker.settings.addresses import BindAddress, UnixAddress, parse_addresses
-from wsbroker.settings.config import Config, Settings, raise_fd_limit
+from wsbroker.settings.config import Config, Settings
 from wsbroker.settings.folders import working_directory
 from wsbroker.worker.options import TO_THREAD_PREFIX
 
@@ -214,7 +214,7 @@ def run(
     if reload:
         check_reload_available()
         folder = working_directory()
-    raise_fd_limit()
+    descriptors.raise_fd_limit()
     lifecycle, addresses = _prepare_server(bind, worker, config, settings)
     if reload:
         lifecycle.watch_application_files()

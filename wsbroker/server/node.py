@@ -30,6 +30,9 @@ from wsbroker.settings import open_sockets
 from wsbroker.settings.addresses import Address, BindAddress
 from wsbroker.settings.config import Config, format_size
 from wsbroker.worker import api as worker_api
+from wsbroker.settings.checks import format_size
+from wsbroker.settings.config import Config
+from wsbroker.worker import api as port
 from wsbroker.worker import forks
 
 logger = GuardedLog(__name__)

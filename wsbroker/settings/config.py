@@ -1,40 +1,28 @@
-"""Every setting once: its unit, default, bounds, what it does and why it is as it is.
+"""Every setting: its unit, default, bounds, effect and reason.
 
-`Config` is what the parts are given; `Settings` is the same list for keyword arguments, ``start(bind, **settings)``;
-`SETTINGS` is the same list as data, for the command line and the documentation. Where values may come from
-(flags, environment, files) is the business of `wsbroker.settings.sources`.
+`Config` holds the values of all settings; `Settings` is the same list for keyword arguments, ``start(bind,
+**settings)``; `SETTINGS` is the same list as data, for the command line and the documentation. `sources` reads values
+from flags, the environment and a file; `checks` checks them.
 
-May import: `types`, `errors`, `machine_limits`, standard library. Must never: read the environment or files, or change
-the process (but for `raise_fd_limit`, which only `run()` and the command line may call).
+May import: `checks`, `descriptors`, `machine_limits`, standard library. Must never: read the environment or files, or
+change the process.
 
 Units: sizes are bytes (int), durations are seconds (int or float). A batch on the wire has less than 2 GiB, hence 1 GiB
-as the upper bound of everything that crosses to a worker. This file is long because half of it is that one table.
+as the upper bound of everything that crosses to a worker.
 """
 
-import difflib
-import math
-import os
-import re
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Final, Literal, TypeAlias, TypedDict, TypeVar, Unpack, get_args
 
-from wsbroker.errors import ConfigError
-from wsbroker.settings.machine_limits import cpu_quota, memory_limit
+from wsbroker.settings.checks import GIB, KIB, MIB, TIB, Setting, SettingKind, check_all_values, refuse_unknown_names
+from wsbroker.settings.descriptors import default_max_connections
+from wsbroker.settings.machine_limits import memory_limit
 
 WorkerKind: TypeAlias = Literal["auto", "inline", "thread", "interpreter", "process"]
 Balance: TypeAlias = Literal["round-robin", "least-connections"]
 SlowConsumer: TypeAlias = Literal["disconnect", "drop_new", "drop_old"]
 OnHandlerError: TypeAlias = Literal["close", "log"]
-SettingKind: TypeAlias = Literal["size", "seconds", "count", "mode", "choice", "switch", "text", "names"]
-"""size: bytes (int) · seconds (float) · count (int) · mode: permission bits (int) · choice (one of `choices`) ·
-switch (bool) · text (str) · names (tuple of str)"""
-
-KIB: Final = 1024
-MIB: Final = 1024 * KIB
-GIB: Final = 1024 * MIB
-TIB: Final = 1024 * GIB
 DAY_S: Final = 86_400.0
 MIN_DURATION_S: Final = 0.01
 
@@ -56,7 +44,7 @@ def _setting_field(
     unset: str | None = None,
     hidden: bool = False,
 ) -> _T:
-    """A field of Config with its description; see `Setting` for the arguments."""
+    """Returns a field of `Config` with its description; see `Setting` for the arguments."""
     metadata = {
         "kind": kind,
         "group": group,
@@ -73,15 +61,17 @@ def _setting_field(
 
 
 def _size_field(default: int, group: str, *, help: str, reason: str) -> int:
+    """Returns a field for a size of 1 byte to 1 GiB."""
     return _setting_field(default, "size", group, help=help, reason=reason, minimum=1, maximum=GIB)
 
 
 def _total_size_field(group: str, *, help: str, reason: str) -> int | None:
-    """Makes a setting for a size of all connections together, which follows the memory there is."""
+    """Returns a field for a size of all connections together; None: it follows the memory of the machine."""
     return _setting_field(None, "size", group, help=help, reason=reason, minimum=KIB, maximum=TIB, unset="auto")
 
 
 def _seconds_field(default: float, group: str, *, help: str, reason: str, minimum: float = MIN_DURATION_S) -> float:
+    """Returns a field for a duration in seconds, up to a day."""
     return _setting_field(default, "seconds", group, help=help, reason=reason, minimum=minimum, maximum=DAY_S)
 
 
@@ -366,12 +356,8 @@ class Config:
             TypeError: a value of the wrong type.
             ConfigError: an unknown name, a value out of its bounds, or a contradiction.
         """
-        refuse_unknown_names(settings)
+        refuse_unknown_names(SETTINGS, settings)
         return cls(**settings)
-
-    def workers_for(self, kind: WorkerKind) -> int:
-        """Returns how many workers to start of this kind, which is the one `auto` was resolved to."""
-        return default_worker_count(kind) if self.workers is None else self.workers
 
     def connection_limit(self) -> int:
         """Returns `max_connections`, or what the limit of open files allows now."""
@@ -436,361 +422,21 @@ class Settings(TypedDict, total=False):
     shutdown_timeout: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """One setting, described.
-
-    Args:
-        name: its field in `Config`.
-        kind: what its values are.
-        group: one of GROUPS.
-        unit: ``"bytes"``, ``"seconds"`` or ``""``.
-        default: what it is if nobody says.
-        minimum, maximum: the bounds, both included; None if there are none.
-        choices: the legal values of a choice.
-        unset: the word that stands for None in texts, or None if it has no such word.
-        hidden: whether its value must never be shown.
-        help: what it does, in one line.
-        reason: why the default and the bounds are what they are.
-    """
-
-    name: str
-    kind: SettingKind
-    group: str
-    unit: str
-    default: object
-    minimum: float | None
-    maximum: float | None
-    choices: tuple[str, ...]
-    unset: str | None
-    hidden: bool
-    help: str
-    reason: str
-
-    def format_value(self, value: object) -> str:
-        """Returns a value of this setting as a person writes it: ``64KiB``, ``25s``, ``auto``."""
-        if value is None:
-            return self.unset or "none"
-        if self.hidden:
-            return "(hidden)"
-        if isinstance(value, bool):
-            return "on" if value else "off"
-        if self.kind == "size" and isinstance(value, int):
-            return format_size(value)
-        if self.kind == "mode" and isinstance(value, int):
-            return f"{value:03o}"
-        if self.kind == "seconds" and isinstance(value, (int, float)) and math.isfinite(value):
-            return f"{value:g}s"
-        if isinstance(value, tuple):
-            return ",".join(value) or "none"
-        return str(value)
-
-
 SETTINGS: Final[dict[str, Setting]] = {
     each.name: Setting(name=each.name, default=each.default, **each.metadata) for each in fields(Config)
 }
 """Every setting by name, in the order of `Config`."""
 
 
-def format_size(size: int) -> str:
-    """Returns ``64KiB`` for 65536: the largest unit that says it exactly."""
-    for unit, name in ((TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
-        if size and size % unit == 0:
-            return f"{size // unit}{name}"
-    return f"{size}B"
-
-
-def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """Returns ``"; did you mean 'x'?"`` if something known is close to `word` (1.0: the same), else ``""``."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def refuse_unknown_names(names: Iterable[str]) -> None:
-    """Raises ConfigError if one of the names is not a setting's."""
-    for name in names:
-        if name not in SETTINGS:
-            raise ConfigError(f"there is no setting {name!r}{did_you_mean(name, SETTINGS)}")
-
-
 def check_settings(values: Mapping[str, object], labels: Mapping[str, str] | None = None) -> dict[str, object]:
-    """Returns the values in their exact types, after checking each and all together.
+    """Checks values of settings, each and all together, and returns the values in their exact types.
 
     Args:
-        values: by name; what is missing has its default.
-        labels: how to call a setting in errors, such as ``"--max-message-size"``; its name if missing.
+        values: by name; a setting without a value has its default.
+        labels: by name, how errors call a setting, such as ``"--max-message-size"``; its name if missing.
 
     Raises:
         TypeError: a value of the wrong type.
         ConfigError: a value out of its bounds, or a contradiction.
     """
-    named = {name: (labels or {}).get(name, name) for name in SETTINGS}
-    checked = {name: check_value(SETTINGS[name], value, named[name]) for name, value in values.items()}
-    _refuse_contradictions(checked, named)
-    return checked
-
-
-def check_value(setting: Setting, value: object, label: str) -> object:
-    """Returns one value in its exact type; raises as `check_settings`, calling the setting `label`."""
-    if value is None and setting.default is None:
-        return None
-    if setting.kind == "switch":
-        if not isinstance(value, bool):
-            raise _wrong_type_error(setting, value, label)
-        return _check_switch(setting, value, label)
-    if setting.kind == "text":
-        if not isinstance(value, str):
-            raise _wrong_type_error(setting, value, label)
-        if setting.name == "unix_group" and not value.strip():
-            raise ConfigError(f"{label} is empty: write the name or number of a group, or leave it out")
-        return str(value)
-    if setting.kind == "choice":
-        return _check_choice(setting, value, label)
-    if setting.kind == "names":
-        return _check_names(setting, value, label)
-    return _check_number(setting, value, label)
-
-
-_TYPE_NAMES: Final[dict[SettingKind, str]] = {
-    "size": "an int (bytes)",
-    "seconds": "a number (seconds)",
-    "count": "an int",
-    "mode": "an int such as 0o660",
-    "choice": "a str",
-    "switch": "a bool",
-    "text": "a str",
-    "names": "a tuple of str",
-}
-
-
-def _wrong_type_error(setting: Setting, value: object, label: str) -> TypeError:
-    expected = _TYPE_NAMES[setting.kind] + (" or None" if setting.default is None else "")
-    return TypeError(f"{label} must be {expected}, not {type(value).__name__}")
-
-
-def _check_number(setting: Setting, value: object, label: str) -> int | float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _wrong_type_error(setting, value, label)
-    if isinstance(value, float) and setting.kind != "seconds":
-        raise _wrong_type_error(setting, value, label)
-    assert setting.minimum is not None and setting.maximum is not None
-    if not setting.minimum <= value <= setting.maximum:  # so written, it refuses NaN too
-        if setting.kind == "mode":
-            raise ConfigError(
-                f"{label} is {value}, but must be permission bits from 0o000 to 0o777: write it in octal, such as 0o660"
-            )
-        low, high = _format_bound(setting, setting.minimum), _format_bound(setting, setting.maximum)
-        raise ConfigError(f"{label} is {setting.format_value(value)}, but must be from {low} to {high}")
-    return float(value) if setting.kind == "seconds" else int(value)
-
-
-def _format_bound(setting: Setting, bound: float) -> str:
-    return setting.format_value(bound if setting.kind == "seconds" else int(bound))
-
-
-def _check_choice(setting: Setting, value: object, label: str) -> str:
-    if not isinstance(value, str):
-        raise _wrong_type_error(setting, value, label)
-    if value not in setting.choices:
-        allowed = f"{', '.join(setting.choices[:-1])} or {setting.choices[-1]}"
-        raise ConfigError(f"{label} is {value!r}, but must be {allowed}{did_you_mean(value, setting.choices)}")
-    return str(value)
-
-
-def _check_switch(setting: Setting, value: bool, label: str) -> bool:
-    if setting.name == "compression" and value:
-        raise ConfigError(f"{label} is on, but this version cannot compress messages yet: leave it off")
-    return value
-
-
-def _check_names(setting: Setting, value: object, label: str) -> tuple[str, ...]:
-    if not isinstance(value, (tuple, list)) or not all(isinstance(name, str) for name in value):
-        raise _wrong_type_error(setting, value, label)
-    names = tuple(str(name) for name in value)
-    if setting.name == "allowed_origins":
-        names = _normalize_origins(names, label)
-    else:
-        _check_subprotocols(names, label)
-    if len(set(names)) < len(names):
-        double = next(name for name in names if names.count(name) > 1)
-        raise ConfigError(f"{label} names {double!r} twice: once is enough")
-    return names
-
-
-_ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9._-]*)(?::([0-9]{1,5}))?")
-
-
-def _normalize_origins(names: tuple[str, ...], label: str) -> tuple[str, ...]:
-    if "*" in names and len(names) > 1:
-        raise ConfigError(f"{label} holds '*', which is any origin, and others too: write '*' alone, or the others")
-    return tuple(name if name == "*" else _normalize_origin(name, label) for name in names)
-
-
-def _normalize_origin(name: str, label: str) -> str:
-    """Returns an origin as browsers send it: lower case, no default port (RFC 6454 section 6.2)."""
-    origin = name.lower()
-    if origin == "null":  # a sandboxed frame, a page opened as a file
-        return origin
-    if "*" in origin:
-        raise ConfigError(f"{label} holds {name!r}, but patterns are not supported: list each origin, or write * alone")
-    match = _ORIGIN.fullmatch(origin)
-    if match is None:
-        raise ConfigError(
-            f"{label} holds {name!r}, but an origin is scheme and host as a browser sends them{_origin_hint(origin)}, "
-            "such as https://example.com, http://localhost:8080, capacitor://localhost, file:// or null, or *"
-        )
-    scheme, host, digits = match.groups()
-    if not host and (digits or scheme in _DEFAULT_PORTS):
-        raise ConfigError(f"{label} holds {name!r}, in which no host stands behind {scheme}://")
-    port = int(digits) if digits else None
-    if port is not None and not 0 < port < 65536:
-        raise ConfigError(f"{label} holds {name!r}, but a port is a number from 1 to 65535")
-    if host.startswith("["):
-        host = _normalize_ipv6(host, name, label)
-    is_default = port is None or port == _DEFAULT_PORTS.get(scheme)
-    return f"{scheme}://{host}" if is_default else f"{scheme}://{host}:{port}"
-
-
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-
-
-def _origin_hint(origin: str) -> str:
-    """Returns what is wrong with an origin, in brackets, where that can be told; else ``""``."""
-    scheme, separator, rest = origin.partition("://")
-    if not separator:
-        is_host = _ORIGIN.fullmatch(f"https://{origin}") is not None and ("." in origin or ":" in origin)
-        return f" (https://{origin}?)" if is_host else ""
-    if _ORIGIN.fullmatch(f"{scheme}://{re.split('[/?#]', rest)[0]}"):
-        return " (without a path)"
-    if not rest.isascii():
-        return " (a host in its xn-- form)"
-    return ""
-
-
-def _normalize_ipv6(host: str, name: str, label: str) -> str:
-    """Returns an IPv6 address in the form in which browsers send it."""
-    from ipaddress import IPv6Address
-
-    try:
-        return f"[{IPv6Address(host[1:-1])}]"
-    except ValueError as error:
-        raise ConfigError(f"{label} holds {name!r}, whose host is no IPv6 address: {error}") from None
-
-
-def _check_subprotocols(names: tuple[str, ...], label: str) -> None:
-    for name in names:
-        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):  # a token, RFC 9110 section 5.6.2
-            raise ConfigError(
-                f"{label} holds {name!r}, but a subprotocol is letters, digits and !#$%&'*+-.^_`|~ without spaces"
-            )
-
-
-def _refuse_contradictions(values: Mapping[str, object], named: Mapping[str, str]) -> None:
-    """Refuses only what cannot work.
-
-    What is merely odd has a defined outcome and passes: a message larger than an inbox, a mailbox or an outbox (an
-    empty one takes any one message), a shutdown shorter than a close, a pong later than the next ping.
-    """
-    workers = values.get("workers")
-    if values.get("worker_kind") == "inline" and workers not in (None, 1):
-        raise ConfigError(
-            f"{named['workers']} is {workers}, but {named['worker_kind']} is inline, and handlers in the event loop "
-            "have one worker: leave the number out, or choose another kind"
-        )
-    interval = _seconds_value(values, "flush_interval")
-    for deadline in ("pong_timeout", "close_timeout"):
-        if interval and interval >= _seconds_value(values, deadline):
-            shown = SETTINGS[deadline].format_value(_seconds_value(values, deadline))
-            raise ConfigError(
-                f"{named['flush_interval']} is {SETTINGS['flush_interval'].format_value(interval)}, but {named[deadline]} is "
-                f"{shown}: pings and closes wait in the flush interval too, so no peer could answer in time; "
-                "some milliseconds are usual"
-            )
-
-
-def _seconds_value(values: Mapping[str, object], name: str) -> float:
-    value = values.get(name, SETTINGS[name].default)
-    assert isinstance(value, (int, float))
-    return float(value)
-
-
-def default_worker_count(kind: WorkerKind) -> int:
-    """Returns how many workers of this kind there are if nobody says: 1 for inline and thread, else the CPU count."""
-    return 1 if kind in ("inline", "thread") else cpu_count()
-
-
-def cpu_count() -> int:
-    """Returns how many CPUs this process may use: not how many the machine has, and no more than a cgroup's quota."""
-    quota = cpu_quota()
-    return _assigned_cpus() if quota is None else min(quota, _assigned_cpus())
-
-
-def _assigned_cpus() -> int:
-    """How many CPUs this process may run on, where the system tells."""
-    if sys.version_info >= (3, 13):
-        return os.process_cpu_count() or 1
-    elif sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    else:
-        return os.cpu_count() or 1
-
-
-UNLIMITED_CONNECTIONS: Final = 1_000_000
-"""What stands in for no limit of open files; the tables for more would not fit most machines anyway."""
-
-WINDOWS_CONNECTIONS: Final = 10_000
-"""Windows has no limit of open files that a process could ask for."""
-
-MAX_FD_LIMIT: Final = 1 << 20
-"""As far as `raise_fd_limit` goes: Linux's own default for the hard limit of a service."""
-
-
-def default_max_connections() -> int:
-    """Returns how many connections the soft limit of open files leaves room for.
-
-    The reserve (an eighth, 32 to 1024) is for listeners, workers' wires, log files and what the handlers open, and for
-    taking a connection at all to answer it with 503.
-    """
-    soft = _soft_fd_limit()
-    if soft is None:
-        return WINDOWS_CONNECTIONS
-    reserve = min(max(soft // 8, 32), 1024)
-    return min(max(soft - reserve, 1), UNLIMITED_CONNECTIONS)
-
-
-def fd_warning(config: Config) -> str | None:
-    """Returns what to warn of if the limit of open files is too low for an explicit `max_connections`, else None."""
-    soft = _soft_fd_limit()
-    room = default_max_connections()
-    if config.max_connections is None or soft is None or config.max_connections <= room:
-        return None
-    return (
-        f"max_connections is {config.max_connections}, but this process may open only {soft} files, so about {room} "
-        "connections fit: raise the limit (ulimit -n, LimitNOFILE) or lower max_connections"
-    )
-
-
-def raise_fd_limit() -> None:
-    """Raises the soft limit of open files to the hard one, as far as it goes; only for `run()` and the command line."""
-    if sys.platform == "win32":
-        return
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    target = MAX_FD_LIMIT if hard == resource.RLIM_INFINITY else min(hard, MAX_FD_LIMIT)
-    if soft == resource.RLIM_INFINITY or soft >= target:
-        return
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
-    except (OSError, ValueError):  # macOS names an infinite hard limit and takes less: what there is has to do
-        return
-
-
-def _soft_fd_limit() -> int | None:
-    """The soft limit of open files; None where the system has none to ask for."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return 2 * UNLIMITED_CONNECTIONS if soft == resource.RLIM_INFINITY else soft
+    return check_all_values(SETTINGS, values, labels or {})

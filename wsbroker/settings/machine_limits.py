@@ -1,8 +1,8 @@
-"""How much memory and how many CPUs the machine gives this process: physical memory, and the limits of its cgroups.
+"""The memory and the CPUs that this process may use: those of the machine, and the limits of its cgroups.
 
-A container sees the memory and the CPUs of the whole machine; what it may use of them stands in the control groups that
-it runs in, its own and all above it. Both versions are read (v2: one tree; v1: one tree for each controller), each at
-the place where it is mounted. Where a file is missing or cannot be read there is no such limit.
+A container sees the memory and the CPUs of the whole machine; its limits stand in its control group and in all groups
+above that. Both versions of control groups are read (v2: one tree; v1: one tree for each controller), each at its mount
+point. Where a file is missing or cannot be read there is no such limit.
 
 May import: standard library. Must never: change anything, or raise for what the system does not have.
 """
@@ -10,12 +10,13 @@ May import: standard library. Must never: change anything, or raise for what the
 import math
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 ASSUMED_MEMORY_BYTES: Final = 1 << 30
-"""What stands in for the physical memory where the system does not tell it (Windows)."""
+"""The physical memory to assume where the system does not tell it (Windows)."""
 
 _KIB: Final = 1024
 
@@ -51,7 +52,24 @@ def cpu_quota(root: str = "/") -> int | None:
     return max(1, math.ceil(min(quotas))) if quotas else None
 
 
+def cpu_count() -> int:
+    """Returns how many CPUs this process may use: those it is allowed to run on, at most its cgroups' quota."""
+    quota = cpu_quota()
+    return _assigned_cpus() if quota is None else min(quota, _assigned_cpus())
+
+
+def _assigned_cpus() -> int:
+    """Returns how many CPUs this process may run on; where the system does not tell, how many the machine has."""
+    if sys.version_info >= (3, 13):
+        return os.process_cpu_count() or 1
+    elif sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    else:
+        return os.cpu_count() or 1
+
+
 def _physical_memory(root: str) -> int:
+    """Returns the machine's physical memory in bytes, from ``proc/meminfo`` below `root` or from `sysconf`."""
     match = re.search(r"^MemTotal:\s+([0-9]+) kB", _read_text(Path(root) / "proc/meminfo"), re.MULTILINE)
     if match is not None:
         return int(match[1]) * _KIB
@@ -62,8 +80,10 @@ def _physical_memory(root: str) -> int:
 
 
 def _cgroup_folders(root: str, controller: str) -> Iterator[Path]:
-    """Yields the folders of this process's cgroups for a controller, of both versions: its own first, then those above
-    it up to the mount point."""
+    """Yields the folders of this process's cgroups for a controller (``"memory"``, ``"cpu"``), of both versions.
+
+    The process's own group comes first, then the groups above that, up to the mount point.
+    """
     mounts = _cgroup_mounts(root, controller)
     for line in _read_text(Path(root) / "proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
@@ -81,33 +101,39 @@ def _cgroup_folders(root: str, controller: str) -> Iterator[Path]:
 
 
 def _path_below(path: PurePosixPath, top: PurePosixPath) -> PurePosixPath:
-    """The path below the cgroup that is mounted; that one itself (``.``) if the path does not lie below it, as in a
-    container that sees only its own groups but is told the machine's path."""
+    """Returns the path relative to the cgroup `top`; ``.`` if `path` does not lie below `top`.
+
+    That is so in a container that sees only its own groups and is told the path in the whole machine.
+    """
     if ".." in path.parts or not path.is_relative_to(top):
         return PurePosixPath()
     return path.relative_to(top)
 
 
 def _cgroup_mounts(root: str, controller: str) -> dict[str, tuple[str, str]]:
-    """The type of each cgroup file system -> the group that is its top, and its mount point (proc(5), mountinfo)."""
-    found: dict[str, tuple[str, str]] = {}
+    """Returns the mounted cgroup file systems of a controller (Source: proc(5), mountinfo).
+
+    Returns:
+        by type (``"cgroup"``: v1, ``"cgroup2"``): the group that is the top of the mounted tree, and the mount point.
+    """
+    mounts: dict[str, tuple[str, str]] = {}
     for line in _read_text(Path(root) / "proc/self/mountinfo").splitlines():
         left, _, right = line.partition(" - ")
         fields, kind = left.split(" "), right.split(" ")
         if len(fields) < 5 or len(kind) < 3 or kind[0] not in ("cgroup", "cgroup2"):
             continue
         if kind[0] == "cgroup2" or controller in kind[2].split(","):
-            found.setdefault(kind[0], (_unescape_mountinfo(fields[3]), _unescape_mountinfo(fields[4])))
-    return found
+            mounts.setdefault(kind[0], (_unescape_mountinfo(fields[3]), _unescape_mountinfo(fields[4])))
+    return mounts
 
 
 def _unescape_mountinfo(field: str) -> str:
-    """A field of mountinfo; blanks and backslashes stand there as octal escapes."""
+    """Returns a field of mountinfo with its octal escapes (blanks and backslashes) replaced by the characters."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
 
 
 def _read_text(path: Path) -> str:
-    """The text of a file, stripped; empty where there is none or it cannot be read."""
+    """Returns the stripped text of a file; "" if the file is missing or cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except (OSError, ValueError):

@@ -1,11 +1,11 @@
-"""Listening sockets that are open already: the program that has started this process hands them in.
+"""Listening sockets that are open already, because the program that has started this process hands them in.
 
 systemd's protocol, sd_listen_fds(3): `LISTEN_FDS` sockets, from descriptor 3 on, for the process `LISTEN_PID`, with the
-names in `LISTEN_FDNAMES`. The variables are removed, so that no child takes the sockets for its own; `restore_for_exec` puts
-them back for a program that takes this one's place. Any other descriptor can be named by its number.
+names in `LISTEN_FDNAMES`. The variables are removed, so that no child uses the sockets as its own; `restore_for_exec`
+sets them again for a program that replaces this one. Any other descriptor can be named by its number.
 
-The descriptors themselves stay open until the process ends: who has opened a socket wants to keep it over restarts, and
-a server that is started again finds it. Listeners use duplicates.
+The descriptors stay open until the process ends: the program that has opened a socket keeps it over restarts, and a
+server that is started again uses it again. Listeners use duplicates.
 
 May import: `addresses`, `errors`, standard library. Must never: bind, listen or close what it was given.
 """
@@ -20,7 +20,7 @@ from wsbroker.errors import ConfigError
 from wsbroker.settings.addresses import Address, BindAddress, InheritedSocket, TcpAddress, UnixAddress
 
 FIRST_DESCRIPTOR: Final = 3
-"""The first descriptor that systemd hands in."""
+"""The lowest descriptor that systemd hands in."""
 
 _SYSTEMD_VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 _AF_UNIX: Final[int | None] = getattr(socket, "AF_UNIX", None)
@@ -33,19 +33,21 @@ _FILE_TYPE_NAMES: Final = {
 
 
 class SystemdSockets:
-    """The sockets that systemd has handed to this process."""
+    """The listening sockets that systemd has handed to this process, and the variables that said so."""
 
     def __init__(self) -> None:
         self._saved_variables: dict[str, str] = {}
         self._used_descriptors: set[int] = set()
         self.name_by_descriptor: dict[int, str] = {}
-        """By descriptor; "" where there is no name."""
+        """By descriptor: the name that systemd gave the socket; "": none."""
 
     def claim_sockets(self) -> list[InheritedSocket]:
-        """Takes the variables out of the environment, if they are meant for this process; returns what they name.
+        """Removes systemd's variables from the environment, if they are for this process; returns the handed sockets.
+
+        A second call returns the same sockets.
 
         Raises:
-            ConfigError: they cannot be read.
+            ConfigError: the number of sockets in `LISTEN_FDS` cannot be read.
         """
         if "LISTEN_FDS" in os.environ and not explain_pid_mismatch():
             count = _read_socket_count("LISTEN_FDS")
@@ -57,7 +59,7 @@ class SystemdSockets:
         return [InheritedSocket(str(number)) for number in self.name_by_descriptor]
 
     def descriptors_of(self, address: InheritedSocket) -> list[int]:
-        """Returns the descriptors that are meant: several, where sockets have the same name.
+        """Returns the descriptors of an ``fd://`` address: one by number, one or several by name.
 
         Raises:
             ConfigError: no socket has this name.
@@ -73,6 +75,7 @@ class SystemdSockets:
         return numbers
 
     def _explain_unknown_name(self) -> str:
+        """Returns the text of the error for a name that no handed socket has: the names that there are, if any."""
         if self.name_by_descriptor:
             named = ", ".join(
                 f"{name or 'no name'} (fd://{number})" for number, name in self.name_by_descriptor.items()
@@ -81,11 +84,11 @@ class SystemdSockets:
         return "no socket was handed in by that name: " + (explain_pid_mismatch() or "LISTEN_FDS is not set")
 
     def all_descriptors(self) -> list[int]:
-        """Returns the numbers of the sockets that were handed in, served or not."""
+        """Returns the descriptors of all sockets that were handed in or named by an address, served or not."""
         return [*self._used_descriptors.union(self.name_by_descriptor)]
 
     def restore_for_exec(self) -> None:
-        """Lets a program that is executed in place of this one find all of it again."""
+        """Sets the variables again and makes the descriptors inheritable, for a program that replaces this one."""
         os.environ.update(self._saved_variables)
         for number in (*self.name_by_descriptor, *self._used_descriptors):
             try:
@@ -98,7 +101,7 @@ systemd_sockets: Final = SystemdSockets()
 
 
 def explain_pid_mismatch() -> str:
-    """Returns why the sockets of `LISTEN_FDS` are not for this process; "" if they are, or there are none."""
+    """Returns why the sockets of `LISTEN_FDS` are not for this process; "" if they are, or the variable is not set."""
     if "LISTEN_FDS" not in os.environ or os.environ.get("LISTEN_PID") == str(os.getpid()):
         return ""
     return (
@@ -108,7 +111,7 @@ def explain_pid_mismatch() -> str:
 
 
 def check_inherited_sockets(addresses: Iterable[BindAddress]) -> None:
-    """Raises ConfigError if one of the addresses is an open socket that no server can listen on, or is named twice."""
+    """Raises ConfigError for the first ``fd://`` address on which no server can listen, or that is named twice."""
     seen: set[int] = set()
     for address in addresses:
         if isinstance(address, InheritedSocket):
@@ -121,7 +124,7 @@ def check_inherited_sockets(addresses: Iterable[BindAddress]) -> None:
 
 
 def duplicate_sockets(address: InheritedSocket) -> list[socket.socket]:
-    """Returns duplicates of the sockets that are meant, which children do not inherit.
+    """Returns duplicates of the sockets of an ``fd://`` address, which child processes do not inherit.
 
     Raises:
         ConfigError: they are no listening stream sockets.
@@ -139,7 +142,7 @@ def duplicate_sockets(address: InheritedSocket) -> list[socket.socket]:
 
 
 def address_of(sock: socket.socket) -> Address:
-    """Returns where a socket listens; an abstract Unix address begins with ``@``."""
+    """Returns the address on which a socket listens; an abstract Unix address begins with ``@``."""
     name = sock.getsockname()
     if sock.family == _AF_UNIX:
         return UnixAddress(os.fsdecode(name).replace("\0", "@", 1))
@@ -147,7 +150,10 @@ def address_of(sock: socket.socket) -> Address:
 
 
 def listening_addresses_of(address: BindAddress) -> list[Address]:
-    """Returns where an open socket listens, and any other address as it is; raises as `duplicate_sockets`."""
+    """Returns the addresses on which an ``fd://`` address listens; any other address as a list of itself.
+
+    Raises as `duplicate_sockets`.
+    """
     if not isinstance(address, InheritedSocket):
         return [address]
     sockets = duplicate_sockets(address)
@@ -159,6 +165,7 @@ def listening_addresses_of(address: BindAddress) -> list[Address]:
 
 
 def _duplicate_descriptor(address: InheritedSocket, number: int) -> socket.socket:
+    """Returns a socket on a duplicate of descriptor `number`; raises ConfigError if that is no listening socket."""
     try:
         mode = os.fstat(number).st_mode
     except (OSError, OverflowError):
@@ -178,6 +185,7 @@ def _duplicate_descriptor(address: InheritedSocket, number: int) -> socket.socke
 
 
 def _explain_unfit_socket(sock: socket.socket) -> str:
+    """Returns why a server cannot listen on a socket, "" if it can."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6, _AF_UNIX):
         return "a socket that is neither TCP nor Unix"
     if sock.type != socket.SOCK_STREAM:
@@ -188,13 +196,15 @@ def _explain_unfit_socket(sock: socket.socket) -> str:
 
 
 def _make_uninheritable(number: int) -> None:
+    """Keeps child processes from inheriting a descriptor; does nothing if the descriptor is not open."""
     try:
         os.set_inheritable(number, False)
     except OSError:
-        pass  # it is not open, which is said when it is used
+        pass  # not open: `_duplicate_descriptor` reports that
 
 
 def _read_socket_count(variable: str) -> int:
+    """Returns the number in an environment variable; raises ConfigError if it is no number of sockets."""
     text = os.environ[variable]
     if not (text.isascii() and text.isdigit() and len(text) <= 4):
         raise ConfigError(f"{variable} is {text!r}, but must be the number of sockets that were handed in")
@@ -202,4 +212,5 @@ def _read_socket_count(variable: str) -> int:
 
 
 def _inherited_socket_error(address: InheritedSocket, problem: str) -> ConfigError:
+    """Returns the error for an ``fd://`` address on which no server can listen, because of `problem`."""
     return ConfigError(f"cannot bind to {str(address)!r}: {problem}")

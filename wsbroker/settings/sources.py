@@ -19,7 +19,8 @@ from fractions import Fraction
 from typing import Final, Literal, TypeAlias
 
 from wsbroker.errors import ConfigError
-from wsbroker.settings.config import SETTINGS, Setting, check_value, did_you_mean
+from wsbroker.settings.checks import Setting, check_value, did_you_mean
+from wsbroker.settings.config import SETTINGS
 
 VARIABLE_PREFIX: Final = "WSBROKER_"
 COMMAND_LINE_NAMES: Final = ("app", "bind", "log_level", "secret")

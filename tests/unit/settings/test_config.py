@@ -9,7 +9,8 @@ from enum import IntEnum
 import pytest
 
 from wsbroker.errors import ConfigError
-from wsbroker.settings import config
+from wsbroker.settings import config, descriptors, machine_limits
+from wsbroker.settings.checks import format_size
 from wsbroker.settings.config import SETTINGS, Config, Settings, check_settings
 
 
@@ -337,24 +338,15 @@ def test_what_is_odd_but_works_is_allowed() -> None:
 # --- what the machine allows ---
 
 
-def test_inline_and_thread_have_one_worker_and_the_others_one_per_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "cpu_count", lambda: 7)
-    assert [Config().workers_for(kind) for kind in ("inline", "thread", "interpreter", "process")] == [1, 1, 7, 7]
-    assert Config(workers=3).workers_for("process") == 3
-    assert config.default_worker_count("process") == 7
-
-
 def test_the_cpu_count_is_what_this_process_may_use() -> None:
-    assert config.cpu_count() >= 1
+    assert machine_limits.cpu_count() >= 1
 
 
 @pytest.mark.parametrize(("quota", "cpus"), [(None, 8), (2, 2), (16, 8)])
-def test_a_cpu_quota_lowers_the_number_of_workers(
-    monkeypatch: pytest.MonkeyPatch, quota: int | None, cpus: int
-) -> None:
-    monkeypatch.setattr(config, "cpu_quota", lambda: quota)
-    monkeypatch.setattr(config, "_assigned_cpus", lambda: 8)
-    assert config.default_worker_count("process") == cpus
+def test_a_cpu_quota_lowers_the_cpu_count(monkeypatch: pytest.MonkeyPatch, quota: int | None, cpus: int) -> None:
+    monkeypatch.setattr(machine_limits, "cpu_quota", lambda: quota)
+    monkeypatch.setattr(machine_limits, "_assigned_cpus", lambda: 8)
+    assert machine_limits.cpu_count() == cpus
 
 
 @pytest.mark.parametrize(
@@ -385,15 +377,15 @@ class TestOpenFiles:
     ) -> None:
         limits = Limits(soft, -1)
         limits.install(monkeypatch)
-        assert config.default_max_connections() == connections
+        assert descriptors.default_max_connections() == connections
         assert Config().connection_limit() == connections
         assert Config(max_connections=5).connection_limit() == 5
 
     def test_too_many_connections_for_the_limit_are_a_warning(self, monkeypatch: pytest.MonkeyPatch) -> None:
         Limits(1024, 1024).install(monkeypatch)
-        assert config.fd_warning(Config()) is None
-        assert config.fd_warning(Config(max_connections=896)) is None
-        assert config.fd_warning(Config(max_connections=897)) == (
+        assert descriptors.fd_warning(None) is None
+        assert descriptors.fd_warning(896) is None
+        assert descriptors.fd_warning(897) == (
             "max_connections is 897, but this process may open only 1024 files, so about 896 connections fit: "
             "raise the limit (ulimit -n, LimitNOFILE) or lower max_connections"
         )
@@ -414,13 +406,13 @@ class TestOpenFiles:
     ) -> None:
         limits = Limits(*before)
         limits.install(monkeypatch)
-        config.raise_fd_limit()
+        descriptors.raise_fd_limit()
         assert (limits.soft, limits.hard) == after
 
     def test_a_limit_that_cannot_be_raised_stays(self, monkeypatch: pytest.MonkeyPatch) -> None:
         limits = Limits(256, -1, is_refusing=True)
         limits.install(monkeypatch)
-        config.raise_fd_limit()
+        descriptors.raise_fd_limit()
         assert limits.soft == 256
 
 
@@ -451,7 +443,7 @@ class Limits:
     [(0, "0B"), (1, "1B"), (1023, "1023B"), (1024, "1KiB"), (1025, "1025B"), (3 << 20, "3MiB"), (2 << 30, "2GiB")],
 )
 def test_a_size_is_shown_in_the_largest_exact_unit(size: int, shown: str) -> None:
-    assert config.format_size(size) == shown
+    assert format_size(size) == shown
 
 
 def test_values_are_shown_as_a_person_writes_them() -> None:

@@ -14,7 +14,8 @@ from wsbroker.pool.kinds.import_names import explain_missing_name, importable_na
 from wsbroker.pool.kinds.interpreter import InterpreterHost
 from wsbroker.pool.kinds.process import ProcessHost
 from wsbroker.pool.kinds.thread import ThreadHost
-from wsbroker.settings.config import Config, WorkerKind, cpu_count
+from wsbroker.settings.config import Config, WorkerKind
+from wsbroker.settings.machine_limits import cpu_count
 
 HOST_CLASSES: Final[dict[WorkerKind, Callable[[str, StartArguments], WorkerHost]]] = {
     "thread": ThreadHost,

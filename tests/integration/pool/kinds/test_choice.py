@@ -11,6 +11,7 @@ from wsbroker.errors import ConfigError
 from wsbroker.pool.kinds.choice import KindChoice, PythonPlatform, choose_kind, inspect_platform, is_free_threaded
 from wsbroker.pool.kinds.import_names import explain_missing_name, importable_name
 from wsbroker.settings.config import Config, Settings, WorkerKind
+from wsbroker.settings.machine_limits import cpu_count
 
 OLD = PythonPlatform("3.11", has_interpreters=False, is_free_threaded=False, cpus=4)
 OLD_AND_SMALL = PythonPlatform("3.11", has_interpreters=False, is_free_threaded=False, cpus=1)
@@ -178,5 +179,5 @@ def test_the_facts_about_this_python() -> None:
     assert host.python_version == ".".join(map(str, sys.version_info[:2]))
     assert host.has_interpreters == (sys.version_info >= (3, 13))
     assert host.is_free_threaded == is_free_threaded() == (not getattr(sys, "_is_gil_enabled", lambda: True)())
-    assert host.cpus == Config().workers_for("process")
+    assert host.cpus == cpu_count()
     assert (host.process_obstacle, host.interpreter_obstacle, host.is_program_copy) == ("", "", False)
