@@ -1,12 +1,12 @@
-"""The end of this process by `os._exit`: the one place that calls it, and the one rule for the status.
+"""The end of this process by `os._exit`: the only module that calls that function, and the rule for the exit status.
 
-Python's own end waits for every thread and every interpreter, for ever if one of them is stuck. Where that may be so,
-the process first does what else belongs to its end (`atexit` functions, buffered files) and then leaves by `os._exit`,
-with the status that it would have had:
+Python's own end waits for every thread and every interpreter, for ever if one of them is stuck. Where that may happen,
+the process first does the rest of Python's end (`atexit` functions, flushing files) and then calls `os._exit`, with the
+status that Python's own end would have given:
 
-* what ended the main thread: the code of a SystemExit, 130 after a KeyboardInterrupt, 1 after another exception;
-* before Python 3.12, where nothing tells of a SystemExit or KeyboardInterrupt: what `set_expected_status` was told, which is
-  the code of the command line; a program of its own that ends by one of the two has 0 there;
+* after an exception in the main thread: the code of a SystemExit, 130 after a KeyboardInterrupt, 1 after any other;
+* before Python 3.12, which does not report a SystemExit or KeyboardInterrupt to us: the status given to
+  `set_expected_status`, which is the code of the command line; 0 in a program that is not our command line;
 * else 0.
 
 May import: `errors`, standard library.
@@ -26,20 +26,24 @@ from typing import Final, NoReturn
 INTERRUPTED: Final = 130
 """The status after a KeyboardInterrupt: 128 + SIGINT."""
 STATUS_FORCED: Final = 1
-"""The status of a process that had to be ended because it did not end by itself."""
+"""The status of a process that was ended by force because it did not end by itself."""
 
 _expected_status: int | None = None
+"""The status given to `set_expected_status`."""
 _main_thread_error: BaseException | None = None
+"""The SystemExit or KeyboardInterrupt that ended the main thread."""
 _lock: Final = threading.Lock()
+"""Held while `_is_watching` changes."""
 _is_watching = False
+"""Whether `watch_main_thread_end` was called."""
 
 
 def exit_now(status: int, text: str = "") -> NoReturn:
-    """Ends the process at once; nothing is flushed, nobody is waited for.
+    """Ends the process at once, without flushing files and without waiting for threads.
 
     Args:
         status: the exit status.
-        text: a line for stderr.
+        text: a line for stderr; "": none.
     """
     if text:
         try:
@@ -50,9 +54,9 @@ def exit_now(status: int, text: str = "") -> NoReturn:
 
 
 def exit_like_python(text: str) -> NoReturn:
-    """Does what belongs to Python's own end and exits with the status that this would have had.
+    """Runs the `atexit` functions, flushes all files and ends the process without waiting for threads.
 
-    Called on the main thread, when it has come to its end.
+    Called on the main thread, when that has come to its end. The exit status is that of Python's own end.
 
     Args:
         text: a line for stderr that says why the process does not wait.
@@ -66,10 +70,10 @@ def exit_forked_child(error: BaseException | None) -> NoReturn:
     """Ends the forked child of a process that goes on: flushes stdout and stderr and runs no `atexit` function.
 
     Args:
-        error: what ended the code that the child ran, whose traceback is printed, but for a SystemExit; None: it
-            returned.
+        error: the exception that ended the child's code, whose traceback is printed unless it is a SystemExit;
+            None: the child's code returned.
     """
-    from traceback import print_exception  # loads more than all the rest of this module
+    from traceback import print_exception  # loads more than the other imports of this module together
 
     try:
         if isinstance(error, SystemExit):
@@ -81,51 +85,56 @@ def exit_forked_child(error: BaseException | None) -> NoReturn:
             if stream is not None:
                 stream.flush()
     except (OSError, ValueError):
-        pass  # there is nobody to read it
+        pass  # the stream has no reader
     finally:
         exit_now(exit_status_after(error))
 
 
 def exit_after_timeout(limit_s: float, status: int, text: str) -> None:
-    """Ends the process after so many seconds, if it has not ended by itself; returns at once.
+    """Starts a thread that ends the process after a time limit, if it has not ended by itself; returns at once.
 
     Args:
         limit_s: seconds.
-        status: the exit status then.
-        text: the line for stderr then.
+        status: the exit status in that case.
+        text: a line for stderr in that case.
     """
 
     def exit_when_over() -> None:
+        """Ends the process when the time limit is over. The target of the thread."""
         sleep(limit_s)
         exit_now(status, text)
 
     try:
         threading.Thread(target=exit_when_over, name="leave", daemon=True).start()
     except RuntimeError:
-        pass  # no threads left, or the end is here already
+        pass  # no thread can be started, perhaps because the process ends already
 
 
 def limit_thread_wait(limit_s: float, prefix: str) -> None:
-    """Has the process wait no longer than this for the threads of this name that run now, once its main thread ends.
+    """Limits how long the process waits, once its main thread has ended, for threads that run now.
 
     Python joins the threads of `asyncio.to_thread` before it ends. Threads that the application has started itself are
-    its own business: one that shall not be waited for is a daemon. Called on the main thread, before it ends.
+    not limited: the application can make them daemons. Called on the main thread, before that ends.
 
     Args:
-        limit_s: seconds from now on.
-        prefix: what the names of the threads begin with.
+        limit_s: seconds from now on; then the process ends without those threads.
+        prefix: the beginning of the names of the limited threads.
     """
-    left = [thread for thread in threading.enumerate() if thread.name.startswith(prefix)]
-    if left:
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith(prefix)]
+    if threads:
         watch_main_thread_end()
-        # Called when the main thread has ended, before the joining; the one that was registered last comes first.
-        threading._register_atexit(_join_threads_or_exit, left, monotonic() + limit_s)  # type: ignore[attr-defined]
+        # Called when the main thread has ended, before the joining; the last registered function is called first.
+        threading._register_atexit(_join_threads_or_exit, threads, monotonic() + limit_s)  # type: ignore[attr-defined]
 
 
-def _join_threads_or_exit(left: Sequence[threading.Thread], deadline: float) -> None:
-    for thread in left:
+def _join_threads_or_exit(threads: Sequence[threading.Thread], deadline: float) -> None:
+    """Joins threads until `deadline`, a time of `monotonic`; ends the process if some still run then.
+
+    Called when the main thread has ended.
+    """
+    for thread in threads:
         thread.join(max(0.0, deadline - monotonic()))
-    stuck = [thread for thread in left if thread.is_alive()]
+    stuck = [thread for thread in threads if thread.is_alive()]
     if stuck:
         exit_like_python(
             f"wsbroker: the process exits without waiting for asyncio.to_thread, busy in {len(stuck)} threads"
@@ -133,8 +142,8 @@ def _join_threads_or_exit(left: Sequence[threading.Thread], deadline: float) -> 
 
 
 def call_before_atexit(function: Callable[[], None]) -> None:
-    """Has `function` called at the end of the process, as the first of all `atexit` functions."""
-    # The callback comes when the main thread has ended. What is registered with `atexit` as late as that comes first.
+    """Registers a function to be called at the end of the process, before all `atexit` functions."""
+    # The callback comes when the main thread has ended. A function registered with `atexit` so late is called first.
     threading._register_atexit(atexit.register, function)  # type: ignore[attr-defined]
 
 
@@ -142,15 +151,16 @@ def call_before_atexit(function: Callable[[], None]) -> None:
 
 
 def set_expected_status(status: int) -> None:
-    """Says what the process is going to exit with."""
+    """Sets the status with which the process is going to exit. Called by the command line when it returns."""
     global _expected_status
     _expected_status = status
 
 
 def watch_main_thread_end() -> None:
-    """Notes from here on what ends the main thread: nothing else tells a callback at the end of the process of it.
+    """Starts to record the exception that ends the main thread, which callbacks at the end of the process cannot see.
 
-    An exception that leaves the main thread's outermost frame is it; `sys.monitoring` (Python 3.12) tells of those.
+    That is an exception that leaves the main thread's outermost frame; `sys.monitoring` (Python 3.12) reports those.
+    Does nothing before Python 3.12.
     """
     global _is_watching
     if sys.version_info < (3, 12):
@@ -160,7 +170,7 @@ def watch_main_thread_end() -> None:
         if _is_watching:
             return
         _is_watching = True
-        for tool in (4, 3):  # the numbers that are nobody's by convention
+        for tool in (4, 3):  # the tool numbers that no tool has by convention
             if monitoring.get_tool(tool) is None:
                 monitoring.use_tool_id(tool, "wsbroker")
                 monitoring.register_callback(tool, monitoring.events.PY_UNWIND, _on_frame_unwound)
@@ -169,6 +179,7 @@ def watch_main_thread_end() -> None:
 
 
 def _on_frame_unwound(code: CodeType, offset: int, error: BaseException) -> None:
+    """Records a SystemExit or KeyboardInterrupt that leaves the main thread's outermost frame. Called by Python."""
     global _main_thread_error
     if isinstance(error, SystemExit | KeyboardInterrupt):
         if sys._getframe(1).f_back is None and threading.current_thread() is threading.main_thread():
@@ -176,7 +187,7 @@ def _on_frame_unwound(code: CodeType, offset: int, error: BaseException) -> None
 
 
 def exit_status() -> int:
-    """Returns the exit status that the process has by now, by the rule of this module."""
+    """Returns the exit status of the process, by the rule of this module. Called when the main thread has ended."""
     if _main_thread_error is not None:
         return exit_status_after(_main_thread_error)
     if _expected_status is not None:
@@ -198,7 +209,7 @@ def exit_status_after(error: BaseException | None) -> int:
 
 
 def flush_open_files() -> None:
-    """Flushes the files that are open, as CPython does when it ends."""
+    """Flushes all open files of the process, as CPython does when it ends."""
     files = [each for each in gc.get_objects() if issubclass(type(each), io.TextIOWrapper | io.BufferedWriter)]
     for file in sorted(files, key=lambda file: issubclass(type(file), io.BufferedWriter)):  # text first
         try:

@@ -1,4 +1,4 @@
-"""The event loop a server runs in: which one, what becomes of what is left in it, and how often threads take turns."""
+"""The event loop of a server: its kind, the end of the tasks that remain in it, and the thread switch interval."""
 
 import asyncio
 import sys
@@ -12,70 +12,75 @@ from wsbroker.worker.forks import ForkedLoopGuard, make_thread_executor
 logger = GuardedLog(__name__)
 
 SWITCH_INTERVAL_S: Final = 0.0002
-"""While the loop's thread is busy, other threads wait for the interpreter lock up to this long at a time; at the
-default of 5 ms a busy loop starves them for seconds."""
+"""How long a thread may hold the interpreter lock while others wait for that; at Python's default of 5 ms a busy loop
+starves other threads for seconds."""
 
 REMAINING_TASKS_TIMEOUT_S: Final = 1.0
-"""How long what is left in the event loop may take to end once it is cancelled, when the server has stopped."""
+"""How long tasks that remain in the event loop may take to end once they are cancelled, when the server has stopped."""
 
 
-def run_loop(main: Coroutine[object, object, None]) -> None:
-    """Runs `main` in a new loop. What the application has left in it has a moment to end.
+def run_loop(coroutine: Coroutine[object, object, None]) -> None:
+    """Runs a coroutine in a new event loop until its end, cancels the tasks that remain, and closes the loop.
 
     Not by `asyncio.Runner`, which waits for ever for a task that catches its cancellation, and for a thread of
-    `asyncio.to_thread`; its `run` would also take SIGINT for itself, and ours are set already.
+    `asyncio.to_thread`; its `run` would also replace the handler of SIGINT that the server has installed.
     """
     try:
         loop = (_find_loop_factory() or asyncio.new_event_loop)()
-    except BaseException:  # there are no descriptors left
-        main.close()
+    except BaseException:  # no descriptors left
+        coroutine.close()
         raise
     loop.set_default_executor(make_thread_executor())
     loop.set_exception_handler(log_loop_error)
-    life = loop.create_task(main, name="wsbroker")
+    server_task = loop.create_task(coroutine, name="wsbroker")
     try:
         with ForkedLoopGuard(loop):
-            loop.run_until_complete(life)
+            loop.run_until_complete(server_task)
     finally:
         try:
-            loop.run_until_complete(_cancel_remaining_tasks(life))
+            loop.run_until_complete(_cancel_remaining_tasks(server_task))
         finally:
             close_loop(loop)
 
 
 def close_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """Closes a loop with all that the application has left open in it.
+    """Closes an event loop, with the servers and connections that the application has left open in it.
 
-    uvloop warns of each such thing before it closes it. Where warnings are errors (``python -W error``) it would not
-    get to that, and wait for ever for what is open.
+    uvloop warns of each of them before it closes that one. Where warnings are errors (``python -W error``) the warning
+    would keep uvloop from closing them, and its `close` would wait for ever.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "unclosed resource", ResourceWarning)
         loop.close()
 
 
-async def _cancel_remaining_tasks(life: "asyncio.Task[None]") -> None:
-    if not life.done():  # the application stopped the loop under it
-        life.cancel()
-        await asyncio.wait([life])
+async def _cancel_remaining_tasks(server_task: "asyncio.Task[None]") -> None:
+    """Cancels all tasks of the loop and waits `REMAINING_TASKS_TIMEOUT_S` for their end; logs those that do not end.
+
+    The server's own task is waited for without a limit; it has ended unless the application stopped the loop.
+    """
+    if not server_task.done():
+        server_task.cancel()
+        await asyncio.wait([server_task])
     loop = asyncio.get_running_loop()
-    left = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in left:
+    remaining = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in remaining:
         task.cancel()
-    left.add(loop.create_task(loop.shutdown_asyncgens(), name="end of the async generators"))
-    _, stuck = await asyncio.wait(left, timeout=REMAINING_TASKS_TIMEOUT_S)
+    remaining.add(loop.create_task(loop.shutdown_asyncgens(), name="end of the async generators"))
+    _, stuck = await asyncio.wait(remaining, timeout=REMAINING_TASKS_TIMEOUT_S)
     if stuck:
         logger.error("tasks that do not end when cancelled are left behind: %s", ", ".join(map(_describe_task, stuck)))
 
 
 def _describe_task(task: "asyncio.Task[object]") -> str:
+    """Returns the task's name and the line of code at which the task waits."""
     frames = task.get_stack(limit=1)
     where = f" at {frames[0].f_code.co_filename}:{frames[0].f_lineno}" if frames else ""
     return f"{task.get_name()}{where}"
 
 
 def _find_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop, winloop on Windows, asyncio's own loop where neither is installed."""
+    """Returns the factory of uvloop's event loop (winloop's on Windows); None, with a log line, if not installed."""
     try:
         if sys.platform == "win32":
             import winloop
@@ -90,7 +95,7 @@ def _find_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def set_switch_interval() -> float:
-    """Lets threads take turns often; returns what to restore, in seconds."""
+    """Lowers Python's thread switch interval to `SWITCH_INTERVAL_S`; returns the one before, in seconds."""
     before = sys.getswitchinterval()
     if before > SWITCH_INTERVAL_S:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -98,7 +103,7 @@ def set_switch_interval() -> float:
     return before
 
 
-def restore_switch_interval(before: float) -> None:
-    """Undoes `set_switch_interval`."""
-    if before > SWITCH_INTERVAL_S:
-        sys.setswitchinterval(before)
+def restore_switch_interval(previous_s: float) -> None:
+    """Restores the thread switch interval that `set_switch_interval` returned, in seconds."""
+    if previous_s > SWITCH_INTERVAL_S:
+        sys.setswitchinterval(previous_s)

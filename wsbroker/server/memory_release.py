@@ -1,8 +1,8 @@
-"""Gives memory that was freed back to the system.
+"""Returns freed memory to the system.
 
-The C library keeps what is freed in the middle of its heap: after a thousand slow clients were closed, the process is
-as large as it was with them, and a container counts that. glibc's `malloc_trim` gives such pages back; where there is
-none (macOS, Windows, musl) the library does so by itself, or nothing can be done.
+The C library keeps memory that is freed in the middle of its heap: after a thousand slow clients were closed, the
+process is as large as before, and a container counts that. glibc's `malloc_trim` returns such pages to the system;
+other libraries (macOS, Windows, musl) do so by themselves, or have no such function.
 
 May import: `guarded_log`. Must never: run `malloc_trim` in the event loop's thread (it takes milliseconds for a
 large heap).
@@ -17,16 +17,16 @@ from wsbroker.guarded_log import GuardedLog
 logger = GuardedLog(__name__)
 
 MIN_FREED_BYTES: Final = 32 * 1024 * 1024
-"""Less than this freed is not worth a trim: the next load takes it again."""
+"""The least freed memory that is worth a trim: the next load needs smaller amounts again."""
 
 MIN_TRIM_INTERVAL_S: Final = 10.0
-"""Between two trims: while one runs, other threads wait for the heap."""
+"""The least time between two trims: during a trim other threads wait for the heap."""
 
 
 def find_malloc_trim() -> Callable[[], object] | None:
-    """Returns a call of the C library's `malloc_trim`, None if it has none."""
+    """Returns a function that calls the C library's `malloc_trim`; None if the library has none."""
     try:
-        import ctypes  # 5 ms and 1 MiB: most servers never need it
+        import ctypes  # loaded late: takes 5 ms and 1 MiB, and most servers never trim
 
         trim = ctypes.CDLL(None).malloc_trim
     except (ImportError, AttributeError, OSError, TypeError):  # TypeError: Windows has no library without a name
@@ -37,10 +37,10 @@ def find_malloc_trim() -> Callable[[], object] | None:
 
 
 class HeapTrimmer:
-    """Trims the heap after much of what was held has been freed. One thread only.
+    """Decides when to return freed memory to the system, and does so in a thread. To be called by one thread only.
 
     Args:
-        find_trim: returns what gives memory back, which is called in a thread of its own, or None.
+        find_trim: returns the function that returns memory to the system, or None if there is none.
     """
 
     def __init__(self, find_trim: Callable[[], Callable[[], object] | None] = find_malloc_trim) -> None:
@@ -50,12 +50,12 @@ class HeapTrimmer:
         self._thread: threading.Thread | None = None
 
     def trim_if_much_was_freed(self, held_bytes: int, peak_bytes: int, now_s: float) -> bool:
-        """Takes account of what is held, and begins a trim if WORTH_BYTES of it were freed since the last one.
+        """Begins a trim if `MIN_FREED_BYTES` were freed since the last one, and that is long enough ago.
 
         Args:
-            held_bytes: what is held now.
-            peak_bytes: the most that was held since the last call.
-            now_s: a monotonic clock.
+            held_bytes: the memory in use now.
+            peak_bytes: the most memory in use since the last call.
+            now_s: a monotonic time in seconds.
 
         Returns:
             whether a trim was begun.
@@ -76,7 +76,7 @@ class HeapTrimmer:
         self._thread = threading.Thread(target=trim, name="wsbroker-memory", daemon=True)
         try:
             self._thread.start()
-        except RuntimeError:  # no thread to be had: the memory is kept
+        except RuntimeError:  # no thread can be started: the memory stays in the heap
             self._thread = None
             return False
         logger.debug("memory given back freed=%d", freed)

@@ -1,11 +1,11 @@
-"""One running broker inside an event loop: its parts, built, started and stopped in order.
+"""The composition root: one broker with its connections, workers and HTTP front, started and stopped in order.
 
-Start:  core → port of the main interpreter → workers (handlers imported) → listeners. So a handler that cannot be
-imported is reported before a port opens, and `handle_worker_start` can already call the API.
+Start:  broker → API of the main interpreter → workers (handlers imported) → listeners. So a handler that cannot be
+        imported is reported before an address is bound, and `handle_worker_start` can already call the API.
 Stop:   listeners → sockets (1001, in paced batches) and HTTP requests in flight → workers (close handlers run,
-        `handle_worker_stop`) → port.
+        `handle_worker_stop`) → API.
 
-May import: everything. It is the only place where `front`, `pool` and `server` meet.
+May import: all rooms but `cli`, `apps`, `bench`. The only module in which `front`, `pool` and `connections` meet.
 """
 
 import asyncio
@@ -20,6 +20,8 @@ from wsbroker.connections.connection import Connection
 from wsbroker.connections.connections import Connections
 from wsbroker.connections.connections import ConnectionSettings as SocketSettings
 from wsbroker.connections.inline_runner import InlineHandlers, InlineRunner
+from wsbroker.connections.connections import Connections, ConnectionSettings
+from wsbroker.connections.inline_runner import InlineRunner
 from wsbroker.front.front import Front
 from wsbroker.guarded_log import GuardedLog
 from wsbroker.pool.local_api import LocalApi
@@ -32,28 +34,31 @@ from wsbroker.settings.config import Config, format_size
 from wsbroker.worker import api as worker_api
 from wsbroker.settings.checks import format_size
 from wsbroker.settings.config import Config
-from wsbroker.worker import api as port
+from wsbroker.worker import api as worker_api
 from wsbroker.worker import forks
 
 logger = GuardedLog(__name__)
 
 CLOSE_BATCH_SIZE: Final = 500
-"""Sockets closed at once during a shutdown; between batches the loop flushes, and clients spread their reconnects."""
+"""How many sockets are closed together in a shutdown; between batches the loop flushes, and reconnects spread out."""
 CLOSE_PAUSE_S: Final = 0.05
+"""Seconds between two such batches."""
 CLOSE_POLL_S: Final = 0.02
+"""Seconds between two checks whether all connections have ended."""
 FAILED_START_STOP_S: Final = 5.0
 """How long workers that have started may take to stop, when an address cannot be bound."""
 WARNING_INTERVAL_S: Final = 1.0
+"""Seconds between two looks at the counters."""
 SLOW_CONSUMER_POLICIES: Final = {"disconnect": DISCONNECT, "drop_new": DROP_NEW, "drop_old": DROP_OLD}
 
 
 class Node:
-    """Everything that runs for one `start()`. Loop thread only.
+    """One broker with its connections, workers and HTTP front. Made and used in the thread of the event loop only.
 
     Args:
         config: all settings.
-        spec: what `register_worker` was given.
-        on_fatal: called once if the broker cannot go on (workers in a crash loop).
+        spec: the registered worker: the name of a module or object, or a live module, class or object.
+        on_fatal: called once with the error if the broker cannot go on (workers in a crash loop).
     """
 
     def __init__(self, config: Config, spec: object, on_fatal: Callable[[BaseException], None]) -> None:
@@ -73,7 +78,7 @@ class Node:
         self._memory_release = HeapTrimmer()
 
     async def open(self, addresses: Sequence[BindAddress]) -> None:
-        """Starts the workers and listens.
+        """Starts the workers and then listens on the addresses; closes the node again if that fails.
 
         Raises:
             ConfigError: the handlers cannot be loaded.
@@ -95,7 +100,11 @@ class Node:
         self._log_operator_warnings()
 
     def _connect_inline_runner(self) -> None:
-        """Lets compiled code call the message handler itself, with the interpreted runtime for what is rare."""
+        """Connects the compiled `InlineRunner`, which calls the message handler, with the inline worker's runtime.
+
+        Does nothing for other kinds of worker. The interpreted runtime does the rarer work: results that need waiting,
+        errors, slow calls, close handlers.
+        """
         inline = self.pool.inline_worker
         if inline is None:
             return
@@ -118,20 +127,24 @@ class Node:
         self.connections.inline_runner = runner
 
     async def reload(self) -> None:
-        """Exchanges the workers for new ones with the code as it is now; raises as `Pool.reload`."""
+        """Replaces the workers by new ones with the present code of the application; raises as `Pool.reload`."""
         await self.pool.reload()
 
     async def close(self, timeout_s: float) -> None:
-        """Stops everything; after `timeout_s` what is left is dropped. Never raises for a stuck handler or client."""
+        """Stops listeners, sockets, HTTP requests and workers, in this order.
+
+        After `timeout_s` seconds the remaining connections and handlers are dropped. Never raises because of a stuck
+        handler or client.
+        """
         deadline = time.monotonic() + timeout_s
         if self._warning_timer is not None:
             self._warning_timer.cancel()
         self.front.stop_listening()
         self.connections.stop()
-        # Requests in flight need the workers; half of the time is theirs, the rest is for the handlers' end.
+        # Requests in flight need the workers: they get half of the time, the end of the handlers gets the other half.
         await asyncio.gather(self._close_sockets(deadline), self.front.stop(timeout_s / 2))
         await self.pool.stop(max(0.0, deadline - time.monotonic()))
-        self.connections.inline_runner = None  # no handler runs behind `handle_worker_stop`
+        self.connections.inline_runner = None  # no handler runs after `handle_worker_stop`
         dropped = self.connections.abort_connections()
         if dropped:
             logger.info("connections dropped count=%d", dropped)
@@ -142,36 +155,43 @@ class Node:
         self.local_api.stop()
 
     def _detach_in_child(self) -> None:
-        """In a process that was forked from this one: it has no part in the server's connections.
+        """Redirects all sockets of the server to the null device, in a forked child. Called by `worker.forks` there.
 
-        O(connections), about 1.5 µs each.
+        So the child neither writes to the server's connections nor keeps them open. Cost: O(connections), about 1.5 µs
+        each.
         """
-        found = self.front.open_descriptors() + open_sockets.systemd_sockets.all_descriptors()
+        descriptors = self.front.open_descriptors() + open_sockets.systemd_sockets.all_descriptors()
         for slot in self.connections.timer_wheel.slots:
             for socket in slot:
                 transport = cast(Connection, socket).transport
                 if transport is not None:
-                    found.append(transport.get_extra_info("socket").fileno())
-        forks.redirect_to_null_device(found)
+                    descriptors.append(transport.get_extra_info("socket").fileno())
+        forks.redirect_to_null_device(descriptors)
         if self.connections.inline_runner is not None:
-            self.connections.inline_runner.slow_threshold_s = (
-                -math.inf
-            )  # it tells of the handler's end then, where the child is to end
-        signal.set_wakeup_fd(-1)  # a signal of the child would wake the server's loop
+            # Every handler counts as slow then, so that the runtime hears of its end, where the child is to end.
+            self.connections.inline_runner.slow_threshold_s = -math.inf
+        signal.set_wakeup_fd(-1)  # otherwise a signal to the child would wake the server's loop
 
     async def _close_sockets(self, deadline: float) -> None:
+        """Closes all sockets with 1001 in paced batches and waits for the ends of the connections.
+
+        Waits `close_timeout` at most, and not beyond `deadline`, which is a time of `time.monotonic`.
+        """
         while (
             self.connections.close_oldest_sockets(CLOSE_BATCH_SIZE, 1001, "server shutdown")
             and time.monotonic() < deadline
         ):
             await asyncio.sleep(CLOSE_PAUSE_S)
-        self.connections.close_oldest_sockets(1 << 60, 1001, "server shutdown")  # out of time: all at once
+        self.connections.close_oldest_sockets(1 << 60, 1001, "server shutdown")  # out of time: all the others
         limit = min(deadline, time.monotonic() + self.config.close_timeout)
         while self.connections.connection_count and time.monotonic() < limit:
             await asyncio.sleep(CLOSE_POLL_S)
 
     def _log_operator_warnings(self) -> None:
-        """Logs what an operator should hear of: the core counts, and does not log."""
+        """Logs warnings about counters that have grown, and trims the heap. Runs every `WARNING_INTERVAL_S`.
+
+        The broker itself only counts.
+        """
         counters = self.broker.counters
         limit = self.config.max_channels_per_socket
         self._warn_if_grown(
@@ -211,9 +231,11 @@ class Node:
         self._warning_timer = asyncio.get_running_loop().call_later(WARNING_INTERVAL_S, self._log_operator_warnings)
 
     def _warn_if_grown(self, count: int, text: str) -> None:
+        """Logs a warning if a counter has grown, at the loop's present time; see `OperatorWarnings.warn_if_grown`."""
         self._warnings.warn_if_grown(count, text, asyncio.get_running_loop().time())
 
     def _observe_memory(self) -> None:
+        """Tells the heap trimmer how much data waits now and waited at most since the last call; resets the peaks."""
         outgoing, front = self.broker.outgoing, self.front
         held = int(outgoing.waiting_bytes) + front.held_bytes
         peak = int(outgoing.peak_waiting_bytes) + front.reset_peak_held_bytes()
@@ -221,7 +243,7 @@ class Node:
         self._memory_release.trim_if_much_was_freed(held, peak, time.monotonic())
 
     def collect_statistics(self) -> dict[str, int]:
-        """Counters and sizes, as plain numbers."""
+        """Returns the counters and sizes of the broker, its connections and the HTTP front, by name."""
         counters = self.broker.counters
         return {
             "sockets": len(self.broker.sockets),
@@ -253,6 +275,7 @@ class Node:
 
 
 def _make_limits(config: Config) -> Limits:
+    """Returns the broker's limits for these settings."""
     return Limits(
         config.max_queue_bytes,
         SLOW_CONSUMER_POLICIES[config.slow_consumer],
@@ -263,8 +286,9 @@ def _make_limits(config: Config) -> Limits:
     )
 
 
-def _make_connection_settings(config: Config) -> SocketSettings:
-    return SocketSettings(
+def _make_connection_settings(config: Config) -> ConnectionSettings:
+    """Returns the settings of WebSocket connections for these settings."""
+    return ConnectionSettings(
         max_connections=config.connection_limit(),
         max_message_size=config.max_message_size,
         read_budget_bytes=config.read_budget_bytes,

@@ -1,4 +1,4 @@
-"""Whether a worker is a new definition of one that is known: a notebook's cell that was run again, a reloaded module.
+"""Decides whether a worker is a new definition of a known one: a notebook's cell that ran again, a reloaded module.
 
 May import: `worker` (the handlers' names), standard library.
 """
@@ -11,37 +11,38 @@ from wsbroker.worker.base import HANDLER_ARGUMENTS
 
 MAIN_MODULE: Final = "__main__"
 LOCAL_NAME_MARK: Final = "<"
-"""Stands in the names of what a function defines (``make.<locals>.Chat``) and of lambdas: they tell nothing apart."""
+"""Part of the names of lambdas, and of definitions inside a function (``make.<locals>.Chat``). Two definitions with
+such a name may be unrelated."""
 
 
-def is_redefined(before: object, now: object) -> bool:
-    """Returns whether `now` is another definition of the same worker.
+def is_redefined(old_worker: object, new_worker: object) -> bool:
+    """Returns whether `new_worker` is another definition of the worker `old_worker`.
 
     That is a class, function or module of the same name, or a live object whose class, or whose own handlers, were
     defined anew. Two live objects of one class are two workers.
 
     Args:
-        before: what was given to `register_worker` or `start`.
-        now: likewise, later.
+        old_worker: the worker given to `register_worker` or `start`.
+        new_worker: the worker given to a later call of them.
     """
-    name = _definition_name(before)
-    if before is now or name is None or name != _definition_name(now):
+    name = _definition_name(old_worker)
+    if old_worker is new_worker or name is None or name != _definition_name(new_worker):
         return False
-    if isinstance(before, ModuleType | type | FunctionType) or type(before) is not type(now):
+    if isinstance(old_worker, ModuleType | type | FunctionType) or type(old_worker) is not type(new_worker):
         return True
-    pairs = [(_unbound_handler(before, name), _unbound_handler(now, name)) for name in HANDLER_ARGUMENTS]
-    renewed = [(one, other) for one, other in pairs if one is not other and None not in (one, other)]
-    return bool(renewed) and all(
-        isinstance(one, FunctionType) and _definition_name(one) == _definition_name(other) is not None
-        for one, other in renewed
+    pairs = [(_unbound_handler(old_worker, name), _unbound_handler(new_worker, name)) for name in HANDLER_ARGUMENTS]
+    changed = [(old, new) for old, new in pairs if old is not new and None not in (old, new)]
+    return bool(changed) and all(
+        isinstance(old, FunctionType) and _definition_name(old) == _definition_name(new) is not None
+        for old, new in changed
     )
 
 
 def current_definitions(worker: object) -> list[object]:
-    """Returns what a worker consists of right now, to be compared by identity: it changes where a name is bound anew.
+    """Returns the objects that a worker's names mean now, to be compared by identity with those of a later call.
 
-    Of a module those are its handlers, which ``importlib.reload`` replaces; of a name in ``__main__`` what it means.
-    For every other worker the list is empty.
+    For a module: its handlers, which ``importlib.reload`` replaces. For a name in ``__main__``: the object of that
+    name. For every other worker: an empty list.
     """
     target = worker
     if isinstance(worker, str):
@@ -57,7 +58,11 @@ def current_definitions(worker: object) -> list[object]:
 
 
 def _definition_name(value: object) -> tuple[str, ...] | None:
-    """Returns module and qualified name of a class or function, or of an object's class; None: they tell nothing."""
+    """Returns the kind, module and qualified name of a module, class or function, or of an object's class.
+
+    Returns:
+        None: a text, or a definition whose name holds `LOCAL_NAME_MARK`: the name does not identify the definition.
+    """
     if isinstance(value, str):
         return None
     if isinstance(value, ModuleType):
@@ -69,6 +74,6 @@ def _definition_name(value: object) -> tuple[str, ...] | None:
 
 
 def _unbound_handler(worker: object, name: str) -> object:
-    """A handler, without the object that it is bound to."""
+    """Returns a worker's handler of this name, as a plain function if the handler is a method; None: there is none."""
     handler: object = getattr(worker, name, None)
     return getattr(handler, "__func__", handler)

@@ -1,6 +1,6 @@
 """Watching an application's files, for `--reload`.
 
-May import: `errors`, `folders`, `pool.executable`, standard library; watchfiles only when it is needed.
+May import: `errors`, `settings.folders`, `pool.kinds.executable`, standard library; watchfiles inside functions only.
 """
 
 import ast
@@ -17,27 +17,31 @@ from wsbroker.settings.folders import working_directory
 logger = GuardedLog(__name__)
 
 DEBOUNCE_MS = 400
-"""Changes that come this close together are one: editors write a file in several steps."""
+"""Changes within this time count as one change: editors write a file in several steps."""
 
 
 LINK_CHECK_INTERVAL_MS = 1000
-"""How often to see whether a folder is another one by now, because a symbolic link leads elsewhere."""
+"""How often to check whether a symbolic link in a folder's path leads to another folder."""
 
 
 def find_watched_folders(spec: str) -> list[Path]:
-    """Returns what to watch for an application: the folder its module is in, or that of its top-level package."""
+    """Returns the folders to watch for an application: of its top-level package, or the one its module is in.
+
+    Args:
+        spec: the application as ``module`` or ``module:object``.
+    """
     module = spec.partition(":")[0]
     top = module.partition(".")[0]
-    found = importlib.util.find_spec(top)
-    if found is not None and found.submodule_search_locations:
-        return [Path(place) for place in found.submodule_search_locations]
-    if found is not None and found.origin is not None and os.path.exists(found.origin):
-        return [Path(found.origin).parent]
+    module_spec = importlib.util.find_spec(top)
+    if module_spec is not None and module_spec.submodule_search_locations:
+        return [Path(folder) for folder in module_spec.submodule_search_locations]
+    if module_spec is not None and module_spec.origin is not None and os.path.exists(module_spec.origin):
+        return [Path(module_spec.origin).parent]
     return [Path(working_directory())]
 
 
 def check_reload_available() -> None:
-    """Raises a ConfigError if files cannot be watched, or their new code could not be started."""
+    """Raises ConfigError if this program cannot watch files, or cannot start new code: frozen, or no watchfiles."""
     if is_frozen():
         raise ConfigError(f"--reload is for code in files: {FROZEN_REASON}")
     if find_process_obstacle():
@@ -47,13 +51,13 @@ def check_reload_available() -> None:
 
 
 def find_syntax_error(paths: Iterable[str]) -> str | None:
-    """Returns what is wrong with the first file that Python could not read, or None."""
+    """Returns file, line and text of the first syntax error in these Python files; None if there is none."""
     for path in sorted(paths):
         try:
             ast.parse(Path(path).read_bytes(), path)
         except SyntaxError as error:
             return f"{path}, line {error.lineno}: {error.msg}"
-        except (OSError, ValueError):  # gone already, or no text: its import will tell
+        except (OSError, ValueError):  # deleted meanwhile, or no text: the import will report that
             continue
     return None
 
@@ -61,7 +65,8 @@ def find_syntax_error(paths: Iterable[str]) -> str | None:
 async def watch_python_files(folders: list[Path], on_change: Callable[[], Awaitable[None]]) -> None:
     """Calls `on_change` after Python files below the folders have changed, one call at a time, until cancelled.
 
-    So it does after a symbolic link in the path of a folder leads elsewhere, and watches the folder that it leads to.
+    Also calls `on_change` after a symbolic link in a folder's path has changed, and then watches the new folder. Files
+    with syntax errors are logged and do not count.
     """
     from watchfiles import PythonFilter, awatch
 
@@ -85,7 +90,7 @@ async def watch_python_files(folders: list[Path], on_change: Callable[[], Awaita
 
 
 def _resolve_folders(folders: Iterable[Path]) -> list[Path]:
-    """Returns where folders lead to; nothing if one is not there, as a link that is being switched may be."""
+    """Returns the folders without symbolic links; an empty list if a folder is missing (its link is being switched)."""
     try:
         return [folder.resolve(strict=True) for folder in folders]
     except OSError:
@@ -93,7 +98,7 @@ def _resolve_folders(folders: Iterable[Path]) -> list[Path]:
 
 
 def _check_changed_files(paths: set[str]) -> bool:
-    """Logs which files have changed, and returns whether Python can read them."""
+    """Logs the changed files and any syntax error in them; returns whether there is no syntax error."""
     logger.info("files changed: %s", ", ".join(sorted(paths)))
     mistake = find_syntax_error(paths)
     if mistake is not None:
