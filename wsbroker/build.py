@@ -1,6 +1,7 @@
-"""Which build this is: the version, and whether the core is compiled.
+"""The version of this build, and whether its core is compiled.
 
-May import: `errors`, light standard library. Must never: import a compiled module (any interpreter may ask).
+May import: `errors`, light standard library. Must never: import a compiled module, because any interpreter may import
+this one.
 """
 
 import importlib.util
@@ -23,24 +24,24 @@ def package_version() -> str:
 
 
 def core_modules() -> dict[str, str]:
-    """Returns every module of the core and the file it is loaded from. Loads none of them."""
+    """Returns the file of every module of the compiled packages, by the module's name, without loading any module."""
     modules: dict[str, str] = {}
     for package in COMPILED_PACKAGES:
         spec = importlib.util.find_spec(package)
         if spec is None or spec.submodule_search_locations is None:
             raise WSBrokerError(f"{package} is missing: this installation is damaged, install wsbroker again")
-        for found in pkgutil.iter_modules(spec.submodule_search_locations, package + "."):
-            module = importlib.util.find_spec(found.name)
+        for module_info in pkgutil.iter_modules(spec.submodule_search_locations, package + "."):
+            module = importlib.util.find_spec(module_info.name)
             if module is not None and module.origin is not None:
-                modules[found.name] = module.origin
+                modules[module_info.name] = module.origin
     return modules
 
 
 def core_kind() -> Literal["compiled", "interpreted"]:
-    """Returns how the core runs.
+    """Returns whether the core runs compiled or interpreted.
 
     Raises:
-        WSBrokerError: some of its modules are compiled and some are not; no good build looks like that.
+        WSBrokerError: only some modules of the core are compiled: the build is stale.
     Cost: reads the folders of three packages, about a millisecond.
     """
     modules = core_modules()
@@ -57,7 +58,7 @@ def core_kind() -> Literal["compiled", "interpreted"]:
 
 
 def why_interpreted() -> str:
-    """Returns why the build left the core interpreted, for a person; "" if it did not, or in a checkout."""
+    """Returns the reason why the core was not compiled when this package was built; "" if it was, or in a checkout."""
     try:
         return (Path(__file__).parent / "interpreted.txt").read_text(encoding="utf-8").strip()
     except FileNotFoundError:

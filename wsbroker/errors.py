@@ -1,27 +1,27 @@
-"""Every exception the project raises on purpose.
+"""All exceptions that this package raises on purpose.
 
     WSBrokerError
-    ├── ProtocolError     the peer broke RFC 6455: carries the close code to answer with
-    ├── HandshakeError    the upgrade is refused: carries the HTTP status to answer with
-    ├── HandlerError      a handler did something it may not do
-    ├── CommandError      a call that cannot be carried out now (no broker runs, wrong thread, stopped)
+    ├── ProtocolError     a peer broke RFC 6455: carries the close code to answer with
+    ├── HandshakeError    an upgrade is refused: carries the HTTP status to answer with
+    ├── HandlerError      an application's handler did something that handlers may not do
+    ├── CommandError      a call is impossible now (no broker runs, wrong thread, stopped)
     ├── WorkerError       a worker cannot be started, or was lost
-    ├── EngineError       the link to other nodes failed
-    └── ConfigError       a setting, flag or worker spec that cannot work; the message says what to do
+    ├── EngineError       the connection to other nodes failed
+    └── ConfigError       a setting, flag or worker cannot work; the message says what to do
 
-CommandError is a RuntimeError too and ConfigError a ValueError, so that callers can catch what they know.
-Outcomes that are expected (full, closed, unknown id) are return values, never exceptions.
+CommandError is a RuntimeError too and ConfigError a ValueError, so that callers can catch the exceptions they know.
+Expected outcomes (full, closed, unknown id) are return values, never exceptions.
 
-May import: nothing of ours.
+May import: standard library.
 """
 
 
 class WSBrokerError(Exception):
-    """The root: catches everything this project raises on purpose."""
+    """The base class of all exceptions that this package raises on purpose."""
 
 
 class ProtocolError(WSBrokerError):
-    """The peer broke the WebSocket protocol.
+    """A peer broke the WebSocket protocol.
 
     Args:
         code: the close code to answer with (RFC 6455 section 7.4.1).
@@ -35,7 +35,7 @@ class ProtocolError(WSBrokerError):
 
 
 class HandshakeError(WSBrokerError):
-    """The upgrade request is refused.
+    """An upgrade request is refused.
 
     Args:
         status: the HTTP status to answer with.
@@ -51,20 +51,20 @@ class HandshakeError(WSBrokerError):
 
 
 class HandlerError(WSBrokerError):
-    """A handler did something it may not do; the message lists what it may."""
+    """An application's handler did something that handlers may not do; the message lists what they may do."""
 
 
 class CommandError(WSBrokerError, RuntimeError):
-    """A call that cannot be carried out: no broker is running, it was stopped, or the caller would dead-lock."""
+    """A call is impossible: no broker runs, the server has stopped, or the calling thread would wait for itself."""
 
 
 class WorkerError(WSBrokerError):
-    """A worker cannot be started or was lost; the message says which one and why."""
+    """A worker cannot be started or was lost; the message names the worker and the reason."""
 
 
 class EngineError(WSBrokerError):
-    """The link to other nodes failed."""
+    """The connection to other nodes failed."""
 
 
 class ConfigError(WSBrokerError, ValueError):
-    """A setting, a flag or a worker spec that cannot work; the message says what was found and what to do."""
+    """A setting, a flag or a worker cannot work; the message shows the value and says what to do."""

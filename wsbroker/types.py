@@ -1,6 +1,6 @@
-"""The nouns of the API, as types.
+"""The types of the API: socket ids, channel names, data and close codes, with their limits.
 
-May import: nothing of ours. Must never: hold behaviour that needs a broker, a loop or a compiled module.
+May import: standard library. Must never: hold behaviour that needs a broker, a loop or a compiled module.
 """
 
 import sys
@@ -10,7 +10,7 @@ if sys.version_info >= (3, 12):
     from collections.abc import Buffer
 elif TYPE_CHECKING:
     from typing_extensions import Buffer
-else:  # without a name for the protocol: what an annotation shows at run time
+else:  # Python 3.11 has no name for the buffer protocol: this is what annotations show at run time
     Buffer = bytes | bytearray | memoryview
 
 SocketId = NewType("SocketId", int)
@@ -20,25 +20,27 @@ ChannelName: TypeAlias = str | bytes
 """The name of a channel, 1 to 255 bytes. ``"abc"`` and ``b"abc"`` are the same channel."""
 
 Data: TypeAlias = str | Buffer
-"""What a message carries: ``str`` goes out as a text frame; ``bytes``, ``bytearray``, ``memoryview``, ``array.array``,
-``mmap.mmap`` and whatever else has the buffer protocol as a binary one, with its bytes in C order."""
+"""The data of a message: ``str`` is sent as a text frame; ``bytes``, ``bytearray``, ``memoryview``, ``array.array``,
+``mmap.mmap`` and any other object with the buffer protocol as a binary frame, with its bytes in C order."""
 
 CloseCode: TypeAlias = int
-"""A WebSocket close code (RFC 6455 section 7.4); the ones we use stand in `wsbroker.websocket.closing`."""
+"""A WebSocket close code (RFC 6455 section 7.4); `wsbroker.websocket.closing` has names for them."""
 
 MAX_CHANNEL_NAME_BYTES: Final = 255
+"""The longest name of a channel, in UTF-8."""
 MAX_TOKEN_BYTES: Final = 4096
+"""The longest token of a socket."""
 
 
 def copy_buffer(value: object) -> bytes | None:
-    """Returns the bytes of an object with the buffer protocol, which its owner cannot change any more.
+    """Returns a copy of the bytes of an object with the buffer protocol; `bytes` themselves are not copied.
 
-    Of several dimensions the last one varies fastest (C order), whatever the memory layout; items of several bytes stay
-    as they are in memory.
+    Of several dimensions the last one varies fastest (C order), whatever the memory layout; items of several bytes keep
+    their byte order.
 
     Returns:
-        None: the object has no buffer, or one with references to Python objects or pointers in it, whose bytes mean
-            nothing elsewhere.
+        None: the object has no buffer, or its buffer holds pointers or references to Python objects, whose bytes have
+            no meaning elsewhere.
     """
     if type(value) is bytes:
         return value
@@ -55,7 +57,7 @@ def copy_buffer(value: object) -> bytes | None:
 def is_sendable_close_code(code: int) -> bool:
     """Returns whether a Close frame may carry this code: 1000 to 1003, 1007 to 1014, 3000 to 4999.
 
-    Source: RFC 6455 section 7.4 and IANA's registry; 1004, 1005, 1006 and 1015 only ever describe, 2999 and below are
-    reserved. `wsbroker.websocket.closing` says the same inside the core; a test compares them.
+    Source: RFC 6455 section 7.4 and IANA's registry; 1004, 1005, 1006 and 1015 are never sent, others up to 2999
+    are reserved. `wsbroker.websocket.closing` has the same rule inside the core; a test compares them.
     """
     return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
