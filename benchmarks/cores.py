@@ -2,219 +2,160 @@
 
     python -m benchmarks cores [--seconds 2] [--rounds 3] [--workers 2] [--kinds interpreter,process] [--json FILE]
 
-Each message costs its handler about 1 ms of JSON and hashing, all of it under the interpreter lock. The load keeps some
-messages in flight on each connection and looks at no more than the number of bytes that come back, so it is nearly
-idle; what it used is printed. The kinds are measured in turns, so that what else happens on the machine meets them all.
-Exits with 1 if a ratio is below its aim.
+Each message costs its handler about 1 ms of JSON and hashing, all of it under the interpreter lock, so the load is
+nearly idle. The kinds are measured in turns: what else happens on the machine meets all of them. Exits with 1 if a
+ratio is below its aim.
 """
 
 import argparse
-import json
-import selectors
-import socket
+import asyncio
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Final, NamedTuple
 
-if not __package__:  # run as a file
-    sys.path.append(str(Path(__file__).parent.parent))
-
-from benchmarks.claim import Claim
-from benchmarks.cores_app import compute
-from benchmarks.load.machine import facts
-from benchmarks.load.server import Command, our_command, our_version, serving
-from benchmarks.load.table import text_table
+from benchmarks.cores_app import compute_digest
+from benchmarks.experiments import Claim, Experiment, Result, claim_at_least, claim_at_most
+from benchmarks.load.job import Job
+from benchmarks.load.run import run_job
+from benchmarks.load.server import Command, Cores, build_our_command, read_our_version, serve_command
+from benchmarks.load.table import format_columns
+from wsbroker.bench.client import Target, connect
 
 HANDLER_S: Final = 0.001
-CONNECTIONS: Final = 16
-IN_FLIGHT: Final = 4
-WARM_UP_S: Final = 0.5
+LOAD: Final = Job("echo", connections=16, in_flight=4, runs=1)
 PROBE_ROUNDS: Final = 50
 MORE_THAN_ONE: Final = 1.6
 MORE_THAN_THREADS: Final = 1.5
-ASK_US: Final = 100.0
+QUESTION_US: Final = 100.0
 APP: Final = Path(__file__).with_name("cores_app.py")
-FRAME: Final = b"\x81\x81\0\0\0\0x"
-"""A masked text message of one character."""
-ANSWER_BYTES: Final = 2 + 64
-ASK_FRAME: Final = b"\x81\x83\0\0\0\0ask"
-ASKED: Final = 300
-ASK_PAUSE_S: Final = 0.002
-
-UPGRADE: Final = (
-    b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-)
+QUESTIONS: Final = 300
+QUESTION_PAUSE_S: Final = 0.002
 
 
-class Kind(NamedTuple):
-    """What is measured."""
+class Workers(NamedTuple):
+    """A kind of worker and how many there are."""
 
-    name: str
-    workers: int
+    kind: str
+    number: int
 
     def __str__(self) -> str:
-        return f"{self.name} × {self.workers}"
+        return f"{self.kind} × {self.number}"
 
 
 class Rate(NamedTuple):
-    """What came of it."""
+    """Messages handled per second, and the load's CPU in percent of a core."""
 
     per_second: float
     load_percent: float
-    """CPU of the load, of one core."""
 
 
-def calibrate() -> int:
-    """Returns how many rounds take the handler's time on this machine: by the fastest of some, others run here too."""
+def calibrate_rounds() -> int:
+    """Returns how many rounds of computing take HANDLER_S on this machine, by the fastest of 20 tries."""
     times_s = []
     for _ in range(20):
         start = time.perf_counter()
-        compute(PROBE_ROUNDS)
+        compute_digest(PROBE_ROUNDS)
         times_s.append(time.perf_counter() - start)
     return max(1, round(PROBE_ROUNDS * HANDLER_S / min(times_s)))
 
 
-def command_for(kind: Kind, rounds: int) -> Command:
-    """Returns how its server is started."""
-    settings = ["--worker-kind", kind.name, "--workers", str(kind.workers), "--worker-arg", str(rounds)]
-    return our_command(sys.executable, settings, APP)
+def build_command(workers: Workers, rounds: int) -> Command:
+    """Returns the command that starts a server with these workers, whose handlers compute so many rounds."""
+    settings = ["--worker-kind", workers.kind, "--workers", str(workers.number), "--worker-arg", str(rounds)]
+    return build_our_command(sys.executable, settings, APP)
 
 
-def connect(port: int) -> socket.socket:
-    """Opens a WebSocket connection."""
-    connection = socket.create_connection(("127.0.0.1", port), 10)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.sendall(UPGRADE)
-    head = b""
-    while b"\r\n\r\n" not in head:
-        head += connection.recv(4096)
-    if not head.startswith(b"HTTP/1.1 101"):
-        raise SystemExit(f"no upgrade: {head[:80]!r}")
-    return connection
-
-
-def drive(port: int, seconds: float) -> Rate:
-    """Keeps the server busy; counts what comes back after a warm-up."""
-    selector = selectors.DefaultSelector()
-    left: dict[int, int] = {}
-    for _ in range(CONNECTIONS):
-        connection = connect(port)
-        selector.register(connection, selectors.EVENT_READ)
-        left[connection.fileno()] = 0
-        connection.sendall(FRAME * IN_FLIGHT)
-    count = 0
-    begin = time.perf_counter() + WARM_UP_S
-    end = begin + seconds
-    start = start_cpu = 0.0
-    while (now := time.perf_counter()) < end:
-        if not start and now >= begin:
-            start, start_cpu, count = now, time.process_time(), 0
-        for key, _ in selector.select(0.1):
-            assert isinstance(key.fileobj, socket.socket)
-            connection = key.fileobj
-            data = connection.recv(1 << 16)
-            if not data:
-                raise SystemExit("the server has closed a connection")
-            answers, left[key.fd] = divmod(left[key.fd] + len(data), ANSWER_BYTES)
-            count += answers
-            connection.sendall(FRAME * answers)
-    took_s = time.perf_counter() - start
-    cpu_s = time.process_time() - start_cpu
-    for key in list(selector.get_map().values()):
-        assert isinstance(key.fileobj, socket.socket)
-        key.fileobj.close()
-    selector.close()
-    return Rate(count / took_s, cpu_s / took_s * 100)
-
-
-def ask(port: int) -> list[float]:
-    """Has a worker that does nothing else time a question for each message; returns lowest, median and p90 in µs."""
-    with connect(port) as connection:
-        connection.settimeout(30)
-        times_us = []
-        for _ in range(ASKED):
-            time.sleep(ASK_PAUSE_S)
-            connection.sendall(ASK_FRAME)
-            times_us.append(float(connection.recv(4096)[2:]))
-    times_us.sort()
-    return [times_us[0], median(times_us), times_us[ASKED * 9 // 10]]
-
-
-def measure(kinds: Sequence[Kind], rounds: int, seconds: float, repeats: int) -> dict[Kind, Rate]:
-    """Measures all in turns; returns the medians."""
-    found: dict[Kind, list[Rate]] = {kind: [] for kind in kinds}
+def measure_rates(choices: Sequence[Workers], rounds: int, seconds: float, repeats: int) -> dict[Workers, Rate]:
+    """Measures all choices in turns, `repeats` times; returns the medians."""
+    job = replace(LOAD, seconds=seconds)
+    rates: dict[Workers, list[Rate]] = {workers: [] for workers in choices}
     for _ in range(repeats):
-        for kind in kinds:
-            with serving(command_for(kind, rounds), None) as server:
-                found[kind].append(drive(server.port, seconds))
+        for workers in choices:
+            row = run_job(job, build_command(workers, rounds), Cores(None, None), lambda phase, done, total: None)
+            rates[workers].append(Rate(row.rate, row.load_percent))
     return {
-        kind: Rate(median(rate.per_second for rate in rates), median(rate.load_percent for rate in rates))
-        for kind, rates in found.items()
+        workers: Rate(median(rate.per_second for rate in found), median(rate.load_percent for rate in found))
+        for workers, found in rates.items()
     }
 
 
-def judged(rates: dict[Kind, Rate], names: Sequence[str], workers: int) -> list[Claim]:
-    """Returns the ratios, and what they should be."""
-    threads = Kind("thread", workers)
-    found = []
-    for name in names:
-        many, one = Kind(name, workers), Kind(name, 1)
-        for other, aim in ((one, MORE_THAN_ONE), (threads, MORE_THAN_THREADS)):
-            ratio = rates[many].per_second / rates[other].per_second
-            found.append(Claim(f"handlers of 1 ms a second: {many} beside {other}", ratio, f"≥ {aim:g}", ratio >= aim))
-    return found
+async def ask_in_turn(target: Target) -> list[float]:
+    """Has an idle worker time QUESTIONS calls of `subscribe`, one per message; returns lowest, p50 and p90 in µs."""
+    client = await connect(target)
+    times_us = []
+    for _ in range(QUESTIONS):
+        await asyncio.sleep(QUESTION_PAUSE_S)
+        client.send_message("ask")
+        times_us.append(float(await client.receive_message()))
+    await client.close()
+    times_us.sort()
+    return [times_us[0], median(times_us), times_us[QUESTIONS * 9 // 10]]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measures and prints; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks cores", description=__doc__.partition("\n")[0])
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of this experiment."""
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement, after a warm-up  [2]")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each, in turns; medians count  [3]")
     parser.add_argument("--workers", type=int, default=2, help="that are compared with one  [2]")
     default = "interpreter,process" if sys.version_info >= (3, 13) else "process"
     parser.add_argument("--kinds", default=default, help=f"separated by commas  [{default}]")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
-    arguments = parser.parse_args(argv)
-    names = arguments.kinds.split(",")
-    kinds = [Kind("thread", arguments.workers)]
-    kinds += [Kind(name, count) for name in names for count in (1, arguments.workers)]
-
-    rounds = calibrate()
-    version = our_version(sys.executable)
-    print(*version, f"{facts()}", f"{rounds} rounds of JSON and hashing in a message", sep="\n")
-    rates = measure(kinds, rounds, arguments.seconds, arguments.rounds)
-    rows = [[str(kind), f"{rate.per_second:,.0f}", f"{rate.load_percent:.0f}"] for kind, rate in rates.items()]
-    print("", text_table(["workers", "per second", "load %"], rows), sep="\n")
-    claims = judged(rates, names, arguments.workers)
-    print("", *claims, "", sep="\n")
-
-    asked: dict[str, list[float]] = {}
-    for name in ("inline", "thread", *names):
-        with serving(command_for(Kind(name, 1), rounds), None) as server:
-            lowest, middle, ninety = asked[name] = ask(server.port)
-        what, rest = f"subscribe from an idle {name} worker, µs", f"lowest {lowest:.0f}, p90 {ninety:.0f}"
-        if name == "interpreter":
-            claims.append(Claim(what, middle, f"≤ {ASK_US:g}", middle <= ASK_US))
-            print(f"{claims[-1]}; {rest}")
-        else:
-            print(f"      {what}: {middle:.0f}; {rest}")
-    if arguments.json:
-        found = {
-            "server": version,
-            "machine": facts(),
-            "handlers_per_second": {str(kind): rate._asdict() for kind, rate in rates.items()},
-            "subscribe_us": {
-                name: dict(zip(("lowest", "p50", "p90"), each, strict=True)) for name, each in asked.items()
-            },
-            "claims": [claim._asdict() for claim in claims],
-        }
-        arguments.json.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return 0 if all(claim.holds for claim in claims) else 1
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def measure_cores(options: argparse.Namespace) -> Result:
+    """Measures the handlers' rates of all kinds and counts, then the questions of an idle worker of each kind."""
+    kinds = options.kinds.split(",")
+    choices = [Workers("thread", options.workers)]
+    choices += [Workers(kind, count) for kind in kinds for count in (1, options.workers)]
+    rounds = calibrate_rounds()
+    version = read_our_version(sys.executable)
+    print(*version, f"{rounds} rounds of JSON and hashing in a message", sep="\n")
+    rates = measure_rates(choices, rounds, options.seconds, options.rounds)
+    questions = {}
+    for kind in ("inline", "thread", *kinds):
+        with serve_command(build_command(Workers(kind, 1), rounds), None) as server:
+            target = Target.from_url(f"ws://127.0.0.1:{server.port}/")
+            questions[kind] = dict(zip(("lowest", "p50", "p90"), asyncio.run(ask_in_turn(target)), strict=True))
+    return {
+        "server": version,
+        "kinds": kinds,
+        "workers": options.workers,
+        "handlers_per_second": {str(workers): rate._asdict() for workers, rate in rates.items()},
+        "subscribe_us": questions,
+    }
+
+
+def format_cores(result: Result) -> str:
+    """Returns the rates and the questions as two tables."""
+    rates = result["handlers_per_second"].items()
+    rows = [[name, f"{rate['per_second']:,.0f}", f"{rate['load_percent']:.0f}"] for name, rate in rates]
+    questions = [[name, *(f"{us:.0f}" for us in each.values())] for name, each in result["subscribe_us"].items()]
+    heads = ["subscribe from an idle worker, µs", "lowest", "p50", "p90"]
+    return "\n\n".join(
+        [format_columns(["workers", "per second", "load %"], rows), format_columns(heads, questions), ""]
+    )
+
+
+def claim_cores(result: Result) -> list[Claim]:
+    """Returns the ratios of two workers beside one and beside two threads, and the questions' medians."""
+    rates, count = result["handlers_per_second"], result["workers"]
+    claims = []
+    for kind in result["kinds"]:
+        many = str(Workers(kind, count))
+        for other, aim in ((Workers(kind, 1), MORE_THAN_ONE), (Workers("thread", count), MORE_THAN_THREADS)):
+            ratio = rates[many]["per_second"] / rates[str(other)]["per_second"]
+            claims.append(claim_at_least(f"handlers of 1 ms a second: {many} beside {other}", ratio, aim))
+    p50_us = {kind: question["p50"] for kind, question in result["subscribe_us"].items()}
+    if "interpreter" in p50_us:
+        us = p50_us.pop("interpreter")
+        claims.append(claim_at_most("subscribe from an idle interpreter worker, µs", us, QUESTION_US))
+    subject = f"the same from a worker of kind {', '.join(p50_us)}"
+    return [*claims, Claim(subject, ", ".join(f"{us:.0f}" for us in p50_us.values()))]
+
+
+EXPERIMENT: Final = Experiment(
+    "cores", __doc__.partition("\n")[0], add_options, measure_cores, format_cores, claim_cores
+)

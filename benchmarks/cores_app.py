@@ -1,4 +1,4 @@
-"""What `benchmarks.cores` measures: handlers that compute for about 1 ms, and one that asks the core."""
+"""The application of `benchmarks.cores`: a handler that computes for about 1 ms, or asks the core."""
 
 import hashlib
 import json
@@ -9,13 +9,13 @@ import wsbroker
 
 DOCUMENT: Final = json.dumps({"name": "a" * 40, "values": list(range(100)), "tags": [f"tag-{n}" for n in range(30)]})
 BLOCK_BYTES: Final = 1024
-"""Not more: hashlib lets the interpreter lock go for more than 2047 bytes at a time."""
+"""Not more: hashlib releases the interpreter lock for more than 2047 bytes at a time."""
 
 _rounds = 1
 
 
-def compute(rounds: int) -> str:
-    """Reads JSON, changes it, writes it and hashes what was written, again and again; returns 64 characters."""
+def compute_digest(rounds: int) -> str:
+    """Reads JSON, changes it, writes it and hashes what was written, so many times; returns the digest."""
     text = DOCUMENT
     digest = hashlib.sha256()
     for n in range(rounds):
@@ -26,8 +26,8 @@ def compute(rounds: int) -> str:
     return digest.hexdigest()
 
 
-def ask(socket_id: int) -> str:
-    """Times a call of `subscribe`; returns it in µs."""
+def time_subscribe(socket_id: int) -> str:
+    """Times a call of `subscribe`, which asks the core; returns microseconds as text."""
     start = time.perf_counter()
     wsbroker.subscribe(socket_id, "channel")
     took_us = (time.perf_counter() - start) * 1e6
@@ -36,11 +36,15 @@ def ask(socket_id: int) -> str:
 
 
 def handle_worker_start(arg: str | None) -> None:
-    """Takes the number of rounds."""
+    """Takes the number of rounds from the worker's argument."""
     global _rounds
     _rounds = int(arg or 1)
 
 
 def handle_socket_message(data: str, socket_id: int) -> None:
-    """Computes, or asks."""
-    wsbroker.send(socket_id, ask(socket_id) if data == "ask" else compute(_rounds))
+    """Answers ``ask`` with the time of a question, and ``E payload`` with the payload after computing."""
+    if data == "ask":
+        wsbroker.send(socket_id, time_subscribe(socket_id))
+    else:
+        compute_digest(_rounds)
+        wsbroker.send(socket_id, data[2:])

@@ -1,4 +1,4 @@
-"""All figures that the README shows, in one command: measures part by part, writes ``results/`` and both READMEs.
+"""All figures that the README shows, in one command: runs every experiment, writes ``results/`` and both READMEs.
 
     python -m benchmarks report                      all parts: some 25 minutes on two quiet cores
     python -m benchmarks report --parts http,cores   these again; the others stay as they were
@@ -6,7 +6,7 @@
     python -m benchmarks report --write              measures nothing: writes the READMEs from results/ once more
     python -m benchmarks report --reference a.jsonl  takes over what was measured beside a server in C
 
-Each part is a command of its own (`PARTS`), which can be run by itself. ``results/figures.json`` has the lines of the
+Each part (`PARTS`) is an experiment, which can be run by itself. ``results/figures.json`` has the lines of the README's
 table, ``results/compare.json`` all numbers of the comparison. --reference takes lines of JSON with ``scenario``,
 ``ratio``, ``p50_us`` and so on; --reference-interpreter the same, measured with workers of kind `interpreter`.
 """
@@ -16,133 +16,38 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
-from benchmarks import readme
-from benchmarks.load.machine import facts
-from benchmarks.load.server import ServerError, our_version
-from benchmarks.load.table import markdown_table
+from benchmarks.experiments import Claim, Result
+from benchmarks.load.machine import read_machine
+from benchmarks.load.server import ServerError, read_our_version
+from benchmarks.load.table import format_markdown
 
-FIGURES: Final = readme.RESULTS / "figures.json"
-COMPARISON: Final = readme.RESULTS / "compare.json"
-CHART: Final = readme.RESULTS / "compare.svg"
+README: Final = Path(__file__).parents[1] / "README.md"
 BENCHMARKS_README: Final = Path(__file__).with_name("README.md")
-
-Result = Mapping[str, Any]
-"""What a command has written with --json."""
-
-
-class Line(NamedTuple):
-    """A line of the README's table.
-
-    Args:
-        aim: what it is held to; "" if to nothing.
-    """
-
-    what: str
-    found: str
-    aim: str = ""
-    holds: bool = True
-
-    @property
-    def cells(self) -> list[str]:
-        """For the table."""
-        return [self.what, self.found if self.holds else f"**{self.found}**", self.aim]
+RESULTS: Final = Path(__file__).with_name("results")
+FIGURES: Final = RESULTS / "figures.json"
+COMPARISON: Final = RESULTS / "compare.json"
+CHART: Final = RESULTS / "compare.svg"
 
 
 class Part(NamedTuple):
-    """A command, and what the table takes from its JSON."""
+    """The arguments of an experiment for the published figures; `quick` are more of them, for --quick."""
 
     arguments: Sequence[str]
-    lines: Callable[[Result], list[Line]]
-    quick: Sequence[str] = ()
-    """What makes it short, for --quick."""
-
-
-# What is taken from each. -------------------------------------------------------------------------------------------
-
-
-def of_claims(result: Result) -> list[Line]:
-    """The claims, as they stand."""
-    return [Line(claim["what"], _figure(claim["found"]), claim["bound"], claim["holds"]) for claim in result["claims"]]
-
-
-def of_cores(result: Result) -> list[Line]:
-    """The claims, and what a question costs where nothing is held to anything."""
-    asked = {name: each["p50"] for name, each in result["subscribe_us"].items() if name != "interpreter"}
-    what = f"the same from a worker of kind {', '.join(asked)}"
-    return [*of_claims(result), Line(what, ", ".join(f"{us:.0f}" for us in asked.values()))]
-
-
-def of_idle(result: Result) -> list[Line]:
-    """As many connections as the limit of open files allows."""
-    row = result["rows"][0]
-    count, rss = row["job"]["connections"], row["rss_per_connection"]
-    latency = row["latency_us"]
-    return [
-        Line(f"memory for each of {count:,} idle connections", f"{rss:,.0f} bytes", "≤ 2,000", rss <= 2000),
-        Line("CPU to open one: TCP, upgrade, subscribe, answer", f"{row['cpu_us']:.0f} µs"),
-        Line(
-            f"{row['extra']['messages_per_s']:,.0f} messages/s among them, each to one: p50, p99",
-            f"{latency['p50'] / 1000:.2f} ms, {latency['p99'] / 1000:.2f} ms",
-        ),
-    ]
-
-
-def of_joins(result: Result) -> list[Line]:
-    """Sockets that join all at once."""
-    numbers = result["numbers"]
-    sockets, each = numbers["sockets"][0], numbers["channels_each"][0]
-    rates = numbers["joins_per_s"]
-    grown = numbers["grown_bytes"][-1] / 2**20
-    return [
-        Line(
-            f"{sockets:,.0f} sockets join {each:.0f} channels each at once, by handlers in 2 {result['kind']} workers",
-            f"{min(rates):,.0f} to {max(rates):,.0f} joins/s",
-        ),
-        Line(
-            f"memory grown from the first such round to the last of {len(rates)}, all joined",
-            f"{grown:.1f} MiB",
-            "nothing kept",
-            not result["failures"],
-        ),
-    ]
-
-
-def of_busy(result: Result) -> list[Line]:
-    """Threads beside a busy loop."""
-    numbers = result["numbers"]
-    return [
-        Line(
-            f"{what} of a worker thread, loop saturated for {numbers['seconds'][0]:.0f} s: p50, p99, worst",
-            ", ".join(f"{ms:.1f}" for ms in numbers[name]) + " ms",
-            "worst ≤ 1 s",
-            not result["failures"],
-        )
-        for what, name in (("echo", "echo_ms"), ("question", "question_ms"))
-    ]
-
-
-def of_flush(result: Result) -> list[Line]:
-    """Windows."""
-    lines = []
-    for row in result["rows"]:
-        latency = row["latency_us"]
-        found = f"{row['cpu_us']:.2f} µs, {latency['p50'] / 1000:.1f} ms, {latency['p99'] / 1000:.1f} ms"
-        lines.append(Line(f"{row['window_ms']:g} ms", found))
-    return lines
+    quick: Sequence[str]
 
 
 PARTS: Final[dict[str, Part]] = {
-    "cores": Part(["cores", "--rounds", "5"], of_cores, ["--rounds", "2", "--seconds", "1"]),
-    "http": Part(["http"], of_claims, ["--pairs", "2", "--seconds", "1"]),
-    "scaling": Part(["scaling"], of_claims, ["--rounds", "20"]),
-    "idle": Part(["load", "idle", "--connections", "100000", "--seconds", "5"], of_idle, ["--seconds", "2"]),
-    "joins": Part(["soak", "joins"], of_joins, ["--rounds", "2"]),
-    "busy": Part(["soak", "busy", "--seconds", "300"], of_busy, ["--seconds", "15"]),
-    "flush": Part(["flush", "--rounds", "5"], of_flush, ["--rounds", "1", "--seconds", "2"]),
+    "cores": Part(["cores", "--rounds", "5"], ["--rounds", "2", "--seconds", "1"]),
+    "http": Part(["http"], ["--pairs", "2", "--seconds", "1"]),
+    "scaling": Part(["scaling"], ["--rounds", "20"]),
+    "idle": Part(["load", "idle", "--connections", "100000", "--seconds", "5"], ["--seconds", "2"]),
+    "joins": Part(["soak", "joins"], ["--rounds", "2"]),
+    "busy": Part(["soak", "busy", "--seconds", "300"], ["--seconds", "15"]),
+    "flush": Part(["flush", "--rounds", "5"], ["--rounds", "1", "--seconds", "2"]),
 }
 """In the order of the table. The comparison is one more, and has a table of its own."""
 COMPARE: Final = "compare"
@@ -157,41 +62,45 @@ BUDGETS: Final = {
     "echo-w16": ("echo, 100 connections × 16, handler inline", 5.0),
     "idle": ("a connection from accept to open", 6.0),
 }
+"""By scenario of the reference: what it measures, and the most CPU, as a multiple of the C server's."""
 ECHO_IN_INTERPRETER: Final = 12.0
 HOP_US: Final = 120.0
 
 
-def of_reference(inline: Sequence[Result], interpreter: Sequence[Result]) -> list[Line]:
-    """CPU beside a C server with the same algorithm; and what the hop to an interpreter costs."""
-    lines = []
-    by_name = {each["scenario"]: each for each in inline}
-    theirs = {each["scenario"]: each for each in interpreter}
-    for name, (what, budget) in BUDGETS.items():
+def claim_reference(inline: Sequence[Result], interpreter: Sequence[Result]) -> list[Claim]:
+    """Returns the claims about CPU beside a C server with the same algorithm, and about the hop to an interpreter.
+
+    Args:
+        inline: the reference's lines, one for each scenario, with inline workers.
+        interpreter: the same with workers of kind `interpreter`; may be empty.
+    """
+    claims = []
+    by_name = {line["scenario"]: line for line in inline}
+    through = {line["scenario"]: line for line in interpreter}
+    for name, (subject, budget) in BUDGETS.items():
         if name in by_name:
-            ratio = by_name[name]["ratio"]
-            lines.append(Line(f"{what}: CPU beside C", f"{ratio:.2f} ×", f"≤ {budget:g} ×", ratio <= budget))
-    if "echo-w16" in theirs:
-        ratio = theirs["echo-w16"]["ratio"]
-        what = "echo, 100 connections × 16, handler in an interpreter: CPU beside C"
-        lines.append(Line(what, f"{ratio:.2f} ×", f"≤ {ECHO_IN_INTERPRETER:g} ×", ratio <= ECHO_IN_INTERPRETER))
-    if "rtt" in by_name and "rtt" in theirs:
-        hop_us = theirs["rtt"]["p50_us"] - by_name["rtt"]["p50_us"]
-        what = "round trip through an interpreter, less one inline: p50"
-        lines.append(Line(what, f"{hop_us:.0f} µs", f"≤ {HOP_US:g} µs", hop_us <= HOP_US))
-        p99 = f"{theirs['rtt']['p99_us']:.0f} µs, {by_name['rtt']['p99_us']:.0f} µs"
-        lines.append(Line("the same round trips: p99 through an interpreter, inline", p99))
-    return lines
+            claims.append(_claim_ratio(f"{subject}: CPU beside C", by_name[name]["ratio"], budget))
+    if "echo-w16" in through:
+        subject = "echo, 100 connections × 16, handler in an interpreter: CPU beside C"
+        claims.append(_claim_ratio(subject, through["echo-w16"]["ratio"], ECHO_IN_INTERPRETER))
+    if "rtt" in by_name and "rtt" in through:
+        hop_us = through["rtt"]["p50_us"] - by_name["rtt"]["p50_us"]
+        subject = "round trip through an interpreter, less one inline: p50"
+        claims.append(Claim(subject, f"{hop_us:.0f} µs", f"≤ {HOP_US:g} µs", hop_us <= HOP_US))
+        p99 = f"{through['rtt']['p99_us']:.0f} µs, {by_name['rtt']['p99_us']:.0f} µs"
+        claims.append(Claim("the same round trips: p99 through an interpreter, inline", p99))
+    return claims
 
 
-def _figure(value: float) -> str:
-    return f"{value:,.0f}" if value >= 20 else f"{value:.2f}"
+def _claim_ratio(subject: str, ratio: float, budget: float) -> Claim:
+    return Claim(subject, f"{ratio:.2f} ×", f"≤ {budget:g} ×", ratio <= budget)
 
 
 # The command. -------------------------------------------------------------------------------------------------------
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measures and writes; returns the exit code: 1 if a part could not be measured."""
+    """Measures the parts that were asked for and writes the READMEs; returns 1 if a part could not be measured."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks report", description=__doc__.partition("\n")[0])
     names = [*PARTS, COMPARE]
     parser.add_argument("--parts", type=lambda text: text.split(","), metavar="NAME[,…]", help=", ".join(names))
@@ -201,92 +110,109 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--reference", type=Path, metavar="FILE", help="lines of JSON measured beside C, inline")
     parser.add_argument("--reference-interpreter", type=Path, metavar="FILE", help="the same through interpreters")
     options, further = parser.parse_known_args(argv)
-    quick_comparison = ["--pairs", "1", "--seconds", "1"] if options.quick else []
     measures_all = not (options.parts or options.write or options.reference)
     chosen = names if measures_all else options.parts or []
     if unknown := [name for name in chosen if name not in names]:
         parser.error(f"{', '.join(unknown)}: none of {', '.join(names)}")
-    figures = _read(FIGURES)
+    figures = _read_figures()
     failed = []
-    readme.RESULTS.mkdir(exist_ok=True)
     if options.reference:
-        interpreter = _lines(options.reference_interpreter) if options.reference_interpreter else []
-        figures["parts"]["reference"] = of_reference(_lines(options.reference), interpreter)
-        figures["machine"] = facts()
+        interpreter = _read_json_lines(options.reference_interpreter) if options.reference_interpreter else []
+        figures["parts"]["reference"] = claim_reference(_read_json_lines(options.reference), interpreter)
+        figures["machine"] = read_machine()
     for name in chosen:
         print(f"\n=== {name}", flush=True)
         if name == COMPARE:
             files = ["--json", str(COMPARISON), "--svg", str(CHART), "--readme", "--pairs", str(options.pairs)]
-            failed += [name] * (_run(["compare", *files, *quick_comparison, *further]) != 0)
-        elif (result := _measured([*PARTS[name].arguments, *(PARTS[name].quick if options.quick else ())])) is not None:
-            figures["parts"][name] = PARTS[name].lines(result)
-            figures["machine"] = facts()
-            figures["server"] = _version()
-            _save(figures)
+            quick = ["--pairs", "1", "--seconds", "1"] if options.quick else []
+            failed += [name] * (_run_command(["compare", *files, *quick, *further]) != 0)
+        elif claims := _measure_claims([*PARTS[name].arguments, *(PARTS[name].quick if options.quick else ())]):
+            figures["parts"][name] = claims
+            figures["machine"] = read_machine()
+            figures["server"] = _read_version()
+            _save_figures(figures)
         else:
             failed.append(name)
-    _save(figures)
-    write(figures)
+    _save_figures(figures)
+    write_readmes(figures)
     if failed:
         print(f"not measured: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def write(figures: Mapping[str, Any]) -> None:
-    """Writes both READMEs from what is in ``benchmarks/results/``."""
-    readme.write("figures", figures_section(figures))
-    readme.write("flush", flush_section(figures), BENCHMARKS_README)
+def write_readmes(figures: Mapping[str, Any]) -> None:
+    """Writes the measured parts of both READMEs, and the chart, from ``results/``."""
+    write_section("figures", format_figures(figures))
+    write_section("flush", format_flush(figures), BENCHMARKS_README)
     if COMPARISON.exists():
-        _run(["compare", "--from", str(COMPARISON), "--svg", str(CHART), "--readme"])
+        _run_command(["compare", "--from", str(COMPARISON), "--svg", str(CHART), "--readme"])
 
 
-def figures_section(figures: Mapping[str, Any]) -> str:
-    """The README's table."""
-    lines = _lines_of(figures, [name for name in ("reference", *PARTS) if name != "flush"])
+def write_section(name: str, body: str, readme: Path = README) -> None:
+    """Replaces what stands between ``<!-- name:start -->`` and ``<!-- name:end -->`` in a README.
+
+    Raises:
+        ValueError: the markers are not there, once each and in this order.
+    """
+    text = readme.read_text(encoding="utf-8")
+    start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
+    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
+        raise ValueError(f"the README must hold {start} and {end} once each, in this order")
+    head, _, rest = text.partition(start)
+    readme.write_text(f"{head}{start}\n\n{body.strip()}\n\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+
+
+def format_figures(figures: Mapping[str, Any]) -> str:
+    """Returns the README's table of claims, and the machine they were measured on."""
+    claims = _list_claims(figures, [name for name in ("reference", *PARTS) if name != "flush"])
     machine = figures["machine"]
     where = f"{machine.get('processor')}, {machine.get('cores')} cores, {machine.get('system')}"
-    table = markdown_table(["what", "found", "held to"], [line.cells for line in lines])
+    table = format_markdown(["what", "found", "held to"], [claim.cells for claim in claims])
     return "\n".join([table, "", f"{where}; {', '.join(figures['server'])}. What is over its aim is **bold**."])
 
 
-def flush_section(figures: Mapping[str, Any]) -> str:
-    """The table of windows, for the benchmarks' README."""
+def format_flush(figures: Mapping[str, Any]) -> str:
+    """Returns the table of flush intervals, for the benchmarks' README."""
     heads = ["`--flush-interval`", "CPU per delivery", "latency, p50", "p99"]
-    return markdown_table(heads, [[line.what, *line.found.split(", ")] for line in _lines_of(figures, ["flush"])])
+    claims = _list_claims(figures, ["flush"])
+    return format_markdown(heads, [[claim.subject, *claim.figure.split(", ")] for claim in claims])
 
 
-def _lines_of(figures: Mapping[str, Any], names: Sequence[str]) -> list[Line]:
-    return [Line(*line) for name in names for line in figures["parts"].get(name, [])]
+def _list_claims(figures: Mapping[str, Any], names: Sequence[str]) -> list[Claim]:
+    return [Claim(*cells) for name in names for cells in figures["parts"].get(name, [])]
 
 
-def _measured(arguments: Sequence[str]) -> Result | None:
-    """Runs a part; None if it has no result. (A part that is over an aim has one, and exits with 1.)"""
+def _measure_claims(arguments: Sequence[str]) -> list[Sequence[object]]:
+    """Runs an experiment in a process and returns its claims; [] if it could not be measured."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "result.json"
-        _run([*arguments, "--json", str(file)])
-        return cast(Result, json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+        _run_command([*arguments, "--json", str(file)])
+        return list(json.loads(file.read_text(encoding="utf-8"))["claims"]) if file.exists() else []
 
 
-def _run(arguments: Sequence[str]) -> int:
-    return subprocess.run([sys.executable, "-m", "benchmarks", *arguments], cwd=readme.README.parent).returncode
+def _run_command(arguments: Sequence[str]) -> int:
+    """Runs ``python -m benchmarks`` with these arguments; returns its exit code."""
+    return subprocess.run([sys.executable, "-m", "benchmarks", *arguments], cwd=README.parent).returncode
 
 
-def _version() -> list[str]:
+def _read_version() -> list[str]:
     try:
-        return our_version(sys.executable)
+        return read_our_version(sys.executable)
     except ServerError:
         return []
 
 
-def _lines(file: Path) -> list[Result]:
+def _read_json_lines(file: Path) -> list[Result]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("{")]
 
 
-def _read(file: Path) -> dict[str, Any]:
-    if file.exists():
-        return cast("dict[str, Any]", json.loads(file.read_text(encoding="utf-8")))
-    return {"machine": facts(), "server": _version(), "parts": {}}
+def _read_figures() -> dict[str, Any]:
+    """Returns the kept figures; without a file, a beginning of them."""
+    if FIGURES.exists():
+        return cast("dict[str, Any]", json.loads(FIGURES.read_text(encoding="utf-8")))
+    return {"machine": read_machine(), "server": _read_version(), "parts": {}}
 
 
-def _save(figures: Mapping[str, Any]) -> None:
+def _save_figures(figures: Mapping[str, Any]) -> None:
+    RESULTS.mkdir(exist_ok=True)
     FIGURES.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,62 +1,58 @@
-"""``python -m benchmarks compare``: prepares the peers, measures, writes table, chart and JSON."""
+"""``python -m benchmarks compare``: WSBroker and other servers under the same load, in turn."""
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
-from benchmarks import readme
-from benchmarks.compare.pairs import DEFAULT_LOADS, LOADS, Comparison, compare
-from benchmarks.compare.prepare import contender, default_home, prepare, python_version
-from benchmarks.compare.report import CHARTED, chart, notes, section, table
-from benchmarks.compare.servers import PEERS, Contender, Peer, us
-from benchmarks.load.machine import facts
-from benchmarks.load.server import ServerError, our_version, raise_fd_limit
+from benchmarks.compare.pairs import DEFAULT_LOADS, LOADS, Comparison, compare_servers
+from benchmarks.compare.prepare import choose_home, find_contender, prepare_peers, read_python_version
+from benchmarks.compare.report import CHARTED, draw_chart, format_notes, format_section, format_table
+from benchmarks.compare.servers import PEERS, Contender, Peer, describe_ours
+from benchmarks.experiments import Experiment, Result, add_pin_option, make_no_claims
+from benchmarks.load.machine import read_machine
+from benchmarks.load.server import raise_fd_limit, read_our_version
+from benchmarks.report import write_section
 
-NAMES = [peer.name for peer in PEERS]
+NAMES: Final = [peer.name for peer in PEERS]
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs it and returns the exit code: 0 if WSBroker and at least one peer could be measured."""
-    parser = _parser()
-    options = parser.parse_args(argv)
+def measure_comparison(options: argparse.Namespace) -> Result:
+    """Prepares the peers or measures, as asked, and writes the files; too few measured servers are a failure.
+
+    Raises:
+        ServerError: there is no wsbroker.
+    """
     chosen = [peer for peer in PEERS if peer.name in options.peers]
     if options.from_json is not None:
-        result = Comparison.from_dict(json.loads(options.from_json.read_text(encoding="utf-8")))
-        return _write(result, options)
+        return _write_files(Comparison.from_dict(json.loads(options.from_json.read_text(encoding="utf-8"))), options)
     problems: dict[str, str] = {}
     if options.prepare:
-        problems = prepare(chosen, options.home)
-        for name, problem in problems.items():
-            print(f"{name}: {problem}", file=sys.stderr)
-        if not options.loads and not _asked_for_results(options):
-            return 1 if problems else 0
+        problems = prepare_peers(chosen, options.home)
+        asks_for_results = options.loads or options.json or options.markdown or options.svg or options.readme
+        if not asks_for_results:
+            return {"is_prepared": True, "failures": [f"{name}: {problem}" for name, problem in problems.items()]}
     raise_fd_limit()
-    try:
-        version = our_version(options.python)
-    except ServerError as error:
-        parser.error(str(error))
-    peers, skipped = _there(chosen, options.home, problems)
-    loads = options.loads or DEFAULT_LOADS
-    try:
-        result = compare(us(options.python, version), peers, loads, options.pairs, options.seconds, options.pin)
-    except KeyboardInterrupt:
-        return 130
-    result.machine = facts()
+    version = read_our_version(options.python)
+    peers, skipped = _find_peers(chosen, options.home, problems)
+    ours = describe_ours(options.python, version)
+    result = compare_servers(ours, peers, options.loads or DEFAULT_LOADS, options.pairs, options.seconds, options.pin)
+    result.machine = read_machine()
     result.skipped = skipped
-    theirs = python_version(options.home)
+    theirs = read_python_version(options.home)
     if theirs and not any(line.startswith(f"python: {theirs} ") for line in version):
         result.problems.append(f"the peers run on Python {theirs}, WSBroker on another one: {version[-1]}")
-    return _write(result, options)
+    return _write_files(result, options)
 
 
-def _there(chosen: Sequence[Peer], home: Path, problems: dict[str, str]) -> tuple[list[Contender], dict[str, str]]:
-    """The peers that can be started; why not, for the others."""
+def _find_peers(chosen: Sequence[Peer], home: Path, problems: dict[str, str]) -> tuple[list[Contender], dict[str, str]]:
+    """Returns the peers that can be started, and for each of the others why not, by title."""
     peers: list[Contender] = []
     skipped: dict[str, str] = {}
     for peer in chosen:
-        found = contender(peer, home)
+        found = find_contender(peer, home)
         if isinstance(found, str):
             skipped[peer.title] = problems.get(peer.name, found)
             print(f"{peer.title}: skipped: {skipped[peer.title]}", file=sys.stderr)
@@ -65,70 +61,74 @@ def _there(chosen: Sequence[Peer], home: Path, problems: dict[str, str]) -> tupl
     return peers, skipped
 
 
-def _asked_for_results(options: argparse.Namespace) -> bool:
-    return bool(options.json or options.markdown or options.svg or options.readme)
-
-
-def _write(result: Comparison, options: argparse.Namespace) -> int:
-    text = "\n".join([table(result), "", *notes(result)])
-    print(text)
-    if options.json is not None:
-        options.json.write_text(json.dumps(result.as_dict(), indent=1) + "\n", encoding="utf-8")
+def _write_files(comparison: Comparison, options: argparse.Namespace) -> Result:
+    """Writes the files that the options ask for and returns the comparison as a result."""
     if options.markdown is not None:
-        options.markdown.write_text(text + "\n", encoding="utf-8")
+        options.markdown.write_text(_format_text(comparison) + "\n", encoding="utf-8")
     if options.svg is not None:
-        options.svg.write_text(chart(result, CHARTED), encoding="utf-8")
+        options.svg.write_text(draw_chart(comparison, CHARTED), encoding="utf-8")
     if options.readme:
-        readme.write("compare", section(result))
-    return 0 if sum(bool(entry.cells) for entry in result.entries) > 1 else 1
+        write_section("compare", format_section(comparison))
+    measured = sum(bool(entry.cells) for entry in comparison.entries)
+    return {**comparison.as_dict(), "failures": [] if measured > 1 else ["no peer could be measured"]}
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks compare",
-        description="WSBroker and other servers under the same load, in turn.",
-        epilog="The peers are installed by --prepare into a folder of their own. With --prepare alone nothing is "
-        "measured.",
+def format_result(result: Result) -> str:
+    """Returns table and notes; after --prepare alone, that the peers are installed."""
+    return "the peers are installed" if "is_prepared" in result else _format_text(Comparison.from_dict(result))
+
+
+def _format_text(comparison: Comparison) -> str:
+    return "\n".join([format_table(comparison), "", *format_notes(comparison)])
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of this experiment."""
+    parser.epilog = (
+        "The peers are installed by --prepare into a folder of their own. With --prepare alone nothing is measured."
     )
     parser.add_argument("--prepare", action="store_true", help="install the peers, or newer versions of them")
-    parser.add_argument("--peers", type=_words(NAMES), default=NAMES, metavar="NAME[,…]", help=", ".join(NAMES))
+    parser.add_argument("--peers", type=NameList(NAMES), default=NAMES, metavar="NAME[,…]", help=", ".join(NAMES))
     parser.add_argument(
         "--loads",
-        type=_words(list(LOADS)),
+        type=NameList(list(LOADS)),
         metavar="NAME[,…]",
         help=f"{', '.join(LOADS)}  [{','.join(DEFAULT_LOADS)}]",
     )
-    parser.add_argument("--pairs", type=_positive, default=3, metavar="N", help="WSBroker, peer, and again  [3]")
+    parser.add_argument("--pairs", type=_parse_positive, default=3, metavar="N", help="WSBroker, peer, and again  [3]")
     parser.add_argument("--seconds", type=float, metavar="S", help="of each run  [2]")
-    parser.add_argument("--home", type=Path, default=default_home(), metavar="FOLDER", help="where the peers are")
+    parser.add_argument("--home", type=Path, default=choose_home(), metavar="FOLDER", help="where the peers are")
     parser.add_argument("--python", default=sys.executable, metavar="EXE", help="that has wsbroker  [this one]")
-    parser.add_argument("--pin", action=argparse.BooleanOptionalAction, default=True, help="server and load to cores")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
+    add_pin_option(parser)
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write table and notes there")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="write the chart there")
     parser.add_argument(
         "--readme", action="store_true", help="put the table into the README, which shows results/compare.svg"
     )
     parser.add_argument("--from", dest="from_json", type=Path, metavar="FILE", help="measure nothing: show that JSON")
-    return parser
 
 
-class _words:
-    """Reads names with commas between them."""
+class NameList:
+    """Parses known names with commas between them; called by argparse."""
 
     def __init__(self, known: Sequence[str]) -> None:
         self._known = known
 
     def __call__(self, text: str) -> list[str]:
-        found = text.split(",")
-        for name in found:
+        names = text.split(",")
+        for name in names:
             if name not in self._known:
                 raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(self._known)}")
-        return found
+        return names
 
 
-def _positive(text: str) -> int:
+def _parse_positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
     return number
+
+
+EXPERIMENT: Final = Experiment(
+    "compare", __doc__.partition("\n")[0], add_options, measure_comparison, format_result, make_no_claims
+)

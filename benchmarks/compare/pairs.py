@@ -2,15 +2,15 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from statistics import median
 from typing import Any, Final, cast
 
 from benchmarks.compare.servers import Contender
 from benchmarks.load.job import Job
-from benchmarks.load.progress import bar
-from benchmarks.load.row import Row, middle
-from benchmarks.load.run import run
+from benchmarks.load.progress import show_bar
+from benchmarks.load.row import Row, merge_rows
+from benchmarks.load.run import run_job
 from benchmarks.load.server import Cores, ServerError
 
 LOADS: Final[dict[str, Job]] = {
@@ -77,15 +77,16 @@ class Comparison:
                 for load, cell in entry["cells"].items()
             }
             entries.append(Entry(**{**entry, "cells": cells}))
-        return cls(**{**values, "entries": entries})
+        known = {each.name for each in fields(cls)}
+        return cls(**{**{name: value for name, value in values.items() if name in known}, "entries": entries})
 
 
-def figure(load: str, row: Row) -> float:
+def find_figure(load: str, row: Row) -> float:
     """What is compared: memory per connection for `idle`, else CPU."""
     return row.rss_per_connection if load == "idle" else row.cpu_us
 
 
-def compare(
+def compare_servers(
     us: Contender,
     peers: Sequence[Contender],
     loads: Sequence[str],
@@ -113,20 +114,20 @@ def compare(
                     rows[us.name].append(ours)
                 if peer is not None and theirs is not None:
                     rows[peer.name].append(theirs)
-                    if ours is not None and figure(load, ours) > 0:
-                        ratios[peer.name].append(figure(load, theirs) / figure(load, ours))
+                    if ours is not None and find_figure(load, ours) > 0:
+                        ratios[peer.name].append(find_figure(load, theirs) / find_figure(load, ours))
         for entry in result.entries:
             if rows[entry.name]:
                 found = ratios.get(entry.name)
-                entry.cells[load] = Cell(middle(rows[entry.name]), median(found) if found else None)
+                entry.cells[load] = Cell(merge_rows(rows[entry.name]), median(found) if found else None)
     return result
 
 
 def _measure(who: Contender, job: Job, cores: Cores, label: str, result: Comparison) -> Row | None:
     """One run; a run that failed is told and not counted."""
     try:
-        with bar(f"{who.title}: {label}") as progress:
-            row = run(job, who.command, cores, progress)
+        with show_bar(f"{who.title}: {label}") as progress:
+            row = run_job(job, who.command, cores, progress)
     except ServerError as error:
         problem = f"{who.title}: {label}: …{str(error)[-300:]}"
     else:

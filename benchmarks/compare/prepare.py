@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks.compare.servers import APPS, NODE, Contender, Peer, peer_command, python_of
+from benchmarks.compare.servers import APPS, NODE, Contender, Peer, build_peer_command, locate_python
 
 INSTALL_S: Final = 600.0
 
 
-def default_home() -> Path:
+def choose_home() -> Path:
     """Where the peers live unless another folder is named: in the user's cache, so that one installation lasts."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(cache) / "wsbroker-benchmarks"
 
 
-def prepare(peers: Sequence[Peer], home: Path) -> dict[str, str]:
+def prepare_peers(peers: Sequence[Peer], home: Path) -> dict[str, str]:
     """Installs them, each with what it needs; returns why, for those that could not be."""
     problems: dict[str, str] = {}
     home.mkdir(parents=True, exist_ok=True)
@@ -32,15 +32,17 @@ def prepare(peers: Sequence[Peer], home: Path) -> dict[str, str]:
     return problems
 
 
-def contender(peer: Peer, home: Path) -> Contender | str:
+def find_contender(peer: Peer, home: Path) -> Contender | str:
     """The peer as it is installed; or why it is not there."""
-    version = _node_version(peer, home) if peer.language == NODE else _python_version(peer, home)
+    version = _read_node_version(peer, home) if peer.language == NODE else _read_python_packages(peer, home)
     if not version:
         return "it is not installed: run with --prepare"
-    return Contender(peer.name, peer.title, version, peer.language, peer.note, peer_command(peer, home), peer.lacks)
+    return Contender(
+        peer.name, peer.title, version, peer.language, peer.note, build_peer_command(peer, home), peer.lacks
+    )
 
 
-def python_version(home: Path) -> str:
+def read_python_version(home: Path) -> str:
     """The version of the Python that the peers run on; "" if there is none."""
     file = home / "python" / "pyvenv.cfg"
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
@@ -49,11 +51,13 @@ def python_version(home: Path) -> str:
 
 
 def _prepare_python(peer: Peer, home: Path) -> str:
-    if not python_of(home).exists():
-        problem = _run([sys.executable, "-m", "venv", str(home / "python")], home)
+    if not locate_python(home).exists():
+        problem = _run_command([sys.executable, "-m", "venv", str(home / "python")], home)
         if problem:
             return problem
-    return _run([str(python_of(home)), "-m", "pip", "install", "--quiet", "--upgrade", *peer.packages], home)
+    return _run_command(
+        [str(locate_python(home)), "-m", "pip", "install", "--quiet", "--upgrade", *peer.packages], home
+    )
 
 
 def _prepare_node(peer: Peer, home: Path) -> str:
@@ -64,10 +68,10 @@ def _prepare_node(peer: Peer, home: Path) -> str:
     folder.mkdir(exist_ok=True)
     (folder / "package.json").write_text('{"private": true}\n', encoding="utf-8")
     shutil.copyfile(APPS / peer.app, folder / peer.app)
-    return _run([npm, "install", "--silent", "--no-audit", "--no-fund", *peer.packages], folder)
+    return _run_command([npm, "install", "--silent", "--no-audit", "--no-fund", *peer.packages], folder)
 
 
-def _run(command: Sequence[str], folder: Path) -> str:
+def _run_command(command: Sequence[str], folder: Path) -> str:
     """Runs it; returns the end of what it said if it failed."""
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=INSTALL_S)
@@ -77,7 +81,7 @@ def _run(command: Sequence[str], folder: Path) -> str:
     return "" if done.returncode == 0 else (said or [f"exit code {done.returncode}"])[-1]
 
 
-def _python_version(peer: Peer, home: Path) -> str:
+def _read_python_packages(peer: Peer, home: Path) -> str:
     folders = [str(path) for path in (home / "python" / "lib").glob("python3*/site-packages")]
     found = {dist.name.lower(): dist.version for dist in importlib.metadata.distributions(path=folders)}
     if not all(name in found for name in peer.packages):
@@ -85,7 +89,7 @@ def _python_version(peer: Peer, home: Path) -> str:
     return " + ".join(found[name] for name in peer.packages if name in peer.title.lower())
 
 
-def _node_version(peer: Peer, home: Path) -> str:
+def _read_node_version(peer: Peer, home: Path) -> str:
     package = home / "node" / "node_modules" / peer.packages[0] / "package.json"
     if not package.exists() or shutil.which("node") is None:
         return ""

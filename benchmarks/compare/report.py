@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from html import escape
 from typing import Final
 
-from benchmarks.compare.pairs import LOADS, Comparison, Entry, figure
+from benchmarks.compare.pairs import LOADS, Comparison, Entry, find_figure
 from benchmarks.load.row import SATURATED_PERCENT, WAITED_PERCENT
-from benchmarks.load.table import markdown_table
+from benchmarks.load.table import format_markdown
 
 TITLES: Final = {
     "fanout-1": "fan-out to 1000, 1 in flight",
@@ -31,17 +31,19 @@ SATURATED: Final = "†"
 BUSY: Final = "‡"
 
 
-def table(result: Comparison) -> str:
+def format_table(result: Comparison) -> str:
     """A Markdown table: a line for each server, a column for each load."""
     heads = ["server", *(f"{TITLES[load]}:<br>{UNITS.get(load, DELIVERY)}" for load in result.loads)]
     rows = []
-    for entry in sorted(result.entries, key=lambda each: _rank(result, each)):
+    for entry in sorted(result.entries, key=lambda each: _make_rank(result, each)):
         name = f"{entry.title} {entry.version}"
-        rows.append([f"**{name}**" if _is_us(result, entry) else name, *(_cell(entry, load) for load in result.loads)])
-    return markdown_table(heads, rows)
+        rows.append(
+            [f"**{name}**" if _is_us(result, entry) else name, *(_format_cell(entry, load) for load in result.loads)]
+        )
+    return format_markdown(heads, rows)
 
 
-def notes(result: Comparison) -> list[str]:
+def format_notes(result: Comparison) -> list[str]:
     """What must be known to judge the table, as lines of Markdown."""
     machine = result.machine
     lines = [
@@ -53,7 +55,7 @@ def notes(result: Comparison) -> list[str]:
         "A publication is in flight until all subscribers have it. CPU is that of all threads of the server, in the "
         "kernel too; memory is what the process grew by for each open, subscribed, silent connection.",
     ]
-    marks = {mark for entry in result.entries for load in result.loads for mark in _marks(entry, load)}
+    marks = {mark for entry in result.entries for load in result.loads for mark in _find_marks(entry, load)}
     if SATURATED in marks:
         lines.append(f"{SATURATED} The load had no time left: CPU and memory hold, the server could deliver more.")
     if BUSY in marks:
@@ -64,31 +66,31 @@ def notes(result: Comparison) -> list[str]:
     return [f"* {line}" for line in lines]
 
 
-def section(result: Comparison) -> str:
+def format_section(result: Comparison) -> str:
     """What the README shows: the table and the notes; the chart is a file beside it."""
     chart_line = "![CPU per delivery and memory per connection of the servers below](benchmarks/results/compare.svg)"
-    return "\n".join([chart_line, "", table(result), "", *notes(result)])
+    return "\n".join([chart_line, "", format_table(result), "", *format_notes(result)])
 
 
-def _rank(result: Comparison, entry: Entry) -> tuple[bool, float]:
+def _make_rank(result: Comparison, entry: Entry) -> tuple[bool, float]:
     """By the first load; who has no figure comes last."""
     cell = entry.cells.get(result.loads[0])
-    return (cell is None, figure(result.loads[0], cell.row) if cell is not None else 0.0)
+    return (cell is None, find_figure(result.loads[0], cell.row) if cell is not None else 0.0)
 
 
 def _is_us(result: Comparison, entry: Entry) -> bool:
     return entry is result.entries[0]
 
 
-def _cell(entry: Entry, load: str) -> str:
+def _format_cell(entry: Entry, load: str) -> str:
     cell = entry.cells.get(load)
     if cell is None:
         return "–"
     ratio = f" ({cell.ratio:.1f} ×)" if cell.ratio is not None else ""
-    return f"{_number(figure(load, cell.row))}{ratio}{''.join(_marks(entry, load))}"
+    return f"{_format_number(find_figure(load, cell.row))}{ratio}{''.join(_find_marks(entry, load))}"
 
 
-def _marks(entry: Entry, load: str) -> list[str]:
+def _find_marks(entry: Entry, load: str) -> list[str]:
     cell = entry.cells.get(load)
     if cell is None or load == "idle":
         return []
@@ -97,7 +99,7 @@ def _marks(entry: Entry, load: str) -> list[str]:
     )
 
 
-def _number(value: float) -> str:
+def _format_number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
@@ -128,15 +130,17 @@ STYLE: Final = """
 """
 
 
-def chart(result: Comparison, loads: Sequence[str] | None = None) -> str:
+def draw_chart(result: Comparison, loads: Sequence[str] | None = None) -> str:
     """An SVG with a panel for each load: a bar for each server, the shortest on top, each panel to its own scale."""
     panels = []
     top = MARGIN
     for load in loads if loads is not None else result.loads:
-        entries = sorted((each for each in result.entries if load in each.cells), key=lambda each: _value(each, load))
+        entries = sorted(
+            (each for each in result.entries if load in each.cells), key=lambda each: _find_value(each, load)
+        )
         if not entries:
             continue
-        panels.append(_panel(result, load, entries, top))
+        panels.append(_draw_panel(result, load, entries, top))
         top += HEAD_HEIGHT + len(entries) * (BAR_HEIGHT + BAR_GAP) + MARGIN
     title = "CPU and memory of WebSocket servers under the same load"
     return "\n".join(
@@ -152,32 +156,32 @@ def chart(result: Comparison, loads: Sequence[str] | None = None) -> str:
     )
 
 
-def _panel(result: Comparison, load: str, entries: Sequence[Entry], top: int) -> str:
-    longest = max(_value(entry, load) for entry in entries) or 1.0
+def _draw_panel(result: Comparison, load: str, entries: Sequence[Entry], top: int) -> str:
+    longest = max(_find_value(entry, load) for entry in entries) or 1.0
     room = WIDTH - NAME_WIDTH - VALUE_WIDTH - 2 * MARGIN
     head = f"{TITLES[load]}: {UNITS.get(load, DELIVERY)} (less is better)"
     parts = [f'<text class="head" x="{MARGIN}" y="{top + 20}">{escape(head)}</text>']
     for index, entry in enumerate(entries):
         y = top + HEAD_HEIGHT - 6 + index * (BAR_HEIGHT + BAR_GAP)
         middle = y + BAR_HEIGHT - 4
-        width = max(_value(entry, load) / longest * room, 1.5)
+        width = max(_find_value(entry, load) / longest * room, 1.5)
         left = MARGIN + NAME_WIDTH
         us = " us" if _is_us(result, entry) else ""
         parts += [
             f'<text class="name{us}" x="{left - 8}" y="{middle}" text-anchor="end">{escape(entry.title)}</text>',
             f'<rect class="bar{us}" x="{left}" y="{y}" width="{width:.1f}" height="{BAR_HEIGHT}" rx="2"/>',
-            f'<text class="value{us}" x="{left + width + 6:.1f}" y="{middle}">{_label(entry, load)}</text>',
+            f'<text class="value{us}" x="{left + width + 6:.1f}" y="{middle}">{_format_label(entry, load)}</text>',
         ]
     return "\n".join(parts)
 
 
-def _label(entry: Entry, load: str) -> str:
+def _format_label(entry: Entry, load: str) -> str:
     ratio = entry.cells[load].ratio
-    return escape(_number(_value(entry, load)) + (f" ({ratio:.1f} ×)" if ratio is not None else ""))
+    return escape(_format_number(_find_value(entry, load)) + (f" ({ratio:.1f} ×)" if ratio is not None else ""))
 
 
-def _value(entry: Entry, load: str) -> float:
-    return max(figure(load, entry.cells[load].row), 0.0)
+def _find_value(entry: Entry, load: str) -> float:
+    return max(find_figure(load, entry.cells[load].row), 0.0)
 
 
 assert TITLES.keys() == LOADS.keys()

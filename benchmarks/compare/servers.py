@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.load.server import Command, our_command
+from benchmarks.load.server import Command, build_our_command
 
 APPS: Final = Path(__file__).with_name("apps")
 PYTHON: Final = "python"
@@ -101,22 +101,22 @@ class Contender:
     lacks: Sequence[str] = ()
 
 
-def us(python: str, version: Sequence[str]) -> Contender:
+def describe_ours(python: str, version: Sequence[str]) -> Contender:
     """WSBroker, with the application of `benchmarks/load/app.py` and an inline worker."""
     number, core, *_ = [*version, "", ""]
     note = f"the handler is a Python function, called inline; {core}; its pings every 25 s, its limits on"
-    command = our_command(python, ["--worker-kind", "inline"])
+    command = build_our_command(python, ["--worker-kind", "inline"])
     return Contender(OURS, "WSBroker", number.removeprefix("wsbroker "), PYTHON, note, command)
 
 
-def peer_command(peer: Peer, home: Path) -> Command:
+def build_peer_command(peer: Peer, home: Path) -> Command:
     """How a peer is started that `prepare` has installed in this folder."""
     if peer.language == NODE:
         # A module is looked for from the folder of the file that imports it: `prepare` has put it there.
         return Command([shutil.which("node") or "node", str(home / "node" / peer.app), "{port}"])
-    return Command([str(python_of(home)), str(APPS / peer.app), "{port}"])
+    return Command([str(locate_python(home)), str(APPS / peer.app), "{port}"])
 
 
-def python_of(home: Path) -> Path:
+def locate_python(home: Path) -> Path:
     """The Python of the peers' environment."""
     return home / "python" / "bin" / "python"

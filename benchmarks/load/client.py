@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from benchmarks.load.loop import Loop
-from benchmarks.load.stream import CLOSE, PING, PONG, TEXT, frames, masked
+from wsbroker.bench.client import make_frame, split_frames
+from wsbroker.websocket.frames import CLOSE, PING, PONG, TEXT
 
 BUFFER: Final = bytearray(128 * 1024)
 """Where every read goes: one is looked at before the next comes."""
@@ -22,7 +23,7 @@ OPENING_AT_ONCE: Final = 64
 STUCK_S: Final = 20.0
 _IN_PROGRESS: Final = {errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAGAIN}
 _IP_BIND_ADDRESS_NO_PORT: Final = 24
-_CLOSE_1000: Final = masked(CLOSE, b"\x03\xe8")
+_CLOSE_1000: Final = make_frame(CLOSE, b"\x03\xe8")
 _LINGER_0: Final = b"\x01\x00\x00\x00\x00\x00\x00\x00"
 
 
@@ -46,21 +47,21 @@ class Client:
         self.close_code: int | None = None
         self.on_open: Callable[[Client], None] = _nothing
         self.on_end: Callable[[Client], None] = _nothing
-        self.on_bytes: Callable[[int], None] = self._idle
+        self.on_bytes: Callable[[int], None] = self._on_opening_bytes
         """Takes the number of bytes that have been read into BUFFER."""
-        self.socket = connecting(port, index)
+        self.socket = start_connecting(port, index)
         self.fd = self.socket.fileno()
         self._greeting = greeting
         self._rest = b""
         self._has_head = False
         self._backlog = b""
         self._recv_into: Callable[[bytearray], int] = self.socket.recv_into
-        loop.watch(self.fd, self._readable)
+        loop.watch_reads(self.fd, self._on_readable)
         self._backlog = (
             b"GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Key: %b\r\nSec-WebSocket-Version: 13\r\n\r\n" % (port, KEY)
         )
-        loop.watch_writes(self.fd, self._writable)
+        loop.watch_writes(self.fd, self._on_writable)
 
     def send(self, data: bytes) -> None:
         """Sends it all, now or as soon as there is room."""
@@ -72,40 +73,40 @@ class Client:
         except BlockingIOError:
             sent = 0
         except OSError:
-            self.end()
+            self.disconnect()
             return
         if sent < len(data):
             self._backlog = data[sent:]
-            self.loop.watch_writes(self.fd, self._writable)
+            self.loop.watch_writes(self.fd, self._on_writable)
 
     def close(self) -> None:
         """Begins a closing handshake; the server ends the connection."""
         self.send(_CLOSE_1000)
 
-    def end(self) -> None:
+    def disconnect(self) -> None:
         """Lets go of the connection at once."""
         if self.has_ended:
             return
         self.has_ended = True
         self.is_open = False
-        self.loop.forget(self.fd)
+        self.loop.stop_watching(self.fd)
         self.socket.close()
         self.on_end(self)
 
-    def reset(self) -> None:
+    def reset_connection(self) -> None:
         """Ends it without leaving a port behind that cannot be used for a minute."""
         if not self.has_ended:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_0)
-            self.end()
+            self.disconnect()
 
-    def control(self, first: int, payload: bytes) -> None:
+    def handle_control(self, first: int, payload: bytes) -> None:
         """Answers a ping, notes a close."""
         if first & 15 == PING:
-            self.send(masked(PONG, payload))
+            self.send(make_frame(PONG, payload))
         elif first & 15 == CLOSE:
             self.close_code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else 1005
 
-    def _readable(self) -> None:
+    def _on_readable(self) -> None:
         recv_into = self._recv_into
         size = len(BUFFER)
         while size == len(BUFFER):  # less than a full one: that was all there is
@@ -116,17 +117,17 @@ class Client:
             except OSError:
                 size = 0
             if not size:
-                self.end()
+                self.disconnect()
                 return
             on_bytes = self.on_bytes  # a name first: calling an attribute that is no method is not optimised in 3.11
             on_bytes(size)
 
-    def _writable(self) -> None:
+    def _on_writable(self) -> None:
         data, self._backlog = self._backlog, b""
         self.loop.watch_writes(self.fd, None)
         self.send(data)
 
-    def _idle(self, size: int) -> None:
+    def _on_opening_bytes(self, size: int) -> None:
         """Until a scenario takes over: the answer to the upgrade, that to the greeting, control frames."""
         data = self._rest + VIEW[:size]
         if not self._has_head:
@@ -138,18 +139,18 @@ class Client:
                 raise LoadError(f"the server refused an upgrade: {bytes(head[:80])!r}")
             self._has_head = True
             if self._greeting is None:
-                self._opened()
+                self._mark_open()
             else:
-                self.send(masked(TEXT, self._greeting))
+                self.send(make_frame(TEXT, self._greeting))
         done = 0
-        for first, start, done in frames(data):
+        for first, start, done in split_frames(data):
             if first & 8:
-                self.control(first, data[start:done])
+                self.handle_control(first, data[start:done])
             elif not self.is_open:
-                self._opened()
+                self._mark_open()
         self._rest = data[done:]
 
-    def _opened(self) -> None:
+    def _mark_open(self) -> None:
         self.is_open = True
         self.on_open(self)
 
@@ -158,7 +159,7 @@ def _nothing(client: Client) -> None:
     """What nobody waits for."""
 
 
-def connecting(port: int, index: int) -> socket.socket:
+def start_connecting(port: int, index: int) -> socket.socket:
     """A socket on its way. On Linux it comes from one of many loopback addresses: each has its own 28,000 ports."""
     found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
@@ -176,7 +177,7 @@ def connecting(port: int, index: int) -> socket.socket:
     return found
 
 
-def open_all(
+def open_clients(
     loop: Loop,
     port: int,
     greetings: Iterable[bytes | None],
@@ -200,7 +201,7 @@ def open_all(
             client = Client(loop, port, index, greeting)
             client.on_open = note
             clients.append(client)
-        loop.turn(0.5)
+        loop.take_turn(0.5)
         progress(opened)
         if any(client.has_ended for client in clients[-OPENING_AT_ONCE:]):
             raise LoadError(f"the server ended a connection while {opened} were open")

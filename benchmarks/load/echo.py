@@ -5,7 +5,7 @@ from collections import deque
 
 from benchmarks.load.client import Client
 from benchmarks.load.receiver import Receiver
-from benchmarks.load.row import Row, middle
+from benchmarks.load.row import Row, merge_rows
 from benchmarks.load.stage import Stage, is_probe
 from benchmarks.load.stream import Stream
 
@@ -20,7 +20,7 @@ class Echoer:
         self._client = client
         self._stream = stream
         self._sent_ns: deque[int] | None = deque() if is_probe else None
-        self.receiver = Receiver(client, stream, self._advanced)
+        self.receiver = Receiver(client, stream, self._send_next)
 
     def send(self, count: int) -> None:
         """Sends this many."""
@@ -28,9 +28,9 @@ class Echoer:
             self._sent_ns.extend([time.monotonic_ns()] * count)
         first = self.sent
         self.sent += count
-        self._client.send(self._stream.outgoing(first, count))
+        self._client.send(self._stream.encode_outgoing(first, count))
 
-    def _advanced(self, before: int, after: int) -> None:
+    def _send_next(self, before: int, after: int) -> None:
         count = after - before
         self._stage.count += count
         if self._sent_ns is not None:
@@ -46,19 +46,19 @@ def run(stage: Stage) -> Row:
     job = stage.job
     stream = Stream(b"E ", 0, job.size, job.in_flight)
     before = stage.meter.read()
-    clients = stage.open([None] * job.connections, job.connections)
+    clients = stage.open_clients([None] * job.connections, job.connections)
     after = stage.meter.read()
     echoers = [Echoer(stage, client, stream, is_probe(index, job.connections)) for index, client in enumerate(clients)]
     for echoer in echoers:
         echoer.send(job.in_flight)
-    row = middle(stage.measure(stage.loop.turn))
+    row = merge_rows(stage.measure_runs(stage.loop.take_turn))
 
     for echoer in echoers:
         echoer.is_sending = False
-    stage.drain(stage.loop.turn, lambda: all(echoer.receiver.count >= echoer.sent for echoer in echoers))
+    stage.drain_until(stage.loop.take_turn, lambda: all(echoer.receiver.count >= echoer.sent for echoer in echoers))
     for echoer in echoers:
         echoer.receiver.add_problems(row, echoer.sent)
-        echoer.receiver.client.reset()
+        echoer.receiver.client.reset_connection()
     row.rss_per_connection = (after.rss_bytes - before.rss_bytes) / job.connections
     row.ended = stage.ended
     return row

@@ -9,7 +9,7 @@ from functools import partial
 
 from benchmarks.load.client import Client
 from benchmarks.load.receiver import Receiver
-from benchmarks.load.row import Row, middle
+from benchmarks.load.row import Row, merge_rows
 from benchmarks.load.stage import Stage, is_probe
 from benchmarks.load.stream import Stream
 
@@ -29,24 +29,24 @@ class Channel:
         self._low = 0
         self._sent_ns: dict[int, int] = {}
 
-    def add(self, receiver: Receiver) -> None:
+    def add_subscriber(self, receiver: Receiver) -> None:
         """One more subscriber; before anything is published."""
         self._at[0] = self._at.get(0, 0) + 1
-        receiver.client.on_end = partial(self._ended, receiver)
+        receiver.client.on_end = partial(self._on_subscriber_end, receiver)
 
-    def remove(self, receiver: Receiver) -> None:
+    def remove_subscriber(self, receiver: Receiver) -> None:
         """Waits for this subscriber no more."""
-        self._leave(receiver.count)
+        self._remove_position(receiver.count)
 
-    def publish(self, count: int, now_ns: int) -> bytes:
+    def encode_publications(self, count: int, now_ns: int) -> bytes:
         """The frames of the next publications."""
         first = self.sent
         self.sent += count
         for number in range(first, self.sent):
             self._sent_ns[number] = now_ns
-        return self.stream.outgoing(first, count)
+        return self.stream.encode_outgoing(first, count)
 
-    def advanced(self, before: int, after: int) -> None:
+    def record_advance(self, before: int, after: int) -> None:
         """A subscriber has got more."""
         self._stage.count += after - before
         at = self._at
@@ -58,26 +58,26 @@ class Channel:
         if left:
             at[before] = left
         else:
-            self._emptied(before)
+            self._pass_position(before)
 
-    def advanced_on_probe(self, before: int, after: int) -> None:
+    def record_probe_advance(self, before: int, after: int) -> None:
         """The same, with the latency of each."""
         now_ns = time.monotonic_ns()
         for number in range(before, after):
             self._stage.histogram.add_duration(now_ns - self._sent_ns.get(number, now_ns))
-        self.advanced(before, after)
+        self.record_advance(before, after)
 
     @property
     def is_quiet(self) -> bool:
         """Whether everybody has got everything."""
         return self._low >= self.sent
 
-    def _leave(self, place: int) -> None:
+    def _remove_position(self, place: int) -> None:
         self._at[place] -= 1
         if not self._at[place]:
-            self._emptied(place)
+            self._pass_position(place)
 
-    def _emptied(self, place: int) -> None:
+    def _pass_position(self, place: int) -> None:
         """Nobody is here any more; if it was the slowest, some publications have come to everybody."""
         at = self._at
         del at[place]
@@ -90,9 +90,9 @@ class Channel:
             self._low = low
             self._publisher.on_way -= low - place
 
-    def _ended(self, receiver: Receiver, client: Client) -> None:
+    def _on_subscriber_end(self, receiver: Receiver, client: Client) -> None:
         self._stage.ended += 1
-        self._leave(receiver.count)
+        self._remove_position(receiver.count)
 
 
 class Publisher:
@@ -111,11 +111,11 @@ class Publisher:
         self.on_way += count
         now_ns = time.monotonic_ns()
         if len(self.channels) == 1:
-            self.client.send(self.channels[0].publish(count, now_ns))
+            self.client.send(self.channels[0].encode_publications(count, now_ns))
             return
         pieces = []
         for _ in range(count):
-            pieces.append(self.channels[self._next].publish(1, now_ns))
+            pieces.append(self.channels[self._next].encode_publications(1, now_ns))
             self._next = (self._next + 1) % len(self.channels)
         self.client.send(b"".join(pieces))
 
@@ -139,20 +139,22 @@ class Fanout:
 
         self.before = stage.meter.read()
         names = [self.channels[index % job.channels].name for index in range(job.connections)]
-        for index, client in enumerate(stage.open([b"S " + name for name in names], job.connections)):
+        for index, client in enumerate(stage.open_clients([b"S " + name for name in names], job.connections)):
             channel = self.channels[index % job.channels]
-            advanced = channel.advanced_on_probe if is_probe(index, job.connections) else channel.advanced
+            advanced = channel.record_probe_advance if is_probe(index, job.connections) else channel.record_advance
             receiver = Receiver(client, channel.stream, advanced)
-            channel.add(receiver)
+            channel.add_subscriber(receiver)
             self.receivers.append(receiver)
         self.after = stage.meter.read()
-        for publisher, client in zip(self.publishers, stage.open([None] * job.publishers, job.publishers), strict=True):
+        for publisher, client in zip(
+            self.publishers, stage.open_clients([None] * job.publishers, job.publishers), strict=True
+        ):
             publisher.client = client
         self._due = 0.0
         self._due_s = time.monotonic()
         self._turn_of = 0
 
-    def turn(self, timeout_s: float) -> None:
+    def take_turn(self, timeout_s: float) -> None:
         """Sends what may be sent, then takes what has come."""
         job = self.stage.job
         if job.rate:
@@ -162,7 +164,7 @@ class Fanout:
             for publisher in self.publishers:
                 if publisher.on_way < job.in_flight:
                     publisher.publish(job.in_flight - publisher.on_way)
-        self.stage.loop.turn(timeout_s)
+        self.stage.loop.take_turn(timeout_s)
 
     def _publish_what_is_due(self) -> None:
         now_s = time.monotonic()
@@ -174,23 +176,23 @@ class Fanout:
             self.publishers[self._turn_of].publish(1)
             self._turn_of = (self._turn_of + 1) % len(self.publishers)
 
-    def finish(self, row: Row) -> Row:
+    def finish_run(self, row: Row) -> Row:
         """Stops publishing, waits for what is on the way, and adds what went wrong."""
         self.is_publishing = False
-        self.stage.drain(self.turn, lambda: all(channel.is_quiet for channel in self.channels))
+        self.stage.drain_until(self.take_turn, lambda: all(channel.is_quiet for channel in self.channels))
         for index, receiver in enumerate(self.receivers):
             receiver.add_problems(row, self.channels[index % len(self.channels)].sent)
         row.ended = self.stage.ended
         row.rss_per_connection = (self.after.rss_bytes - self.before.rss_bytes) / len(self.receivers)
         for publisher in self.publishers:
             if publisher.client is not None:
-                publisher.client.reset()
+                publisher.client.reset_connection()
         for receiver in self.receivers:
-            receiver.client.reset()
+            receiver.client.reset_connection()
         return row
 
 
 def run(stage: Stage) -> Row:
     """Measures fan-out."""
     fanout = Fanout(stage)
-    return fanout.finish(middle(stage.measure(fanout.turn)))
+    return fanout.finish_run(merge_rows(stage.measure_runs(fanout.take_turn)))

@@ -37,18 +37,18 @@ def main(order: str) -> int:
     job = Job.from_dict(asked["job"])
     gc.disable()  # nothing here is a cycle, and a collection over 10,000 connections would be a pause
     stage = Stage(
-        job, asked["port"], Meter(asked["pid"]), lambda *news: _say(phase=news[0], done=news[1], total=news[2])
+        job, asked["port"], Meter(asked["pid"]), lambda *news: _print_json(phase=news[0], done=news[1], total=news[2])
     )
     try:
         row = RUNS[job.scenario](stage)
     except LoadError as error:
-        _say(error=str(error))
+        _print_json(error=str(error))
         return 1
-    _say(row=row.as_dict())
+    _print_json(row=row.as_dict())
     return 0
 
 
-def _say(**fields: object) -> None:
+def _print_json(**fields: object) -> None:
     print(json.dumps(fields), flush=True)
 
 

@@ -22,7 +22,7 @@ class Rounds:
         self._next = 0
         self._due_s = time.monotonic()
 
-    def turn(self, timeout_s: float) -> None:
+    def take_turn(self, timeout_s: float) -> None:
         """Sends what is due, then takes what has come."""
         rate = self._stage.job.rate
         now_s = time.monotonic()
@@ -30,7 +30,7 @@ class Rounds:
             self._due_s += 1 / rate
             self._echoers[self._next % len(self._echoers)].send(1)
             self._next += STRIDE
-        self._stage.loop.turn(min(timeout_s, max(self._due_s - now_s, 0.0)))
+        self._stage.loop.take_turn(min(timeout_s, max(self._due_s - now_s, 0.0)))
 
 
 def run(stage: Stage) -> Row:
@@ -38,9 +38,9 @@ def run(stage: Stage) -> Row:
     job = stage.job
     before, start_s = stage.meter.read(), time.monotonic()
     names = [b"S c%d" % (index % job.channels) for index in range(job.connections)]
-    clients = stage.open(names, job.connections)
+    clients = stage.open_clients(names, job.connections)
     took_s, opened = time.monotonic() - start_s, stage.meter.read()
-    stage.run_for(min(SETTLE_S, job.seconds), stage.loop.turn, "settle")
+    stage.run_for(min(SETTLE_S, job.seconds), stage.loop.take_turn, "settle")
     settled = stage.meter.read()
 
     row = Row(rss_peak=settled.rss_bytes)
@@ -50,9 +50,9 @@ def run(stage: Stage) -> Row:
         for echoer in echoers:
             echoer.is_sending = False
         rounds = Rounds(stage, echoers)
-        row = stage.measure_once(rounds.turn, "messages")
+        row = stage.measure_run(rounds.take_turn, "messages")
         row.extra["messages_per_s"] = row.rate
-        stage.drain(stage.loop.turn, lambda: all(echoer.receiver.count >= echoer.sent for echoer in echoers))
+        stage.drain_until(stage.loop.take_turn, lambda: all(echoer.receiver.count >= echoer.sent for echoer in echoers))
     for echoer in echoers:
         echoer.receiver.add_problems(row, echoer.sent)
     row.rate = job.connections / took_s
@@ -60,5 +60,5 @@ def run(stage: Stage) -> Row:
     row.rss_per_connection = (settled.rss_bytes - before.rss_bytes) / job.connections
     row.ended = stage.ended
     for client in clients:
-        client.reset()
+        client.reset_connection()
     return row

@@ -29,7 +29,7 @@ class Loop:
             self._selector = poll
             self._wait = lambda s: poll.poll(max(s, 0.0) * 1000)
 
-    def watch(self, fd: int, reader: Callable[[], None]) -> None:
+    def watch_reads(self, fd: int, reader: Callable[[], None]) -> None:
         """Calls `reader` when something to read has come, an end or an error among it: it must take all there is."""
         self._readers[fd] = reader
         self._selector.register(fd, LISTEN)
@@ -42,15 +42,15 @@ class Loop:
             self._writers.pop(fd, None)
         self._selector.modify(fd, LISTEN | (WRITE if writer is not None else 0))
 
-    def pause(self, fd: int) -> None:
+    def pause_reads(self, fd: int) -> None:
         """Hears nothing more of it until `resume`."""
         self._selector.unregister(fd)
 
-    def resume(self, fd: int) -> None:
+    def resume_reads(self, fd: int) -> None:
         """Hears of it again, at once if something is there."""
         self._selector.register(fd, LISTEN)
 
-    def forget(self, fd: int) -> None:
+    def stop_watching(self, fd: int) -> None:
         """To be called before it is closed."""
         if self._readers.pop(fd, None) is not None:
             self._writers.pop(fd, None)
@@ -59,7 +59,7 @@ class Loop:
             except (KeyError, OSError):  # paused
                 return
 
-    def turn(self, timeout_s: float) -> None:
+    def take_turn(self, timeout_s: float) -> None:
         """Waits at most this long, and calls for all that is ready."""
         readers = self._readers
         for fd, mask in self._wait(timeout_s):

@@ -5,10 +5,10 @@ import platform
 from pathlib import Path
 
 
-def facts() -> dict[str, object]:
+def read_machine() -> dict[str, object]:
     """Processor, cores, system, Python; no names."""
     return {
-        "processor": _processor(),
+        "processor": _find_processor(),
         "cores": os.cpu_count() or 1,
         "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "python": platform.python_version(),
@@ -16,7 +16,7 @@ def facts() -> dict[str, object]:
     }
 
 
-def _processor() -> str:
+def _find_processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

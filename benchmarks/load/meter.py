@@ -39,22 +39,22 @@ class Meter:
 
     def _read_proc(self) -> Usage:
         cpu_ns = waited_ns = rss_bytes = 0
-        for pid in self._family():
+        for pid in self._list_family():
             folder = self._proc / str(pid)
-            for thread in _names(folder / "task"):
-                ran, waited, *_ = _read(folder / "task" / thread / "schedstat").split() or ("0", "0")
+            for thread in _list_names(folder / "task"):
+                ran, waited, *_ = _read_text(folder / "task" / thread / "schedstat").split() or ("0", "0")
                 cpu_ns += int(ran)
                 waited_ns += int(waited)
-            resident = (_read(folder / "statm").split() + ["0", "0"])[1]
+            resident = (_read_text(folder / "statm").split() + ["0", "0"])[1]
             rss_bytes += int(resident) * os.sysconf("SC_PAGE_SIZE")
         return Usage(cpu_ns, waited_ns, rss_bytes)
 
-    def _family(self) -> list[int]:
+    def _list_family(self) -> list[int]:
         """The process and all that descend from it."""
         found = [self._pid]
         for pid in found:
-            for thread in _names(self._proc / str(pid) / "task"):
-                found += map(int, _read(self._proc / str(pid) / "task" / thread / "children").split())
+            for thread in _list_names(self._proc / str(pid) / "task"):
+                found += map(int, _read_text(self._proc / str(pid) / "task" / thread / "children").split())
         return found
 
     def _read_psutil(self) -> Usage:
@@ -71,14 +71,14 @@ class Meter:
         return Usage(int(cpu_s * 1e9), 0, int(rss_bytes))
 
 
-def _names(folder: Path) -> list[str]:
+def _list_names(folder: Path) -> list[str]:
     try:
         return os.listdir(folder)
     except OSError:
         return []
 
 
-def _read(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="ascii")
     except OSError:

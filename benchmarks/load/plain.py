@@ -4,8 +4,8 @@ import socket
 import time
 from typing import Final
 
-from benchmarks.load.client import LoadError, connecting
-from benchmarks.load.row import Row, middle
+from benchmarks.load.client import LoadError, start_connecting
+from benchmarks.load.row import Row, merge_rows
 from benchmarks.load.stage import Stage, is_probe
 
 BUFFER_BYTES: Final = 64 * 1024
@@ -35,36 +35,36 @@ class Asker:
         self._answer_bytes = 0
         self._rest = b""
         self._sent_ns = 0
-        self._socket = connecting(stage.port, index)
+        self._socket = start_connecting(stage.port, index)
         self.fd = self._socket.fileno()
-        stage.loop.watch(self.fd, self._readable)
-        stage.loop.watch_writes(self.fd, self._connected)
+        stage.loop.watch_reads(self.fd, self._on_readable)
+        stage.loop.watch_writes(self.fd, self._on_connected)
 
     @property
     def is_waiting(self) -> bool:
         """Whether an answer is due."""
         return self._sent_ns != 0
 
-    def end(self) -> None:
+    def disconnect(self) -> None:
         """Lets go of the connection."""
         if not self.has_ended:
             self.has_ended = True
-            self._stage.loop.forget(self.fd)
+            self._stage.loop.stop_watching(self.fd)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
             self._socket.close()
 
-    def _connected(self) -> None:
+    def _on_connected(self) -> None:
         self._stage.loop.watch_writes(self.fd, None)
-        self._ask()
+        self._send_request()
 
-    def _ask(self) -> None:
+    def _send_request(self) -> None:
         self._sent_ns = time.monotonic_ns()
         try:
             self._socket.send(self._request)  # the one before it is answered: there is room
         except OSError:
-            self._gone()
+            self._count_lost()
 
-    def _readable(self) -> None:
+    def _on_readable(self) -> None:
         try:
             data = self._socket.recv(BUFFER_BYTES)
         except BlockingIOError:
@@ -72,7 +72,7 @@ class Asker:
         except OSError:
             data = b""
         if not data:
-            self._gone()
+            self._count_lost()
             return
         if self._rest:
             data = self._rest + data
@@ -88,7 +88,7 @@ class Asker:
             self._stage.histogram.add_duration(time.monotonic_ns() - self._sent_ns)
         self._sent_ns = 0
         if self.is_asking:
-            self._ask()
+            self._send_request()
 
     def _is_whole(self, data: bytes) -> bool:
         if not self._answer_bytes:
@@ -105,11 +105,11 @@ class Asker:
                 raise LoadError("an answer without Content-Length")
         return len(data) >= self._answer_bytes
 
-    def _gone(self) -> None:
+    def _count_lost(self) -> None:
         self.lost += self.is_waiting
         self._sent_ns = 0
         self._stage.ended += 1
-        self.end()
+        self.disconnect()
 
 
 def run(stage: Stage) -> Row:
@@ -119,18 +119,18 @@ def run(stage: Stage) -> Row:
     askers = [Asker(stage, index, is_probe(index, job.connections)) for index in range(job.connections)]
     end_s = time.monotonic() + STUCK_S
     while not all(asker.answers or asker.has_ended for asker in askers):
-        stage.loop.turn(0.1)
+        stage.loop.take_turn(0.1)
         if time.monotonic() > end_s:
             raise LoadError(f"{sum(not asker.answers for asker in askers)} first requests were not answered")
     after = stage.meter.read()
-    row = middle(stage.measure(stage.loop.turn))
+    row = merge_rows(stage.measure_runs(stage.loop.take_turn))
     for asker in askers:
         asker.is_asking = False
-    stage.drain(stage.loop.turn, lambda: not any(asker.is_waiting for asker in askers))
+    stage.drain_until(stage.loop.take_turn, lambda: not any(asker.is_waiting for asker in askers))
     for asker in askers:
         row.lost += asker.lost + asker.is_waiting
         row.mangled += asker.mangled
-        asker.end()
+        asker.disconnect()
     row.rss_per_connection = (after.rss_bytes - before.rss_bytes) / job.connections
     row.ended = stage.ended
     return row

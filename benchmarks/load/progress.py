@@ -8,7 +8,7 @@ from benchmarks.load.run import Progress
 
 
 @contextmanager
-def bar(name: str) -> Iterator[Progress]:
+def show_bar(name: str) -> Iterator[Progress]:
     """A bar for one row, which is gone when the row is done."""
     try:
         from rich.console import Console

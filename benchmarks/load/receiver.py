@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from benchmarks.load.client import BUFFER, VIEW, Client
 from benchmarks.load.row import Row
-from benchmarks.load.stream import Order, Stream, frames
+from benchmarks.load.stream import Order, Stream
+from wsbroker.bench.client import split_frames
 
 
 class Receiver:
@@ -27,11 +28,11 @@ class Receiver:
         self._received = 0
         self._rest = b""
         self._order: Order | None = None
-        client.on_bytes = self._take
+        client.on_bytes = self._compare_read
 
-    def detach(self) -> None:
+    def stop_counting(self) -> None:
         """Goes on looking, and tells nobody any more."""
-        self._advanced = _nobody
+        self._advanced = _ignore_advance
 
     def add_problems(self, row: Row, sent: int) -> None:
         """Adds what went wrong to a row, once all that was sent should have come."""
@@ -43,7 +44,7 @@ class Receiver:
             row.doubled += self._order.doubled
             row.reordered += self._order.reordered
 
-    def _take(self, size: int) -> None:
+    def _compare_read(self, size: int) -> None:
         received = self._received
         place = received % self._in_cycle
         if size <= self._in_cycle and self._expected.startswith(VIEW[:size], place):
@@ -54,17 +55,17 @@ class Receiver:
                 self.count = count
                 advanced = self._advanced
                 advanced(before, count)
-        elif size > self._in_cycle and self._stream.matches(VIEW[:size], received):
+        elif size > self._in_cycle and self._stream.matches_at(VIEW[:size], received):
             self._received = received + size
             before, self.count = self.count, self._received // self._in_size
             self._advanced(before, self.count)
         else:
             start = self.count % self._stream.cycle * self._in_size
             self._rest = self._expected[start : start + received - self.count * self._in_size]
-            self.client.on_bytes = self._scan
-            self._scan(size)
+            self.client.on_bytes = self._scan_frames
+            self._scan_frames(size)
 
-    def _scan(self, size: int) -> None:
+    def _scan_frames(self, size: int) -> None:
         """Looks at every frame: something came that was not due, perhaps only a ping."""
         data = self._rest + BUFFER[:size]
         stream, begin = self._stream, 0
@@ -72,24 +73,24 @@ class Receiver:
             self._order = Order(stream.cycle)
         order = self._order
         order.due = self.count
-        for first, start, end in frames(data):
+        for first, start, end in split_frames(data):
             frame, begin = data[begin:end], end
             if first & 8:
-                self.client.control(first, data[start:end])
+                self.client.handle_control(first, data[start:end])
                 continue
-            number = stream.number_of(data[start:end])
-            if number is None or frame != stream.frame(number):
+            number = stream.parse_number(data[start:end])
+            if number is None or frame != stream.encode_expected(number):
                 self.mangled += 1
             if number is not None:
-                order.saw(number)
+                order.record_number(number)
         self._rest = data[begin:]
         before, self.count = self.count, order.due
         if order.due != before:
             self._advanced(before, order.due)
-        if stream.matches(memoryview(self._rest), self.count * self._in_size) and len(self._rest) < self._in_size:
+        if stream.matches_at(memoryview(self._rest), self.count * self._in_size) and len(self._rest) < self._in_size:
             self._received = self.count * self._in_size + len(self._rest)
-            self.client.on_bytes = self._take
+            self.client.on_bytes = self._compare_read
 
 
-def _nobody(before: int, after: int) -> None:
+def _ignore_advance(before: int, after: int) -> None:
     """Is told what nobody waits for."""

@@ -80,7 +80,7 @@ _MEDIANS: Final = (
 )
 
 
-def middle(rows: list[Row]) -> Row:
+def merge_rows(rows: list[Row]) -> Row:
     """Returns the medians of several rows, with the lowest and highest CPU and all that went wrong."""
     found = Row(
         cpu_us_low=min(row.cpu_us for row in rows),

@@ -9,27 +9,27 @@ from dataclasses import asdict
 
 from benchmarks.load.job import Job
 from benchmarks.load.row import Row
-from benchmarks.load.server import CHECKOUT, Command, Cores, Running, ServerError, serving
+from benchmarks.load.server import CHECKOUT, Command, Cores, RunningServer, ServerError, serve_command
 
 Progress = Callable[[str, float, float], None]
 
 
-def run(job: Job, command: Command, cores: Cores, progress: Progress) -> Row:
+def run_job(job: Job, command: Command, cores: Cores, progress: Progress) -> Row:
     """Starts the server, loads it, stops it.
 
     Raises:
         ServerError: the server did not start, ended, or refused what the load asked of it.
     """
-    with serving(command, cores.server) as server:
+    with serve_command(command, cores.server) as server:
         load = start_load(job, server, cores)
         try:
-            return listen(load, progress)
+            return receive_row(load, progress)
         finally:
             load.kill()
             load.communicate()
 
 
-def start_load(job: Job, server: Running, cores: Cores) -> "subprocess.Popen[str]":
+def start_load(job: Job, server: RunningServer, cores: Cores) -> "subprocess.Popen[str]":
     """Starts the load's process."""
     order = {"job": job.as_dict(), "port": server.port, "pid": server.pid, "core": cores.load}
     return subprocess.Popen(
@@ -42,7 +42,7 @@ def start_load(job: Job, server: Running, cores: Cores) -> "subprocess.Popen[str
     )
 
 
-def listen(load: "subprocess.Popen[str]", progress: Progress) -> Row:
+def receive_row(load: "subprocess.Popen[str]", progress: Progress) -> Row:
     """Waits for the load's result, and passes on what it says until then.
 
     Raises:
@@ -59,6 +59,6 @@ def listen(load: "subprocess.Popen[str]", progress: Progress) -> Row:
     raise ServerError(f"the load ended with {load.wait()}, without a result")
 
 
-def as_json(job: Job, row: Row) -> dict[str, object]:
+def describe_row(job: Job, row: Row) -> dict[str, object]:
     """A row with what it was asked for."""
     return {"name": job.name, "job": asdict(job), **row.as_dict()}

@@ -53,7 +53,7 @@ class Command:
         return shlex.join(self.arguments)
 
 
-def our_command(python: str, settings: Sequence[str], app: Path = APP) -> Command:
+def build_our_command(python: str, settings: Sequence[str], app: Path = APP) -> Command:
     """WSBroker with the measured application; as it is installed there, else the sources of this checkout."""
     environment = {} if is_installed(python) else {"PYTHONPATH": str(CHECKOUT)}
     arguments = [python, "-P", "-m", "wsbroker", str(app), "--bind", "127.0.0.1:{port}", "--log-level", "warning"]
@@ -67,9 +67,9 @@ def is_installed(python: str) -> bool:
     return subprocess.run([python, "-P", "-c", test], capture_output=True).returncode == 0
 
 
-def our_version(python: str) -> list[str]:
+def read_our_version(python: str) -> list[str]:
     """What ``wsbroker --version`` says: its version, whether the core is compiled, which Python."""
-    environment = dict(our_command(python, []).environment)
+    environment = dict(build_our_command(python, []).environment)
     done = subprocess.run(
         [python, "-P", "-m", "wsbroker", "--version"],
         env={**os.environ, **environment},
@@ -81,7 +81,7 @@ def our_version(python: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def free_port() -> int:
+def find_free_port() -> int:
     """A port that nobody listens on now."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -104,7 +104,7 @@ def raise_fd_limit() -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class RunningServer:
     """A server that listens."""
 
     pid: int
@@ -112,13 +112,13 @@ class Running:
 
 
 @contextmanager
-def serving(command: Command, core: int | None) -> Iterator[Running]:
+def serve_command(command: Command, core: int | None) -> Iterator[RunningServer]:
     """Serves while the block runs.
 
     Raises:
         ServerError: it did not start, or ended before its time.
     """
-    port = free_port()
+    port = find_free_port()
     arguments = [part.replace("{port}", str(port)) for part in command.arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WSBROKER_")}
     with tempfile.TemporaryFile() as log:
@@ -137,18 +137,18 @@ def serving(command: Command, core: int | None) -> Iterator[Running]:
             if core is not None:
                 os.sched_setaffinity(process.pid, {core})
             _wait_until_it_listens(process, port, command, log.fileno())
-            yield Running(process.pid, port)
+            yield RunningServer(process.pid, port)
             if process.poll() is not None:
-                raise ServerError(f"{command} ended while it was measured: {_tail(log.fileno())}")
+                raise ServerError(f"{command} ended while it was measured: {_read_log_tail(log.fileno())}")
         finally:
-            _stop(process)
+            _stop_process(process)
 
 
 def _wait_until_it_listens(process: "subprocess.Popen[bytes]", port: int, command: Command, log: int) -> None:
     end_s = time.monotonic() + START_S
     while time.monotonic() < end_s:
         if process.poll() is not None:
-            raise ServerError(f"{command} ended with {process.returncode}: {_tail(log)}")
+            raise ServerError(f"{command} ended with {process.returncode}: {_read_log_tail(log)}")
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
         except OSError:
@@ -156,15 +156,15 @@ def _wait_until_it_listens(process: "subprocess.Popen[bytes]", port: int, comman
         else:
             time.sleep(0.3)  # what it does after it began to listen, such as freezing its memory
             return
-    raise ServerError(f"{command} does not listen after {START_S:g} s: {_tail(log)}")
+    raise ServerError(f"{command} does not listen after {START_S:g} s: {_read_log_tail(log)}")
 
 
-def _tail(log: int) -> str:
+def _read_log_tail(log: int) -> str:
     size = os.fstat(log).st_size
     return os.pread(log, 2000, max(size - 2000, 0)).decode(errors="replace").strip() or "it wrote nothing"
 
 
-def _stop(process: "subprocess.Popen[bytes]") -> None:
+def _stop_process(process: "subprocess.Popen[bytes]") -> None:
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         try:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from benchmarks.load.client import Client, open_all
+from benchmarks.load.client import Client, open_clients
 from benchmarks.load.job import Job
 from benchmarks.load.loop import Loop
 from benchmarks.load.meter import Meter
@@ -44,14 +44,14 @@ class Stage:
         self._progress = progress
         self._news_s = 0.0
 
-    def open(self, greetings: Iterable[bytes | None], total: int) -> list[Client]:
+    def open_clients(self, greetings: Iterable[bytes | None], total: int) -> list[Client]:
         """Opens connections; from then on one that ends is counted."""
-        clients = open_all(
-            self.loop, self.port, greetings, time.monotonic, lambda done: self._tell("open", done, total)
+        clients = open_clients(
+            self.loop, self.port, greetings, time.monotonic, lambda done: self._report_progress("open", done, total)
         )
         for client in clients:
-            client.on_open = _nothing
-            client.on_end = self._note_end
+            client.on_open = _ignore_client
+            client.on_end = self._count_end
         return clients
 
     def run_for(self, seconds: float, turn: Callable[[float], None], phase: str) -> None:
@@ -59,16 +59,16 @@ class Stage:
         start_s = time.monotonic()
         while (passed_s := time.monotonic() - start_s) < seconds:
             turn(min(seconds - passed_s, NEWS_S))
-            self._tell(phase, passed_s, seconds)
+            self._report_progress(phase, passed_s, seconds)
 
-    def measure(self, turn: Callable[[float], None]) -> list[Row]:
+    def measure_runs(self, turn: Callable[[float], None]) -> list[Row]:
         """Warms up, then measures as often as the job says."""
         job = self.job
         if job.warmup_s:
             self.run_for(job.warmup_s, turn, "warm up")
-        return [self.measure_once(turn, f"run {number + 1} of {job.runs}") for number in range(job.runs)]
+        return [self.measure_run(turn, f"run {number + 1} of {job.runs}") for number in range(job.runs)]
 
-    def measure_once(self, turn: Callable[[float], None], phase: str) -> Row:
+    def measure_run(self, turn: Callable[[float], None], phase: str) -> Row:
         """Measures for the job's seconds."""
         self.histogram = Histogram()
         self.rss_peak = 0
@@ -87,7 +87,7 @@ class Stage:
             rss_peak=float(max(self.rss_peak, after.rss_bytes)),
         )
 
-    def drain(self, turn: Callable[[float], None], is_done: Callable[[], bool]) -> None:
+    def drain_until(self, turn: Callable[[float], None], is_done: Callable[[], bool]) -> None:
         """Goes on until it is done, or nothing has happened for a while."""
         end_s = time.monotonic() + DRAIN_S
         last, last_s = self.count, time.monotonic()
@@ -96,10 +96,10 @@ class Stage:
             if self.count != last:
                 last, last_s = self.count, time.monotonic()
 
-    def _note_end(self, client: Client) -> None:
+    def _count_end(self, client: Client) -> None:
         self.ended += 1
 
-    def _tell(self, phase: str, done: float, total: float) -> None:
+    def _report_progress(self, phase: str, done: float, total: float) -> None:
         now_s = time.monotonic()
         if now_s - self._news_s > NEWS_S:
             self._news_s = now_s
@@ -107,7 +107,7 @@ class Stage:
             self._progress(phase, done, total)
 
 
-def _nothing(client: Client) -> None:
+def _ignore_client(client: Client) -> None:
     """It is open already."""
 
 

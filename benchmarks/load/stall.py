@@ -14,18 +14,18 @@ def run(stage: Stage) -> Row:
     """Measures both parts; the row is the second one, `extra` tells of the first."""
     job = stage.job
     fanout = Fanout(stage)
-    stage.run_for(job.warmup_s, fanout.turn, "warm up")
-    before = stage.measure_once(fanout.turn, "all are reading")
+    stage.run_for(job.warmup_s, fanout.take_turn, "warm up")
+    before = stage.measure_run(fanout.take_turn, "all are reading")
 
     count = max(job.connections * job.stalled // 100, 1)
     stalled = set(range(1, job.connections, job.connections // count))  # next to the probes, which go on
     for index in stalled:
         receiver = fanout.receivers[index]
-        stage.loop.pause(receiver.client.fd)
+        stage.loop.pause_reads(receiver.client.fd)
         receiver.client.on_end = lambda client: None
-        receiver.detach()
-        fanout.channels[index % job.channels].remove(receiver)
-    row = stage.measure_once(fanout.turn, f"{len(stalled)} have stopped reading")
+        receiver.stop_counting()
+        fanout.channels[index % job.channels].remove_subscriber(receiver)
+    row = stage.measure_run(fanout.take_turn, f"{len(stalled)} have stopped reading")
 
     row.extra = {
         **{f"{name}_before": value for name, value in before.latency_us.items()},
@@ -33,20 +33,20 @@ def run(stage: Stage) -> Row:
         "stalled": float(len(stalled)),
     }
     fanout.is_publishing = False
-    fanout.stage.drain(fanout.turn, lambda: all(channel.is_quiet for channel in fanout.channels))
-    row.extra["cut_off"] = float(_cut_off(stage, [fanout.receivers[index].client for index in stalled]))
+    fanout.stage.drain_until(fanout.take_turn, lambda: all(channel.is_quiet for channel in fanout.channels))
+    row.extra["cut_off"] = float(_count_cut_off(stage, [fanout.receivers[index].client for index in stalled]))
     fanout.receivers = [receiver for index, receiver in enumerate(fanout.receivers) if index not in stalled]
-    return fanout.finish(row)
+    return fanout.finish_run(row)
 
 
-def _cut_off(stage: Stage, clients: list[Client]) -> int:
+def _count_cut_off(stage: Stage, clients: list[Client]) -> int:
     """Reads all that still waits for those who had stopped; returns how many find that the server has closed them."""
     for client in clients:
-        stage.loop.resume(client.fd)
-    stage.drain(stage.loop.turn, lambda: all(_is_closed(client) for client in clients))
+        stage.loop.resume_reads(client.fd)
+    stage.drain_until(stage.loop.take_turn, lambda: all(_is_closed(client) for client in clients))
     found = sum(_is_closed(client) for client in clients)
     for client in clients:
-        client.reset()
+        client.reset_connection()
     return found
 
 

@@ -3,7 +3,7 @@
 import time
 
 from benchmarks.load.client import Client, LoadError
-from benchmarks.load.row import Row, middle
+from benchmarks.load.row import Row, merge_rows
 from benchmarks.load.stage import Stage
 
 STUCK_S = 10.0
@@ -19,20 +19,20 @@ class Storm:
         self.failed = 0
         self._index = 0
 
-    def turn(self, timeout_s: float) -> None:
+    def take_turn(self, timeout_s: float) -> None:
         """Replaces what has ended, then takes what has come."""
         while self.is_starting and len(self.open) < self.stage.job.connections:
             self._index += 1
             client = Client(self.stage.loop, self.stage.port, self._index, b"S c%d" % self._index)
             client.on_open = Client.close
-            client.on_end = self._ended
+            client.on_end = self._on_end
             self.open[client] = time.monotonic_ns()
-        self.stage.loop.turn(timeout_s)
+        self.stage.loop.take_turn(timeout_s)
         oldest = next(iter(self.open.values()), None)
         if oldest is not None and time.monotonic_ns() - oldest > STUCK_S * 1e9:
             raise LoadError(f"a connection neither opened nor closed for {STUCK_S:g} s")
 
-    def _ended(self, client: Client) -> None:
+    def _on_end(self, client: Client) -> None:
         now_ns = time.monotonic_ns()
         start_ns = self.open.pop(client)
         if client.close_code is None:
@@ -45,8 +45,8 @@ class Storm:
 def run(stage: Stage) -> Row:
     """Measures connections a second."""
     storm = Storm(stage)
-    row = middle(stage.measure(storm.turn))
+    row = merge_rows(stage.measure_runs(storm.take_turn))
     storm.is_starting = False
-    stage.drain(storm.turn, lambda: not storm.open)
+    stage.drain_until(storm.take_turn, lambda: not storm.open)
     row.lost += len(storm.open) + storm.failed
     return row

@@ -5,54 +5,8 @@ another channel. Numbers begin again after `Stream.cycle` messages, more than ca
 what must come at a place is a slice, and a read is checked with one comparison.
 """
 
-from collections.abc import Iterator
-from typing import Final
-
-MASK: Final = b"\x9d\x2b\x71\xe6"
-"""The same for all frames, which are made once; servers unmask it like any other."""
-
-TEXT: Final = 1
-CLOSE: Final = 8
-PING: Final = 9
-PONG: Final = 10
-
-
-def masked(opcode: int, payload: bytes) -> bytes:
-    """A frame from the client."""
-    size = len(payload)
-    if size < 126:
-        head = bytes([0x80 | opcode, 0x80 | size])
-    elif size < 65536:
-        head = bytes([0x80 | opcode, 0xFE]) + size.to_bytes(2, "big")
-    else:
-        head = bytes([0x80 | opcode, 0xFF]) + size.to_bytes(8, "big")
-    mask = (MASK * (size // 4 + 1))[:size]
-    return head + MASK + (int.from_bytes(payload, "big") ^ int.from_bytes(mask, "big")).to_bytes(size, "big")
-
-
-def unmasked(opcode: int, payload: bytes) -> bytes:
-    """A frame from the server, as short as it can be."""
-    size = len(payload)
-    if size < 126:
-        return bytes([0x80 | opcode, size]) + payload
-    if size < 65536:
-        return bytes([0x80 | opcode, 126]) + size.to_bytes(2, "big") + payload
-    return bytes([0x80 | opcode, 127]) + size.to_bytes(8, "big") + payload
-
-
-def frames(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """(first byte, start of the payload, end of the frame) of every whole frame from a server."""
-    at, end = 0, len(data)
-    while end - at >= 2:
-        size, start = data[at + 1] & 0x7F, at + 2
-        if size == 126:
-            size, start = int.from_bytes(data[start : start + 2], "big"), start + 2
-        elif size == 127:
-            size, start = int.from_bytes(data[start : start + 8], "big"), start + 8
-        if start + size > end or start > end:
-            return
-        yield data[at], start, start + size
-        at = start + size
+from wsbroker.bench.client import make_frame
+from wsbroker.websocket.frames import TEXT, encode_frame
 
 
 class Stream:
@@ -70,12 +24,12 @@ class Stream:
         while self.cycle < 4 * in_flight:
             self.cycle *= 2
         payloads = [self._payload(channel, number, size) for number in range(self.cycle)]
-        outgoing = [masked(TEXT, prefix + payload) for payload in payloads]
+        outgoing = [make_frame(TEXT, prefix + payload) for payload in payloads]
         self.out_size = len(outgoing[0])
-        self.in_size = len(unmasked(TEXT, payloads[0]))
+        self.in_size = len(encode_frame(TEXT, payloads[0]))
         self.in_cycle = self.in_size * self.cycle
         # Twice, so that what begins in the first half needs no second comparison.
-        self.expected = b"".join([unmasked(TEXT, payload) for payload in payloads] * 2)
+        self.expected = b"".join([encode_frame(TEXT, payload) for payload in payloads] * 2)
         self._outgoing = b"".join(outgoing * 2)
         self._channel = b"%06d." % channel
 
@@ -83,7 +37,7 @@ class Stream:
     def _payload(channel: int, number: int, size: int) -> bytes:
         return (b"%06d.%04d." % (channel, number)).ljust(size, b"x")[:size]
 
-    def outgoing(self, number: int, count: int) -> bytes:
+    def encode_outgoing(self, number: int, count: int) -> bytes:
         """The frames of `count` messages from this one on, as one piece."""
         pieces = []
         while count > 0:
@@ -94,7 +48,7 @@ class Stream:
             count -= now
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def matches(self, data: memoryview, position: int) -> bool:
+    def matches_at(self, data: memoryview, position: int) -> bool:
         """Whether these bytes are what comes at this byte of the stream."""
         at, size = 0, len(data)
         while at < size:
@@ -104,12 +58,12 @@ class Stream:
             at += piece
         return True
 
-    def frame(self, number: int) -> bytes:
+    def encode_expected(self, number: int) -> bytes:
         """The frame of one message, as it must come."""
         start = number % self.cycle * self.in_size
         return self.expected[start : start + self.in_size]
 
-    def number_of(self, payload: bytes) -> int | None:
+    def parse_number(self, payload: bytes) -> int | None:
         """The number in a payload; None if it is none of this channel's."""
         if payload[:7] != self._channel or not payload[7:11].isdigit():
             return None
@@ -133,7 +87,7 @@ class Order:
         """Messages that were passed over and have not come since."""
         return len(self._missing)
 
-    def saw(self, number: int) -> None:
+    def record_number(self, number: int) -> None:
         """Takes the next number, which has been cut to the cycle."""
         ahead = (number - self.due) % self._cycle
         if ahead < self._cycle // 2:

@@ -12,7 +12,7 @@ HEADS: Final = (
 )
 
 
-def cells(job: Job, row: Row) -> list[str]:
+def format_cells(job: Job, row: Row) -> list[str]:
     """One line of the table."""
     latency = [f"{us / 1000:.2f}" for us in row.latency_us.values()] or ["", "", "", "", ""]
     spread = f"{row.cpu_us_low:.2f}–{row.cpu_us_high:.2f}" if row.cpu_us_low else ""
@@ -21,7 +21,7 @@ def cells(job: Job, row: Row) -> list[str]:
     return [job.name, f"{row.rate:,.0f}", f"{row.cpu_us:.2f}", spread, *latency, *share, memory, str(row.wrong)]
 
 
-def notes(job: Job, row: Row) -> list[str]:
+def format_notes(job: Job, row: Row) -> list[str]:
     """What the line does not say."""
     found = [f"{job.name}: {warning}" for warning in row.warnings]
     if row.wrong:
@@ -45,18 +45,18 @@ def notes(job: Job, row: Row) -> list[str]:
     return found
 
 
-def text_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def format_columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as what is in them; the first one to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    return "\n".join(_line(row, widths) for row in (heads, ["─" * width for width in widths], *rows))
+    return "\n".join(_format_line(row, widths) for row in (heads, ["─" * width for width in widths], *rows))
 
 
-def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+def _format_line(row: Sequence[str], widths: Sequence[int]) -> str:
     first, *others = zip(row, widths, strict=True)
     return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]).rstrip()
 
 
-def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def format_markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """The same in Markdown."""
     marks = ["---", *("---:" for _ in heads[1:])]
     return "\n".join("| " + " | ".join(row) + " |" for row in (heads, marks, *rows))

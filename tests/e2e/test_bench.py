@@ -114,7 +114,7 @@ def test_plain_http_is_measured_beside_aiohttp(tmp_path: Path) -> None:
         row = entry["cells"]["http"]["row"]
         assert (row["lost"], row["mangled"]) == (0, 0) and row["cpu_us"] > 0
     assert result["problems"] == []
-    assert result["claims"][0]["what"] in done.stdout
+    assert result["claims"][0][0] in done.stdout
 
 
 def test_a_window_for_writes_is_measured_beside_none(tmp_path: Path) -> None:

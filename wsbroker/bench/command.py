@@ -1,4 +1,4 @@
-"""The command ``wsbroker bench``: its arguments, its table, its exit code."""
+"""The command ``wsbroker bench``: reads its arguments, prints the table, returns the exit code."""
 
 import asyncio
 import json
@@ -9,12 +9,12 @@ from typing import Final, cast
 
 import click
 
-from wsbroker.bench.link import BenchError, Target
+from wsbroker.bench.client import BenchError, Target
 from wsbroker.bench.scenarios import DEFAULT_CONNECTIONS, SCENARIOS, BenchOptions, BenchResult, Scenario, run_scenario
 from wsbroker.settings.descriptors import raise_fd_limit
 
 BUSY_PERCENT: Final = 85.0
-"""With more of a core used by this client, the numbers say more about it than about the broker."""
+"""Above this share of a core used by this client, the figures say more about the client than about the broker."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -23,11 +23,11 @@ def main(argv: Sequence[str]) -> int:
         parsed = _command.main(args=list(argv), prog_name="wsbroker bench", standalone_mode=False)
         if isinstance(parsed, int):  # --help
             return parsed
-        plan, json_file = cast("tuple[BenchOptions, str | None]", parsed)
+        options, json_file = cast("tuple[BenchOptions, str | None]", parsed)
         raise_fd_limit()
-        with asyncio.Runner(loop_factory=_find_loop_factory()) as runner:
-            result = runner.run(run_scenario(plan))
-        plan.show_progress("")
+        with asyncio.Runner(loop_factory=find_loop_factory()) as runner:
+            result = runner.run(run_scenario(options))
+        options.show_progress("")
         if json_file != "-":
             click.echo(format_table(result))
         if json_file is not None:
@@ -42,12 +42,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _report_error(code: int, text: str) -> int:
+    """Prints an error as one line on stderr and returns the exit code."""
     _show_progress("")
     click.echo(f"wsbroker bench: error: {text}", err=True)
     return code
 
 
-def _find_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def find_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Returns what makes uvloop's event loops; None, for asyncio's own, where uvloop is not installed."""
     try:
         import uvloop
     except ImportError:
@@ -56,12 +58,12 @@ def _find_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def format_table(result: BenchResult) -> str:
-    """The result for a person."""
-    what = {"rtt": "round trips", "fanout": "deliveries", "storm": "connections"}[result.scenario]
+    """Returns the figures of a run as lines of text."""
+    counted = {"rtt": "round trips", "fanout": "deliveries", "storm": "connections"}[result.scenario]
     latency = "   ".join(f"{name} {_format_duration(value)}" for name, value in result.latency_us.items())
     lines = [
         f"{result.scenario}   {result.url}   {result.connections} connections, {result.seconds:.1f} s",
-        f"{what:12} {result.count:>10,}   {result.per_second:,.0f} per second",
+        f"{counted:12} {result.count:>10,}   {result.per_second:,.0f} per second",
         f"{'latency':12} {latency}",
         f"{'wrong':12} {result.wrong:>10,}{f'   {result.first_problem}' if result.first_problem else ''}",
         f"{'this client':12} {result.client_cpu_percent:>9.0f} % of a core",
@@ -72,10 +74,16 @@ def format_table(result: BenchResult) -> str:
 
 
 def _format_duration(us: float) -> str:
+    """Returns microseconds as milliseconds with their unit."""
     return f"{us / 1000:.2f} ms" if us < 10_000 else f"{us / 1000:.0f} ms"
 
 
 def _write_json(file: str, result: BenchResult) -> None:
+    """Writes the figures as JSON to a file; to stdout if its name is ``-``.
+
+    Raises:
+        BenchError: the file cannot be written.
+    """
     text = json.dumps(asdict(result), indent=2)
     if file == "-":
         click.echo(text)
@@ -88,7 +96,7 @@ def _write_json(file: str, result: BenchResult) -> None:
 
 
 def _show_progress(line: str) -> None:
-    """Puts one line on a terminal, over the one before."""
+    """Writes a line over the last one on stderr, if that is a terminal; an empty line clears it."""
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\x1b[K{line}")
         sys.stderr.flush()
@@ -104,7 +112,11 @@ def _make_options(
     secret: str | None,
     json_file: str | None,
 ) -> tuple[BenchOptions, str | None]:
-    """What click calls."""
+    """Turns the parsed arguments into options and the JSON file's name. Called by click.
+
+    Raises:
+        click.UsageError: an argument, or two together, make no sense.
+    """
     try:
         target = Target.from_url(url, secret or None)
     except ValueError as error:

@@ -1,10 +1,10 @@
-"""Durations, counted so that percentiles of any number of them cost no memory."""
+"""A histogram of durations, whose size does not depend on how many are counted."""
 
 from typing import Final
 
 
 class Histogram:
-    """Durations in nanoseconds, to 1.6 %: 64 steps for each power of two, so its size depends on nothing."""
+    """Counts durations in nanoseconds with an error of at most 1.6 %: 64 steps for each power of two."""
 
     STEP_BITS: Final = 6
 
@@ -14,7 +14,7 @@ class Histogram:
         self.highest = 0
 
     def add_duration(self, value: int, times: int = 1) -> None:
-        """Counts a duration; negative ones, which a clock can give, are 0."""
+        """Counts a duration in nanoseconds; a negative duration, after a clock was set back, counts as 0."""
         if value > self.highest:
             self.highest = value
         elif value < 0:
@@ -36,7 +36,7 @@ class Histogram:
         return float(self.highest)
 
     def summary_us(self) -> dict[str, float]:
-        """Returns the percentiles that are shown, in microseconds."""
+        """Returns p50, p90, p99, p99.9 and max by name, in microseconds."""
         points = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9}
-        found = {name: round(self.percentile_ns(percent) / 1000, 1) for name, percent in points.items()}
-        return {**found, "max": round(self.highest / 1000, 1)}
+        summary = {name: round(self.percentile_ns(percent) / 1000, 1) for name, percent in points.items()}
+        return {**summary, "max": round(self.highest / 1000, 1)}

@@ -1,4 +1,4 @@
-"""What is measured: round trips, fan-out, and a storm of connections."""
+"""The scenarios of ``wsbroker bench``: round trips, fan-out, and a storm of connections."""
 
 import asyncio
 import json
@@ -8,12 +8,12 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from wsbroker.bench.client import OPEN_TIMEOUT_S, BenchClient, BenchError, Target, connect, make_frame
 from wsbroker.bench.latency import Histogram
-from wsbroker.bench.link import OPEN_TIMEOUT_S, BenchClient, BenchError, Target, connect
 from wsbroker.websocket.frames import TEXT
 
 DRAIN_TIMEOUT_S: Final = 3.0
-"""How long stragglers may take after the last publication."""
+"""How long late deliveries may take after the last publication."""
 OPENING_AT_ONCE: Final = 64
 
 Scenario = Literal["rtt", "fanout", "storm"]
@@ -23,7 +23,7 @@ DEFAULT_CONNECTIONS: Final[dict[Scenario, int]] = {"rtt": 10, "fanout": 100, "st
 
 @dataclass(frozen=True, slots=True)
 class BenchOptions:
-    """What to measure, and for how long."""
+    """The arguments of ``wsbroker bench``: the broker, the scenario, its load."""
 
     target: Target
     scenario: Scenario
@@ -32,12 +32,16 @@ class BenchOptions:
     in_flight: int
     size: int
     show_progress: Callable[[str], None]
-    """Takes the line that says how far it is."""
+    """Called with a line of text that says how far the run is."""
 
 
 @dataclass(slots=True)
 class BenchResult:
-    """What was measured. `record_problem` counts messages that were lost, doubled or out of order, and failed attempts."""
+    """The figures of a run.
+
+    Args:
+        wrong: messages that were lost, doubled or out of order, and failed attempts.
+    """
 
     scenario: Scenario
     url: str
@@ -52,64 +56,64 @@ class BenchResult:
 
 
 class Stopwatch:
-    """Time and CPU of this process, from its making on."""
+    """Measures time and CPU of this process, from the construction of the stopwatch on."""
 
     def __init__(self, seconds: float) -> None:
         self.start_s, self._cpu_s = time.monotonic(), time.process_time()
         self.end_s = self.start_s + seconds
 
     def fill_result(self, result: BenchResult, histogram: Histogram) -> None:
-        """Fills in all that does not depend on the scenario."""
+        """Fills in the duration, the rate, the latencies and the CPU of this client."""
         result.seconds = round(time.monotonic() - self.start_s, 3)
         result.client_cpu_percent = round((time.process_time() - self._cpu_s) / result.seconds * 100, 1)
         result.per_second = round(result.count / result.seconds, 1)
         result.latency_us = histogram.summary_us()
 
 
-async def run_scenario(plan: BenchOptions) -> BenchResult:
-    """Runs the scenario.
+async def run_scenario(options: BenchOptions) -> BenchResult:
+    """Runs the scenario against its target and returns the figures.
 
     Raises:
-        BenchError: it cannot be measured.
+        BenchError: the broker cannot be measured.
     """
-    result = BenchResult(plan.scenario, str(plan.target), plan.connections)
-    first = await connect(plan.target)
+    result = BenchResult(options.scenario, str(options.target), options.connections)
+    first = await connect(options.target)
     await first.send_request("pong", type="ping")
-    if plan.scenario == "storm":
+    if options.scenario == "storm":
         await first.close()
-        await _measure_storm(plan, result)
+        await _measure_storm(options, result)
         return result
-    links = [first]
+    clients = [first]
     try:
-        await _open_connections(plan, links)
-        await (_measure_round_trips if plan.scenario == "rtt" else _measure_fanout)(plan, result, links)
+        await _open_connections(options, clients)
+        await (_measure_round_trips if options.scenario == "rtt" else _measure_fanout)(options, result, clients)
     finally:
-        for link in links:
-            link.on_message = None
-        await asyncio.gather(*(link.close() for link in links))
+        for client in clients:
+            client.on_message = None
+        await asyncio.gather(*(client.close() for client in clients))
     return result
 
 
-async def _open_connections(plan: BenchOptions, links: list[BenchClient]) -> None:
-    """Opens the connections that are still missing, a few at a time."""
+async def _open_connections(options: BenchOptions, clients: list[BenchClient]) -> None:
+    """Adds connections to `clients` until the scenario has enough, OPENING_AT_ONCE at a time."""
 
     async def open_until_enough() -> None:
-        while len(links) + len(opening) < plan.connections:
+        while len(clients) + len(opening) < options.connections:
             opening.append(None)
             try:
-                link = await connect(plan.target)
+                client = await connect(options.target)
             finally:
                 opening.pop()
-            links.append(link)
-            plan.show_progress(f"connecting: {len(links)} of {plan.connections}")
+            clients.append(client)
+            options.show_progress(f"connecting: {len(clients)} of {options.connections}")
 
     opening: list[None] = []
     await _run_together([open_until_enough() for _ in range(OPENING_AT_ONCE)])
 
 
-async def _run_together(parts: list[Coroutine[None, None, None]]) -> None:
-    """Runs them at the same time; the first error ends all and is raised."""
-    tasks = [asyncio.ensure_future(part) for part in parts]
+async def _run_together(coroutines: list[Coroutine[None, None, None]]) -> None:
+    """Runs coroutines at the same time; the first error cancels all and is raised."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
         await asyncio.gather(*tasks)
     finally:
@@ -118,66 +122,72 @@ async def _run_together(parts: list[Coroutine[None, None, None]]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _wait_until_end(plan: BenchOptions, watch: Stopwatch, links: list[BenchClient]) -> None:
-    """Shows how far it is; ends early, with an error, if a connection ends."""
-    while (left_s := watch.end_s - time.monotonic()) > 0:
-        plan.show_progress(f"measuring: {plan.seconds - left_s:.0f} of {plan.seconds:g} s")
+async def _wait_until_end(options: BenchOptions, stopwatch: Stopwatch, clients: list[BenchClient]) -> None:
+    """Waits for the end of the measurement and shows the progress.
+
+    Raises:
+        BenchError: a connection ended meanwhile.
+    """
+    while (left_s := stopwatch.end_s - time.monotonic()) > 0:
+        options.show_progress(f"measuring: {options.seconds - left_s:.0f} of {options.seconds:g} s")
         await asyncio.sleep(min(left_s, 0.25))
-        for link in links:
-            if link.closed.done():
-                raise BenchError(f"{plan.target} closed a connection{link.close_text} while it was measured")
+        for client in clients:
+            if client.is_lost:
+                raise BenchError(f"{options.target} closed a connection{client.close_text} while it was measured")
 
 
-async def _measure_round_trips(plan: BenchOptions, result: BenchResult, links: list[BenchClient]) -> None:
+async def _measure_round_trips(options: BenchOptions, result: BenchResult, clients: list[BenchClient]) -> None:
+    """Keeps one ping in flight on every connection until the time is over; fills in the result."""
     histogram = Histogram()
-    watch = Stopwatch(plan.seconds)
-    end_ns = time.monotonic_ns() + int(plan.seconds * 1e9)
-    pingers = [Pinger(link, histogram, end_ns) for link in links]
+    stopwatch = Stopwatch(options.seconds)
+    end_ns = time.monotonic_ns() + int(options.seconds * 1e9)
+    pingers = [Pinger(client, histogram, end_ns) for client in clients]
     for pinger in pingers:
         pinger.send_ping()
-    await _wait_until_end(plan, watch, links)
+    await _wait_until_end(options, stopwatch, clients)
     result.count = histogram.total
-    watch.fill_result(result, histogram)
+    stopwatch.fill_result(result, histogram)
 
 
 class Pinger:
-    """Sends a ping whenever the pong to the last one has come."""
+    """Sends the next ping of a connection whenever the pong has come, until `end_ns` (monotonic)."""
 
-    def __init__(self, link: BenchClient, histogram: Histogram, end_ns: int) -> None:
-        self._link = link
+    def __init__(self, client: BenchClient, histogram: Histogram, end_ns: int) -> None:
+        self._client = client
         self._histogram = histogram
         self._end_ns = end_ns
-        self._request = link.make_frame(TEXT, b'{"type":"ping"}')
+        self._request = make_frame(TEXT, b'{"type":"ping"}')
         self._sent_ns = 0
-        link.on_message = self.on_pong
+        client.on_message = self.on_pong
 
     def send_ping(self) -> None:
-        """Starts a round trip."""
+        """Sends a ping and notes the time."""
         self._sent_ns = time.monotonic_ns()
-        self._link.write_frames(self._request)
+        self._client.write_bytes(self._request)
 
     def on_pong(self, message: bytes) -> None:
-        """Ends a round trip, and starts the next if there is time."""
+        """Counts a round trip and sends the next ping. Called by the client for each message."""
         now_ns = time.monotonic_ns()
         self._histogram.add_duration(now_ns - self._sent_ns)
         if now_ns < self._end_ns:
             self.send_ping()
 
 
-async def _measure_fanout(plan: BenchOptions, result: BenchResult, links: list[BenchClient]) -> None:
-    publisher, *subscribers = links
+async def _measure_fanout(options: BenchOptions, result: BenchResult, clients: list[BenchClient]) -> None:
+    """Has the first client publish to all others until the time is over; fills in the result."""
+    publisher, *subscribers = clients
     channel = f"wsbroker-bench-{os.urandom(8).hex()}"
-    for link in subscribers:
-        await link.send_request("subscribed", type="subscribe", channel=channel)
-    publications = Publisher(publisher, channel, plan.size, plan.in_flight, len(subscribers))
-    for link in subscribers:
-        link.on_message = Subscriber(publications).on_message
+    for client in subscribers:
+        await client.send_request("subscribed", type="subscribe", channel=channel)
+    publications = Publisher(publisher, channel, options.size, options.in_flight, len(subscribers))
+    for client in subscribers:
+        client.on_message = Subscriber(publications).on_message
     publisher.on_message = publications.on_publisher_message
-    watch = Stopwatch(plan.seconds)
+    stopwatch = Stopwatch(options.seconds)
     publications.publish_until_full()
-    await _wait_until_end(plan, watch, links)
+    await _wait_until_end(options, stopwatch, clients)
     result.count = publications.delivered
-    watch.fill_result(result, publications.histogram)
+    stopwatch.fill_result(result, publications.histogram)
     publications.max_in_flight = 0
     end_s = time.monotonic() + DRAIN_TIMEOUT_S
     while publications.undelivered and time.monotonic() < end_s:
@@ -188,38 +198,39 @@ async def _measure_fanout(plan: BenchOptions, result: BenchResult, links: list[B
 
 
 class Publisher:
-    """What the publisher has on the way.
+    """Publishes numbered messages, and counts which subscribers have received them.
 
     Args:
         size: bytes of each publication's data.
-        in_flight: how many are on the way; one is until every subscriber has it.
+        in_flight: how many publications may be on the way; a publication is until every subscriber has received it.
+        subscribers: how many clients are subscribed to the channel.
     """
 
-    def __init__(self, link: BenchClient, channel: str, size: int, in_flight: int, subscribers: int) -> None:
+    def __init__(self, client: BenchClient, channel: str, size: int, in_flight: int, subscribers: int) -> None:
         self.max_in_flight = in_flight
         self.histogram = Histogram()
         self.undelivered: dict[int, list[int]] = {}
-        """By number: how many have not got it yet, and when it was sent."""
+        """By publication number: [subscribers that have not received it, when it was sent in ns]."""
         self.sent = self.delivered = self.problem_count = 0
         self.first_problem = ""
-        self._link = link
+        self._client = client
         self._channel = channel
         self._padding = "x" * max(size - 12, 0)
         self._subscribers = subscribers
 
     def publish_until_full(self) -> None:
-        """Publishes as many as may be on the way."""
+        """Publishes until as many publications are on the way as may be."""
         frames = []
         now_ns = time.monotonic_ns()
         while len(self.undelivered) < self.max_in_flight:
             self.sent += 1
             self.undelivered[self.sent] = [self._subscribers, now_ns]
             request = {"type": "publish", "channel": self._channel, "data": f"@{self.sent:010}.{self._padding}"}
-            frames.append(self._link.make_frame(TEXT, json.dumps(request).encode()))
-        self._link.write_frames(b"".join(frames))
+            frames.append(make_frame(TEXT, json.dumps(request).encode()))
+        self._client.write_bytes(b"".join(frames))
 
     def on_delivery(self, number: int) -> None:
-        """One subscriber has one."""
+        """Counts that a subscriber has received this publication; publishes more once every subscriber has."""
         self.delivered += 1
         state = self.undelivered.get(number)
         if state is None:
@@ -233,24 +244,24 @@ class Publisher:
                 self.publish_until_full()
 
     def record_problem(self, problem: str) -> None:
-        """Counts what should not be; the first one is told."""
+        """Counts a lost, doubled or misplaced message and keeps the text of the first such problem."""
         self.problem_count += 1
         self.first_problem = self.first_problem or problem
 
     def on_publisher_message(self, message: bytes) -> None:
-        """The publisher is told something: it can only be an error."""
+        """Records a message to the publisher as a problem: the broker sends a publisher nothing but errors."""
         self.record_problem(f"the publisher was answered {message[:200].decode(errors='replace')}")
 
 
 class Subscriber:
-    """A subscriber: sees that every publication comes once and in order."""
+    """Checks that one subscriber receives every publication once and in order."""
 
     def __init__(self, publications: Publisher) -> None:
         self._publications = publications
         self._next_number = 1
 
     def on_message(self, message: bytes) -> None:
-        """Reads the number of a publication."""
+        """Compares a publication's number with the expected one. Called by the client for each message."""
         at = message.find(b"@") + 1
         try:
             number = int(message[at : at + 10]) if at else 0
@@ -262,22 +273,23 @@ class Subscriber:
         self._publications.on_delivery(number)
 
 
-async def _measure_storm(plan: BenchOptions, result: BenchResult) -> None:
+async def _measure_storm(options: BenchOptions, result: BenchResult) -> None:
+    """Opens, subscribes and closes connections until the time is over; fills in the result."""
     histogram = Histogram()
-    watch = Stopwatch(plan.seconds)
+    stopwatch = Stopwatch(options.seconds)
 
     async def open_and_close() -> None:
-        while time.monotonic() < watch.end_s:
+        while time.monotonic() < stopwatch.end_s:
             start_ns = time.monotonic_ns()
             try:
-                link = await connect(plan.target)
+                client = await connect(options.target)
                 try:
                     async with asyncio.timeout(OPEN_TIMEOUT_S):
-                        await link.send_request(
+                        await client.send_request(
                             "subscribed", type="subscribe", channel=f"wsbroker-bench-{os.urandom(4).hex()}"
                         )
                 finally:
-                    await link.close()
+                    await client.close()
             except (BenchError, TimeoutError) as error:
                 result.wrong += 1
                 result.first_problem = result.first_problem or str(error) or "no answer in time"
@@ -285,7 +297,7 @@ async def _measure_storm(plan: BenchOptions, result: BenchResult) -> None:
             else:
                 result.count += 1
                 histogram.add_duration(time.monotonic_ns() - start_ns)
-                plan.show_progress(f"measuring: {result.count} connections")
+                options.show_progress(f"measuring: {result.count} connections")
 
-    await _run_together([open_and_close() for _ in range(plan.connections)])
-    watch.fill_result(result, histogram)
+    await _run_together([open_and_close() for _ in range(options.connections)])
+    stopwatch.fill_result(result, histogram)

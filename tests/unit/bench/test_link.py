@@ -10,7 +10,6 @@ from typing import cast
 import pytest
 
 from kits.websocket_kit import decode
-from wsbroker.bench.link import BenchClient, BenchError, Target
 
 pytestmark = pytest.mark.anyio
 TARGET = Target.from_url("ws://broker.test:3000/", "s3cret")

@@ -7,8 +7,9 @@ from typing import cast
 import pytest
 
 from kits.websocket_kit import decode
+from websocket_kit import decode
+from wsbroker.bench.client import BenchClient, Target
 from wsbroker.bench.command import format_table, main
-from wsbroker.bench.link import BenchClient, Target
 from wsbroker.bench.scenarios import BenchResult, Publisher, Subscriber
 
 pytestmark = pytest.mark.anyio
@@ -31,9 +32,9 @@ class Paper:
 
 
 def publishing(subscribers: int, in_flight: int, size: int = 20) -> tuple[Publisher, list[Subscriber], Paper]:
-    link, paper = BenchClient(Target.from_url("ws://x/")), Paper()
-    link._transport = cast(asyncio.Transport, paper)
-    publications = Publisher(link, "c", size, in_flight, subscribers)
+    client, paper = BenchClient(Target.from_url("ws://x/")), Paper()
+    client.connection_made(cast(asyncio.Transport, paper))
+    publications = Publisher(client, "c", size, in_flight, subscribers)
     return publications, [Subscriber(publications) for _ in range(subscribers)], paper
 
 

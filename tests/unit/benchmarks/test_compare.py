@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.compare import prepare
-from benchmarks.compare.command import _parser
+from benchmarks.compare.command import EXPERIMENT
 from benchmarks.compare.pairs import LOADS, Cell, Comparison, Entry
-from benchmarks.compare.report import BUSY, SATURATED, chart, notes, table
+from benchmarks.compare.report import BUSY, SATURATED, draw_chart, format_notes, format_table
 from benchmarks.compare.servers import APPS, PEERS, Contender
 from benchmarks.load.row import Row
 
@@ -31,7 +31,7 @@ def result() -> Comparison:
 
 
 def test_the_table_has_the_figures_and_what_they_are_beside_ours() -> None:
-    lines = table(result()).splitlines()
+    lines = format_table(result()).splitlines()
     assert len({line.count("|") for line in lines}) == 1
     assert lines[2] == f"| **WSBroker 1.0** | 0.25{SATURATED} | 1,500 |"
     assert lines[3] == "| slow & sons 2.1 | 5.00 (20.0 ×) | 15,000 (10.0 ×) |"
@@ -41,11 +41,11 @@ def test_the_table_has_the_figures_and_what_they_are_beside_ours() -> None:
 def test_the_best_of_the_first_load_stands_on_top() -> None:
     found = result()
     found.entries[1].cells["fanout-16"].row.cpu_us = 0.1
-    assert "slow & sons" in table(found).splitlines()[2]
+    assert "slow & sons" in format_table(found).splitlines()[2]
 
 
 def test_the_notes_say_what_everybody_was_told_and_who_is_missing() -> None:
-    text = "\n".join(notes(result()))
+    text = "\n".join(format_notes(result()))
     assert "a processor, 2 cores" in text
     assert "slow & sons: as its manual says." in text
     assert "absent: not measured: there is no node" in text
@@ -53,7 +53,7 @@ def test_the_notes_say_what_everybody_was_told_and_who_is_missing() -> None:
 
 
 def test_the_chart_is_an_svg_with_a_bar_for_each_figure_the_shortest_on_top() -> None:
-    root = ET.fromstring(chart(result()))
+    root = ET.fromstring(draw_chart(result()))
     bars = [(float(bar.get("y", "")), float(bar.get("width", ""))) for bar in root.iter(f"{SVG}rect")]
     assert len(bars) == 4
     assert bars == sorted(bars, key=lambda bar: bar[0])
@@ -65,14 +65,14 @@ def test_the_chart_is_an_svg_with_a_bar_for_each_figure_the_shortest_on_top() ->
 
 
 def test_the_chart_can_be_read_in_light_and_dark() -> None:
-    style = ET.fromstring(chart(result())).find(f"{SVG}style")
+    style = ET.fromstring(draw_chart(result())).find(f"{SVG}style")
     assert style is not None and style.text is not None
     light, separator, dark = style.text.partition("prefers-color-scheme: dark")
     assert separator and "fill: #" in light and "fill: #" in dark
 
 
 def test_a_chart_may_leave_loads_out() -> None:
-    assert chart(result(), ["idle"]).count("<rect") == 2
+    assert draw_chart(result(), ["idle"]).count("<rect") == 2
 
 
 def test_a_comparison_survives_json() -> None:
@@ -89,7 +89,7 @@ def test_every_peer_has_an_application_of_60_lines_at_most_and_a_note() -> None:
 
 def test_a_peer_that_is_not_installed_is_told_and_not_started(tmp_path: Path) -> None:
     for peer in PEERS:
-        assert prepare.contender(peer, tmp_path) == "it is not installed: run with --prepare"
+        assert prepare.find_contender(peer, tmp_path) == "it is not installed: run with --prepare"
 
 
 def test_an_installed_peer_is_found_with_its_version(tmp_path: Path) -> None:
@@ -98,16 +98,16 @@ def test_an_installed_peer_is_found_with_its_version(tmp_path: Path) -> None:
         folder = tmp_path / "python" / "lib" / "python3.11" / "site-packages" / f"{name}-{version}.dist-info"
         folder.mkdir(parents=True)
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8")
-    found = prepare.contender(next(peer for peer in PEERS if peer.name == "picows"), tmp_path)
+    found = prepare.find_contender(next(peer for peer in PEERS if peer.name == "picows"), tmp_path)
     assert isinstance(found, Contender)
     assert found.version == "2.3.1"
     assert str(tmp_path) in str(found.command)
 
 
 def test_only_known_peers_and_loads_can_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    parsed = _parser().parse_args(["--peers", "ws,picows", "--loads", "idle"])
+    parsed = EXPERIMENT.make_parser().parse_args(["--peers", "ws,picows", "--loads", "idle"])
     assert (parsed.peers, parsed.loads) == (["ws", "picows"], ["idle"])
     for argv in (["--peers", "nobody"], ["--loads", "nothing"], ["--pairs", "0"]):
         with pytest.raises(SystemExit):
-            _parser().parse_args(argv)
+            EXPERIMENT.make_parser().parse_args(argv)
     assert f"'nothing' is none of {', '.join(LOADS)}" in capsys.readouterr().err

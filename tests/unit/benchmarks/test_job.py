@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.load.command import _parser, jobs_of
+from benchmarks.load.command import EXPERIMENT, list_jobs
 from benchmarks.load.job import PRESETS, SCENARIOS, Job
 from benchmarks.load.meter import Meter, Usage
-from benchmarks.load.row import Row, middle
-from benchmarks.load.table import HEADS, cells, markdown_table, notes, text_table
+from benchmarks.load.row import Row, merge_rows
+from benchmarks.load.table import HEADS, format_cells, format_columns, format_markdown, format_notes
 
 LATENCY = {"p50": 1000.0, "p90": 2000.0, "p99": 3000.0, "p99.9": 4000.0, "max": 5000.0}
 
 
 def jobs(*argv: str, descriptors: int = 20_000) -> list[Job]:
-    return jobs_of(_parser().parse_args(argv), descriptors)
+    return list_jobs(EXPERIMENT.make_parser().parse_args(argv), descriptors)
 
 
 def test_without_arguments_every_preset_runs() -> None:
@@ -62,7 +62,7 @@ def test_jobs_and_rows_survive_json(scenario: str) -> None:
 
 def test_the_middle_of_rows_has_medians_the_spread_and_all_that_went_wrong() -> None:
     rows = [Row(rate=rate, cpu_us=1 / rate, latency_us={"p50": rate}, lost=1) for rate in (4.0, 1.0, 2.0)]
-    found = middle(rows)
+    found = merge_rows(rows)
     assert (found.rate, found.cpu_us, found.cpu_us_low, found.cpu_us_high) == (2.0, 0.5, 0.25, 1.0)
     assert (found.latency_us, found.lost, found.wrong) == ({"p50": 2.0}, 3, 3)
 
@@ -78,8 +78,8 @@ def test_a_row_has_a_cell_for_each_head() -> None:
     row = Row(rate=1234567.0, cpu_us=0.256, cpu_us_low=0.2, cpu_us_high=0.3, latency_us=LATENCY, server_percent=50)
     for scenario in SCENARIOS:
         for job in PRESETS[scenario]:
-            assert len(cells(job, row)) == len(cells(job, Row())) == len(HEADS)
-    assert cells(Job("fanout"), row)[:5] == [
+            assert len(format_cells(job, row)) == len(format_cells(job, Row())) == len(HEADS)
+    assert format_cells(Job("fanout"), row)[:5] == [
         "fan-out 1 × 1000, 64 B, 16 in flight",
         "1,234,567",
         "0.26",
@@ -90,20 +90,20 @@ def test_a_row_has_a_cell_for_each_head() -> None:
 
 def test_the_notes_tell_of_losses_and_of_those_who_stopped_reading() -> None:
     extra = {"stalled": 10.0, "cut_off": 10.0, "p50_before": 1000.0, "p99_before": 2000.0, "rss_before": 2.0**20}
-    text = "\n".join(notes(PRESETS["stall"][0], Row(rate=1.0, lost=3, ended=2, rss_peak=2.0**21, extra=extra)))
+    text = "\n".join(format_notes(PRESETS["stall"][0], Row(rate=1.0, lost=3, ended=2, rss_peak=2.0**21, extra=extra)))
     assert "lost 3" in text
     assert "ended 2 connections" in text
     assert "1.0 MiB before, 2.0 MiB at most; the server ended 10 of them" in text
 
 
 def test_tables_line_up() -> None:
-    assert text_table(["name", "n"], [["a", "10"], ["long name", "5"]]).splitlines() == [
+    assert format_columns(["name", "n"], [["a", "10"], ["long name", "5"]]).splitlines() == [
         "name        n",
         "─────────  ──",
         "a          10",
         "long name   5",
     ]
-    assert markdown_table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | ---: |\n| 1 | 2 |"
+    assert format_markdown(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | ---: |\n| 1 | 2 |"
 
 
 def write(path: Path, text: str) -> None:

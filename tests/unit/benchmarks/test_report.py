@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
-from benchmarks import readme, report
+from benchmarks import report
 from benchmarks.compare.pairs import Comparison
-from benchmarks.compare.report import CHARTED, chart, section
-from benchmarks.report import Line
+from benchmarks.compare.report import CHARTED, draw_chart, format_section
+from benchmarks.load.command import claim_idle
+from benchmarks.load.flush import claim_windows
+from benchmarks.soak.command import claim_busy, claim_joins
 
-README = readme.README.read_text(encoding="utf-8")
+README = report.README.read_text(encoding="utf-8")
 
 
 def part_of(text: str, name: str) -> str:
@@ -23,8 +25,8 @@ def comparison() -> Comparison:
 
 
 def test_the_readme_and_its_chart_show_the_comparison_that_is_kept() -> None:
-    assert part_of(README, "compare") == section(comparison())
-    assert report.CHART.read_text(encoding="utf-8") == chart(comparison(), CHARTED)
+    assert part_of(README, "compare") == format_section(comparison())
+    assert report.CHART.read_text(encoding="utf-8") == draw_chart(comparison(), CHARTED)
     assert f"](benchmarks/results/{report.CHART.name})" in part_of(README, "compare")
 
 
@@ -38,9 +40,9 @@ def test_the_comparison_has_what_the_chart_shows_of_every_server_in_it() -> None
 
 def test_both_readmes_show_the_figures_that_are_kept() -> None:
     figures = json.loads(report.FIGURES.read_text(encoding="utf-8"))
-    assert part_of(README, "figures") == report.figures_section(figures)
+    assert part_of(README, "figures") == report.format_figures(figures)
     theirs = report.BENCHMARKS_README.read_text(encoding="utf-8")
-    assert part_of(theirs, "flush") == report.flush_section(figures)
+    assert part_of(theirs, "flush") == report.format_flush(figures)
     assert set(report.PARTS) <= set(figures["parts"])
 
 
@@ -53,19 +55,19 @@ def test_what_is_kept_tells_nothing_of_where_it_was_measured_but_the_machine() -
 def test_a_part_is_put_between_its_markers_and_nothing_else_changes(tmp_path: Path) -> None:
     file = tmp_path / "README.md"
     file.write_text("before\n<!-- a:start -->\nold\n<!-- a:end -->\nbehind\n", encoding="utf-8")
-    readme.write("a", "new\n", file)
+    report.write_section("a", "new\n", file)
     expected = "before\n<!-- a:start -->\n\nnew\n\n<!-- a:end -->\nbehind\n"
     assert file.read_text(encoding="utf-8") == expected
-    readme.write("a", "new", file)
+    report.write_section("a", "new", file)
     assert file.read_text(encoding="utf-8") == expected
     with pytest.raises(ValueError, match="once each"):
-        readme.write("b", "new", file)
+        report.write_section("b", "new", file)
 
 
 def test_what_is_over_its_aim_stands_out() -> None:
     lines = [["a", "1.0", "≤ 2", True], ["b", "3.0", "≤ 2", False], ["c", "5", "", True]]
     figures = {"machine": {"processor": "a processor", "cores": 2}, "server": ["one"], "parts": {"cores": lines}}
-    table = report.figures_section(figures).splitlines()
+    table = report.format_figures(figures).splitlines()
     assert table[2:5] == ["| a | 1.0 | ≤ 2 |", "| b | **3.0** | ≤ 2 |", "| c | 5 |  |"]
     assert "a processor, 2 cores" in table[-1]
 
@@ -76,37 +78,27 @@ def row(**more: object) -> dict[str, Any]:
 
 
 def test_each_part_finds_its_figures_in_what_its_command_wrote() -> None:
-    claims = [{"what": "x", "found": 1.66, "bound": "≥ 1.6", "holds": True}]
-    assert report.of_claims({"claims": claims}) == [Line("x", "1.66", "≥ 1.6", True)]
-
-    asked = {name: {"lowest": 1.0, "p50": p50, "p90": 99.0} for name, p50 in (("thread", 80.0), ("interpreter", 81.0))}
-    cores = report.of_cores({"claims": claims, "subscribe_us": asked})
-    assert cores == [
-        Line("x", "1.66", "≥ 1.6", True),
-        Line("the same from a worker of kind thread", "80"),
-    ]
-
-    idle = row(job={"connections": 19800}, extra={"messages_per_s": 1000.0})
-    memory, opening, latency = report.of_idle({"rows": [idle]})
-    assert (memory.what, memory.found, memory.holds) == (
+    idle = row(job={"scenario": "idle", "connections": 19800}, extra={"messages_per_s": 1000.0})
+    memory, opening, latency = claim_idle({"rows": [idle]})
+    assert (memory.subject, memory.figure, memory.holds) == (
         "memory for each of 19,800 idle connections",
         "1,772 bytes",
         True,
     )
-    assert (opening.found, latency.found) == ("88 µs", "0.20 ms, 3.50 ms")
-    assert not report.of_idle({"rows": [{**idle, "rss_per_connection": 2500}]})[0].holds
+    assert (opening.figure, latency.figure) == ("88 µs", "0.20 ms, 3.50 ms")
+    assert not claim_idle({"rows": [{**idle, "rss_per_connection": 2500}]})[0].holds
 
     numbers = {"sockets": [10000.0] * 2, "channels_each": [8.0] * 2, "joins_per_s": [2e4, 3e4], "grown_bytes": [2**20]}
-    joins = report.of_joins({"numbers": numbers, "failures": [], "kind": "interpreter"})
-    assert [line.found for line in joins] == ["20,000 to 30,000 joins/s", "1.0 MiB"]
-    assert "2 interpreter workers" in joins[0].what
+    joins = claim_joins({"numbers": numbers, "failures": [], "kind": "interpreter"})
+    assert [line.figure for line in joins] == ["20,000 to 30,000 joins/s", "1.0 MiB"]
+    assert "2 interpreter workers" in joins[0].subject
 
     waits = {"echo_ms": [1.0, 2.0, 30.0], "question_ms": [1.5, 2.5, 40.0], "seconds": [60.0]}
-    busy = report.of_busy({"numbers": waits, "failures": ["late"]})
-    assert [(line.found, line.holds) for line in busy] == [("1.0, 2.0, 30.0 ms", False), ("1.5, 2.5, 40.0 ms", False)]
+    busy = claim_busy({"numbers": waits, "failures": ["late"]})
+    assert [(line.figure, line.holds) for line in busy] == [("1.0, 2.0, 30.0 ms", False), ("1.5, 2.5, 40.0 ms", False)]
 
-    (window,) = report.of_flush({"rows": [row(window_ms=5.0)]})
-    assert window.found == "88.00 µs, 0.2 ms, 3.5 ms"
+    (window,) = claim_windows({"rows": [row(window_ms=5.0)]})
+    assert window.figure == "88.00 µs, 0.2 ms, 3.5 ms"
 
 
 def test_what_was_measured_beside_c_is_held_to_the_budgets() -> None:
@@ -116,8 +108,8 @@ def test_what_was_measured_beside_c_is_held_to_the_budgets() -> None:
         {"scenario": "rtt", "ratio": 1.5, "p50_us": 100.0, "p99_us": 200.0},
     ]
     theirs = [{"scenario": "rtt", "p50_us": 190.0, "p99_us": 400.0}, {"scenario": "echo-w16", "ratio": 13.0}]
-    lines = report.of_reference(inline, theirs)
-    assert [(line.found, line.holds) for line in lines] == [
+    lines = report.claim_reference(inline, theirs)
+    assert [(line.figure, line.holds) for line in lines] == [
         ("1.25 ×", True),
         ("1.90 ×", False),
         ("13.00 ×", False),

@@ -11,52 +11,48 @@ from benchmarks.load.receiver import Receiver
 from benchmarks.load.row import Row
 from benchmarks.load.stream import Order, Stream, frames, masked, unmasked
 from kits.websocket_kit import decode
+from benchmarks.load.stream import Order, Stream
+from websocket_kit import decode
+from wsbroker.bench.client import split_frames
 from wsbroker.websocket.frames import encode_text
-
-
-@pytest.mark.parametrize("size", [0, 1, 125, 126, 65535, 65536])
-def test_frames_are_what_a_server_reads_and_what_it_writes(size: int) -> None:
-    payload = b"z" * size
-    assert decode(masked(1, payload)) == [("text", "z" * size, size)]
-    assert unmasked(1, payload) == encode_text("z" * size)
 
 
 def test_a_stream_repeats_after_its_cycle_and_no_message_looks_like_the_next() -> None:
     stream = Stream(b"P c7 ", 7, 64, in_flight=8)
-    sent = [str(event[1]) for event in decode(stream.outgoing(0, stream.cycle))]
+    sent = [str(event[1]) for event in decode(stream.encode_outgoing(0, stream.cycle))]
     assert stream.cycle == 32
     assert len(set(sent)) == stream.cycle
     assert all(text.startswith("P c7 000007.") and len(text) == 64 + len("P c7 ") for text in sent)
-    assert stream.outgoing(5, 3) == stream.outgoing(5 + stream.cycle, 3)
+    assert stream.encode_outgoing(5, 3) == stream.encode_outgoing(5 + stream.cycle, 3)
 
 
 def test_more_than_a_cycle_may_be_sent_at_once() -> None:
     stream = Stream(b"E ", 0, 12, in_flight=1)
-    assert len(decode(stream.outgoing(3, 40))) == 40
+    assert len(decode(stream.encode_outgoing(3, 40))) == 40
 
 
 def test_what_must_come_is_what_a_server_makes_of_what_is_sent() -> None:
     stream = Stream(b"E ", 3, 200, in_flight=4)
-    came = b"".join(encode_text(str(event[1])[2:]) for event in decode(stream.outgoing(10, 50)))
-    assert stream.matches(memoryview(came), 10 * stream.in_size)
-    assert not stream.matches(memoryview(came), 11 * stream.in_size)
-    assert [stream.number_of(came[start:end]) for _, start, end in frames(came)] == [
+    came = b"".join(encode_text(str(event[1])[2:]) for event in decode(stream.encode_outgoing(10, 50)))
+    assert stream.matches_at(memoryview(came), 10 * stream.in_size)
+    assert not stream.matches_at(memoryview(came), 11 * stream.in_size)
+    assert [stream.parse_number(came[start:end]) for _, start, end in split_frames(came)] == [
         number % stream.cycle for number in range(10, 60)
     ]
 
 
 def test_a_payload_of_another_channel_has_no_number() -> None:
     stream = Stream(b"", 1, 12, in_flight=1)
-    assert stream.number_of(b"000001.0003.") == 3
+    assert stream.parse_number(b"000001.0003.") == 3
     for payload in (b"000002.0003.", b"000001.9999.", b"000001.x", b"", b"hello, world"):
-        assert stream.number_of(payload) is None
+        assert stream.parse_number(payload) is None
 
 
 @pytest.mark.parametrize(
     "data", [b"", b"\x81", b"\x81\x7e", b"\x81\x7e\x00", b"\x81\x05abc", b"\x81\x7f" + b"\x00" * 7]
 )
 def test_a_frame_that_is_not_whole_is_none(data: bytes) -> None:
-    assert list(frames(data)) == []
+    assert list(split_frames(data)) == []
 
 
 @given(st.integers(0, 1000), st.permutations(range(6)))
@@ -64,7 +60,7 @@ def test_whatever_comes_late_was_not_lost(start: int, order: list[int]) -> None:
     found = Order(64)
     found.due = start
     for number in order:
-        found.saw((start + number) % 64)
+        found.record_number((start + number) % 64)
     assert (found.lost, found.doubled, found.due) == (0, 0, start + 6)
     assert (found.reordered == 0) == (order == sorted(order))
 
@@ -72,9 +68,9 @@ def test_whatever_comes_late_was_not_lost(start: int, order: list[int]) -> None:
 def test_gaps_are_losses_and_repetitions_are_doubles() -> None:
     order = Order(16)
     for number in (0, 1, 4, 4, 5, 1):
-        order.saw(number)
+        order.record_number(number)
     assert (order.lost, order.doubled, order.reordered, order.due) == (2, 2, 0, 6)
-    order.saw(2)
+    order.record_number(2)
     assert (order.lost, order.doubled, order.reordered, order.due) == (1, 2, 1, 6)
 
 
@@ -84,9 +80,9 @@ class FakeClient:
     def __init__(self) -> None:
         self.has_ended = False
         self.controls: list[tuple[int, bytes]] = []
-        self.on_bytes = self._nobody
+        self.on_bytes = self._refuse_bytes
 
-    def control(self, first: int, payload: bytes) -> None:
+    def handle_control(self, first: int, payload: bytes) -> None:
         self.controls.append((first & 15, payload))
 
     def feed(self, data: bytes, size: int = 1 << 16) -> None:
@@ -95,7 +91,7 @@ class FakeClient:
             BUFFER[: len(piece)] = piece
             self.on_bytes(len(piece))
 
-    def _nobody(self, size: int) -> None:
+    def _refuse_bytes(self, size: int) -> None:
         raise AssertionError(size)
 
 
@@ -109,7 +105,7 @@ class Tally:
         self.receiver = Receiver(cast(Client, self.client), self.stream, self._advanced)
 
     def frames(self, *numbers: int) -> bytes:
-        return b"".join(self.stream.frame(number) for number in numbers)
+        return b"".join(self.stream.encode_expected(number) for number in numbers)
 
     def problems(self, sent: int) -> tuple[int, int, int, int]:
         row = Row()
@@ -163,7 +159,7 @@ def test_a_changed_payload_is_mangled_and_a_foreign_one_too() -> None:
     wrong = tally.frames(1)[:-1] + b"!"
     tally.client.feed(tally.frames(0) + wrong + tally.frames(2))
     assert tally.problems(3) == (0, 0, 0, 1)
-    tally.client.feed(unmasked(1, b"hello") + tally.frames(3))
+    tally.client.feed(encode_text("hello") + tally.frames(3))
     assert tally.problems(4) == (0, 0, 0, 2)
 
 

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 
-from unit.pool.fakes import PoolKit, run, serve_events
 from wsbroker.pool.remote_worker import RemoteWorker
 from wsbroker.pool.tasks import wait_for_any
 

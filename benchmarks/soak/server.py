@@ -1,6 +1,6 @@
-"""The server's process of a run: started from the load's process, asked over a pipe, looked into by `Control`.
+"""The server's process of a soak run: started by the load's process, asked over a pipe, inspected by `Control`.
 
-A process is spawned, not forked: its figures are its own. It ends when the pipe does, and by itself after `LIFE_S`.
+The process is spawned, not forked, so that its figures are its own. It ends when the pipe does, or after `LIFE_S`.
 """
 
 import asyncio
@@ -13,9 +13,10 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from operator import attrgetter
@@ -23,7 +24,8 @@ from types import TracebackType
 from typing import Any, Final, Unpack, cast
 
 import wsbroker
-from benchmarks.client import Address
+from wsbroker.bench.client import Target
+from wsbroker.bench.command import find_loop_factory
 from wsbroker.build import core_kind
 from wsbroker.settings.addresses import TcpAddress
 from wsbroker.settings.config import Settings
@@ -32,97 +34,119 @@ from wsbroker.worker.wire_api import WireApi
 
 LIFE_S: Final = 600.0
 PATIENCE_S: Final = 60.0
+SAMPLE_S: Final = 0.01
 
 GAUGES: Final = ("sockets", "connections", "channels", "timers", "command_bytes")
-"""Entries of `Server.statistics` that are sizes: 0 when nobody is connected."""
+"""Entries of `Server.statistics` that are sizes: 0 while nothing is connected."""
+
+
+def run_in_loop(main: Coroutine[object, object, None]) -> None:
+    """Runs a coroutine to its end, in uvloop where it is installed: a load should cost less than the server."""
+    with asyncio.Runner(loop_factory=find_loop_factory()) as runner:
+        runner.run(main)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a server's process holds."""
+    """What a server's process holds.
+
+    Args:
+        statistics: see `Server.statistics`.
+        kept: see `measure_kept`.
+        descriptors: open file descriptors by kind.
+        tasks: how many tasks the server's loop has.
+        rss_bytes: resident memory.
+        trimmed_rss_bytes: the same after the allocator returned free memory to the system: an object holds the rest.
+        blocks: objects and buffers in Python's own allocator, after a collection.
+        types: objects that the collector knows, by type.
+    """
 
     statistics: dict[str, object]
-    state: dict[str, int]
-    """Sizes of what the broker, its front, its pool and its workers keep, by name; the zeros are left out."""
+    kept: dict[str, int]
     descriptors: dict[str, int]
-    """Open file descriptors by kind."""
     tasks: int
     rss_bytes: int
     trimmed_rss_bytes: int
-    """The same after the allocator has returned to the system what it could: growth that stays is held by something."""
     blocks: int
-    """Objects and buffers in Python's own allocator, after a collection."""
     types: Counter[str]
-    """Objects that the collector knows, by type."""
 
     @property
     def gauges(self) -> dict[str, object]:
         """The statistics that are sizes."""
         return {name: self.statistics[name] for name in GAUGES}
 
-    def count(self, name: str) -> int:
-        """A statistic that is a number."""
-        value = self.statistics[name]
-        assert isinstance(value, int)
-        return value
-
 
 class Control:
-    """What can be asked of the server's process; scenarios add to it. In its main thread: handlers run in others.
+    """Answers the load's questions in the main thread of the server's process; scenarios add methods.
 
     Args:
-        server: what runs there.
+        server: the server that runs in this process.
     """
 
     def __init__(self, server: wsbroker.Server) -> None:
         self.server = server
+        self._is_ending = threading.Event()
+        self._watch_thread: threading.Thread | None = None
+        self._peaks = (0, 0)
 
-    def statistics(self) -> dict[str, object]:
+    def read_statistics(self) -> dict[str, object]:
         """See `Server.statistics`."""
         return self.server.statistics()
 
-    def rss_bytes(self) -> int:
-        """The memory in use now."""
-        return rss_bytes()
+    def read_rss_bytes(self) -> int:
+        """Returns the resident memory of this process."""
+        with open("/proc/self/statm", encoding="ascii") as statm:
+            return int(statm.read().split()[1]) * resource.getpagesize()
 
-    def cpu_s(self) -> float:
-        """Processor time used so far, by all threads."""
+    def read_cpu_s(self) -> float:
+        """Returns the processor time that all threads have used so far."""
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return usage.ru_utime + usage.ru_stime
 
-    def core(self) -> str:
-        """Which build runs."""
-        return core_kind()
+    def start_memory_watch(self) -> int:
+        """Starts a thread that samples memory until the end; returns the resident memory now."""
+        self._watch_thread = threading.Thread(target=self._watch_memory)
+        self._watch_thread.start()
+        return self.read_rss_bytes()
 
-    def snapshot(self) -> Snapshot:
-        """Everything that could have been left over."""
+    def read_peaks(self) -> tuple[int, int]:
+        """Returns the highest resident memory and the most bytes of calls that waited, since the watch started."""
+        return self._peaks
+
+    def _watch_memory(self) -> None:
+        """Samples memory and waiting calls every SAMPLE_S. Runs in the watch's thread."""
+        node = self.server._lifecycle.node
+        assert node is not None
+        while not self._is_ending.wait(SAMPLE_S):
+            rss, waiting = self._peaks
+            self._peaks = max(rss, self.read_rss_bytes()), max(waiting, node.local_api.waiting_bytes)
+
+    def take_snapshot(self) -> Snapshot:
+        """Collects garbage, then counts everything that could have been left over."""
         gc.collect()
-        rss = rss_bytes()
-        trim()
+        rss = self.read_rss_bytes()
+        trim_heap()
         loop = self.server._lifecycle.loop
         assert loop is not None
         return Snapshot(
             self.server.statistics(),
             measure_kept(self.server),
-            descriptors(),
+            count_descriptors(),
             len(asyncio.all_tasks(loop)),
             rss,
-            rss_bytes(),
+            self.read_rss_bytes(),
             sys.getallocatedblocks(),
-            Counter(f"{type(thing).__module__}.{type(thing).__qualname__}" for thing in gc.get_objects()),
+            Counter(f"{type(tracked).__module__}.{type(tracked).__qualname__}" for tracked in gc.get_objects()),
         )
 
     def end(self) -> None:
-        """Called before the server is stopped."""
+        """Joins all threads of this control. Called before the server is stopped."""
+        self._is_ending.set()
+        if self._watch_thread is not None:
+            self._watch_thread.join()
 
 
-def rss_bytes() -> int:
-    """The memory in use now."""
-    with open("/proc/self/statm", encoding="ascii") as statm:
-        return int(statm.read().split()[1]) * resource.getpagesize()
-
-
-def trim() -> None:
+def trim_heap() -> None:
     """Has the C library return free memory to the system, where it can."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
@@ -130,16 +154,16 @@ def trim() -> None:
         pass
 
 
-def descriptors() -> dict[str, int]:
-    """Open file descriptors by kind: ``socket``, ``pipe``, ``anon_inode``, file names."""
-    found: Counter[str] = Counter()
+def count_descriptors() -> dict[str, int]:
+    """Counts this process's open file descriptors by kind: ``socket``, ``pipe``, ``anon_inode``, file names."""
+    counts: Counter[str] = Counter()
     for number in os.listdir("/proc/self/fd"):
         try:
-            found[os.readlink(f"/proc/self/fd/{number}").partition(":")[0]] += 1
+            counts[os.readlink(f"/proc/self/fd/{number}").partition(":")[0]] += 1
         except OSError:
-            pass  # the one that listed them
-    found.pop(f"/proc/{os.getpid()}/fd", None)
-    return dict(found)
+            pass  # the descriptor of the listing itself
+    counts.pop(f"/proc/{os.getpid()}/fd", None)
+    return dict(counts)
 
 
 KEPT: Final = {
@@ -176,7 +200,7 @@ KEPT: Final = {
 
 
 def measure_kept(server: wsbroker.Server) -> dict[str, int]:
-    """Returns the sizes of all attributes in KEPT, summed up by name, without the zeros.
+    """Returns the sizes of the attributes in KEPT, summed up by name, without the zeros.
 
     Raises:
         AttributeError: an attribute of KEPT has another name now.
@@ -213,71 +237,74 @@ def _find_parts(server: wsbroker.Server) -> Iterator[tuple[str, object]]:
 
 
 class ServerProcess:
-    """The load's side: starts the process and asks it; a context manager that stops it.
+    """Starts a server in a process of its own and asks it; a context manager that stops it.
 
     Args:
-        control: what can be asked there.
-        handlers: the application: a class.
-        **settings: of the server.
+        control: the class whose methods can be called there.
+        handlers: the application's class.
+        **settings: the server's settings.
     """
 
     def __init__(self, control: type[Control], handlers: type, **settings: Unpack[Settings]) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_main, args=(theirs, control, handlers, settings), daemon=True)
+        self._process = context.Process(
+            target=_serve_until_closed, args=(theirs, control, handlers, settings), daemon=True
+        )
         self._process.start()
         theirs.close()
-        port, core = cast(tuple[int, str], self._answer())
-        self.address: Final[Address] = ("127.0.0.1", port)
+        port, core = cast(tuple[int, str], self._receive_answer())
+        self.port: Final = port
+        self.target: Final = Target.from_url(f"ws://127.0.0.1:{port}/")
         self.pid: Final = self._process.pid or 0
         self.core: Final = core
         """``compiled`` or ``interpreted``."""
 
-    def ask(self, name: str, *arguments: object) -> object:
-        """Calls a method of the process's `Control` and returns its answer. One call at a time.
+    def ask(self, method: str, *arguments: object) -> object:
+        """Calls a method of the process's `Control` and returns its answer; one call at a time.
 
         Raises:
-            RuntimeError: it raised; the text tells.
+            RuntimeError: the method raised, or did not answer for PATIENCE_S.
         """
-        self._pipe.send((name, arguments))
-        return self._answer()
+        self._pipe.send((method, arguments))
+        return self._receive_answer()
 
-    async def answer(self, name: str, *arguments: object) -> object:
-        """`ask` for a coroutine: the load goes on meanwhile."""
-        return await asyncio.to_thread(self.ask, name, *arguments)
+    async def ask_async(self, method: str, *arguments: object) -> object:
+        """Does what `ask` does, in a thread, while the load goes on."""
+        return await asyncio.to_thread(self.ask, method, *arguments)
 
-    async def snapshot(self) -> Snapshot:
-        """See `Control.snapshot`."""
-        return cast(Snapshot, await self.answer("snapshot"))
+    async def read_statistics(self) -> dict[str, int]:
+        """Returns the statistics of the server; most of them are numbers."""
+        return cast("dict[str, int]", await self.ask_async("read_statistics"))
 
-    async def settled(self, limit_s: float = 30.0) -> Snapshot:
-        """A snapshot once nobody is connected any more and all that was left behind has been dealt with; at the latest
-        after `limit_s`."""
+    async def take_snapshot(self) -> Snapshot:
+        """See `Control.take_snapshot`."""
+        return cast(Snapshot, await self.ask_async("take_snapshot"))
+
+    async def wait_until_empty(self, limit_s: float = 30.0) -> Snapshot:
+        """Waits until nothing is connected or kept, at most `limit_s`; returns the last snapshot."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + limit_s
         while True:
-            snapshot = await self.snapshot()
-            if not (any(snapshot.gauges.values()) or snapshot.state) or loop.time() > deadline:
+            snapshot = await self.take_snapshot()
+            if not (any(snapshot.gauges.values()) or snapshot.kept) or loop.time() > deadline:
                 return snapshot
             await asyncio.sleep(0.1)
 
-    def _answer(self) -> object:
+    def _receive_answer(self) -> object:
+        """Waits for the answer to the last call; on a time-out, has all threads of the process print their stacks."""
         if not self._pipe.poll(PATIENCE_S):
-            self._show_stacks()
+            if self._process.pid is not None and self._process.is_alive():
+                os.kill(self._process.pid, signal.SIGUSR1)
+                time.sleep(1)
             raise RuntimeError(f"the server's process did not answer for {PATIENCE_S:g} s")
         is_right, value = self._pipe.recv()
         if not is_right:
             raise RuntimeError(value)
         return value
 
-    def _show_stacks(self) -> None:
-        """Has every thread of the process write where it is to stderr."""
-        if self._process.pid is not None and self._process.is_alive():
-            os.kill(self._process.pid, signal.SIGUSR1)
-            time.sleep(1)
-
     def stop(self) -> None:
-        """Stops the server and waits for its process."""
+        """Stops the server and waits for its process, which must end with 0."""
         self._pipe.close()
         self._process.join(PATIENCE_S)
         if self._process.is_alive():
@@ -299,17 +326,20 @@ class ServerProcess:
             self._process.join()
 
 
-def _main(pipe: "Connection[Any, Any]", control: type[Control], handlers: type, settings: Settings) -> None:
+def _serve_until_closed(
+    pipe: "Connection[Any, Any]", control: type[Control], handlers: type, settings: Settings
+) -> None:
+    """Serves and answers calls until the pipe is closed. Runs as the main function of the server's process."""
     faulthandler.dump_traceback_later(LIFE_S, exit=True)
     faulthandler.register(signal.SIGUSR1)
-    logging.basicConfig(level=logging.CRITICAL)  # what goes wrong on purpose, a hundred thousand times, is not news
+    logging.basicConfig(level=logging.CRITICAL)  # a hundred thousand failures on purpose are not news
     try:
         server = wsbroker.start("127.0.0.1:0", worker=handlers, handle_signals=False, **settings)
     except Exception as error:
         pipe.send((False, repr(error)))
         return
     with server:
-        asked = control(server)
+        answering = control(server)
         address = server.addresses[0]
         assert isinstance(address, TcpAddress)
         pipe.send((True, (address.port, core_kind())))
@@ -319,7 +349,7 @@ def _main(pipe: "Connection[Any, Any]", control: type[Control], handlers: type, 
             except EOFError:
                 break
             try:
-                pipe.send((True, getattr(asked, name)(*arguments)))
+                pipe.send((True, getattr(answering, name)(*arguments)))
             except Exception as error:
                 pipe.send((False, f"{name}: {error!r}"))
-        asked.end()
+        answering.end()

@@ -1,4 +1,4 @@
-"""Cycles: sockets that come, subscribe and go in every way there is, and leave nothing behind."""
+"""Cycles: sockets come, subscribe and go in every way there is, and leave nothing behind."""
 
 import asyncio
 import threading
@@ -8,17 +8,17 @@ from random import Random
 from typing import Final, cast
 
 import wsbroker
-from benchmarks.client import HEAD_END, Client, ClientError, dial, frame, source_address, upgrade_request
-from benchmarks.soaking.loops import run_in_loop
-from benchmarks.soaking.report import Report, mib
-from benchmarks.soaking.server import Control, ServerProcess, Snapshot
+from benchmarks.soak.report import Report, format_mib
+from benchmarks.soak.server import Control, ServerProcess, Snapshot, run_in_loop
 from wsbroker import HttpRequest
+from wsbroker.bench.client import HEAD_END, BenchClient, BenchError, choose_source_address, dial, make_frame
 from wsbroker.settings.config import Settings, WorkerKind
+from wsbroker.websocket.frames import TEXT
 
 CHANNELS: Final = 50
-"""That all share; each socket has one or more of its own beside them."""
+"""Channels that all sockets share; each socket has channels of its own beside them."""
 ROOM: Final = 1 << 17
-"""Sockets that can be counted without more memory than was there at the start."""
+"""Sockets that are counted without more memory than was there at the start."""
 MEDDLE_S: Final = 0.002
 
 RSS_MARGIN_BYTES: Final = 3 << 20
@@ -43,11 +43,11 @@ WAYS: Final = (
     "gone while opening",
     "wrong frame",
 )
-"""How cycles end, in turn: half of them with a closing handshake or a refusal, half without a word."""
+"""How cycles end, in turn: half of them with a closing handshake or a refusal, half without either."""
 
 
 class Cycling:
-    """The application. Its open handler subscribes, sets tokens, refuses; its messages are single words."""
+    """Subscribes, sets tokens and refuses in its open handler, and obeys messages of a word each."""
 
     opened: Final = bytearray(ROOM)
     """By socket id, how often the open handler has accepted it."""
@@ -56,7 +56,7 @@ class Cycling:
     newest: int = 0
 
     def handle_socket_open(self, request: HttpRequest, socket_id: int) -> bool:
-        """``/refused`` is."""
+        """Subscribes the socket and sets its token; refuses the path ``/refused``."""
         Cycling.newest = socket_id
         if socket_id >= len(Cycling.closed):
             Cycling.opened.extend(bytes(ROOM))
@@ -69,7 +69,7 @@ class Cycling:
         return True
 
     def handle_socket_message(self, data: str | bytes, socket_id: int, token: bytes | None) -> None:
-        """Does what the first word says."""
+        """Makes the calls that the first word of the message names."""
         word = str(data).partition(" ")[0]
         if word == "subscribe":
             was_added = wsbroker.subscribe(socket_id, f"own {socket_id}")
@@ -87,68 +87,69 @@ class Cycling:
             raise ValueError("on purpose")
 
     def handle_socket_close(self, socket_id: int, token: bytes | None, code: int, reason: str) -> None:
-        """Counts."""
+        """Counts the close handler's calls by socket id."""
         Cycling.closed[socket_id] += 1
 
 
 class AsyncCycling(Cycling):
-    """The same with handlers that await."""
+    """Does what `Cycling` does, in coroutines that let the loop turn first."""
 
     def handle_socket_open(self, request: HttpRequest, socket_id: int) -> Awaitable[bool]:  # type: ignore[override]
-        """After some turns of the loop, so that clients go meanwhile."""
-        return self._open(request, socket_id)
+        """Returns a coroutine that opens after a turn of the loop: clients go meanwhile."""
+        return self._open_later(request, socket_id)
 
-    async def _open(self, request: HttpRequest, socket_id: int) -> bool:
+    async def _open_later(self, request: HttpRequest, socket_id: int) -> bool:
         await asyncio.sleep(0)
         return super().handle_socket_open(request, socket_id)
 
     def handle_socket_message(  # type: ignore[override]
         self, data: str | bytes, socket_id: int, token: bytes | None
     ) -> Awaitable[None] | None:
-        """Every second one."""
+        """Returns a coroutine for every second socket; handles the messages of the others at once."""
         if socket_id % 2:
-            return self._message(data, socket_id, token)
+            return self._handle_message_later(data, socket_id, token)
         super().handle_socket_message(data, socket_id, token)
         return None
 
-    async def _message(self, data: str | bytes, socket_id: int, token: bytes | None) -> None:
+    async def _handle_message_later(self, data: str | bytes, socket_id: int, token: bytes | None) -> None:
         await asyncio.sleep(0)
         super().handle_socket_message(data, socket_id, token)
 
     async def handle_socket_close(  # type: ignore[override]
         self, socket_id: int, token: bytes | None, code: int, reason: str
     ) -> None:
-        """Counts."""
+        """Counts the close handler's calls by socket id."""
         await asyncio.sleep(0)
         super().handle_socket_close(socket_id, token, code, reason)
 
 
 class CyclesControl(Control):
-    """Also meddles: a thread of the main program that calls about sockets which come and go at this moment."""
+    """Runs a thread of the main program that makes calls about sockets which come and go at this moment."""
 
     def __init__(self, server: wsbroker.Server) -> None:
         super().__init__(server)
         self._is_over = threading.Event()
         self._meddler: threading.Thread | None = None
 
-    def meddle(self) -> None:
-        """Begins."""
+    def start_meddling(self) -> None:
+        """Starts the thread."""
         self._is_over.clear()
-        self._meddler = threading.Thread(target=self._meddle)
+        self._meddler = threading.Thread(target=self._meddle_until_over)
         self._meddler.start()
 
-    def rest(self) -> None:
-        """Ends."""
+    def stop_meddling(self) -> None:
+        """Stops and joins the thread."""
         self._is_over.set()
         if self._meddler is not None:
             self._meddler.join()
             self._meddler = None
 
-    def _meddle(self) -> None:
+    def _meddle_until_over(self) -> None:
+        """Makes calls about the newest, the coming and some older sockets. Runs in the thread."""
         random = Random(1)
         while not self._is_over.wait(MEDDLE_S):
             for back in (0, 1, random.randrange(2, 300)):
-                socket_id = max(1, Cycling.newest + 1 - back)  # the first is not there yet, or just coming
+                socket_id = max(1, Cycling.newest + 1 - back)  # the first is just coming, or not there yet
                 wsbroker.set_token(socket_id, b"from outside")
                 wsbroker.send(socket_id, "from outside")
                 wsbroker.subscribe_nowait(socket_id, "meddled")
@@ -156,8 +157,8 @@ class CyclesControl(Control):
                 wsbroker.unsubscribe_nowait(max(1, socket_id - 2), "meddled")
             wsbroker.subscriber_count("meddled")
 
-    def closes(self) -> tuple[int, int, int]:
-        """How many close handlers have run, how many sockets had more than one, and how many were never opened."""
+    def count_closes(self) -> tuple[int, int, int]:
+        """Returns how many close handlers ran, for how many sockets more than once, for how many never opened."""
         counts = Counter(zip(Cycling.opened, Cycling.closed, strict=True))
         return (
             sum(number * closed for (_, closed), number in counts.items()),
@@ -166,102 +167,104 @@ class CyclesControl(Control):
         )
 
     def end(self) -> None:
-        """No thread is left."""
-        self.rest()
+        """Stops all threads of this control."""
+        self.stop_meddling()
+        super().end()
 
 
 class Cycler:
-    """The load.
+    """Runs cycles against a server and counts how they ended.
 
     Args:
-        server: where to.
+        server: the server's process.
     """
 
     def __init__(self, server: ServerProcess) -> None:
         self._server = server
         self._next = 0
         self.outcomes: Counter[str] = Counter()
-        """How the cycles ended, as the client saw it."""
+        """How many cycles ended how, as ``way -> outcome`` of the client."""
 
-    async def run(self, count: int, parallel: int) -> None:
-        """Makes this many cycles, so many at a time."""
+    async def run_cycles(self, count: int, parallel: int) -> None:
+        """Runs this many cycles, `parallel` at a time."""
         end = self._next + count
 
-        async def work() -> None:
+        async def run_until_end() -> None:
             while self._next < end:
                 number = self._next
                 self._next += 1
                 way = WAYS[number % len(WAYS)]
                 try:
                     async with asyncio.timeout(60):
-                        outcome = await self._cycle(number, way)
-                except (ClientError, OSError, TimeoutError) as error:
+                        outcome = await self._run_cycle(number, way)
+                except (BenchError, OSError, TimeoutError) as error:
                     outcome = f"{type(error).__name__}: {error}"
                 self.outcomes[f"{way} -> {outcome}"] += 1
 
-        await asyncio.gather(*(work() for _ in range(parallel)))
+        await asyncio.gather(*(run_until_end() for _ in range(parallel)))
 
-    async def _cycle(self, number: int, way: str) -> str:
-        client = await dial(self._server.address, source=source_address(number))
+    async def _run_cycle(self, number: int, way: str) -> str:
+        """Connects, goes in this way and returns the outcome."""
+        path = "/refused" if way == "refused" else f"/{number}"
+        client = await dial(self._server.target, path=path, source=choose_source_address(number))
         try:
-            return await self._live(client, number, way)
+            return await self._subscribe_and_leave(client, number, way)
         finally:
             client.hang_up()
 
-    async def _live(self, client: Client, number: int, way: str) -> str:
+    async def _subscribe_and_leave(self, client: BenchClient, number: int, way: str) -> str:
         if way == "gone while opening":
-            client.write(upgrade_request(f"/{number}") + frame(b"token early"))
+            client.write_bytes(client.format_upgrade() + make_frame(TEXT, b"token early"))
             if number // len(WAYS) % 2:
                 await asyncio.sleep(0)  # two moments: the server has read the request, or has not
             client.reset()
             return "gone"
         if way.startswith("half a head"):
-            client.write(upgrade_request(f"/{number}").removesuffix(HEAD_END))
-            await self._go(client, way)
+            client.write_bytes(client.format_upgrade().removesuffix(HEAD_END))
+            await self._end_without_close(client, way)
             return "gone"
-        if way == "refused":
-            try:
-                await client.open("/refused")
-            except ClientError as error:
-                return str(error.status)
-            return "opened"
-        await client.open(f"/{number}")
-        client.send("subscribe")
+        try:
+            await client.open()
+        except BenchError as error:
+            return str(error.status)
+        client.send_message("subscribe")
         if number % 3 == 0:
-            client.write(frame(b"token " + str(number).encode()) + frame(b"publish"))
+            client.write_bytes(make_frame(TEXT, b"token %d" % number) + make_frame(TEXT, b"publish"))
         if number % 5 == 0:
-            client.send("unsubscribe")
-        while not (answer := await client.receive()).startswith(b"subscribed"):
+            client.send_message("unsubscribe")
+        while not (answer := await client.receive_message()).startswith(b"subscribed"):
             pass
         if answer != b"subscribed True":
             return answer.decode()
-        return await self._leave(client, way)
+        return await self._leave_open_socket(client, way)
 
-    async def _leave(self, client: Client, way: str) -> str:
+    async def _leave_open_socket(self, client: BenchClient, way: str) -> str:
+        """Ends an open connection in this way; returns the server's close code, or ``gone``."""
         if way == "clean":
             return str(await client.close(1000, "bye"))
         if way == "closed by the server":
-            client.send("close")
-            return str(await client.wait_lost())
+            client.send_message("close")
+            return str(await client.wait_until_lost())
         if way == "failed":
-            client.send("fail")
-            return str(await client.wait_lost())
+            client.send_message("fail")
+            return str(await client.wait_until_lost())
         if way == "wrong frame":
-            client.write(b"\x8f\x80\0\0\0\0")
-            return str(await client.wait_lost())
+            client.write_bytes(b"\x8f\x80\0\0\0\0")
+            return str(await client.wait_until_lost())
         if way.startswith("half a frame"):
-            client.write(frame(b"publish") + frame(b"half of this is never sent")[:12])
+            client.write_bytes(make_frame(TEXT, b"publish") + make_frame(TEXT, b"half of this is never sent")[:12])
             await asyncio.sleep(0)
-        await self._go(client, way)
+        await self._end_without_close(client, way)
         return "gone"
 
-    async def _go(self, client: Client, way: str) -> None:
+    async def _end_without_close(self, client: BenchClient, way: str) -> None:
+        """Resets or hangs up, and waits until the connection has ended."""
         if way.endswith("reset"):
             await asyncio.sleep(0)
             client.reset()
         else:
             client.hang_up()
-        await client.wait_lost()
+        await client.wait_until_lost()
 
 
 EXPECTED: Final = {
@@ -275,54 +278,57 @@ EXPECTED: Final = {
 
 
 def run(report: Report, kind: str, handlers: str, count: int, warm_up: int, parallel: int = 200) -> None:
-    """Runs it.
+    """Runs cycles; checks their outcomes, the close handlers, and that nothing is kept.
 
     Args:
         kind: of the worker.
         handlers: ``sync`` or ``async``.
-        count: all cycles, the warm-up included.
-        warm_up: after how many of them the memory is first looked at.
-        parallel: how many at a time.
+        count: of all cycles, the warm-up included.
+        warm_up: after how many cycles the memory is measured first.
+        parallel: how many cycles run at a time.
     """
     settings: Settings = {"workers": 1, "worker_kind": cast(WorkerKind, kind)}
     application = AsyncCycling if handlers == "async" else Cycling
     with ServerProcess(CyclesControl, application, **settings) as server:
-        report.say(f"cycles: worker kind {kind}, {handlers} handlers, core {server.core}, {count} cycles")
-        run_in_loop(_soak(report, server, count, warm_up, parallel))
+        report.log(f"cycles: worker kind {kind}, {handlers} handlers, core {server.core}, {count} cycles")
+        run_in_loop(_cycle_and_check(report, server, count, warm_up, parallel))
 
 
-async def _soak(report: Report, server: ServerProcess, count: int, warm_up: int, parallel: int) -> None:
+async def _cycle_and_check(report: Report, server: ServerProcess, count: int, warm_up: int, parallel: int) -> None:
     cycler = Cycler(server)
-    fresh = await server.settled()
-    await server.answer("meddle")
-    await cycler.run(warm_up, parallel)
-    await server.answer("rest")
-    warm = await server.settled()
-    report.figure("memory after the warm-up", f"{mib(warm.rss_bytes)}, trimmed {mib(warm.trimmed_rss_bytes)}")
-    await server.answer("meddle")
+    fresh = await server.wait_until_empty()
+    await server.ask_async("start_meddling")
+    await cycler.run_cycles(warm_up, parallel)
+    await server.ask_async("stop_meddling")
+    warm = await server.wait_until_empty()
+    report.show_figure(
+        "memory after the warm-up", f"{format_mib(warm.rss_bytes)}, trimmed {format_mib(warm.trimmed_rss_bytes)}"
+    )
+    await server.ask_async("start_meddling")
     done = warm_up
-    before_s = cast(float, await server.answer("cpu_s"))
+    before_s = cast(float, await server.ask_async("read_cpu_s"))
     part = max(1, (count - warm_up) // 8)
     while done < count:
         part = min(part, count - done)
-        await cycler.run(part, parallel)
+        await cycler.run_cycles(part, parallel)
         done += part
-        report.figure(f"memory after {done}", mib(cast(int, await server.answer("rss_bytes"))))
-    cpu_s = cast(float, await server.answer("cpu_s")) - before_s
-    await server.answer("rest")
-    end = await server.settled()
+        report.show_figure(f"memory after {done}", format_mib(cast(int, await server.ask_async("read_rss_bytes"))))
+    cpu_s = cast(float, await server.ask_async("read_cpu_s")) - before_s
+    await server.ask_async("stop_meddling")
+    end = await server.wait_until_empty()
     if count > warm_up:
         each_us = cpu_s / (count - warm_up) * 1e6
-        report.figure("processor time of the server", f"{cpu_s:.1f} s, {each_us:.0f} µs a cycle with its meddler")
+        report.show_figure("processor time of the server", f"{cpu_s:.1f} s, {each_us:.0f} µs a cycle with its meddler")
     _check_outcomes(report, cycler, count)
-    _check_closes(report, end, cast(tuple[int, int, int], await server.answer("closes")))
-    _check_left(report, fresh, end)
+    _check_closes(report, end, cast(tuple[int, int, int], await server.ask_async("count_closes")))
+    _check_kept(report, fresh, end)
     _check_growth(report, warm, end)
 
 
 def _check_outcomes(report: Report, cycler: Cycler, count: int) -> None:
+    """Checks that every cycle ended with the outcome of its way."""
     outcomes = cycler.outcomes
-    report.equal("cycles", outcomes.total(), count)
+    report.check_equal("cycles", outcomes.total(), count)
     wrong = {
         text: number
         for text, number in outcomes.items()
@@ -332,27 +338,30 @@ def _check_outcomes(report: Report, cycler: Cycler, count: int) -> None:
 
 
 def _check_closes(report: Report, end: Snapshot, closes: tuple[int, int, int]) -> None:
+    """Checks that each open socket had one close handler, and no other socket had any."""
     ran, twice, unopened = closes
-    report.equal("close handlers run, of the sockets that were open", ran, end.count("sockets_opened"))
-    report.equal("sockets with two close handlers", twice, 0)
-    report.equal("sockets with a close handler that no open handler had accepted", unopened, 0)
+    report.check_equal("close handlers run, of the sockets that were open", ran, end.statistics["sockets_opened"])
+    report.check_equal("sockets with two close handlers", twice, 0)
+    report.check_equal("sockets with a close handler that no open handler had accepted", unopened, 0)
 
 
-def _check_left(report: Report, fresh: Snapshot, end: Snapshot) -> None:
+def _check_kept(report: Report, fresh: Snapshot, end: Snapshot) -> None:
+    """Checks that sockets, descriptors and tasks are as before the first cycle."""
     report.check(not any(end.gauges.values()), "nobody is left", end.gauges)
-    report.check(not end.state, "nothing is kept by broker, front, pool and worker", end.state or "")
-    report.equal("descriptors", end.descriptors, fresh.descriptors)
-    report.equal("tasks", end.tasks, fresh.tasks)
+    report.check(not end.kept, "nothing is kept by broker, front, pool and worker", end.kept or "")
+    report.check_equal("descriptors", end.descriptors, fresh.descriptors)
+    report.check_equal("tasks", end.tasks, fresh.tasks)
 
 
 def _check_growth(report: Report, warm: Snapshot, end: Snapshot) -> None:
+    """Checks objects, blocks and memory at the end against those after the warm-up."""
     grown = end.types - warm.types
-    report.figure("types that grew most", dict(grown.most_common(6)))
+    report.show_figure("types that grew most", dict(grown.most_common(6)))
     too_much = {name: number for name, number in grown.items() if number > TYPE_MARGIN}
     report.check(not too_much, f"no type has grown by more than {TYPE_MARGIN} objects", too_much or "")
     blocks = end.blocks - warm.blocks
     report.check(blocks <= BLOCK_MARGIN, f"blocks grown since the warm-up, at most {BLOCK_MARGIN}", blocks)
     grown_bytes = end.trimmed_rss_bytes - warm.trimmed_rss_bytes
-    report.figure("memory at the end", f"{mib(end.rss_bytes)}, trimmed {mib(end.trimmed_rss_bytes)}")
-    bound = f"memory grown since the warm-up, at most {mib(RSS_MARGIN_BYTES)}"
-    report.check(grown_bytes <= RSS_MARGIN_BYTES, bound, mib(grown_bytes))
+    report.show_figure("memory at the end", f"{format_mib(end.rss_bytes)}, trimmed {format_mib(end.trimmed_rss_bytes)}")
+    bound = f"memory grown since the warm-up, at most {format_mib(RSS_MARGIN_BYTES)}"
+    report.check(grown_bytes <= RSS_MARGIN_BYTES, bound, format_mib(grown_bytes))

@@ -89,4 +89,4 @@ def test_encoding_a_text(benchmark: BenchmarkFixture, size: int) -> None:
 
 
 def test_checking_a_browsers_handshake(benchmark: BenchmarkFixture) -> None:
-    assert benchmark(check_upgrade, "GET", 1, 1, REQUEST, (), None).accept
+    assert benchmark(check_upgrade, "GET", 1, 1, REQUEST, (), None).accept_key

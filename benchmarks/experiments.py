@@ -1,0 +1,125 @@
+"""The runner of all experiments: what each measures, shows and claims; ``python -m benchmarks NAME`` runs one.
+
+Each experiment stands in the module that measures it, as ``EXPERIMENT``; the soak runs stand in `soak.command`.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.load.machine import read_machine
+from benchmarks.load.server import ServerError
+
+Result = Mapping[str, Any]
+"""What an experiment measured, as JSON takes it. ``failures``: texts of what was wrong, if anything was."""
+
+
+class Claim(NamedTuple):
+    """One published figure: a line of the README's table.
+
+    Args:
+        subject: what was measured.
+        figure: the measured value as text.
+        aim: the bound, such as ``≤ 1.3``; "" if there is none.
+        holds: whether the figure keeps to its aim.
+    """
+
+    subject: str
+    figure: str
+    aim: str = ""
+    holds: bool = True
+
+    @property
+    def cells(self) -> list[str]:
+        """The cells of the README's table; a figure that does not keep to its aim is bold."""
+        return [self.subject, self.figure if self.holds else f"**{self.figure}**", self.aim]
+
+    def __str__(self) -> str:
+        verdict = ("ok  " if self.holds else "OVER") if self.aim else "    "
+        return f"{verdict}  {self.subject}: {self.figure}{f' ({self.aim})' if self.aim else ''}"
+
+
+def claim_at_most(subject: str, value: float, bound: float) -> Claim:
+    """Makes the claim that a value is not above a bound."""
+    return Claim(subject, format_value(value), f"≤ {bound:g}", value <= bound)
+
+
+def claim_at_least(subject: str, value: float, bound: float) -> Claim:
+    """Makes the claim that a value is not below a bound."""
+    return Claim(subject, format_value(value), f"≥ {bound:g}", value >= bound)
+
+
+def format_value(value: float) -> str:
+    """Returns a value with two digits after the point, or none if it is 20 or more."""
+    return f"{value:,.0f}" if value >= 20 else f"{value:.2f}"
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """Something that can be measured.
+
+    Args:
+        name: the words behind ``python -m benchmarks``.
+        summary: one line of help.
+        add_options: adds the experiment's options to the command line.
+        measure: measures and returns the result; may print progress.
+        table: returns the result as text.
+        claims: returns the result's published figures.
+    """
+
+    name: str
+    summary: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+    measure: Callable[[argparse.Namespace], Result]
+    table: Callable[[Result], str]
+    claims: Callable[[Result], list[Claim]]
+
+    def make_parser(self) -> argparse.ArgumentParser:
+        """Returns the command line of this experiment."""
+        parser = argparse.ArgumentParser(prog=f"python -m benchmarks {self.name}", description=self.summary)
+        self.add_options(parser)
+        parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
+        return parser
+
+    def run(self, argv: Sequence[str]) -> int:
+        """Measures, prints table and claims, writes the JSON; returns the exit code.
+
+        0: all is right. 1: the experiment could not be measured, something was wrong, or a claim does not hold.
+        """
+        parser = self.make_parser()
+        options = parser.parse_args(argv)
+        try:
+            result = self.measure(options)
+        except ServerError as error:
+            print(error, file=sys.stderr)
+            return 1
+        except ValueError as error:
+            parser.error(str(error))
+        claims = self.claims(result)
+        print("\n".join([self.table(result), *map(str, claims)]))
+        failures = result.get("failures", [])
+        for failure in failures:
+            print(failure, file=sys.stderr)
+        if options.json:
+            everything = {"machine": read_machine(), **result, "claims": claims}
+            options.json.write_text(json.dumps(everything, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        return 0 if all(claim.holds for claim in claims) and not failures else 1
+
+
+def make_no_claims(result: Result) -> list[Claim]:
+    """Returns no claims: for experiments without published figures."""
+    return []
+
+
+def parse_numbers(text: str) -> list[float]:
+    """Parses numbers with commas between them; called by argparse."""
+    return [float(number) for number in text.split(",")]
+
+
+def add_pin_option(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--pin`` and ``--no-pin``."""
+    parser.add_argument("--pin", action=argparse.BooleanOptionalAction, default=True, help="server and load to cores")
