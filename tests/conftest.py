@@ -27,6 +27,22 @@ settings.register_profile(
 settings.load_profile("wsbroker")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds `--full`: tests that are marked `full` are run, too."""
+    parser.addoption("--full", action="store_true", help="run the long tests too, and each worker kind everywhere")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what is marked `full`, unless it is asked for: by `--full`, or by naming a test or its file."""
+    if config.getoption("--full") or any(".py" in argument for argument in config.args):
+        return
+    left_out = [item for item in items if item.get_closest_marker("full")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("full")]
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Refuses to test another build than the one that was asked for; then forgets what the shell says to wsbroker."""
     kind = core_kind()

@@ -104,6 +104,7 @@ def benchmarks(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=LIMIT_S)
 
 
+@pytest.mark.full
 def test_plain_http_is_measured_beside_aiohttp(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     done = benchmarks("http", "--pairs=1", "--seconds=0.2", "--connections=4", "--no-pin", f"--json={file}")
@@ -117,6 +118,7 @@ def test_plain_http_is_measured_beside_aiohttp(tmp_path: Path) -> None:
     assert result["claims"][0][0] in done.stdout
 
 
+@pytest.mark.full
 def test_a_window_for_writes_is_measured_beside_none(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     job = ("--rate=200", "--connections=5", "--seconds=0.3", "--rounds=1", "--no-pin")

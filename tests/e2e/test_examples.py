@@ -13,7 +13,8 @@ from kits.server_process import ServerProcess, serving, shared
 from kits.websocket_clients import PATIENCE_S, Talker, with_aiohttp, with_websockets
 
 INLINE = pytest.param(("--worker-kind", "inline"), id="inline")
-THREAD = pytest.param(("--worker-kind", "thread", "--workers", "1"), id="thread")
+THREAD = pytest.param(("--worker-kind", "thread", "--workers", "1"), id="thread", marks=pytest.mark.full)
+"""Shows nothing that three threads do not."""
 THREE_THREADS = pytest.param(("--worker-kind", "thread", "--workers", "3"), id="three threads")
 
 
@@ -29,7 +30,7 @@ def chat(_chat: ServerProcess) -> Iterator[ServerProcess]:
     yield from shared(_chat)
 
 
-@pytest.mark.parametrize("workers", [INLINE, THREAD])
+@pytest.mark.parametrize("workers", [INLINE, THREE_THREADS])
 def test_basic_echoes_to_the_sender_and_tells_everybody_else(workers: tuple[str, ...]) -> None:
     async def scenario(server: ServerProcess) -> None:
         url = server.websocket_url

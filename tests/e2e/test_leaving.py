@@ -80,7 +80,7 @@ def running(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[st
 @pytest.mark.parametrize(
     "how, status",
     [
-        ("return", 0),
+        pytest.param("return", 0, marks=pytest.mark.full),  # so ends the program of the last test, too
         ("raise", 1),
         pytest.param("exit", 3, marks=pytest.mark.skipif(sys.version_info < (3, 12), reason="nothing tells of it")),
     ],

@@ -48,6 +48,7 @@ def test_sockets_that_flood_their_worker_do_not_keep_another_one_waiting(kind: s
     assert report.failures == []
 
 
+@pytest.mark.full
 def test_worker_threads_get_their_turn_beside_a_busy_loop() -> None:
     lines: list[str] = []
     report = Report("busy", lines.append)

@@ -4,7 +4,7 @@ A program is a list of calls; the model carries each out at once on plain lists,
 merges, blocks and caps. Each socket must have received exactly the model's list. Some calls are made from inside a
 write to a socket, as by a finaliser: those count as made behind the call that wrote.
 
-ORDER_PROGRAMS in the environment says how many programs (CI: 12,000 once; every other run 2,000).
+ORDER_PROGRAMS in the environment says how many programs (CI: 12,000 once; every other run 600).
 """
 
 import os
@@ -22,7 +22,7 @@ SOCKETS = 6
 CHANNELS = 5
 LIMIT = 4
 """Channels of one socket: fewer than there are, so that some subscriptions and copies are refused."""
-PROGRAMS = int(os.environ.get("ORDER_PROGRAMS", "2000"))
+PROGRAMS = int(os.environ.get("ORDER_PROGRAMS", "600"))
 BIG = 70 * 1024  # two of these on one source reach the cap
 NOW = -1
 

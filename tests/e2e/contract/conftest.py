@@ -2,17 +2,37 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 import aiohttp
 import pytest
 
 import wsbroker
-from kits.contract_kit import KINDS, PUPPETS, Clients, Servers, client_for, until
+from kits.contract_kit import ELSEWHERE, KINDS, PUPPETS, Clients, Servers, client_for, until
 from kits.forked_programs import Forks
 from kits.log_records import Log, recorded
 from kits.loop_thread import LoopThread
 from wsbroker.settings.config import WorkerKind
+
+REPEATING_PLACES: Final = {
+    *("main program", "second thread", "inside the loop"),
+    *("open handler", "close handler", "thread of a handler"),
+    *("to_thread in an async handler", "executor of an async handler", "async http handler"),
+}
+"""Places of `test_calls` from where a call takes the same way whether workers are threads or something further away."""
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Marks as `full` what repeats a proof: of `one_kind`, of `one_app` (see pyproject.toml), and REPEATING_PLACES."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    length = len(item.name.partition("[")[0])  # so that each kind and each application has its part of them
+    for marker, parameter, choices in (("one_kind", "kind", KINDS), ("one_app", "app", PUPPETS)):
+        chosen = choices[length % len(choices)]
+        if item.get_closest_marker(marker) and parameters.get(parameter, chosen) != chosen:
+            item.add_marker(pytest.mark.full)
+    place = str(getattr(parameters.get("place"), "name", ""))
+    if place in REPEATING_PLACES and parameters.get("kind") in ELSEWHERE:
+        item.add_marker(pytest.mark.full)
 
 
 @pytest.hookimpl(trylast=True)

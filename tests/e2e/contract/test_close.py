@@ -121,6 +121,8 @@ BAD = {
 
 
 @pytest.mark.parametrize(("data", "code"), BAD.values(), ids=BAD)
+@pytest.mark.one_kind
+@pytest.mark.one_app
 def test_a_client_that_breaks_the_rules_is_closed(
     clients: Clients, running: Running, watcher: Client, data: bytes, code: int
 ) -> None:
@@ -135,6 +137,8 @@ def test_a_client_that_breaks_the_rules_is_closed(
     watcher.hears_nothing_else()
 
 
+@pytest.mark.one_kind
+@pytest.mark.one_app
 def test_a_foreign_client_sees_why_its_message_was_too_big(
     clients: Clients, client: str, running: Running, watcher: Client
 ) -> None:

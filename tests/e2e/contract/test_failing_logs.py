@@ -123,7 +123,7 @@ def test_failures_are_seen_where_the_application_disables_existing_loggers(
         for number in range(2 if kind in ELSEWHERE and configured == "root" else 1):
             if number:
                 server.process.send_signal(signal.SIGHUP)
-                server.wait_for_line(re.compile(r"wsbroker\.running: reloaded"), START_S)
+                server.wait_for_line(re.compile(r"wsbroker\.server\.\w+: reloaded"), START_S)
             peer = Peer(("127.0.0.1", server.port))
             peer.upgrade(text(f"of message {number}"))
             assert peer.close_frame()[0] == 1011

@@ -82,6 +82,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("is_first", [True, False], ids=["first", "second"])
 @pytest.mark.parametrize(("data", "status", "body"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.one_kind
 def test_an_upgrade_that_breaks_the_rules_is_refused_and_closed(
     clients: Clients, running: Running, app: str, data: bytes, status: int | None, body: str, is_first: bool
 ) -> None:
@@ -121,6 +122,7 @@ ACCEPTED = {
 
 
 @pytest.mark.parametrize("data", ACCEPTED.values(), ids=ACCEPTED)
+@pytest.mark.one_kind
 def test_an_upgrade_that_is_only_unusual_is_accepted(clients: Clients, running: Running, data: bytes) -> None:
     peer = clients.peer(running)
     peer.send(data, text("here 1"))
@@ -130,6 +132,7 @@ def test_an_upgrade_that_is_only_unusual_is_accepted(clients: Clients, running: 
     assert peer.text() in ("1", "here 1")
 
 
+@pytest.mark.one_kind
 def test_an_upgrade_that_comes_byte_by_byte_is_the_same(clients: Clients, running: Running) -> None:
     peer = clients.peer(running)
     for byte in upgrade() + text("here 1"):
@@ -194,6 +197,7 @@ ORIGINS: Final[list[tuple[tuple[str, ...], dict[str, bool]]]] = [
 
 
 @pytest.mark.parametrize(("allowed", "origins"), ORIGINS)
+@pytest.mark.one_kind
 def test_only_allowed_origins_connect(
     servers: Servers, kind: WorkerKind, clients: Clients, allowed: tuple[str, ...], origins: dict[str, bool]
 ) -> None:
@@ -208,6 +212,7 @@ def test_only_allowed_origins_connect(
             assert (caught.value.status, caught.value.body) == (403, f"{ORIGIN_NOT_LISTED}\n")
 
 
+@pytest.mark.one_kind
 def test_a_refused_origin_is_logged_with_what_to_do(
     servers: Servers, kind: WorkerKind, clients: Clients, log: Log
 ) -> None:
@@ -229,6 +234,7 @@ def test_a_refused_origin_is_logged_with_what_to_do(
     assert len(lines) == 3 and max(map(len, lines)) < 600 and all(line.isprintable() for line in lines)
 
 
+@pytest.mark.one_kind
 def test_an_upgrade_that_lost_its_upgrade_field_is_told_so(
     servers: Servers, kind: WorkerKind, clients: Clients, log: Log
 ) -> None:
@@ -256,6 +262,7 @@ def test_an_http_handler_sees_an_upgrade_that_lost_its_upgrade_field_as_a_plain_
     assert log.text.count("a WebSocket was meant") == 1
 
 
+@pytest.mark.one_kind
 def test_a_connection_too_many_is_a_503(servers: Servers, kind: WorkerKind, clients: Clients) -> None:
     running = servers.get("echo", kind, max_connections=2)
     first, _ = clients.connect(running), clients.connect(running)
@@ -282,6 +289,7 @@ def is_let_in(clients: Clients, running: Running) -> bool:
     return True
 
 
+@pytest.mark.one_kind
 def test_who_sends_no_request_head_in_time_is_let_go(servers: Servers, kind: WorkerKind, clients: Clients) -> None:
     running = servers.get("echo", kind, handshake_timeout=0.1)
     for data in (b"", b"GET / HTTP/1.1\r\n", upgrade()[:-2]):

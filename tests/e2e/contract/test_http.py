@@ -122,6 +122,8 @@ CONTROL = "the value of header 'X' has a control character in it; of those only 
         ),
     ],
 )
+@pytest.mark.one_kind
+@pytest.mark.one_app
 def test_a_response_that_cannot_be_sent_cannot_be_made(
     clients: Clients, running: Running, returned: str, error: str
 ) -> None:
@@ -176,6 +178,8 @@ def test_a_handler_sees_the_whole_request(clients: Clients, running: Running) ->
         ("//a.example/", ("127.0.0.1", *["//a.example/"] * 2, "http://127.0.0.1//a.example/")),
     ],
 )
+@pytest.mark.one_kind
+@pytest.mark.one_app
 def test_the_host_is_that_of_an_absolute_target(
     clients: Clients, running: Running, target: str, seen: tuple[str, ...]
 ) -> None:
@@ -201,6 +205,8 @@ def test_options_for_the_whole_server_reaches_the_handler(clients: Clients, runn
 @pytest.mark.parametrize(
     "target", ["/x#y", "http://u@a.example/", "http://u:p@a.example/", "ftp://a.example/", "*", "a.example:80", "x"]
 )
+@pytest.mark.one_kind
+@pytest.mark.one_app
 def test_a_target_that_no_server_answers_is_a_400(clients: Clients, running: Running, target: str) -> None:
     for head in (request("GET", target), upgrade(target)):
         peer = clients.peer(running)
@@ -264,6 +270,8 @@ def test_any_method_reaches_the_handler(clients: Clients, running: Running) -> N
 # Limits. --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_kind
+@pytest.mark.one_app
 def test_a_body_over_the_limit_is_a_413(clients: Clients, running: Running) -> None:
     assert clients.http(running, "POST", data=b" " * (MAX_BODY - 1) + b"1").text == "1"
     assert clients.http(running, "POST", data=b" " * (MAX_BODY + 1)).status == 413
@@ -277,6 +285,8 @@ def test_a_body_over_the_limit_is_a_413(clients: Clients, running: Running) -> N
 
 
 @pytest.mark.parametrize("before", [False, True], ids=["first", "second"])
+@pytest.mark.one_kind
+@pytest.mark.one_app
 def test_a_head_over_the_limit_is_a_431(clients: Clients, running: Running, before: bool) -> None:
     many = [f"X-{number}: {'x' * 100}" for number in range(MAX_HEAD // 100)]
     for lines in (many, [f"X: {'x' * MAX_HEAD}"]):
@@ -301,6 +311,8 @@ def test_a_head_over_the_limit_is_a_431(clients: Clients, running: Running, befo
 # Connections. ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_kind
+@pytest.mark.one_app
 def test_an_answer_to_head_has_a_length_and_no_body(clients: Clients, running: Running) -> None:
     peer = clients.peer(running)
     peer.send(request("HEAD", "/?do='four'"), request("GET", "/?do='five5'"))
@@ -309,6 +321,8 @@ def test_an_answer_to_head_has_a_length_and_no_body(clients: Clients, running: R
     assert peer.answer().text == "five5"
 
 
+@pytest.mark.one_kind
+@pytest.mark.one_app
 def test_a_connection_is_kept_until_somebody_ends_it(clients: Clients, running: Running) -> None:
     peer = clients.peer(running)
     for number in range(5):
@@ -345,6 +359,8 @@ def test_a_slow_answer_holds_back_only_its_own_connection(clients: Clients, runn
     assert [slow.answer().text, slow.answer().text] == ["slow", "'behind'"]
 
 
+@pytest.mark.one_kind
+@pytest.mark.one_app
 def test_100_continue_is_sent_when_it_is_waited_for(clients: Clients, running: Running) -> None:
     peer = clients.peer(running)
     for _ in range(2):
@@ -356,6 +372,8 @@ def test_100_continue_is_sent_when_it_is_waited_for(clients: Clients, running: R
     assert peer.answer().status == 417
 
 
+@pytest.mark.one_kind
+@pytest.mark.one_app
 def test_http_1_0_is_served_and_closed(clients: Clients, running: Running) -> None:
     peer = clients.peer(running)
     peer.send(b"GET / HTTP/1.0\r\n\r\n")
@@ -398,6 +416,8 @@ REFUSED = {
 
 @pytest.mark.parametrize("before", [b"", request("GET")], ids=["first", "second"])
 @pytest.mark.parametrize(("data", "status"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.one_kind
+@pytest.mark.one_app
 def test_what_is_no_proper_request_is_refused_and_never_handled(
     servers: Servers, kind: WorkerKind, clients: Clients, data: bytes, status: int, before: bytes
 ) -> None:

@@ -42,6 +42,8 @@ def test_a_message_in_many_frames_is_one_message(clients: Clients, running: Runn
     assert peer.text() == "'grüße 🙂'"
 
 
+@pytest.mark.one_kind
+@pytest.mark.one_app
 def test_a_message_byte_by_byte_is_the_same(clients: Clients, running: Running) -> None:
     peer = clients.peer(running)
     peer.upgrade()
@@ -50,6 +52,8 @@ def test_a_message_byte_by_byte_is_the_same(clients: Clients, running: Running) 
     assert sorted([peer.frame(), peer.frame(), peer.frame()]) == [(1, b"1"), (2, b"\xff"), (10, b"")]
 
 
+@pytest.mark.one_kind
+@pytest.mark.one_app
 def test_every_ping_is_answered_while_the_server_is_read_from(ann: Client, clients: Clients, running: Running) -> None:
     peer = clients.peer(running)
     peer.upgrade()
@@ -218,6 +222,8 @@ def test_a_message_to_oneself_is_answered_in_the_order_of_the_calls(ann: Client)
     ann.receives(*("x" * size for size in sizes))
 
 
+@pytest.mark.one_kind
+@pytest.mark.one_app
 def test_a_frame_is_as_short_as_it_can_be(clients: Clients, running: Running) -> None:
     """RFC 6455 section 5.2 has the minimal number of bytes for the length."""
     peer = clients.peer(running)

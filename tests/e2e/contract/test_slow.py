@@ -82,6 +82,8 @@ def received(client: Client) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("policy", ["drop_new", "drop_old"])
+@pytest.mark.one_kind
+@pytest.mark.one_app
 def test_a_policy_drops_whole_messages_and_keeps_the_socket(
     servers: Servers, kind: WorkerKind, clients: Clients, policy: str
 ) -> None:
@@ -107,6 +109,8 @@ def test_a_policy_drops_whole_messages_and_keeps_the_socket(
     assert peer.text() == "'alive'"
 
 
+@pytest.mark.one_kind
+@pytest.mark.one_app
 def test_an_empty_outbox_takes_any_one_message(clients: Clients, client: str, running: Running) -> None:
     ann = clients.connect(running)
     ann.tell(f"send(me, 'x' * {QUEUE * 50})")
@@ -130,6 +134,8 @@ def test_queued_bytes_counts_what_this_handler_has_sent(clients: Clients, client
     assert ann.answer() == 102
 
 
+@pytest.mark.one_kind
+@pytest.mark.one_app
 def test_a_peer_that_takes_nothing_is_cut(servers: Servers, kind: WorkerKind, clients: Clients) -> None:
     running = servers.get("puppet", kind, write_timeout=0.2, max_queue_bytes=1 << 30)
     watcher = clients.connect(running)
@@ -141,6 +147,8 @@ def test_a_peer_that_takes_nothing_is_cut(servers: Servers, kind: WorkerKind, cl
     peer.end()
 
 
+@pytest.mark.one_kind
+@pytest.mark.one_app
 def test_a_peer_that_answers_no_ping_is_cut(servers: Servers, kind: WorkerKind, clients: Clients) -> None:
     """The other clients answer by themselves, and stay."""
     running = servers.get("puppet", kind, ping_interval=0.1, pong_timeout=0.5)
@@ -220,6 +228,8 @@ def test_mailboxes_that_are_full_lose_nothing(clients: Clients, narrow: Running)
             assert peer.frame() == (Opcode.BINARY, b"%4d" % number + bytes(1000))
 
 
+@pytest.mark.one_kind
+@pytest.mark.one_app
 def test_a_flood_of_pings_is_answered_within_bounds(clients: Clients, running: Running) -> None:
     """While nothing is read, only the newest pong waits; pings whose pongs were dropped are no error."""
     peer = clients.peer(running)
