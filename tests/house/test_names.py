@@ -41,16 +41,13 @@ PRIVATE_USES_ALLOWED: Final = {
 }
 
 
-def test_most_functions_are_named_with_a_verb_and_its_object() -> None:
+def test_most_functions_are_named_with_a_verb_and_its_object_and_others_with_a_word_of_the_list() -> None:
     named = tree_figures.named_functions("wsbroker")
     assert tree_figures.bare_share(named) < MAX_BARE_SHARE
-
-
-def test_a_function_named_with_one_word_uses_a_word_of_the_list() -> None:
     allowed = {word for words in BARE_WORDS.values() for word in words.split()}
     strangers = [
         f"{function.path.relative_to(tree_figures.ROOT)}:{function.line} {function.name}"
-        for function in tree_figures.named_functions("wsbroker")
+        for function in named
         if function.is_bare and function.name.strip("_") not in allowed
     ]
     assert strangers == [], "name it with a verb and its object"

@@ -326,39 +326,39 @@ class Idle:
 
 warnings.simplefilter("ignore", DeprecationWarning)  # a fork while threads run: that is what this is about
 server = wsbroker.start("127.0.0.1:0", worker=Idle(), worker_kind="inline")
-child = os.fork()
-if child == 0:
-    try:
-        {what}
-    except BaseException as error:
-        print(type(error).__name__, flush=True)
-    os._exit(0)
-print("status", os.waitpid(child, 0)[1])
-print("open" if not wsbroker.is_open(1) and server.is_running else "broken")
+for what in {calls}:
+    print(what, flush=True)
+    child = os.fork()
+    if child == 0:
+        try:
+            exec(what)
+        except BaseException as error:
+            print(type(error).__name__, flush=True)
+        os._exit(0)
+    print("status", os.waitpid(child, 0)[1])
+    print("open" if not wsbroker.is_open(1) and server.is_running else "broken")
 server.stop()
 """
+IN_A_FORK = {
+    "wsbroker.is_open(1)": ["CommandError", "status 0"],
+    "wsbroker.send(1, 'x')": ["CommandError", "status 0"],
+    "server.statistics()": ["CommandError", "status 0"],
+    "server.stop(); print(server.is_running, flush=True)": ["False", "status 0"],
+    "wsbroker.start('127.0.0.1:0', worker=Idle(), worker_kind='inline').stop(); print('started', flush=True)": [
+        "started",
+        "status 0",
+    ],
+    "signal.raise_signal(signal.SIGTERM)": [f"status {int(signal.SIGTERM)}"],
+}
+"""What a child does, and what is printed of it."""
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="nothing forks there")
-@pytest.mark.parametrize(
-    ("what", "said"),
-    [
-        ("wsbroker.is_open(1)", ["CommandError", "status 0"]),
-        ("wsbroker.send(1, 'x')", ["CommandError", "status 0"]),
-        ("server.statistics()", ["CommandError", "status 0"]),
-        ("server.stop(); print(server.is_running, flush=True)", ["False", "status 0"]),
-        (
-            "wsbroker.start('127.0.0.1:0', worker=Idle(), worker_kind='inline').stop(); print('started', flush=True)",
-            ["started", "status 0"],
-        ),
-        ("signal.raise_signal(signal.SIGTERM)", [f"status {int(signal.SIGTERM)}"]),
-    ],
-)
-def test_the_child_of_a_fork_has_no_server_and_says_so(what: str, said: list[str]) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", FORKING.format(what=what)], capture_output=True, text=True, timeout=30, env=os.environ
-    )
-    assert ran.stdout.splitlines() == [*said, "open"], ran.stderr
+def test_the_child_of_a_fork_has_no_server_and_says_so() -> None:
+    program = FORKING.format(calls=list(IN_A_FORK))
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, env=os.environ)
+    expected = [line for what, said in IN_A_FORK.items() for line in (what, *said, "open")]
+    assert ran.stdout.splitlines() == expected, ran.stderr
 
 
 def test_the_mode_and_group_of_a_unix_socket_are_checked_before_anything_starts(

@@ -110,7 +110,7 @@ def test_depth_ends_in_an_answer_whatever_it_is(broker: FakeBrokerApi, template:
     assert '"type":"' in answer
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.one_of(
         st.binary(),
