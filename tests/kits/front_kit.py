@@ -1,4 +1,4 @@
-"""Fakes of what the front is given, and a front on a free port for tests that need the network."""
+"""Fakes of the WebSocket connections and of the pool, and a front on a free port for tests that need the network."""
 
 import asyncio
 import contextlib
@@ -12,11 +12,11 @@ from wsbroker.settings.addresses import Address, TcpAddress
 from wsbroker.settings.config import Config
 
 LONG_S = 20.0
-"""Longer than anything here takes; a test that waits so long has failed."""
+"""Longer than any step of these tests takes; a test that waits so long has failed."""
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-"""The answer to KEY (RFC 6455 section 1.3)."""
+"""The Sec-WebSocket-Accept for KEY (RFC 6455 section 1.3)."""
 
 
 def upgrade(
@@ -45,7 +45,7 @@ def post(body: bytes, path: str = "/", *more: str) -> bytes:
 
 
 class FakeConnection(asyncio.Protocol):
-    """A socket that writes down what it is given."""
+    """A WebSocket connection that records the bytes that it receives."""
 
     def __init__(self, sockets: "FakeConnections", socket_id: int) -> None:
         self.sockets = sockets
@@ -64,7 +64,7 @@ class FakeConnection(asyncio.Protocol):
         self.is_lost.set()
 
     async def has_received(self, size: int) -> bytes:
-        """Waits for so many bytes."""
+        """Waits until `size` bytes have been received; returns all received bytes."""
         async with asyncio.timeout(LONG_S):
             while len(self.received) < size:
                 self._news.clear()
@@ -73,23 +73,23 @@ class FakeConnection(asyncio.Protocol):
 
 
 class FakeConnections:
-    """Admits up to `limit` sockets."""
+    """A table of WebSocket connections that admits up to `limit` sockets and records each call."""
 
     def __init__(self, limit: int = 1000) -> None:
         self.limit = limit
         self.connection_count = 0
-        self.lanes: list[int] = []
+        self.worker_indices: list[int] = []
         self.accepted: list[FakeConnection] = []
         self.discarded: list[FakeConnection] = []
         self.failure: Exception | None = None
         self.news = asyncio.Event()
 
-    def admit_connection(self, lane_index: int) -> FakeConnection | None:
+    def admit_connection(self, worker_index: int) -> FakeConnection | None:
         if self.connection_count >= self.limit:
             return None
         self.connection_count += 1
-        self.lanes.append(lane_index)
-        return FakeConnection(self, len(self.lanes))
+        self.worker_indices.append(worker_index)
+        return FakeConnection(self, len(self.worker_indices))
 
     def accept_upgrade(
         self, connection: FakeConnection, transport: asyncio.Transport, head: bytes, tail: bytes
@@ -110,7 +110,7 @@ class FakeConnections:
         self.news.set()
 
     async def until(self, claim: Callable[[], bool]) -> None:
-        """Waits until something that `accept_upgrade` or `discard_connection` changes is so."""
+        """Waits until `claim()` is true; checks after each `accept_upgrade` and `discard_connection`."""
         async with asyncio.timeout(LONG_S):
             while not claim():
                 self.news.clear()
@@ -118,7 +118,7 @@ class FakeConnections:
 
 
 class FakePool:
-    """Answers with what the request was, unless the test gives it handlers."""
+    """A pool whose HTTP handler is `describe`, and which has no open handler, unless the test sets handlers."""
 
     def __init__(self) -> None:
         self.opener: Callable[[HttpRequest], Awaitable[HttpResponse | None]] | None = None
@@ -134,9 +134,9 @@ class FakePool:
     def choose_worker_index(self) -> int:
         return 3
 
-    async def run_open_handler(self, socket_id: int, lane_index: int, request: HttpRequest) -> HttpResponse | None:
+    async def run_open_handler(self, socket_id: int, worker_index: int, request: HttpRequest) -> HttpResponse | None:
         assert self.opener is not None
-        self.opened.append((socket_id, lane_index))
+        self.opened.append((socket_id, worker_index))
         self.requests.append(request)
         is_accepted = False
         try:
@@ -145,10 +145,10 @@ class FakePool:
             return answer
         finally:
             if not is_accepted:  # as the pool does
-                self.drop_unopened_socket(socket_id, lane_index)
+                self.drop_unopened_socket(socket_id, worker_index)
 
-    def drop_unopened_socket(self, socket_id: int, lane_index: int) -> None:
-        self.forgotten.append((socket_id, lane_index))
+    def drop_unopened_socket(self, socket_id: int, worker_index: int) -> None:
+        self.forgotten.append((socket_id, worker_index))
 
     async def run_http_handler(self, request: HttpRequest) -> HttpResponse:
         self.requests.append(request)
@@ -156,12 +156,12 @@ class FakePool:
 
 
 async def describe(request: HttpRequest) -> HttpResponse:
-    """Answers what was asked: method, target and the length of the body."""
+    """Returns a response with the method, the target and the length of the body of a request."""
     return HttpResponse(200, (), f"{request.method} {request.url} {len(request.body)}")
 
 
 class Fronting:
-    """A front that serves, with its fakes."""
+    """A front that listens on a port, with its fakes."""
 
     def __init__(self, front: "Front[FakeConnection]", sockets: FakeConnections, pool: FakePool, port: int) -> None:
         self.front = front
@@ -171,14 +171,14 @@ class Fronting:
         self.peers: list[Peer] = []
 
     async def connect(self) -> "Peer":
-        """A plain TCP connection to it."""
+        """Opens a TCP connection to the front."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         peer = Peer(reader, writer)
         self.peers.append(peer)
         return peer
 
     async def ask(self, data: bytes) -> bytes:
-        """Sends bytes on a connection of its own; returns all that comes back until it is closed."""
+        """Sends bytes on a new connection; returns all bytes that come back until the server closes."""
         peer = await self.connect()
         await peer.send(data)
         answer = await peer.rest()
@@ -193,14 +193,14 @@ class Fronting:
 
 
 class Peer:
-    """A client's end of a connection, which says nothing that the test does not say."""
+    """A client's end of a TCP connection, which sends only the bytes that the test passes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
 
     async def send(self, data: bytes) -> None:
-        """Sends bytes."""
+        """Sends bytes and waits until the kernel has taken nearly all."""
         self.writer.write(data)
         await self.writer.drain()
 
@@ -210,7 +210,7 @@ class Peer:
             return await self.reader.readuntil(b"\r\n\r\n")
 
     async def answer(self) -> tuple[bytes, bytes]:
-        """Returns head and body of the next response, which says how long it is."""
+        """Returns head and body of the next response, whose length its Content-Length tells."""
         head = await self.head()
         async with asyncio.timeout(LONG_S):
             return head, await self.reader.readexactly(int(field(head, "Content-Length") or "0"))
@@ -251,7 +251,7 @@ def status(head: bytes) -> int:
 async def fronting(
     limit: int = 1000, addresses: tuple[Address, ...] = (TcpAddress("127.0.0.1", 0),), **settings: Any
 ) -> AsyncIterator[Fronting]:
-    """A front on a free port, stopped at the end; nothing it leaves to the loop may fail."""
+    """Runs a front on a free port until the block ends, and checks that no callback of the loop has failed."""
     failures: list[dict[str, Any]] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: failures.append(context))

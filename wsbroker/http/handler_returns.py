@@ -1,6 +1,6 @@
 """What a handler may return, turned into the checked response or acceptance that is sent for it.
 
-The check happens here, once, on the worker's side; the broker trusts what a worker answers.
+The check happens here, on the worker's side, before the answer crosses the wire.
 """
 
 from typing import Final

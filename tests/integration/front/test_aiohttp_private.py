@@ -1,4 +1,4 @@
-"""aiohttp's insides, as far as the front leans on them. A failure here means: read `aiohttp_private.py` again."""
+"""The private names of aiohttp that the front uses. A failure here means: read `aiohttp_private.py` again."""
 
 import ast
 import asyncio
@@ -96,7 +96,7 @@ def test_aiohttp_asks_a_response_for_nothing_but_what_ours_has() -> None:
 
 
 async def parsed(data: bytes, **limits: int) -> object:
-    """What the parser makes of some bytes: the error, or the message."""
+    """Returns what the parser makes of some bytes: the error, or the head."""
     protocol = HttpProtocol(web.Server(_unused), asyncio.get_running_loop(), 75, limits.get("max_head_bytes", 8190))
     messages, _ = protocol.parse_slice(data)
     found = messages[0][0]
@@ -121,7 +121,7 @@ async def test_errors_about_size_are_told_from_others() -> None:
 
 
 class FakeTransport(asyncio.Transport):
-    """Notes what it is asked for."""
+    """A transport that records the calls of its protocol."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,11 +163,11 @@ class FakeTransport(asyncio.Transport):
 async def test_detach_leaves_no_reference_in_any_slot() -> None:
     sockets, pool = FakeConnections(), FakePool()
     front = Front(Config.of(), sockets, pool)
-    door = HttpConnection(front.resources, front)
+    connection = HttpConnection(front.resources, front)
     transport = FakeTransport()
-    door.connection_made(transport)
-    door.parse_slice(upgrade())
-    assert door.detach_transport() == (transport, b"")
+    connection.connection_made(transport)
+    connection.parse_slice(upgrade())
+    assert connection.detach_transport() == (transport, b"")
     plain = (
         int,
         float,
@@ -181,26 +181,28 @@ async def test_detach_leaves_no_reference_in_any_slot() -> None:
         MessageSlicer,
     )
     loggers = {"logger", "access_log", "access_logger"}
-    held = {name for name in slots_of(HttpConnection) - loggers if not isinstance(getattr(door, name, None), plain)}
-    assert {name for name in held if getattr(door, name)} == set(), "these slots keep something alive"
+    held = {
+        name for name in slots_of(HttpConnection) - loggers if not isinstance(getattr(connection, name, None), plain)
+    }
+    assert {name for name in held if getattr(connection, name)} == set(), "these slots keep something alive"
     front.resources.head_deadlines.clear()
 
 
 async def test_detach_resumes_reading_that_was_paused() -> None:
     front = Front(Config.of(), FakeConnections(), FakePool())
-    door = HttpConnection(front.resources, front)
+    connection = HttpConnection(front.resources, front)
     transport = FakeTransport()
-    door.connection_made(transport)
-    door.stop_reading()
-    door.stop_reading()
+    connection.connection_made(transport)
+    connection.stop_reading()
+    connection.stop_reading()
     assert not transport.reads
-    door.detach_transport()
+    connection.detach_transport()
     assert transport.reads
     assert not transport.is_closed
     front.resources.head_deadlines.clear()
 
 
-def doors() -> int:
+def live_protocol_count() -> int:
     return sum(1 for thing in gc.get_objects() if isinstance(thing, RequestHandler))
 
 
@@ -221,7 +223,7 @@ async def test_aiohttps_objects_are_gone_one_turn_after_the_upgrade(before: byte
             assert b" 101 " in await peer.head()
             for _ in range(3):  # a task of aiohttp's, its parent, and the turn after
                 await asyncio.sleep(0)
-            assert doors() == 0
+            assert live_protocol_count() == 0
             assert asyncio.all_tasks() == tasks
         finally:
             gc.enable()

@@ -1,4 +1,4 @@
-"""Stopping the front: who is let finish, who is not, and that nothing stays behind."""
+"""Stopping the front: which connections finish, which are aborted, and that no object stays behind."""
 
 import asyncio
 
@@ -17,7 +17,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
 
 
 class Gate:
-    """A handler that waits until the test lets it go."""
+    """An HTTP handler that waits until the test opens the gate."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -62,12 +62,12 @@ async def test_idle_connections_are_closed_at_once() -> None:
 
 
 async def test_a_connection_whose_answer_is_just_being_written_is_closed_behind_it() -> None:
-    """The answer was made before the stop, and the connection is idle only a turn of the loop after it."""
+    """The response was made before the stop, and the connection becomes idle one loop turn after it."""
     async with fronting() as running:
 
         async def handler(request: HttpRequest) -> HttpResponse:
-            (door,) = running.front.http_connections
-            asyncio.get_running_loop().call_soon(door.close_after_response)
+            (connection,) = running.front.http_connections
+            asyncio.get_running_loop().call_soon(connection.close_after_response)
             return HttpResponse(200, (), "answered")
 
         running.pool.handler = handler

@@ -1,4 +1,4 @@
-"""What the front lets a peer take: time, bytes and connections."""
+"""The front's limits for clients: time, bytes and connections."""
 
 import asyncio
 import socket
@@ -24,8 +24,8 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
     return "asyncio", {"use_uvloop": request.param}
 
 
-class Watch:
-    """Measures how long something took."""
+class Stopwatch:
+    """Measures the time since it was created, in seconds."""
 
     def __init__(self) -> None:
         self.start = asyncio.get_running_loop().time()
@@ -44,14 +44,14 @@ class Watch:
 )
 async def test_a_connection_without_a_whole_head_is_closed_in_time(sent: bytes) -> None:
     async with fronting(handshake_timeout=SHORT_S) as running:
-        watch = Watch()
+        watch = Stopwatch()
         assert await running.ask(sent) == b""
         assert SHORT_S * 0.9 <= watch.seconds() < LONG_S / 2
         assert running.pool.requests == []
 
 
 async def dribble(peer: Peer, data: bytes) -> None:
-    """Sends these bytes and then more, one every few milliseconds, for as long as somebody listens."""
+    """Sends some bytes and then one more every few milliseconds until the server closes the connection."""
     try:
         for byte in data + b"a" * 1000:
             await peer.send(bytes([byte]))
@@ -67,7 +67,7 @@ async def test_who_dribbles_a_head_gains_no_time(before: bytes) -> None:
         if before:
             await peer.send(before)
             await peer.answer()
-        watch = Watch()
+        watch = Stopwatch()
         task = asyncio.create_task(dribble(peer, b"" if before.endswith(b"/") else b"GET /"))
         assert await peer.rest() == b""
         assert SHORT_S * 0.5 <= watch.seconds() < LONG_S / 4
@@ -101,7 +101,7 @@ async def test_an_idle_connection_outlives_the_time_for_a_head_and_not_its_own()
             await peer.send(data)
             await peer.answer()
             await asyncio.sleep(SHORT_S * 2)
-        watch = Watch()
+        watch = Stopwatch()
         assert await peer.rest() == b""
         assert watch.seconds() < LONG_S / 2
 
@@ -145,7 +145,7 @@ async def test_who_does_not_read_the_answer_is_cut(caplog: pytest.LogCaptureFixt
 
 
 async def test_who_does_not_read_the_last_bytes_is_cut() -> None:
-    """They fit into the transport's buffer, so aiohttp believes the answer to be through."""
+    """The bytes fit into the transport's buffer, so aiohttp takes the response for sent."""
     async with fronting(write_timeout=SHORT_S, http_timeout=SHORT_S) as running:
         with socket.socket() as raw:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -153,9 +153,9 @@ async def test_who_does_not_read_the_last_bytes_is_cut() -> None:
             raw.setblocking(False)
 
             async def handler(_: HttpRequest) -> HttpResponse:
-                (door,) = running.front.http_connections
-                assert door.live_transport is not None
-                door.live_transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+                (connection,) = running.front.http_connections
+                assert connection.live_transport is not None
+                connection.live_transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
                 return HttpResponse(200, (), b"x" * 60_000)
 
             running.pool.handler = handler
@@ -187,7 +187,7 @@ async def test_who_reads_slowly_is_not_cut() -> None:
 
 
 def asking(running: Fronting, request: bytes) -> socket.socket:
-    """Returns a client that has asked, has little room for the answer and does not read it."""
+    """Returns a client socket with a small receive buffer that has sent a request and does not read the response."""
     raw = socket.socket()
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     raw.connect(("127.0.0.1", running.port))
@@ -197,12 +197,12 @@ def asking(running: Fronting, request: bytes) -> socket.socket:
 
 
 async def sized(request: HttpRequest) -> HttpResponse:
-    """Answers with as many bytes as the target says."""
+    """Returns a response with as many bytes as the target says."""
     return HttpResponse(200, (), b"x" * int(request.path[1:]))
 
 
 async def until(claim: Callable[[], bool]) -> None:
-    """Waits until something is so."""
+    """Waits until `claim()` is true."""
     async with asyncio.timeout(LONG_S):
         while not claim():
             await asyncio.sleep(0.001)
@@ -254,9 +254,9 @@ async def test_an_answer_counts_also_if_writing_stopped_at_its_head() -> None:
         sizes = iter((60_000, 1_000_000))
 
         async def handler(_: HttpRequest) -> HttpResponse:
-            (door,) = running.front.http_connections
-            assert door.live_transport is not None
-            door.live_transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            (connection,) = running.front.http_connections
+            assert connection.live_transport is not None
+            connection.live_transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
             return HttpResponse(200, [("X-Long", "y" * 40_000)] * (running.pool.requests[1:] != []), b"x" * next(sizes))
 
         running.pool.handler = handler
@@ -265,7 +265,7 @@ async def test_an_answer_counts_also_if_writing_stopped_at_its_head() -> None:
 
 
 async def until_gone(running: Fronting) -> None:
-    """Waits until the one connection has come and gone."""
+    """Waits until the one connection was accepted and is closed."""
     async with asyncio.timeout(LONG_S):
         while not running.front.http_connections:
             await asyncio.sleep(0.001)
@@ -306,7 +306,7 @@ async def test_a_head_over_the_limit_is_answered_431(data: bytes, before: bytes,
         assert (status(head), body) == (431, b"431 Request Header Fields Too Large\n")
         assert field(head, "Connection") == "close"
         assert await peer.rest() == b""
-        assert running.sockets.lanes == []
+        assert running.sockets.worker_indices == []
 
 
 async def test_a_long_head_behind_others_in_one_segment_is_answered_431_in_its_turn() -> None:
@@ -418,7 +418,7 @@ async def test_a_socket_that_is_being_opened_counts_once() -> None:
 
 
 async def full(running: Fronting) -> None:
-    """Takes the one place there is."""
+    """Opens a connection that fills the limit of one."""
     await running.connect()
     async with asyncio.timeout(LONG_S):
         while not running.front.http_connections:

@@ -30,7 +30,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
 
 @pytest.fixture
 def path() -> Iterator[str]:
-    """Where a Unix socket may be: its path has to be short."""
+    """Returns a path for a Unix socket, short enough for the kernel."""
     with tempfile.TemporaryDirectory(prefix="ws") as folder:
         yield os.path.join(folder, "s")
 
@@ -64,7 +64,7 @@ def new_front() -> Front[FakeConnection]:
 
 
 async def refused(*bind: str) -> OSError:
-    """The error of a front that cannot listen there."""
+    """Returns the error of a front that cannot listen on an address."""
     with pytest.raises(OSError) as seen:
         await new_front().listen(parse_addresses(bind))
     return seen.value

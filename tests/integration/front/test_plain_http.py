@@ -24,12 +24,12 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
 
 
 def chunked(*chunks: bytes) -> bytes:
-    """A body in chunks."""
+    """Returns a body in chunked coding."""
     return b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
 
 
 async def respond(running: Fronting, response: HttpResponse) -> None:
-    """Makes the handler answer with this."""
+    """Makes the HTTP handler return the given response."""
 
     async def handler(_: HttpRequest) -> HttpResponse:
         return response
@@ -97,12 +97,12 @@ async def test_pipelined_bodies_behind_a_slow_answer_are_bounded() -> None:
         peer = await running.connect()
         peer.writer.write(b"".join(post(b"x" * 100_000) for _ in range(100)))
         await running_requests(running, 1)
-        (door,) = running.front.http_connections
-        assert door.live_transport is not None
+        (connection,) = running.front.http_connections
+        assert connection.live_transport is not None
         async with asyncio.timeout(LONG_S):
-            while door.live_transport.is_reading():
+            while connection.live_transport.is_reading():
                 await asyncio.sleep(0.001)
-        held = sum(body.total_bytes for _, body in door.newest_queued_requests(door.queued_request_count))
+        held = sum(body.total_bytes for _, body in connection.newest_queued_requests(connection.queued_request_count))
         assert held < 1_000_000
         gate.set()
         for _ in range(100):
@@ -122,7 +122,7 @@ async def test_a_client_with_many_requests_does_not_hold_the_loop() -> None:
 
 
 async def running_requests(running: Fronting, count: int) -> None:
-    """Waits until the handler was asked so often."""
+    """Waits until the handler has been called `count` times."""
     async with asyncio.timeout(LONG_S):
         while len(running.pool.requests) < count:
             await asyncio.sleep(0.001)

@@ -1,4 +1,4 @@
-"""Bodies over the network: who sends them in crumbs, who leaves in their middle, and what all of them together hold."""
+"""Bodies over the network: sent in tiny chunks, abandoned by their clients, and their common limit of memory."""
 
 import asyncio
 import gc
@@ -31,7 +31,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
 
 
 async def until(claim: Callable[[], bool]) -> None:
-    """Waits until something is so."""
+    """Waits until `claim()` is true."""
     async with asyncio.timeout(LONG_S):
         while not claim():
             await asyncio.sleep(0.001)
@@ -74,7 +74,7 @@ async def test_a_slow_client_may_send_a_character_in_a_chunk_each() -> None:
 
 
 async def worst_wait(running: Fronting, has_ended: Callable[[], bool]) -> float:
-    """The longest that a bystander has waited for an answer until something was so."""
+    """Returns the longest time, in seconds, that another client waited for a response until `has_ended()` was true."""
     loop = asyncio.get_running_loop()
     peer = await running.connect()
     worst = 0.0
@@ -119,14 +119,18 @@ async def test_turns_are_taken_and_bounded() -> None:
         peers = [await running.connect() for _ in range(20)]
         for peer in peers:
             peer.writer.write(CHUNKED + ONE_BYTE * 5000)
-        await until(lambda: len([door for door in front.http_connections if door.body_bytes]) == 20)
+        await until(lambda: len([connection for connection in front.http_connections if connection.body_bytes]) == 20)
         for _ in range(20):
-            before = {door: door.body_bytes for door in front.http_connections}
+            before = {connection: connection.body_bytes for connection in front.http_connections}
             await asyncio.sleep(0)
-            grown = [door.body_bytes - size for door, size in before.items() if door in front.http_connections]
+            grown = [
+                connection.body_bytes - size
+                for connection, size in before.items()
+                if connection in front.http_connections
+            ]
             assert sum(grown) <= (PARSE_BUDGETS_PER_LOOP_TURN + 1) * 64
             assert max(grown, default=0) <= 2 * 64
-        sizes = [door.body_bytes for door in front.http_connections]
+        sizes = [connection.body_bytes for connection in front.http_connections]
         assert max(sizes) - min(sizes) <= 3 * 64
 
 
@@ -137,17 +141,17 @@ HELD = (HttpConnection, BodyCollector, web.BaseRequest, StreamReader)
 
 
 def reset(peer: Peer) -> None:
-    """Leaves without a word."""
+    """Resets the connection."""
     raw = peer.writer.get_extra_info("socket")
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     peer.writer.transport.abort()
 
 
 def abort_all(running: Fronting) -> None:
-    """The server ends every connection."""
-    for door in list(running.front.http_connections):
-        assert door.live_transport is not None
-        door.live_transport.abort()
+    """Aborts every connection on the server's side."""
+    for connection in list(running.front.http_connections):
+        assert connection.live_transport is not None
+        connection.live_transport.abort()
 
 
 LEAVERS: dict[str, tuple[bytes, dict[str, Any]]] = {
@@ -172,7 +176,7 @@ LEAVERS: dict[str, tuple[bytes, dict[str, Any]]] = {
 
 
 def gated_handlers(running: Fronting) -> asyncio.Event:
-    """Has requests for /slow and open handlers wait for the event that is returned."""
+    """Makes the HTTP handler of /slow and the open handler wait for the returned event."""
     gate = asyncio.Event()
 
     async def handler(request: HttpRequest) -> HttpResponse:
@@ -190,7 +194,7 @@ def gated_handlers(running: Fronting) -> asyncio.Event:
 
 @pytest.mark.parametrize(("sent", "settings"), LEAVERS.values(), ids=LEAVERS)
 async def test_nothing_of_a_client_that_has_left_waits_for_the_collector(sent: bytes, settings: dict[str, Any]) -> None:
-    """Of three: one closes, one resets, one is aborted here."""
+    """Ends three connections: the client closes the first and resets the second, the server aborts the third."""
     async with fronting(**settings) as running:
         gate = gated_handlers(running)
         gc.collect()

@@ -1,4 +1,4 @@
-"""Upgrades over the network: who becomes a socket, who is refused and how, and what arrives too early."""
+"""Upgrades over the network: accepted and refused requests, and bytes that arrive before the 101."""
 
 import asyncio
 import socket
@@ -24,7 +24,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
 
 
 async def opened(running: Fronting, data: bytes | None = None) -> Peer:
-    """A connection that has become a socket."""
+    """Returns a connection that has been upgraded."""
     peer = await running.connect()
     await peer.send(upgrade() if data is None else data)
     assert status(await peer.head()) == 101
@@ -48,7 +48,7 @@ async def test_an_upgrade_becomes_a_socket() -> None:
         await peer.send(b"ping")
         (connection,) = running.sockets.accepted
         assert await connection.has_received(4) == b"ping"
-        assert running.sockets.lanes == [3]
+        assert running.sockets.worker_indices == [3]
         assert connection.transport is not None
         connection.transport.write(b"pong")
         assert await peer.reader.readexactly(4) == b"pong"
@@ -111,9 +111,9 @@ async def test_bytes_sent_before_the_101_reach_the_socket_in_order(is_asked: boo
         assert await running.sockets.accepted[0].has_received(11) == b"onetwothree"
 
 
-def early_bytes(door: HttpConnection) -> int:
-    """What a connection keeps of the bytes behind its upgrade request."""
-    return len(door.unparsed_data)
+def early_bytes(connection: HttpConnection) -> int:
+    """Returns how many bytes behind its upgrade request a connection keeps."""
+    return len(connection.unparsed_data)
 
 
 @pytest.mark.parametrize("before", [b"", get("/before")], ids=["first", "second"])
@@ -132,14 +132,14 @@ async def test_a_flood_before_the_101_is_bounded_and_arrives_whole(before: bytes
         if before:
             await peer.answer()
         peer.writer.write(flood)
-        (door,) = running.front.http_connections
-        wire = door.live_transport
-        assert wire is not None
+        (connection,) = running.front.http_connections
+        transport = connection.live_transport
+        assert transport is not None
         async with asyncio.timeout(LONG_S):
-            while early_bytes(door) < MAX_BYTES_BEHIND_UPGRADE:
+            while early_bytes(connection) < MAX_BYTES_BEHIND_UPGRADE:
                 await asyncio.sleep(0.001)
-        assert not wire.is_reading()
-        assert early_bytes(door) <= MAX_BYTES_BEHIND_UPGRADE + 256 * 1024
+        assert not transport.is_reading()
+        assert early_bytes(connection) <= MAX_BYTES_BEHIND_UPGRADE + 256 * 1024
         gate.set()
         assert status(await peer.head()) == 101
         assert await running.sockets.accepted[0].has_received(len(flood)) == flood
@@ -277,7 +277,7 @@ async def test_what_is_no_proper_handshake_is_refused_and_closed(
             assert (field(head, "Upgrade"), field(head, "Connection")) == ("websocket", "upgrade, close")
         if expected == 405:
             assert field(head, "Allow") == "GET"
-        assert running.sockets.lanes == []
+        assert running.sockets.worker_indices == []
         assert running.pool.requests == ([] if not before else running.pool.requests[:1])
 
 
@@ -446,7 +446,7 @@ async def test_a_failure_of_our_own_is_a_500_and_logged_with_the_address(
 ) -> None:
     async with fronting() as running:
 
-        def fail(lane_index: int) -> None:
+        def fail(worker_index: int) -> None:
             raise RuntimeError("broken core")
 
         monkeypatch.setattr(running.sockets, "admit_connection", fail)

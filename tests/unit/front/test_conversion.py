@@ -1,4 +1,4 @@
-"""Requests and answers between aiohttp's types and ours."""
+"""Conversion of aiohttp's heads into requests, and of responses into bytes; the error responses."""
 
 import time
 from email.utils import parsedate_to_datetime
@@ -28,7 +28,7 @@ def message(path: str = "/", *fields: tuple[str, str], method: str = "GET") -> R
 
 
 def lines_of(answer: CompleteResponse, version: HttpVersion = HttpVersion11) -> list[bytes]:
-    """The lines of a head, but for a date that we have made."""
+    """Returns the lines of a response's head without the Date line that the server adds."""
     lines = answer.encode_head(version).split(b"\r\n")
     assert lines[-2:] == [b"", b""]
     return [line for line in lines[:-2] if not line.startswith(b"Date")]

@@ -1,4 +1,4 @@
-"""Deadlines: one timer for many things of one patience."""
+"""A queue of deadlines: one timer for many items with the same time limit."""
 
 import asyncio
 import heapq
@@ -18,7 +18,7 @@ class FakeTimer:
 
 
 class FakeLoop:
-    """A clock that the test moves, and its timers."""
+    """A loop whose clock the test moves, with its timers."""
 
     def __init__(self) -> None:
         self.now = 100.0
