@@ -1,4 +1,4 @@
-"""A channel: the subscribed sockets in the order of subscribing, and the frames published in this turn."""
+"""A channel: the subscribed sockets, in the order of subscribing."""
 
 from __future__ import annotations
 
@@ -6,26 +6,21 @@ from typing import Final, final
 
 from mypy_extensions import i64
 
-from wsbroker.broker.socket import NO_INDEX, Socket
+from wsbroker.broker.channel_frames import ChannelFrames
+from wsbroker.broker.socket import Socket
 
 MIN_HOLES_TO_COMPACT: Final = 16
 
 
 @final
-class Channel:
+class Channel(ChannelFrames):
     """One channel. Adding and removing a member is O(1) amortised, walking the members costs a few ns each."""
 
     def __init__(self, name: bytes) -> None:
-        self.name: Final = name
+        super().__init__(name)
         self.members: list[Socket | None] = []
         """Subscribed sockets in subscription order; None stands where a socket was removed."""
         self.member_count: i64 = 0
-        # This turn (see outgoing.py).
-        self.dirty_index: i64 = NO_INDEX
-        self.frame_numbers: list[int] = []
-        self.batch_bytes: i64 = 0
-        self.turn_frames: list[bytes] | None = None
-        self.joined_frames: bytes = b""
 
     def add_member(self, socket: Socket) -> None:
         """Adds a socket that is not yet a member at the end of the member list."""

@@ -30,6 +30,7 @@ from typing import Final, final
 from mypy_extensions import i64
 
 from wsbroker.broker.channel import Channel
+from wsbroker.broker.channel_frames import ChannelFrames
 from wsbroker.broker.limits import (
     BATCH_BYTES,
     DISCONNECT,
@@ -155,7 +156,7 @@ class Outgoing:
         if channel.dirty_index != NO_INDEX:
             self._ensure_ranges(socket, channel, True)[-1] = len(self.frames)
 
-    def _ensure_ranges(self, socket: Socket, channel: Channel, was_member: bool) -> list[int]:
+    def _ensure_ranges(self, socket: Socket, channel: ChannelFrames, was_member: bool) -> list[int]:
         """Returns the ranges of frame numbers that a socket gets of a dirty channel, made here if there are none.
 
         Args:
@@ -277,7 +278,7 @@ class Outgoing:
                 if member is not None and member.flush_mark != turn:
                     self._write_or_queue(member, shared, data)
 
-    def _join_channel_frames(self, channel: Channel) -> list[bytes]:
+    def _join_channel_frames(self, channel: ChannelFrames) -> list[bytes]:
         """Returns a dirty channel's frames of this turn; `channel.joined_frames` holds them in one piece then."""
         frames = channel.turn_frames
         if frames is None:
@@ -301,7 +302,7 @@ class Outgoing:
             merge = self._merge_channels(whole)
             self._write_or_queue(socket, merge.frames, merge.joined)
 
-    def _deliver_individually(self, socket: Socket, whole: list[Channel]) -> None:
+    def _deliver_individually(self, socket: Socket, whole: list[ChannelFrames]) -> None:
         """Delivers the frames of this turn to a socket with direct frames or ranges, in the order of their numbers.
 
         Args:
@@ -327,29 +328,29 @@ class Outgoing:
         if socket.state == CLOSING and not socket.is_blocked:
             socket.on_close_written()
 
-    def _find_whole_channels(self, socket: Socket) -> list[Channel]:
+    def _find_whole_channels(self, socket: Socket) -> list[ChannelFrames]:
         """Returns the dirty channels of which a socket gets all frames of this turn.
 
         O(subscriptions of the socket) or O(dirty channels), whichever are fewer.
         """
-        found: list[Channel] = []
+        whole: list[ChannelFrames] = []
         ranges = socket.number_ranges
         more = socket.more_channels
         if more is None or len(more) < len(self.dirty_channels):
             first = socket.first_channel
             if first is not None and first.dirty_index != NO_INDEX and (ranges is None or first not in ranges):
-                found.append(first)
+                whole.append(first)
             if more is not None:
                 for channel in more:
                     if channel.dirty_index != NO_INDEX and (ranges is None or channel not in ranges):
-                        found.append(channel)
+                        whole.append(channel)
         else:
             for channel in self.dirty_channels:
                 if socket.is_member(channel) and (ranges is None or channel not in ranges):
-                    found.append(channel)
-        return found
+                    whole.append(channel)
+        return whole
 
-    def _merge_channels(self, channels: list[Channel]) -> MergedFrames:
+    def _merge_channels(self, channels: list[ChannelFrames]) -> MergedFrames:
         """Returns the frames of several dirty channels merged by number; the last merges are kept for this flush."""
         # The key has the order of joining: sorting the key would cost more than an occasional second merge.
         key: tuple[int, ...] = ()

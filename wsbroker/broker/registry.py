@@ -7,7 +7,7 @@ and closes) and `Broker` (messages in and commands) are one object, in a file ea
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 from mypy_extensions import i64, mypyc_attr
 
@@ -87,7 +87,7 @@ class Registry:
             return
         socket.worker_queue.socket_count -= 1
         for channel in socket.channel_list():
-            self._remove_subscription(socket, channel)
+            self._remove_subscription(socket, cast(Channel, channel))
 
     # Subscriptions. ---------------------------------------------------------------------------------------------------
 

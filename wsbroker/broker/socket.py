@@ -15,16 +15,15 @@ CLOSED   –                               –                               –
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from mypy_extensions import i64, mypyc_attr
 
+from wsbroker.broker.channel_frames import NO_INDEX as NO_INDEX
+from wsbroker.broker.channel_frames import ChannelFrames
 from wsbroker.broker.inbox import SocketInbox
 from wsbroker.broker.outbox import Outbox
 from wsbroker.broker.worker_queue import WorkerQueue
-
-if TYPE_CHECKING:
-    from wsbroker.broker.channel import Channel
 
 OPENING: Final = 0
 """registered: calls find the socket, its frames wait for the 101 response"""
@@ -33,8 +32,6 @@ CLOSING: Final = 2
 """unregistered; a Close frame is queued behind all frames sent before it"""
 CLOSED: Final = 3
 """the connection is lost, or was refused"""
-
-NO_INDEX: Final = -1
 
 OPEN_END: Final = 1 << 60
 """the end of a range of frame numbers that goes on"""
@@ -63,9 +60,9 @@ class Socket(SocketInbox):
         """cost of the messages read whose handlers have not ended (inline: of those in the inbox)"""
         # Subscriptions, oldest first: `first_channel`, then those of `more_channels`. Most sockets have one or none: a
         # dict (232 bytes) is made for the second, and dropped with the last but one.
-        self.first_channel: Channel | None = None
+        self.first_channel: ChannelFrames | None = None
         self.first_member_index: i64 = 0
-        self.more_channels: dict[Channel, int] | None = None
+        self.more_channels: dict[ChannelFrames, int] | None = None
         self.outbox: Outbox | None = None
         """the frames that wait because the transport is full or the 101 response is not out yet"""
         self.pending_close: tuple[int, str, int, str] | None = None
@@ -76,12 +73,12 @@ class Socket(SocketInbox):
         self.only_channel_index: i64 = NO_INDEX
         self.direct_numbers: list[int] | None = None
         self.direct_bytes: i64 = 0
-        self.number_ranges: dict[Channel, list[int]] | None = None
+        self.number_ranges: dict[ChannelFrames, list[int]] | None = None
         # The slot of the timer wheel, and the index within it.
         self.timer_slot: i64 = NO_INDEX
         self.timer_index: i64 = 0
 
-    def is_member(self, channel: Channel) -> bool:
+    def is_member(self, channel: ChannelFrames) -> bool:
         """Returns whether this socket is subscribed to a channel."""
         if self.first_channel is channel:
             return True
@@ -93,10 +90,10 @@ class Socket(SocketInbox):
         more = self.more_channels
         return (0 if self.first_channel is None else 1) + (0 if more is None else len(more))
 
-    def channel_list(self) -> list[Channel]:
+    def channel_list(self) -> list[ChannelFrames]:
         """Returns the channels that this socket is subscribed to, oldest subscription first, as a new list."""
         first = self.first_channel
-        found: list[Channel] = []
+        found: list[ChannelFrames] = []
         if first is not None:
             found.append(first)
         more = self.more_channels
@@ -104,7 +101,7 @@ class Socket(SocketInbox):
             found.extend(more)
         return found
 
-    def set_member_index(self, channel: Channel, index: i64) -> None:
+    def set_member_index(self, channel: ChannelFrames, index: i64) -> None:
         """Stores the index of this socket in a channel's member list; called by the channel when that index changes."""
         more = self.more_channels
         if self.first_channel is channel:
@@ -120,7 +117,7 @@ class Socket(SocketInbox):
                 self.more_channels = more
             more[channel] = int(index)
 
-    def get_member_index(self, channel: Channel) -> i64:
+    def get_member_index(self, channel: ChannelFrames) -> i64:
         """Returns the index of this socket in a channel's member list; NO_INDEX if the socket is no member."""
         if self.first_channel is channel:
             return self.first_member_index
@@ -132,7 +129,7 @@ class Socket(SocketInbox):
             return NO_INDEX
         return i64(index)
 
-    def clear_member_index(self, channel: Channel) -> None:
+    def clear_member_index(self, channel: ChannelFrames) -> None:
         """Forgets the index of this socket in a channel's member list; called by the channel when the socket leaves."""
         more = self.more_channels
         if self.first_channel is channel:
