@@ -22,8 +22,8 @@ class CountingTurnScheduler(TurnScheduler):
 class RecordingSocket(Socket):
     """A socket whose transport keeps what it is given; `room` writes may pass before it blocks (None: never)."""
 
-    def __init__(self, socket_id: int, lane: WorkerQueue) -> None:
-        super().__init__(socket_id, lane)
+    def __init__(self, socket_id: int, worker_queue: WorkerQueue) -> None:
+        super().__init__(socket_id, worker_queue)
         self.writes: list[bytes] = []
         self.room: int | None = None
         self.buffered = 0
@@ -84,15 +84,15 @@ def frames_of(data: bytes) -> list[tuple[int, bytes]]:
 
 
 def a_broker(limits: Limits | None = None, *, inline: bool = True, credit_bytes: int = 4 * 1024 * 1024) -> Broker:
-    """A broker with one lane, 0."""
+    """A broker with one worker queue, 0."""
     broker = Broker(limits or Limits(max_queue_bytes=1 << 40), CountingTurnScheduler())
     broker.add_worker_queue(0, credit_bytes, inline)
     return broker
 
 
-def connect(broker: Broker, lane: int = 0) -> RecordingSocket:
+def connect(broker: Broker, worker_index: int = 0) -> RecordingSocket:
     """A socket that is open."""
-    socket = RecordingSocket(broker.allocate_socket_id(), broker.worker_queues[lane])
+    socket = RecordingSocket(broker.allocate_socket_id(), broker.worker_queues[worker_index])
     broker.register_socket(socket)
     broker.mark_socket_open(socket)
     return socket

@@ -25,7 +25,7 @@ STEPS = st.lists(
 @given(STEPS, st.sampled_from([20_000, 200_000, 4 << 20]))
 def test_every_message_is_handled_once_in_order_before_its_close(steps: list[tuple[object, ...]], credit: int) -> None:
     broker = a_broker(inline=False, credit_bytes=credit)
-    lane = broker.worker_queues[0]
+    worker_queue = broker.worker_queues[0]
     mailbox: list[Event] = []
     broker.deliver_batch = lambda index, batch: mailbox.extend(batch)
     sockets: list[RecordingSocket] = [connect(broker) for _ in range(SOCKETS)]
@@ -47,7 +47,7 @@ def test_every_message_is_handled_once_in_order_before_its_close(steps: list[tup
             got[socket_id].append("closed" if event[0] == events.CLOSE else event[2])
             if event[0] == events.CLOSE:
                 batch.append((commands.CLOSE_HANDLED, socket_id))
-        broker.apply_commands(0, lane.generation, batch)
+        broker.apply_commands(0, worker_queue.generation, batch)
 
     for step in steps:
         if step[0] == "receive":
@@ -65,21 +65,21 @@ def test_every_message_is_handled_once_in_order_before_its_close(steps: list[tup
             broker.pause_worker_queue(0)
         elif step[0] == "unhold":
             broker.resume_worker_queue(0)
-        elif lane.is_paused:
-            while lane.in_flight_bytes or lane.unhandled_closes:
+        elif worker_queue.is_paused:
+            while worker_queue.in_flight_bytes or worker_queue.unhandled_closes:
                 handle(50)
             broker.replace_worker(0)
     broker.resume_worker_queue(0)
     for socket in sockets:
         broker.mark_connection_lost(socket, 1006, "")
-    while lane.in_flight_bytes or lane.unhandled_closes:
+    while worker_queue.in_flight_bytes or worker_queue.unhandled_closes:
         handle(50)
     assert got == {socket_id: [*messages, "closed"] for socket_id, messages in sent.items()}
     assert (
         not mailbox
-        and not lane.sockets_with_inbox
-        and not lane.parked_ids
-        and not lane.waiting_sockets
-        and lane.in_flight_messages == 0
+        and not worker_queue.sockets_with_inbox
+        and not worker_queue.parked_ids
+        and not worker_queue.waiting_sockets
+        and worker_queue.in_flight_messages == 0
     )
-    assert (broker.unhandled_bytes, lane.unhandled_bytes) == (0, 0)
+    assert (broker.unhandled_bytes, worker_queue.unhandled_bytes) == (0, 0)

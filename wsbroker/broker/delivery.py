@@ -193,6 +193,7 @@ class Delivery(Registry):
         self._mark_worker_queue_dirty(worker_queue)
 
     def _mark_worker_queue_dirty(self, worker_queue: WorkerQueue) -> None:
+        """Has the events of a worker queue delivered in this turn, and a turn scheduled."""
         if not worker_queue.is_dirty:
             worker_queue.is_dirty = True
             self.dirty_worker_queues.append(worker_queue)

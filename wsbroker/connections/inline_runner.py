@@ -42,7 +42,7 @@ def inbox_cost_bytes(data: object) -> i64:
 
 @final
 class InlineHandlers:
-    """The application's message handler, and the calls into the interpreted runtime for everything rare.
+    """Holds the application's message handler, and the callables of the interpreted runtime for rare events.
 
     Args:
         message_handler: the application's function itself, or None; it gets the first `arity` of data, socket id,

@@ -1,4 +1,4 @@
-"""The broker's registries, close events, tokens, lanes and commands."""
+"""The broker's registries, close events, tokens, worker queues and commands."""
 
 from collections.abc import Callable
 
@@ -20,13 +20,13 @@ class Deliveries:
         self.batches: list[tuple[int, Batch]] = []
         broker.deliver_batch = self
 
-    def __call__(self, lane: int, batch: Batch) -> None:
-        self.batches.append((lane, batch))
+    def __call__(self, worker_index: int, batch: Batch) -> None:
+        self.batches.append((worker_index, batch))
 
-    def events(self, lane: int = 0) -> Batch:
-        """All events for a lane so far, and forgets them."""
-        found = [event for index, batch in self.batches if index == lane for event in batch]
-        self.batches = [(index, batch) for index, batch in self.batches if index != lane]
+    def events(self, worker_index: int = 0) -> Batch:
+        """All events for a worker since the last call."""
+        found = [event for index, batch in self.batches if index == worker_index for event in batch]
+        self.batches = [(index, batch) for index, batch in self.batches if index != worker_index]
         return found
 
 
@@ -133,16 +133,18 @@ def test_who_is_copied_in_within_a_turn_gets_the_target_from_then_on() -> None:
 def test_subscriptions_stand_in_the_order_of_subscribing_whichever_were_given_up() -> None:
     broker = a_broker(Limits(max_channels=4))
     socket = connect(broker)
-    held: list[bytes] = []
+    subscribed: list[bytes] = []
     for seed in range(200):  # every step of a walk through all numbers of channels
         name = b"c%d" % (seed * 7 % 5)
-        if name in held:
+        if name in subscribed:
             broker.unsubscribe(socket.id, name)
-            held.remove(name)
+            subscribed.remove(name)
         elif broker.subscribe(socket.id, name):
-            held.append(name)
-        assert broker.subscriptions(socket.id) == held
-        assert (socket.more_channels is None) == (len(held) < 2 or (socket.first_channel is None and not held))
+            subscribed.append(name)
+        assert broker.subscriptions(socket.id) == subscribed
+        assert (socket.more_channels is None) == (
+            len(subscribed) < 2 or (socket.first_channel is None and not subscribed)
+        )
 
 
 def test_a_socket_that_has_one_channel_left_keeps_no_table_for_it() -> None:
@@ -160,14 +162,14 @@ def test_a_socket_that_has_one_channel_left_keeps_no_table_for_it() -> None:
 
 def test_the_turn_is_armed_once_however_much_happens_in_it() -> None:
     broker = a_broker()
-    waker = broker.turn_scheduler
-    assert isinstance(waker, CountingTurnScheduler)
+    scheduler = broker.turn_scheduler
+    assert isinstance(scheduler, CountingTurnScheduler)
     sockets = [connect(broker) for _ in range(5)]
     for socket in sockets:
         broker.subscribe(socket.id, b"c")
         broker.send(socket.id, "x")
         broker.publish(b"c", "y", ())
-    assert waker.woken == 1
+    assert scheduler.woken == 1
 
 
 def test_a_closed_socket_is_out_of_the_tables_at_once_and_told_once() -> None:
@@ -577,7 +579,7 @@ def test_a_mailbox_that_fails_does_not_keep_the_batches_of_other_workers() -> No
     broker.add_worker_queue(1, 1 << 20)
     told = Deliveries(broker)
 
-    def fail_once(lane: int, batch: Batch) -> None:
+    def fail_once(worker_index: int, batch: Batch) -> None:
         broker.deliver_batch = told
         raise ValueError("a mailbox that should not fail")
 

@@ -10,11 +10,11 @@ CREDIT = 4 << 20
 
 
 class Worker:
-    """The worker's end of a lane: what it was sent and has not handled yet."""
+    """The worker's end of a worker queue: the messages sent to it and not handled yet."""
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
-        self.lane = broker.worker_queues[0]
+        self.queue = broker.worker_queues[0]
         self.mailbox: list[tuple[object, ...]] = []
         broker.deliver_batch = self._deliver
 
@@ -35,7 +35,7 @@ class Worker:
         done, self.mailbox = self.mailbox[:count], self.mailbox[count:]
         handled = [(event[1], event[3]) for event in done if event[0] == events.MESSAGE]
         closed = [(commands.CLOSE_HANDLED, event[1]) for event in done if event[0] == events.CLOSE]
-        self.broker.apply_commands(0, self.lane.generation, [(commands.HANDLED, handled), *closed])
+        self.broker.apply_commands(0, self.queue.generation, [(commands.HANDLED, handled), *closed])
         return done
 
 
@@ -58,9 +58,13 @@ def test_a_flood_has_a_share_of_the_mailbox_and_others_pass_what_waits() -> None
     while worker.sent():
         worker.handle(7)
     assert (flood.unhandled_bytes, flood.in_flight_units, flood.inbox) == (0, 0, None)
-    assert (broker.unhandled_bytes, worker.lane.unhandled_bytes) == (0, 0)
-    assert (worker.lane.in_flight_bytes, worker.lane.in_flight_messages, worker.lane.handled_messages) == (0, 0, 1001)
-    assert not worker.lane.sockets_with_inbox and not worker.lane.parked_ids and not worker.lane.waiting_sockets
+    assert (broker.unhandled_bytes, worker.queue.unhandled_bytes) == (0, 0)
+    assert (worker.queue.in_flight_bytes, worker.queue.in_flight_messages, worker.queue.handled_messages) == (
+        0,
+        0,
+        1001,
+    )
+    assert not worker.queue.sockets_with_inbox and not worker.queue.parked_ids and not worker.queue.waiting_sockets
 
 
 def test_the_share_counts_bytes_too_and_what_is_left_of_it_takes_any_one_message() -> None:
@@ -68,13 +72,13 @@ def test_the_share_counts_bytes_too_and_what_is_left_of_it_takes_any_one_message
     worker = Worker(broker)
     socket = connect(broker)
     receive(broker, socket, 30, 20_000)
-    assert 0 < worker.lane.in_flight_bytes <= CREDIT // 16
+    assert 0 < worker.queue.in_flight_bytes <= CREDIT // 16
     big = CREDIT // 8
     receive(broker, socket, 1, big)
     receive(broker, socket, 10)
     handled = 0
     while worker.sent():
-        in_flight = worker.lane.in_flight_bytes
+        in_flight = worker.queue.in_flight_bytes
         assert in_flight <= CREDIT // 16 + 20_000 + (big if in_flight > big else 0)
         handled += len(worker.handle(1))
     assert handled == 41
@@ -87,7 +91,7 @@ def test_a_crowd_has_smaller_shares_but_a_pipeline_of_sixteen() -> None:
     for socket in sockets:
         receive(broker, socket, 100)
     assert min(worker.count(socket) for socket in sockets) == CROWDED_SHARE_UNITS
-    assert worker.lane.in_flight_messages <= CROWDED_FROM_MESSAGES + len(sockets) * CROWDED_SHARE_UNITS
+    assert worker.queue.in_flight_messages <= CROWDED_FROM_MESSAGES + len(sockets) * CROWDED_SHARE_UNITS
     order: dict[int, int] = {}
     while worker.sent():
         for event in worker.handle(5):
@@ -101,7 +105,7 @@ def test_the_last_messages_of_a_socket_that_has_left_and_its_close_wait_for_its_
     socket = connect(broker)
     receive(broker, socket, 3 * SHARE_UNITS)
     broker.mark_connection_lost(socket, 1006, "")
-    assert list(worker.lane.unhandled_closes) == [socket.id]
+    assert list(worker.queue.unhandled_closes) == [socket.id]
     broker.apply_commands(0, 0, [(commands.SET_TOKEN, socket.id, b"last", 1)])
     seen: list[tuple[object, ...]] = []
     while worker.sent():
@@ -109,7 +113,7 @@ def test_the_last_messages_of_a_socket_that_has_left_and_its_close_wait_for_its_
         seen += worker.handle(1)
     assert [event[0] for event in seen] == [events.MESSAGE] * 3 * SHARE_UNITS + [events.CLOSE]
     assert seen[-1][2] == b"last"
-    assert not worker.lane.unhandled_closes and not worker.lane.sockets_with_inbox
+    assert not worker.queue.unhandled_closes and not worker.queue.sockets_with_inbox
 
 
 def test_a_new_worker_gets_the_share_of_every_socket_anew() -> None:
@@ -122,7 +126,7 @@ def test_a_new_worker_gets_the_share_of_every_socket_anew() -> None:
     broker.mark_connection_lost(gone, 1006, "")
     while worker.sent():
         worker.handle(50)
-    assert worker.lane.in_flight_bytes == 0
+    assert worker.queue.in_flight_bytes == 0
     broker.replace_worker(0)
     assert (worker.count(flood), worker.count(gone)) == (SHARE_UNITS, SHARE_UNITS)
     handled = 0
@@ -154,7 +158,7 @@ def test_what_a_lost_worker_leaves_includes_what_waited_for_a_share() -> None:
     left = broker.mark_worker_lost(0, 1012)
     assert sorted((event[1], event[4]) for event in left) == [(flood.id, 1012), (gone.id, 1006)]
     assert broker.counters.messages_lost == 300
-    assert not worker.lane.sockets_with_inbox and not worker.lane.parked_ids and not worker.lane.waiting_sockets
+    assert not worker.queue.sockets_with_inbox and not worker.queue.parked_ids and not worker.queue.waiting_sockets
 
 
 def test_another_worker_is_not_given_the_messages_of_a_socket_that_was_closed() -> None:
@@ -165,22 +169,22 @@ def test_another_worker_is_not_given_the_messages_of_a_socket_that_was_closed() 
     receive(broker, closed, 300)
     receive(broker, other, 100)
     worker.sent()
-    broker.apply_commands(0, worker.lane.generation, [(commands.CLOSE, closed.id, 4000, "enough")])
+    broker.apply_commands(0, worker.queue.generation, [(commands.CLOSE, closed.id, 4000, "enough")])
     broker.pause_worker_queue(0)
-    assert worker.lane.count_unhandled_messages() == 2 * SHARE_UNITS + 100 - SHARE_UNITS  # what is dropped is not lost
-    while worker.lane.in_flight_bytes:
+    assert worker.queue.count_unhandled_messages() == 2 * SHARE_UNITS + 100 - SHARE_UNITS  # what is dropped is not lost
+    while worker.queue.in_flight_bytes:
         worker.handle(7)
     broker.replace_worker(0)
     assert worker.count(closed) == 0
     assert [event[0] for event in worker.sent() if event[1] == closed.id] == [events.CLOSE]
     while worker.sent():
         worker.handle(7)
-    assert (worker.lane.handled_messages, broker.unhandled_bytes, worker.lane.unhandled_bytes) == (
+    assert (worker.queue.handled_messages, broker.unhandled_bytes, worker.queue.unhandled_bytes) == (
         SHARE_UNITS + 100,
         0,
         0,
     )
-    assert not worker.lane.sockets_with_inbox and not worker.lane.unhandled_closes
+    assert not worker.queue.sockets_with_inbox and not worker.queue.unhandled_closes
 
 
 def test_at_the_end_of_a_stop_what_waits_is_dropped_and_the_closes_behind_it_come() -> None:
@@ -195,6 +199,6 @@ def test_at_the_end_of_a_stop_what_waits_is_dropped_and_the_closes_behind_it_com
     assert broker.counters.messages_lost == 3 * (300 - SHARE_UNITS)
     while worker.sent():
         worker.handle(50)
-    assert not worker.lane.unhandled_closes and not worker.lane.sockets_with_inbox
-    assert (worker.lane.handled_messages, broker.unhandled_bytes) == (3 * SHARE_UNITS, 0)
+    assert not worker.queue.unhandled_closes and not worker.queue.sockets_with_inbox
+    assert (worker.queue.handled_messages, broker.unhandled_bytes) == (3 * SHARE_UNITS, 0)
     assert broker.drop_waiting_messages() == 0

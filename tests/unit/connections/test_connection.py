@@ -430,7 +430,7 @@ def test_an_error_in_a_turn_does_not_stop_the_turns() -> None:
     bench = Bench()
     connection, transport = bench.connect()
 
-    def explode(lane: int, batch: list[tuple[object, ...]]) -> None:
+    def explode(worker_index: int, batch: list[tuple[object, ...]]) -> None:
         raise ValueError("a mailbox that should not fail")
 
     bench.broker.add_worker_queue(1, 1000)
