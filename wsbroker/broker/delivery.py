@@ -109,7 +109,7 @@ class Delivery(Registry):
             self._close_and_drop_frames(socket, code, reason)
 
     def _close_and_drop_frames(self, socket: Socket, code: int, reason: str) -> None:
-        """Unregisters a socket, queues its close event and replaces its waiting frames by a Close frame."""
+        """Unregisters a socket over a limit, queues its close event, replaces its waiting frames by a Close frame."""
         self._unregister_socket(socket)
         socket.state = CLOSING
         self._queue_close_event(socket, code, reason)

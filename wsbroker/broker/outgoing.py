@@ -202,7 +202,7 @@ class Outgoing:
             self.next_check_bytes = 0
 
     def _reset_turn(self, channels: list[Channel], sockets: list[Socket]) -> None:
-        """Clears everything that belongs to the flushed turn, on these dirty channels and sockets and here."""
+        """Clears the frames and marks of a flushed turn, here and on its dirty channels and sockets."""
         for channel in channels:
             channel.dirty_index = NO_INDEX
             channel.frame_numbers = []
@@ -225,7 +225,7 @@ class Outgoing:
             self.merge_cache = {}
 
     def _fan_out_channel(self, channel: Channel) -> None:
-        """Writes the frames of the only dirty channel to all its members."""
+        """Writes a channel's frames to all its members; called by the flush when no other source has frames."""
         # The hot loop of the whole project: 1,000 subscribers are 1,000 turns of it (benchmarks: fan-out).
         frames = self._join_channel_frames(channel)
         data = channel.joined_frames
@@ -238,7 +238,10 @@ class Outgoing:
                     socket.write(data)
 
     def _flush_mixed(self, channels: list[Channel], sockets: list[Socket]) -> None:
-        """Writes the turn where sockets may have several sources: each socket gets its frames merged by number."""
+        """Writes the frames of a turn with several sources: each socket gets its frames merged by number.
+
+        Called by the flush unless a single channel has all frames.
+        """
         turn = self.flush_number
         for socket in sockets:
             socket.flush_mark = turn
@@ -289,7 +292,7 @@ class Outgoing:
         return frames
 
     def _deliver_merged(self, socket: Socket) -> None:
-        """Delivers all frames of this turn to a socket that may have several sources."""
+        """Writes or queues all frames of this turn for a socket that may have several sources; called by the flush."""
         if socket.state == CLOSED:
             return
         whole = self._find_whole_channels(socket)
@@ -303,7 +306,7 @@ class Outgoing:
             self._write_or_queue(socket, merge.frames, merge.joined)
 
     def _deliver_individually(self, socket: Socket, whole: list[ChannelFrames]) -> None:
-        """Delivers the frames of this turn to a socket with direct frames or ranges, in the order of their numbers.
+        """Writes or queues the frames of this turn for a socket with direct frames or ranges, ordered by number.
 
         Args:
             whole: the dirty channels of which the socket gets all frames.
@@ -375,7 +378,7 @@ class Outgoing:
     # One socket. ------------------------------------------------------------------------------------------------
 
     def _write_or_queue(self, socket: Socket, frames: list[bytes], data: bytes) -> None:
-        """Writes data to a socket or, if its transport is full, queues the frames of that data in its outbox."""
+        """Writes joined frames to a socket or, if its transport is full, queues the same frames in its outbox."""
         if socket.is_blocked:
             self._queue_in_outbox(socket, frames)
         else:

@@ -140,7 +140,7 @@ class WorkerQueue:
             socket = waiting.popleft()
             inbox = socket.inbox
             if inbox and socket.is_discarding_messages:
-                self._drop_muted_messages(inbox)
+                self._drop_discarded_messages(inbox)
             if not inbox:
                 self._drop_inbox(socket)
                 continue
@@ -159,7 +159,7 @@ class WorkerQueue:
                 self._enqueue_or_park(socket)
         return has_moved
 
-    def _drop_muted_messages(self, inbox: deque[tuple[object, ...]]) -> None:
+    def _drop_discarded_messages(self, inbox: deque[tuple[object, ...]]) -> None:
         """Drops the messages at the front of an inbox whose socket the application has closed.
 
         The worker that closed the socket drops messages itself; a worker that replaces it would handle them.

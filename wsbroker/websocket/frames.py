@@ -61,7 +61,7 @@ def encode_text(text: str) -> bytes:
 
 
 def encode_close(code: int, reason: str) -> bytes:
-    """Returns a Close frame.
+    """Returns a Close frame with a close code and a reason.
 
     Args:
         code: 0, 1005, 1006 and 1015 say that there is no code: the frame is then empty, for they must not be sent.

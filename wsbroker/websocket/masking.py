@@ -39,7 +39,7 @@ def rotate_key(key: i64, size: i64) -> i64:
 
 
 def unmask(data: bytes, start: i64, size: i64, key: i64) -> bytes:
-    """Returns `size` bytes of `data` from `start` on, unmasked.
+    """Unmasks a part of a client's frame; returns `size` unmasked bytes from index `start` of `data` on.
 
     Args:
         data: must hold all of them.

@@ -561,7 +561,7 @@ def test_a_socket_that_ends_with_nothing_to_handle_ends_at_once() -> None:
     assert not broker.is_open(socket.id)
 
 
-def test_a_worker_that_dies_while_its_lane_is_held_leaves_the_held_closes_too() -> None:
+def test_a_worker_that_dies_while_its_queue_is_paused_leaves_the_waiting_closes_too() -> None:
     broker = a_broker(inline=False)
     Deliveries(broker)
     waiting, quiet = connect(broker), connect(broker)
@@ -597,7 +597,7 @@ def test_a_mailbox_that_fails_does_not_keep_the_batches_of_other_workers() -> No
     assert len(told.events(0)) == len(told.events(1)) == 1
 
 
-def test_a_close_that_waits_behind_messages_is_not_waited_for_while_its_lane_is_held() -> None:
+def test_a_close_that_waits_behind_messages_is_not_waited_for_while_its_queue_is_paused() -> None:
     cost = 1 + MESSAGE_OVERHEAD_BYTES
     broker = a_broker(inline=False, credit_bytes=cost)
     Deliveries(broker)
