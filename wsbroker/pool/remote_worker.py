@@ -1,4 +1,4 @@
-"""One worker at the other end of a wire, from its start to its end: its mailbox, and what it has not answered yet."""
+"""One worker at the other end of a wire, from its start to its end: events to it, commands from it, its mailbox."""
 
 import asyncio
 import logging
@@ -28,27 +28,29 @@ from wsbroker.worker.slowest import SlowestCalls
 logger = GuardedLog(__name__)
 
 MAX_MERGED_EVENTS: Final = 256
-"""Batches that wait together leave as one write, of about this many events: one `marshal` and one wake-up."""
+"""Batches of the mailbox are merged into one write of about this many events: one `marshal`, one wake-up."""
 COMMANDS_REFUSED: Final = "commands_refused"
-"""Statistic: commands for the pool that it does not understand; it has skipped them."""
+"""Statistic: commands of workers that the pool does not know and has skipped."""
 CONTROL_REFUSED: Final = "control_messages_refused"
-"""Statistic: messages of the control stream that their receiver does not understand; it has skipped them."""
+"""Statistic: messages of the control stream that their receiver does not know and has skipped."""
 OUTCOME_WAIT_S: Final = 1.0
-"""How long a worker whose wire has ended may take to end itself and so say why; then it is killed, if it can be."""
+"""Seconds that a worker whose event stream has ended may take to end, which tells the reason; then it is killed."""
 KILL_WAIT_S: Final = 1.0
-"""How long a worker that was killed may take to be gone."""
+"""Seconds that a killed worker may take to end."""
 
 
 class RemoteWorker:
-    """The broker's side of one worker; a replacement is a new one.
+    """The broker's side of one worker, for its whole life; a replacement is a new object. States: `worker_states`.
 
     Args:
-        host: what carries it; its name is the worker's.
-        index: of its lane.
-        generation: of its lane now.
-        counts: statistics of its place, which it adds to.
-        slowest: those calls of its place, likewise.
-        on_lost: called once, with the reason, if it is lost after it had started.
+        host: starts, kills and names the worker.
+        index: the index of the worker's slot and queue.
+        generation: the present generation of that queue.
+        core: applies the worker's commands.
+        tasks: runs the mailbox task.
+        counts: statistics of the slot, by name; the worker's counts are added.
+        slowest: slowest handler calls of the slot; the worker's calls are added.
+        on_lost: called once with the reason if the worker is lost while it runs.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class RemoteWorker:
         self.name: Final = host.name
         self.state = WorkerState.STARTING
         self.started_at = 0.0
-        """Time of the loop at which it had started."""
+        """Time of the loop's clock at which the worker reported STARTED."""
         self._host = host
         self._queue_index = index
         self._generation: int | None = generation
@@ -97,8 +99,8 @@ class RemoteWorker:
         self._loss_reason_while_stopping = ""
         self._watches: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         """Conditions that are tested after each batch of the worker, with the future that is done when one holds."""
-        self._logged_unknown_kinds: set[str] = set()
-        """What has been logged as not understood."""
+        self._logged_unknown_subjects: set[str] = set()
+        """Subjects of `_report_unknown` that were logged already."""
 
     @property
     def has_ended(self) -> bool:
@@ -127,25 +129,25 @@ class RemoteWorker:
 
     @property
     def waiting_batches(self) -> int:
-        """Batches in the mailbox: more than none only while the worker reads more slowly than it is sent to."""
+        """Number of batches in the mailbox; more than 0 only while the worker reads more slowly than events come."""
         return self._waiting_batch_count
 
     @property
     def unwritten_bytes(self) -> int:
-        """Bytes of batches that left the mailbox and that the kernel has not taken yet."""
+        """Bytes of batches that have left the mailbox and that the kernel has not taken yet."""
         return self._event_stream.unwritten_bytes
 
     # Start and end. ---------------------------------------------------------------------------------------------
 
     async def start(self) -> list[str]:
-        """Starts it and waits until its handlers are imported and `handle_worker_start` has returned.
+        """Starts the worker; returns when its handlers are imported and `handle_worker_start` has returned.
 
         Returns:
             the names of the handlers found.
 
         Raises:
-            ConfigError: its text: the spec cannot work.
-            WorkerError: it could not be started, or `handle_worker_start` failed.
+            ConfigError: the spec cannot work, as the worker's text explains.
+            WorkerError: the worker could not be started, or `handle_worker_start` failed.
         """
         try:
             wire_end, control_end = self._host.start()
@@ -169,20 +171,23 @@ class RemoteWorker:
         return outcome
 
     async def find_loss_reason(self, reason: str) -> str:
-        """Waits a moment for its end, of which its wire's end is the first sign, and ends by force what still runs.
+        """Waits up to 1 s for the end of a worker whose event stream has ended, and kills it if it still runs.
 
         Returns:
-            how its carrier has ended, if that says more than `reason`.
+            the host's reason of the end, if there is one; else `reason`.
         """
         if not await self._wait_until_ended(self._loop.time() + OUTCOME_WAIT_S):
             self._host.kill()
         return self._host.end_reason or reason
 
     async def stop(self, timeout_s: float) -> bool:
-        """Lets it finish what came before, run `handle_worker_stop` and end; what is stuck is left behind.
+        """Stops the worker: earlier events are handled, `handle_worker_stop` runs; a stuck worker is killed or left.
+
+        Args:
+            timeout_s: seconds that the worker may take.
 
         Returns:
-            whether nothing of it runs any more.
+            whether the worker has ended.
         """
         deadline = self._loop.time() + timeout_s
         was_running = self.state is WorkerState.RUNNING
@@ -196,18 +201,18 @@ class RemoteWorker:
                 level = logging.ERROR if timeout_s > 0 else logging.INFO
                 text = "worker did not stop in time, %s worker=%s timeout_s=%g"
                 logger.log(level, text, self._host.stuck_outcome, self.name, timeout_s)
-        is_over = self._stopped_event.is_set()
+        has_stopped = self._stopped_event.is_set()
         self._close_and_answer_pending(WorkerEvent.CLOSED)
-        if self.state is WorkerState.ABANDONED or (was_running and not is_over):
+        if self.state is WorkerState.ABANDONED or (was_running and not has_stopped):
             has_ended = False
             deadline = self._loop.time()
-        elif is_over:
+        elif has_stopped:
             has_ended = await self._wait_until_ended(deadline)
             if not has_ended:
                 text = "worker stopped and did not end, %s worker=%s timeout_s=%g"
                 logger.error(text, self._host.stuck_outcome, self.name, timeout_s)
         else:
-            # It did not come to its start and is about to end: it has said why, or learns that nobody is there.
+            # The worker has not started and is about to end: it has reported why, or notices the closed streams.
             has_ended = await self._wait_until_ended(min(deadline, self._loop.time() + OUTCOME_WAIT_S))
         if not has_ended and self._host.kill():
             deadline = max(deadline, self._loop.time() + KILL_WAIT_S)
@@ -218,6 +223,7 @@ class RemoteWorker:
         return has_ended
 
     async def _wait_until_ended(self, deadline: float) -> bool:
+        """Waits for the end of the worker's host until a time of the loop's clock; returns whether it has ended."""
         try:
             async with asyncio.timeout_at(deadline):
                 await self._host.wait_until_ended()
@@ -281,12 +287,12 @@ class RemoteWorker:
         return future
 
     def _apply_watched_batch(self, batch: Batch) -> None:
-        """Applies a batch of the worker's commands and tests the watches. Called by the stream while a watch is set."""
+        """Applies a batch of the worker's commands and tests the watches. Called by the stream while a watch exists."""
         self._apply_batch(batch)
         self._complete_watches()
 
     def _complete_watches(self) -> None:
-        """Completes the watches whose condition holds, or all if the worker is not RUNNING; drops cancelled watches."""
+        """Completes watches whose condition holds, or all if the worker is not RUNNING; drops cancelled watches."""
         is_running = self.state is WorkerState.RUNNING
         for condition, future in self._watches:
             if not future.done() and (not is_running or condition()):
@@ -298,10 +304,10 @@ class RemoteWorker:
     # To the worker. ---------------------------------------------------------------------------------------------
 
     def post_events(self, batch: Batch) -> None:
-        """Sends a batch of events, through the mailbox if the worker is behind. Never waits, never raises.
+        """Sends a batch of events to the worker, through the mailbox if the worker is behind. Never waits or raises.
 
-        While nothing waits a batch goes straight to the transport. Through the mailbox's stream and its task each batch
-        costs two more turns of the loop and 30 to 40 µs of its CPU: a round trip of 97 instead of 28 µs (uvloop).
+        While the mailbox is empty a batch goes straight to the transport. The mailbox costs each batch two more turns
+        of the loop and 30 to 40 µs of its CPU: a round trip of 97 instead of 28 µs (uvloop).
         """
         if self._waiting_batch_count or self._event_stream.is_writing_paused:
             if batch[-1][0] == events.ANSWER:
@@ -312,16 +318,15 @@ class RemoteWorker:
             try:
                 self._mailbox_sender.send_nowait(batch)
             except anyio.ClosedResourceError:
-                logger.debug(
-                    "batch dropped worker=%s state=%s events=%d", self.name, self.state.public_name, len(batch)
-                )
+                text = "batch dropped worker=%s state=%s events=%d"
+                logger.debug(text, self.name, self.state.public_name, len(batch))
             return
         self._write_batch(batch)
 
     def _write_trailing_answers(self, batch: Batch) -> Batch:
-        """Sends the answers at the end of a batch; returns what came before them.
+        """Writes the answers at the end of a batch at once; returns the events before them.
 
-        Answers never wait: a handler is blocked on them. The core puts them last; what came before keeps its place.
+        Answers never wait: a handler is blocked on them. The core puts them last; the events before keep their order.
         """
         first = len(batch)
         while first and batch[first - 1][0] == events.ANSWER:
@@ -330,40 +335,41 @@ class RemoteWorker:
         return batch[:first]
 
     def _write_batch(self, batch: Batch) -> None:
+        """Writes a batch to the event stream; the worker is lost if the wire refuses a field."""
         try:
             self._event_stream.write(batch)
         except ValueError as error:
             logger.exception("batch refused by the wire worker=%s", self.name)
-            # Not now: the core is in the middle of its turn.
+            # In the next turn: the core is in the middle of its own.
             self._loop.call_soon(self.declare_lost, f"an event could not be sent to it: {error}")
 
     async def _drain_mailbox(self) -> None:
-        """Moves what waits in the mailbox to the wire, as fast as the worker reads."""
-        wire = self._event_stream
-        outlet = self._mailbox_receiver
+        """Writes the mailbox's batches to the event stream as fast as the worker reads. Body of the mailbox task."""
+        stream = self._event_stream
+        receiver = self._mailbox_receiver
         try:
             while True:
-                batch = await outlet.receive()
-                taken = 1
-                if wire.is_writing_paused:
-                    await wire.drain()
-                if taken < self._waiting_batch_count:
+                batch = await receiver.receive()
+                merged_count = 1
+                if stream.is_writing_paused:
+                    await stream.drain()
+                if merged_count < self._waiting_batch_count:
                     batch = list(batch)
-                    while taken < self._waiting_batch_count and len(batch) < MAX_MERGED_EVENTS:
-                        batch += outlet.receive_nowait()
-                        taken += 1
+                    while merged_count < self._waiting_batch_count and len(batch) < MAX_MERGED_EVENTS:
+                        batch += receiver.receive_nowait()
+                        merged_count += 1
                 self._write_batch(batch)
-                self._waiting_batch_count -= taken  # only now: `post_events` may not overtake what is in hand
+                self._waiting_batch_count -= merged_count  # only now: `post_events` must not overtake the batch in hand
         except Exception as error:
             logger.exception("mailbox broken worker=%s", self.name)
             self.declare_lost(f"its mailbox broke: {error!r}")
 
     async def run_open_handler(self, socket_id: int, fields: tuple[object, ...], size_bytes: int) -> OpenVerdict:
-        """Asks the open handler.
+        """Sends the open of a socket to the worker and waits for the verdict.
 
         Returns:
-            None or an `Accept`: accepted; else what to send instead of the 101: the handler's answer, 504 after
-            `handshake_timeout`, 503 if the worker is lost.
+            None or an `Accept`: accepted; else the response to send instead of the 101: the handler's response, 504
+            after `handshake_timeout`, 503 if the worker is lost.
         """
         opening = self._pending.add_open(socket_id, size_bytes)
         timer = self._loop.call_later(self._config.handshake_timeout, answer_with_timeout, opening)
@@ -379,18 +385,17 @@ class RemoteWorker:
                 self.drop_unopened_socket(socket_id)
 
     def drop_unopened_socket(self, socket_id: int) -> None:
-        """Tells it that this socket never opened: refused, or gone before the 101."""
+        """Tells the worker that a socket never opened: refused, or gone before its 101 was sent."""
         if self.state is WorkerState.RUNNING:
             self.post_events([(events.DROP_UNOPENED, socket_id)])
 
     async def run_http_handler(self, fields: tuple[object, ...], size_bytes: int) -> HttpResponse:
-        """Asks the HTTP handler.
+        """Sends an HTTP request to the worker and waits for the response.
 
         Returns:
-            its response: 504 after `http_timeout`, 500 if the worker is lost (the handler may have had effects).
+            the handler's response; 504 after `http_timeout`, 500 if the worker is lost: its handler may have acted.
         """
-        self._last_request_number += 1
-        number = self._last_request_number
+        number = self._last_request_number = self._last_request_number + 1
         request = self._pending.add_request(number, size_bytes)
         timer = self._loop.call_later(self._config.http_timeout, answer_with_timeout, request)
         try:
@@ -418,8 +423,7 @@ class RemoteWorker:
         if generation is None:
             self._apply_standby_batch(batch)
             return
-        pool_commands = self._apply(self._queue_index, generation, batch)
-        for command in pool_commands:
+        for command in self._apply(self._queue_index, generation, batch):
             self._process_command(command)
 
     def _apply_standby_batch(self, batch: Batch) -> None:
@@ -433,6 +437,7 @@ class RemoteWorker:
                 self._process_command(command)
 
     def _process_command(self, command: Command) -> None:
+        """Processes one command that is the pool's: an answer, a count, a life-cycle report or a log record."""
         kind = command[0]
         if kind == commands.OPEN_RESULT:
             _, socket_id, status, headers, body = cast(tuple[int, int, int, list[tuple[str, str]], bytes], command)
@@ -452,7 +457,7 @@ class RemoteWorker:
         elif kind == commands.START_FAILED:
             _, text, detail = cast(tuple[int, str, str], command)
             failure = self._host.make_start_error(text, detail)
-            if detail:  # the traceback there; whoever shows this error decides whether to show it too
+            if detail:  # the traceback in the worker, to be shown where this error is shown
                 failure.__cause__ = WorkerError(f"in worker {self.name}:\n{detail}")
             self._start_result.set_result(failure)
         elif kind == commands.STOPPED:
@@ -465,14 +470,22 @@ class RemoteWorker:
         else:
             self._report_unknown(COMMANDS_REFUSED, "command", kind)
 
-    def _report_unknown(self, statistic: str, what: str, kind: object) -> None:
-        """Counts what was skipped because this version does not understand it; the first of each sort is logged."""
+    def _report_unknown(self, statistic: str, subject: str, kind: object) -> None:
+        """Counts a command or message that a receiver does not know and has skipped; logs the first of each subject.
+
+        Args:
+            statistic: the name of the counter.
+            subject: "command" or a description of the control message, for the log.
+        """
         self._add_to_counter(statistic, 1)
-        if what not in self._logged_unknown_kinds:
-            self._logged_unknown_kinds.add(what)
-            logger.error("%s not understood and skipped, please report this worker=%s kind=%r", what, self.name, kind)
+        if subject not in self._logged_unknown_subjects:
+            self._logged_unknown_subjects.add(subject)
+            logger.error(
+                "%s not understood and skipped, please report this worker=%s kind=%r", subject, self.name, kind
+            )
 
     def _add_to_counter(self, name: str, amount: int) -> None:
+        """Adds to one of the slot's counters."""
         self._counts[name] = self._counts.get(name, 0) + amount
 
     def check_liveness(self) -> None:
@@ -482,4 +495,4 @@ class RemoteWorker:
 
 
 class _EndedBeforeStarted(WorkerError):
-    """The wire was gone before STARTED."""
+    """The event stream ended before the worker had reported STARTED. Only passed on within `start`."""
