@@ -17,9 +17,8 @@ its threads while a broker runs there. A call that asks for nothing back never w
 something asks the broker and is exact. All of them check their arguments at once: a wrong type is a `TypeError`, a bad
 value a `ValueError`; without a broker they raise `CommandError`, which is a `RuntimeError`.
 
-This module may import: `worker`, `http`, `types`, `errors`, light standard
-library; it is loaded into every worker, so what needs more comes when it is first used. Must never: load a compiled
-module, asyncio, anyio or aiohttp.
+This module may import: `worker`, `http`, `types`, `errors`, light standard library; it is loaded into every worker, so
+names that need more are loaded when they are first used. Must never: load a compiled module, asyncio, anyio or aiohttp.
 """
 
 from collections.abc import Iterable as _Iterable
@@ -78,6 +77,7 @@ else:
         return value
 
     def __dir__() -> list[str]:
+        """Returns the names of this module, with those that are not loaded yet."""
         return sorted({*globals(), *__all__})
 
 
@@ -153,7 +153,7 @@ def send(socket_id: int, data: Data) -> None:
     that races with a close is normal).
 
     Args:
-        socket_id: where to.
+        socket_id: the socket that gets the message.
         data: ``str`` is sent as a text message, any object with the buffer protocol (``bytes``, ``bytearray``,
             ``memoryview``, ``array.array``, ``mmap.mmap``, …) as a binary one: its bytes as they are at this call.
 
@@ -175,14 +175,14 @@ def send(socket_id: int, data: Data) -> None:
 def send_to_channel(channel: ChannelName, data: Data, *, exclude: _Iterable[int] = ()) -> None:
     """Sends a message to every socket that is subscribed to a channel.
 
-    One way. Each subscriber gets it at most once, in the order in which they subscribed; the sender of a message gets
-    its own if it is subscribed. It is no error if nobody is.
+    One way. Each subscriber gets the message at most once, in the order in which they subscribed; the sender of a
+    message gets its own message if it is subscribed. A channel without subscribers is no error.
 
     Args:
         channel: the channel's name, 1 to 255 bytes.
         data: ``str`` is sent as a text message, any object with the buffer protocol (``bytes``, ``bytearray``,
             ``memoryview``, ``array.array``, ``mmap.mmap``, …) as a binary one: its bytes as they are at this call.
-        exclude: ids of subscribers that do not get it.
+        exclude: ids of subscribers that do not get the message.
 
     Raises:
         TypeError: an argument has the wrong type (`exclude` is an iterable: ``exclude=(socket_id,)``).
@@ -207,16 +207,16 @@ def send_to_channel(channel: ChannelName, data: Data, *, exclude: _Iterable[int]
 
 
 def subscribe(socket_id: int, channel: ChannelName) -> bool:
-    """Subscribes a socket to a channel, and says whether that changed something.
+    """Subscribes a socket to a channel, and returns whether that changed something.
 
     Asks the broker; O(1) there. `subscribe_nowait` is for when the answer does not matter.
 
     Args:
-        socket_id: who.
+        socket_id: the socket.
         channel: the channel's name, 1 to 255 bytes; ``"abc"`` and ``b"abc"`` are the same.
 
     Returns:
-        True if it is subscribed now and was not before. False if it was, if the socket is unknown or closed, or if it
+        True if the socket is subscribed now and was not before. False if it was, if it is unknown or closed, or if it
         has `max_channels_per_socket` subscriptions already.
 
     Raises:
@@ -228,16 +228,16 @@ def subscribe(socket_id: int, channel: ChannelName) -> bool:
 
 
 def unsubscribe(socket_id: int, channel: ChannelName) -> bool:
-    """Unsubscribes a socket from a channel, and says whether that changed something.
+    """Unsubscribes a socket from a channel, and returns whether that changed something.
 
     Asks the broker; O(1) there. `unsubscribe_nowait` is for when the answer does not matter.
 
     Args:
-        socket_id: who.
+        socket_id: the socket.
         channel: the channel's name.
 
     Returns:
-        True if it was subscribed and is no more.
+        True if the socket was subscribed and is not any more.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -251,7 +251,7 @@ def subscribe_nowait(socket_id: int, channel: ChannelName) -> None:
     """Subscribes a socket to a channel, one way: like `subscribe`, without asking whether it changed something.
 
     Args:
-        socket_id: who.
+        socket_id: the socket.
         channel: the channel's name, 1 to 255 bytes.
 
     Raises:
@@ -266,7 +266,7 @@ def unsubscribe_nowait(socket_id: int, channel: ChannelName) -> None:
     """Unsubscribes a socket from a channel, one way: like `unsubscribe`, without asking whether it changed something.
 
     Args:
-        socket_id: who.
+        socket_id: the socket.
         channel: the channel's name.
 
     Raises:
@@ -278,10 +278,11 @@ def unsubscribe_nowait(socket_id: int, channel: ChannelName) -> None:
 
 
 def set_token(socket_id: int, token: Data | None) -> None:
-    """Attaches up to 4096 bytes to a socket: its later handlers are given them as ``get_token``.
+    """Attaches up to 4096 bytes to a socket: its later handlers are given them as ``token``.
 
-    One way. The next message of the socket whose handler calls this sees it, and so does its close handler, even if the
-    socket has closed meanwhile. Any other closed socket is ignored, and an unknown one.
+    One way. If a handler of the socket itself calls this, the handler of the socket's next message gets the new token,
+    and so does its close handler, even if the socket has closed meanwhile. Any other closed socket is ignored, and an
+    unknown one.
 
     Args:
         socket_id: the socket.
@@ -300,9 +301,9 @@ def copy_subscriptions(from_channel: ChannelName, to_channel: ChannelName) -> No
 
     One way, and once: the subscribers of `from_channel` keep that subscription, and later changes are not followed. No
     publication falls between: all of them get what is published to `to_channel` after this call, and nothing that was
-    published to it before. They join in the order in which they subscribed to `from_channel`; who is subscribed to both
-    already stays so. A channel without subscribers, or the same channel twice, changes nothing. A socket that has
-    `max_channels_per_socket` subscriptions already is left out and counted.
+    published there before. They join in the order in which they subscribed to `from_channel`; a socket that is
+    subscribed to both already stays so. A channel without subscribers, or the same channel twice, changes nothing. A
+    socket that has `max_channels_per_socket` subscriptions already is left out and counted.
 
     Args:
         from_channel: the name of the channel whose subscribers are taken, 1 to 255 bytes.
@@ -354,7 +355,7 @@ def subscriber_count(channel: ChannelName) -> int:
 
 
 def has_subscribers(channel: ChannelName) -> bool:
-    """Returns whether anybody is subscribed to a channel. Asks the broker; O(1) there.
+    """Returns whether a channel has a subscriber. Asks the broker; O(1) there.
 
     Args:
         channel: the channel's name.
@@ -385,9 +386,9 @@ def subscribers(channel: ChannelName) -> list[SocketId]:
 
 
 def subscriptions(socket_id: int) -> list[bytes]:
-    """Returns the names of the channels a socket is subscribed to; [] for an unknown one. Asks the broker.
+    """Returns the names of the channels a socket is subscribed to; [] for an unknown socket. Asks the broker.
 
-    They stand in the order in which the socket was subscribed to them.
+    The names stand in the order in which the socket was subscribed.
 
     Args:
         socket_id: the socket.
@@ -397,13 +398,13 @@ def subscriptions(socket_id: int) -> list[bytes]:
         CommandError: no broker is running.
 
     Cost:
-        O(its subscriptions).
+        O(subscriptions of the socket).
     """
     return _get_api().subscriptions(_validate_socket_id(socket_id))
 
 
 def channels() -> list[bytes]:
-    """Returns the names of all channels that somebody is subscribed to. Asks the broker.
+    """Returns the names of all channels that have a subscriber. Asks the broker.
 
     Raises:
         CommandError: no broker is running.
@@ -415,7 +416,7 @@ def channels() -> list[bytes]:
 
 
 def is_open(socket_id: int) -> bool:
-    """Returns whether a socket is there: from before its open handler runs until it begins to close. Asks the broker.
+    """Returns whether a socket exists: from before its open handler runs until it begins to close. Asks the broker.
 
     Args:
         socket_id: the socket.
@@ -428,7 +429,7 @@ def is_open(socket_id: int) -> bool:
 
 
 def queued_bytes(socket_id: int) -> int:
-    """Returns how many bytes wait to be sent to a socket; 0 for an unknown one. Asks the broker.
+    """Returns how many bytes wait to be sent to a socket; 0 for an unknown socket. Asks the broker.
 
     Args:
         socket_id: the socket.

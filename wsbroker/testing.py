@@ -13,10 +13,11 @@ def test_everybody_in_the_room_gets_the_message():
         assert broker.http("GET", "/").status == 200
 ```
 
-Each call runs the handler to its end, `async def` ones too, and what it asked for has happened when the call returns.
-What a handler raises reaches the test. API calls of the test itself go to this broker too. Needs no compiled module.
+Each call runs the handler to its end, `async def` ones too, and what the handler asked of the broker has happened when
+the call returns. What a handler raises reaches the test. API calls of the test itself go to this broker too. Needs no
+compiled module.
 
-May import: `worker`, `wire`, `types`, `errors`, standard library.
+May import: `worker`, `http`, `wire`, `types`, `errors`, standard library.
 """
 
 from collections.abc import Iterator, Mapping
@@ -52,11 +53,12 @@ ABNORMAL: Final = 1006
 INTERNAL_ERROR: Final = 1011
 
 _HANDLER_ERRORS: Final = (Exception, SystemExit)
-"""What `raise_errors` is about. A KeyboardInterrupt is always raised: it may be the one that ends the test."""
+"""The exceptions of handlers that `raise_errors` is about. A KeyboardInterrupt is always raised: it may be meant to end
+the test."""
 
 
 class TestSocket:
-    """A client's end of a socket; made by `TestBroker.connect`."""
+    """The client's end of a socket; made by `TestBroker.connect`."""
 
     __test__ = False  # the name is no reason for pytest to collect it
 
@@ -64,40 +66,41 @@ class TestSocket:
         self.id: Final = SocketId(socket_id)
         """The socket's id."""
         self.received: list[str | bytes] = []
-        """What was sent to it, the oldest first. A test may clear it."""
+        """The messages that were sent to the socket, oldest first. A test may clear the list."""
         self.token: bytes | None = None
-        """Its token."""
+        """The socket's token; None: it has no token."""
         self.subscriptions: list[bytes] = []
-        """Its channels, in the order in which it was subscribed."""
+        """The channels of the socket, in the order in which it was subscribed to them."""
         self.response: HttpResponse | None = None
-        """What it was refused with; None if it was accepted."""
+        """The response that the socket was refused with; None if it was accepted."""
         self.headers: Headers = Headers()
-        """The header fields that its open handler added to the 101, with `Accept`."""
+        """The header fields that the open handler added to the 101, with `Accept`."""
         self.subprotocol: str | None = None
-        """The subprotocol that its open handler chose, with `Accept`."""
+        """The subprotocol that the open handler chose, with `Accept`."""
         self.is_open = True
-        """Whether it is still there."""
+        """Whether the socket is open."""
         self.close_code: int | None = None
-        """The code it was closed with; None while it is open."""
+        """The code that the socket was closed with; None while it is open."""
         self.close_reason = ""
-        """The reason it was closed with."""
+        """The reason that the socket was closed with."""
         self._broker = broker
 
     def send(self, data: Data) -> None:
-        """Sends a message and runs the message handler; raises what that raises. A closed socket sends nothing."""
+        """Sends a message and runs the message handler; raises what that handler raises. Does nothing once closed."""
         self._broker._handle_message(self, validate_data(data))
 
     def take(self) -> list[str | bytes]:
-        """Returns what was received and was not taken yet."""
+        """Returns the messages in `received`, and empties that list."""
         taken, self.received = self.received, []
         return taken
 
     def close(self, code: int = NO_STATUS, reason: str = "") -> None:
-        """Closes it from the client's side and runs the close handler.
+        """Closes the socket from the client's side and runs the close handler.
 
         Args:
-            code: what the client sends; 1005: a Close without a code; 1006: none at all, its connection is lost.
-            reason: what it says beside the code.
+            code: the code that the client sends; 1005: a Close frame without a code; 1006: no Close frame, the
+                connection is lost.
+            reason: the reason that the client sends with the code.
 
         Raises:
             ValueError: no client can send this code, or a reason with it.
@@ -121,15 +124,15 @@ class TestBroker(BrokerApi):
     (and of threads) go to it. Without, only calls of handlers do.
 
     Args:
-        spec: the handlers: what `register_worker` takes. A module, a class or an object is the usual thing in a test.
-        worker_arg: what `handle_worker_start` is given.
-        raise_errors: whether a test gets what a handler raises. If not, its socket is closed with 1011 as by the real
-            broker, or the answer is 500.
-        timeout_s: how long an async handler may take.
+        spec: the handlers, as for `register_worker`. A test usually gives a module, a class or an object.
+        worker_arg: the argument of `handle_worker_start`.
+        raise_errors: whether a test gets what a handler raises. If not, the handler's socket is closed with 1011 as by
+            the real broker, or the answer is 500.
+        timeout_s: seconds an async handler may take.
         max_channels_per_socket: the setting of the same name: a subscription beyond it is refused.
 
     Raises:
-        ConfigError: the spec cannot work.
+        ConfigError: the spec has no handlers, or wrong ones.
     """
 
     __test__ = False
@@ -153,12 +156,15 @@ class TestBroker(BrokerApi):
         self._timeout_s = timeout_s
         self._max_channels = max_channels_per_socket
         self._channels: dict[bytes, dict[int, TestSocket]] = {}
+        """For each channel with subscribers: its subscribers by their ids, in the order in which they subscribed."""
         self._last_id = 0
         self._pending_closes: list[TestSocket] = []
+        """The sockets that are closed and whose close handler has not run yet."""
         self._handled_socket: TestSocket | None = None
-        """The socket whose message handler runs."""
+        """The socket whose message handler is running; None: no message handler is."""
         self._previous_api: BrokerApi | None = None
         self._loop: AbstractEventLoop | None = None
+        """The loop that runs async handlers, in a thread; made when the first one is called."""
         self._thread: Thread | None = None
 
     # What a test does. ------------------------------------------------------------------------------------------
@@ -189,7 +195,7 @@ class TestBroker(BrokerApi):
 
         Args:
             url: path and query of the upgrade request.
-            headers: of the upgrade request, beside those of the upgrade itself: the subprotocols that the client
+            headers: header fields of the request, beside those of the upgrade itself: the subprotocols that the client
                 offers, for example, as ``{"Sec-WebSocket-Protocol": "chat.v2, chat.v1"}``.
             remote: the client's address.
 
@@ -205,7 +211,7 @@ class TestBroker(BrokerApi):
             try:
                 with self._filter_handler_errors():
                     verdict = to_open_result(self._run_handler(self._handlers.open, request, socket.id), request)
-            finally:  # whatever the handler raised: as if the socket had never been there
+            finally:  # also when the handler has raised: the socket is discarded as if it had never existed
                 if isinstance(verdict, Accept):
                     socket.headers, socket.subprotocol = verdict.headers, verdict.subprotocol
                 elif verdict is not None:
@@ -229,7 +235,7 @@ class TestBroker(BrokerApi):
         Args:
             method: ``"GET"``, ``"POST"``, …
             url: path and query.
-            headers: of the request.
+            headers: header fields of the request.
             body: ``str`` is sent as UTF-8.
             remote: the client's address.
         """
@@ -248,6 +254,7 @@ class TestBroker(BrokerApi):
     # What sockets do. -------------------------------------------------------------------------------------------
 
     def _handle_message(self, socket: TestSocket, data: str | bytes) -> None:
+        """Runs the message handler for a socket, if it is open; closes the socket with 1011 if the handler raises."""
         if socket.is_open and self._handlers.message is not None:
             self._handled_socket = socket
             try:
@@ -262,6 +269,7 @@ class TestBroker(BrokerApi):
         self._run_close_handlers()
 
     def _close_socket(self, socket: TestSocket, code: int, reason: str) -> None:
+        """Closes an open socket; `_run_close_handlers` runs its close handler later."""
         if socket.is_open:
             self._remove_socket(socket)
             socket.close_code = code
@@ -269,6 +277,7 @@ class TestBroker(BrokerApi):
             self._pending_closes.append(socket)
 
     def _remove_socket(self, socket: TestSocket) -> None:
+        """Takes an open socket out of the tables, with its subscriptions."""
         if not socket.is_open:
             return
         socket.is_open = False
@@ -277,7 +286,7 @@ class TestBroker(BrokerApi):
             self._remove_subscription(socket, name)
 
     def _run_close_handlers(self) -> None:
-        """Runs the close handlers of sockets that are gone, after the handler that closed them."""
+        """Runs the close handlers of closed sockets. Called when the handler that closed them has ended."""
         while self._pending_closes:
             socket = self._pending_closes.pop(0)
             if self._handlers.close is not None:
@@ -287,12 +296,12 @@ class TestBroker(BrokerApi):
                             self._handlers.close, socket.id, socket.token, socket.close_code, socket.close_reason
                         )
                 except BaseException:
-                    self._run_close_handlers()  # those of the others run all the same
+                    self._run_close_handlers()  # the close handlers of the other sockets run all the same
                     raise
 
     @contextmanager
     def _filter_handler_errors(self) -> Iterator[None]:
-        """Lets what a handler raises reach the test, or not."""
+        """Wraps a handler's call: drops what the handler raises, unless `raise_errors` is set."""
         try:
             yield
         except _HANDLER_ERRORS:
@@ -302,6 +311,7 @@ class TestBroker(BrokerApi):
     # Running handlers. ------------------------------------------------------------------------------------------
 
     def _run_handler(self, handler: Handler, *arguments: object) -> object:
+        """Calls a handler in the context of this broker, awaits it if need be, and returns its value."""
         token = worker_api.context_api.set(self)
         try:
             returned = handler(*arguments)
@@ -310,10 +320,14 @@ class TestBroker(BrokerApi):
             worker_api.context_api.reset(token)
 
     def _await_result(self, awaitable: object) -> object:
-        """Waits for an async handler. One loop runs them all, in a thread, so that a test may have one of its own."""
+        """Runs an async handler to its end and returns its value.
+
+        One loop in a thread runs all of them, so that a test may have a loop of its own.
+        """
         import asyncio
 
         async def await_with_timeout() -> tuple[object, BaseException | None]:
+            """Returns the handler's value and None, or None and what the handler raised."""
             try:
                 async with asyncio.timeout(self._timeout_s):
                     return await cast("asyncio.Future[object]", awaitable), None
@@ -336,6 +350,7 @@ class TestBroker(BrokerApi):
             del error  # which holds this frame
 
     def _stop_loop(self) -> None:
+        """Stops the loop of async handlers and its thread, if there is one."""
         loop, self._loop = self._loop, None
         if loop is not None and self._thread is not None:
             loop.call_soon_threadsafe(loop.stop)
@@ -356,26 +371,26 @@ class TestBroker(BrokerApi):
         return getattr(self, commands.QUESTION_METHODS[question])(*arguments)
 
     def send(self, socket_id: int, data: str | bytes) -> None:
-        """Sends to one socket."""
+        """Appends data to what one socket has received."""
         self.commands.append(("send", socket_id, data))
         socket = self.sockets.get(socket_id)
         if socket is not None:
             socket.received.append(data)
 
     def send_to_channel(self, channel: bytes, data: str | bytes, exclude: tuple[int, ...]) -> None:
-        """Sends to the subscribers of a channel."""
+        """Appends data to what the subscribers of a channel have received, but for those in `exclude`."""
         self.commands.append(("send_to_channel", channel, data, exclude))
         for socket_id, socket in self._channels.get(channel, {}).items():
             if socket_id not in exclude:
                 socket.received.append(data)
 
     def subscribe(self, socket_id: int, channel: bytes) -> bool:
-        """Subscribes; True if that changed something."""
+        """Subscribes a socket to a channel; returns whether that changed something."""
         self.commands.append(("subscribe", socket_id, channel))
         return self._add_subscription(socket_id, channel)
 
     def unsubscribe(self, socket_id: int, channel: bytes) -> bool:
-        """Unsubscribes; True if that changed something."""
+        """Unsubscribes a socket from a channel; returns whether that changed something."""
         self.commands.append(("unsubscribe", socket_id, channel))
         socket = self.sockets.get(socket_id)
         if socket is None or channel not in socket.subscriptions:
@@ -384,11 +399,11 @@ class TestBroker(BrokerApi):
         return True
 
     def subscribe_nowait(self, socket_id: int, channel: bytes) -> None:
-        """Subscribes, one way."""
+        """Subscribes a socket to a channel."""
         self.subscribe(socket_id, channel)
 
     def unsubscribe_nowait(self, socket_id: int, channel: bytes) -> None:
-        """Unsubscribes, one way."""
+        """Unsubscribes a socket from a channel."""
         self.unsubscribe(socket_id, channel)
 
     def set_token(self, socket_id: int, token: bytes | None) -> None:
@@ -401,28 +416,28 @@ class TestBroker(BrokerApi):
             socket.token = token
 
     def copy_subscriptions(self, from_channel: bytes, to_channel: bytes) -> None:
-        """Subscribes the subscribers of one channel to another one too."""
+        """Subscribes the subscribers of one channel to another channel too."""
         self.commands.append(("copy_subscriptions", from_channel, to_channel))
         if from_channel != to_channel:
             for socket_id in self._channels.get(from_channel, {}):
                 self._add_subscription(socket_id, to_channel)
 
     def close(self, socket_id: int, code: int, reason: str) -> None:
-        """Closes a socket; its close handler runs after the handler that asked for it."""
+        """Closes a socket; its close handler runs when the handler has ended that closes it."""
         code, reason = validate_close_code(code), validate_reason(reason)
         self.commands.append(("close", socket_id, code, reason))
         socket = self.sockets.get(socket_id)
         if socket is not None:
             self._close_socket(socket, code, reason)
-            if worker_api.context_api.get() is not self:  # the test itself asked: nobody else runs it
+            if worker_api.context_api.get() is not self:  # the test itself has called: no handler's end runs them
                 self._run_close_handlers()
 
     def subscriber_count(self, channel: bytes) -> int:
-        """How many sockets are subscribed to a channel."""
+        """Returns how many sockets are subscribed to a channel."""
         return len(self._channels.get(channel, ()))
 
     def subscribers(self, channel: bytes) -> list[int]:
-        """Their ids in subscription order."""
+        """Returns the ids of a channel's subscribers, in the order in which they subscribed."""
         return list(self._channels.get(channel, ()))
 
     def subscriptions(self, socket_id: int) -> list[bytes]:
@@ -431,18 +446,19 @@ class TestBroker(BrokerApi):
         return [] if socket is None else list(socket.subscriptions)
 
     def channels(self) -> list[bytes]:
-        """The channels that have a subscriber."""
+        """Returns the channels that have a subscriber."""
         return list(self._channels)
 
     def is_open(self, socket_id: int) -> bool:
-        """Whether a socket is open."""
+        """Returns whether a socket is open."""
         return socket_id in self.sockets
 
     def queued_bytes(self, socket_id: int) -> int:
-        """Nothing ever waits here."""
+        """Returns 0: a test's socket has received everything at once."""
         return 0
 
     def _add_subscription(self, socket_id: int, channel: bytes) -> bool:
+        """Subscribes a socket, unless it is unknown, subscribed already or at its limit; returns whether it did."""
         socket = self.sockets.get(socket_id)
         if socket is None or channel in socket.subscriptions or len(socket.subscriptions) >= self._max_channels:
             return False
@@ -451,6 +467,7 @@ class TestBroker(BrokerApi):
         return True
 
     def _remove_subscription(self, socket: TestSocket, channel: bytes) -> None:
+        """Takes a subscription out of both tables, and the channel too if it was the last one."""
         socket.subscriptions.remove(channel)
         members = self._channels[channel]
         del members[socket.id]
@@ -459,6 +476,7 @@ class TestBroker(BrokerApi):
 
 
 def _add_upgrade_headers(headers: HeaderItems) -> Headers:
+    """Returns header fields with those of an upgrade request added, as far as they are missing."""
     pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
     names = {name.lower() for name, _ in pairs}
     for name, value in (

@@ -6,9 +6,9 @@ and waits, so that a thread's calls are applied in the order in which it made th
 
 A Python signal handler may interrupt the main thread, and a finaliser any thread, between any two lines of a call made
 from there, and make calls of its own. Taking the lock again would dead-lock, and so would waiting while the interrupted
-call holds it. So a thread notes that it is inside (`_calling_threads`) before it takes the lock; a one-way call that the
-same thread makes meanwhile goes to `_nested_commands`, from where the interrupted call moves it on, and a question is
-refused.
+call holds it. So a thread notes that it is inside (`_calling_threads`) before it takes the lock; a one-way call that
+the same thread makes meanwhile goes to `_nested_commands`, from where the interrupted call moves it on, and a question
+is refused.
 
 On the loop's own thread no call waits, but a signal handler may have interrupted what the answer depends on, so a
 question of a signal handler is refused there too. The hot path of inline handlers pays nothing for that: questions are
@@ -151,6 +151,7 @@ class LocalApi(BrokerApi):
             return method
 
         def guarded_call(*arguments: object) -> object:
+            """Calls the method, unless one of the program's signal handlers is among the callers."""
             if _is_called_by(codes):
                 raise CommandError(IN_SIGNAL_HANDLER)
             return method(*arguments)
@@ -177,7 +178,7 @@ class LocalApi(BrokerApi):
         self.refresh_signal_handlers()
 
     def stop(self) -> None:
-        """Applies the waiting commands, then refuses every later call with a CommandError. Called on the loop's thread."""
+        """Applies the waiting commands, then refuses every later call with a CommandError. On the loop's thread."""
         self._apply_waiting_commands()
         me = get_ident()
         self._calling_threads.add(me)
@@ -314,7 +315,7 @@ class LocalApi(BrokerApi):
                 self._calling_threads.discard(me)
 
     def _apply_waiting_commands(self) -> None:
-        """Applies the commands that wait, answers the questions among them, releases blocked callers. Runs in the loop."""
+        """Applies the waiting commands, answers the questions among them, releases blocked callers. Runs in the loop."""
         with self._lock:
             batch, self._waiting_commands = self._waiting_commands, []
             questions, self._pending_questions = self._pending_questions, {}

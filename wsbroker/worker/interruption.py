@@ -240,6 +240,7 @@ def _make_interrupt_functions(thread_id: int) -> tuple[Callable[[], object], Cal
     thread, error = c_ulong(thread_id), py_object(HandlerTimeout)
 
     def clear_interrupt() -> None:
+        """Clears an exception that was set and not raised yet."""
         set_async_exc(thread, None)
         reset_eval_breaker()
 

@@ -359,6 +359,7 @@ def _run_awaitable(awaitable: Awaitable[object]) -> None:
     from asyncio import run
 
     async def await_value() -> None:
+        """Awaits `awaitable`: a coroutine, which `asyncio.run` wants."""
         await awaitable
 
     run(await_value())
