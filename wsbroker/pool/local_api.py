@@ -100,7 +100,7 @@ class LocalApi(BrokerApi):
         self._send = core.send
         self._publish = core.publish
         self._core = core
-        self._core_commands = {
+        self._core_commands: dict[object, Callable[..., object]] = {
             kind: _get_core_method(core, name)
             for kind, name in commands.ONE_WAY_METHODS.items()
             if kind != commands.PUBLISH
@@ -212,7 +212,7 @@ class LocalApi(BrokerApi):
     def send_command(self, command: Command) -> None:
         """Applies a one-way command at once on the loop's thread; queues the command on any other thread."""
         if get_ident() == self._loop_thread:
-            self._core_commands[cast(int, command[0])](*command[1:])
+            self._core_commands[command[0]](*command[1:])
         else:
             self._queue_command(command, _measure_data(command))
 
@@ -315,7 +315,7 @@ class LocalApi(BrokerApi):
                 self._calling_threads.discard(me)
 
     def _apply_waiting_commands(self) -> None:
-        """Applies the waiting commands, answers the questions among them, releases blocked callers. Runs in the loop."""
+        """Applies the waiting commands, answers the questions among them, releases blocked callers. In the loop."""
         with self._lock:
             batch, self._waiting_commands = self._waiting_commands, []
             questions, self._pending_questions = self._pending_questions, {}
