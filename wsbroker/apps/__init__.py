@@ -1,5 +1,8 @@
-"""Built-in applications: handlers like anybody's, served without writing a line.
+"""Built-in applications: handlers as any application has them, ready to be served.
 
-May import: the public API (`wsbroker`, `wsbroker.types`) and the standard library. Must never: reach into the
-broker. What an application here needs, every application can have.
+    pubsub     publish and subscribe, with JSON over WebSocket and HTTP
+    access     the shared secret of `pubsub`
+
+May import: the public API (`wsbroker`, `wsbroker.types`) and the standard library. Must never: use other modules of the
+package, which applications cannot rely on.
 """

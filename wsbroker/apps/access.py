@@ -1,4 +1,4 @@
-"""Who may publish and subscribe: everybody, or whoever knows the shared secret.
+"""The permission to publish and subscribe: for all clients, or only for those that know the shared secret.
 
 The secret is compared in constant time and is never logged, nor part of any answer.
 """
@@ -12,11 +12,11 @@ AUTH_TIMEOUT_S: Final = 10.0
 
 
 class Access:
-    """The door: knows the secret, and how long a socket may stand in it.
+    """The shared secret, if there is one, and how long a socket may stay without having sent the secret.
 
     Args:
-        arg: the worker's argument: None or "" (everybody may), the secret as it is, or JSON
-            ``{"secret": S, "auth_timeout_s": SECONDS}``, whose keys are both optional once one of them is there.
+        arg: the worker's argument: None or "" (no secret), the secret as it is, or JSON ``{"secret": S,
+            "auth_timeout_s": SECONDS}`` with at least one of these keys.
     """
 
     __slots__ = ("_secret", "auth_timeout_s")
@@ -27,11 +27,11 @@ class Access:
 
     @property
     def has_no_secret(self) -> bool:
-        """True if there is no secret, so that everybody may."""
+        """True if there is no secret, so that all clients may publish and subscribe."""
         return self._secret is None
 
     def accepts_secret(self, secret: object) -> bool:
-        """Returns whether `secret`, which came from outside and may be anything, is the right one."""
+        """Returns whether `secret`, any value that a client has sent, is the right one; True if there is no secret."""
         if self._secret is None:
             return True
         if not isinstance(secret, str):
@@ -50,6 +50,11 @@ class Access:
 
 
 def _parse_worker_argument(arg: str | None) -> tuple[str | None, float]:
+    """Returns the secret (None: there is none) and the authentication timeout in seconds of a worker's argument.
+
+    Raises:
+        ValueError: the argument is JSON with a value of the wrong type.
+    """
     try:
         options = json.loads(arg or "")
     except (ValueError, RecursionError):
@@ -65,5 +70,6 @@ def _parse_worker_argument(arg: str | None) -> tuple[str | None, float]:
 
 
 def _encode_utf8(text: str) -> bytes:
-    # Headers and environment variables that are not UTF-8 arrive with their bytes as surrogates: give them back.
+    """Returns a text as UTF-8; surrogates that stand for bytes become these bytes again."""
+    # Headers and environment variables that are not UTF-8 arrive with their bytes as surrogates.
     return text.encode("utf-8", "surrogateescape")

@@ -61,21 +61,26 @@ from wsbroker import (
 from wsbroker.apps.access import Access
 
 MAX_CHANNEL_BYTES: Final = 255
-"""How long a channel's name may be, in UTF-8."""
+"""The longest name of a channel, in UTF-8."""
 
 MAX_ATTEMPTS: Final = 3
 """How many wrong secrets a socket may send before it is closed."""
 
 POLICY_VIOLATION: Final = 1008
 
-# The token is the socket's state: AUTHENTICATED, or the number of wrong secrets so far, or None.
+# The token of a socket: AUTHENTICATED, the number of wrong secrets that the socket has sent, or None.
 AUTHENTICATED: Final = b"authenticated"
 
 Fields = dict[str, object]
 
 
 class RequestRefused(Exception):
-    """A request that is answered with an error, over WebSocket or HTTP."""
+    """A request that is answered with an error, over WebSocket or HTTP.
+
+    Args:
+        code: the code for the client, see the top of this module.
+        text: the explanation for the client.
+    """
 
     def __init__(self, code: str, text: str) -> None:
         super().__init__(code)
@@ -85,17 +90,17 @@ class RequestRefused(Exception):
 
 _access = Access()
 _auth_deadlines: dict[int, asyncio.TimerHandle] = {}
-"""The sockets that still have to authenticate."""
+"""The timers that close sockets which do not authenticate in time, by socket."""
 
 
 def handle_worker_start(arg: str | None) -> None:
-    """Takes the secret, if there is one: see `Access` for the forms of `arg`."""
+    """Reads the secret from the worker's argument; see `Access` for the forms of `arg`."""
     global _access
     _access = Access(arg)
 
 
 def handle_worker_stop() -> None:
-    """Lets go of the deadlines."""
+    """Cancels the timers of all sockets that have not authenticated."""
     for deadline in _auth_deadlines.values():
         deadline.cancel()
     _auth_deadlines.clear()
@@ -105,7 +110,10 @@ def handle_worker_stop() -> None:
 
 
 async def handle_socket_open(request: HttpRequest, socket_id: SocketId) -> HttpResponse | None:
-    """Accepts everybody; with a secret, starts the time to come up with it or refuses a wrong one at once."""
+    """Accepts a socket, or refuses one with a wrong secret in its header.
+
+    If there is a secret and none in the header, starts the timer within which the socket has to authenticate.
+    """
     if _access.has_no_secret:
         return None
     admitted = _access.accepts_header(request.headers.get("authorization"))
@@ -120,7 +128,7 @@ async def handle_socket_open(request: HttpRequest, socket_id: SocketId) -> HttpR
 
 
 def handle_socket_message(data: str | bytes, socket_id: SocketId, token: bytes | None) -> None:
-    """Answers one request."""
+    """Carries out one request of a client and answers it."""
     request: Fields = {}
     try:
         request = _parse_request(data)
@@ -137,11 +145,12 @@ def handle_socket_message(data: str | bytes, socket_id: SocketId, token: bytes |
 
 
 def handle_socket_close(socket_id: SocketId) -> None:
-    """Forgets the socket's deadline."""
+    """Cancels the socket's authentication timer."""
     _cancel_auth_deadline(socket_id)
 
 
 def _answer_subscribe(request: Fields, socket_id: SocketId, token: bytes | None) -> None:
+    """Subscribes the socket to the request's channel and answers; raises RequestRefused if that is not possible."""
     channel = _check_channel_name(request.get("channel"))
     if not subscribe(socket_id, channel) and channel.encode() not in subscriptions(socket_id):
         raise RequestRefused("too_many_channels", "this socket has as many subscriptions as a socket may have")
@@ -149,12 +158,17 @@ def _answer_subscribe(request: Fields, socket_id: SocketId, token: bytes | None)
 
 
 def _answer_unsubscribe(request: Fields, socket_id: SocketId, token: bytes | None) -> None:
+    """Unsubscribes the socket from the request's channel and answers; raises RequestRefused for a wrong channel."""
     channel = _check_channel_name(request.get("channel"))
     unsubscribe(socket_id, channel)
     _send_answer(request, socket_id, type="unsubscribed", channel=channel)
 
 
 def _answer_publish(request: Fields, socket_id: SocketId, token: bytes | None) -> None:
+    """Publishes the request's data and, if the request has an ``id``, answers how many sockets get the data.
+
+    Raises RequestRefused for a wrong channel, or data that cannot be sent.
+    """
     channel = _check_channel_name(request.get("channel"))
     if "data" not in request:
         raise RequestRefused("bad_data", '"data" is missing; it may be any JSON value')
@@ -169,13 +183,15 @@ def _answer_publish(request: Fields, socket_id: SocketId, token: bytes | None) -
 
 
 def _answer_ping(request: Fields, socket_id: SocketId, token: bytes | None) -> None:
+    """Answers a ``ping`` request with ``pong``."""
     _send_answer(request, socket_id, type="pong")
 
 
 def _answer_auth(request: Fields, socket_id: SocketId, token: bytes | None) -> None:
+    """Marks the socket as authenticated if the request has the right secret; closes it after too many wrong ones."""
     attempts = int(token) if token and token != AUTHENTICATED else 0
     if attempts == MAX_ATTEMPTS:
-        return  # being closed: what was sent behind the last attempt is not even looked at
+        return  # the socket is being closed: requests behind the last attempt are ignored
     if _access.accepts_secret(request.get("secret")):
         _cancel_auth_deadline(socket_id)
         set_token(socket_id, AUTHENTICATED)
@@ -200,18 +216,20 @@ _TYPES_WITHOUT_AUTH: Final = frozenset({"ping", "auth"})
 
 
 def _close_unauthenticated(socket_id: int) -> None:
+    """Closes a socket that has not authenticated in time. Called by the socket's timer."""
     del _auth_deadlines[socket_id]
     close(socket_id, POLICY_VIOLATION, "not authenticated in time")
 
 
 def _cancel_auth_deadline(socket_id: int) -> None:
+    """Cancels the socket's authentication timer, if there is one."""
     deadline = _auth_deadlines.pop(socket_id, None)
     if deadline is not None:
         deadline.cancel()
 
 
 def _publish_message(channel: str, data: object) -> int:
-    """Publishes; returns how many sockets get it. Raises like `_encode_json`, before anything has happened."""
+    """Publishes any JSON value to a channel; returns how many sockets get the message. Raises as `_encode_json`."""
     text = _encode_json({"type": "message", "channel": channel, "data": data})
     delivered = subscriber_count(channel)
     send_to_channel(channel, text)
@@ -219,15 +237,17 @@ def _publish_message(channel: str, data: object) -> int:
 
 
 def _send_answer(request: Fields, socket_id: SocketId, **fields: object) -> None:
+    """Sends a JSON object with these fields, and the request's ``id`` if there is one, to a socket."""
     if "id" in request:
         fields["id"] = request["id"]
     send(socket_id, _encode_json(fields))
 
 
-# JSON: strict both ways, and whatever a peer sends ends in a ValueError or a RecursionError
+# JSON, strict in both directions. Wrong input of a client raises a ValueError or a RecursionError.
 
 
 def _refuse_json_constant(name: str) -> NoReturn:
+    """Raises ValueError for ``NaN`` and ``Infinity``. Called by the JSON decoder."""
     raise ValueError(f"{name} is not JSON")
 
 
@@ -236,6 +256,7 @@ _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separato
 
 
 def _encode_json(value: object) -> str:
+    """Returns a value as JSON; raises ValueError or RecursionError if it cannot be JSON in UTF-8."""
     text = _ENCODER.encode(value)
     if not text.isascii():
         text.encode()  # a lone surrogate is no text: UnicodeEncodeError, a ValueError
@@ -243,6 +264,7 @@ def _encode_json(value: object) -> str:
 
 
 def _parse_request(data: str | bytes) -> Fields:
+    """Returns the fields of a client's request; raises RequestRefused if the message is no JSON object in text."""
     if isinstance(data, bytes):
         raise RequestRefused("not_text", "requests are text frames with JSON")
     try:
@@ -257,6 +279,7 @@ def _parse_request(data: str | bytes) -> Fields:
 
 
 def _check_id(request: Fields) -> None:
+    """Raises RequestRefused if the request's ``id`` cannot be sent back, after removing it from the request."""
     if "id" not in request:
         return
     try:
@@ -267,6 +290,7 @@ def _check_id(request: Fields) -> None:
 
 
 def _check_channel_name(name: object) -> str:
+    """Returns the name of a channel from a request; raises RequestRefused if it is no name."""
     try:
         if isinstance(name, str) and 1 <= len(name.encode()) <= MAX_CHANNEL_BYTES:
             return name
@@ -279,7 +303,7 @@ def _check_channel_name(name: object) -> str:
 
 
 def handle_http_request(request: HttpRequest) -> HttpResponse:
-    """Serves the page, the health and ``POST /channels/C``."""
+    """Answers an HTTP request for the page, the health check or ``POST /channels/C``."""
     path = request.path
     if path == "/":
         return _serve_allowed_method(request, ("GET", "HEAD"), _serve_page)
@@ -293,6 +317,7 @@ def handle_http_request(request: HttpRequest) -> HttpResponse:
 def _serve_allowed_method(
     request: HttpRequest, methods: tuple[str, ...], serve: Callable[[HttpRequest], HttpResponse]
 ) -> HttpResponse:
+    """Answers a request by `serve` if its method is one of `methods`, else with 405."""
     if request.method in methods:
         return serve(request)
     allowed = ", ".join(methods)
@@ -301,10 +326,12 @@ def _serve_allowed_method(
 
 
 def _serve_health(request: HttpRequest) -> HttpResponse:
+    """Answers the health check: that the server runs, and whether a secret is needed."""
     return _json_response(200, {"status": "ok", "auth": not _access.has_no_secret})
 
 
 def _serve_publication(request: HttpRequest) -> HttpResponse:
+    """Publishes the body of a ``POST /channels/C`` and answers how many sockets get the message, or with an error."""
     if not _is_same_origin(request):
         return _json_response(403, {"error": "bad_origin", "message": "pages of other sites may not publish"})
     if not (_access.has_no_secret or _access.accepts_header(request.headers.get("authorization"))):
@@ -327,7 +354,10 @@ def _serve_publication(request: HttpRequest) -> HttpResponse:
 
 
 def _is_same_origin(request: HttpRequest) -> bool:
-    """Browsers let any site post to any other, and say where it came from; whoever is no browser says nothing."""
+    """Returns whether a request comes from a page of this server, or from a client that is no browser.
+
+    Browsers let any site post to any other and send the site's origin; other clients send no origin.
+    """
     origin = request.headers.get("origin")
     if origin is None:
         return True
@@ -338,25 +368,32 @@ def _is_same_origin(request: HttpRequest) -> bool:
 
 
 def _serve_page(request: HttpRequest) -> HttpResponse:
+    """Answers with the test page, or with 304 if the browser has the present version."""
     if request.headers.get("if-none-match") == _PAGE_HEADERS["ETag"]:
         return HttpResponse(304, _PAGE_HEADERS)
     return HttpResponse(200, {"Content-Type": "text/html; charset=utf-8", **_PAGE_HEADERS}, _PAGE)
 
 
 def _unauthorized_response() -> HttpResponse:
+    """Returns the answer 401, which asks for the secret."""
     fields = {"error": "auth_required", "message": "send Authorization: Bearer with the secret"}
     return _json_response(401, fields, {"WWW-Authenticate": "Bearer"})
 
 
 def _json_response(status: int, fields: object, headers: dict[str, str] | None = None) -> HttpResponse:
+    """Returns an HTTP response with a JSON body that may not be cached."""
     return HttpResponse.json(fields, status, {"Cache-Control": "no-store", **(headers or {})})
 
 
 def _csp_digest(element: str) -> str:
-    """Returns the source expression that allows the page's one `element`, and no other, to run (CSP3 section 6.7.2)."""
-    found = re.search(rf"<{element}>(.*?)</{element}>".encode(), _PAGE, re.DOTALL)
-    assert found is not None, element
-    return f"'sha256-{base64.b64encode(hashlib.sha256(found[1]).digest()).decode()}'"
+    """Returns the Content-Security-Policy source that allows only the page's own `element` (CSP3 section 6.7.2).
+
+    Args:
+        element: ``"script"`` or ``"style"``; the page has one of each.
+    """
+    match = re.search(rf"<{element}>(.*?)</{element}>".encode(), _PAGE, re.DOTALL)
+    assert match is not None, element
+    return f"'sha256-{base64.b64encode(hashlib.sha256(match[1]).digest()).decode()}'"
 
 
 _CHANNELS_PATH: Final = "/channels/"
@@ -365,8 +402,8 @@ _PAGE_HEADERS: Final = {
     "Cache-Control": "no-cache",
     "ETag": f'"{hashlib.sha256(_PAGE).hexdigest()[:32]}"',
     "Content-Security-Policy": (
-        f"default-src 'none'; script-src {_csp_digest('script')}; style-src {_csp_digest('style')}; connect-src 'self'; "
-        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"default-src 'none'; script-src {_csp_digest('script')}; style-src {_csp_digest('style')}; "
+        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",

@@ -1,4 +1,4 @@
-"""Where to listen: the grammar of ``bind``, addresses as URLs, and what to tell a person when binding fails.
+"""Addresses to listen on: the grammar of ``bind``, addresses as URLs, and the error texts when binding fails.
 
 May import: `errors`, standard library. Must never: open a socket or ask a name server.
 
@@ -9,7 +9,7 @@ May import: `errors`, standard library. Must never: open a socket or ask a name 
     fd://N          a listening socket that is open      fd://3
     fd://NAME       one that systemd has handed in       fd://wsbroker.socket
 
-Port 0 takes any free port; the server says which.
+Port 0 takes any free port; `Server.addresses` has its number.
 """
 
 import errno
@@ -30,7 +30,7 @@ EXPECTED_FORMS_TEXT: Final = (
 )
 MAX_PORT: Final = 65535
 MAX_DESCRIPTOR_DIGITS: Final = 7
-# sockaddr_un.sun_path is 108 bytes on Linux and 104 on macOS and the BSDs, its closing zero included.
+# sockaddr_un.sun_path has 108 bytes on Linux and 104 on macOS and the BSDs, with its terminating zero.
 MAX_UNIX_PATH_BYTES: Final = 107 if sys.platform == "linux" else 103
 
 # Labels of 1 to 63 characters (RFC 1035 section 2.3.4); underscores are common in container networks.
@@ -40,7 +40,7 @@ _FAILURE_PREFIX: Final = "cannot bind to "
 
 @dataclass(frozen=True, slots=True)
 class TcpAddress:
-    """A host and a port.
+    """A TCP address to listen on: a host and a port.
 
     Args:
         host: a name or an address without brackets; ``""`` is every interface, IPv4 and IPv6.
@@ -56,7 +56,7 @@ class TcpAddress:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can reach it, as far as the text tells (names are not resolved)."""
+        """Whether only this machine can reach the address; host names but ``localhost`` count as public."""
         name = self.host.lower().removesuffix(".")
         if name == "localhost" or name.endswith(".localhost"):  # RFC 6761 section 6.3
             return True
@@ -70,7 +70,7 @@ class TcpAddress:
 
 @dataclass(frozen=True, slots=True)
 class UnixAddress:
-    """A Unix socket; `path` is at most MAX_UNIX_PATH_BYTES long."""
+    """The path of a Unix socket to listen on, at most MAX_UNIX_PATH_BYTES long."""
 
     path: str
 
@@ -79,16 +79,16 @@ class UnixAddress:
 
     @property
     def is_loopback(self) -> bool:
-        """Always True: a Unix socket ends at this machine."""
+        """Always True: only this machine can reach a Unix socket."""
         return True
 
 
 @dataclass(frozen=True, slots=True)
 class InheritedSocket:
-    """A listening socket that this process was given by the program that has started it.
+    """A listening socket that the program which started this process has opened.
 
     Args:
-        name: the number of its descriptor, or the name that systemd gave it.
+        name: the number of the socket's descriptor, or the name that systemd gave the socket.
     """
 
     name: str
@@ -98,17 +98,17 @@ class InheritedSocket:
 
 
 Address: TypeAlias = TcpAddress | UnixAddress
-"""Where a server listens."""
+"""An address on which a server listens."""
 BindAddress: TypeAlias = Address | InheritedSocket
-"""Where a server is asked to listen."""
+"""An address that `bind` may name."""
 
 
 def parse_address(text: str) -> BindAddress:
-    """Reads one address, see the grammar at the top.
+    """Reads one address by the grammar at the top of this module.
 
     Raises:
-        ConfigError: it is none; the message says what is expected.
-        TypeError: not a str.
+        ConfigError: the text is no address; the message says what is expected.
+        TypeError: `text` is not a str.
     """
     if not isinstance(text, str):
         raise TypeError(f"an address must be a str such as '127.0.0.1:3000', not {type(text).__name__}")
@@ -130,6 +130,11 @@ def parse_address(text: str) -> BindAddress:
 
 
 def _list_address_texts(bind: object) -> list[str]:
+    """Returns the addresses of a `bind` that is not one text, as a list.
+
+    Raises:
+        TypeError: `bind` is not several texts; the message suggests what was probably meant.
+    """
     if isinstance(bind, bytes | bytearray) or not isinstance(bind, Iterable):
         meant = ""
         if isinstance(bind, int) and not isinstance(bind, bool):
@@ -144,11 +149,11 @@ def _list_address_texts(bind: object) -> list[str]:
 
 
 def parse_addresses(bind: str | Sequence[str]) -> list[BindAddress]:
-    """Reads one address or several.
+    """Reads one address or several; raises for the first wrong one.
 
     Raises:
-        ConfigError: none at all, one that cannot be read, or one named twice.
-        TypeError: not text.
+        ConfigError: there is no address, a text is no address, or an address is named twice.
+        TypeError: `bind` is neither a text nor several texts.
     """
     texts = [bind] if isinstance(bind, str) else _list_address_texts(bind)
     if not texts:
@@ -164,9 +169,11 @@ def parse_addresses(bind: str | Sequence[str]) -> list[BindAddress]:
 
 
 def describe_bind_error(address: BindAddress, error: OSError) -> OSError:
-    """Returns an error of the same type and number whose text names the address and what to do.
+    """Returns an error of the same type and number whose text names the address and says what to do.
 
-    The original belongs in its ``__cause__``: ``raise bind_failure(address, error) from error``.
+    Args:
+        address: the address that could not be bound.
+        error: the system's error, which belongs in the ``__cause__`` of the returned one.
     """
     described = type(error)(error.errno, f"{_FAILURE_PREFIX}{address}: {_bind_advice(address, error)}")
     assert isinstance(described, OSError)
@@ -174,7 +181,7 @@ def describe_bind_error(address: BindAddress, error: OSError) -> OSError:
 
 
 def bind_error_text(error: OSError, addresses: Sequence[BindAddress]) -> str | None:
-    """The line for an OSError that starting a server on `addresses` raised, or None if binding did not cause it."""
+    """Returns the line for an OSError that starting a server on `addresses` raised; None if another call did."""
     if (error.strerror or "").startswith(_FAILURE_PREFIX):
         return error.strerror
     if not isinstance(error, socket.gaierror) and error.errno not in _BIND_ERRNOS:
@@ -196,11 +203,13 @@ _BIND_ERRNOS: Final = frozenset(
 
 
 def _address_error(text: str, problem: str) -> ConfigError:
+    """Returns the error for a text that is no address: the problem, and the forms that an address may have."""
     write = " Write" if problem.endswith("?") else "; write"
     return ConfigError(f"{_FAILURE_PREFIX}{text!r}: {problem}{write} {EXPECTED_FORMS_TEXT}")
 
 
 def _parse_unix_address(text: str) -> UnixAddress:
+    """Reads ``unix:/PATH``; raises ConfigError if the path is missing or too long, or holds a zero byte."""
     path = text.removeprefix("unix:")
     if not path or "\0" in path:
         raise _address_error(text, "the path is missing" if not path else "a path has no zero bytes")
@@ -213,6 +222,7 @@ def _parse_unix_address(text: str) -> UnixAddress:
 
 
 def _parse_inherited_socket(text: str) -> InheritedSocket:
+    """Reads ``fd://N`` or ``fd://NAME``; raises ConfigError if the number or name is missing or is no descriptor."""
     name = text.removeprefix("fd://").rstrip("/")
     if not name:
         raise _address_error(text, "the number of the descriptor, or the name of the socket, is missing")
@@ -222,6 +232,15 @@ def _parse_inherited_socket(text: str) -> InheritedSocket:
 
 
 def _parse_host(text: str, host: str) -> str:
+    """Returns the host of an address without brackets, ``""`` for all interfaces.
+
+    Args:
+        text: the whole address, for errors.
+        host: the part before the port's colon.
+
+    Raises:
+        ConfigError: `host` is neither an IP address nor a host name.
+    """
     if host.startswith("[") and host.endswith("]"):
         try:
             ipaddress.IPv6Address(host[1:-1])
@@ -243,14 +262,16 @@ def _parse_host(text: str, host: str) -> str:
 
 
 def _can_be_resolved(host: str) -> bool:
+    """Returns whether `getaddrinfo` can encode a host name; asks no name server."""
     try:
-        host.encode("idna")  # what `getaddrinfo` does first, and fails at with an error that is no OSError
+        host.encode("idna")  # as `getaddrinfo` does first, which raises an error that is no OSError
     except UnicodeError:
         return False
     return True
 
 
 def _parse_port(text: str, port: str) -> int:
+    """Returns the number of a port, 0 to MAX_PORT; raises ConfigError, with the whole address `text`, for any other."""
     if not port:
         raise _address_error(text, "the port is missing")
     if not (port.isascii() and port.isdigit()):
@@ -261,6 +282,7 @@ def _parse_port(text: str, port: str) -> int:
 
 
 def _bind_advice(address: BindAddress, error: OSError) -> str:
+    """Returns why an address could not be bound and what to do, as one line."""
     if isinstance(address, UnixAddress):
         return _unix_bind_advice(address, error)
     if isinstance(address, InheritedSocket):
@@ -280,6 +302,7 @@ def _bind_advice(address: BindAddress, error: OSError) -> str:
 
 
 def _unix_bind_advice(address: UnixAddress, error: OSError) -> str:
+    """Returns why a Unix socket could not be bound and what to do, as one line."""
     folder = os.path.dirname(address.path) or "."
     match error.errno:
         case errno.EADDRINUSE:
@@ -292,4 +315,5 @@ def _unix_bind_advice(address: UnixAddress, error: OSError) -> str:
 
 
 def _system_error_text(error: OSError) -> str:
+    """Returns the system's own text for an error."""
     return error.strerror or str(error)

@@ -1,7 +1,7 @@
 """The working directory, by the name that the user has for it.
 
-A deployment switches a symbolic link (`current`) from one release to the next. The system knows the working directory
-without its links, so that a reload would load the old release again; the shell's `PWD` keeps them.
+A deployment switches a symbolic link (`current`) from one release to the next. The system reports the working directory
+with all links resolved, so that a reload would load the old release again; the shell's `PWD` keeps the links.
 
 May import: `errors`, standard library.
 """
@@ -13,7 +13,7 @@ from wsbroker.errors import ConfigError
 
 
 def working_directory() -> str:
-    """Returns the path of the working directory: `PWD` where that is the same folder, so that links stay in it.
+    """Returns the path of the working directory with its symbolic links: `PWD`, if that is the same folder.
 
     Raises:
         ConfigError: the folder has been deleted.
@@ -22,7 +22,7 @@ def working_directory() -> str:
     try:
         return named if os.path.isabs(named) and os.path.samefile(named, ".") else os.getcwd()
     except OSError:
-        pass  # PWD is gone, or the folder itself
+        pass  # the folder of PWD, or the working directory, does not exist
     try:
         return os.getcwd()
     except OSError as error:
@@ -33,9 +33,10 @@ def working_directory() -> str:
 
 
 def absolute_path(path: str) -> str:
-    """Returns the absolute path of an existing file, with its links; raises as `working_directory`.
+    """Returns the absolute path of an existing file with its symbolic links; raises as `working_directory`.
 
-    A ``..`` goes up from where a link leads, so it stays in the path where taking it out would make another file of it.
+    A ``..`` behind a link means the folder above the link's target, so it stays in the path where the path without it
+    would name another file.
     """
     joined = path if os.path.isabs(path) else os.path.join(working_directory(), path)
     plain = os.path.normpath(joined)
@@ -43,9 +44,9 @@ def absolute_path(path: str) -> str:
 
 
 def sys_path_with_links(sys_path: Sequence[str]) -> list[str]:
-    """Returns `sys.path` with the working directory, where it is an entry, by the name that the user has for it.
+    """Returns `sys.path` with every entry for the working directory replaced by its path with symbolic links.
 
-    Python itself puts it there without its links.
+    Python itself enters the path with all links resolved.
     """
     try:
         physical, named = os.getcwd(), working_directory()

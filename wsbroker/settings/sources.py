@@ -1,14 +1,14 @@
-"""Where settings of the command line come from: flags, environment variables and a TOML file, strongest first.
+"""The sources of the command line's settings: flags, environment variables and a TOML file, strongest first.
 
 Every setting of `wsbroker.settings.config` has one name in three spellings, ``--max-message-size``,
 ``WSBROKER_MAX_MESSAGE_SIZE`` and ``max_message_size = …``; so have `app`, `bind`, `secret` and the log level. The file
-holds its keys at the top, or all of them in a table ``[wsbroker]``: then whatever else is in it belongs to others.
+holds its keys at the top, or all of them in a table ``[wsbroker]``: then other tables belong to other programs.
 
 Texts: sizes ``65536``, ``64KiB``, ``1MiB``, ``1MB``; durations ``10``, ``10s``, ``500ms``, ``1m``; permissions in
 octal, ``660``; lists separated by commas; switches ``on`` and ``off``. An empty variable counts as not set, except for
 the secret.
 
-May import: `config`, `errors`, standard library. Must never: decide what a value means, or print.
+May import: `config`, `checks`, `errors`, standard library. Must never: act on a value, or print.
 """
 
 import re
@@ -24,7 +24,7 @@ from wsbroker.settings.config import SETTINGS
 
 VARIABLE_PREFIX: Final = "WSBROKER_"
 COMMAND_LINE_NAMES: Final = ("app", "bind", "log_level", "secret")
-"""What the command line itself takes, beside the settings of `Config`."""
+"""The command line's own settings, beside those of `Config`."""
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
@@ -35,7 +35,7 @@ NAME_BY_VARIABLE: Final[dict[str, str]] = {
     VARIABLE_PREFIX + "SECRET": "secret",
     **{VARIABLE_PREFIX + name.upper(): name for name in SETTINGS},
 }
-"""The environment variables that hold settings, and their names."""
+"""The environment variables that hold settings, each with the setting's name."""
 
 OTHER_VARIABLES: Final = (
     VARIABLE_PREFIX + "CONFIG",
@@ -44,7 +44,7 @@ OTHER_VARIABLES: Final = (
     VARIABLE_PREFIX + "REQUIRE_INTERPRETED",
     VARIABLE_PREFIX + "WORKER_OF",
 )
-"""Variables of ours that hold something else: they are no reason to warn."""
+"""Variables of this package that hold no setting, and about which no warning is due."""
 
 _HIDDEN_NAMES: Final = frozenset({"secret"} | {each.name for each in SETTINGS.values() if each.hidden})
 
@@ -53,12 +53,12 @@ Source: TypeAlias = Literal["flag", "environment", "file"]
 
 @dataclass(frozen=True, slots=True)
 class RawSetting:
-    """A value as it was found.
+    """The value of one setting as its source has it, not read yet.
 
     Args:
-        raw: the text or, from a file, what TOML made of it.
-        label: how errors call it: the flag, the variable, or the key and the file.
-        source: where it comes from.
+        raw: the text; from a file, the value as TOML reads it; of a repeated flag, a tuple of texts.
+        label: the name of the value in errors: the flag, the variable, or the key and the file.
+        source: the kind of source.
     """
 
     raw: object
@@ -70,10 +70,15 @@ class RawSetting:
 
 
 SettingsLayer: TypeAlias = dict[str, RawSetting]
+"""The settings of one source, or of several after merging, by name."""
 
 
 def read_flags(flags: Mapping[str, object]) -> SettingsLayer:
-    """Returns the flags that were given; one that was not is None or an empty tuple."""
+    """Returns the settings that were given as flags.
+
+    Args:
+        flags: the values of all flags, by setting; None or an empty tuple: not given.
+    """
     given = {name: raw for name, raw in flags.items() if raw is not None and raw != ()}
     return {
         name: RawSetting(raw, "APP" if name == "app" else flag_name_of(name), "flag") for name, raw in given.items()
@@ -81,12 +86,12 @@ def read_flags(flags: Mapping[str, object]) -> SettingsLayer:
 
 
 def flag_name_of(name: str) -> str:
-    """Returns the flag of a setting: ``--max-message-size``."""
+    """Returns the flag of a setting, such as ``--max-message-size`` for ``max_message_size``."""
     return "--" + name.replace("_", "-")
 
 
 def read_environment(environment: Mapping[str, str]) -> SettingsLayer:
-    """Returns the settings among the variables."""
+    """Returns the settings that environment variables hold; an empty variable counts only for the secret."""
     return {
         name: RawSetting(environment[variable], variable, "environment")
         for variable, name in NAME_BY_VARIABLE.items()
@@ -95,7 +100,7 @@ def read_environment(environment: Mapping[str, str]) -> SettingsLayer:
 
 
 def unknown_variable_warnings(environment: Iterable[str]) -> list[str]:
-    """Returns a warning for each variable that looks like ours and is not."""
+    """Returns a warning for each environment variable that begins with ``WSBROKER_`` and is unknown."""
     known = [*NAME_BY_VARIABLE, *OTHER_VARIABLES]  # all alike for their first half, hence the high cutoff
     return [
         f"the environment variable {name} is unknown and ignored{did_you_mean(name, known, 0.78)}"
@@ -105,14 +110,14 @@ def unknown_variable_warnings(environment: Iterable[str]) -> list[str]:
 
 
 def read_config_file(path: str, label: str) -> SettingsLayer:
-    """Reads a TOML file.
+    """Reads the settings of a TOML file.
 
     Args:
         path: the file.
-        label: what named it, for errors: ``"--config"`` or the variable.
+        label: the flag or variable that named the file, for errors: ``"--config"`` or ``"WSBROKER_CONFIG"``.
 
     Raises:
-        ConfigError: it cannot be read, is not TOML, or holds an unknown key.
+        ConfigError: the file cannot be read, is not TOML, or holds an unknown key.
     """
     table = _own_table(_load_toml(path, label), path)
     known = [*COMMAND_LINE_NAMES, *SETTINGS]
@@ -123,6 +128,7 @@ def read_config_file(path: str, label: str) -> SettingsLayer:
 
 
 def _load_toml(path: str, label: str) -> dict[str, object]:
+    """Returns the content of a TOML file; raises ConfigError, with the file's name, if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return tomllib.load(file)
@@ -135,6 +141,11 @@ def _load_toml(path: str, label: str) -> dict[str, object]:
 
 
 def _own_table(document: dict[str, object], path: str) -> dict[str, object]:
+    """Returns the table ``[wsbroker]`` of a document, or the whole document if there is no such table.
+
+    Raises:
+        ConfigError: ``wsbroker`` is no table, or settings stand outside the table too.
+    """
     if "wsbroker" not in document:
         return document
     table = document["wsbroker"]
@@ -147,67 +158,85 @@ def _own_table(document: dict[str, object], path: str) -> dict[str, object]:
 
 
 def merge_layers(*layers: SettingsLayer) -> SettingsLayer:
-    """Puts layers together; the first one that has a setting wins."""
+    """Returns the settings of all layers together; for each setting the first layer that has it counts."""
     merged: SettingsLayer = {}
     for layer in layers:
         merged = {**layer, **merged}
     return merged
 
 
-def parse_setting(name: str, found: RawSetting) -> object:
-    """Reads a found value of a setting of `Config`.
+def parse_setting(name: str, raw_setting: RawSetting) -> object:
+    """Reads the raw value of a setting of `Config` and checks it.
 
     Raises:
-        ConfigError: it cannot be read or is out of bounds; the text names where it was found.
+        ConfigError: the value cannot be read or is out of bounds; the text names its source.
     """
     setting = SETTINGS[name]
-    if found.source == "file" and not isinstance(found.raw, str):
+    if raw_setting.source == "file" and not isinstance(raw_setting.raw, str):
         if setting.kind == "mode":
-            raise ConfigError(f'{found.label} is a number, and 440 would be mode 670: write it as a text such as "660"')
-        value = found.raw
+            raise ConfigError(
+                f'{raw_setting.label} is a number, and 440 would be mode 670: write it as a text such as "660"'
+            )
+        value = raw_setting.raw
     else:
-        value = _parse_setting_text(setting, _raw_texts(found), found.label)
+        value = _parse_setting_text(setting, _raw_texts(raw_setting), raw_setting.label)
     try:
-        return check_value(setting, value, found.label)
+        return check_value(setting, value, raw_setting.label)
     except TypeError:
-        raise _unreadable_value_error(setting, found.raw, found.label) from None
+        raise _unreadable_value_error(setting, raw_setting.raw, raw_setting.label) from None
 
 
-def parse_text(name: str, found: RawSetting) -> str:
-    """Reads a found value that is one text, such as `app` or the secret."""
-    if not isinstance(found.raw, str):
-        shown = "not" if name in _HIDDEN_NAMES else f"{_format_raw_value(found.raw)}, but must be"
-        raise ConfigError(f"{found.label} is {shown} a text in quotes")
-    return found.raw
+def parse_text(name: str, raw_setting: RawSetting) -> str:
+    """Reads the raw value of a setting that is one text, such as `app`; raises ConfigError if it is no text."""
+    if not isinstance(raw_setting.raw, str):
+        shown = "not" if name in _HIDDEN_NAMES else f"{_format_raw_value(raw_setting.raw)}, but must be"
+        raise ConfigError(f"{raw_setting.label} is {shown} a text in quotes")
+    return raw_setting.raw
 
 
-def parse_text_list(found: RawSetting) -> list[str]:
-    """Reads a found value that is one text or several, such as `bind`: a list, or separated by commas."""
-    raw = found.raw
+def parse_text_list(raw_setting: RawSetting) -> list[str]:
+    """Reads the raw value of a setting that is a list of texts, such as `bind`; in one text, commas separate them.
+
+    Raises:
+        ConfigError: the value is neither a text nor a list of texts.
+    """
+    raw = raw_setting.raw
     if isinstance(raw, str):
         return _split_commas(raw)
     if isinstance(raw, (list, tuple)) and all(isinstance(text, str) for text in raw):
         return [str(text) for text in raw]
-    raise ConfigError(f"{found.label} is {_format_raw_value(raw)}, but must be a text in quotes or a list of them")
+    raise ConfigError(
+        f"{raw_setting.label} is {_format_raw_value(raw)}, but must be a text in quotes or a list of them"
+    )
 
 
-def parse_log_level(found: RawSetting) -> str:
-    """Reads a log level, in any case."""
-    level = parse_text("log_level", found).strip().lower()
+def parse_log_level(raw_setting: RawSetting) -> str:
+    """Reads the raw value of the log level, in upper or lower case; raises ConfigError if it is no level."""
+    level = parse_text("log_level", raw_setting).strip().lower()
     if level not in LOG_LEVELS:
         allowed = f"{', '.join(LOG_LEVELS[:-1])} or {LOG_LEVELS[-1]}"
-        raise ConfigError(f"{found.label} is {level!r}, but must be {allowed}{did_you_mean(level, LOG_LEVELS)}")
+        raise ConfigError(f"{raw_setting.label} is {level!r}, but must be {allowed}{did_you_mean(level, LOG_LEVELS)}")
     return level
 
 
-def _raw_texts(found: RawSetting) -> list[str]:
-    """The text of a flag, a variable or a TOML string; of a flag that may be repeated, all its texts."""
-    if isinstance(found.raw, tuple):
-        return [str(text) for text in found.raw]
-    return [str(found.raw)]
+def _raw_texts(raw_setting: RawSetting) -> list[str]:
+    """Returns the text of a flag, variable or TOML string as a list; of a repeated flag, all its texts."""
+    if isinstance(raw_setting.raw, tuple):
+        return [str(text) for text in raw_setting.raw]
+    return [str(raw_setting.raw)]
 
 
 def _parse_setting_text(setting: Setting, texts: list[str], label: str) -> object:
+    """Reads the value of a setting from its text; of several texts the last one counts, of a list all do.
+
+    Args:
+        setting: the setting.
+        texts: its texts, at least one.
+        label: the name of the value in errors.
+
+    Raises:
+        ConfigError: the text is no value of this kind.
+    """
     text = texts[-1].strip()
     if setting.unset is not None and text.lower() == setting.unset:
         return None
@@ -236,6 +265,7 @@ def _parse_setting_text(setting: Setting, texts: list[str], label: str) -> objec
 
 
 def _split_commas(text: str) -> list[str]:
+    """Returns the parts of a text between commas, stripped, without empty ones."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
@@ -252,13 +282,14 @@ _EXAMPLE_BY_KIND: Final = {
 
 
 def _unreadable_value_error(setting: Setting, raw: object, label: str) -> ConfigError:
+    """Returns the error for a raw value that is none of the setting's kind, with an example; hides secret values."""
     unset = f", or {setting.unset}" if setting.unset else ""
     shown = "not" if setting.hidden else f"{_format_raw_value(raw)}, but must be"
     return ConfigError(f"{label} is {shown} {_EXAMPLE_BY_KIND[setting.kind]}{unset}")
 
 
 def _format_raw_value(raw: object) -> str:
-    """A value as it stood in the flag, the variable or the file."""
+    """Returns a raw value for an error text, as it was written in the flag, the variable or the file."""
     if isinstance(raw, bool):
         return "true" if raw else "false"
     return "a table" if isinstance(raw, dict) else repr(raw)
@@ -306,7 +337,12 @@ def parse_seconds(text: str) -> float | None:
 
 
 def find_config_file(flag: object, environment: Mapping[str, str]) -> tuple[str, str] | None:
-    """Returns the path of the file to read and the label of what named it, or None."""
+    """Returns the path of the configuration file and the flag or variable that named it; None if there is none.
+
+    Args:
+        flag: the value of ``--config``; None: not given.
+        environment: the environment variables.
+    """
     variable = VARIABLE_PREFIX + "CONFIG"
     if flag is not None:
         return str(flag), "--config"
