@@ -93,6 +93,7 @@ def claim_reference(inline: Sequence[Result], interpreter: Sequence[Result]) -> 
 
 
 def _claim_ratio(subject: str, ratio: float, budget: float) -> Claim:
+    """Returns the claim that a multiple of the C server's CPU is not above a budget."""
     return Claim(subject, f"{ratio:.2f} ×", f"≤ {budget:g} ×", ratio <= budget)
 
 
@@ -179,6 +180,7 @@ def format_flush(figures: Mapping[str, Any]) -> str:
 
 
 def _list_claims(figures: Mapping[str, Any], names: Sequence[str]) -> list[Claim]:
+    """Returns the kept claims of these parts, in this order."""
     return [Claim(*cells) for name in names for cells in figures["parts"].get(name, [])]
 
 
@@ -196,6 +198,7 @@ def _run_command(arguments: Sequence[str]) -> int:
 
 
 def _read_version() -> list[str]:
+    """Returns the lines of ``wsbroker --version``; [] where there is none."""
     try:
         return read_our_version(sys.executable)
     except ServerError:
@@ -203,6 +206,7 @@ def _read_version() -> list[str]:
 
 
 def _read_json_lines(file: Path) -> list[Result]:
+    """Returns the JSON objects of a file with one per line; other lines are skipped."""
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("{")]
 
 
@@ -214,5 +218,6 @@ def _read_figures() -> dict[str, Any]:
 
 
 def _save_figures(figures: Mapping[str, Any]) -> None:
+    """Writes the figures to FIGURES."""
     RESULTS.mkdir(exist_ok=True)
     FIGURES.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

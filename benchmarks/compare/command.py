@@ -79,6 +79,7 @@ def format_result(result: Result) -> str:
 
 
 def _format_text(comparison: Comparison) -> str:
+    """Returns the table and its notes in Markdown."""
     return "\n".join([format_table(comparison), "", *format_notes(comparison)])
 
 
@@ -123,6 +124,7 @@ class NameList:
 
 
 def _parse_positive(text: str) -> int:
+    """Parses a number of 1 or more; called by argparse."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not 1 or more")

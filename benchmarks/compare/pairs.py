@@ -1,4 +1,4 @@
-"""The measuring: WSBroker and a peer in turn, as often as asked for, and the medians of what came out."""
+"""Measures WSBroker and a peer in turn, as many pairs as asked, and takes the medians."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ DEFAULT_LOADS: Final = ("fanout-1", "fanout-16", "fanout-64", "echo", "http", "i
 
 @dataclass(slots=True)
 class Cell:
-    """One server under one load.
+    """The figures of one server under one load.
 
     Args:
         row: the medians of its runs.
@@ -41,7 +41,7 @@ class Cell:
 
 @dataclass(slots=True)
 class Entry:
-    """One server: what it is, what it was told, how it did; by the names of LOADS."""
+    """One server: its version, what it was told to do, and its figures by the names of LOADS."""
 
     name: str
     title: str
@@ -53,7 +53,7 @@ class Entry:
 
 @dataclass(slots=True)
 class Comparison:
-    """All of it; `skipped` says why a peer is not in it, `problems` what else should be known."""
+    """The figures of all servers; `skipped` says why a peer was not measured, `problems` what else to know."""
 
     machine: dict[str, object]
     pairs: int
@@ -64,12 +64,12 @@ class Comparison:
     problems: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON."""
+        """Returns the comparison as JSON takes it."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Comparison":
-        """Back from JSON."""
+        """Returns the comparison that `as_dict` described; unknown keys are ignored."""
         entries = []
         for entry in values["entries"]:
             cells = {
@@ -82,7 +82,7 @@ class Comparison:
 
 
 def find_figure(load: str, row: Row) -> float:
-    """What is compared: memory per connection for `idle`, else CPU."""
+    """Returns the compared figure of a row: memory per connection for `idle`, else CPU per unit."""
     return row.rss_per_connection if load == "idle" else row.cpu_us
 
 
@@ -95,7 +95,7 @@ def compare_servers(
     pin: bool,
     jobs: Mapping[str, Job] = LOADS,
 ) -> Comparison:
-    """Runs every load: for each peer in turn WSBroker and then the peer, and all of that `pairs` times."""
+    """Runs every load: for each peer WSBroker and then the peer, and all of that `pairs` times."""
     used_s = seconds if seconds is not None else LOADS["fanout-16"].seconds
     result = Comparison({}, pairs, used_s, list(loads))
     result.entries = [_entry(us), *(_entry(peer) for peer in peers)]
@@ -123,18 +123,18 @@ def compare_servers(
     return result
 
 
-def _measure(who: Contender, job: Job, cores: Cores, label: str, result: Comparison) -> Row | None:
-    """One run; a run that failed is told and not counted."""
+def _measure(contender: Contender, job: Job, cores: Cores, label: str, result: Comparison) -> Row | None:
+    """Runs one job on one server; returns None, and notes the problem, if the row cannot be counted."""
     try:
-        with show_bar(f"{who.title}: {label}") as progress:
-            row = run_job(job, who.command, cores, progress)
+        with show_bar(f"{contender.title}: {label}") as progress:
+            row = run_job(job, contender.command, cores, progress)
     except ServerError as error:
-        problem = f"{who.title}: {label}: …{str(error)[-300:]}"
+        problem = f"{contender.title}: {label}: …{str(error)[-300:]}"
     else:
         if row.rate and not row.wrong:
             return row
         wrong = f"lost {row.lost}, doubled {row.doubled}, out of order {row.reordered}, mangled {row.mangled}"
-        problem = f"{who.title}: {label}: not counted: {wrong if row.wrong else row.warnings[0]}"
+        problem = f"{contender.title}: {label}: not counted: {wrong if row.wrong else row.warnings[0]}"
         if row.rate and row.ended == 0 and row.mangled == 0:
             result.problems.append(problem.replace("not counted", "counted all the same"))
             return row
@@ -143,5 +143,6 @@ def _measure(who: Contender, job: Job, cores: Cores, label: str, result: Compari
     return None
 
 
-def _entry(who: Contender) -> Entry:
-    return Entry(who.name, who.title, who.version, who.language, who.note)
+def _entry(contender: Contender) -> Entry:
+    """Returns an entry without figures."""
+    return Entry(contender.name, contender.title, contender.version, contender.language, contender.note)

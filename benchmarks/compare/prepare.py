@@ -1,4 +1,4 @@
-"""Installs the peers, and only them: into an environment and a folder of their own, never among ours."""
+"""Installs the peers into an environment and a folder of their own, never into ours."""
 
 import importlib.metadata
 import json
@@ -16,13 +16,13 @@ INSTALL_S: Final = 600.0
 
 
 def choose_home() -> Path:
-    """Where the peers live unless another folder is named: in the user's cache, so that one installation lasts."""
+    """Returns the folder of the peers unless another is named: in the user's cache, to last."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(cache) / "wsbroker-benchmarks"
 
 
 def prepare_peers(peers: Sequence[Peer], home: Path) -> dict[str, str]:
-    """Installs them, each with what it needs; returns why, for those that could not be."""
+    """Installs peers with their packages; returns why, by name, for those that could not be."""
     problems: dict[str, str] = {}
     home.mkdir(parents=True, exist_ok=True)
     for peer in peers:
@@ -33,7 +33,7 @@ def prepare_peers(peers: Sequence[Peer], home: Path) -> dict[str, str]:
 
 
 def find_contender(peer: Peer, home: Path) -> Contender | str:
-    """The peer as it is installed; or why it is not there."""
+    """Returns a peer as it is installed; a text if it is not."""
     version = _read_node_version(peer, home) if peer.language == NODE else _read_python_packages(peer, home)
     if not version:
         return "it is not installed: run with --prepare"
@@ -43,7 +43,7 @@ def find_contender(peer: Peer, home: Path) -> Contender | str:
 
 
 def read_python_version(home: Path) -> str:
-    """The version of the Python that the peers run on; "" if there is none."""
+    """Returns the version of the Python that the peers run on; "" if there is none."""
     file = home / "python" / "pyvenv.cfg"
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     fields = {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)}
@@ -51,6 +51,7 @@ def read_python_version(home: Path) -> str:
 
 
 def _prepare_python(peer: Peer, home: Path) -> str:
+    """Installs a Python peer into the peers' environment; returns the problem, or ""."""
     if not locate_python(home).exists():
         problem = _run_command([sys.executable, "-m", "venv", str(home / "python")], home)
         if problem:
@@ -61,6 +62,7 @@ def _prepare_python(peer: Peer, home: Path) -> str:
 
 
 def _prepare_node(peer: Peer, home: Path) -> str:
+    """Installs a Node.js peer into the peers' folder; returns the problem, or ""."""
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
         return "there is no node and npm here"
@@ -72,7 +74,7 @@ def _prepare_node(peer: Peer, home: Path) -> str:
 
 
 def _run_command(command: Sequence[str], folder: Path) -> str:
-    """Runs it; returns the end of what it said if it failed."""
+    """Runs a command in a folder; returns "", or the last line it wrote if it failed."""
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=INSTALL_S)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -82,6 +84,7 @@ def _run_command(command: Sequence[str], folder: Path) -> str:
 
 
 def _read_python_packages(peer: Peer, home: Path) -> str:
+    """Returns the versions of a peer's packages; "" unless all are installed."""
     folders = [str(path) for path in (home / "python" / "lib").glob("python3*/site-packages")]
     found = {dist.name.lower(): dist.version for dist in importlib.metadata.distributions(path=folders)}
     if not all(name in found for name in peer.packages):
@@ -90,6 +93,7 @@ def _read_python_packages(peer: Peer, home: Path) -> str:
 
 
 def _read_node_version(peer: Peer, home: Path) -> str:
+    """Returns the version of a Node.js peer; "" if it is not installed."""
     package = home / "node" / "node_modules" / peer.packages[0] / "package.json"
     if not package.exists() or shutil.which("node") is None:
         return ""

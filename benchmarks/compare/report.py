@@ -1,4 +1,4 @@
-"""What a comparison looks like: a Markdown table, a chart, and what must be known to judge them."""
+"""Shows a comparison: a Markdown table, an SVG chart, and the notes that are needed to judge them."""
 
 from collections.abc import Sequence
 from html import escape
@@ -32,7 +32,7 @@ BUSY: Final = "‡"
 
 
 def format_table(result: Comparison) -> str:
-    """A Markdown table: a line for each server, a column for each load."""
+    """Returns a Markdown table: a line for each server, a column for each load."""
     heads = ["server", *(f"{TITLES[load]}:<br>{UNITS.get(load, DELIVERY)}" for load in result.loads)]
     rows = []
     for entry in sorted(result.entries, key=lambda each: _make_rank(result, each)):
@@ -44,7 +44,7 @@ def format_table(result: Comparison) -> str:
 
 
 def format_notes(result: Comparison) -> list[str]:
-    """What must be known to judge the table, as lines of Markdown."""
+    """Returns what must be known to judge the table, as lines of Markdown."""
     machine = result.machine
     lines = [
         f"{machine.get('processor')}, {machine.get('cores')} cores, {machine.get('system')}, Python "
@@ -67,22 +67,24 @@ def format_notes(result: Comparison) -> list[str]:
 
 
 def format_section(result: Comparison) -> str:
-    """What the README shows: the table and the notes; the chart is a file beside it."""
+    """Returns the README's section: the chart, the table and the notes."""
     chart_line = "![CPU per delivery and memory per connection of the servers below](benchmarks/results/compare.svg)"
     return "\n".join([chart_line, "", format_table(result), "", *format_notes(result)])
 
 
 def _make_rank(result: Comparison, entry: Entry) -> tuple[bool, float]:
-    """By the first load; who has no figure comes last."""
+    """Returns the sort key of a server: its figure under the first load; servers without one come last."""
     cell = entry.cells.get(result.loads[0])
     return (cell is None, find_figure(result.loads[0], cell.row) if cell is not None else 0.0)
 
 
 def _is_us(result: Comparison, entry: Entry) -> bool:
+    """Whether the entry is WSBroker."""
     return entry is result.entries[0]
 
 
 def _format_cell(entry: Entry, load: str) -> str:
+    """Returns a server's figure under a load, its ratio and its marks."""
     cell = entry.cells.get(load)
     if cell is None:
         return "–"
@@ -91,6 +93,7 @@ def _format_cell(entry: Entry, load: str) -> str:
 
 
 def _find_marks(entry: Entry, load: str) -> list[str]:
+    """Returns the marks of a cell: SATURATED, BUSY."""
     cell = entry.cells.get(load)
     if cell is None or load == "idle":
         return []
@@ -100,6 +103,7 @@ def _find_marks(entry: Entry, load: str) -> list[str]:
 
 
 def _format_number(value: float) -> str:
+    """Returns a figure with as many digits as it deserves."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
@@ -113,7 +117,7 @@ BAR_GAP: Final = 6
 HEAD_HEIGHT: Final = 40
 MARGIN: Final = 12
 
-# Legible on white and on black; whoever prefers dark gets lighter ones.
+# Legible on white and on black; lighter in dark mode.
 STYLE: Final = """
   text { font: 12px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; fill: #57606a }
   .head { font-weight: 600; font-size: 13px; fill: #24292f }
@@ -131,7 +135,7 @@ STYLE: Final = """
 
 
 def draw_chart(result: Comparison, loads: Sequence[str] | None = None) -> str:
-    """An SVG with a panel for each load: a bar for each server, the shortest on top, each panel to its own scale."""
+    """Returns an SVG with a panel for each load: a bar for each server, the shortest on top, to its own scale."""
     panels = []
     top = MARGIN
     for load in loads if loads is not None else result.loads:
@@ -157,6 +161,7 @@ def draw_chart(result: Comparison, loads: Sequence[str] | None = None) -> str:
 
 
 def _draw_panel(result: Comparison, load: str, entries: Sequence[Entry], top: int) -> str:
+    """Returns the SVG elements of one load's panel, `top` pixels from the chart's top."""
     longest = max(_find_value(entry, load) for entry in entries) or 1.0
     room = WIDTH - NAME_WIDTH - VALUE_WIDTH - 2 * MARGIN
     head = f"{TITLES[load]}: {UNITS.get(load, DELIVERY)} (less is better)"
@@ -176,11 +181,13 @@ def _draw_panel(result: Comparison, load: str, entries: Sequence[Entry], top: in
 
 
 def _format_label(entry: Entry, load: str) -> str:
+    """Returns the text behind a bar."""
     ratio = entry.cells[load].ratio
     return escape(_format_number(_find_value(entry, load)) + (f" ({ratio:.1f} ×)" if ratio is not None else ""))
 
 
 def _find_value(entry: Entry, load: str) -> float:
+    """Returns the length of a server's bar under a load, not below 0."""
     return max(find_figure(load, entry.cells[load].row), 0.0)
 
 

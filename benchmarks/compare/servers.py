@@ -1,4 +1,4 @@
-"""The servers that are compared: what each needs, how it is started, what it was told to do."""
+"""The servers that are compared: packages, start commands, and what each was told to do."""
 
 import shutil
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ OURS: Final = "wsbroker"
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A server to compare with.
+    """A server to compare with, and what it needs.
 
     Args:
         packages: what pip or npm installs for it.
@@ -90,7 +90,7 @@ PEERS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A server that is there: how it is started, and which version it is."""
+    """An installed server: how it is started, and which version it is."""
 
     name: str
     title: str
@@ -102,7 +102,7 @@ class Contender:
 
 
 def describe_ours(python: str, version: Sequence[str]) -> Contender:
-    """WSBroker, with the application of `benchmarks/load/app.py` and an inline worker."""
+    """Returns WSBroker as a contender, with `benchmarks/load/app.py` and an inline worker."""
     number, core, *_ = [*version, "", ""]
     note = f"the handler is a Python function, called inline; {core}; its pings every 25 s, its limits on"
     command = build_our_command(python, ["--worker-kind", "inline"])
@@ -110,7 +110,7 @@ def describe_ours(python: str, version: Sequence[str]) -> Contender:
 
 
 def build_peer_command(peer: Peer, home: Path) -> Command:
-    """How a peer is started that `prepare` has installed in this folder."""
+    """Returns the command that starts a peer installed in this folder."""
     if peer.language == NODE:
         # A module is looked for from the folder of the file that imports it: `prepare` has put it there.
         return Command([shutil.which("node") or "node", str(home / "node" / peer.app), "{port}"])
@@ -118,5 +118,5 @@ def build_peer_command(peer: Peer, home: Path) -> Command:
 
 
 def locate_python(home: Path) -> Path:
-    """The Python of the peers' environment."""
+    """Returns the path of the Python of the peers' environment."""
     return home / "python" / "bin" / "python"

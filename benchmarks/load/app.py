@@ -8,7 +8,7 @@ from wsbroker import HttpRequest, send, send_to_channel, subscribe, subscriber_c
 
 
 def handle_socket_message(data: str, socket_id: int) -> None:
-    """Subscribes and says so with ``K``, publishes, echoes, or tells how many subscribers a channel has."""
+    """Subscribes and answers ``K``, publishes, echoes, or answers how many subscribers a channel has."""
     kind = data[0]
     if kind == "P":
         _, channel, payload = data.split(" ", 2)
@@ -23,5 +23,5 @@ def handle_socket_message(data: str, socket_id: int) -> None:
 
 
 def handle_http_request(request: HttpRequest) -> str:
-    """Sends the query back."""
+    """Answers with the query of the request."""
     return request.query

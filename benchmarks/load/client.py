@@ -1,4 +1,4 @@
-"""A connection of the load: opened without blocking, then told what to do with its bytes."""
+"""A connection of the load: opened without blocking; then a scenario says what becomes of the bytes that come."""
 
 import errno
 import socket
@@ -12,12 +12,12 @@ from wsbroker.bench.client import make_frame, split_frames
 from wsbroker.websocket.frames import CLOSE, PING, PONG, TEXT
 
 BUFFER: Final = bytearray(128 * 1024)
-"""Where every read goes: one is looked at before the next comes."""
+"""The buffer of every read: its bytes are handled before the next read."""
 VIEW: Final = memoryview(BUFFER)
 
 KEY: Final = b"dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT: Final = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-"""The key of RFC 6455 section 1.3 and what it must be answered with."""
+"""The key of RFC 6455 section 1.3, and the answer to it."""
 
 OPENING_AT_ONCE: Final = 64
 STUCK_S: Final = 20.0
@@ -28,15 +28,15 @@ _LINGER_0: Final = b"\x01\x00\x00\x00\x00\x00\x00\x00"
 
 
 class LoadError(Exception):
-    """The load cannot go on; the text says why."""
+    """Says why the load cannot go on."""
 
 
 class Client:
-    """One connection.
+    """A WebSocket connection of the load, opened without blocking.
 
     Args:
-        index: its number, which also picks its source address.
-        greeting: a text message to send at once; it counts as open when an answer to it has come.
+        index: the number of the connection, which also picks its source address.
+        greeting: a text message to send at once; the connection counts as open when the answer has come.
     """
 
     def __init__(self, loop: Loop, port: int, index: int, greeting: bytes | None = None) -> None:
@@ -48,7 +48,7 @@ class Client:
         self.on_open: Callable[[Client], None] = _nothing
         self.on_end: Callable[[Client], None] = _nothing
         self.on_bytes: Callable[[int], None] = self._on_opening_bytes
-        """Takes the number of bytes that have been read into BUFFER."""
+        """Called with the number of bytes that have been read into BUFFER."""
         self.socket = start_connecting(port, index)
         self.fd = self.socket.fileno()
         self._greeting = greeting
@@ -64,7 +64,7 @@ class Client:
         loop.watch_writes(self.fd, self._on_writable)
 
     def send(self, data: bytes) -> None:
-        """Sends it all, now or as soon as there is room."""
+        """Sends bytes now, or as soon as the socket has room for them."""
         if self._backlog:
             self._backlog += data
             return
@@ -80,11 +80,11 @@ class Client:
             self.loop.watch_writes(self.fd, self._on_writable)
 
     def close(self) -> None:
-        """Begins a closing handshake; the server ends the connection."""
+        """Sends a Close frame with 1000; the server ends the connection."""
         self.send(_CLOSE_1000)
 
     def disconnect(self) -> None:
-        """Lets go of the connection at once."""
+        """Closes the socket at once and calls `on_end`."""
         if self.has_ended:
             return
         self.has_ended = True
@@ -94,19 +94,20 @@ class Client:
         self.on_end(self)
 
     def reset_connection(self) -> None:
-        """Ends it without leaving a port behind that cannot be used for a minute."""
+        """Ends the connection with a TCP reset, which leaves no port taken for a minute."""
         if not self.has_ended:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_0)
             self.disconnect()
 
     def handle_control(self, first: int, payload: bytes) -> None:
-        """Answers a ping, notes a close."""
+        """Answers a ping, and notes the code of a close. `first` is the frame's first byte."""
         if first & 15 == PING:
             self.send(make_frame(PONG, payload))
         elif first & 15 == CLOSE:
             self.close_code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else 1005
 
     def _on_readable(self) -> None:
+        """Reads all that has come into BUFFER and passes each read's size to `on_bytes`. Called by the loop."""
         recv_into = self._recv_into
         size = len(BUFFER)
         while size == len(BUFFER):  # less than a full one: that was all there is
@@ -123,12 +124,13 @@ class Client:
             on_bytes(size)
 
     def _on_writable(self) -> None:
+        """Sends the bytes that had no room. Called by the loop."""
         data, self._backlog = self._backlog, b""
         self.loop.watch_writes(self.fd, None)
         self.send(data)
 
     def _on_opening_bytes(self, size: int) -> None:
-        """Until a scenario takes over: the answer to the upgrade, that to the greeting, control frames."""
+        """Reads the answers to upgrade and greeting, until a scenario sets `on_bytes`."""
         data = self._rest + VIEW[:size]
         if not self._has_head:
             head, separator, data = data.partition(b"\r\n\r\n")
@@ -151,30 +153,31 @@ class Client:
         self._rest = data[done:]
 
     def _mark_open(self) -> None:
+        """Notes that the connection is open and calls `on_open`."""
         self.is_open = True
         self.on_open(self)
 
 
 def _nothing(client: Client) -> None:
-    """What nobody waits for."""
+    """Does nothing: for events that no scenario waits for."""
 
 
 def start_connecting(port: int, index: int) -> socket.socket:
-    """A socket on its way. On Linux it comes from one of many loopback addresses: each has its own 28,000 ports."""
-    found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    """Returns a socket that is connecting; on Linux from one of many loopback addresses with 28,000 ports each."""
+    connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        found.setblocking(False)
-        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if sys.platform == "linux":
-            found.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
-            found.bind((f"127.0.0.{2 + index % 250}", 0))
-        problem = found.connect_ex(("127.0.0.1", port))
+            connection.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+            connection.bind((f"127.0.0.{2 + index % 250}", 0))
+        problem = connection.connect_ex(("127.0.0.1", port))
         if problem not in _IN_PROGRESS and problem:
             raise OSError(problem, errno.errorcode.get(problem, str(problem)))
     except OSError as error:
-        found.close()
+        connection.close()
         raise LoadError(f"cannot connect to the server: {error}") from error
-    return found
+    return connection
 
 
 def open_clients(
@@ -184,13 +187,14 @@ def open_clients(
     now_s: Callable[[], float],
     progress: Callable[[int], None],
 ) -> list[Client]:
-    """Opens a connection for each greeting, a few at a time, and returns them in that order."""
+    """Opens a connection for each greeting, OPENING_AT_ONCE at a time, and returns them in that order."""
     waiting = deque(enumerate(greetings))
     clients: list[Client] = []
     opened = 0
     news_s = now_s()
 
-    def note(client: Client) -> None:
+    def count_open(client: Client) -> None:
+        """Counts an open connection. Called by each client."""
         nonlocal opened, news_s
         opened += 1
         news_s = now_s()
@@ -199,7 +203,7 @@ def open_clients(
         while waiting and len(clients) - opened < OPENING_AT_ONCE:
             index, greeting = waiting.popleft()
             client = Client(loop, port, index, greeting)
-            client.on_open = note
+            client.on_open = count_open
             clients.append(client)
         loop.take_turn(0.5)
         progress(opened)

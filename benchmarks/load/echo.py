@@ -1,4 +1,4 @@
-"""Echo: on every connection a number of messages is always on the way there and back."""
+"""Echo: keeps a number of messages on the way, there and back, on every connection."""
 
 import time
 from collections import deque
@@ -11,7 +11,7 @@ from benchmarks.load.stream import Stream
 
 
 class Echoer:
-    """A connection: for every echo that comes, the next message goes."""
+    """Keeps messages in flight on a connection: for every echo that comes, the next message goes."""
 
     def __init__(self, stage: Stage, client: Client, stream: Stream, is_probe: bool) -> None:
         self.is_sending = True
@@ -23,7 +23,7 @@ class Echoer:
         self.receiver = Receiver(client, stream, self._send_next)
 
     def send(self, count: int) -> None:
-        """Sends this many."""
+        """Sends the next `count` messages."""
         if self._sent_ns is not None:
             self._sent_ns.extend([time.monotonic_ns()] * count)
         first = self.sent
@@ -31,6 +31,7 @@ class Echoer:
         self._client.send(self._stream.encode_outgoing(first, count))
 
     def _send_next(self, before: int, after: int) -> None:
+        """Counts the echoes that came, and sends as many messages. Called by the receiver."""
         count = after - before
         self._stage.count += count
         if self._sent_ns is not None:
@@ -42,7 +43,7 @@ class Echoer:
 
 
 def run(stage: Stage) -> Row:
-    """Measures echoes."""
+    """Runs the scenario: echoes on all connections. Returns the medians."""
     job = stage.job
     stream = Stream(b"E ", 0, job.size, job.in_flight)
     before = stage.meter.read()

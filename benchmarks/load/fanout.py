@@ -1,7 +1,7 @@
 """Fan-out: publishers, subscribers, and a number of publications that are always on the way to everybody.
 
-Each publisher has channels of its own, so that what comes on a channel has one order, and all its subscribers get the
-same bytes. A publication is on the way until the last subscriber of its channel has it.
+Each publisher has channels of its own, so that the publications of a channel have one order, and all its subscribers
+get the same bytes. A publication is on the way until the last subscriber of its channel has it.
 """
 
 import time
@@ -15,7 +15,7 @@ from benchmarks.load.stream import Stream
 
 
 class Channel:
-    """A channel: what was published on it, and how far its subscribers are."""
+    """Counts the publications of a channel, and how many its subscribers have received."""
 
     def __init__(self, stage: Stage, number: int, in_flight: int, publisher: "Publisher") -> None:
         job = stage.job
@@ -25,21 +25,21 @@ class Channel:
         self._stage = stage
         self._publisher = publisher
         self._at: dict[int, int] = {}
-        """How many subscribers have got this many publications."""
+        """By position, a number of publications: how many subscribers have received so many."""
         self._low = 0
         self._sent_ns: dict[int, int] = {}
 
     def add_subscriber(self, receiver: Receiver) -> None:
-        """One more subscriber; before anything is published."""
+        """Adds a subscriber; to be called before anything is published."""
         self._at[0] = self._at.get(0, 0) + 1
         receiver.client.on_end = partial(self._on_subscriber_end, receiver)
 
     def remove_subscriber(self, receiver: Receiver) -> None:
-        """Waits for this subscriber no more."""
+        """Stops waiting for this subscriber to receive publications."""
         self._remove_position(receiver.count)
 
     def encode_publications(self, count: int, now_ns: int) -> bytes:
-        """The frames of the next publications."""
+        """Returns the frames of the next `count` publications and notes the time for their latency."""
         first = self.sent
         self.sent += count
         for number in range(first, self.sent):
@@ -47,7 +47,7 @@ class Channel:
         return self.stream.encode_outgoing(first, count)
 
     def record_advance(self, before: int, after: int) -> None:
-        """A subscriber has got more."""
+        """Counts that a subscriber has received `after` publications, and before it had `before`."""
         self._stage.count += after - before
         at = self._at
         try:
@@ -61,7 +61,7 @@ class Channel:
             self._pass_position(before)
 
     def record_probe_advance(self, before: int, after: int) -> None:
-        """The same, with the latency of each."""
+        """Does what `record_advance` does, and counts the latency of each publication."""
         now_ns = time.monotonic_ns()
         for number in range(before, after):
             self._stage.histogram.add_duration(now_ns - self._sent_ns.get(number, now_ns))
@@ -69,34 +69,36 @@ class Channel:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether everybody has got everything."""
+        """Whether every subscriber has received every publication."""
         return self._low >= self.sent
 
-    def _remove_position(self, place: int) -> None:
-        self._at[place] -= 1
-        if not self._at[place]:
-            self._pass_position(place)
+    def _remove_position(self, position: int) -> None:
+        """Removes one subscriber from those that have received so many publications."""
+        self._at[position] -= 1
+        if not self._at[position]:
+            self._pass_position(position)
 
-    def _pass_position(self, place: int) -> None:
-        """Nobody is here any more; if it was the slowest, some publications have come to everybody."""
+    def _pass_position(self, position: int) -> None:
+        """Forgets a position without subscribers; if it was the lowest, the next publications have been delivered."""
         at = self._at
-        del at[place]
-        if place == self._low:
-            low = place + 1 if at else self.sent
+        del at[position]
+        if position == self._low:
+            low = position + 1 if at else self.sent
             while at and low not in at:
                 low += 1
-            for number in range(place, low):
+            for number in range(position, low):
                 self._sent_ns.pop(number, None)
             self._low = low
-            self._publisher.on_way -= low - place
+            self._publisher.on_way -= low - position
 
     def _on_subscriber_end(self, receiver: Receiver, client: Client) -> None:
+        """Counts a connection that the server ended. Called by the client."""
         self._stage.ended += 1
         self._remove_position(receiver.count)
 
 
 class Publisher:
-    """A connection that publishes on its channels in turn."""
+    """Publishes on its channels in turn, over one connection."""
 
     def __init__(self) -> None:
         self.client: Client | None = None
@@ -105,7 +107,7 @@ class Publisher:
         self._next = 0
 
     def publish(self, count: int) -> None:
-        """Publishes this many."""
+        """Publishes `count` messages."""
         if self.client is None:
             return
         self.on_way += count
@@ -121,7 +123,7 @@ class Publisher:
 
 
 class Fanout:
-    """All of it, opened."""
+    """Opens subscribers and publishers, and keeps publications in flight."""
 
     def __init__(self, stage: Stage) -> None:
         job = stage.job
@@ -155,7 +157,7 @@ class Fanout:
         self._turn_of = 0
 
     def take_turn(self, timeout_s: float) -> None:
-        """Sends what may be sent, then takes what has come."""
+        """Publishes as much as may be in flight, then handles what has come."""
         job = self.stage.job
         if job.rate:
             self._publish_what_is_due()
@@ -167,6 +169,7 @@ class Fanout:
         self.stage.loop.take_turn(timeout_s)
 
     def _publish_what_is_due(self) -> None:
+        """Publishes as much as the job's rate says since the last call."""
         now_s = time.monotonic()
         if self.is_publishing:
             self._due += (now_s - self._due_s) * self.stage.job.rate
@@ -177,7 +180,7 @@ class Fanout:
             self._turn_of = (self._turn_of + 1) % len(self.publishers)
 
     def finish_run(self, row: Row) -> Row:
-        """Stops publishing, waits for what is on the way, and adds what went wrong."""
+        """Stops publishing, waits for what is in flight, and adds losses and memory to the row."""
         self.is_publishing = False
         self.stage.drain_until(self.take_turn, lambda: all(channel.is_quiet for channel in self.channels))
         for index, receiver in enumerate(self.receivers):
@@ -193,6 +196,6 @@ class Fanout:
 
 
 def run(stage: Stage) -> Row:
-    """Measures fan-out."""
+    """Runs the scenario: publications to all subscribers. Returns the medians."""
     fanout = Fanout(stage)
     return fanout.finish_run(merge_rows(stage.measure_runs(fanout.take_turn)))

@@ -29,7 +29,7 @@ RUNS: Final[dict[Scenario, Callable[[Stage], Row]]] = {
 
 
 def main(order: str) -> int:
-    """Does what it is told and returns the exit code."""
+    """Runs the scenario that the order, JSON, asks for; returns the exit code."""
     asked = json.loads(order)
     core = asked.get("core")
     if core is not None and hasattr(os, "sched_setaffinity"):
@@ -49,6 +49,7 @@ def main(order: str) -> int:
 
 
 def _print_json(**fields: object) -> None:
+    """Prints one line of JSON, which the process that started this one reads."""
     print(json.dumps(fields), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Idle: as many connections as are asked for, what each costs; then a few messages a second, each to one of them."""
+"""Idle: many open connections and their memory; then a few messages a second, each to one of them."""
 
 import time
 from typing import Final
@@ -10,11 +10,11 @@ from benchmarks.load.stream import Stream
 
 SETTLE_S: Final = 1.0
 STRIDE: Final = 7919
-"""From one connection to the next that is sent something: a prime, so that it comes round to all of them."""
+"""Step from a connection to the next that is sent a message: a prime, so that all have their turn."""
 
 
 class Rounds:
-    """Sends a message to one connection after the other, at the job's rate."""
+    """Sends messages to one connection after the other, at the job's rate."""
 
     def __init__(self, stage: Stage, echoers: list[Echoer]) -> None:
         self._stage = stage
@@ -23,7 +23,7 @@ class Rounds:
         self._due_s = time.monotonic()
 
     def take_turn(self, timeout_s: float) -> None:
-        """Sends what is due, then takes what has come."""
+        """Sends what is due, then handles what has come."""
         rate = self._stage.job.rate
         now_s = time.monotonic()
         while self._due_s <= now_s:
@@ -34,7 +34,7 @@ class Rounds:
 
 
 def run(stage: Stage) -> Row:
-    """Measures the opening and the memory; with a rate, also the latency of messages among so many connections."""
+    """Runs the scenario: opens connections and measures their memory; with a rate also the latency of messages."""
     job = stage.job
     before, start_s = stage.meter.read(), time.monotonic()
     names = [b"S c%d" % (index % job.channels) for index in range(job.connections)]

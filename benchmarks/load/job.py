@@ -1,4 +1,4 @@
-"""What a run of the load is asked for."""
+"""The jobs of the load: a scenario with its connections, rates, sizes and times."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -15,14 +15,14 @@ MAX_IN_FLIGHT: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One row of the table.
+    """What one row of the table measures: a scenario and its load.
 
     Args:
         connections: subscribers; connections that echo; connections at a time (storm); with a request each (http).
         channels: the subscribers are dealt out to them.
         publishers: connections that publish, each on its own share of the channels.
-        in_flight: publications of each publisher, or echoes of each connection, that are on the way at a time; one is
-            until every subscriber has it. Not used with `rate`.
+        in_flight: publications of each publisher, or echoes of each connection, on the way at a time; a publication is
+            until every subscriber has received it. Not used with `rate`.
         rate: publications a second of all publishers together, sent whether the server keeps up or not; 0: as fast as
             `in_flight` allows. Idle: messages a second, each to one connection, once all are open.
         size: bytes of a payload.
@@ -64,7 +64,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Short, for tables: what is in it differs from row to row."""
+        """A short name for tables: what differs from row to row."""
         size = f"{self.size // 1024} KiB" if self.size % 1024 == 0 else f"{self.size} B"
         flow = f"{self.rate:g}/s" if self.rate else f"{self.in_flight} in flight"
         if self.scenario == "fanout":
@@ -81,12 +81,12 @@ class Job:
         return f"idle {self.connections}" + (f", {self.rate:g} messages/s" if self.rate else "")
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON."""
+        """Returns the job as JSON takes it."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> "Job":
-        """Back from JSON."""
+        """Returns the job that `as_dict` described; unknown keys are ignored."""
         known = {each.name for each in fields(cls)}
         return cls(**cast("dict[str, Any]", {name: value for name, value in values.items() if name in known}))
 
@@ -106,4 +106,4 @@ PRESETS: Final[dict[Scenario, tuple[Job, ...]]] = {
     "idle": (Job("idle", connections=10_000, channels=100, rate=1000.0, runs=1),),
     "http": (Job("http", connections=64),),
 }
-"""What runs without further settings: the loads that the project has budgets for."""
+"""The jobs without further options: the loads that the project has budgets for."""

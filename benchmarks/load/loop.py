@@ -8,13 +8,13 @@ READ: Final = 1
 WRITE: Final = 4
 EVENTS_AT_ONCE: Final = 1024
 EDGE: Final = getattr(select, "EPOLLET", 0)
-"""Told once per arrival, where that can be: epoll need not look again at what has been read, 0.3 µs an event."""
+"""Edge-triggered where possible: epoll reports an arrival once, which saves 0.3 µs an event."""
 HANG_UP: Final = getattr(select, "EPOLLRDHUP", 0)
 LISTEN: Final = READ | EDGE | HANG_UP
 
 
 class Loop:
-    """A bare event loop: an event costs a dictionary look-up and a call."""
+    """Waits for sockets with epoll: an event costs a dictionary look-up and a call."""
 
     def __init__(self) -> None:
         self._readers: dict[int, Callable[[], None]] = {}
@@ -30,12 +30,12 @@ class Loop:
             self._wait = lambda s: poll.poll(max(s, 0.0) * 1000)
 
     def watch_reads(self, fd: int, reader: Callable[[], None]) -> None:
-        """Calls `reader` when something to read has come, an end or an error among it: it must take all there is."""
+        """Calls `reader` when bytes, an end or an error have come on a socket; `reader` must read all of them."""
         self._readers[fd] = reader
         self._selector.register(fd, LISTEN)
 
     def watch_writes(self, fd: int, writer: Callable[[], None] | None) -> None:
-        """Calls `writer` as long as there is room to write; None ends that."""
+        """Calls `writer` as long as a socket has room to write; None ends that."""
         if writer is not None:
             self._writers[fd] = writer
         else:
@@ -43,15 +43,15 @@ class Loop:
         self._selector.modify(fd, LISTEN | (WRITE if writer is not None else 0))
 
     def pause_reads(self, fd: int) -> None:
-        """Hears nothing more of it until `resume`."""
+        """Ignores a socket until `resume_reads`."""
         self._selector.unregister(fd)
 
     def resume_reads(self, fd: int) -> None:
-        """Hears of it again, at once if something is there."""
+        """Watches a paused socket again; calls its reader at once if bytes are there."""
         self._selector.register(fd, LISTEN)
 
     def stop_watching(self, fd: int) -> None:
-        """To be called before it is closed."""
+        """Forgets a socket; to be called before it is closed."""
         if self._readers.pop(fd, None) is not None:
             self._writers.pop(fd, None)
             try:
@@ -60,7 +60,7 @@ class Loop:
                 return
 
     def take_turn(self, timeout_s: float) -> None:
-        """Waits at most this long, and calls for all that is ready."""
+        """Waits at most `timeout_s`, and calls the readers and writers of all sockets that are ready."""
         readers = self._readers
         for fd, mask in self._wait(timeout_s):
             if mask != READ:

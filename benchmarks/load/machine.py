@@ -1,4 +1,4 @@
-"""On what it was measured, for the JSON and for those who compare."""
+"""The machine that the figures were measured on."""
 
 import os
 import platform
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def read_machine() -> dict[str, object]:
-    """Processor, cores, system, Python; no names."""
+    """Returns processor, cores, system and Python of this machine, and no names."""
     return {
         "processor": _find_processor(),
         "cores": os.cpu_count() or 1,
@@ -17,6 +17,7 @@ def read_machine() -> dict[str, object]:
 
 
 def _find_processor() -> str:
+    """Returns the model of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

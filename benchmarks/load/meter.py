@@ -1,4 +1,4 @@
-"""CPU and memory of a process with all its threads and children: from /proc, or psutil where there is none."""
+"""Reads CPU and memory of a process with its threads and children: from /proc, or with psutil where there is none."""
 
 import os
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ PROC: Final = Path("/proc")
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process has used so far.
+    """What a process and its children have used so far.
 
     Args:
         cpu_ns: on a core.
-        waited_ns: ready to run, without a core; 0 where nobody tells.
+        waited_ns: ready to run, without a core; 0 where the system keeps no account.
         rss_bytes: in memory now.
     """
 
@@ -38,6 +38,7 @@ class Meter:
         return self._read_proc() if self._has_proc else self._read_psutil()
 
     def _read_proc(self) -> Usage:
+        """Adds up the accounts in /proc of all processes and threads."""
         cpu_ns = waited_ns = rss_bytes = 0
         for pid in self._list_family():
             folder = self._proc / str(pid)
@@ -50,7 +51,7 @@ class Meter:
         return Usage(cpu_ns, waited_ns, rss_bytes)
 
     def _list_family(self) -> list[int]:
-        """The process and all that descend from it."""
+        """Returns the ids of the process and all its descendants."""
         found = [self._pid]
         for pid in found:
             for thread in _list_names(self._proc / str(pid) / "task"):
@@ -58,6 +59,7 @@ class Meter:
         return found
 
     def _read_psutil(self) -> Usage:
+        """Asks psutil for the usage; exits if psutil is not installed."""
         try:
             psutil = import_module("psutil")
         except ImportError:
@@ -72,6 +74,7 @@ class Meter:
 
 
 def _list_names(folder: Path) -> list[str]:
+    """Returns the names in a folder; [] if it is gone."""
     try:
         return os.listdir(folder)
     except OSError:
@@ -79,6 +82,7 @@ def _list_names(folder: Path) -> list[str]:
 
 
 def _read_text(path: Path) -> str:
+    """Returns the text of a file; "" if it is gone."""
     try:
         return path.read_text(encoding="ascii")
     except OSError:

@@ -1,4 +1,4 @@
-"""Plain HTTP: on every connection, which is kept, one request is always on the way; each answer is looked at."""
+"""Plain HTTP: keeps one request on the way on every connection, and checks each answer."""
 
 import socket
 import time
@@ -13,7 +13,7 @@ STUCK_S: Final = 10.0
 
 
 class Asker:
-    """A connection: for every answer that comes, the next request goes.
+    """Keeps one request in flight on a connection: for every answer that comes, the next request goes.
 
     It asks for ``/echo?PAYLOAD``, and is answered with the payload. What came first tells how long an answer is; each
     must be as long, be a 200, and end with the payload.
@@ -46,7 +46,7 @@ class Asker:
         return self._sent_ns != 0
 
     def disconnect(self) -> None:
-        """Lets go of the connection."""
+        """Resets the connection."""
         if not self.has_ended:
             self.has_ended = True
             self._stage.loop.stop_watching(self.fd)
@@ -54,10 +54,12 @@ class Asker:
             self._socket.close()
 
     def _on_connected(self) -> None:
+        """Sends the first request. Called by the loop."""
         self._stage.loop.watch_writes(self.fd, None)
         self._send_request()
 
     def _send_request(self) -> None:
+        """Sends a request and notes the time."""
         self._sent_ns = time.monotonic_ns()
         try:
             self._socket.send(self._request)  # the one before it is answered: there is room
@@ -65,6 +67,7 @@ class Asker:
             self._count_lost()
 
     def _on_readable(self) -> None:
+        """Checks an answer once it is complete, and sends the next request. Called by the loop."""
         try:
             data = self._socket.recv(BUFFER_BYTES)
         except BlockingIOError:
@@ -91,6 +94,7 @@ class Asker:
             self._send_request()
 
     def _is_whole(self, data: bytes) -> bool:
+        """Whether the data is a complete answer; the first one tells how long an answer is."""
         if not self._answer_bytes:
             head, separator, _ = data.partition(b"\r\n\r\n")
             if not separator:
@@ -106,6 +110,7 @@ class Asker:
         return len(data) >= self._answer_bytes
 
     def _count_lost(self) -> None:
+        """Counts an answer that will not come, and ends the connection."""
         self.lost += self.is_waiting
         self._sent_ns = 0
         self._stage.ended += 1
@@ -113,7 +118,7 @@ class Asker:
 
 
 def run(stage: Stage) -> Row:
-    """Measures requests."""
+    """Runs the scenario: plain requests on all connections. Returns the medians."""
     job = stage.job
     before = stage.meter.read()
     askers = [Asker(stage, index, is_probe(index, job.connections)) for index in range(job.connections)]

@@ -1,4 +1,4 @@
-"""How far it is, on stderr: bars of `rich` where that is installed, lines for those who write it to a file."""
+"""Progress on stderr: bars of `rich` if that is installed and stderr is a terminal, else lines."""
 
 import sys
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from benchmarks.load.run import Progress
 
 @contextmanager
 def show_bar(name: str) -> Iterator[Progress]:
-    """A bar for one row, which is gone when the row is done."""
+    """Shows the progress of one row while the block runs; yields the callback that moves the bar."""
     try:
         from rich.console import Console
         from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn

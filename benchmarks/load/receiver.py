@@ -9,7 +9,7 @@ from wsbroker.bench.client import split_frames
 
 
 class Receiver:
-    """What has come on a connection.
+    """Checks what comes on a connection against a stream: each read is compared with what must come at its place.
 
     Args:
         advanced: called with how many messages had come before, and how many now.
@@ -18,7 +18,7 @@ class Receiver:
     def __init__(self, client: Client, stream: Stream, advanced: Callable[[int, int], None]) -> None:
         self.client = client
         self.count = 0
-        """How many messages have come, or were passed over."""
+        """How many messages have come or were passed over."""
         self.mangled = 0
         self._stream = stream
         self._in_size = stream.in_size
@@ -31,11 +31,11 @@ class Receiver:
         client.on_bytes = self._compare_read
 
     def stop_counting(self) -> None:
-        """Goes on looking, and tells nobody any more."""
+        """Goes on checking, but calls `advanced` no more."""
         self._advanced = _ignore_advance
 
     def add_problems(self, row: Row, sent: int) -> None:
-        """Adds what went wrong to a row, once all that was sent should have come."""
+        """Adds losses, doubles and disorder to a row, once all that was sent should have come."""
         row.mangled += self.mangled
         if not self.client.has_ended:
             row.lost += max(sent - self.count, 0)
@@ -45,6 +45,7 @@ class Receiver:
             row.reordered += self._order.reordered
 
     def _compare_read(self, size: int) -> None:
+        """Compares a read with the expected bytes; looks at its frames if they differ. Called by the client."""
         received = self._received
         place = received % self._in_cycle
         if size <= self._in_cycle and self._expected.startswith(VIEW[:size], place):
@@ -66,7 +67,7 @@ class Receiver:
             self._scan_frames(size)
 
     def _scan_frames(self, size: int) -> None:
-        """Looks at every frame: something came that was not due, perhaps only a ping."""
+        """Handles each frame of a read that was not expected, such as a ping, until the stream is right again."""
         data = self._rest + BUFFER[:size]
         stream, begin = self._stream, 0
         if self._order is None:
@@ -93,4 +94,4 @@ class Receiver:
 
 
 def _ignore_advance(before: int, after: int) -> None:
-    """Is told what nobody waits for."""
+    """Does nothing: takes the place of `advanced` after `stop_counting`."""

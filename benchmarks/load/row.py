@@ -1,4 +1,4 @@
-"""What a run of the load brings."""
+"""The figures of a run."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -47,12 +47,12 @@ class Row:
 
     @property
     def wrong(self) -> int:
-        """How many messages did not come as they should."""
+        """How many messages were lost, doubled, out of order or changed."""
         return self.lost + self.doubled + self.reordered + self.mangled
 
     @property
     def warnings(self) -> list[str]:
-        """Why not to trust it, as sentences."""
+        """The reasons not to trust the row, as sentences."""
         found = []
         if not self.rate:
             found.append("nothing came back while it was measured")
@@ -63,12 +63,12 @@ class Row:
         return found
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON."""
+        """Returns the row as JSON takes it, with `wrong` and `warnings`."""
         return {**asdict(self), "wrong": self.wrong, "warnings": self.warnings}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> "Row":
-        """Back from JSON."""
+        """Returns the row that `as_dict` described; unknown keys are ignored."""
         known = {each.name for each in fields(cls)}
         return cls(**cast("dict[str, Any]", {name: value for name, value in values.items() if name in known}))
 
@@ -81,7 +81,7 @@ _MEDIANS: Final = (
 
 
 def merge_rows(rows: list[Row]) -> Row:
-    """Returns the medians of several rows, with the lowest and highest CPU and all that went wrong."""
+    """Returns the medians of several rows, with the lowest and highest CPU and the sums of all problems."""
     found = Row(
         cpu_us_low=min(row.cpu_us for row in rows),
         cpu_us_high=max(row.cpu_us for row in rows),

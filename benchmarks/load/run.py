@@ -1,4 +1,4 @@
-"""Runs a job: a server, the load in a process beside it, and what it says on the way."""
+"""Runs a job: starts the server and the load's process, and receives the load's progress and result."""
 
 import json
 import os
@@ -15,7 +15,7 @@ Progress = Callable[[str, float, float], None]
 
 
 def run_job(job: Job, command: Command, cores: Cores, progress: Progress) -> Row:
-    """Starts the server, loads it, stops it.
+    """Starts a server, loads it from another process, stops both and returns the row.
 
     Raises:
         ServerError: the server did not start, ended, or refused what the load asked of it.
@@ -30,7 +30,7 @@ def run_job(job: Job, command: Command, cores: Cores, progress: Progress) -> Row
 
 
 def start_load(job: Job, server: RunningServer, cores: Cores) -> "subprocess.Popen[str]":
-    """Starts the load's process."""
+    """Starts the load's process for a server that runs."""
     order = {"job": job.as_dict(), "port": server.port, "pid": server.pid, "core": cores.load}
     return subprocess.Popen(
         [sys.executable, "-m", "benchmarks.load.generator", json.dumps(order)],
@@ -43,22 +43,22 @@ def start_load(job: Job, server: RunningServer, cores: Cores) -> "subprocess.Pop
 
 
 def receive_row(load: "subprocess.Popen[str]", progress: Progress) -> Row:
-    """Waits for the load's result, and passes on what it says until then.
+    """Waits for the result of the load's process and passes its progress on.
 
     Raises:
-        ServerError: it has none.
+        ServerError: the load ended without a result, or with an error.
     """
     assert load.stdout is not None
     for line in load.stdout:
-        said = json.loads(line)
-        if "row" in said:
-            return Row.from_dict(said["row"])
-        if "error" in said:
-            raise ServerError(said["error"])
-        progress(said["phase"], said["done"], said["total"])
+        news = json.loads(line)
+        if "row" in news:
+            return Row.from_dict(news["row"])
+        if "error" in news:
+            raise ServerError(news["error"])
+        progress(news["phase"], news["done"], news["total"])
     raise ServerError(f"the load ended with {load.wait()}, without a result")
 
 
 def describe_row(job: Job, row: Row) -> dict[str, object]:
-    """A row with what it was asked for."""
+    """Returns a row and its job as JSON takes them."""
     return {"name": job.name, "job": asdict(job), **row.as_dict()}

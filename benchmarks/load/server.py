@@ -1,4 +1,4 @@
-"""Servers to be measured: processes of their own, pinned to a core, stopped in the end."""
+"""Starts the servers that are measured: a process each, pinned to a core, stopped in the end."""
 
 import os
 import shlex
@@ -22,19 +22,19 @@ CHECKOUT: Final = Path(__file__).parents[2]
 
 
 class ServerError(Exception):
-    """It did not start, or ended; the text says what it wrote."""
+    """Says that a server did not start, or ended, and what it wrote."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """Where the server and the load run; None: wherever the system puts them."""
+    """The cores of server and load; None: wherever the system puts them."""
 
     server: int | None
     load: int | None
 
     @classmethod
     def choose(cls, is_pinned: bool = True) -> "Cores":
-        """The first core and the last, where there are two and the system lets one choose."""
+        """Returns the first and the last core, if there are two and the system lets processes choose."""
         if not is_pinned or not hasattr(os, "sched_getaffinity"):
             return cls(None, None)
         cores = sorted(os.sched_getaffinity(0))
@@ -43,7 +43,7 @@ class Cores:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """How a server is started; ``{port}`` in an argument is where it shall listen, on 127.0.0.1."""
+    """How a server is started; ``{port}`` in an argument is the port to listen on, on 127.0.0.1."""
 
     arguments: Sequence[str]
     folder: Path | None = None
@@ -54,7 +54,7 @@ class Command:
 
 
 def build_our_command(python: str, settings: Sequence[str], app: Path = APP) -> Command:
-    """WSBroker with the measured application; as it is installed there, else the sources of this checkout."""
+    """Returns the command that starts WSBroker: as it is installed there, else this checkout's sources."""
     environment = {} if is_installed(python) else {"PYTHONPATH": str(CHECKOUT)}
     arguments = [python, "-P", "-m", "wsbroker", str(app), "--bind", "127.0.0.1:{port}", "--log-level", "warning"]
     return Command([*arguments, *settings], environment=environment)
@@ -62,13 +62,13 @@ def build_our_command(python: str, settings: Sequence[str], app: Path = APP) -> 
 
 @cache
 def is_installed(python: str) -> bool:
-    """Whether this Python finds wsbroker without the help of the working directory."""
+    """Whether this Python finds wsbroker without the working directory on its path."""
     test = "import importlib.util, sys; sys.exit(importlib.util.find_spec('wsbroker') is None)"
     return subprocess.run([python, "-P", "-c", test], capture_output=True).returncode == 0
 
 
 def read_our_version(python: str) -> list[str]:
-    """What ``wsbroker --version`` says: its version, whether the core is compiled, which Python."""
+    """Returns the lines of ``wsbroker --version``: the version, whether the core is compiled, which Python."""
     environment = dict(build_our_command(python, []).environment)
     done = subprocess.run(
         [python, "-P", "-m", "wsbroker", "--version"],
@@ -82,14 +82,14 @@ def read_our_version(python: str) -> list[str]:
 
 
 def find_free_port() -> int:
-    """A port that nobody listens on now."""
+    """Returns a port of 127.0.0.1 that nothing listens on now."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
 
 
 def raise_fd_limit() -> int:
-    """Raises the limit of open files as far as it goes, for the servers too; returns it."""
+    """Raises the limit of open files, for child processes too, as far as it goes; returns the limit."""
     if sys.platform == "win32":
         return 8192
     import resource
@@ -105,7 +105,7 @@ def raise_fd_limit() -> int:
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
-    """A server that listens."""
+    """A server that listens on 127.0.0.1."""
 
     pid: int
     port: int
@@ -113,10 +113,10 @@ class RunningServer:
 
 @contextmanager
 def serve_command(command: Command, core: int | None) -> Iterator[RunningServer]:
-    """Serves while the block runs.
+    """Runs a server, pinned to a core unless that is None, while the block runs.
 
     Raises:
-        ServerError: it did not start, or ended before its time.
+        ServerError: the server did not start, or ended too early.
     """
     port = find_free_port()
     arguments = [part.replace("{port}", str(port)) for part in command.arguments]
@@ -145,6 +145,7 @@ def serve_command(command: Command, core: int | None) -> Iterator[RunningServer]
 
 
 def _wait_until_it_listens(process: "subprocess.Popen[bytes]", port: int, command: Command, log: int) -> None:
+    """Waits until the port takes connections; raises ServerError if the process ends or START_S passes."""
     end_s = time.monotonic() + START_S
     while time.monotonic() < end_s:
         if process.poll() is not None:
@@ -160,11 +161,13 @@ def _wait_until_it_listens(process: "subprocess.Popen[bytes]", port: int, comman
 
 
 def _read_log_tail(log: int) -> str:
+    """Returns the end of what the server wrote."""
     size = os.fstat(log).st_size
     return os.pread(log, 2000, max(size - 2000, 0)).decode(errors="replace").strip() or "it wrote nothing"
 
 
 def _stop_process(process: "subprocess.Popen[bytes]") -> None:
+    """Sends SIGTERM and waits STOP_S for the process to end, then kills the process."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         try:

@@ -1,4 +1,4 @@
-"""What every scenario works on: the job, the loop, the server's meter, and the clock."""
+"""What a scenario works on: the job, the loop, the server's meter, the counts of a run."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -14,15 +14,15 @@ from wsbroker.bench.latency import Histogram
 NEWS_S: Final = 0.1
 DRAIN_S: Final = 5.0
 STILL_S: Final = 1.0
-"""Nothing more is expected once nothing has come for this long."""
+"""After this long without a message, no more are expected."""
 PROBES: Final = 50
 
 Progress = Callable[[str, float, float], None]
-"""Takes the phase, how far it is, and how far it goes."""
+"""Called with the phase, how far it is, and how far it goes."""
 
 
 class Stage:
-    """Where a scenario runs.
+    """What every scenario works on: its job, the loop, the server's meter, and the counts of a run.
 
     Args:
         port: the server's, on 127.0.0.1.
@@ -45,7 +45,7 @@ class Stage:
         self._news_s = 0.0
 
     def open_clients(self, greetings: Iterable[bytes | None], total: int) -> list[Client]:
-        """Opens connections; from then on one that ends is counted."""
+        """Opens connections, and counts those that end from then on."""
         clients = open_clients(
             self.loop, self.port, greetings, time.monotonic, lambda done: self._report_progress("open", done, total)
         )
@@ -55,21 +55,21 @@ class Stage:
         return clients
 
     def run_for(self, seconds: float, turn: Callable[[float], None], phase: str) -> None:
-        """Calls `turn` with the time that is left until there is none."""
+        """Calls `turn` with the seconds that are left, until none are; reports the progress of this phase."""
         start_s = time.monotonic()
         while (passed_s := time.monotonic() - start_s) < seconds:
             turn(min(seconds - passed_s, NEWS_S))
             self._report_progress(phase, passed_s, seconds)
 
     def measure_runs(self, turn: Callable[[float], None]) -> list[Row]:
-        """Warms up, then measures as often as the job says."""
+        """Warms up, then measures as often as the job says; returns the rows."""
         job = self.job
         if job.warmup_s:
             self.run_for(job.warmup_s, turn, "warm up")
         return [self.measure_run(turn, f"run {number + 1} of {job.runs}") for number in range(job.runs)]
 
     def measure_run(self, turn: Callable[[float], None], phase: str) -> Row:
-        """Measures for the job's seconds."""
+        """Measures for the job's seconds and returns the row."""
         self.histogram = Histogram()
         self.rss_peak = 0
         count, load_s, before, start_s = self.count, time.process_time(), self.meter.read(), time.monotonic()
@@ -88,7 +88,7 @@ class Stage:
         )
 
     def drain_until(self, turn: Callable[[float], None], is_done: Callable[[], bool]) -> None:
-        """Goes on until it is done, or nothing has happened for a while."""
+        """Calls `turn` until `is_done`, or nothing has come for STILL_S, or DRAIN_S have passed."""
         end_s = time.monotonic() + DRAIN_S
         last, last_s = self.count, time.monotonic()
         while not is_done() and (now_s := time.monotonic()) < end_s and now_s - last_s < STILL_S:
@@ -97,9 +97,11 @@ class Stage:
                 last, last_s = self.count, time.monotonic()
 
     def _count_end(self, client: Client) -> None:
+        """Counts a connection that the server ended. Called by the client."""
         self.ended += 1
 
     def _report_progress(self, phase: str, done: float, total: float) -> None:
+        """Reports the progress of a phase every NEWS_S, and samples the server's memory."""
         now_s = time.monotonic()
         if now_s - self._news_s > NEWS_S:
             self._news_s = now_s
@@ -108,9 +110,9 @@ class Stage:
 
 
 def _ignore_client(client: Client) -> None:
-    """It is open already."""
+    """Does nothing: takes the place of `on_open` once all connections are open."""
 
 
 def is_probe(index: int, count: int) -> bool:
-    """Whether the latency of each message is taken on this connection: some PROBES of them, evenly spread."""
+    """Whether the latency of each message is taken on this connection: PROBES of `count`, evenly spread."""
     return index % max(count // PROBES, 1) == 0

@@ -1,7 +1,7 @@
-"""Stall: some subscribers stop reading. What that does to the others, and to the server's memory.
+"""Stall: some subscribers stop reading; measures the latency of the others and the server's memory.
 
-Measured twice at the same rate: first everybody reads, then some do not. Here the latency of the first part stands
-beside that of the second, and the memory of both.
+Measured twice at the same rate: first all subscribers read, then some do not. The result has latency and memory of
+both parts.
 """
 
 from benchmarks.load.client import Client
@@ -11,7 +11,7 @@ from benchmarks.load.stage import Stage
 
 
 def run(stage: Stage) -> Row:
-    """Measures both parts; the row is the second one, `extra` tells of the first."""
+    """Runs the scenario; the row is the part with stalled subscribers, `extra` has figures of the part before."""
     job = stage.job
     fanout = Fanout(stage)
     stage.run_for(job.warmup_s, fanout.take_turn, "warm up")
@@ -40,7 +40,7 @@ def run(stage: Stage) -> Row:
 
 
 def _count_cut_off(stage: Stage, clients: list[Client]) -> int:
-    """Reads all that still waits for those who had stopped; returns how many find that the server has closed them."""
+    """Reads what waits for the stalled clients; returns how many of them the server has closed."""
     for client in clients:
         stage.loop.resume_reads(client.fd)
     stage.drain_until(stage.loop.take_turn, lambda: all(_is_closed(client) for client in clients))
@@ -51,4 +51,5 @@ def _count_cut_off(stage: Stage, clients: list[Client]) -> int:
 
 
 def _is_closed(client: Client) -> bool:
+    """Whether the server has ended or closed this connection."""
     return client.has_ended or client.close_code is not None

@@ -1,4 +1,4 @@
-"""Storm: connect, subscribe, close with a handshake, and again; on a number of connections at a time."""
+"""Storm: connects, subscribes and closes with a handshake, again and again, on a number of connections at a time."""
 
 import time
 
@@ -10,7 +10,7 @@ STUCK_S = 10.0
 
 
 class Storm:
-    """Keeps a number of connections somewhere between their first packet and their last."""
+    """Keeps a number of connections between their first packet and their last."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
@@ -20,7 +20,7 @@ class Storm:
         self._index = 0
 
     def take_turn(self, timeout_s: float) -> None:
-        """Replaces what has ended, then takes what has come."""
+        """Opens a connection for each one that ended, then handles what has come."""
         while self.is_starting and len(self.open) < self.stage.job.connections:
             self._index += 1
             client = Client(self.stage.loop, self.stage.port, self._index, b"S c%d" % self._index)
@@ -33,6 +33,7 @@ class Storm:
             raise LoadError(f"a connection neither opened nor closed for {STUCK_S:g} s")
 
     def _on_end(self, client: Client) -> None:
+        """Counts a connection that was closed with a handshake, or one that failed. Called by the client."""
         now_ns = time.monotonic_ns()
         start_ns = self.open.pop(client)
         if client.close_code is None:
@@ -43,7 +44,7 @@ class Storm:
 
 
 def run(stage: Stage) -> Row:
-    """Measures connections a second."""
+    """Runs the scenario: connections that open, subscribe and close. Returns the medians."""
     storm = Storm(stage)
     row = merge_rows(stage.measure_runs(storm.take_turn))
     storm.is_starting = False

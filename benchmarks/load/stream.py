@@ -1,8 +1,8 @@
-"""What is sent and what must come back, as bytes made once: both repeat after a number of messages.
+"""The bytes that are sent and the bytes that must come back, made once: both repeat after a number of messages.
 
 Every payload begins with its channel and its number, so that no message looks like the one before it, or like one of
 another channel. Numbers begin again after `Stream.cycle` messages, more than can be on the way, and so do the bytes:
-what must come at a place is a slice, and a read is checked with one comparison.
+the expected bytes of a read are a slice, and a read is checked with one comparison.
 """
 
 from wsbroker.bench.client import make_frame
@@ -10,7 +10,7 @@ from wsbroker.websocket.frames import TEXT, encode_frame
 
 
 class Stream:
-    """The messages of one channel.
+    """The messages of one channel, as the bytes that are sent and that must come back.
 
     Args:
         prefix: what stands before the payload on its way to the server: ``"P channel "``.
@@ -35,10 +35,11 @@ class Stream:
 
     @staticmethod
     def _payload(channel: int, number: int, size: int) -> bytes:
+        """Returns the payload of a number: channel, number, padding."""
         return (b"%06d.%04d." % (channel, number)).ljust(size, b"x")[:size]
 
     def encode_outgoing(self, number: int, count: int) -> bytes:
-        """The frames of `count` messages from this one on, as one piece."""
+        """Returns the frames of `count` messages from this number on, in one piece."""
         pieces = []
         while count > 0:
             first = number % self.cycle
@@ -49,7 +50,7 @@ class Stream:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def matches_at(self, data: memoryview, position: int) -> bool:
-        """Whether these bytes are what comes at this byte of the stream."""
+        """Whether these bytes are what must come at this byte of the stream."""
         at, size = 0, len(data)
         while at < size:
             piece = min(size - at, self.in_cycle)
@@ -59,12 +60,12 @@ class Stream:
         return True
 
     def encode_expected(self, number: int) -> bytes:
-        """The frame of one message, as it must come."""
+        """Returns the frame of one message as it must come."""
         start = number % self.cycle * self.in_size
         return self.expected[start : start + self.in_size]
 
     def parse_number(self, payload: bytes) -> int | None:
-        """The number in a payload; None if it is none of this channel's."""
+        """Returns the number in a payload; None if the payload is none of this channel's."""
         if payload[:7] != self._channel or not payload[7:11].isdigit():
             return None
         number = int(payload[7:11])
@@ -72,7 +73,7 @@ class Stream:
 
 
 class Order:
-    """What went wrong on a connection, told by the numbers of its messages."""
+    """Counts lost, doubled and misplaced messages of a connection by their numbers."""
 
     def __init__(self, cycle: int) -> None:
         self.due = 0
@@ -88,7 +89,7 @@ class Order:
         return len(self._missing)
 
     def record_number(self, number: int) -> None:
-        """Takes the next number, which has been cut to the cycle."""
+        """Counts the next message; its number repeats after the cycle."""
         ahead = (number - self.due) % self._cycle
         if ahead < self._cycle // 2:
             self._missing.update(range(self.due, self.due + ahead))

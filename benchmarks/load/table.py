@@ -1,4 +1,4 @@
-"""Rows for a person."""
+"""Rows as tables of text, and tables in Markdown."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -13,7 +13,7 @@ HEADS: Final = (
 
 
 def format_cells(job: Job, row: Row) -> list[str]:
-    """One line of the table."""
+    """Returns the cells of a row, one for each of HEADS."""
     latency = [f"{us / 1000:.2f}" for us in row.latency_us.values()] or ["", "", "", "", ""]
     spread = f"{row.cpu_us_low:.2f}–{row.cpu_us_high:.2f}" if row.cpu_us_low else ""
     memory = f"{row.rss_per_connection:,.0f} B" if row.rss_per_connection > 0 else ""
@@ -22,7 +22,7 @@ def format_cells(job: Job, row: Row) -> list[str]:
 
 
 def format_notes(job: Job, row: Row) -> list[str]:
-    """What the line does not say."""
+    """Returns what a row's cells do not say, as lines: warnings, losses, figures of its scenario."""
     found = [f"{job.name}: {warning}" for warning in row.warnings]
     if row.wrong:
         found.append(
@@ -46,17 +46,18 @@ def format_notes(job: Job, row: Row) -> list[str]:
 
 
 def format_columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as what is in them; the first one to the left, numbers to the right."""
+    """Returns lines with columns as wide as their cells: the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
     return "\n".join(_format_line(row, widths) for row in (heads, ["─" * width for width in widths], *rows))
 
 
 def _format_line(row: Sequence[str], widths: Sequence[int]) -> str:
+    """Returns one line of `format_columns`."""
     first, *others = zip(row, widths, strict=True)
     return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]).rstrip()
 
 
 def format_markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The same in Markdown."""
+    """Returns a Markdown table, numbers to the right."""
     marks = ["---", *("---:" for _ in heads[1:])]
     return "\n".join("| " + " | ".join(row) + " |" for row in (heads, marks, *rows))

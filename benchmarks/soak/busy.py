@@ -44,6 +44,7 @@ def run(report: Report, kind: str, workers: int, seconds: float, python: str) ->
 
 
 async def _saturate_and_check(report: Report, command: Command, job: Job) -> None:
+    """Measures round trips before and while a fan-out saturates the server."""
     cores = Cores.choose()
     with serve_command(command, cores.server) as server:
         target = Target.from_url(f"ws://127.0.0.1:{server.port}/")

@@ -66,6 +66,7 @@ def _make_soak(
 
 
 def _format_verdict(result: Result) -> str:
+    """Returns how many checks failed."""
     return f"{len(result['failures'])} wrong" if result["failures"] else "all is right"
 
 

@@ -99,6 +99,7 @@ class AsyncCycling(Cycling):
         return self._open_later(request, socket_id)
 
     async def _open_later(self, request: HttpRequest, socket_id: int) -> bool:
+        """Lets the loop turn, then opens the socket."""
         await asyncio.sleep(0)
         return super().handle_socket_open(request, socket_id)
 
@@ -112,6 +113,7 @@ class AsyncCycling(Cycling):
         return None
 
     async def _handle_message_later(self, data: str | bytes, socket_id: int, token: bytes | None) -> None:
+        """Lets the loop turn, then handles the message."""
         await asyncio.sleep(0)
         super().handle_socket_message(data, socket_id, token)
 
@@ -213,6 +215,7 @@ class Cycler:
             client.hang_up()
 
     async def _subscribe_and_leave(self, client: BenchClient, number: int, way: str) -> str:
+        """Opens the socket, subscribes and ends the connection, unless the way ends earlier; returns the outcome."""
         if way == "gone while opening":
             client.write_bytes(client.format_upgrade() + make_frame(TEXT, b"token early"))
             if number // len(WAYS) % 2:
@@ -295,6 +298,7 @@ def run(report: Report, kind: str, handlers: str, count: int, warm_up: int, para
 
 
 async def _cycle_and_check(report: Report, server: ServerProcess, count: int, warm_up: int, parallel: int) -> None:
+    """Runs the warm-up and the measured cycles, with a snapshot after each, and checks everything."""
     cycler = Cycler(server)
     fresh = await server.wait_until_empty()
     await server.ask_async("start_meddling")

@@ -81,6 +81,7 @@ def _run_probe(pipe: "Connection[Any, Any]", target: Target, avoided_worker: byt
 async def _measure_until_told(
     pipe: "Connection[Any, Any]", target: Target, avoided_worker: bytes | None, question: str
 ) -> None:
+    """Measures round trips until the pipe says stop, and sends them with the worst oversleeping."""
     client = await _connect_elsewhere(target, avoided_worker)
     trips_s: list[float] = []
     overslept_s = 0.0

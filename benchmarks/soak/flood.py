@@ -34,6 +34,7 @@ def run(report: Report, kind: str, sockets: int, kib: int, seconds: float, worst
 
 
 async def _flood(report: Report, server: ServerProcess, sockets: int, kib: int, seconds: float, worst_s: float) -> None:
+    """Measures a bystander before and during the flood, and checks the waits."""
     bystander = await connect(server.target)
     quiet_s = await _measure_trips(bystander, QUIET_S)
     report.show_figure("round trips of a socket, alone", format_spread(quiet_s))

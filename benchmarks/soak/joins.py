@@ -42,6 +42,7 @@ def run(report: Report, kind: str, workers: int, sockets: int, channels: int, ro
 
 
 async def _run_rounds(report: Report, server: ServerProcess, sockets: int, channels: int, rounds: int) -> None:
+    """Runs all rounds; checks after each that nothing is kept, and in the end that memory has not grown."""
     meter = Meter(server.pid)
     await server.wait_until_empty()
     report.show_figure("memory before, with all workers", format_mib(meter.read().rss_bytes))

@@ -111,6 +111,7 @@ def run(report: Report, total_bytes: int, size: int, stall_s: float, ping_s: flo
 async def _stall_and_check(
     report: Report, server: ServerProcess, config: Config, total_bytes: int, size: int, stall_s: float
 ) -> None:
+    """Stalls the first worker, pushes to it, lets it go on, and checks everything."""
     stalled, others = await _connect_by_worker(server)
     blocker, idlers = stalled[0], stalled[1 : 1 + IDLERS]
     count = total_bytes // PUSHERS // size

@@ -54,6 +54,7 @@ class ThreadsControl(Control):
         return before
 
     def _publish_until(self, number: int, count: int, deadline: float) -> None:
+        """Publishes numbered messages until the count or the deadline. Runs in a thread."""
         padding = b"." * (SIZE - HEAD.size)
         index = 0
         while index < count and time.monotonic() < deadline:
@@ -160,6 +161,7 @@ def run(report: Report, kind: str, count: int, seconds: float, command_bytes: in
 
 
 async def _publish_and_check(report: Report, server: ServerProcess, config: Config, count: int, seconds: float) -> None:
+    """Connects the consumers, lets the threads publish, and checks everything."""
     consumers = [Consumer() for _ in range(FAST_CONSUMERS + SLOW_CONSUMERS)]
     for number, consumer in enumerate(consumers):
         await consumer.connect(server, is_slow=number >= FAST_CONSUMERS)

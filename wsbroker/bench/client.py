@@ -299,6 +299,7 @@ class BenchClient(asyncio.Protocol):
         return waiter
 
     def _wake_waiters(self) -> None:
+        """Ends the waiting of all calls, which then look at the connection again."""
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():
@@ -338,6 +339,7 @@ class BenchClient(asyncio.Protocol):
         self._wake_waiters()
 
     def _abort_with_error(self, problem: BenchError) -> None:
+        """Notes the problem, aborts the connection and wakes all waiting calls."""
         self.problem = problem
         self.abort()
         self._wake_waiters()
@@ -394,6 +396,7 @@ class BenchClient(asyncio.Protocol):
             self.write_bytes(make_frame(CLOSE, payload[:2]))
 
     def _deliver_message(self, payload: bytes) -> None:
+        """Passes a payload to `on_message`, or keeps it for `receive_message`."""
         if self.on_message is not None:
             self.on_message(payload)
         else:

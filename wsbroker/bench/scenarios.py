@@ -98,6 +98,7 @@ async def _open_connections(options: BenchOptions, clients: list[BenchClient]) -
     """Adds connections to `clients` until the scenario has enough, OPENING_AT_ONCE at a time."""
 
     async def open_until_enough() -> None:
+        """Opens one connection after the other until there are enough, those being opened included."""
         while len(clients) + len(opening) < options.connections:
             opening.append(None)
             try:
@@ -279,6 +280,7 @@ async def _measure_storm(options: BenchOptions, result: BenchResult) -> None:
     stopwatch = Stopwatch(options.seconds)
 
     async def open_and_close() -> None:
+        """Opens, subscribes and closes one connection after the other until the time is over."""
         while time.monotonic() < stopwatch.end_s:
             start_ns = time.monotonic_ns()
             try:

@@ -16,13 +16,13 @@ _worlds: dict[str, type[Work]] = {}
 
 
 def pytest_report_header() -> str:
-    """The line that says what is being measured."""
+    """Returns the line that says which core is measured. Called by pytest."""
     return f"wsbroker {package_version()}, core: {core_kind()}, from {Path(wsbroker.__file__).parent}"
 
 
 @pytest.fixture(params=[COMPILED, INTERPRETED])
 def work(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) -> Iterator[type[Work]]:
-    """`Work` on one kind of core; both stand side by side in the table, and their ratio in the summary."""
+    """Provides `Work` on one kind of core: both kinds stand side by side in the table."""
     if not _worlds:
         _worlds.update(worlds())
     if request.param not in _worlds:
@@ -35,7 +35,7 @@ def work(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) -> Iterato
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How much faster the compiled core is."""
+    """Writes how much faster the compiled core is. Called by pytest at the end."""
     pairs = {name: kinds for name, kinds in medians_s.items() if len(kinds) == 2}
     if not pairs:
         return
