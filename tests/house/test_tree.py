@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[2]
-FOLDERS = ("wsbroker", "tests", "tools", "stubs", "benchmarks", ".ci")
+FOLDERS = ("wsbroker", "docs", "tests", "tools", "stubs", "benchmarks", ".ci")
 TRACES = [
     "/" + "work/",
     "/" + "root/",
