@@ -19,7 +19,7 @@ Result = Mapping[str, Any]
 
 
 class Claim(NamedTuple):
-    """One published figure: a line of the README's table.
+    """One published figure: a line of the table in docs/performance.md.
 
     Args:
         subject: what was measured.
@@ -35,7 +35,7 @@ class Claim(NamedTuple):
 
     @property
     def cells(self) -> list[str]:
-        """The cells of the README's table; a figure that does not keep to its aim is bold."""
+        """The cells of that table; a figure that does not keep to its aim is bold."""
         return [self.subject, self.figure if self.holds else f"**{self.figure}**", self.aim]
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""All figures that the README shows, in one command: runs every experiment, writes ``results/`` and both READMEs.
+"""All figures that docs/performance.md shows, in one command: runs every experiment, writes ``results/`` and both READMEs.
 
     python -m benchmarks report                      all parts: some 25 minutes on two quiet cores
     python -m benchmarks report --parts http,cores   these again; the others stay as they were
@@ -6,7 +6,7 @@
     python -m benchmarks report --write              measures nothing: writes the READMEs from results/ once more
     python -m benchmarks report --reference a.jsonl  takes over what was measured beside a server in C
 
-Each part (`PARTS`) is an experiment, which can be run by itself. ``results/figures.json`` has the lines of the README's
+Each part (`PARTS`) is an experiment, which can be run by itself. ``results/figures.json`` has the lines of the page's
 table, ``results/compare.json`` all numbers of the comparison. --reference takes lines of JSON with ``scenario``,
 ``ratio``, ``p50_us`` and so on; --reference-interpreter the same, measured with workers of kind `interpreter`.
 """
@@ -25,7 +25,7 @@ from benchmarks.load.machine import read_machine
 from benchmarks.load.server import ServerError, read_our_version
 from benchmarks.load.table import format_markdown
 
-README: Final = Path(__file__).parents[1] / "README.md"
+PERFORMANCE_PAGE: Final = Path(__file__).parents[1] / "docs" / "performance.md"
 BENCHMARKS_README: Final = Path(__file__).with_name("README.md")
 RESULTS: Final = Path(__file__).with_name("results")
 FIGURES: Final = RESULTS / "figures.json"
@@ -135,36 +135,36 @@ def main(argv: Sequence[str]) -> int:
         else:
             failed.append(name)
     _save_figures(figures)
-    write_readmes(figures)
+    write_pages(figures)
     if failed:
         print(f"not measured: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def write_readmes(figures: Mapping[str, Any]) -> None:
-    """Writes the measured parts of both READMEs, and the chart, from ``results/``."""
+def write_pages(figures: Mapping[str, Any]) -> None:
+    """Writes the measured parts of docs/performance.md and the benchmarks' README, and the chart, from ``results/``."""
     write_section("figures", format_figures(figures))
     write_section("flush", format_flush(figures), BENCHMARKS_README)
     if COMPARISON.exists():
         _run_command(["compare", "--from", str(COMPARISON), "--svg", str(CHART), "--readme"])
 
 
-def write_section(name: str, body: str, readme: Path = README) -> None:
-    """Replaces what stands between ``<!-- name:start -->`` and ``<!-- name:end -->`` in a README.
+def write_section(name: str, body: str, page: Path = PERFORMANCE_PAGE) -> None:
+    """Replaces what stands between ``<!-- name:start -->`` and ``<!-- name:end -->`` in a page.
 
     Raises:
         ValueError: the markers are not there, once each and in this order.
     """
-    text = readme.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
     if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
-        raise ValueError(f"the README must hold {start} and {end} once each, in this order")
+        raise ValueError(f"the page must hold {start} and {end} once each, in this order")
     head, _, rest = text.partition(start)
-    readme.write_text(f"{head}{start}\n\n{body.strip()}\n\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+    page.write_text(f"{head}{start}\n\n{body.strip()}\n\n{end}{rest.partition(end)[2]}", encoding="utf-8")
 
 
 def format_figures(figures: Mapping[str, Any]) -> str:
-    """Returns the README's table of claims, and the machine they were measured on."""
+    """Returns the page's table of claims, and the machine they were measured on."""
     claims = _list_claims(figures, [name for name in ("reference", *PARTS) if name != "flush"])
     machine = figures["machine"]
     where = f"{machine.get('processor')}, {machine.get('cores')} cores, {machine.get('system')}"
@@ -194,7 +194,7 @@ def _measure_claims(arguments: Sequence[str]) -> list[Sequence[object]]:
 
 def _run_command(arguments: Sequence[str]) -> int:
     """Runs ``python -m benchmarks`` with these arguments; returns its exit code."""
-    return subprocess.run([sys.executable, "-m", "benchmarks", *arguments], cwd=README.parent).returncode
+    return subprocess.run([sys.executable, "-m", "benchmarks", *arguments], cwd=Path(__file__).parents[1]).returncode
 
 
 def _read_version() -> list[str]:

@@ -67,8 +67,8 @@ def format_notes(result: Comparison) -> list[str]:
 
 
 def format_section(result: Comparison) -> str:
-    """Returns the README's section: the chart, the table and the notes."""
-    chart_line = "![CPU per delivery and memory per connection of the servers below](benchmarks/results/compare.svg)"
+    """Returns the section of docs/performance.md: the chart, the table and the notes."""
+    chart_line = "![CPU per delivery and memory per connection of the servers below](../benchmarks/results/compare.svg)"
     return "\n".join([chart_line, "", format_table(result), "", *format_notes(result)])
 
 

@@ -13,7 +13,7 @@ from benchmarks.load.command import claim_idle
 from benchmarks.load.flush import claim_windows
 from benchmarks.soak.command import claim_busy, claim_joins
 
-README = report.README.read_text(encoding="utf-8")
+README = report.PERFORMANCE_PAGE.read_text(encoding="utf-8")
 
 
 def part_of(text: str, name: str) -> str:
@@ -27,7 +27,7 @@ def comparison() -> Comparison:
 def test_the_readme_and_its_chart_show_the_comparison_that_is_kept() -> None:
     assert part_of(README, "compare") == format_section(comparison())
     assert report.CHART.read_text(encoding="utf-8") == draw_chart(comparison(), CHARTED)
-    assert f"](benchmarks/results/{report.CHART.name})" in part_of(README, "compare")
+    assert f"](../benchmarks/results/{report.CHART.name})" in part_of(README, "compare")
 
 
 def test_the_comparison_has_what_the_chart_shows_of_every_server_in_it() -> None:
