@@ -3,8 +3,8 @@
 Why not hatch-mypyc 0.16, which was tried first: it writes the extensions and their shared library beside the sources
 and leaves them there, where a stale one silently wins over an edited `.py`; it moves `pyproject.toml` away during the
 build, so nothing else may read the tree (two builds, a type check) at that time; and a failed compile, or a machine
-without a compiler, is always an error, because a hook in `pyproject.toml` cannot give way to a pure build. What is
-needed is little: one `mypycify` call in a folder of its own, and one decision.
+without a compiler, is always an error, because a hook in `pyproject.toml` cannot fall back to a pure build. This hook
+makes one `mypycify` call in a folder of its own, and one decision:
 
     WSBROKER_PURE=1               no compile: a pure wheel (`py3-none-any`), the same behaviour, slower
     no C compiler                 a pure wheel, with a warning
@@ -16,11 +16,11 @@ needed is little: one `mypycify` call in a folder of its own, and one decision.
 pip hides the output of a build that succeeds, so a pure wheel also carries its reason in `wsbroker/interpreted.txt`;
 `wsbroker.build` reads it. An editable install is always interpreted: it runs the sources as they are.
 
-What the compile needs (`COMPILE_REQUIREMENTS`) is asked for only where there will be one: a pure build needs no mypy,
-and not every Python has one.
+The requirements of the compile (`COMPILE_REQUIREMENTS`) are requested only for a build that will compile: a pure build
+needs no mypy, and not every Python has a mypy.
 
 Run as a script (`python tools/build_core.py FOLDER`), this file is the compile itself: in a process of its own, because
-mypyc prints its errors and leaves with `sys.exit`, and because it patches setuptools.
+mypyc prints its errors and ends the process with `sys.exit`, and because it patches setuptools.
 """
 
 import os
@@ -49,28 +49,32 @@ MYPYC_GROUP: Final = "wsbroker._core"
 
 
 def core_sources(root: Path) -> list[str]:
-    """Returns what is compiled, relative to `root`: every module of the compiled packages but `__init__`.
+    """Returns the paths of the modules to compile, relative to `root`: those of the compiled packages but `__init__`.
 
-    An `__init__` there says what the package is for and holds no code; a house test sees to that.
+    An `__init__` of a compiled package holds documentation and no code; a house test checks that.
     """
     found = (path for package in COMPILED_PACKAGES for path in (root / package).rglob("*.py"))
     return sorted(path.relative_to(root).as_posix() for path in found if path.name != "__init__.py")
 
 
 def is_variable_set(variable: str) -> bool:
-    """Whether an environment variable is set to something else than 0."""
+    """Returns whether an environment variable is set to a value other than 0."""
     return os.environ.get(variable, "0") not in ("", "0")
 
 
 class CoreBuildHook(BuildHookInterface[Any]):
-    """Adds the compiled core to a wheel, or the reason why it is not there."""
+    """Adds the compiled core to a wheel, or a file with the reason why the wheel has none."""
 
     def dependencies(self) -> list[str]:
-        """Called by hatchling when it is asked what a build of the wheel needs."""
+        """Returns the requirements of a build of the wheel. Called by hatchling before the build."""
         return [] if why_not_to_compile() else list(COMPILE_REQUIREMENTS)
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Called by hatchling before it collects the files of the wheel."""
+        """Compiles the core and adds it to the wheel. Called by hatchling before it collects the wheel's files.
+
+        Raises:
+            SystemExit: The core was not compiled although WSBROKER_REQUIRE_COMPILED is set.
+        """
         if version == "editable":
             return
         self._folder = TemporaryDirectory(prefix="wsbroker-core-")
@@ -90,12 +94,12 @@ class CoreBuildHook(BuildHookInterface[Any]):
                 build_data["force_include"][str(path)] = path.relative_to(folder / "lib").as_posix()
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
-        """Called by hatchling when the wheel is written."""
+        """Removes the folder of the compile. Called by hatchling when the wheel is written."""
         if version != "editable":
             self._folder.cleanup()
 
     def _run_compile(self, target: Path) -> str:
-        """Compiles the core into `target`; returns what went wrong, or ""."""
+        """Compiles the core into the folder `target`, in a process of its own; returns the error, or ""."""
         command = [sys.executable, "-P", __file__, str(target)]
         done = subprocess.run(command, cwd=self.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode == 0:
@@ -105,7 +109,7 @@ class CoreBuildHook(BuildHookInterface[Any]):
         return f"its compile failed ({errors[0] if errors else f'exit code {done.returncode}'})"
 
     def _check_import(self, library: Path) -> str:
-        """Imports the compiled modules in a fresh process; returns what went wrong, or ""."""
+        """Imports the compiled modules in a fresh process; returns the error, or ""."""
         with TemporaryDirectory(prefix="wsbroker-import-") as folder:
             shutil.copytree(Path(self.root, "wsbroker"), Path(folder, "wsbroker"))
             shutil.copytree(library, folder, dirs_exist_ok=True)
@@ -125,16 +129,16 @@ for name in sys.argv[2:]:
     if not (file.startswith(sys.argv[1]) and file.endswith(sysconfig.get_config_var("EXT_SUFFIX"))):
         raise ImportError(f"{name} was loaded from {file}")
 """
-"""Imports the modules that the arguments name from the folder that the first one names; all must be compiled."""
+"""The script of that process. Its arguments are the folder and the names of the modules; all must be compiled."""
 
 
 def core_modules(root: Path) -> list[str]:
-    """Returns the names of the modules that are compiled: ``["wsbroker.broker.broker", …]``."""
+    """Returns the dotted names of the modules to compile: ``["wsbroker.broker.broker", …]``."""
     return [source.removesuffix(".py").replace("/", ".") for source in core_sources(root)]
 
 
 def why_not_to_compile() -> str:
-    """Returns why no compile is to be tried on this machine, or ""."""
+    """Returns the reason why this machine does not compile the core, or ""."""
     if is_variable_set("WSBROKER_PURE"):
         return "WSBROKER_PURE was set when it was built"
     if sysconfig.get_config_var("Py_GIL_DISABLED") and sys.version_info < (3, 14):
@@ -143,7 +147,7 @@ def why_not_to_compile() -> str:
 
 
 def missing_toolchain() -> str:
-    """Returns which part of a C tool chain this machine lacks, or "" (Windows: setuptools looks for one itself)."""
+    """Returns the part of a C tool chain that this machine lacks, or ""; "" on Windows, where setuptools searches."""
     if sys.platform == "win32":
         return ""
     compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
@@ -155,15 +159,15 @@ def missing_toolchain() -> str:
 
 
 def compile_core(target: Path) -> None:
-    """Compiles the core of the tree in the working directory; the extensions are put below `target`."""
+    """Compiles the core of the tree in the working directory, and puts the extensions below the folder `target`."""
     from setuptools import Distribution  # before mypyc: it looks whether setuptools is there
     from setuptools.command.build_ext import build_ext
 
     from mypyc.build import mypycify  # isort: skip
 
     with TemporaryDirectory(prefix="wsbroker-mypyc-") as folder:
-        # No configuration file: what is compiled does not depend on how the tree is linted. `silent`: the core may see
-        # types of interpreted modules, and what those import need not be installed here.
+        # No configuration file: the compile does not depend on how the tree is linted. `silent`: the core may see
+        # types of interpreted modules, whose imports need not be installed here.
         options = ["--strict", "--config-file=", "--follow-imports=silent", f"--cache-dir={folder}/cache"]
         extensions = mypycify(
             [*options, *core_sources(Path.cwd())],

@@ -1,13 +1,13 @@
-"""The one door for developers: everything that must hold before a change is handed in.
+"""Runs all checks that must pass before a change is handed in.
 
     python tools/check.py               format, lint, types, docs, and the tests on the sources (import law and all)
     python tools/check.py --compiled    and the tests once more, against a compiled build in a folder of its own
-    python tools/check.py --fast        the same, for what git says was touched
-    python tools/check.py --static      nothing that runs the broker
+    python tools/check.py --fast        the same, for the files that git reports as touched
+    python tools/check.py --static      only the checks that do not run the broker
     python tools/check.py --report      checks nothing; prints sizes, shares of names, import circles (`tree_figures`)
 
-It runs in the environment of the Python that runs it: ``pip install -e '.[dev,test]'``. Exits with the number of steps
-that failed.
+It uses the environment of the Python that runs it: ``pip install -e '.[dev,test]'``. The exit code is the number of
+failed steps.
 """
 
 import argparse
@@ -25,11 +25,11 @@ import tree_figures
 
 ROOT: Final = Path(__file__).parent.parent
 PYTEST_SCRIPT: Final = "import sys; del sys.path[0]; import pytest; sys.exit(pytest.main())"
-"""pytest without the working directory on its path, where `./wsbroker` would hide the package that is to be tested."""
+"""Runs pytest without the working directory on its path, where `./wsbroker` would hide the package under test."""
 
 
 class Step(NamedTuple):
-    """One command: what it is called, its arguments for this Python, what it adds to the environment."""
+    """One command: its name for the report, its arguments for this Python, its additions to the environment."""
 
     name: str
     arguments: list[str]
@@ -37,6 +37,7 @@ class Step(NamedTuple):
 
 
 def main() -> int:
+    """Runs the steps that the command line asks for; returns the number of failed steps."""
     parser = argparse.ArgumentParser(description="Check the tree.")
     parser.add_argument("--fast", action="store_true", help="only what git says was touched")
     parser.add_argument("--static", action="store_true", help="nothing that runs the broker")
@@ -63,7 +64,11 @@ def main() -> int:
 
 
 def static_steps(touched: list[Path] | None) -> list[Step]:
-    """What reads the sources; mypy always reads all of them, because it remembers what it has seen."""
+    """Returns the steps that only read the sources: format, lint, types, documentation.
+
+    Args:
+        touched: The files to format and lint; None: all. mypy always reads all files, from its cache.
+    """
     files = ["."] if touched is None else [str(path) for path in touched if path.suffix in (".py", ".pyi")]
     steps = [Step("types", ["-m", "mypy"], {}), Step("docs", ["tools/api_reference.py", "--check"], {})]
     if files:
@@ -73,12 +78,19 @@ def static_steps(touched: list[Path] | None) -> list[Step]:
 
 
 def suite_step(name: str, tests: list[str], package_folder: Path, requirement: str) -> Step:
-    """The tests against the `wsbroker` in this folder."""
+    """Returns the step that runs tests against the `wsbroker` in a folder.
+
+    Args:
+        name: The name of the step.
+        tests: Files and folders of tests.
+        package_folder: The folder that holds the package.
+        requirement: The environment variable that demands a kind of build.
+    """
     return Step(name, ["-c", PYTEST_SCRIPT, "-q", *tests], {"PYTHONPATH": str(package_folder), requirement: "1"})
 
 
 def build_step(folder: str) -> Step:
-    """Builds and installs the package into a folder; with the compiler of this environment, if there is one."""
+    """Returns the step that builds and installs the package into a folder, with this environment's mypyc if any."""
     isolation = ["--no-build-isolation"] if find_spec("hatchling") and find_spec("mypyc") else []
     arguments = ["-m", "pip", "install", "--quiet", "--no-deps", *isolation, "--target", folder, str(ROOT)]
     return Step("build", arguments, {"WSBROKER_REQUIRE_COMPILED": "1"})
@@ -94,11 +106,12 @@ def touched_files() -> list[Path]:
 
 
 def tests_for_files(touched: list[Path]) -> list[str]:
-    """Returns the tests to run for these files: those touched, the unit tests of touched rooms, the house tests."""
+    """Returns the tests for touched files: touched tests, the unit tests of touched rooms, the house tests."""
     return sorted({"tests/house", *_find_tests(touched)})
 
 
 def _find_tests(touched: list[Path]) -> Iterator[str]:
+    """Yields the touched tests, and the unit tests that mirror each touched file of the package."""
     for path in touched:
         first, *rest = path.parts
         if first == "tests" and path.name.startswith("test_"):
@@ -110,7 +123,11 @@ def _find_tests(touched: list[Path]) -> Iterator[str]:
 
 
 def run_steps_together(steps: list[Step]) -> int:
-    """Runs the steps side by side; prints what failed, and how long each took. Returns how many failed."""
+    """Runs steps side by side; prints the time of each step and the output of failed steps.
+
+    Returns:
+        The number of failed steps.
+    """
     started_s = time.perf_counter()
     running = []
     for step in steps:

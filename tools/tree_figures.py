@@ -1,9 +1,8 @@
-"""Counts what can be counted about the sources: sizes, names, private attributes, import circles. Part of the checks.
+"""Counts sizes, bare names, private attributes and import circles of the sources, for `tools/check.py --report`.
 
     python tools/check.py --report     prints the figures of this checkout
 
-`tests/house/test_names.py` holds two of them: the share of functions named with one bare word, and the list of the
-words that may stand alone. Only the standard library is needed; nothing is imported from the package.
+Only the standard library is needed; nothing is imported from the package.
 """
 
 import ast
@@ -19,7 +18,7 @@ LONG_FILE_LINES: Final = 500
 
 
 class Function(NamedTuple):
-    """One function or method: where it stands, its name, its length with decorators, what it is for Python."""
+    """One function or method: its file, line and name, its length in lines with decorators, whether it is a property."""
 
     path: Path
     line: int
@@ -29,17 +28,17 @@ class Function(NamedTuple):
 
     @property
     def is_bare(self) -> bool:
-        """Says whether the name is one word; a leading underscore and trailing digits do not count."""
+        """Returns whether the name is one word; leading and trailing underscores do not count."""
         return "_" not in self.name.strip("_")
 
     @property
     def is_counted(self) -> bool:
-        """Says whether the name was ours to choose as a verb: neither a dunder nor a property."""
+        """Returns whether the name should be a verb: false for dunders and properties."""
         return not self.is_property and not (self.name.startswith("__") and self.name.endswith("__"))
 
 
 class Import(NamedTuple):
-    """One module of the package that another imports; deferred: inside a function, or for type checkers only."""
+    """One import between modules of the package; deferred: inside a function, or for type checkers only."""
 
     source: str
     target: str
@@ -52,6 +51,7 @@ def python_files(folder: str) -> list[Path]:
 
 
 def count_lines(path: Path) -> int:
+    """Returns the number of lines of a file."""
     return len(path.read_text(encoding="utf-8").splitlines())
 
 
@@ -70,7 +70,7 @@ def functions_of(path: Path) -> list[Function]:
 
 
 def named_functions(folder: str) -> list[Function]:
-    """Returns the functions below a folder whose names were ours to choose: no dunders, no properties."""
+    """Returns the functions below a folder whose names should be verbs: no dunders, no properties."""
     return [function for path in python_files(folder) for function in functions_of(path) if function.is_counted]
 
 
@@ -86,12 +86,18 @@ def module_name(path: Path) -> str:
 
 
 def imports_of(path: Path, modules: set[str]) -> Iterator[Import]:
-    """Yields the modules of the package that a file imports."""
+    """Yields the imports of a file that load modules of the package.
+
+    Args:
+        path: The file.
+        modules: The dotted names of all modules of the package.
+    """
     source = module_name(path)
 
     def walk(node: ast.AST, is_deferred: bool) -> Iterator[Import]:
+        """Yields the imports below a node of the syntax tree."""
         for child in ast.iter_child_nodes(node):
-            for target in _targets(child, modules):
+            for target in _imported_modules(child, modules):
                 if target != source:
                     yield Import(source, target, is_deferred)
             is_for_types = isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING")
@@ -101,7 +107,7 @@ def imports_of(path: Path, modules: set[str]) -> Iterator[Import]:
     yield from walk(ast.parse(path.read_text(encoding="utf-8")), False)
 
 
-def _targets(node: ast.AST, modules: set[str]) -> list[str]:
+def _imported_modules(node: ast.AST, modules: set[str]) -> list[str]:
     """Returns the modules that one import statement loads: `from a.b import c` is `a.b.c` where that is a module."""
     if isinstance(node, ast.Import):
         return [name.name for name in node.names if name.name in modules]
@@ -128,12 +134,13 @@ def import_circles(*, with_deferred: bool) -> list[list[str]]:
                 graph[found.source].add(found.target)
     if with_deferred:
         graph[PACKAGE] = set()
-    reached = {module: _reachable(graph, module) for module in modules}
+    reached = {module: _reachable_modules(graph, module) for module in modules}
     circles = {frozenset(other for other in reached[module] if module in reached[other]) for module in modules}
     return sorted(sorted(circle) for circle in circles if len(circle) > 1)
 
 
-def _reachable(graph: dict[str, set[str]], start: str) -> set[str]:
+def _reachable_modules(graph: dict[str, set[str]], start: str) -> set[str]:
+    """Returns the modules that `start` imports, directly or through others; `start` itself only in a circle."""
     found: set[str] = set()
     waiting = list(graph[start])
     while waiting:
@@ -147,8 +154,8 @@ def _reachable(graph: dict[str, set[str]], start: str) -> set[str]:
 def foreign_private_uses(folder: str) -> list[tuple[Path, int, str]]:
     """Returns the uses of an attribute with a leading underscore that the same file does not define.
 
-    Only names that some file of the package defines count: what is private in the standard library or in another
-    package is not ours. Each use is (file, line, attribute).
+    Only names that a file of this package defines count; private names of other packages do not. Each use is
+    (file, line, attribute).
     """
     ours = {name for path in python_files(PACKAGE) for name in _private_names(path)}
     uses = []
@@ -175,7 +182,7 @@ def _private_names(path: Path) -> set[str]:
 
 
 def report() -> Iterator[str]:
-    """Yields the figures of this checkout, as lines for a person."""
+    """Yields the figures of this checkout as lines of text."""
     yield from _size_lines()
     for folder in (PACKAGE, "tests", "benchmarks", "tools"):
         named = named_functions(folder)
@@ -192,6 +199,7 @@ def report() -> Iterator[str]:
 
 
 def _size_lines() -> Iterator[str]:
+    """Yields the lines about files, functions and the top level of the package."""
     product = {path: count_lines(path) for path in python_files(PACKAGE)}
     total = sum(product.values())
     for folder in (PACKAGE, "tests", "benchmarks", "tools"):

@@ -1,4 +1,4 @@
-"""Log in over HTTP, get a JWT, authenticate the socket with it; a channel per user.
+"""A login over HTTP that answers a JWT, sockets that authenticate with the JWT, and a channel per user.
 
     pip install 'wsbroker[jwt]'
     python -m wsbroker wsbroker.examples.auth --bind :3000 --worker-arg 'a long random key'
@@ -7,7 +7,7 @@
     first message {"type": "auth", "token": JWT}        → {"type": "authenticated", "user": "ann"}
     then {"type": "send", "to": "bob", "text": "hi"}    → every socket of bob: {"type": "message", "from": "ann", …}
 
-A first message that is anything else, or a JWT that is not ours or too old, closes the socket with 1008.
+Any other first message, and a JWT with a wrong signature or too old, closes the socket with 1008.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ _key = b""
 
 
 def handle_worker_start(arg: str | None) -> None:
-    """Runs once in each worker. They all get the same argument, so a JWT of one is good in the others."""
+    """Derives the key from the worker argument, once in each worker; the argument is the same for all workers."""
     global _key
     if arg is None:
         logging.getLogger(__name__).warning("no --worker-arg: signing with a key that everybody knows")
@@ -37,7 +37,7 @@ def handle_worker_start(arg: str | None) -> None:
 
 
 def handle_http_request(request: HttpRequest) -> HttpResponse:
-    """Trades a name and a password for a JWT."""
+    """Answers a JWT for a right name and password, else 401."""
     if (request.method, request.path) != ("POST", "/auth"):
         return HttpResponse.json({"error": "there is only POST /auth"}, status=404)
     form = parse_message(request.body)
@@ -51,7 +51,13 @@ def handle_http_request(request: HttpRequest) -> HttpResponse:
 
 
 def handle_socket_message(data: str | bytes, socket_id: SocketId, token: bytes | None) -> None:
-    """The socket's token is what the broker remembers for us: here, whose socket it is. None: not known yet."""
+    """Authenticates a socket with its first message; delivers its later messages to the channel of a user.
+
+    Args:
+        data: The message, JSON.
+        socket_id: The socket of the sender.
+        token: The sender's name, set by `authenticate_socket`; None before.
+    """
     message = parse_message(data)
     if token is None:
         authenticate_socket(socket_id, message.get("token", ""))
@@ -63,19 +69,19 @@ def handle_socket_message(data: str | bytes, socket_id: SocketId, token: bytes |
 
 
 def authenticate_socket(socket_id: SocketId, token: str) -> None:
-    """Lets the socket in, or closes it."""
+    """Subscribes a socket to the channel of the JWT's user, or closes the socket if the JWT is not valid."""
     try:
         user = str(jwt.decode(token, _key, algorithms=["HS256"], options={"require": ["exp", "sub"]})["sub"])
     except (jwt.InvalidTokenError, UnicodeError, RecursionError):  # forged, expired, or no token at all
-        close(socket_id, 1008, "authenticate first")  # 1008: against the rules; trying again will not help
+        close(socket_id, 1008, "authenticate first")  # 1008: against the rules; a client must not reconnect
         return
     set_token(socket_id, user)  # the very next message of this socket comes with it
-    subscribe(socket_id, f"user:{user}")  # one user may have many sockets; the channel reaches them all
+    subscribe(socket_id, f"user:{user}")  # a user may have many sockets; the channel reaches all
     send(socket_id, json.dumps({"type": "authenticated", "user": user}))
 
 
 def parse_message(data: str | bytes) -> dict[str, str]:
-    """Returns the JSON object of strings that came, or {} if it is anything else: clients send what they like."""
+    """Returns a message as a dict if it is a JSON object of strings, else {}: clients may send anything."""
     try:
         message = json.loads(data)
     except (ValueError, RecursionError):

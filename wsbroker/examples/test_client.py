@@ -1,4 +1,4 @@
-"""A client: connects, sends three messages a second apart, prints what comes back, closes.
+"""A client that connects, sends three messages a second apart, prints the messages that it receives, and closes.
 
     python -m wsbroker.examples.test_client [URL] [--interval SECONDS]
 
@@ -17,7 +17,7 @@ ANSWER_TIMEOUT_S = 5.0  # how long to wait for answers that are still on their w
 
 
 async def send_messages(url: str, interval_s: float) -> None:
-    """One whole conversation: a task listens all the time, while this one speaks."""
+    """Connects, sends the messages, waits for their answers, and closes; another task prints the received messages."""
     async with aiohttp.ClientSession() as session, session.ws_connect(url) as socket:
         print(f"connected to {url}")
         all_back = asyncio.Event()
@@ -34,18 +34,18 @@ async def send_messages(url: str, interval_s: float) -> None:
 
 
 async def print_messages(socket: aiohttp.ClientWebSocketResponse, all_back: asyncio.Event) -> None:
-    """Prints what comes, until the connection is closed; tells when as much has come back as was sent."""
-    heard = 0
+    """Prints each received message until the connection is closed; sets `all_back` when all answers have come."""
+    received = 0
     async for message in socket:
         text = message.data if message.type is aiohttp.WSMsgType.TEXT else f"{len(message.data)} bytes"
         print(f"< {text}")
-        heard += 1
-        if heard == len(MESSAGES):
+        received += 1
+        if received == len(MESSAGES):
             all_back.set()
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Runs the client with the arguments of the command line."""
     parser = argparse.ArgumentParser(description="Sends three messages and prints what comes back.")
     parser.add_argument("url", nargs="?", default="ws://127.0.0.1:3000/")
     parser.add_argument("--interval", type=float, default=1.0, help="seconds between two messages (1)")
