@@ -192,6 +192,7 @@ def test_the_page_of_live_reconnects_after_restarts_and_gives_up_after_a_final_c
             client.send("after a clean stop")
             assert client.read_line() == ["message", "after a clean stop"]
             second.process.kill()
+            second.process.wait()
             assert client.read_line() == ["state", "waiting"]
         with serving("wsbroker.examples.live", "--max-message-size", "10B", bind=f"127.0.0.1:{port}"):
             client.read_until(["state", "open"])
