@@ -29,6 +29,9 @@ PACKAGE: Final = ROOT / "wsbroker"
 MAX_SIGNATURE_WIDTH: Final = 100
 """Longer signatures get a line for each parameter."""
 
+TEST_FOLDERS: Final = ("tests/kits", "tests/house")
+"""The folders of tests whose modules are listed one by one: shared code, and the laws."""
+
 SECTIONS: Final = ("Functions", "Classes", "Exceptions", "Types and constants")
 PRIVATE_NAME: Final = r"\b_(?=[A-Z])"
 """The underscore before names that a module imports without exporting them; signatures are shown without it."""
@@ -368,6 +371,16 @@ def make_tree() -> str:
     return "\n".join(lines)
 
 
+def make_test_list() -> str:
+    """Returns the modules of the tests' kits and of the house tests, each with the first line of its docstring."""
+    lines = []
+    for folder in TEST_FOLDERS:
+        paths = [path for path in sorted((ROOT / folder).glob("*.py")) if path.name != "__init__.py"]
+        if paths:
+            lines += [f"- **`{folder}/`**", *(f"  - `{path.name}`: {read_caption(path)}" for path in paths)]
+    return "\n".join(lines)
+
+
 def make_room_list() -> str:
     """Returns the rooms of the package as a list, each with the first line of its docstring."""
     return "\n".join(f"- `{room.name}/`: {read_caption(room / '__init__.py')}" for room in room_folders(PACKAGE))
@@ -404,6 +417,7 @@ PARTS: Final = (
     Part("docs/api.md", "api", make_api_reference),
     Part("docs/settings.md", "settings", make_settings_tables),
     Part("docs/contributing.md", "tree", make_tree),
+    Part("docs/contributing.md", "tests", make_test_list),
     Part("README.md", "rooms", make_room_list),
 )
 

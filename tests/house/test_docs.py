@@ -83,6 +83,14 @@ def test_every_module_stands_in_the_tree() -> None:
         assert f"`{name.replace('./', 'wsbroker/')}`" in tree, path
 
 
+def test_the_two_commands_of_the_readme_can_be_taken_out_of_it() -> None:
+    text = README.read_text(encoding="utf-8")
+    commands = dict(re.findall(r"<!-- command:(\w+) -->\n```sh\n(.+)\n```\n", text))
+    assert set(commands) == {"serve", "test"}
+    assert commands["serve"].endswith(".venv/bin/wsbroker --bind 127.0.0.1:3000")
+    assert commands["test"].endswith(".venv/bin/pytest -n 3")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_relative_link_leads_to_a_file_and_an_anchor_in_it(page: Path) -> None:
     broken = []
