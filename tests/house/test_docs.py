@@ -2,6 +2,8 @@
 
 import ast
 import importlib
+import inspect
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Final, NamedTuple
+from xml.etree import ElementTree
 
 import pytest
 
@@ -24,6 +27,10 @@ PAGES: Final = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmark
 README_LINES: Final = 350
 """How long the README may be: it is to be read in five minutes."""
 
+FLAGS_OF_OTHER_COMMANDS: Final = {"--full", "--report"}
+"""Flags of `.ci/run` and of tools, which pages name beside those of `wsbroker`."""
+
+SVG_TAGS: Final = ("svg", "title", "style", "defs", "marker", "path", "rect", "text")
 LINK: Final = re.compile(r"\]\(([^)\s]+)\)")
 FENCE: Final = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 
@@ -133,6 +140,54 @@ def test_every_python_example_compiles_and_names_what_exists(block: CodeBlock) -
             module = importlib.import_module(node.module or "")
             for name in node.names:
                 assert hasattr(module, name.name), name.name
+
+
+@pytest.fixture(scope="module")
+def flags() -> set[str]:
+    """The flags of the command ``wsbroker``."""
+    command = [sys.executable, "-P", "-m", "wsbroker", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+    assert shown.returncode == 0, shown.stderr
+    return set(re.findall(r"--[a-z][a-z-]+", shown.stdout))
+
+
+@pytest.mark.parametrize("page", PAGES[:-1], ids=lambda page: page.name)
+def test_every_flag_of_the_command_line_that_a_page_names_exists(page: Path, flags: set[str]) -> None:
+    code = re.findall(r"`(--[^`]+|wsbroker [^`]+)`", page.read_text(encoding="utf-8"))
+    blocks = "\n".join(block.text for block in read_code_blocks(page))
+    code += re.findall(r"^\S*wsbroker .*$", blocks, re.MULTILINE)
+    named = {flag for text in code for flag in re.findall(r"--[a-z][a-z-]+", text.partition("#")[0])}
+    assert named - flags - FLAGS_OF_OTHER_COMMANDS == set()
+
+
+def test_every_file_that_the_contributing_page_names_exists() -> None:
+    text = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    written = (
+        text.partition("<!-- tree:start -->")[0] + text.partition("<!-- tree:end -->")[2].partition("<!-- tests")[0]
+    )
+    names = re.findall(r"`([\w./]+(?:\.py|\.md|\.html|/))`", written)
+    assert len(names) > 30
+    assert [name for name in names if not any((folder / name).exists() for folder in (ROOT, ROOT / "wsbroker"))] == []
+
+
+@pytest.mark.parametrize("page", [README, ROOT / "docs" / "handlers.md"], ids=lambda page: page.name)
+def test_the_table_of_handlers_shows_those_of_worker(page: Path) -> None:
+    rows = re.findall(r"^\| `(handle_\w+)\(([\w, ]*)\)` \|", page.read_text(encoding="utf-8"), re.MULTILINE)
+    methods = {name: method for name, method in vars(wsbroker.Worker).items() if name.startswith("handle_")}
+    signatures = {name: ", ".join(list(inspect.signature(method).parameters)[1:]) for name, method in methods.items()}
+    assert dict(rows) == signatures
+
+
+def test_the_picture_needs_nothing_from_elsewhere_and_names_rooms_that_exist() -> None:
+    picture = ElementTree.parse(ROOT / "docs" / "architecture.svg").getroot()
+    svg = "{http://www.w3.org/2000/svg}"
+    assert "prefers-color-scheme: dark" in "".join(style.text or "" for style in picture.iter(f"{svg}style"))
+    assert {element.tag for element in picture.iter()} <= {f"{svg}{tag}" for tag in SVG_TAGS}
+    names = [text.text or "" for text in picture.iter(f"{svg}text") if text.get("class") == "name"]
+    kinds = {"thread", "interpreter", "process", "inline"}
+    rooms = set(names) - kinds - {"WebSocket", "HTTP"}
+    assert kinds <= set(names)
+    assert rooms and all((ROOT / "wsbroker" / room / "__init__.py").exists() for room in rooms), rooms
 
 
 def test_the_server_of_the_readme_does_what_the_readme_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
