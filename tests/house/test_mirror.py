@@ -68,6 +68,7 @@ HELD_BY: Final[dict[str, str]] = {
     "examples/auth": "e2e/test_examples.py",
     "examples/basic": "e2e/test_examples.py",
     "examples/chat": "e2e/test_examples.py",
+    "examples/live": "e2e/test_examples.py",
     "examples/test_client": "e2e/test_examples.py",
     # What the build hook makes, and what tells of it.
     "build": "house/test_core.py",
