@@ -7,6 +7,7 @@ package.
 """
 
 import ast
+import functools
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,10 +57,16 @@ def count_lines(path: Path) -> int:
     return len(path.read_text(encoding="utf-8").splitlines())
 
 
+@functools.cache
+def parse_file(path: Path) -> ast.Module:
+    """Returns the syntax tree of a file; parses each file once."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def functions_of(path: Path) -> list[Function]:
     """Returns every function of a file, methods and nested functions included; overloads count once."""
     found = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parse_file(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             decorators = {ast.unparse(decorator).rpartition(".")[2] for decorator in node.decorator_list}
             if "overload" not in decorators:
@@ -105,7 +112,7 @@ def imports_of(path: Path, modules: set[str]) -> Iterator[Import]:
             is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
             yield from walk(child, is_deferred or is_for_types or is_function)
 
-    yield from walk(ast.parse(path.read_text(encoding="utf-8")), False)
+    yield from walk(parse_file(path), False)
 
 
 def _imported_modules(node: ast.AST, modules: set[str]) -> list[str]:
@@ -161,22 +168,23 @@ def foreign_private_uses(folder: str) -> list[tuple[Path, int, str]]:
     ours = {name for path in python_files(PACKAGE) for name in _private_names(path)}
     uses = []
     for path in python_files(folder):
-        own = _private_names(path)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            is_on_self = isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("self", "cls", "super()")
-            if isinstance(node, ast.Attribute) and node.attr in ours - own and not is_on_self:
-                uses.append((path, node.lineno, node.attr))
+        foreign = ours - _private_names(path)
+        for node in ast.walk(parse_file(path)):
+            if isinstance(node, ast.Attribute) and node.attr in foreign:
+                if ast.unparse(node.value) not in ("self", "cls", "super()"):
+                    uses.append((path, node.lineno, node.attr))
     return uses
 
 
 def _private_names(path: Path) -> set[str]:
     """Returns the private attributes and functions that a file defines: assigned, declared or written with `def`."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parse_file(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             found.add(node.name)
-        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self":
-            found.add(node.attr)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            if isinstance(node.value, ast.Name) and node.value.id == "self":
+                found.add(node.attr)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             found.add(node.id)
     return {name for name in found if name.startswith("_") and not name.startswith("__")}
