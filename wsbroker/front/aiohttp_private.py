@@ -96,7 +96,7 @@ class HttpProtocol(RequestHandler):
             keepalive_timeout=keepalive_timeout_s,
             tcp_keepalive=False,
             logger=AIOHTTP_LOG,
-            access_log=None,  # type: ignore[arg-type]  # None is how aiohttp's own runner switches it off
+            access_log=None,  # type: ignore[arg-type]  # aiohttp's own runner passes None to switch it off
             max_line_size=max_head_bytes,
             max_field_size=max_head_bytes,
             max_headers=MAX_HEADERS,

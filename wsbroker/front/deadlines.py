@@ -57,7 +57,7 @@ class DeadlineQueue(Generic[Item]):
             self._timer = None
 
     def _report_expired(self) -> None:
-        """Removes the items that are due, arms the timer for the next one, and calls `on_expired` for each removed.
+        """Removes the items that are due, arms the timer for the next, and calls `on_expired` for each removed item.
 
         Called by the timer.
         """

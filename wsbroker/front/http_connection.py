@@ -1,18 +1,24 @@
 """The states of an accepted connection until it is lost or becomes a WebSocket connection: the front's protocol.
 
-    event \\ state               NEW             OPENING    SERVING    LINGERING   OVER_LIMIT
-    accepted past the limit     OVER_LIMIT
-    upgrade, open handler       OPENING                    (same)
-    upgrade, no open handler    ENDED                      ENDED
-    other request, bad input    SERVING                    (same)
-    open handler accepts                        ENDED      ENDED
-    open handler refuses                        SERVING    (same)
-    last response written                                  LINGERING
-    input                       (parsed)        (kept)     (parsed)   (discarded)  LINGERING, with 503
-    time is over                closed          closed     closed     closed      closed, with 503
-    connection lost             ENDED           ENDED      ENDED      ENDED       ENDED
+    event / state              NEW          OPENING      SERVING          LINGERING    OVER_LIMIT
+    accepted past the limit    OVER_LIMIT
+    upgrade, no open handler   ENDED                     ENDED
+    upgrade, open handler      OPENING                   (waits)
+    open handler accepts                    ENDED        ENDED
+    open handler refuses                    SERVING      (last response)
+    other request, bad input   SERVING                   (queued)
+    last response written                                LINGERING
+    other input                (parsed)     (kept)       (parsed)         (discarded)  503, LINGERING
+    head deadline              close                     close if idle
+    body deadline                                        (408)
+    linger deadline                                                       close        503, close
+    write deadline                                       abort            abort        abort
+    the front stops            close                     close if idle    close        close
+    failure of our own code    500, close   500, close   abort            abort        abort
+    connection lost            ENDED        ENDED        ENDED            ENDED        ENDED
 
-An accepted connection begins as NEW. ENDED is final: the transport is lost, or detached for a WebSocket connection.
+Capitals name the next state; an empty field means that the event does not occur or changes nothing. A closed or aborted
+transport is lost soon after. ENDED is final: the transport is lost, or detached for a WebSocket connection.
 In NEW this protocol feeds aiohttp's parser directly, so that the usual connection (one upgrade request in one segment)
 costs no task, no future and no timer. All other requests are answered by aiohttp's own task (SERVING).
 All attributes are assigned here or in the base class `RequestReader`, by methods that are named for events.
@@ -124,7 +130,9 @@ class HttpConnection(RequestReader):
             self.close_after_failure()
 
     def data_received(self, data: bytes) -> None:
-        """Handles input as the state says. Called by the transport, and by aiohttp with ``b""`` to parse on.
+        """Parses, keeps, discards or refuses input, depending on the state.
+
+        Called by the transport, and by aiohttp with ``b""`` to parse pending input.
 
         Args:
             data: bytes from the client, split anywhere.
@@ -145,10 +153,12 @@ class HttpConnection(RequestReader):
             self.close_after_failure()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp never keeps a half-closed connection
-        """Decides about a connection whose client has closed its side and may still read.
+        """Closes a connection whose client has closed its side, unless there are complete requests to answer.
+
+        (The client may still read.) Called by the transport.
 
         Returns:
-            whether the connection stays open, to answer requests that were read completely.
+            whether the connection stays open.
         """
         if self.state != SERVING or self.is_idle or self.has_upgrade or self.incomplete_body is not None:
             return False
@@ -237,7 +247,10 @@ class HttpConnection(RequestReader):
     # Deadlines. -----------------------------------------------------------------------------------------------------
 
     def on_head_timeout(self) -> None:
-        """Closes the connection, or gives a request behind the current one more time. Called by `head_deadlines`."""
+        """Closes the connection; while a request is being answered, starts the deadline again instead.
+
+        Called by `head_deadlines`.
+        """
         if self.live_transport is None:
             return
         log.debug("no request head in time remote=%s", self.remote)
@@ -262,7 +275,7 @@ class HttpConnection(RequestReader):
             transport.abort()
 
     def on_linger_timeout(self) -> None:
-        """Closes the connection; one over the limit gets its 503 first. Called by `linger_deadlines`."""
+        """Closes the connection, after a 503 if it is over the limit of connections. Called by `linger_deadlines`."""
         transport = self.live_transport
         if transport is not None:
             if self.state == OVER_LIMIT:
@@ -311,7 +324,7 @@ class HttpConnection(RequestReader):
                 self.count_held_bytes()
 
     def end_opening(self) -> OpeningConnection | None:
-        """Returns the WebSocket connection that was opening, and clears the record; None if no one was."""
+        """Returns the WebSocket connection that was opening, and clears the record; None if there is none."""
         connection, self.opening_connection = self.opening_connection, None
         return connection
 

@@ -283,7 +283,7 @@ def _bind_tcp_socket(family: int, target: tuple[object, ...]) -> socket.socket:
     # The protocol number is given because asyncio checks it before setting TCP_NODELAY on accepted sockets.
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        if os.name == "posix":  # elsewhere it lets two servers share a port
+        if os.name == "posix":  # on Windows the option lets two servers share a port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

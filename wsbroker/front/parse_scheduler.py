@@ -40,7 +40,7 @@ class ParseScheduler:
         """The connection whose turn it is."""
 
     def may_parse_chunks(self, connection: ParsingConnection) -> bool:
-        """Returns whether a connection may parse chunks now: no connections wait, or it is this one's turn."""
+        """Returns whether a connection may parse chunks now: none waits for a turn, or it is this connection's turn."""
         return not self._waiting_connections or connection is self._currently_parsing
 
     def schedule_parsing(self, connection: ParsingConnection) -> None:

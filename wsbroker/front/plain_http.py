@@ -135,7 +135,7 @@ def _response_to_bad_request(head: RawRequestMessage) -> HttpResponse | None:
         if version == HttpVersion10:  # RFC 9112 section 6.1: its framing is faulty
             return error_response_for(400)
         if [each.strip().lower() for each in coding.split(",")].count("chunked") > 1:
-            return error_response_for(400)  # RFC 9112 section 7.1; only one of aiohttp's two parsers refuses this
+            return error_response_for(400)  # RFC 9112 section 6.1; only one of aiohttp's two parsers refuses this
         if coding.lower() != "chunked":
             return error_response_for(501)
     if _HOST_PATTERN.fullmatch(head.headers.get(hdrs.HOST, "")) is None:  # RFC 9112 section 3.2

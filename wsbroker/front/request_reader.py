@@ -149,7 +149,7 @@ class RequestReader(HttpProtocol):
         raise NotImplementedError
 
     def on_head_timeout(self) -> None:
-        """Closes the connection, or gives a request behind the current one more time. Called by `head_deadlines`."""
+        """Ends the wait for a request head. Called by `head_deadlines`."""
         raise NotImplementedError
 
     def close_after_failure(self) -> None:
@@ -347,7 +347,7 @@ class RequestReader(HttpProtocol):
             self.stop_reading()
 
     def _parse_and_count_slice(self, data_slice: bytes, line_count: int, requests: list[ParsedRequest]) -> int:
-        """Parses one slice of the input and records what it was.
+        """Parses one slice of the input, and records the head or the part of a body that the slice has.
 
         Args:
             data_slice: the slice.

@@ -261,7 +261,7 @@ class Upgrader(Generic[OpeningConnectionT]):
         http_connection.begin_opening(connection)
 
     def _end_opening(self, http_connection: HttpConnection) -> OpeningConnectionT | None:
-        """Ends what `_begin_opening` recorded; returns the WebSocket connection, None if no one was opening."""
+        """Ends what `_begin_opening` recorded; returns the WebSocket connection, None if there is none."""
         if http_connection.opening_connection is None:
             return None
         self.opening_count -= 1

@@ -12,15 +12,15 @@ class HttpRequest:
         method: ``"GET"``, in capitals.
         target: path and query as they came: ``"/a%20b?c=d"``. A whole URL (the absolute form) is split: its host and
             scheme count then, not those of the other arguments (RFC 9112 section 3.2.2).
-        headers: its header fields.
+        headers: the header fields, a mapping or (name, value) pairs.
         body: the whole body.
         remote: the peer's address, ``""`` if there is none (a unix socket).
         scheme: ``"http"`` or ``"https"``.
         host: host and port the request was sent to; None: those of the Host header.
 
     Raises:
-        ValueError: the target is none: no path and no URL, with a fragment or user information in it, or ``"*"`` for
-            another method than OPTIONS.
+        ValueError: the target is neither a path nor a URL, it has a fragment or user information in it, or it is
+            ``"*"`` for another method than OPTIONS.
     """
 
     __slots__ = ("_headers", "_host", "_given_headers", "body", "method", "remote", "scheme", "url")
@@ -65,7 +65,7 @@ class HttpRequest:
 
     @property
     def host(self) -> str:
-        """Host and port the request was sent to: ``"example.org:3000"``; ``"localhost"`` if it does not say."""
+        """Host and port the request was sent to: ``"example.org:3000"``; ``"localhost"`` if it names none."""
         return self._host or self.headers.get("host") or "localhost"
 
     @property

@@ -96,7 +96,7 @@ class HttpResponse:
 
 
 class Accept:
-    """Accepts a socket when an open handler returns it, with header fields and a subprotocol for the 101.
+    """The acceptance of a socket by its open handler, with header fields and a subprotocol for the 101.
 
     Args:
         headers: fields of the 101, a mapping or (name, value) pairs: cookies, for example. Upgrade, Connection,
