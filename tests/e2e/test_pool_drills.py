@@ -25,16 +25,16 @@ from wsbroker.pool.slot import WorkerStatistics
 from wsbroker.settings.config import WorkerKind
 
 SOCKETS = 12
-"""For each of the workers."""
+"""Number of sockets of each worker."""
 WINDOW = 8
 AFTER = 300
-"""The worker is lost after so many answers."""
+"""Number of answers after which the worker is lost."""
 
 Connection = websockets.ClientConnection
 
 
 class Pinned:
-    """A socket, and what it said and heard."""
+    """One client connection with its socket id and worker, the number of messages sent, and the answers received."""
 
     def __init__(self, connection: Connection, who: str) -> None:
         self.connection = connection
@@ -46,10 +46,10 @@ class Pinned:
         self.code: int | None = None
 
     async def talk(self, is_over: asyncio.Event, heard: Callable[[], None]) -> None:
-        """Sends numbers until it is over, and hears the last of them; or until it is closed."""
+        """Sends numbers until `is_over` is set and receives their answers; ends early if the connection is closed."""
         try:
             while self.sent > len(self.heard) or not is_over.is_set():
-                with contextlib.suppress(websockets.ConnectionClosed):  # there may still be something to hear
+                with contextlib.suppress(websockets.ConnectionClosed):  # there may still be answers to receive
                     while self.sent < len(self.heard) + WINDOW and not is_over.is_set():
                         await self.connection.send(str(self.sent))
                         self.sent += 1
@@ -60,14 +60,14 @@ class Pinned:
 
 
 class Drill:
-    """A server, sockets of all its workers, and one that is told of all closes."""
+    """A server under load whose worker is lost: clients of all workers, and the counts that must add up."""
 
     def __init__(self, server: wsbroker.Server, folder: Path, lose: "Lose", let_go: "LetGo", code: int) -> None:
         self.server = server
         self.lose = lose
         self.let_go = let_go
         self.code = code
-        """What the socket is closed with whose handler does it."""
+        """Close code of the socket whose handler makes the worker be lost."""
         self.log = folder / "log"
         self.url = str(server.addresses[0]).replace("http", "ws")
         self.connections: list[Connection] = []
@@ -77,7 +77,7 @@ class Drill:
         self.is_over = asyncio.Event()
 
     async def connect(self, query: str = "") -> Pinned:
-        """Opens a socket."""
+        """Opens a client connection and asks for its socket id and worker."""
         connection = await websockets.connect(f"{self.url}?{query}", compression=None, proxy=None)
         self.connections.append(connection)
         await connection.send("who")
@@ -85,20 +85,20 @@ class Drill:
         return self.sockets[-1]
 
     def heard(self) -> None:
-        """One more answer."""
+        """Counts one more answer; sets `enough` after `AFTER` answers."""
         self.answers += 1
         if self.answers >= AFTER:
             self.enough.set()
 
     def talk(self, sockets: list[Pinned]) -> asyncio.Future[list[None]]:
-        """All of them talk, until `is_over`."""
+        """Starts the load of all these sockets, which ends when `is_over` is set."""
         self.answers = 0
         self.enough.clear()
         self.is_over.clear()
         return asyncio.gather(*(socket.talk(self.is_over, self.heard) for socket in sockets))
 
     async def come_back_beside(self, again: list[Pinned]) -> None:
-        """While these sockets talk, what hangs comes back to life and ends; counts."""
+        """Puts load on these sockets while the lost worker's thread wakes up and ends; then checks the counts."""
         talking = self.talk(again)
         await self.enough.wait()
         await self.let_go()
@@ -111,24 +111,24 @@ class Drill:
     # What is known. ---------------------------------------------------------------------------------------------
 
     def count(self, name: str) -> int:
-        """One of the server's statistics."""
+        """Returns one of the server's statistics."""
         return cast(int, self.server.statistics()[name])
 
     def workers(self) -> list[WorkerStatistics]:
-        """Those of its workers."""
+        """Returns the statistics of the server's workers."""
         return cast("list[WorkerStatistics]", self.server.statistics()["workers"])
 
     def begun(self, what: str) -> list[list[str]]:
-        """The handlers' own notes of one kind, in the order in which they were written."""
+        """Returns the notes of this kind that the handlers wrote at their start, in order."""
         lines = [line.split() for line in self.log.read_text().splitlines()]
         return [words for kind, *words in lines if kind == what]
 
     def closes(self) -> list[tuple[int, int]]:
-        """The close handlers that have begun: socket and code."""
+        """Returns socket id and close code of the close handlers that have begun."""
         return [(int(socket_id), int(code)) for socket_id, code, _ in self.begun("close")]
 
     async def until_closed(self, count: int) -> None:
-        """Waits for so many close handlers."""
+        """Waits until this many close handlers have begun."""
         while len(self.closes()) < count:
             await asyncio.sleep(0.005)
 
@@ -138,9 +138,9 @@ class Drill:
             await asyncio.sleep(0.005)
 
     def books(self) -> str:
-        """All counts in a line, for who looks on (pytest -s)."""
+        """Returns all counts as one line, to be printed under `pytest -s`."""
         numbers = {
-            "sent": sum(socket.sent for socket in self.sockets) + len(self.sockets),  # and who they are
+            "sent": sum(socket.sent for socket in self.sockets) + len(self.sockets),  # and their first message, "who"
             "received": self.count("messages_received"),
             "handled": sum(worker["handled"] for worker in self.workers()),
             "lost": self.count("messages_lost"),
@@ -153,8 +153,11 @@ class Drill:
         return " ".join(f"{name}={number}" for name, number in numbers.items())
 
     def check_messages(self) -> None:
-        """Each handler has begun once for each message, in order, as far as there was a worker; who is still there has
-        had all of them, and no answer is missing. What the server received is what its workers handled and lost."""
+        """Checks that handlers ran once for each message, in order, and that no answer is missing.
+
+        A socket whose worker was lost has the first of its messages handled, every other socket all. The count
+        of received messages is the sum of the messages handled and lost.
+        """
         begun: dict[int, list[str]] = {socket.id: [] for socket in self.sockets}
         for socket_id, data in self.begun("message"):
             if data.isdigit():
@@ -254,7 +257,7 @@ async def lose_the_only_one(drill: Drill) -> None:
 
 
 async def nothing() -> None:
-    """Nothing hangs."""
+    """Does nothing: no lost worker hangs in this drill."""
 
 
 def run_drill(
@@ -266,7 +269,7 @@ def run_drill(
     workers: int = 2,
     code: int = 1012,
 ) -> None:
-    """One drill."""
+    """Runs one drill on a server with this worker kind and application."""
 
     async def main(server: wsbroker.Server) -> None:
         drill = Drill(server, folder, lose, let_go, code)
@@ -290,7 +293,7 @@ def run_drill(
 
 
 def saying(text: str) -> Lose:
-    """Loses the worker of a socket by a message."""
+    """Returns a function that loses a socket's worker by sending it this message."""
 
     async def lose(socket: Pinned) -> None:
         await socket.connection.send(text)

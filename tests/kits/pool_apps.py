@@ -1,4 +1,4 @@
-"""Applications for the tests of the pool. They run anywhere: what they know leaves over the wire only."""
+"""Applications for the tests of the pool. They run in every kind of worker and report only over the wire."""
 
 import asyncio
 import contextlib
@@ -15,14 +15,14 @@ log = logging.getLogger(__name__)
 
 
 class Echo:
-    """Sync handlers."""
+    """Echoes messages by a sync handler."""
 
     def handle_socket_message(self, data: str | bytes, socket_id: int) -> None:
         wsbroker.send(socket_id, data)
 
 
 class AsyncEcho:
-    """Async handlers."""
+    """Echoes messages by an async handler."""
 
     async def handle_socket_message(self, data: str | bytes, socket_id: int) -> None:
         await asyncio.sleep(0)
@@ -30,7 +30,7 @@ class AsyncEcho:
 
 
 class Threads:
-    """Has a thread of its own do the work: it asks, and then sends a hundred messages."""
+    """Calls the broker from a thread of its own: a question, then a hundred messages."""
 
     def handle_socket_message(self, data: str, socket_id: int) -> None:
         thread = threading.Thread(target=self.work, args=(socket_id, data), daemon=data.startswith("daemon"))
@@ -45,8 +45,8 @@ class Threads:
             wsbroker.send(socket_id, str(n))
 
 
-class Door:
-    """Answers by what it is asked."""
+class OpenAndHttp:
+    """Answers opens and HTTP requests as their query says."""
 
     def handle_socket_open(self, request: HttpRequest, socket_id: int) -> object:
         assert request.headers["Host"] == "example.org"
@@ -61,28 +61,28 @@ class Door:
 
 
 class Slow:
-    """An open handler that takes its time."""
+    """Accepts a socket after 30 s."""
 
     async def handle_socket_open(self, request: HttpRequest, socket_id: int) -> None:
         await asyncio.sleep(30)
 
 
 class FailsToStart(Echo):
-    """Its database is down."""
+    """Raises in a sync start handler."""
 
     def handle_worker_start(self, arg: str | None) -> None:
         raise ConnectionError("no database")
 
 
 class FailsToStartLater(Echo):
-    """The same, awaited."""
+    """Raises in an async start handler."""
 
     async def handle_worker_start(self, arg: str | None) -> None:
         raise ConnectionError("no database")
 
 
 class NeverStarts(Echo):
-    """Waits for a file that somebody has to make."""
+    """Waits in its start handler until the file named by `worker_arg` exists."""
 
     async def handle_worker_start(self, arg: str | None) -> None:
         assert arg is not None
@@ -91,7 +91,7 @@ class NeverStarts(Echo):
 
 
 class Counts:
-    """Tells of its start and its stop."""
+    """Sends a message at its start and at its stop."""
 
     def handle_worker_start(self, arg: str | None) -> None:
         wsbroker.send(1, repr((arg, wsbroker.subscriber_count("a"))))
@@ -103,7 +103,7 @@ class Counts:
 
 
 class Hangs:
-    """Loops, or blocks in C where nothing interrupts it until somebody writes to the pipe that `worker_arg` names."""
+    """Loops, or blocks in C code without interruption until the pipe named by `worker_arg` is opened for writing."""
 
     def handle_worker_start(self, arg: str | None) -> None:
         self.arg = arg
@@ -122,7 +122,7 @@ class Hangs:
 
 
 class Dies:
-    """Ends its process, in the way it is told."""
+    """Ends its process in the way that the message names."""
 
     def handle_worker_start(self, arg: str | None) -> None:
         self.arg = arg
@@ -149,7 +149,7 @@ class Dies:
         wsbroker.send(socket_id, data)
 
     def use_up_memory(self) -> None:
-        """The system gives no more, and nothing is given back."""
+        """Allocates memory up to a limit and keeps it, so that every further allocation fails."""
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (1 << 20, resource.getrlimit(resource.RLIMIT_AS)[1]))
@@ -164,7 +164,7 @@ class Dies:
 
 
 class Where:
-    """Says where it runs."""
+    """Sends facts about the interpreter and process in which it runs."""
 
     def handle_socket_message(self, data: str, socket_id: int) -> None:
         if data == "modules":
@@ -184,7 +184,7 @@ class Where:
 
 
 class Logs:
-    """Logs what it is told, with its level."""
+    """Logs the text of a message at the level that the message names."""
 
     def handle_socket_message(self, data: str, socket_id: int) -> None:
         level, _, text = data.partition(" ")
@@ -197,9 +197,9 @@ class Logs:
 
 
 class Drill:
-    """Echoes; one message of each kind of evil costs its worker. Tells a channel of each close.
+    """Echoes; some messages make it hang or end its process. Publishes each close to a channel.
 
-    What it begins it writes into a file at once, so that it is known whatever becomes of its worker.
+    Each handler first writes a line into a file, so that its start is known whatever happens to the worker.
     """
 
     def handle_worker_start(self, arg: str | None) -> None:
@@ -241,21 +241,21 @@ class Drill:
         wsbroker.send_to_channel("closes", f"{socket_id} {code} {worker}")
 
     def note(self, text: str) -> None:
-        """Writes a line."""
+        """Writes a line into the log file of the drill."""
         os.write(self.log, f"{text}\n".encode())
 
     def wait_for_end(self) -> None:
-        """Keeps the interpreter busy."""
+        """Keeps the interpreter busy until the drill ends."""
         while not self.may_end():
             pass
 
     def may_end(self) -> bool:
-        """Whether the drill lets go of what hangs."""
+        """Returns whether the drill has ended, so that hanging handlers may end."""
         return os.path.exists(f"{self.folder}/end")
 
 
 class AsyncDrill(Drill):
-    """The same with coroutines, and one that is not to be cancelled."""
+    """The same as `Drill` with async handlers, one of which ignores its cancellation."""
 
     async def handle_socket_message(self, data: str, socket_id: int) -> None:  # type: ignore[override]
         await asyncio.sleep(0)
@@ -270,7 +270,7 @@ class AsyncDrill(Drill):
 
 
 class DiesAgain(Echo):
-    """Starts as long as a file is not there."""
+    """Ends its process on a message, and at every later start once the file named by `worker_arg` exists."""
 
     def handle_worker_start(self, arg: str | None) -> None:
         assert arg is not None

@@ -21,7 +21,7 @@ from wsbroker.wire.framing import BatchUnpacker, pack_batch
 T = TypeVar("T")
 Batch = list[tuple[object, ...]]
 LIMIT_S = 20.0
-"""A test that takes this long has hung."""
+"""Seconds after which a test counts as hanging."""
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
@@ -32,7 +32,7 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 def run(
     work: Coroutine[object, object, T], loop_factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
 ) -> T:
-    """Runs a test's coroutine; no task may be left when it is done."""
+    """Runs a test's coroutine in a new loop with a time limit; fails if a task is left when it has ended."""
 
     async def run_checked() -> T:
         async with asyncio.timeout(LIMIT_S):
@@ -46,7 +46,7 @@ def run(
 
 
 class FakeWorkerQueue:
-    """A lane that counts."""
+    """The core's queue to one worker, as plain numbers that a test sets and reads."""
 
     def __init__(self) -> None:
         self.generation = 0
@@ -59,13 +59,13 @@ class FakeWorkerQueue:
 
 
 class FakeCore:
-    """A broker without connections: it remembers what it was asked, and answers questions about subscriptions."""
+    """A broker without connections: logs commands and calls, and answers questions about subscriptions."""
 
     def __init__(self) -> None:
         self.worker_queues: list[FakeWorkerQueue] = []
         self.post_events: Callable[[int, Batch], None] = lambda index, batch: None
         self.log: list[tuple[object, ...]] = []
-        """Every command and direct call, in the order in which they were applied."""
+        """Every command and direct call, in the order of their application."""
         self.members: dict[bytes, list[int]] = {}
         self.adopted: list[tuple[int, list[Event]]] = []
         self.lost_queues: list[tuple[int, int]] = []
@@ -74,17 +74,17 @@ class FakeCore:
         self._change_event = asyncio.Event()
 
     async def wait_until(self, is_true: Callable[[], bool]) -> None:
-        """Waits until something that this core saw has made it true."""
+        """Waits until the claim is true; tests it after every call that this core receives."""
         while not is_true():
             self._change_event.clear()
             await self._change_event.wait()
 
     def notify_change(self) -> None:
-        """Has `wait_until` look again."""
+        """Makes `wait_until` test its claim again, for changes that this core does not see."""
         self._change_event.set()
 
     def log_call(self, *entry: object) -> None:
-        """Writes the log."""
+        """Appends a command or call to the log."""
         self.log.append(entry)
         self._change_event.set()
 
@@ -149,12 +149,12 @@ class FakeCore:
         return self.worker_queues[-1]
 
     def mark_worker_lost(self, index: int, code: int, /) -> list[Event]:
-        lane = self.worker_queues[index]
-        lane.generation += 1
-        lane.socket_count = 0
+        queue = self.worker_queues[index]
+        queue.generation += 1
+        queue.socket_count = 0
         self.lost_queues.append((index, code))
-        closes = list(lane.unhandled_closes.values())
-        lane.unhandled_closes.clear()
+        closes = list(queue.unhandled_closes.values())
+        queue.unhandled_closes.clear()
         self._change_event.set()
         return closes
 
@@ -210,6 +210,7 @@ class FakeCore:
         return rest
 
     def _answer_question(self, command: Command) -> object:
+        """Returns the answer to an ASK command."""
         question, *arguments = command[2:]
         asked: dict[object, Callable[..., object]] = {
             commands.SUBSCRIBE: self.subscribe,
@@ -225,7 +226,7 @@ class FakeCore:
 
 
 class FakeWorkerEnd:
-    """A fake worker's end of its streams."""
+    """The worker's end of both streams, for a worker that is a function."""
 
     def __init__(self, wire: socket.socket, control_end: socket.socket) -> None:
         self.wire = wire
@@ -234,15 +235,15 @@ class FakeWorkerEnd:
         self._unread_batches: list[Batch] = []
 
     def write(self, *batch: tuple[object, ...]) -> None:
-        """Sends one batch of commands."""
+        """Sends one batch of commands to the broker."""
         self.wire.sendall(pack_batch(list(batch)))
 
     def write_control(self, *batch: tuple[object, ...]) -> None:
-        """Sends one batch on the control stream."""
+        """Sends one batch on the control stream to the broker."""
         self.control.sendall(pack_batch(list(batch)))
 
     def read(self) -> Batch:
-        """The next batch of events; [] at the end of the wire."""
+        """Returns the next batch of events; [] at the end of the stream."""
         while not self._unread_batches:
             data = self.wire.recv(65536)
             if not data:
@@ -251,7 +252,7 @@ class FakeWorkerEnd:
         return self._unread_batches.pop(0)
 
     def answer_probes(self) -> None:
-        """Is the helper thread."""
+        """Answers all probes until the control stream ends: the body of the control thread."""
         unpacker = BatchUnpacker()
         try:
             while data := self.control.recv(4096):
@@ -265,7 +266,7 @@ Script = Callable[[FakeWorkerEnd], None]
 
 
 class FakeHost(WorkerHost):
-    """A worker that is a function."""
+    """A host whose worker is a function that runs in the host's thread."""
 
     def __init__(self, name: str, script: Script) -> None:
         super().__init__(name, StartArguments([], None, {}))
@@ -273,21 +274,23 @@ class FakeHost(WorkerHost):
         self.kills = 0
 
     def run(self, wire: socket.socket, control_end: socket.socket) -> None:
+        """Runs the function with the worker's end of the streams; a broken pipe ends it quietly."""
         with suppress(BrokenPipeError):  # nobody is there any more: a worker of ours does not mind either
             self.script(FakeWorkerEnd(wire, control_end))
 
     def kill(self) -> bool:
+        """Counts the attempt to kill the worker, and leaves the worker behind."""
         self.kills += 1
         return False
 
 
 def send_started(wire: FakeWorkerEnd, *names: str) -> None:
-    """The first words of a worker."""
+    """Reports the start of a worker with these handler names."""
     wire.write((commands.STARTED, list(names)))
 
 
 def serve_events(wire: FakeWorkerEnd, *names: str, opened: int = 101) -> None:
-    """An obedient worker: echoes messages, accepts sockets, answers requests and probes, stops when told."""
+    """Runs a well-behaved worker: echoes messages, accepts opens, answers requests and probes, stops on STOP."""
     helper = threading.Thread(target=wire.answer_probes, daemon=True)
     helper.start()
     send_started(wire, *names)
@@ -311,7 +314,7 @@ def serve_events(wire: FakeWorkerEnd, *names: str, opened: int = 101) -> None:
 
 
 class ScriptedHosts:
-    """Says what each started worker does: the next script, and the last one again and again."""
+    """Makes a host for each worker that is started: with the next script, and again and again with the last one."""
 
     def __init__(self, *scripts: Script) -> None:
         self._scripts = list(scripts)
@@ -325,7 +328,7 @@ class ScriptedHosts:
 
 
 class PoolKit:
-    """A pool with a fake core and fake workers."""
+    """A pool with a fake core and fake workers, one script for each worker that is started."""
 
     def __init__(self, *scripts: Script, settings: Settings | None = None) -> None:
         self.core = FakeCore()
@@ -334,14 +337,15 @@ class PoolKit:
         given = settings or Settings(workers=1)
         given.setdefault("worker_kind", "thread")
         config = Config.of(**given)
-        port = LocalApi(self.core, 1 << 20)
-        self.pool = Pool(config, "not.imported", self.core, port, self._on_fatal, make_host=self.scripts)
+        api = LocalApi(self.core, 1 << 20)
+        self.pool = Pool(config, "not.imported", self.core, api, self._on_fatal, make_host=self.scripts)
         self.core.post_events = self.pool.post_events
 
     def _on_fatal(self, error: Exception) -> None:
+        """Keeps the error of a crash loop."""
         self.fatal_errors.append(error)
         self.core.notify_change()
 
     def post_message(self, socket_id: int, data: str, worker_index: int = 0) -> None:
-        """A message came in, and the turn ends."""
+        """Sends a message event of a socket to a worker, as the core does at the end of a turn."""
         self.pool.post_events(worker_index, [(events.MESSAGE, socket_id, data, 1)])

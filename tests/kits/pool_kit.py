@@ -1,4 +1,4 @@
-"""A pool of real workers of any kind; the core is a fake."""
+"""A pool of real workers of any kind, with a fake core."""
 
 import asyncio
 import errno
@@ -28,51 +28,51 @@ APPS: Final = "kits.pool_apps:"
 
 
 class Shop:
-    """A pool, its port being the main interpreter's."""
+    """A pool of real workers with a fake core; its `api` is that of the main interpreter."""
 
     def __init__(self, spec: object, settings: Settings) -> None:
         self.core = FakeCore()
         self.fatal: list[Exception] = []
         config = Config.of(**settings)
-        self.port = LocalApi(self.core, config.command_bytes)
-        self.pool = Pool(config, spec, self.core, self.port, self.on_fatal)
+        self.api = LocalApi(self.core, config.command_bytes)
+        self.pool = Pool(config, spec, self.core, self.api, self.on_fatal)
         self.core.post_events = self.pool.post_events
 
     def on_fatal(self, error: Exception) -> None:
-        """The pool gives up."""
+        """Keeps the error of a crash loop."""
         self.fatal.append(error)
         self.core.notify_change()
 
     async def __aenter__(self) -> "Shop":
-        self.port.start()
-        worker_api.set_default_api(self.port)
+        self.api.start()
+        worker_api.set_default_api(self.api)
         await self.pool.start()
         return self
 
     async def __aexit__(self, *exception: object) -> None:
         await self.pool.stop(5)
         worker_api.set_default_api(None)
-        self.port.stop()
+        self.api.stop()
 
     def message(self, socket_id: int, data: str, worker_index: int = 0) -> None:
-        """A message comes in."""
+        """Sends a message event of a socket to a worker."""
         self.pool.post_events(worker_index, [(events.MESSAGE, socket_id, data, 10)])
 
     async def says(self, socket_id: int, data: str, worker_index: int = 0) -> None:
-        """A message, and the wait until its handler has ended."""
+        """Sends a message event to a worker and waits until its handler has ended."""
         ended = self.handled
         self.message(socket_id, data, worker_index)
         await self.core.wait_until(lambda: self.handled > ended)
 
     async def asks(self, data: str, worker_index: int = 0) -> str:
-        """A message, and what comes back."""
+        """Sends a message event to a worker; returns the first message that its handler sends."""
         known = len(self.sent)
         self.message(1, data, worker_index)
         await self.core.wait_until(lambda: len(self.sent) > known)
         return str(self.sent[known])
 
     async def until_running(self, restarts: int) -> None:
-        """Waits until so many workers were replaced and all run."""
+        """Waits until this many workers were replaced and all workers run."""
         while True:
             statistics = self.pool.collect_statistics()
             if sum(entry["restarts"] for entry in statistics) >= restarts:
@@ -82,12 +82,12 @@ class Shop:
 
     @property
     def handled(self) -> int:
-        """Messages whose handlers have ended."""
+        """Number of messages whose handlers have ended."""
         return sum(len(cast(list[object], entry[1])) for entry in self.core.log if entry[0] == commands.HANDLED)
 
     @property
     def sent(self) -> list[object]:
-        """What handlers have sent."""
+        """The messages that handlers have sent, in order."""
         return [entry[2] for entry in self.core.log if entry[0] == commands.SEND]
 
 
@@ -95,7 +95,7 @@ Work = Callable[[Shop], Coroutine[object, object, None]]
 
 
 def live(spec: object, work: Work, loop: str = "uvloop", **settings: object) -> Shop:
-    """Starts, works, stops; nothing may be left."""
+    """Runs a test with a started pool and stops the pool; fails if a thread is left."""
 
     async def main() -> Shop:
         async with Shop(spec, cast(Settings, {"workers": 1, "worker_kind": "thread", **settings})) as shop:
@@ -109,7 +109,7 @@ def live(spec: object, work: Work, loop: str = "uvloop", **settings: object) -> 
 
 
 def start_error(spec: object, **settings: object) -> WSBrokerError:
-    """What a start fails with."""
+    """Starts a pool that must fail to start; returns the error."""
 
     async def main() -> WSBrokerError:
         shop = Shop(spec, cast(Settings, {"workers": 1, **settings}))
@@ -122,14 +122,14 @@ def start_error(spec: object, **settings: object) -> WSBrokerError:
 
 
 class Pipe:
-    """What an application blocks on that opens it for reading (`worker_arg` names it), until somebody writes."""
+    """A pipe on which an application blocks while it opens it for reading; `worker_arg` is its path."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "pipe"
         os.mkfifo(self.path)
 
     async def release(self) -> None:
-        """Lets one reader go on, as soon as there is one. Never blocks: nothing could end a thread that does."""
+        """Lets one blocked reader go on, as soon as there is one, without ever blocking."""
         while True:
             try:
                 os.close(os.open(self.path, os.O_WRONLY | os.O_NONBLOCK))

@@ -34,11 +34,11 @@ logger = GuardedLog(__name__)
 REQUEST_OVERHEAD_BYTES: Final = 512
 """Bytes that a waiting request takes beyond its text: the objects that hold it."""
 HANDLERS_SHARE: Final = 0.7
-"""The part of the time to stop in which handlers may end; the rest is for close handlers and `handle_worker_stop`."""
+"""Part of the stop timeout in which handlers may end; the rest is for close handlers and `handle_worker_stop`."""
 CLOSE_SHARE: Final = 0.2
-"""The part in which close handlers may still run, when messages in front of them had to be dropped."""
+"""Part of the stop timeout in which close handlers may run after the messages before them were dropped."""
 FAILED_START_STOP_S: Final = 5.0
-"""How long the other workers may take to stop after one could not start."""
+"""Seconds that the other workers may take to stop after a worker could not be started."""
 
 
 class ReloadUnfinished(WorkerError):
@@ -71,7 +71,7 @@ class Pool(SlotObserver):
     ) -> None:
         choice = choose_kind(config, spec, inspect_platform())
         self.kind: WorkerKind = choice.kind
-        """Where handlers run. With `auto` it may change while they start."""
+        """The kind of the workers. With `auto` the kind may change during `start`."""
         self.size: Final = choice.worker_count
         logger.info("workers kind=%s count=%d reason=%r", self.kind, self.size, choice.reason)
         self._config = config
@@ -262,9 +262,8 @@ class Pool(SlotObserver):
                 async with asyncio.TaskGroup() as group:
                     starts = [group.create_task(slot.start_standby()) for slot in slots]
                 names = starts[0].result()
-                self._set_handlers_found(
-                    [*names, *self.handlers_found]
-                )  # while workers of both versions run: the handlers of both
+                # While workers of both versions run: the handlers of both.
+                self._set_handlers_found([*names, *self.handlers_found])
                 await self._switch_slots_in_turn(slots)
                 self._set_handlers_found(names)
             except BaseExceptionGroup as failures:

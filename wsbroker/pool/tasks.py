@@ -16,6 +16,7 @@ class PoolTasks:
         self._running_tasks: Final[set[asyncio.Task[None]]] = set()
 
     def __len__(self) -> int:
+        """Returns the number of running tasks."""
         return len(self._running_tasks)
 
     def spawn_task(self, coroutine: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:

@@ -1,4 +1,4 @@
-"""What a worker answers that cannot be sent: whoever waits for it gets a 500, and nobody else notices."""
+"""Answers of a worker that cannot be sent: the request gets a 500, and nothing else is disturbed."""
 
 import asyncio
 
@@ -44,19 +44,19 @@ def _answers(wire: FakeWorkerEnd) -> None:
 
 def test_an_answer_that_cannot_be_sent_is_a_500_and_the_worker_lives(caplog: pytest.LogCaptureFixture) -> None:
     async def work() -> None:
-        house = PoolKit(_answers)
-        await house.pool.start()
+        kit = PoolKit(_answers)
+        await kit.pool.start()
         try:
-            answers = [await house.pool.run_http_handler(REQUEST) for _ in range(len(WRONG) + 1)]
+            answers = [await kit.pool.run_http_handler(REQUEST) for _ in range(len(WRONG) + 1)]
             assert [answer.status for answer in answers] == [500] * len(WRONG) + [200]
             for _ in range(len(WRONG_OPEN)):
-                refused = await house.pool.run_open_handler(7, 0, REQUEST)
+                refused = await kit.pool.run_open_handler(7, 0, REQUEST)
                 assert isinstance(refused, HttpResponse) and refused.status == 500
-            assert await house.pool.run_open_handler(7, 0, REQUEST) is None
-            assert not house.core.lost_queues
+            assert await kit.pool.run_open_handler(7, 0, REQUEST) is None
+            assert not kit.core.lost_queues
             await asyncio.sleep(0)
         finally:
-            await house.pool.stop(5)
+            await kit.pool.stop(5)
 
     run(work())
     assert caplog.text.count("response cannot be sent worker=") == len(WRONG) + 1

@@ -1,4 +1,4 @@
-"""Records of a worker that logs much: in their order, a bounded part of them per turn, and the worker waits."""
+"""Log records of a worker that logs much: replayed in order, a limited number per turn, while the worker waits."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ def _record(number: int) -> Command:
 
 
 class Flood:
-    """Records with a clock of the test's: each takes a tenth of a slice."""
+    """A log replay with a fake clock on which each record takes a tenth of a slice."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0

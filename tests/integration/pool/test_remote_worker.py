@@ -1,4 +1,4 @@
-"""The pool and its workers over real wires: the workers are scripts in threads, the core is a fake."""
+"""The pool and its workers over real streams: the workers are functions in threads, the core is a fake."""
 
 import asyncio
 import logging
@@ -31,17 +31,17 @@ def loop_factory(request: pytest.FixtureRequest) -> Callable[[], asyncio.Abstrac
 
 @pytest.fixture
 def live(loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> Callable[..., PoolKit]:
-    """Starts a pool with these workers, lets the test work with it, stops it; nothing may be left."""
+    """Starts a pool with these workers, runs the test with it and stops it; fails if a task or thread is left."""
 
     def live(work: Work, *scripts: Script, settings: Settings | None = None) -> PoolKit:
         async def main() -> PoolKit:
-            house = PoolKit(*scripts, settings=settings)
-            await house.pool.start()
+            kit = PoolKit(*scripts, settings=settings)
+            await kit.pool.start()
             try:
-                await work(house)
+                await work(kit)
             finally:
-                await house.pool.stop(5)
-            return house
+                await kit.pool.stop(5)
+            return kit
 
         return run(main(), loop_factory)
 
@@ -49,7 +49,7 @@ def live(loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> Callable[...,
 
 
 def reads_until(wire: FakeWorkerEnd, kind: int) -> Batch:
-    """Reads events until one of this kind has come; returns all of them."""
+    """Reads events until an event of this kind has come; returns all events read."""
     seen: Batch = []
     while not any(event[0] == kind for event in seen):
         batch = wire.read()
@@ -72,11 +72,11 @@ def dies_at_the_first_message(wire: FakeWorkerEnd) -> None:
 
 
 def test_start_returns_when_every_worker_has_found_its_handlers(live: Callable[..., PoolKit]) -> None:
-    async def work(house: PoolKit) -> None:
-        assert house.pool.handlers_found == {OPEN_NAME, "handle_socket_message"}
-        assert house.pool.has_open_handler and not house.pool.has_http_handler
-        assert [entry["state"] for entry in house.pool.collect_statistics()] == ["running"] * 3
-        assert [host.name for host in house.scripts.made_hosts] == ["worker-0", "worker-1", "worker-2"]
+    async def work(kit: PoolKit) -> None:
+        assert kit.pool.handlers_found == {OPEN_NAME, "handle_socket_message"}
+        assert kit.pool.has_open_handler and not kit.pool.has_http_handler
+        assert [entry["state"] for entry in kit.pool.collect_statistics()] == ["running"] * 3
+        assert [host.name for host in kit.scripts.made_hosts] == ["worker-0", "worker-1", "worker-2"]
 
     live(work, with_names(OPEN_NAME, "handle_socket_message"), settings=Settings(workers=3))
 
@@ -88,11 +88,11 @@ def test_a_worker_that_cannot_start_fails_the_start_with_its_text_and_stops_the_
         wire.write((commands.START_FAILED, "no handlers in app: found nothing", "Traceback: all of it"))
 
     async def main() -> None:
-        house = PoolKit(serve_events, fails, settings=Settings(workers=2))
+        kit = PoolKit(serve_events, fails, settings=Settings(workers=2))
         with pytest.raises(ConfigError, match="^no handlers in app: found nothing$") as caught:
-            await house.pool.start()
+            await kit.pool.start()
         assert str(caught.value.__cause__).endswith(":\nTraceback: all of it")
-        for host in house.scripts.made_hosts:
+        for host in kit.scripts.made_hosts:
             await host.wait_until_ended()
 
     run(main(), loop_factory)
@@ -127,27 +127,27 @@ def test_a_cancelled_start_leaves_nothing_behind(loop_factory: Callable[[], asyn
         wire.read()
 
     async def main() -> None:
-        house = PoolKit(serve_events, never, settings=Settings(workers=2))
-        starting = asyncio.ensure_future(house.pool.start())
-        while len(house.scripts.made_hosts) < 2:
+        kit = PoolKit(serve_events, never, settings=Settings(workers=2))
+        starting = asyncio.ensure_future(kit.pool.start())
+        while len(kit.scripts.made_hosts) < 2:
             await asyncio.sleep(0)
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await starting
-        for host in house.scripts.made_hosts:
+        for host in kit.scripts.made_hosts:
             await host.wait_until_ended()
 
     run(main(), loop_factory)
 
 
 def test_stop_lets_the_worker_finish_what_came_before(live: Callable[..., PoolKit]) -> None:
-    async def work(house: PoolKit) -> None:
+    async def work(kit: PoolKit) -> None:
         for n in range(500):
-            house.post_message(1, str(n))
+            kit.post_message(1, str(n))
 
-    house = live(work)
-    assert [entry[2] for entry in house.core.log if entry[0] == commands.SEND] == [str(n) for n in range(500)]
-    assert not house.scripts.made_hosts[0]._thread or not house.scripts.made_hosts[0]._thread.is_alive()
+    kit = live(work)
+    assert [entry[2] for entry in kit.core.log if entry[0] == commands.SEND] == [str(n) for n in range(500)]
+    assert not kit.scripts.made_hosts[0]._thread or not kit.scripts.made_hosts[0]._thread.is_alive()
 
 
 def test_stop_waits_for_close_handlers_that_the_core_still_holds_back(live: Callable[..., PoolKit]) -> None:
@@ -164,17 +164,17 @@ def test_stop_waits_for_close_handlers_that_the_core_still_holds_back(live: Call
         seen.extend(event[0] for event in reads_until(wire, events.STOP))
         wire.write((commands.STOPPED,))
 
-    async def work(house: PoolKit) -> None:
-        house.post_message(1, "x")
-        house.core.worker_queues[0].unhandled_closes[1] = close
-        apply = house.core.apply_commands
+    async def work(kit: PoolKit) -> None:
+        kit.post_message(1, "x")
+        kit.core.worker_queues[0].unhandled_closes[1] = close
+        apply = kit.core.apply_commands
 
         def with_credit(worker_index: int, generation: int, batch: Batch) -> Batch:
             if batch[0][0] == commands.HANDLED:
-                asyncio.get_running_loop().call_soon(house.pool.post_events, 0, [close])
+                asyncio.get_running_loop().call_soon(kit.pool.post_events, 0, [close])
             return apply(worker_index, generation, batch)
 
-        worker = house.pool._slots[0].worker
+        worker = kit.pool._slots[0].worker
         assert worker is not None
         worker._apply = with_credit
 
@@ -192,16 +192,16 @@ def test_stop_leaves_a_stuck_worker_behind_and_says_so(
         release.wait(10)
 
     async def main() -> None:
-        house = PoolKit(serve_events, stuck, settings=Settings(workers=2))
-        await house.pool.start()
+        kit = PoolKit(serve_events, stuck, settings=Settings(workers=2))
+        await kit.pool.start()
         loop = asyncio.get_running_loop()
         before = loop.time()
-        await house.pool.stop(0.2)
+        await kit.pool.stop(0.2)
         assert loop.time() - before < 2
         release.set()
-        for host in house.scripts.made_hosts:
+        for host in kit.scripts.made_hosts:
             await host.wait_until_ended()
-        assert [host.kills for host in house.scripts.made_hosts] == [0, 1]
+        assert [host.kills for host in kit.scripts.made_hosts] == [0, 1]
 
     run(main(), loop_factory)
     assert "worker did not stop in time, left behind worker=worker-1" in caplog.text
@@ -217,10 +217,10 @@ def test_a_hung_worker_does_not_use_up_the_time_to_stop(
         wire.read()
 
     async def main() -> None:
-        house = PoolKit(hangs)
-        await house.pool.start()
-        await house.pool.stop(15)
-        await house.scripts.made_hosts[0].wait_until_ended()
+        kit = PoolKit(hangs)
+        await kit.pool.start()
+        await kit.pool.stop(15)
+        await kit.scripts.made_hosts[0].wait_until_ended()
 
     run(main(), loop_factory)
     assert "worker lost while stopping worker=worker-0" in caplog.text
@@ -230,11 +230,11 @@ def test_a_hung_worker_does_not_use_up_the_time_to_stop(
 
 
 def test_a_message_comes_back_as_commands(live: Callable[..., PoolKit]) -> None:
-    async def work(house: PoolKit) -> None:
-        house.post_message(7, "hello")
-        await house.core.wait_until(lambda: len(house.core.log) == 2)
-        assert house.core.log == [(commands.SEND, 7, "hello"), (commands.HANDLED, [(7, 1)])]
-        assert house.pool.collect_statistics()[0]["handled"] == 1
+    async def work(kit: PoolKit) -> None:
+        kit.post_message(7, "hello")
+        await kit.core.wait_until(lambda: len(kit.core.log) == 2)
+        assert kit.core.log == [(commands.SEND, 7, "hello"), (commands.HANDLED, [(7, 1)])]
+        assert kit.pool.collect_statistics()[0]["handled"] == 1
 
     live(work)
 
@@ -259,24 +259,24 @@ def test_order_is_kept_while_the_mailbox_fills_and_empties(live: Callable[..., P
                 wire.write((commands.STOPPED,))
                 return
 
-    async def work(house: PoolKit) -> None:
+    async def work(kit: PoolKit) -> None:
         n = 0
         depths = []
         for round_number in range(60):
             for _ in range(20):
                 batch: Batch = [(events.MESSAGE, 1, "x" * (1 << 10 + n % 5), n + step) for step in range(3)]
                 n += 3
-                house.pool.post_events(0, batch)
-            depths.append(house.pool.collect_statistics()[0]["mailbox_batches"])
+                kit.pool.post_events(0, batch)
+            depths.append(kit.pool.collect_statistics()[0]["mailbox_batches"])
             if round_number % 10 == 9:
                 gate.release()
             await asyncio.sleep(0)
         assert max(depths) > 10, "the mailbox was never used"
-        assert house.pool.collect_statistics()[0]["unwritten_bytes"] < 6 << 20
+        assert kit.pool.collect_statistics()[0]["unwritten_bytes"] < 6 << 20
         gate.release(5)
-        await house.core.wait_until(lambda: len(house.core.log) == n)
-        assert [entry[2] for entry in house.core.log] == list(range(n))
-        assert house.pool.collect_statistics()[0]["mailbox_batches"] == 0
+        await kit.core.wait_until(lambda: len(kit.core.log) == n)
+        assert [entry[2] for entry in kit.core.log] == list(range(n))
+        assert kit.pool.collect_statistics()[0]["mailbox_batches"] == 0
 
     live(work, slow)
 
@@ -296,15 +296,15 @@ def test_an_answer_overtakes_a_full_mailbox(live: Callable[..., PoolKit]) -> Non
         reads_until(wire, events.STOP)
         wire.write((commands.STOPPED,))
 
-    async def work(house: PoolKit) -> None:
-        house.core.members[b"a"] = [1, 2, 3]
+    async def work(kit: PoolKit) -> None:
+        kit.core.members[b"a"] = [1, 2, 3]
         for _ in range(4000):
-            house.post_message(1, "x" * 1000)
-        waiting = house.pool.collect_statistics()[0]["mailbox_batches"]
+            kit.post_message(1, "x" * 1000)
+        waiting = kit.pool.collect_statistics()[0]["mailbox_batches"]
         assert waiting > 3000
         gate.set()
-        await house.core.wait_until(lambda: bool(house.core.log))
-        assert house.core.log[0][2] < 4000 - waiting + 1100  # type: ignore[operator]
+        await kit.core.wait_until(lambda: bool(kit.core.log))
+        assert kit.core.log[0][2] < 4000 - waiting + 1100  # type: ignore[operator]
 
     live(work, asks)
     assert answers == [(events.ANSWER, 5, 3)]
@@ -321,12 +321,10 @@ def test_events_before_an_answer_in_its_batch_keep_their_place(live: Callable[..
             order.append(event[3] if event[0] == events.MESSAGE else NAMES[cast(int, event[0])])
         wire.write((commands.STOPPED,))
 
-    async def work(house: PoolKit) -> None:
+    async def work(kit: PoolKit) -> None:
         for n in range(2000):
-            house.pool.post_events(0, [(events.MESSAGE, 1, "x" * 1000, n)])
-        house.pool.post_events(
-            0, [(events.MESSAGE, 1, "last", 2000), (events.ANSWER, 1, True), (events.ANSWER, 2, True)]
-        )
+            kit.pool.post_events(0, [(events.MESSAGE, 1, "x" * 1000, n)])
+        kit.pool.post_events(0, [(events.MESSAGE, 1, "last", 2000), (events.ANSWER, 1, True), (events.ANSWER, 2, True)])
         gate.set()
 
     live(work, reads)
@@ -337,9 +335,9 @@ def test_events_before_an_answer_in_its_batch_keep_their_place(live: Callable[..
 def test_a_batch_that_the_wire_refuses_loses_the_worker_and_not_the_core(
     live: Callable[..., PoolKit], caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def work(house: PoolKit) -> None:
-        house.pool.post_events(0, [(events.MESSAGE, 1, object(), 1)])
-        await house.core.wait_until(lambda: bool(house.core.lost_queues))
+    async def work(kit: PoolKit) -> None:
+        kit.pool.post_events(0, [(events.MESSAGE, 1, object(), 1)])
+        await kit.core.wait_until(lambda: bool(kit.core.lost_queues))
 
     live(work)
     assert "an event could not be sent to it" in caplog.text
@@ -360,13 +358,13 @@ def test_counts_are_added_up(live: Callable[..., PoolKit]) -> None:
         reads_until(wire, events.STOP)
         wire.write((commands.STOPPED,))
 
-    async def work(house: PoolKit) -> None:
-        await house.core.wait_until(lambda: bool(house.core.log))
-        house.core.worker_queues[0].in_flight_bytes = 77
-        house.core.worker_queues[0].in_flight_messages = 3
-        house.core.worker_queues[0].socket_count = 2
-        house.core.worker_queues[0].waiting_sockets.append("a socket")
-        (statistics,) = house.pool.collect_statistics()
+    async def work(kit: PoolKit) -> None:
+        await kit.core.wait_until(lambda: bool(kit.core.log))
+        kit.core.worker_queues[0].in_flight_bytes = 77
+        kit.core.worker_queues[0].in_flight_messages = 3
+        kit.core.worker_queues[0].socket_count = 2
+        kit.core.worker_queues[0].waiting_sockets.append("a socket")
+        (statistics,) = kit.pool.collect_statistics()
         assert statistics == {
             "name": "worker-0",
             "state": "running",
@@ -396,20 +394,20 @@ def test_counts_are_added_up(live: Callable[..., PoolKit]) -> None:
 
 
 def test_sockets_go_round_robin(live: Callable[..., PoolKit]) -> None:
-    async def work(house: PoolKit) -> None:
-        assert [house.pool.choose_worker_index() for _ in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+    async def work(kit: PoolKit) -> None:
+        assert [kit.pool.choose_worker_index() for _ in range(7)] == [0, 1, 2, 0, 1, 2, 0]
 
     live(work, settings=Settings(workers=3))
 
 
 def test_sockets_go_to_the_worker_with_the_fewest_connections_if_asked(live: Callable[..., PoolKit]) -> None:
-    async def work(house: PoolKit) -> None:
-        lanes = house.core.worker_queues
-        lanes[0].socket_count, lanes[1].socket_count, lanes[2].socket_count = 5, 2, 3
-        assert house.pool.choose_worker_index() == 1
-        for lane in lanes:
-            lane.socket_count = 4
-        assert sorted(house.pool.choose_worker_index() for _ in range(3)) == [0, 1, 2]
+    async def work(kit: PoolKit) -> None:
+        queues = kit.core.worker_queues
+        queues[0].socket_count, queues[1].socket_count, queues[2].socket_count = 5, 2, 3
+        assert kit.pool.choose_worker_index() == 1
+        for queue in queues:
+            queue.socket_count = 4
+        assert sorted(kit.pool.choose_worker_index() for _ in range(3)) == [0, 1, 2]
 
     live(work, serve_events, settings=Settings(workers=3, balance="least-connections"))
 
@@ -418,8 +416,8 @@ def test_sockets_go_to_the_worker_with_the_fewest_connections_if_asked(live: Cal
 
 
 def test_without_an_open_handler_no_hop_is_made(live: Callable[..., PoolKit]) -> None:
-    async def work(house: PoolKit) -> None:
-        opening = house.pool.run_open_handler(1, 0, REQUEST)
+    async def work(kit: PoolKit) -> None:
+        opening = kit.pool.run_open_handler(1, 0, REQUEST)
         with pytest.raises(StopIteration) as result:  # it never suspends
             opening.send(None)
         assert result.value.value is None
@@ -431,9 +429,9 @@ def test_without_an_open_handler_no_hop_is_made(live: Callable[..., PoolKit]) ->
 def test_the_open_handler_accepts_or_its_answer_is_sent(
     live: Callable[..., PoolKit], status: int, answer: HttpResponse | None
 ) -> None:
-    async def work(house: PoolKit) -> None:
-        assert await house.pool.run_open_handler(1, 0, REQUEST) == answer
-        assert house.pool.collect_statistics()[0]["opens_in_flight"] == 0
+    async def work(kit: PoolKit) -> None:
+        assert await kit.pool.run_open_handler(1, 0, REQUEST) == answer
+        assert kit.pool.collect_statistics()[0]["opens_in_flight"] == 0
 
     live(work, lambda wire: serve_events(wire, OPEN_NAME, opened=status))
 
@@ -448,10 +446,10 @@ def test_an_open_handler_gets_the_request_and_one_that_never_answers_is_a_504(li
         reads_until(wire, events.STOP)
         wire.write((commands.STOPPED,))
 
-    async def work(house: PoolKit) -> None:
-        answer = await house.pool.run_open_handler(9, 0, REQUEST)
+    async def work(kit: PoolKit) -> None:
+        answer = await kit.pool.run_open_handler(9, 0, REQUEST)
         assert isinstance(answer, HttpResponse) and answer.status == 504
-        await house.core.wait_until(lambda: bool(house.core.log))  # the late answer was read, and ignored
+        await kit.core.wait_until(lambda: bool(kit.core.log))  # the late answer was read, and ignored
 
     live(work, mute, settings=Settings(workers=1, handshake_timeout=0.05))
     assert seen == [(events.OPEN, 9, REQUEST.fields()), (events.DROP_UNOPENED, 9)]
@@ -471,16 +469,16 @@ def test_a_client_that_goes_away_while_opening_is_forgotten(live: Callable[..., 
         reads_until(wire, events.STOP)
         wire.write((commands.STOPPED,))
 
-    async def work(house: PoolKit) -> None:
-        opening = asyncio.ensure_future(house.pool.run_open_handler(9, 0, REQUEST))
-        await house.core.wait_until(lambda: bool(house.core.log))
+    async def work(kit: PoolKit) -> None:
+        opening = asyncio.ensure_future(kit.pool.run_open_handler(9, 0, REQUEST))
+        await kit.core.wait_until(lambda: bool(kit.core.log))
         opening.cancel()
         with pytest.raises(asyncio.CancelledError):
             await opening
-        assert house.pool.collect_statistics()[0]["opens_in_flight"] == 1  # the handler may still run
+        assert kit.pool.collect_statistics()[0]["opens_in_flight"] == 1  # the handler may still run
         looked.set()
-        await house.core.wait_until(lambda: len(house.core.log) == 2)
-        assert house.pool.collect_statistics()[0]["opens_in_flight"] == 0
+        await kit.core.wait_until(lambda: len(kit.core.log) == 2)
+        assert kit.pool.collect_statistics()[0]["opens_in_flight"] == 0
 
     live(work, late)
     assert [event[0] for event in seen] == [events.OPEN, events.DROP_UNOPENED]
@@ -492,16 +490,16 @@ def test_open_handlers_that_wait_are_bounded_in_bytes(live: Callable[..., PoolKi
         reads_until(wire, events.STOP)
         wire.write((commands.STOPPED,))
 
-    async def work(house: PoolKit) -> None:
-        waiting = [asyncio.ensure_future(house.pool.run_open_handler(n, 0, REQUEST)) for n in range(20)]
+    async def work(kit: PoolKit) -> None:
+        waiting = [asyncio.ensure_future(kit.pool.run_open_handler(n, 0, REQUEST)) for n in range(20)]
         await asyncio.sleep(0)
         assert 10 < sum(opening.done() for opening in waiting) < 20
         for opening in waiting:
             opening.cancel()
         await asyncio.wait(waiting)
-        answer = await house.pool.run_open_handler(99, 0, REQUEST)
+        answer = await kit.pool.run_open_handler(99, 0, REQUEST)
         assert isinstance(answer, HttpResponse) and answer.status == 503
-        assert house.pool.collect_statistics()[0]["asked_bytes"] <= 3000
+        assert kit.pool.collect_statistics()[0]["asked_bytes"] <= 3000
 
     live(work, never, settings=Settings(workers=1, mailbox_bytes=3000))
 
@@ -514,8 +512,8 @@ def test_a_socket_gone_after_it_was_accepted_is_forgotten_on_request(live: Calla
         seen.extend(reads_until(wire, events.STOP))
         wire.write((commands.STOPPED,))
 
-    async def work(house: PoolKit) -> None:
-        house.pool.drop_unopened_socket(9, 0)
+    async def work(kit: PoolKit) -> None:
+        kit.pool.drop_unopened_socket(9, 0)
 
     live(work, reads)
     assert seen == [(events.DROP_UNOPENED, 9), (events.STOP,)]
@@ -525,8 +523,8 @@ def test_a_socket_gone_after_it_was_accepted_is_forgotten_on_request(live: Calla
 
 
 def test_without_an_http_handler_the_answer_is_503_and_no_hop_is_made(live: Callable[..., PoolKit]) -> None:
-    async def work(house: PoolKit) -> None:
-        response = await house.pool.run_http_handler(REQUEST)
+    async def work(kit: PoolKit) -> None:
+        response = await kit.pool.run_http_handler(REQUEST)
         assert (response.status, response.body) == (503, b"No HTTP handler registered")
 
     live(work, serve_events)
@@ -551,17 +549,17 @@ def test_requests_go_to_the_worker_with_the_fewest_in_flight(live: Callable[...,
                     wire.write((commands.STOPPED,))
                     return
 
-    async def work(house: PoolKit) -> None:
+    async def work(kit: PoolKit) -> None:
         requests = []
         for n in range(6):
-            requests.append(asyncio.ensure_future(house.pool.run_http_handler(REQUEST)))
+            requests.append(asyncio.ensure_future(kit.pool.run_http_handler(REQUEST)))
             await asyncio.sleep(0)
-            in_flight = [entry["requests_in_flight"] for entry in house.pool.collect_statistics()]
+            in_flight = [entry["requests_in_flight"] for entry in kit.pool.collect_statistics()]
             assert sum(in_flight) == n + 1 and max(in_flight) - min(in_flight) <= 1
         release.set()
         for response in await asyncio.gather(*requests):
             assert response == HttpResponse(200, [("A", "b"), ("A", "c")], b"ok")
-        assert [entry["asked_bytes"] for entry in house.pool.collect_statistics()] == [0, 0, 0]
+        assert [entry["asked_bytes"] for entry in kit.pool.collect_statistics()] == [0, 0, 0]
 
     live(work, holds, settings=Settings(workers=3))
 
@@ -577,12 +575,12 @@ def test_a_request_over_its_time_is_a_504_and_counts_until_it_is_answered(live: 
         reads_until(wire, events.STOP)
         wire.write((commands.STOPPED,))
 
-    async def work(house: PoolKit) -> None:
-        assert (await house.pool.run_http_handler(REQUEST)).status == 504
-        assert house.pool.collect_statistics()[0]["requests_in_flight"] == 1
+    async def work(kit: PoolKit) -> None:
+        assert (await kit.pool.run_http_handler(REQUEST)).status == 504
+        assert kit.pool.collect_statistics()[0]["requests_in_flight"] == 1
         release.set()
-        await house.core.wait_until(lambda: bool(house.core.log))
-        assert house.pool.collect_statistics()[0]["requests_in_flight"] == 0
+        await kit.core.wait_until(lambda: bool(kit.core.log))
+        assert kit.pool.collect_statistics()[0]["requests_in_flight"] == 0
 
     live(work, slow, settings=Settings(workers=1, http_timeout=0.05))
 
@@ -593,16 +591,16 @@ def test_requests_that_wait_are_bounded_in_bytes(live: Callable[..., PoolKit]) -
         reads_until(wire, events.STOP)
         wire.write((commands.STOPPED,))
 
-    async def work(house: PoolKit) -> None:
+    async def work(kit: PoolKit) -> None:
         big = HttpRequest("POST", "/", body=b"x" * 600_000)
-        waiting = [asyncio.ensure_future(house.pool.run_http_handler(big)) for _ in range(2)]
+        waiting = [asyncio.ensure_future(kit.pool.run_http_handler(big)) for _ in range(2)]
         await asyncio.sleep(0)
-        refused = await house.pool.run_http_handler(big)
+        refused = await kit.pool.run_http_handler(big)
         assert refused.status == 503 and refused.headers["Retry-After"] == "1"
         for request in waiting:
             request.cancel()
         await asyncio.wait(waiting)
-        assert (await house.pool.run_http_handler(big)).status == 503  # given up by us is not done by the worker
+        assert (await kit.pool.run_http_handler(big)).status == 503  # given up by us is not done by the worker
 
     live(work, never, settings=Settings(workers=2, mailbox_bytes=1_000_000))
 
@@ -613,19 +611,19 @@ def test_requests_that_wait_are_bounded_in_bytes(live: Callable[..., PoolKit]) -
 def test_a_lost_worker_closes_its_sockets_answers_what_it_was_asked_and_is_replaced(
     live: Callable[..., PoolKit], caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def work(house: PoolKit) -> None:
-        pool, core = house.pool, house.core
+    async def work(kit: PoolKit) -> None:
+        pool, core = kit.pool, kit.core
         core.worker_queues[0].unhandled_closes[5] = (events.CLOSE, 5, b"t", 0, 1000, "")
         opening = asyncio.ensure_future(pool.run_open_handler(9, 0, REQUEST))
         request = asyncio.ensure_future(pool.run_http_handler(REQUEST))
         await asyncio.sleep(0)
-        house.post_message(1, "die")
+        kit.post_message(1, "die")
         answer = await opening
         assert isinstance(answer, HttpResponse) and (answer.status, answer.headers["Retry-After"]) == (503, "1")
         assert (await request).status == 500
         assert core.lost_queues == [(0, 1012)] and core.adopted == []
         # Meanwhile nobody is let in, and nothing waits for nobody.
-        house.post_message(1, "to a socket that is closed")
+        kit.post_message(1, "to a socket that is closed")
         answer = await pool.run_open_handler(10, 0, REQUEST)
         assert isinstance(answer, HttpResponse) and answer.status == 503
         assert (await pool.run_http_handler(REQUEST)).status == 503
@@ -641,13 +639,13 @@ def test_a_lost_worker_closes_its_sockets_answers_what_it_was_asked_and_is_repla
 
 
 def test_close_handlers_of_a_lost_worker_run_in_another_one(live: Callable[..., PoolKit]) -> None:
-    async def work(house: PoolKit) -> None:
-        core = house.core
+    async def work(kit: PoolKit) -> None:
+        core = kit.core
         core.worker_queues[0].unhandled_closes[5] = (events.CLOSE, 5, None, 0, 1000, "")
-        house.post_message(1, "die")
+        kit.post_message(1, "die")
         await core.wait_until(lambda: (commands.CLOSE_HANDLED, 5) in core.log)
         assert core.adopted == [(1, [(events.CLOSE, 5, None, 0, 1000, "")])]
-        assert [house.pool.choose_worker_index() for _ in range(3)] == [1, 1, 1]
+        assert [kit.pool.choose_worker_index() for _ in range(3)] == [1, 1, 1]
 
     live(work, dies_at_the_first_message, serve_events, settings=Settings(workers=2))
 
@@ -671,17 +669,17 @@ def test_a_hung_worker_is_abandoned_and_its_late_output_ignored(
         except OSError:
             late.append("refused")
 
-    async def work(house: PoolKit) -> None:
-        house.post_message(3, "hang")
-        await house.core.wait_until(lambda: house.pool.collect_statistics()[0]["restarts"] == 1)
+    async def work(kit: PoolKit) -> None:
+        kit.post_message(3, "hang")
+        await kit.core.wait_until(lambda: kit.pool.collect_statistics()[0]["restarts"] == 1)
         release.set()
-        await house.scripts.made_hosts[0].wait_until_ended()
-        while not house.pool._slots[0].is_running:
+        await kit.scripts.made_hosts[0].wait_until_ended()
+        while not kit.pool._slots[0].is_running:
             await asyncio.sleep(0.001)
-        house.post_message(4, "hello")
-        await house.core.wait_until(lambda: (commands.SEND, 4, "hello") in house.core.log)
-        assert (commands.SEND, 3, "late") not in house.core.log
-        assert [host.kills for host in house.scripts.made_hosts] == [1, 0]
+        kit.post_message(4, "hello")
+        await kit.core.wait_until(lambda: (commands.SEND, 4, "hello") in kit.core.log)
+        assert (commands.SEND, 3, "late") not in kit.core.log
+        assert [host.kills for host in kit.scripts.made_hosts] == [1, 0]
 
     live(work, hangs, serve_events)
     assert late == ["refused"]
@@ -695,14 +693,14 @@ def test_a_probe_without_an_answer_loses_the_worker(
         send_started(wire)
         reads_until(wire, events.STOP)
 
-    async def work(house: PoolKit) -> None:
-        worker = house.pool._slots[0].worker
+    async def work(kit: PoolKit) -> None:
+        worker = kit.pool._slots[0].worker
         assert worker is not None
         for _ in range(3):  # one question, two intervals without an answer
             worker.check_liveness()
-        assert house.core.lost_queues == []
+        assert kit.core.lost_queues == []
         worker.check_liveness()
-        assert house.core.lost_queues == [(0, 1012)]
+        assert kit.core.lost_queues == [(0, 1012)]
 
     live(work, deaf, serve_events, settings=Settings(workers=1, worker_hang_timeout=3.0))
     assert "it did not answer a probe for 3 s" in caplog.text
@@ -721,15 +719,15 @@ def test_answered_probes_are_fine_and_one_is_out_at_a_time(live: Callable[..., P
         reads_until(wire, events.STOP)
         wire.write((commands.STOPPED,))
 
-    async def work(house: PoolKit) -> None:
-        worker = house.pool._slots[0].worker
+    async def work(kit: PoolKit) -> None:
+        worker = kit.pool._slots[0].worker
         assert worker is not None
         for n in range(1, 6):
             worker.check_liveness()
             while worker._monitor.is_probe_unanswered:
                 await asyncio.sleep(0)
             assert worker._monitor.last_probe_number == n
-        assert house.core.lost_queues == []
+        assert kit.core.lost_queues == []
 
     live(work, answers, settings=Settings(workers=1, worker_hang_timeout=1.0))
     assert len(set(probes)) == 1
@@ -742,9 +740,9 @@ def test_nonsense_on_the_wire_loses_the_worker(live: Callable[..., PoolKit]) -> 
         wire.wire.sendall(b"\0\0\0\x10HTTP/1.1 200 OK\r\n\r\n")
         wire.read()
 
-    async def work(house: PoolKit) -> None:
-        house.post_message(1, "x")
-        await house.core.wait_until(lambda: bool(house.core.lost_queues))
+    async def work(kit: PoolKit) -> None:
+        kit.post_message(1, "x")
+        await kit.core.wait_until(lambda: bool(kit.core.lost_queues))
 
     live(work, babbles, serve_events)
 
@@ -755,16 +753,16 @@ def test_a_crash_loop_ends_in_one_fatal_error(live: Callable[..., PoolKit], monk
     def dies(wire: FakeWorkerEnd) -> None:
         send_started(wire)
 
-    async def work(house: PoolKit) -> None:
-        await house.core.wait_until(lambda: bool(house.fatal_errors))
-        assert [str(error) for error in house.fatal_errors] == [
+    async def work(kit: PoolKit) -> None:
+        await kit.core.wait_until(lambda: bool(kit.fatal_errors))
+        assert [str(error) for error in kit.fatal_errors] == [
             "worker worker-0 was lost more than 5 times within 60 s, the last time because it ended by itself"
         ]
-        assert isinstance(house.fatal_errors[0], WorkerError)
-        assert house.pool.has_open_handler, "sockets would be accepted for a worker that is not there"
-        assert len(house.scripts.made_hosts) == 6
-        assert house.pool.choose_worker_index() == 0
-        answer = await house.pool.run_open_handler(1, 0, REQUEST)
+        assert isinstance(kit.fatal_errors[0], WorkerError)
+        assert kit.pool.has_open_handler, "sockets would be accepted for a worker that is not there"
+        assert len(kit.scripts.made_hosts) == 6
+        assert kit.pool.choose_worker_index() == 0
+        answer = await kit.pool.run_open_handler(1, 0, REQUEST)
         assert isinstance(answer, HttpResponse) and answer.status == 503
 
     live(work, dies)
@@ -778,11 +776,11 @@ def test_a_replacement_that_cannot_start_is_tried_again(
     def fails(wire: FakeWorkerEnd) -> None:
         wire.write((commands.START_FAILED, "cannot import 'app'", ""))
 
-    async def work(house: PoolKit) -> None:
-        house.core.worker_queues[0].unhandled_closes[5] = (events.CLOSE, 5, None, 0, 1000, "")
-        house.post_message(1, "die")
-        await house.core.wait_until(lambda: (commands.CLOSE_HANDLED, 5) in house.core.log)
-        assert house.pool.collect_statistics()[0]["restarts"] == 3
+    async def work(kit: PoolKit) -> None:
+        kit.core.worker_queues[0].unhandled_closes[5] = (events.CLOSE, 5, None, 0, 1000, "")
+        kit.post_message(1, "die")
+        await kit.core.wait_until(lambda: (commands.CLOSE_HANDLED, 5) in kit.core.log)
+        assert kit.pool.collect_statistics()[0]["restarts"] == 3
 
     live(work, dies_at_the_first_message, fails, fails, serve_events)
     assert caplog.text.count("replacement failed worker=worker-0 reason=\"cannot import 'app'\"") == 2
@@ -791,13 +789,13 @@ def test_a_replacement_that_cannot_start_is_tried_again(
 def test_stop_while_a_replacement_is_due_starts_none(
     live: Callable[..., PoolKit], caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def work(house: PoolKit) -> None:
-        house.core.worker_queues[0].unhandled_closes[5] = (events.CLOSE, 5, None, 0, 1000, "")
-        house.post_message(1, "die")
-        await house.core.wait_until(lambda: bool(house.core.lost_queues))
+    async def work(kit: PoolKit) -> None:
+        kit.core.worker_queues[0].unhandled_closes[5] = (events.CLOSE, 5, None, 0, 1000, "")
+        kit.post_message(1, "die")
+        await kit.core.wait_until(lambda: bool(kit.core.lost_queues))
 
-    house = live(work, dies_at_the_first_message, serve_events)
-    assert len(house.scripts.made_hosts) == 1
+    kit = live(work, dies_at_the_first_message, serve_events)
+    assert len(kit.scripts.made_hosts) == 1
     assert "close handlers not run" in caplog.text
 
 
@@ -806,15 +804,15 @@ def test_nothing_is_left_after_many_losses(live: Callable[..., PoolKit], monkeyp
     monkeypatch.setattr(restarts, "MAX_DEATHS", 1000)
     before = threading.active_count()
 
-    async def work(house: PoolKit) -> None:
+    async def work(kit: PoolKit) -> None:
         for n in range(50):
-            while not house.pool._slots[0].is_running:
+            while not kit.pool._slots[0].is_running:
                 await asyncio.sleep(0)
-            house.post_message(1, "die")
-            await house.core.wait_until(lambda n=n: len(house.core.lost_queues) == n + 1)  # type: ignore[misc]
-        for host in house.scripts.made_hosts:
+            kit.post_message(1, "die")
+            await kit.core.wait_until(lambda n=n: len(kit.core.lost_queues) == n + 1)  # type: ignore[misc]
+        for host in kit.scripts.made_hosts:
             await host.wait_until_ended()
-        assert len(house.pool._tasks) <= 3
+        assert len(kit.pool._tasks) <= 3
 
     live(work, dies_at_the_first_message)
     assert threading.active_count() == before
@@ -823,8 +821,8 @@ def test_nothing_is_left_after_many_losses(live: Callable[..., PoolKit], monkeyp
 def test_log_lines_of_a_life_are_few(live: Callable[..., PoolKit], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 
-    async def work(house: PoolKit) -> None:
-        house.post_message(1, "secret")
+    async def work(kit: PoolKit) -> None:
+        kit.post_message(1, "secret")
 
     live(work)
     assert "secret" not in caplog.text
@@ -843,8 +841,8 @@ def test_the_ends_of_a_wire_are_not_inherited(live: Callable[..., PoolKit]) -> N
             assert end.type == socket.SOCK_STREAM
         serve_events(wire)
 
-    async def work(house: PoolKit) -> None:
-        house.post_message(1, "x")
+    async def work(kit: PoolKit) -> None:
+        kit.post_message(1, "x")
 
     live(work, looks)
     assert seen == [False, False]
@@ -859,13 +857,13 @@ def test_what_the_pool_does_not_understand_is_skipped_counted_and_logged_once(
         wire.write_control((97, 1))
         serve_events(wire)
 
-    async def work(house: PoolKit) -> None:
-        await house.core.wait_until(lambda: (commands.SEND, 1, "between") in house.core.log)
+    async def work(kit: PoolKit) -> None:
+        await kit.core.wait_until(lambda: (commands.SEND, 1, "between") in kit.core.log)
         while (
-            house.pool.collect_statistics()[0]["counts"].get("control_messages_refused", 0) < 3
+            kit.pool.collect_statistics()[0]["counts"].get("control_messages_refused", 0) < 3
         ):  # a stream of their own
             await asyncio.sleep(0.001)
-        assert house.pool.collect_statistics()[0]["counts"] == {"commands_refused": 3, "control_messages_refused": 3}
+        assert kit.pool.collect_statistics()[0]["counts"] == {"commands_refused": 3, "control_messages_refused": 3}
 
     live(work, talks)
     texts = sorted(record.getMessage() for record in caplog.records if record.levelno == logging.ERROR)

@@ -1,4 +1,4 @@
-"""Exchanging workers, with the real core: whatever interrupts it and wherever, there is one outcome."""
+"""Replacing workers by a reload, with the real core: at whatever point it is interrupted, there is one outcome."""
 
 import asyncio
 import socket
@@ -24,12 +24,12 @@ from wsbroker.settings.config import Config, Settings
 from wsbroker.wire import commands, events
 
 POLL_S = 0.002
-"""How often `until` looks; whatever it waits for has no limit but that of the test."""
+"""Seconds between two tests of a claim in `until`, which has no limit but that of the test."""
 REQUEST = HttpRequest("GET", "/")
 
 
 class Turns(TurnScheduler):
-    """Ends the broker's turn when the loop comes round."""
+    """Runs the broker's turn in the next iteration of the loop."""
 
     broker: Broker
 
@@ -43,7 +43,7 @@ class Turns(TurnScheduler):
 
 
 class Version:
-    """A worker with one version of the code: notes what it is told, and waits where the test has it wait."""
+    """A worker with one version of the code: notes the events it gets, and waits where the test makes it wait."""
 
     def __init__(self, *handlers: str) -> None:
         self.handlers = handlers
@@ -60,6 +60,7 @@ class Version:
         self._wire: FakeWorkerEnd | None = None
 
     def __call__(self, wire: FakeWorkerEnd) -> None:
+        """Runs the worker: reports its start, handles events until STOP or the end of the stream, and ends."""
         self._wire = wire
         self.may_start.wait()
         helper = threading.Thread(target=wire.answer_probes, daemon=True)
@@ -73,6 +74,7 @@ class Version:
         helper.join()
 
     def _handle(self, wire: FakeWorkerEnd, event: tuple[object, ...]) -> bool:
+        """Handles one event; returns False after STOP."""
         kind = event[0]
         if kind == events.MESSAGE:
             self.notes.append(event[2])
@@ -92,23 +94,24 @@ class Version:
         return True
 
     def _answer(self, wire: FakeWorkerEnd, number: object) -> None:
+        """Answers an HTTP request once `may_answer` is set. Runs in a thread of its own."""
         self.may_answer.wait()
         wire.write((commands.PUBLISH, b"all", "from a request", ()), (commands.RESPONSE, number, 200, [], b"old"))
 
     def die(self) -> None:
-        """Ends it, wherever it is."""
+        """Ends the worker at once, at whatever point it waits."""
         assert self._wire is not None
         self._wire.wire.shutdown(socket.SHUT_RDWR)
         self.release()
 
     def release(self) -> None:
-        """Nothing waits any more."""
+        """Sets all gates, so that the worker waits for nothing."""
         for gate in self.gates:
             gate.set()
 
 
-class House:
-    """A pool with the real core and fake workers: one version for each that is started."""
+class ReloadKit:
+    """A pool with the real core and fake workers: one version for each worker that is started."""
 
     def __init__(self, *versions: Version, settings: Settings | None = None) -> None:
         waker = Turns()
@@ -121,17 +124,17 @@ class House:
         given.setdefault("workers", 1)
         given.setdefault("worker_kind", "process")
         config = Config.of(**given)
-        port = LocalApi(core, 1 << 20)
-        self.pool = Pool(config, "not.imported", core, port, self.fatal.append, make_host=self.scripts)
+        api = LocalApi(core, 1 << 20)
+        self.pool = Pool(config, "not.imported", core, api, self.fatal.append, make_host=self.scripts)
         self.broker.deliver_batch = self.pool.post_events
 
     @property
-    def place(self) -> WorkerSlot:
-        """The first one."""
+    def slot(self) -> WorkerSlot:
+        """The first slot of the pool."""
         return self.pool._slots[0]
 
     def socket(self, worker_index: int = 0, is_open: bool = True) -> RecordingSocket:
-        """A new socket of a worker."""
+        """Registers a new socket of a worker."""
         found = RecordingSocket(self.broker.allocate_socket_id(), self.broker.worker_queues[worker_index])
         found.is_blocked = False
         self.broker.register_socket(found)
@@ -140,34 +143,34 @@ class House:
         return found
 
     def say(self, sender: RecordingSocket, text: str) -> None:
-        """A message comes in."""
+        """Delivers a message of a socket to the broker."""
         self.broker.receive_message(sender, text, len(text))
 
     def reload(self) -> "asyncio.Task[None]":
-        """Begins one."""
+        """Starts a reload of the pool in a task."""
         return asyncio.create_task(self.pool.reload())
 
     async def until(self, claim: Callable[[], object]) -> None:
-        """Waits until it is true."""
+        """Polls the claim until it is true."""
         while not claim():
             await asyncio.sleep(POLL_S)
 
     def speaks(self, version: Version) -> bool:
-        """Whether this version's worker has the first place."""
-        worker = self.place.worker
-        return worker is not None and self.host_of(version) is worker._host and self.place.is_running
+        """Returns whether this version's worker is the running worker of the first slot."""
+        worker = self.slot.worker
+        return worker is not None and self.host_of(version) is worker._host and self.slot.is_running
 
     def host_of(self, version: Version) -> object:
-        """What carries it."""
+        """Returns the host of this version's worker; None if no worker of the version was started."""
         return next((host for host in self.scripts.made_hosts if host.script is version), None)
 
     def alive(self) -> list[int]:
-        """Which of the workers made so far run, by number."""
+        """Returns the numbers of the workers that run, in the order of their start from 0."""
         threads = [host._thread for host in self.scripts.made_hosts]
         return [number for number, thread in enumerate(threads) if thread is not None and thread.is_alive()]
 
     async def reloads_beside(self, old: Version) -> "tuple[RecordingSocket, asyncio.Task[None]]":
-        """Begins a reload that has to wait, for the old worker is handling the message "1" of a socket."""
+        """Starts a reload that must wait, because the old worker is handling the message "1" of a socket."""
         talker = self.socket()
         old.may_handle.clear()
         self.say(talker, "1")
@@ -177,26 +180,26 @@ class House:
         return talker, reloading
 
     async def held(self) -> None:
-        """Waits until messages wait for the exchange."""
+        """Waits until the reload has paused the first worker queue."""
         await self.until(lambda: self.broker.worker_queues[0].is_paused)
 
 
 def live(
-    work: Callable[[House], Coroutine[object, object, None]], *versions: Version, settings: Settings | None = None
-) -> House:
-    """Runs a test in a pool that has started; nothing may be left of it when it has stopped."""
+    work: Callable[[ReloadKit], Coroutine[object, object, None]], *versions: Version, settings: Settings | None = None
+) -> ReloadKit:
+    """Runs a test with a started pool and stops the pool; fails if a worker is left."""
 
-    async def main() -> House:
-        house = House(*versions, settings=settings)
-        await house.pool.start()
+    async def main() -> ReloadKit:
+        kit = ReloadKit(*versions, settings=settings)
+        await kit.pool.start()
         try:
-            await work(house)
+            await work(kit)
         finally:
             for version in versions:
                 version.release()
-            await house.pool.stop(5)
-        assert house.alive() == []
-        return house
+            await kit.pool.stop(5)
+        assert kit.alive() == []
+        return kit
 
     return run(main())
 
@@ -204,13 +207,13 @@ def live(
 def test_sockets_tokens_and_waiting_messages_go_to_the_new_worker_in_order() -> None:
     old, new = Version(), Version()
 
-    async def work(house: House) -> None:
-        talker, reloading = await house.reloads_beside(old)
-        house.say(talker, "2")
+    async def work(kit: ReloadKit) -> None:
+        talker, reloading = await kit.reloads_beside(old)
+        kit.say(talker, "2")
         old.may_handle.set()
         await reloading
-        house.say(talker, "3")
-        await house.until(lambda: len(new.notes) == 2)
+        kit.say(talker, "3")
+        await kit.until(lambda: len(new.notes) == 2)
         assert (old.notes[0], new.notes) == ("1", ["2", "3"])
         assert talker.received == []
 
@@ -223,18 +226,18 @@ def test_sockets_tokens_and_waiting_messages_go_to_the_new_worker_in_order() -> 
 def test_a_new_worker_lost_while_the_old_one_stops_is_replaced() -> None:
     old, new, replacement = Version(), Version(), Version()
 
-    async def work(house: House) -> None:
-        talker = house.socket()
+    async def work(kit: ReloadKit) -> None:
+        talker = kit.socket()
         old.may_stop.clear()
-        await house.pool.reload()
-        await house.until(lambda: "stop" in old.notes)
+        await kit.pool.reload()
+        await kit.until(lambda: "stop" in old.notes)
         new.die()
-        await house.until(lambda: house.speaks(replacement))
+        await kit.until(lambda: kit.speaks(replacement))
         assert talker.received == [b"close"]
-        await house.until(lambda: replacement.notes == [("close", talker.id)])
-        later = house.socket()
-        house.say(later, "hello")
-        await house.until(lambda: "hello" in replacement.notes)
+        await kit.until(lambda: replacement.notes == [("close", talker.id)])
+        later = kit.socket()
+        kit.say(later, "hello")
+        await kit.until(lambda: "hello" in replacement.notes)
 
     live(work, old, new, replacement)
 
@@ -242,20 +245,20 @@ def test_a_new_worker_lost_while_the_old_one_stops_is_replaced() -> None:
 def test_a_new_worker_lost_before_it_took_over_leaves_the_old_one_where_it_is() -> None:
     old, new = Version(), Version()
 
-    async def work(house: House) -> None:
-        talker = house.socket()
+    async def work(kit: ReloadKit) -> None:
+        talker = kit.socket()
         old.may_handle.clear()
-        house.say(talker, "1")
-        reloading = house.reload()
-        await house.held()
-        house.say(talker, "2")
+        kit.say(talker, "1")
+        reloading = kit.reload()
+        await kit.held()
+        kit.say(talker, "2")
         new.die()
         with pytest.raises(
             ReloadUnfinished, match="0 of 1 workers have the new code.* was lost before it could take over"
         ):
             await reloading
         old.may_handle.set()
-        await house.until(lambda: old.notes == ["1", "2"])
+        await kit.until(lambda: old.notes == ["1", "2"])
         assert talker.received == []
 
     live(work, old, new)
@@ -267,43 +270,43 @@ def test_a_new_worker_lost_before_it_took_over_leaves_the_old_one_where_it_is() 
 def test_an_old_worker_lost_while_it_runs_empty_makes_way_at_once() -> None:
     old, new = Version(), Version()
 
-    async def work(house: House) -> None:
-        talker, reloading = await house.reloads_beside(old)
+    async def work(kit: ReloadKit) -> None:
+        talker, reloading = await kit.reloads_beside(old)
         old.die()
         await reloading
-        assert house.speaks(new)
+        assert kit.speaks(new)
         assert talker.received == [b"close"]
-        await house.until(lambda: new.notes == [("close", talker.id)])
-        assert house.broker.counters.messages_lost == 1
+        await kit.until(lambda: new.notes == [("close", talker.id)])
+        assert kit.broker.counters.messages_lost == 1
 
     live(work, old, new)
 
 
 @pytest.mark.parametrize("when", ["before", "while"])
 def test_a_replacement_on_its_way_makes_way_for_the_new_worker(when: str) -> None:
-    """It may have imported the old code; and two workers would speak for one lane."""
+    """The replacement may have imported the old code; and two workers would handle one queue."""
     old, new, replacement = Version(), Version(), Version()
     new.may_start.clear()
     replacement.may_start.clear()
 
-    async def work(house: House) -> None:
+    async def work(kit: ReloadKit) -> None:
         if when == "before":
             old.die()
-            await house.until(lambda: not house.place.is_running)
-        reloading = house.reload()
-        await house.until(lambda: len(house.scripts.made_hosts) == 2)
+            await kit.until(lambda: not kit.slot.is_running)
+        reloading = kit.reload()
+        await kit.until(lambda: len(kit.scripts.made_hosts) == 2)
         if when == "while":
             old.die()
-        await house.until(lambda: len(house.scripts.made_hosts) == 3)
+        await kit.until(lambda: len(kit.scripts.made_hosts) == 3)
         new.may_start.set()
         await reloading
-        assert house.speaks(new)
+        assert kit.speaks(new)
         replacement.may_start.set()
-        await house.until(lambda: house.alive() == [1])
-        house.say(house.socket(), "hello")
-        await house.until(lambda: new.notes == ["hello"])
+        await kit.until(lambda: kit.alive() == [1])
+        kit.say(kit.socket(), "hello")
+        await kit.until(lambda: new.notes == ["hello"])
         assert replacement.notes == []
-        assert len(house.scripts.made_hosts) == 3
+        assert len(kit.scripts.made_hosts) == 3
 
     live(work, old, new, replacement)
 
@@ -312,16 +315,16 @@ def test_a_replacement_that_has_started_meanwhile_is_exchanged_like_any_other_wo
     old, new, replacement = Version(), Version(), Version()
     new.may_start.clear()
 
-    async def work(house: House) -> None:
-        reloading = house.reload()
-        await house.until(lambda: len(house.scripts.made_hosts) == 2)
+    async def work(kit: ReloadKit) -> None:
+        reloading = kit.reload()
+        await kit.until(lambda: len(kit.scripts.made_hosts) == 2)
         old.die()
-        await house.until(lambda: house.speaks(replacement))
-        talker = house.socket()
+        await kit.until(lambda: kit.speaks(replacement))
+        talker = kit.socket()
         new.may_start.set()
         await reloading
-        house.say(talker, "hello")
-        await house.until(lambda: new.notes == ["hello"] and replacement.notes == ["stop"])
+        kit.say(talker, "hello")
+        await kit.until(lambda: new.notes == ["hello"] and replacement.notes == ["stop"])
 
     live(work, old, new, replacement)
 
@@ -332,11 +335,11 @@ def test_a_replacement_that_has_started_meanwhile_is_exchanged_like_any_other_wo
 def test_a_stop_while_messages_wait_has_the_old_worker_handle_them_and_the_closes() -> None:
     old, new = Version(), Version()
 
-    async def work(house: House) -> None:
-        talker, reloading = await house.reloads_beside(old)
-        house.say(talker, "2")
-        house.broker.mark_connection_lost(talker, 1006, "")
-        stopping = asyncio.create_task(house.pool.stop(5))
+    async def work(kit: ReloadKit) -> None:
+        talker, reloading = await kit.reloads_beside(old)
+        kit.say(talker, "2")
+        kit.broker.mark_connection_lost(talker, 1006, "")
+        stopping = asyncio.create_task(kit.pool.stop(5))
         with pytest.raises(ReloadUnfinished, match="it was called off, the server stops"):
             await reloading
         old.may_handle.set()
@@ -350,16 +353,16 @@ def test_a_stop_while_the_new_worker_starts_ends_both() -> None:
     old, new = Version(), Version()
     new.may_start.clear()
 
-    async def work(house: House) -> None:
-        reloading = house.reload()
-        await house.until(lambda: len(house.scripts.made_hosts) == 2)
-        house.scripts.made_hosts[1].kill = lambda: bool(new.release())  # type: ignore[method-assign, func-returns-value]
-        await house.pool.stop(5)
+    async def work(kit: ReloadKit) -> None:
+        reloading = kit.reload()
+        await kit.until(lambda: len(kit.scripts.made_hosts) == 2)
+        kit.scripts.made_hosts[1].kill = lambda: bool(new.release())  # type: ignore[method-assign, func-returns-value]
+        await kit.pool.stop(5)
         with pytest.raises(ReloadUnfinished):
             await reloading
-        assert house.alive() == []
+        assert kit.alive() == []
         with pytest.raises(WorkerError, match="being stopped"):
-            await house.pool.reload()
+            await kit.pool.reload()
 
     live(work, old, new)
 
@@ -368,14 +371,14 @@ def test_a_stop_waits_for_the_old_worker_that_has_been_exchanged() -> None:
     old, new = Version(), Version()
     old.may_stop.clear()
 
-    async def work(house: House) -> None:
-        await house.pool.reload()
-        stopping = asyncio.create_task(house.pool.stop(5))
-        await house.until(lambda: "stop" in old.notes and "stop" in new.notes)
+    async def work(kit: ReloadKit) -> None:
+        await kit.pool.reload()
+        stopping = asyncio.create_task(kit.pool.stop(5))
+        await kit.until(lambda: "stop" in old.notes and "stop" in new.notes)
         assert not stopping.done()
         old.may_stop.set()
         await stopping
-        assert house.alive() == []
+        assert kit.alive() == []
 
     live(work, old, new)
 
@@ -384,13 +387,13 @@ def test_whoever_waits_for_a_reload_may_go_away() -> None:
     old, new = Version(), Version()
     new.may_start.clear()
 
-    async def work(house: House) -> None:
-        reloading = house.reload()
-        await house.until(lambda: len(house.scripts.made_hosts) == 2)
+    async def work(kit: ReloadKit) -> None:
+        reloading = kit.reload()
+        await kit.until(lambda: len(kit.scripts.made_hosts) == 2)
         reloading.cancel()
         await asyncio.wait([reloading])
         new.may_start.set()
-        await house.until(lambda: house.speaks(new))
+        await kit.until(lambda: kit.speaks(new))
 
     live(work, old, new)
 
@@ -402,15 +405,15 @@ def test_a_reload_calls_off_the_one_whose_code_hangs_and_ends_its_worker() -> No
     old, hangs, good = Version(), Version(), Version()
     hangs.may_start.clear()
 
-    async def work(house: House) -> None:
-        first = house.reload()
-        await house.until(lambda: len(house.scripts.made_hosts) == 2)
-        house.scripts.made_hosts[1].kill = lambda: bool(hangs.release())  # type: ignore[method-assign, func-returns-value]
-        await house.pool.reload()
+    async def work(kit: ReloadKit) -> None:
+        first = kit.reload()
+        await kit.until(lambda: len(kit.scripts.made_hosts) == 2)
+        kit.scripts.made_hosts[1].kill = lambda: bool(hangs.release())  # type: ignore[method-assign, func-returns-value]
+        await kit.pool.reload()
         with pytest.raises(ReloadUnfinished, match="it was called off, another one has begun"):
             await first
-        assert house.speaks(good)
-        await house.until(lambda: house.alive() == [2])
+        assert kit.speaks(good)
+        await kit.until(lambda: kit.alive() == [2])
 
     live(work, old, hangs, good)
 
@@ -418,10 +421,10 @@ def test_a_reload_calls_off_the_one_whose_code_hangs_and_ends_its_worker() -> No
 def test_of_three_reloads_at_once_the_last_one_counts() -> None:
     old, new = Version(), Version()
 
-    async def work(house: House) -> None:
-        outcomes = await asyncio.gather(*(house.pool.reload() for _ in range(3)), return_exceptions=True)
+    async def work(kit: ReloadKit) -> None:
+        outcomes = await asyncio.gather(*(kit.pool.reload() for _ in range(3)), return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [ReloadUnfinished, ReloadUnfinished, type(None)]
-        assert house.speaks(new)
+        assert kit.speaks(new)
 
     live(work, old, new)
 
@@ -431,19 +434,19 @@ def test_a_reload_waits_for_workers_that_start_for_the_first_time() -> None:
     slow.may_start.clear()
 
     async def main() -> None:
-        house = House(slow, new)
-        starting = asyncio.create_task(house.pool.start())
-        await house.until(lambda: len(house.scripts.made_hosts) == 1)
-        reloading = [asyncio.create_task(house.pool.reload()) for _ in range(2)]
+        kit = ReloadKit(slow, new)
+        starting = asyncio.create_task(kit.pool.start())
+        await kit.until(lambda: len(kit.scripts.made_hosts) == 1)
+        reloading = [asyncio.create_task(kit.pool.reload()) for _ in range(2)]
         await asyncio.sleep(0.02)
-        assert len(house.scripts.made_hosts) == 1
+        assert len(kit.scripts.made_hosts) == 1
         slow.release()
         await starting
         outcomes = await asyncio.gather(*reloading, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [ReloadUnfinished, type(None)]
-        assert house.speaks(new)
-        await house.pool.stop(5)
-        assert house.alive() == []
+        assert kit.speaks(new)
+        await kit.pool.stop(5)
+        assert kit.alive() == []
 
     run(main())
 
@@ -455,20 +458,20 @@ def test_a_request_in_flight_is_answered_by_the_old_worker_while_sockets_go_on_w
     old, new = Version("handle_http_request"), Version("handle_http_request")
     old.may_answer.clear()
 
-    async def work(house: House) -> None:
-        talker = house.socket()
-        house.broker.subscribe(talker.id, b"all")
-        asking = asyncio.create_task(house.pool.run_http_handler(REQUEST))
-        await house.until(lambda: "request" in old.notes)
-        await house.pool.reload()
-        house.say(talker, "hello")
-        await house.until(lambda: new.notes == ["hello"])
-        assert (await house.pool.run_http_handler(REQUEST)).status == 200
+    async def work(kit: ReloadKit) -> None:
+        talker = kit.socket()
+        kit.broker.subscribe(talker.id, b"all")
+        asking = asyncio.create_task(kit.pool.run_http_handler(REQUEST))
+        await kit.until(lambda: "request" in old.notes)
+        await kit.pool.reload()
+        kit.say(talker, "hello")
+        await kit.until(lambda: new.notes == ["hello"])
+        assert (await kit.pool.run_http_handler(REQUEST)).status == 200
         assert new.notes == ["hello", "request"] and not asking.done()
         old.may_answer.set()
         assert (await asking).body == b"old"
-        await house.until(lambda: talker.received == [b"from a request"] * 2)  # its effects count
-        await house.until(lambda: old.notes == ["request", "stop"] and house.alive() == [1])
+        await kit.until(lambda: talker.received == [b"from a request"] * 2)  # its effects count
+        await kit.until(lambda: old.notes == ["request", "stop"] and kit.alive() == [1])
 
     live(work, old, new)
 
@@ -478,12 +481,12 @@ def test_an_old_worker_that_does_not_come_to_its_end_holds_no_socket(where: str)
     old, new = Version(), Version()
     getattr(old, where).clear()
 
-    async def work(house: House) -> None:
-        talker = house.socket()
-        await house.pool.reload()
-        house.say(talker, "hello")
-        await house.until(lambda: new.notes == ["hello"] and old.notes == ["stop"])
-        assert house.alive() == [0, 1]
+    async def work(kit: ReloadKit) -> None:
+        talker = kit.socket()
+        await kit.pool.reload()
+        kit.say(talker, "hello")
+        await kit.until(lambda: new.notes == ["hello"] and old.notes == ["stop"])
+        assert kit.alive() == [0, 1]
 
     live(work, old, new)
 
@@ -494,21 +497,21 @@ def test_an_old_worker_that_does_not_come_to_its_end_holds_no_socket(where: str)
 def test_one_worker_that_does_not_run_empty_does_not_keep_the_others_and_is_told() -> None:
     busy, idle, new = Version("handle_socket_close"), Version("handle_socket_close"), Version("handle_socket_message")
 
-    async def work(house: House) -> None:
-        first = cast(Version, house.scripts.made_hosts[0].script)
-        talker = house.socket()
+    async def work(kit: ReloadKit) -> None:
+        first = cast(Version, kit.scripts.made_hosts[0].script)
+        talker = kit.socket()
         first.may_handle.clear()
-        house.say(talker, "1")
-        await house.until(lambda: first.notes)
+        kit.say(talker, "1")
+        await kit.until(lambda: first.notes)
         text = "1 of 2 workers have the new code, reload again for the others: worker-0 has not come to the end"
         with pytest.raises(ReloadUnfinished, match=text):
-            await house.pool.reload()
-        assert house.pool.handlers_found == {"handle_socket_close", "handle_socket_message"}
-        house.say(talker, "2")
+            await kit.pool.reload()
+        assert kit.pool.handlers_found == {"handle_socket_close", "handle_socket_message"}
+        kit.say(talker, "2")
         first.may_handle.set()
-        await house.until(lambda: first.notes == ["1", "2"])
-        await house.pool.reload()
-        assert house.pool.handlers_found == {"handle_socket_message"}
+        await kit.until(lambda: first.notes == ["1", "2"])
+        await kit.pool.reload()
+        assert kit.pool.handlers_found == {"handle_socket_message"}
 
     live(work, busy, idle, new, settings=Settings(workers=2, handler_timeout=0.05, worker_hang_timeout=0.05))
 
@@ -519,13 +522,13 @@ def test_one_worker_that_does_not_run_empty_does_not_keep_the_others_and_is_told
 def test_a_socket_whose_101_came_out_after_its_worker_was_lost_gets_its_close_handler() -> None:
     old, replacement = Version(), Version()
 
-    async def work(house: House) -> None:
-        late = house.socket(is_open=False)
+    async def work(kit: ReloadKit) -> None:
+        late = kit.socket(is_open=False)
         old.die()
-        await house.until(lambda: not house.place.is_running)
-        house.broker.mark_socket_open(late)
-        await house.until(lambda: replacement.notes == [("close", late.id)])
-        await house.until(lambda: not house.broker.worker_queues[0].unhandled_closes)
+        await kit.until(lambda: not kit.slot.is_running)
+        kit.broker.mark_socket_open(late)
+        await kit.until(lambda: replacement.notes == [("close", late.id)])
+        await kit.until(lambda: not kit.broker.worker_queues[0].unhandled_closes)
 
     live(work, old, replacement)
 
@@ -537,15 +540,15 @@ def test_an_exception_while_a_worker_is_retired_leaves_nothing_of_it(
         monkeypatch.undo()
         raise OSError("no descriptors left")
 
-    async def work(house: House) -> None:
+    async def work(kit: ReloadKit) -> None:
         monkeypatch.setattr(RemoteWorker, "stop", fails)
-        await house.reload()
-        await house.until(lambda: not house.place._retiring_workers)
-        assert house.place.is_running
-        talker = house.socket()
-        house.say(talker, "1")
-        await house.until(lambda: new.notes)
-        await house.until(lambda: house.alive() == [1])
+        await kit.reload()
+        await kit.until(lambda: not kit.slot._retiring_workers)
+        assert kit.slot.is_running
+        talker = kit.socket()
+        kit.say(talker, "1")
+        await kit.until(lambda: new.notes)
+        await kit.until(lambda: kit.alive() == [1])
 
     old, new = Version(), Version()
     live(work, old, new)
@@ -566,15 +569,15 @@ def test_one_worker_that_cannot_be_stopped_does_not_keep_the_others_of_its_place
             raise OSError("no descriptors left")
         return done
 
-    async def work(house: House) -> None:
+    async def work(kit: ReloadKit) -> None:
         old.may_answer.clear()
-        asking = asyncio.create_task(house.pool.run_http_handler(REQUEST))
-        await house.until(lambda: "request" in old.notes)
-        await house.reload()
+        asking = asyncio.create_task(kit.pool.run_http_handler(REQUEST))
+        await kit.until(lambda: "request" in old.notes)
+        await kit.reload()
         monkeypatch.setattr(RemoteWorker, "stop", fails_once)
         old.release()
         await asking
-        await house.pool.stop(5)
+        await kit.pool.stop(5)
         assert new.notes == ["stop"] and old.notes == ["request", "stop"]
 
     old, new = Version("handle_http_request"), Version("handle_http_request")
@@ -587,10 +590,10 @@ def test_a_worker_is_replaced_also_if_the_reason_of_its_end_cannot_be_found(
     async def fails(worker: RemoteWorker, reason: str) -> str:
         raise OSError("no descriptors left")
 
-    async def work(house: House) -> None:
+    async def work(kit: ReloadKit) -> None:
         monkeypatch.setattr(RemoteWorker, "find_loss_reason", fails)
         old.die()
-        await house.until(lambda: house.speaks(new))
+        await kit.until(lambda: kit.speaks(new))
 
     old, new = Version(), Version()
     live(work, old, new)

@@ -11,27 +11,27 @@ def with_worker(work: Callable[[PoolKit, RemoteWorker], Coroutine[object, object
     """Runs a test with a pool of one worker."""
 
     async def main() -> None:
-        house = PoolKit(serve_events)
-        await house.pool.start()
+        kit = PoolKit(serve_events)
+        await kit.pool.start()
         try:
-            worker = house.pool._slots[0].worker
+            worker = kit.pool._slots[0].worker
             assert worker is not None
-            await work(house, worker)
+            await work(kit, worker)
         finally:
-            await house.pool.stop(5)
+            await kit.pool.stop(5)
 
     run(main())
 
 
 def test_a_watch_is_done_in_the_batch_that_makes_its_condition_true() -> None:
-    async def work(house: PoolKit, worker: RemoteWorker) -> None:
-        queue = house.core.worker_queues[0]
+    async def work(kit: PoolKit, worker: RemoteWorker) -> None:
+        queue = kit.core.worker_queues[0]
         watch = worker.watch(lambda: queue.handled_messages == 2)
-        house.post_message(1, "a")
-        await house.core.wait_until(lambda: queue.handled_messages == 1)
+        kit.post_message(1, "a")
+        await kit.core.wait_until(lambda: queue.handled_messages == 1)
         assert not watch.done()
-        house.post_message(1, "b")
-        await house.core.wait_until(lambda: queue.handled_messages == 2)
+        kit.post_message(1, "b")
+        await kit.core.wait_until(lambda: queue.handled_messages == 2)
         assert watch.done()
         assert worker._event_stream.on_batch == worker._apply_batch
 
@@ -39,7 +39,7 @@ def test_a_watch_is_done_in_the_batch_that_makes_its_condition_true() -> None:
 
 
 def test_a_watch_is_done_at_once_if_its_condition_holds_or_the_worker_does_not_run() -> None:
-    async def work(house: PoolKit, worker: RemoteWorker) -> None:
+    async def work(kit: PoolKit, worker: RemoteWorker) -> None:
         assert worker.watch(lambda: True).done()
         never = worker.watch(lambda: False)
         worker.declare_lost("a test")
@@ -50,10 +50,10 @@ def test_a_watch_is_done_at_once_if_its_condition_holds_or_the_worker_does_not_r
 
 
 def test_a_cancelled_watch_is_dropped_with_the_next_batch() -> None:
-    async def work(house: PoolKit, worker: RemoteWorker) -> None:
+    async def work(kit: PoolKit, worker: RemoteWorker) -> None:
         assert not await wait_for_any([worker.watch(lambda: False)], asyncio.get_running_loop().time())
-        house.post_message(1, "a")
-        await house.core.wait_until(lambda: house.core.worker_queues[0].handled_messages == 1)
+        kit.post_message(1, "a")
+        await kit.core.wait_until(lambda: kit.core.worker_queues[0].handled_messages == 1)
         assert worker._watches == []
         assert worker._event_stream.on_batch == worker._apply_batch
 

@@ -1,4 +1,4 @@
-"""Back-off and crash loops, with times made up."""
+"""Delays of replacements, and crash loops, with invented times."""
 
 from wsbroker.pool.restart_policy import LAST_DELAY_S, MAX_DEATHS, SUCCESSFUL_RUN_S, RestartPolicy
 

@@ -1,4 +1,4 @@
-"""Tasks have a root that logs, and end together."""
+"""Pool tasks log their exceptions and are cancelled together."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Which kind of worker is chosen and why, on machines that are a few facts; and what is refused."""
+"""The choice of a worker kind on invented platforms, with its reasons; and the kinds that are refused."""
 
 import subprocess
 import sys
@@ -20,11 +20,11 @@ FREE = PythonPlatform("3.14", has_interpreters=True, is_free_threaded=True, cpus
 
 
 class Chat:
-    """A live object, if one is made."""
+    """A worker class; its instances are live objects without an importable name."""
 
 
 def made_by(main: str) -> type:
-    """A class that says that it comes from this module."""
+    """Returns a class whose `__module__` is this name."""
     return type("Chat", (), {"__module__": main})
 
 
@@ -162,7 +162,7 @@ def test_a_copy_of_the_program_that_was_started_as_a_worker_starts_no_server(kin
 
 def test_names_of_what_can_be_imported() -> None:
     class Inner:
-        """Not at the top level."""
+        """A class that is not at the top level of its module."""
 
     module = sys.modules[__name__]
     assert importable_name("pkg.mod:obj") == "pkg.mod:obj"

@@ -18,6 +18,9 @@ import wsbroker
 from kits.pool_apps import Door, Echo
 from kits.pool_fakes import LOOPS, run
 from kits.pool_kit import APPS, ELSEWHERE, KINDS, WIRED, Pipe, Shop, live, start_error
+from e2e.pool_apps import Echo, OpenAndHttp
+from e2e.pool_kit import APPS, ELSEWHERE, KINDS, WIRED, Pipe, Shop, live, start_error
+from unit.pool.fakes import LOOPS, run
 from wsbroker.errors import ConfigError, WorkerError
 from wsbroker.http.request import HttpRequest
 from wsbroker.http.response import HttpResponse
@@ -150,7 +153,7 @@ def test_a_stopped_pool_refuses_sockets_and_requests(kind: str, caplog: pytest.L
             shop.message(1, "nobody there")
 
     caplog.set_level(logging.INFO)
-    live(APPS + "Door", work, worker_kind=kind)
+    live(APPS + "OpenAndHttp", work, worker_kind=kind)
     assert caplog.text.count("workers stopped") == 1
 
 
@@ -377,4 +380,4 @@ def test_a_class_of_an_importable_module_runs_in_every_kind() -> None:
         assert await shop.pool.run_http_handler(REQUEST) == HttpResponse.json({"query": "b=c"})
 
     for kind in ELSEWHERE:
-        live(Door, work, worker_kind=kind)
+        live(OpenAndHttp, work, worker_kind=kind)

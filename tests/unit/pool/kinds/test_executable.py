@@ -1,4 +1,4 @@
-"""Whether `sys.executable` could run a worker, by what frozen and embedded programs say of themselves."""
+"""Whether `sys.executable` can run a worker, judged by the attributes that frozen and embedded programs set."""
 
 import os
 import sys
@@ -23,7 +23,7 @@ from wsbroker.settings.config import Config
 
 @pytest.fixture(params=["sys.frozen", "__compiled__"])
 def frozen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What PyInstaller and cx_Freeze set, and what Nuitka does."""
+    """The attributes that PyInstaller and cx_Freeze set, and those of Nuitka."""
     if request.param == "sys.frozen":
         monkeypatch.setattr(sys, "frozen", True, raising=False)
     else:
