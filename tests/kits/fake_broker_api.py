@@ -1,4 +1,4 @@
-"""A broker of a few dictionaries, for applications that run without one."""
+"""A broker made of a few dictionaries, for tests of applications."""
 
 import json
 from collections.abc import Iterator
@@ -8,10 +8,10 @@ from wsbroker.worker import api as worker_api
 
 
 class FakeBrokerApi(worker_api.BrokerApi):
-    """Does what the broker does, at once; keeps what every socket would have got.
+    """Carries out calls at once; keeps the messages that each socket would have got.
 
     Args:
-        max_channels: how many subscriptions a socket may have.
+        max_channels: the number of subscriptions that a socket may have.
     """
 
     __slots__ = ("closed", "max_channels", "sent", "tables", "tokens")
@@ -24,7 +24,7 @@ class FakeBrokerApi(worker_api.BrokerApi):
         self.closed: dict[int, tuple[int, str]] = {}
 
     def pop_sent_messages(self, socket_id: int) -> list[object]:
-        """What a socket has got since the last time, from JSON."""
+        """Returns the messages that a socket got since the last call, decoded from JSON."""
         return [json.loads(data) for data in self.sent.pop(socket_id, [])]
 
     def send(self, socket_id: int, data: str | bytes) -> None:
@@ -67,7 +67,7 @@ class FakeBrokerApi(worker_api.BrokerApi):
 
 @contextmanager
 def as_broker(fake: FakeBrokerApi) -> Iterator[FakeBrokerApi]:
-    """Makes `fake` what the API talks to."""
+    """Has the calls of the API go to `fake`."""
     before = worker_api.context_api.set(fake)
     try:
         yield fake

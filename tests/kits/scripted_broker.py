@@ -166,7 +166,7 @@ class ScriptedBroker:
                 return message
 
     def probe(self, number: int) -> None:
-        """Asks whether the helper thread runs, and waits for its answer."""
+        """Asks whether the control thread runs, and waits for its answer."""
         self.control.write([(control.PROBE, number)])
         assert self.next_control(control.ALIVE) == (control.ALIVE, number)
 

@@ -21,7 +21,7 @@ untyped: Any = wsbroker
 """The API for callers that have no type checker."""
 
 
-class RecordingPort(BrokerApi):
+class RecordingApi(BrokerApi):
     """Remembers each call with its arguments, and answers questions."""
 
     def __init__(self) -> None:
@@ -82,9 +82,9 @@ class RecordingPort(BrokerApi):
 
 
 @pytest.fixture
-def recorded() -> Iterator[RecordingPort]:
-    """The default port for one test."""
-    recording = RecordingPort()
+def recorded() -> Iterator[RecordingApi]:
+    """The default API for one test."""
+    recording = RecordingApi()
     worker_api.set_default_api(recording)
     yield recording
     worker_api.set_default_api(None)
@@ -180,14 +180,14 @@ def exact_types(value: object) -> bool:
     ],
 )
 def test_arguments_arrive_in_their_exact_form(
-    recorded: RecordingPort, call: Callable[[], object], expected: tuple[object, ...]
+    recorded: RecordingApi, call: Callable[[], object], expected: tuple[object, ...]
 ) -> None:
     call()
     assert recorded.calls == [expected]
     assert exact_types(recorded.calls[0])
 
 
-def test_answers_are_handed_back(recorded: RecordingPort) -> None:
+def test_answers_are_handed_back(recorded: RecordingApi) -> None:
     assert wsbroker.subscribe(7, "c") is True
     assert wsbroker.unsubscribe(7, "c") is False
     assert wsbroker.subscriber_count("full") == 2
@@ -199,7 +199,7 @@ def test_answers_are_handed_back(recorded: RecordingPort) -> None:
     assert wsbroker.queued_bytes(7) == 7
 
 
-def test_what_the_caller_may_still_change_is_copied(recorded: RecordingPort) -> None:
+def test_what_the_caller_may_still_change_is_copied(recorded: RecordingApi) -> None:
     buffer = bytearray(b"before")
     wsbroker.send(7, buffer)
     wsbroker.send(7, memoryview(buffer))
@@ -254,7 +254,7 @@ def test_what_the_caller_may_still_change_is_copied(recorded: RecordingPort) -> 
     ],
 )
 def test_wrong_types_are_type_errors_and_nothing_is_sent(
-    recorded: RecordingPort, call: Callable[[], object], text: str
+    recorded: RecordingApi, call: Callable[[], object], text: str
 ) -> None:
     with pytest.raises(TypeError) as caught:
         call()
@@ -287,7 +287,7 @@ def test_wrong_types_are_type_errors_and_nothing_is_sent(
     ],
 )
 def test_bad_values_are_value_errors_and_nothing_is_sent(
-    recorded: RecordingPort, call: Callable[[], object], text: str
+    recorded: RecordingApi, call: Callable[[], object], text: str
 ) -> None:
     with pytest.raises(ValueError) as caught:
         call()
@@ -313,8 +313,8 @@ def test_without_a_broker_a_call_is_a_runtime_error_that_says_what_to_do(call: C
     assert isinstance(caught.value, wsbroker.CommandError)
 
 
-def test_the_port_of_the_context_comes_before_the_default_one(recorded: RecordingPort) -> None:
-    own = RecordingPort()
+def test_the_api_of_the_context_comes_before_the_default_one(recorded: RecordingApi) -> None:
+    own = RecordingApi()
 
     def in_worker() -> None:
         worker_api.context_api.set(own)

@@ -1,4 +1,4 @@
-"""The port of the main interpreter: from the loop's thread, from others, from signal handlers, before and after."""
+"""The API of the main interpreter: from the loop's thread, from others, from signal handlers, before and after."""
 
 import asyncio
 import functools
@@ -12,28 +12,28 @@ import pytest
 
 from kits.pool_fakes import Batch, FakeCore, run
 from wsbroker.errors import CommandError
-from wsbroker.pool import local_api as local_port
+from wsbroker.pool import local_api
 from wsbroker.pool.local_api import LocalApi
 from wsbroker.wire import commands
 
 ASKS: list[Callable[[LocalApi], object]] = [
-    lambda port: port.subscribe(1, b"a"),
-    lambda port: port.unsubscribe(1, b"a"),
-    lambda port: port.subscriber_count(b"a"),
-    lambda port: port.subscribers(b"a"),
-    lambda port: port.subscriptions(1),
-    lambda port: port.channels(),
-    lambda port: port.is_open(1),
-    lambda port: port.queued_bytes(1),
+    lambda api: api.subscribe(1, b"a"),
+    lambda api: api.unsubscribe(1, b"a"),
+    lambda api: api.subscriber_count(b"a"),
+    lambda api: api.subscribers(b"a"),
+    lambda api: api.subscriptions(1),
+    lambda api: api.channels(),
+    lambda api: api.is_open(1),
+    lambda api: api.queued_bytes(1),
 ]
 TELLS: list[Callable[[LocalApi], None]] = [
-    lambda port: port.send(1, "x"),
-    lambda port: port.send_to_channel(b"a", b"x", (2, 3)),
-    lambda port: port.subscribe_nowait(1, b"a"),
-    lambda port: port.unsubscribe_nowait(1, b"a"),
-    lambda port: port.set_token(1, b"t"),
-    lambda port: port.copy_subscriptions(b"a", b"b"),
-    lambda port: port.close(1, 1000, "bye"),
+    lambda api: api.send(1, "x"),
+    lambda api: api.send_to_channel(b"a", b"x", (2, 3)),
+    lambda api: api.subscribe_nowait(1, b"a"),
+    lambda api: api.unsubscribe_nowait(1, b"a"),
+    lambda api: api.set_token(1, b"t"),
+    lambda api: api.copy_subscriptions(b"a", b"b"),
+    lambda api: api.close(1, 1000, "bye"),
 ]
 ALL: list[Callable[[LocalApi], object]] = [*ASKS, *TELLS]
 
@@ -43,19 +43,19 @@ class LoopThread:
 
     def __init__(self, command_bytes: int = 1 << 20) -> None:
         self.core = FakeCore()
-        self.port = LocalApi(self.core, command_bytes)
+        self.api = LocalApi(self.core, command_bytes)
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever)
 
     def __enter__(self) -> "LoopThread":
         self._thread.start()
-        self.call(self.port.start)
+        self.call(self.api.start)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        self.call(self.port.stop)
+        self.call(self.api.stop)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
@@ -123,12 +123,12 @@ def test_every_call_before_the_start_is_refused(call: Callable[[LocalApi], objec
 @pytest.mark.parametrize("call", ALL)
 def test_every_call_after_the_stop_is_refused_in_every_thread(call: Callable[[LocalApi], object]) -> None:
     async def main() -> None:
-        port = LocalApi(FakeCore(), 1000)
-        port.start()
-        port.stop()
+        api = LocalApi(FakeCore(), 1000)
+        api.start()
+        api.stop()
         with pytest.raises(CommandError, match="the broker was stopped"):
-            call(port)
-        (error,) = in_thread(lambda: call(port))()
+            call(api)
+        (error,) = in_thread(lambda: call(api))()
         assert isinstance(error, CommandError)
 
     run(main())
@@ -139,16 +139,16 @@ def test_a_call_does_the_same_in_the_loop_and_in_another_thread(call: Callable[[
     async def main() -> tuple[FakeCore, object]:
         core = FakeCore()
         core.members[b"a"] = [4, 1]
-        port = LocalApi(core, 1000)
-        port.start()
-        result = call(port)
-        port.stop()
+        api = LocalApi(core, 1000)
+        api.start()
+        result = call(api)
+        api.stop()
         return core, result
 
     inside, result = run(main())
     with LoopThread() as outside:
         outside.core.members[b"a"] = [4, 1]
-        assert call(outside.port) == result
+        assert call(outside.api) == result
     # The number of a worker's SET_TOKEN is 0 for "nobody's".
     told = [entry[:3] if entry[0] == commands.SET_TOKEN else entry for entry in outside.core.log]
     assert told == inside.log
@@ -156,12 +156,12 @@ def test_a_call_does_the_same_in_the_loop_and_in_another_thread(call: Callable[[
 
 def test_the_calls_of_a_thread_are_applied_in_its_order() -> None:
     with LoopThread() as house:
-        port = house.port
+        api = house.api
         for n in range(300):
-            port.send(1, str(n))
+            api.send(1, str(n))
             if n % 3 == 0:
-                port.subscribe_nowait(n, b"a")
-                assert port.subscribers(b"a") == list(range(0, n + 1, 3))
+                api.subscribe_nowait(n, b"a")
+                assert api.subscribers(b"a") == list(range(0, n + 1, 3))
     sent = [entry[2] for entry in house.core.log if entry[0] == commands.SEND]
     assert sent == [str(n) for n in range(300)]
 
@@ -169,17 +169,17 @@ def test_the_calls_of_a_thread_are_applied_in_its_order() -> None:
 def test_many_calls_wake_the_loop_once() -> None:
     with LoopThread() as house:
         applied: list[int] = []
-        apply = house.port._apply
+        apply = house.api._apply
 
-        def counting(lane: int, generation: int, batch: Batch) -> Batch:
+        def counting(lane_index: int, generation: int, batch: Batch) -> Batch:
             applied.append(len(batch))
-            return apply(lane, generation, batch)
+            return apply(lane_index, generation, batch)
 
-        house.port._apply = counting
+        house.api._apply = counting
         with house.held():
             for n in range(500):
-                house.port.send(1, str(n))
-        assert house.port.channels() == []
+                house.api.send(1, str(n))
+        assert house.api.channels() == []
     assert applied[0] in (500, 501)
     assert sum(applied) == 501
 
@@ -187,59 +187,59 @@ def test_many_calls_wake_the_loop_once() -> None:
 def test_a_thread_waits_while_its_commands_fill_the_limit() -> None:
     size = 1000
     with LoopThread(command_bytes=10 * size) as house:
-        port = house.port
+        api = house.api
 
         def flood() -> None:
             for _ in range(100):
-                port.send(1, "x" * size)
+                api.send(1, "x" * size)
 
         with house.held():
             join = in_thread(flood)
-            wait_for(lambda: bool(port._blocked_callers))
-            assert 8 * size < port.waiting_bytes <= 10 * size
+            wait_for(lambda: bool(api._blocked_callers))
+            assert 8 * size < api.waiting_bytes <= 10 * size
             assert house.core.log == []
         assert join() == [None]
-        assert port.channels() == []
+        assert api.channels() == []
         assert len(house.core.log) == 100
         house.call(lambda: None)
-        assert port.waiting_bytes == 0
+        assert api.waiting_bytes == 0
 
 
 def test_one_command_larger_than_the_limit_passes_when_nothing_waits() -> None:
     with LoopThread(command_bytes=10) as house:
-        house.port.send(1, "x" * 1000)
-        house.port.send(1, "y" * 1000)
+        house.api.send(1, "x" * 1000)
+        house.api.send(1, "y" * 1000)
     assert [entry[2] for entry in house.core.log] == ["x" * 1000, "y" * 1000]
 
 
 def test_who_waits_when_the_broker_stops_does_not_hang() -> None:
     with LoopThread(command_bytes=1000) as house:
-        port = house.port
+        api = house.api
 
         def flood() -> None:
             for _ in range(3):
-                port.send(1, "x" * 600)
+                api.send(1, "x" * 600)
 
         with house.held():
-            asks = in_thread(lambda: port.subscriber_count(b"a"))
+            asks = in_thread(lambda: api.subscriber_count(b"a"))
             tells = in_thread(flood)
-            wait_for(lambda: bool(port._blocked_callers and port._pending_questions))
-            house.loop.call_soon_threadsafe(port.stop)
+            wait_for(lambda: bool(api._blocked_callers and api._pending_questions))
+            house.loop.call_soon_threadsafe(api.stop)
         (answer,) = asks()
         assert answer == 0
         (end,) = tells()
         assert isinstance(end, CommandError)
-        house.call(port.start)
+        house.call(api.start)
 
 
 def test_a_loop_that_was_closed_without_stop_refuses_instead_of_hanging() -> None:
     async def main() -> LocalApi:
-        port = LocalApi(FakeCore(), 1000)
-        port.start()
-        return port
+        api = LocalApi(FakeCore(), 1000)
+        api.start()
+        return api
 
-    port = run(main())
-    (error,) = in_thread(lambda: port.subscriber_count(b"a"))()
+    api = run(main())
+    (error,) = in_thread(lambda: api.subscriber_count(b"a"))()
     assert isinstance(error, CommandError)
 
 
@@ -247,12 +247,12 @@ def test_a_batch_that_cannot_be_applied_frees_who_waits_for_it(caplog: pytest.Lo
     with LoopThread() as house:
         house.core.poison = "poison"
         with house.held():
-            house.port.send(1, "poison")
-            join = in_thread(lambda: house.port.subscriber_count(b"a"))
-            wait_for(lambda: bool(house.port._pending_questions))
+            house.api.send(1, "poison")
+            join = in_thread(lambda: house.api.subscriber_count(b"a"))
+            wait_for(lambda: bool(house.api._pending_questions))
         (error,) = join()
         assert isinstance(error, CommandError)
-        assert house.port.subscriber_count(b"a") == 0
+        assert house.api.subscriber_count(b"a") == 0
     assert "commands of a thread could not be applied" in caplog.text
 
 
@@ -292,7 +292,7 @@ class Recorder:
 @pytest.mark.parametrize("form", ["method", "object", "partial", "lambda"])
 def test_asking_from_a_signal_handler_is_refused(form: str) -> None:
     with LoopThread() as house:
-        recorder = Recorder(lambda: house.port.subscriber_count(b"a"))
+        recorder = Recorder(lambda: house.api.subscriber_count(b"a"))
         forms: dict[str, Callable[[int, FrameType | None], object]] = {
             "method": recorder.method,
             "object": recorder,
@@ -301,16 +301,16 @@ def test_asking_from_a_signal_handler_is_refused(form: str) -> None:
         }
         with handling(forms[form]):
             signal.raise_signal(signal.SIGUSR1)
-            assert house.port.subscriber_count(b"a") == 0  # outside the handler it is fine
+            assert house.api.subscriber_count(b"a") == 0  # outside the handler it is fine
         (error,) = recorder.results
         assert isinstance(error, CommandError) and "signal handler" in str(error)
 
 
 def test_telling_from_a_signal_handler_works() -> None:
     with LoopThread() as house:
-        with handling(lambda number, frame: house.port.send(1, "from the handler")):
+        with handling(lambda number, frame: house.api.send(1, "from the handler")):
             signal.raise_signal(signal.SIGUSR1)
-        assert house.port.channels() == []
+        assert house.api.channels() == []
         assert house.core.log == [(commands.SEND, 1, "from the handler")]
 
 
@@ -332,7 +332,7 @@ class InterruptedLock:
 @pytest.mark.parametrize("outer", ["tell", "ask"])
 def test_a_signal_inside_a_call_never_dead_locks(outer: str) -> None:
     with LoopThread() as house:
-        port = house.port
+        api = house.api
         count = iter(range(3))
         errors: list[CommandError] = []
 
@@ -340,22 +340,22 @@ def test_a_signal_inside_a_call_never_dead_locks(outer: str) -> None:
             n = next(count, None)
             if n is None:
                 return
-            port.send(1, f"nested {n}")
+            api.send(1, f"nested {n}")
             try:
-                port.channels()
+                api.channels()
             except CommandError as error:
                 errors.append(error)
 
-        port._lock = InterruptedLock()  # type: ignore[assignment]
+        api._lock = InterruptedLock()  # type: ignore[assignment]
         with handling(handler):
             if outer == "tell":
-                port.send(1, "outer")
+                api.send(1, "outer")
             else:
-                assert port.channels() == []
-            port.send(1, "after")
-            port.send(1, "last")
-        port._lock = threading.Lock()
-        assert port.channels() == []
+                assert api.channels() == []
+            api.send(1, "after")
+            api.send(1, "last")
+        api._lock = threading.Lock()
+        assert api.channels() == []
     assert len(errors) == 3
     sent = [entry[2] for entry in house.core.log]
     assert sorted(map(str, sent)) == sorted(
@@ -370,7 +370,7 @@ def test_frames_of_a_handler_are_only_looked_for_in_the_main_thread() -> None:
     with LoopThread() as house:
 
         def handler(number: int, frame: FrameType | None) -> object:
-            return house.port.subscriber_count(b"a")
+            return house.api.subscriber_count(b"a")
 
         with handling(handler):
             assert in_thread(lambda: handler(0, None))() == [0]
@@ -378,7 +378,7 @@ def test_frames_of_a_handler_are_only_looked_for_in_the_main_thread() -> None:
 
 def test_a_builtin_handler_has_no_frames_to_find() -> None:
     with handling(signal.default_int_handler):
-        assert not local_port._find_signal_codes()
+        assert not local_api._find_signal_codes()
 
 
 # On the loop's own thread. --------------------------------------------------------------------------------------------
@@ -386,17 +386,17 @@ def test_a_builtin_handler_has_no_frames_to_find() -> None:
 
 @pytest.mark.parametrize("ask", ASKS)
 def test_asking_from_a_signal_handler_is_refused_on_the_loops_thread_too(ask: Callable[[LocalApi], object]) -> None:
-    recorder = Recorder(lambda: ask(port))
-    port = LocalApi(FakeCore(), 1 << 20)
+    recorder = Recorder(lambda: ask(api))
+    api = LocalApi(FakeCore(), 1 << 20)
 
     async def main() -> None:
         with handling(recorder.method):
-            port.start()
+            api.start()
             signal.raise_signal(signal.SIGUSR1)
-            ask(port)  # outside the handler it is fine
-        port.refresh_signal_handlers()
+            ask(api)  # outside the handler it is fine
+        api.refresh_signal_handlers()
         recorder.method(0, None)  # a call like any other now
-        port.stop()
+        api.stop()
 
     run(main())
     refused, answered = recorder.results
@@ -407,28 +407,28 @@ def test_asking_from_a_signal_handler_is_refused_on_the_loops_thread_too(ask: Ca
 @pytest.mark.parametrize("tell", TELLS)
 def test_telling_from_a_signal_handler_works_on_the_loops_thread_too(tell: Callable[[LocalApi], None]) -> None:
     core = FakeCore()
-    port = LocalApi(core, 1 << 20)
+    api = LocalApi(core, 1 << 20)
 
     async def main() -> None:
-        with handling(lambda number, frame: tell(port)):
-            port.start()
+        with handling(lambda number, frame: tell(api)):
+            api.start()
             signal.raise_signal(signal.SIGUSR1)
         assert len(core.log) == 1
-        port.stop()
+        api.stop()
 
     run(main())
 
 
-def test_a_handler_that_was_taken_later_is_noticed_when_the_port_looks() -> None:
-    port = LocalApi(FakeCore(), 1 << 20)
-    recorder = Recorder(port.channels)
+def test_a_handler_that_was_taken_later_is_noticed_when_the_api_looks() -> None:
+    api = LocalApi(FakeCore(), 1 << 20)
+    recorder = Recorder(api.channels)
 
     async def main() -> None:
-        port.start()
+        api.start()
         with handling(recorder):
-            port.refresh_signal_handlers()
+            api.refresh_signal_handlers()
             signal.raise_signal(signal.SIGUSR1)
-        port.stop()
+        api.stop()
 
     run(main())
     assert isinstance(recorder.results[0], CommandError)
@@ -437,19 +437,19 @@ def test_a_handler_that_was_taken_later_is_noticed_when_the_port_looks() -> None
 def test_without_signal_handlers_of_the_program_a_question_goes_straight_to_the_core() -> None:
     """`run` and `asyncio.run` have handlers too, which ask nothing."""
     core = FakeCore()
-    port = LocalApi(core, 1 << 20)
+    api = LocalApi(core, 1 << 20)
 
     async def main() -> None:
         assert callable(signal.getsignal(signal.SIGINT))
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, print)
-        port.start()
-        assert port._core_questions[commands.IS_OPEN] == core.is_open
+        api.start()
+        assert api._core_questions[commands.IS_OPEN] == core.is_open
         asyncio.get_running_loop().remove_signal_handler(signal.SIGUSR2)
-        port.stop()
+        api.stop()
 
     run(main())
 
 
 def test_a_loop_in_another_thread_is_no_matter_of_signals() -> None:
     with handling(lambda number, frame: None), LoopThread() as house:
-        assert house.port._core_questions[commands.IS_OPEN] == house.core.is_open
+        assert house.api._core_questions[commands.IS_OPEN] == house.core.is_open

@@ -268,7 +268,7 @@ def test_no_message_is_handled_behind_one_that_was_cancelled_because_the_wire_ha
     broker.tell(message(1, "first"), message(1, "second"), message(2, "another"))
     while len(begun) < 2:
         broker.thread.join(0.001)
-    broker.wire.end.close()  # and the control stream is still open: the helper knows nothing yet
+    broker.wire.end.close()  # and the control stream is still open: the control thread knows nothing yet
     assert ended.wait(PATIENCE_S)
     broker.end()
     assert begun == ["first", "another"] and broker.error is None

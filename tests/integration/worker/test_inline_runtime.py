@@ -33,7 +33,7 @@ class ClosingApi(BrokerApi):
 
 
 class Inline:
-    """A runtime with its port, and the sockets it has released."""
+    """A runtime with its API, and the sockets it has released."""
 
     def __init__(
         self,
@@ -42,11 +42,11 @@ class Inline:
         on_error: Literal["close", "log"] = "close",
         hang_s: float = PATIENCE_S,
     ) -> None:
-        self.port = ClosingApi()
+        self.api = ClosingApi()
         options = HandlerOptions(
             handler_timeout=timeout_s, http_timeout=timeout_s, on_handler_error=on_error, worker_hang_timeout=hang_s
         )
-        self.runtime = InlineRuntime(load_handlers(spec), self.port, options)
+        self.runtime = InlineRuntime(load_handlers(spec), self.api, options)
         self.released: list[int] = []
         self._changed = asyncio.Event()
         self.runtime.resume_socket = self._record_release
@@ -151,7 +151,7 @@ def test_a_handler_that_raises_is_logged_and_counted_and_its_socket_closed(
         inline.runtime.on_message_result(3, handle(SystemExit()))
         await inline.until_released(2)
         expected = [(n, 1011, "handler error") for n in (1, 2, 3)]
-        assert inline.port.closed == (expected if on_error == "close" else [])
+        assert inline.api.closed == (expected if on_error == "close" else [])
         assert inline.runtime.counters == {report.ERRORS: 3}
         await inline.runtime.stop(1)
 
@@ -174,7 +174,7 @@ def test_a_handler_that_takes_too_long_is_cancelled_and_its_socket_closed(run: R
         inline.runtime.on_message_result(1, handle())
         await inline.until_released(1)
         assert cancelled == [True]
-        assert inline.port.closed == [(1, 1011, "handler error")]
+        assert inline.api.closed == [(1, 1011, "handler error")]
         assert inline.runtime.counters == {report.TIMEOUTS: 1, report.LONG: 1}
         await inline.runtime.stop(1)
 
@@ -195,7 +195,7 @@ def test_a_handler_that_swallows_its_cancellation_is_counted_as_hung_and_holds_o
         inline.runtime.on_message_result(1, handle())
         while inline.runtime.counters.get(report.HUNG) != 1:
             await asyncio.sleep(0.01)
-        assert inline.released == [] and inline.port.closed == [(1, 1011, "handler error")]
+        assert inline.released == [] and inline.api.closed == [(1, 1011, "handler error")]
         end.set()
         await inline.until_released(1)
         await inline.runtime.stop(1)
@@ -212,7 +212,7 @@ def test_many_handlers_have_their_own_deadlines_with_one_timer(run: Run) -> None
         for n in range(1, 101):
             inline.runtime.on_message_result(n, handle(0.01 if n % 2 else PATIENCE_S))
         await inline.until_released(100)
-        assert sorted(n for n, _, _ in inline.port.closed) == list(range(2, 101, 2))
+        assert sorted(n for n, _, _ in inline.api.closed) == list(range(2, 101, 2))
         await inline.runtime.stop(1)
 
     run(test())
@@ -257,7 +257,7 @@ def test_the_close_handler_ends_at_once_or_releases_its_socket(run: Run) -> None
         assert got[0] == (1, b"t", 1000, "bye")
         assert sorted(got[1:]) == [(2, "later"), (3, "at once")]
         assert sorted(inline.released) == ([2] if ended_at_once else [2, 3])
-        assert inline.port.closed == []
+        assert inline.api.closed == []
         assert Inline(NO_HANDLERS).runtime.begin_close_handler(1, None, 1000, "")
         await inline.runtime.stop(1)
 
@@ -439,7 +439,7 @@ def test_a_handler_that_asks_for_its_own_cancellation_has_failed(run: Run) -> No
         inline = Inline(NO_HANDLERS)
         inline.runtime.on_message_result(1, handle())
         await inline.until_released(1)
-        assert inline.port.closed == [(1, 1011, "handler error")]
+        assert inline.api.closed == [(1, 1011, "handler error")]
         await inline.runtime.stop(1)
 
     run(test())

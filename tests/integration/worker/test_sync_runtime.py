@@ -872,7 +872,7 @@ def test_a_thread_that_outlives_its_worker_is_told_so() -> None:
         contexts[0].run(wsbroker.set_token, 1, "x")
 
 
-def test_a_finaliser_that_interrupts_the_port_cannot_dead_lock_it() -> None:
+def test_a_finaliser_that_interrupts_the_api_cannot_dead_lock_it() -> None:
     from wsbroker.worker.api import context_api
     from wsbroker.worker.wire_api import WireApi
 

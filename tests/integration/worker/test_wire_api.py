@@ -1,4 +1,4 @@
-"""An exception at any line of the port, in a handler's stack: it costs that handler's socket, and nobody else anything.
+"""An exception at any line of the API, in a handler's stack: it costs that handler's socket, and nobody else anything.
 
 Once at each line that a handler's calls run through, and at each moment at which it runs through it, something raises
 there: what a signal handler does, or what a lack of memory or stack is. Then either only this call has failed, or the
@@ -36,7 +36,7 @@ class Injected(Exception):
 
 
 class Injector:
-    """Raises at the `at`-th line of the port that a function runs through."""
+    """Raises at the `at`-th line of the API that a function runs through."""
 
     def __init__(self, at: int) -> None:
         self.at = at
@@ -169,7 +169,7 @@ class Trial:
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_an_exception_at_any_line_of_the_port_ends_one_call_only(
+def test_an_exception_at_any_line_of_the_api_ends_one_call_only(
     is_async: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("CRITICAL")
@@ -186,10 +186,10 @@ def test_an_exception_at_any_line_of_the_port_ends_one_call_only(
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_a_handler_that_runs_out_of_stack_anywhere_in_the_port_costs_its_socket_only(
+def test_a_handler_that_runs_out_of_stack_anywhere_in_the_api_costs_its_socket_only(
     is_async: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each message begins its recursion one call deeper, so that the stack ends at each depth of the port once."""
+    """Each message begins its recursion one call deeper, so that the stack ends at each depth of the API once."""
     caplog.set_level("CRITICAL")
 
     def recurse(depth: int) -> None:
