@@ -1,6 +1,6 @@
 """The command line: ``python -m wsbroker [APP] …`` and the console script ``wsbroker``.
 
-It reads flags, environment and file into a `Config`, finds the application, and calls `wsbroker.server.api.run`.
+Reads flags, environment and file into a `Config`, finds the application, and calls `wsbroker.server.api.run`.
 
 Exit codes
     0        stopped cleanly (SIGINT or SIGTERM, or the application asked for it)
@@ -13,12 +13,11 @@ Exit codes
 Every error but the unexpected one is a single line on stderr, ``wsbroker: error: …``; with ``--log-level debug`` its
 traceback too. Secrets are never shown.
 
-May import: `config`, `sources`, `addresses`, `folders`, `open_sockets`, `standard_streams`, `signals`, `process_exit`,
-`errors`, click; `app` and `build` only when they are needed.
+May import: `settings`, light modules of `server`, `process_exit`, `guarded_log`, `errors`, click; `server.api`, `build`
+and `bench` inside functions only, because asyncio and aiohttp take long to load.
 """
 
 import errno
-import importlib.util
 import json
 import logging
 import os
@@ -34,20 +33,19 @@ import click
 from wsbroker import process_exit
 from wsbroker.errors import ConfigError, WorkerError, WSBrokerError
 from wsbroker.guarded_log import GuardedLog, write_to_stderr
+from wsbroker.server.application_path import find_app
 from wsbroker.server.signals import install_program_signals
 from wsbroker.server.standard_streams import open_standard_streams
 from wsbroker.settings import descriptors, open_sockets, sources
 from wsbroker.settings.addresses import BindAddress, InheritedSocket, bind_error_text, parse_addresses
 from wsbroker.settings.checks import Setting, did_you_mean
 from wsbroker.settings.config import GROUPS, SETTINGS, Config, Settings, check_settings
-from wsbroker.settings.folders import absolute_path, working_directory
 
 OK: Final = 0
 UNEXPECTED: Final = 1
 USAGE: Final = 2
 CANNOT_BIND: Final = 3
 WORKER_FAILED: Final = 4
-INTERRUPTED: Final = 130
 
 BUILT_IN_APP: Final = "wsbroker.apps.pubsub"
 DEFAULT_BIND: Final = "127.0.0.1:3000"
@@ -56,7 +54,11 @@ logger = GuardedLog(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit code; `argv` is without the program's name."""
+    """Runs the command line and returns its exit code.
+
+    Args:
+        argv: the arguments without the program's name; None: those of this process.
+    """
     open_standard_streams()
     code = _run_command_line(argv)
     process_exit.set_expected_status(code)
@@ -64,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run_command_line(argv: Sequence[str] | None) -> int:
+    """Reads the arguments, runs the server or the benchmark, and returns the exit code; reports errors on stderr."""
     is_program = argv is None
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["bench"]:  # an application of this name is reached as ./bench.py
@@ -74,18 +77,18 @@ def _run_command_line(argv: Sequence[str] | None) -> int:
         parsed = _make_command().main(args=arguments, prog_name="wsbroker", standalone_mode=False)
         if isinstance(parsed, int):  # --help and --version
             return parsed
-        plan = _read_options(cast("dict[str, object]", parsed), os.environ)
+        options = _read_options(cast("dict[str, object]", parsed), os.environ)
         if is_program:
             install_program_signals()
-        return _run_server(plan)
+        return _run_server(options)
     except click.NoSuchOption as error:
-        # click adds the flag to the name of a short option; the name as it was typed is what helps
+        # click adds the flag to the name of a short option: show the name as it was typed
         name = error.option_name
         return _report_error(USAGE, f"there is no flag {name}{_OTHER_SERVERS_FLAGS.get(name) or _suggest_flag(name)}")
     except click.BadOptionUsage as error:
         return _report_error(USAGE, _describe_bad_usage(error))
     except click.Abort:
-        return INTERRUPTED
+        return process_exit.INTERRUPTED
     except click.ClickException as error:
         return _report_error(USAGE, error.format_message())
     except ConfigError as error:
@@ -95,11 +98,11 @@ def _run_command_line(argv: Sequence[str] | None) -> int:
     except WSBrokerError as error:
         return _report_error(UNEXPECTED, str(error), error)
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return process_exit.INTERRUPTED
 
 
 def _report_error(code: int, text: str, error: BaseException | None = None) -> int:
-    """Writes the one line of an error, at debug level its traceback before it, and returns the exit code."""
+    """Writes an error to stderr as one line and returns `code`; at debug level, logs the traceback before."""
     if error is not None:
         logger.debug("the error in full", exc_info=error)
     write_to_stderr(f"wsbroker: error: {' '.join(part.strip() for part in text.splitlines())}\n")
@@ -114,10 +117,11 @@ _OTHER_SERVERS_FLAGS: Final = {
     "--fd": "; write --bind fd://N",
     **dict.fromkeys(("--ssl-certfile", "--ssl-keyfile", "--certfile", "--keyfile", "--tls"), _TLS_HINT),
 }
-"""Flags of other servers, and what to write here."""
+"""By flag of other servers: the hint what to write instead."""
 
 
 def _suggest_flag(name: str) -> str:
+    """Returns ``"; did you mean '--x'?"`` with the flag closest to an unknown one, "" if none is close."""
     flags = [
         flag for option in _make_command().params for flag in (*option.opts, *option.secondary_opts) if flag[0] == "-"
     ]
@@ -125,6 +129,7 @@ def _suggest_flag(name: str) -> str:
 
 
 def _describe_bad_usage(error: click.BadOptionUsage) -> str:
+    """Returns the text for a flag that has a value and takes none, or the other way round."""
     name = error.option_name
     known = {flag: option for option in _make_command().params for flag in (*option.opts, *option.secondary_opts)}
     if name not in known:
@@ -134,20 +139,20 @@ def _describe_bad_usage(error: click.BadOptionUsage) -> str:
     return f"{name} takes no value" if is_switch else f"{name} needs a value"
 
 
-# --- what the flags, the environment and the file ask for ---------------------------------------------------------
+# --- reading the flags, the environment and the file --------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """What to serve: the outcome of reading all sources.
+    """The outcome of reading all sources: the application, the addresses and the settings to serve with.
 
     Args:
         app: the application as it was named, or None for the built-in one.
         bind: the addresses as texts, checked.
-        addresses: the same, read.
+        addresses: the addresses as `parse_addresses` reads them.
         config: all settings.
-        warnings: to be logged before the start.
-        reload: whether to exchange the workers when files change.
+        warnings: lines to log before the start.
+        reload: whether to replace the workers when the application's files change.
     """
 
     app: str | None
@@ -159,22 +164,26 @@ class ServeOptions:
 
 
 def _read_options(flags: Mapping[str, object], environment: Mapping[str, str]) -> ServeOptions:
-    """Reads all sources, strongest first, and sets up logging as soon as its level is known."""
+    """Reads flags, environment and file, strongest first, and sets up logging as soon as its level is known.
+
+    Raises:
+        ConfigError: a value is wrong, values contradict each other, or the file cannot be read.
+    """
     layers = [sources.read_flags(_select_source_flags(flags)), sources.read_environment(environment)]
     named = sources.find_config_file(flags["config"], environment)
     if named is not None:
         layers.append(sources.read_config_file(*named))
-    found = sources.merge_layers(*layers)
+    layer = sources.merge_layers(*layers)
 
-    _set_up_logging(sources.parse_log_level(found["log_level"]) if "log_level" in found else "info")
-    values = {name: sources.parse_setting(name, found[name]) for name in SETTINGS if name in found}
-    labels = {name: each.label for name, each in found.items()}
-    app = _read_app(found)
+    _set_up_logging(sources.parse_log_level(layer["log_level"]) if "log_level" in layer else "info")
+    values = {name: sources.parse_setting(name, layer[name]) for name in SETTINGS if name in layer}
+    labels = {name: each.label for name, each in layer.items()}
+    app = _read_app(layer)
     warnings = sources.unknown_variable_warnings(environment)
-    secret = _read_secret(found)
+    secret = _read_secret(layer)
     if app is None:
         _configure_built_in_app(values, labels, secret)
-    elif secret is not None and found["secret"].source == "environment":
+    elif secret is not None and layer["secret"].source == "environment":
         warnings.append(
             f"{labels['secret']} is set, but only the built-in application knows it: "
             "nothing is protected by it; hand it to your own with --worker-arg"
@@ -186,15 +195,16 @@ def _read_options(flags: Mapping[str, object], environment: Mapping[str, str]) -
         )
     check_settings(values, labels)
     config = Config.of(**cast("Settings", values))
-    bind, addresses = _read_bind_addresses(found, warnings)
+    bind, addresses = _read_bind_addresses(layer, warnings)
     if app is None and secret is None:
         warnings += _open_access_warnings(addresses)
-    _log_sources(found, values)
+    _log_sources(layer, values)
     return ServeOptions(app, bind, addresses, config, tuple(warnings), bool(flags["reload"]))
 
 
-def _log_sources(found: sources.SettingsLayer, values: Mapping[str, object]) -> None:
-    for name, each in found.items():
+def _log_sources(layer: sources.SettingsLayer, values: Mapping[str, object]) -> None:
+    """Logs each given setting with its value and its source, at level DEBUG; hides secret values."""
+    for name, each in layer.items():
         if name in SETTINGS:
             shown = SETTINGS[name].format_value(values[name])
         else:
@@ -203,14 +213,15 @@ def _log_sources(found: sources.SettingsLayer, values: Mapping[str, object]) -> 
 
 
 def _select_source_flags(flags: Mapping[str, object]) -> dict[str, object]:
+    """Returns the flags that may also stand in the environment or the file."""
     return {name: value for name, value in flags.items() if name not in ("config", "reload")}
 
 
-def _read_app(found: sources.SettingsLayer) -> str | None:
-    """The application that was named, or None for the built-in one."""
-    if "app" not in found:
+def _read_app(layer: sources.SettingsLayer) -> str | None:
+    """Returns the application as it was named, or None for the built-in one; raises ConfigError for several."""
+    if "app" not in layer:
         return None
-    each = found["app"]
+    each = layer["app"]
     names = [str(name) for name in each.raw] if isinstance(each.raw, tuple) else [sources.parse_text("app", each)]
     if len(names) > 1:
         raise ConfigError(f"one APP is served, not several: got {' and '.join(map(repr, names))}; flags start with --")
@@ -224,11 +235,12 @@ def _read_app(found: sources.SettingsLayer) -> str | None:
     return None if app == BUILT_IN_APP else app
 
 
-def _read_secret(found: sources.SettingsLayer) -> str | None:
-    if "secret" not in found:
+def _read_secret(layer: sources.SettingsLayer) -> str | None:
+    """Returns the secret of the built-in application, None if none is set; raises ConfigError for an unusable one."""
+    if "secret" not in layer:
         return None
-    label = found["secret"].label
-    secret = sources.parse_text("secret", found["secret"])
+    label = layer["secret"].label
+    secret = sources.parse_text("secret", layer["secret"])
     if not secret:
         raise ConfigError(f"{label} is empty: give a secret, or leave it out to serve without one")
     if secret != secret.strip() or not secret.isprintable():
@@ -237,9 +249,10 @@ def _read_secret(found: sources.SettingsLayer) -> str | None:
 
 
 def _configure_built_in_app(values: dict[str, object], labels: Mapping[str, str], secret: str | None) -> None:
-    """The built-in application runs inline, where its counts are exact, and gets the secret by its argument.
+    """Changes `values` for the built-in application: worker kind inline, the secret in the worker's argument.
 
-    In JSON, with the time that a socket has to come up with it: see `wsbroker.apps.access`.
+    Inline, because its counts are exact there. The argument is JSON and also holds the time within which a socket has
+    to authenticate: see `wsbroker.apps.access`. Raises ConfigError for given settings that do not fit.
     """
     kind, workers = values.get("worker_kind", "auto"), values.get("workers")
     own = "name an APP of your own for that"
@@ -265,17 +278,21 @@ def _configure_built_in_app(values: dict[str, object], labels: Mapping[str, str]
         values["worker_arg"] = json.dumps(options)
 
 
-def _read_bind_addresses(found: sources.SettingsLayer, warnings: list[str]) -> tuple[list[str], list[BindAddress]]:
-    """Returns where to listen, as texts and read: where nobody says, on all sockets that systemd has handed in."""
+def _read_bind_addresses(layer: sources.SettingsLayer, warnings: list[str]) -> tuple[list[str], list[BindAddress]]:
+    """Returns the addresses to listen on, as texts and as `parse_addresses` reads them.
+
+    Without ``--bind`` these are all sockets that systemd has handed in, or the default address. Adds a warning to
+    `warnings` for handed sockets that are not used; raises ConfigError for a wrong address or an unusable socket.
+    """
     handed_in = open_sockets.systemd_sockets.claim_sockets()
     if open_sockets.explain_pid_mismatch():
         warnings.append(f"sockets that were handed in are not used: {open_sockets.explain_pid_mismatch()}")
     texts = (
-        sources.parse_text_list(found["bind"])
-        if "bind" in found
+        sources.parse_text_list(layer["bind"])
+        if "bind" in layer
         else [str(each) for each in handed_in] or [DEFAULT_BIND]
     )
-    label = found["bind"].label if "bind" in found else "LISTEN_FDS" if handed_in else "--bind"
+    label = layer["bind"].label if "bind" in layer else "LISTEN_FDS" if handed_in else "--bind"
     try:
         addresses = parse_addresses(texts)
         open_sockets.check_inherited_sockets(addresses)
@@ -289,6 +306,7 @@ def _read_bind_addresses(found: sources.SettingsLayer, warnings: list[str]) -> t
 
 
 def _open_access_warnings(addresses: Sequence[BindAddress]) -> list[str]:
+    """Returns a warning for each address that other machines can reach, where the application has no secret."""
     return [
         f"anyone who can reach {address} may publish and subscribe: set WSBROKER_SECRET, or bind to {DEFAULT_BIND}"
         for each in addresses
@@ -298,7 +316,7 @@ def _open_access_warnings(addresses: Sequence[BindAddress]) -> list[str]:
 
 
 def _set_up_logging(level: str) -> None:
-    """Logs to stderr, the application's lines as well as ours."""
+    """Sets up the root logger: lines of this level and above, of the package and the application, go to stderr."""
     logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger().setLevel(level.upper())
 
@@ -306,112 +324,30 @@ def _set_up_logging(level: str) -> None:
 # --- serving ------------------------------------------------------------------------------------------------------
 
 
-def _run_server(plan: ServeOptions) -> int:
-    for warning in plan.warnings:
+def _run_server(options: ServeOptions) -> int:
+    """Runs the server until its stop and returns the exit code; logs the warnings first."""
+    for warning in options.warnings:
         logger.warning("%s", warning)
-    worker = BUILT_IN_APP if plan.app is None else find_app(plan.app)
+    worker = BUILT_IN_APP if options.app is None else find_app(options.app)
     descriptors.raise_fd_limit()
-    shortage = descriptors.fd_warning(plan.config.max_connections)
+    shortage = descriptors.fd_warning(options.config.max_connections)
     if shortage is not None:
         logger.warning("%s", shortage)
 
     from wsbroker.server.api import run
 
     try:
-        run(plan.bind, config=plan.config, worker=worker, reload=plan.reload)
+        run(options.bind, config=options.config, worker=worker, reload=options.reload)
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
             return _report_error(
                 UNEXPECTED, f"{error.strerror}: raise the limit of open files (ulimit -n, LimitNOFILE)", error
             )
-        text = bind_error_text(error, plan.addresses)
+        text = bind_error_text(error, options.addresses)
         if text is None:
             raise
         return _report_error(CANNOT_BIND, text, error)
     return OK
-
-
-def find_app(app: str) -> str:
-    """Makes an application importable and returns the spec to load it by.
-
-    Puts the working directory first on `sys.path`, or the folder of the file if `app` is one; with the symbolic links
-    in them, so that a reload follows a link that leads elsewhere by then.
-
-    Args:
-        app: ``module``, ``module:object``, or a file: ``./chat.py``, ``path/chat.py:obj``. A file is what has a
-            separator in it or ends in ``.py``.
-
-    Raises:
-        ConfigError: there is no such file, Python could not import it by its name, or the working directory is needed
-            and has been deleted.
-    """
-    path, name = _split_app(app)
-    if not _is_file_path(path):
-        _put_first_on_path(working_directory())
-        return app
-    folder, module = _locate_file(path)
-    _put_first_on_path(folder)
-    _refuse_hidden_module(path, folder, module)
-    return f"{module}:{name}" if name else module
-
-
-def _split_app(app: str) -> tuple[str, str]:
-    """Parts ``path:object``; a colon that no name follows belongs to the path (``C:\\chat.py``)."""
-    path, colon, name = app.rpartition(":")
-    if colon and path and all(part.isidentifier() for part in name.split(".")):
-        return path, name
-    return app, ""
-
-
-def _is_file_path(path: str) -> bool:
-    return path.endswith(".py") or os.sep in path or "/" in path
-
-
-def _locate_file(path: str) -> tuple[str, str]:
-    """Returns the folder and the module name of a file."""
-    if os.path.isdir(path):
-        raise ConfigError(f"{path!r} is a folder: name a file in it, or the package as a module")
-    if not os.path.isfile(path):
-        similar = f"; did you mean {path + '.py'!r}?" if os.path.isfile(path + ".py") else ""
-        where = f" in {working_directory()}" if not os.path.isabs(path) else ""
-        raise ConfigError(f"there is no file {path!r}{where}{similar}")
-    folder, file = os.path.split(absolute_path(path))
-    module, extension = os.path.splitext(file)
-    if extension != ".py":
-        raise ConfigError(f"{path!r} is not a Python file: its name must end in .py")
-    if "." in module:
-        raise ConfigError(f"{path!r} cannot be imported, because its name has a dot in it: rename the file")
-    return folder, module
-
-
-def _put_first_on_path(folder: str) -> None:
-    """Puts a folder first on `sys.path`.
-
-    ``python -m`` has put the working directory there: it makes place, so that both ways to start find the same modules.
-    """
-    try:
-        working_directories = ("", os.getcwd())
-    except OSError:  # it has been deleted
-        working_directories = ("", "")
-    if sys.path and not sys.flags.safe_path and sys.path[0] in working_directories:
-        del sys.path[0]
-    sys.path.insert(0, folder)
-    importlib.invalidate_caches()
-
-
-def _refuse_hidden_module(path: str, folder: str, module: str) -> None:
-    """Refuses a file that ``import`` would not reach, because another module has its name (`json.py`)."""
-    loaded = sys.modules.get(module)
-    if loaded is not None:
-        origin = getattr(loaded, "__file__", None)
-    else:
-        spec = importlib.util.find_spec(module)
-        origin = spec.origin if spec is not None else None
-    if origin is None or os.path.realpath(origin) != os.path.realpath(os.path.join(folder, module + ".py")):
-        raise ConfigError(
-            f"{path!r} cannot be imported, because Python has another module {module!r} "
-            f"({origin or 'built in'}): rename the file"
-        )
 
 
 # --- flags and help -----------------------------------------------------------------------------------------------
@@ -446,7 +382,7 @@ _EXIT_CODES: Final = (
 
 
 class _GroupedOption(click.Option):
-    """An option without a default of its own, which knows under which heading of the help it stands."""
+    """A flag without a default value of its own, which stands under the heading `group` in the help."""
 
     def __init__(self, flag: str, group: str, help: str, metavar: str | None = None, multiple: bool = False) -> None:
         super().__init__([flag], help=help, metavar=metavar, multiple=multiple, default=None)
@@ -454,9 +390,10 @@ class _GroupedOption(click.Option):
 
 
 class _GroupedHelpCommand(click.Command):
-    """The command, with its help in groups."""
+    """The command of the command line, whose help shows the flags in groups, then notes and the exit codes."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the flags to the help, in groups. Called by click."""
         rows: dict[str, list[tuple[str, str]]] = {group: [] for group in ("Serving", *GROUPS, "Other")}
         for parameter in self.get_params(ctx):
             row = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
@@ -467,6 +404,7 @@ class _GroupedHelpCommand(click.Command):
                 formatter.write_dl(options, col_max=34)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the notes and the exit codes to the help. Called by click."""
         formatter.write_paragraph()
         formatter.write_text(_HELP_NOTES)
         with formatter.section("Exit codes"):
@@ -474,6 +412,7 @@ class _GroupedHelpCommand(click.Command):
 
 
 def _make_command() -> click.Command:
+    """Returns the click command with all flags; running it returns the values of the flags by name."""
     options: list[click.Parameter] = [
         click.Argument(["app"], nargs=-1, type=click.UNPROCESSED, metavar="[APP]"),
         _GroupedOption(
@@ -517,6 +456,7 @@ def _make_command() -> click.Command:
 
 
 def _make_option(setting: Setting) -> click.Option:
+    """Returns the flag of a setting."""
     flag = sources.flag_name_of(setting.name)
     if setting.kind == "switch":
         return _GroupedOption(f"{flag}/--no-{flag[2:]}", setting.group, _make_help_text(setting))
@@ -526,17 +466,19 @@ def _make_option(setting: Setting) -> click.Option:
 
 
 def _make_help_text(setting: Setting) -> str:
+    """Returns the line of the help for a setting: its effect, its choices and its default."""
     choices = f": {', '.join(setting.choices)}" if setting.choices else ""
     default = "" if setting.hidden else f"  [{setting.format_value(setting.default)}]"
     return f"{setting.help}{choices}{default}"
 
 
 def _return_flags(**flags: object) -> dict[str, object]:
-    """What click calls: hands the flags back to `main`, which works outside of click's error handling."""
+    """Returns the values of all flags, as the result of the click command. Called by click."""
     return flags
 
 
 def _show_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    """Prints the versions of package and Python and the kind of core, and ends. Called by click for ``--version``."""
     if not value or ctx.resilient_parsing:
         return
     from wsbroker.build import core_kind, package_version

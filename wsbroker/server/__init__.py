@@ -7,6 +7,7 @@
     node               the composition root: the parts of one broker, built, started and stopped in order
     event_loop         the kind of event loop, its settings, and the end of tasks that remain in it
     signals            SIGINT, SIGTERM, SIGHUP
+    application_path   makes the application that the command line names importable
     reload             watching the application's files
     redefinition       whether a worker is a new definition of the registered one
     operator_warnings  warnings about counters of the broker, at intervals
