@@ -5,6 +5,7 @@
     python tools/check.py --fast        the same, for the files that git reports as touched
     python tools/check.py --static      only the checks that do not run the broker
     python tools/check.py --report      checks nothing; prints sizes, shares of names, import circles (`tree_figures`)
+    python tools/check.py --draw SEED   checks nothing; prints private functions drawn at random (`tree_figures`)
 
 It uses the environment of the Python that runs it: ``pip install -e '.[dev,test]'``. The exit code is the number of
 failed steps.
@@ -43,7 +44,11 @@ def main() -> int:
     parser.add_argument("--static", action="store_true", help="nothing that runs the broker")
     parser.add_argument("--compiled", action="store_true", help="test a compiled build too")
     parser.add_argument("--report", action="store_true", help="print figures about the sources; check nothing")
+    parser.add_argument("--draw", type=int, metavar="SEED", help="print random private functions; check nothing")
     options = parser.parse_args()
+    if options.draw is not None:
+        print(*tree_figures.draw_private_functions(options.draw), sep="\n")
+        return 0
     if options.report:
         print(*tree_figures.report(), sep="\n")
         return 0

@@ -1,6 +1,7 @@
 """Counts sizes, bare names, private attributes and import circles of the sources, for `tools/check.py --report`.
 
     python tools/check.py --report     prints the figures of this checkout
+    python tools/check.py --draw 7     prints 70 private functions, drawn at random with seed 7: signature and docstring
 
 `tests/house/test_names.py` holds some of the figures. Only the standard library is needed; nothing is imported from the
 package.
@@ -8,6 +9,8 @@ package.
 
 import ast
 import functools
+import random
+import re
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +20,14 @@ ROOT: Final = Path(__file__).parent.parent
 PACKAGE: Final = "wsbroker"
 LONG_FUNCTION_LINES: Final = 30
 LONG_FILE_LINES: Final = 500
+DRAWN_FUNCTIONS: Final = 70
+SHORT_FUNCTION_LINES: Final = 3
+"""Functions of more lines than this have a docstring."""
+
+UNCLEAR_BEGINNINGS: Final = (
+    r"(What|Who|Whose|Whether|How|When|Where|Why|It|Its|One|Those|These|This|That|The same|All)\b"
+)
+"""First words of docstrings that do not say what a function does: no verb in the third person."""
 
 
 class Function(NamedTuple):
@@ -190,6 +201,38 @@ def _private_names(path: Path) -> set[str]:
     return {name for name in found if name.startswith("_") and not name.startswith("__")}
 
 
+def draw_private_functions(seed: int) -> Iterator[str]:
+    """Yields the signatures and docstrings of private functions of the package, drawn at random, as lines of text.
+
+    Args:
+        seed: The seed of the draw: the same seed draws the same functions from the same sources.
+    """
+    functions = [
+        (path, owner, node)
+        for path in python_files(PACKAGE)
+        for owner, node in _functions_with_owners(ast.parse(path.read_text(encoding="utf-8")), "")
+        if node.name.startswith("_") and not node.name.startswith("__")
+    ]
+    drawn = random.Random(seed).sample(functions, min(DRAWN_FUNCTIONS, len(functions)))
+    yield f"{len(drawn)} of {len(functions)} private functions, seed {seed}"
+    for number, (_, owner, node) in enumerate(drawn, 1):
+        returns = f" -> {ast.unparse(node.returns)}" if node.returns is not None else ""
+        is_async = "async " if isinstance(node, ast.AsyncFunctionDef) else ""
+        yield f"\n{number}. {is_async}def {owner}{node.name}({ast.unparse(node.args)}){returns}"
+        docstring = ast.get_docstring(node) or "(no docstring)"
+        yield from (f"       {line}".rstrip() for line in docstring.splitlines())
+    yield "\nwhere they stand:"
+    yield from (f"{number}. {path.relative_to(ROOT)}:{node.lineno}" for number, (path, _, node) in enumerate(drawn, 1))
+
+
+def _functions_with_owners(node: ast.AST, owner: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """Yields the functions below a node of the syntax tree, each with the name of its class and a dot, or ""."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield owner, child
+        yield from _functions_with_owners(child, f"{child.name}." if isinstance(child, ast.ClassDef) else owner)
+
+
 def report() -> Iterator[str]:
     """Yields the figures of this checkout as lines of text."""
     yield from _size_lines()
@@ -197,6 +240,7 @@ def report() -> Iterator[str]:
         named = named_functions(folder)
         bare = sum(function.is_bare for function in named)
         yield f"{folder}: functions named with one bare word: {bare} of {len(named)} ({bare_share(named):.0%})"
+    yield from _docstring_lines(PACKAGE)
     for folder in (PACKAGE, "tests"):
         uses = foreign_private_uses(folder)
         files = len({path for path, _, _ in uses})
@@ -205,6 +249,22 @@ def report() -> Iterator[str]:
         circles = import_circles(with_deferred=with_deferred)
         yield f"import circles, {what}: {len(circles)}"
         yield from (f"    {' '.join(circle)}" for circle in circles)
+
+
+def _docstring_lines(folder: str) -> Iterator[str]:
+    """Yields the lines about docstrings: missing ones, and those that do not begin with a verb; dunders do not count."""
+    count = missing = unclear = 0
+    for path in python_files(folder):
+        for _, node in _functions_with_owners(ast.parse(path.read_text(encoding="utf-8")), ""):
+            if node.name.startswith("__") and node.name.endswith("__"):
+                continue
+            count += 1
+            docstring = ast.get_docstring(node)
+            is_short = (node.end_lineno or node.lineno) - node.body[0].lineno < SHORT_FUNCTION_LINES
+            missing += docstring is None and not is_short
+            unclear += docstring is not None and re.match(UNCLEAR_BEGINNINGS, docstring) is not None
+    yield f"{folder}: functions of more than {SHORT_FUNCTION_LINES} lines without a docstring: {missing} of {count}"
+    yield f"{folder}: docstrings of functions that do not begin with a verb: {unclear}"
 
 
 def _size_lines() -> Iterator[str]:
