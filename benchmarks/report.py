@@ -1,4 +1,4 @@
-"""All figures that docs/performance.md shows, in one command: runs every experiment, writes ``results/`` and both READMEs.
+"""All figures that docs/performance.md shows, in one command: runs every experiment, writes ``results/`` and the pages.
 
     python -m benchmarks report                      all parts: some 25 minutes on two quiet cores
     python -m benchmarks report --parts http,cores   these again; the others stay as they were

@@ -252,7 +252,7 @@ def report() -> Iterator[str]:
 
 
 def _docstring_lines(folder: str) -> Iterator[str]:
-    """Yields the lines about docstrings: missing ones, and those that do not begin with a verb; dunders do not count."""
+    """Yields the lines about docstrings: missing ones, and those that do not begin with a verb; without dunders."""
     count = missing = unclear = 0
     for path in python_files(folder):
         for _, node in _functions_with_owners(ast.parse(path.read_text(encoding="utf-8")), ""):

@@ -25,7 +25,7 @@ sys.path.append(str(Path(__file__).parents[2] / "tests"))  # behind everything, 
 
 from benchmarks.experiments import Claim, Experiment, Result, claim_at_most
 from benchmarks.load.table import format_columns
-from workload_kit import Work
+from kits.workload_kit import Work
 from wsbroker.build import core_kind
 
 PAYLOAD: Final = "x" * 64

@@ -178,8 +178,8 @@ KEPT: Final = {
     "connections": ("connection_count", "deferred_connections", "timer_wheel.timer_count"),
     "inline runner": ("busy_sockets", "deferred_sockets"),
     "front": (
-        *("http_connections", "head_deadlines", "write_deadlines", "linger_deadlines", "_opening_count"),
-        *("_open_handler_tasks", "aiohttp_server.connections"),
+        *("http_connections", "resources.head_deadlines", "resources.write_deadlines", "resources.linger_deadlines"),
+        *("upgrader.opening_count", "upgrader.open_handler_tasks", "aiohttp_server.connections"),
     ),
     "local API": (
         *("_waiting_commands", "_pending_questions", "_blocked_callers", "_nested_commands", "_calling_threads"),
@@ -187,7 +187,7 @@ KEPT: Final = {
     ),
     "pool": ("_orphaned_closes",),
     "remote worker": (
-        *("_pending_opens", "_pending_requests", "_waiting_batch_count", "pending_request_bytes", "unwritten_bytes"),
+        *("opens_in_flight", "requests_in_flight", "waiting_batches", "pending_request_bytes", "unwritten_bytes"),
     ),
     "wire API": (
         *("sockets.tokens", "sockets.own_token_numbers", "sockets.event_queues", "sockets.closing_sockets"),

@@ -5,9 +5,6 @@ import sys
 import pytest
 
 import kits.benchmark_kit  # noqa: F401
-from benchmarks.soaking import busy, cycles, flood, joins, order, stall, threads
-from benchmarks.soaking.report import Report
-import benchmark_kit  # noqa: F401
 from benchmarks.soak import busy, cycles, flood, joins, stall, threads
 from benchmarks.soak.report import Report
 

@@ -17,11 +17,8 @@ from typing import Final, cast
 
 from wsbroker.broker.limits import DISCONNECT, DROP_NEW, DROP_OLD, Limits
 from wsbroker.connections.connection import Connection
-from wsbroker.connections.connections import Connections
-from wsbroker.connections.connections import ConnectionSettings as SocketSettings
-from wsbroker.connections.inline_runner import InlineHandlers, InlineRunner
 from wsbroker.connections.connections import Connections, ConnectionSettings
-from wsbroker.connections.inline_runner import InlineRunner
+from wsbroker.connections.inline_runner import InlineHandlers, InlineRunner
 from wsbroker.front.front import Front
 from wsbroker.guarded_log import GuardedLog
 from wsbroker.pool.local_api import LocalApi
@@ -30,8 +27,6 @@ from wsbroker.server.memory_release import HeapTrimmer
 from wsbroker.server.operator_warnings import OperatorWarnings
 from wsbroker.settings import open_sockets
 from wsbroker.settings.addresses import Address, BindAddress
-from wsbroker.settings.config import Config, format_size
-from wsbroker.worker import api as worker_api
 from wsbroker.settings.checks import format_size
 from wsbroker.settings.config import Config
 from wsbroker.worker import api as worker_api

@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from websocket_kit import decode
+from kits.websocket_kit import decode
 from wsbroker.bench.client import BenchClient, BenchError, Target, make_frame
 from wsbroker.websocket.frames import BINARY, PING, TEXT, encode_close, encode_frame, encode_text
 

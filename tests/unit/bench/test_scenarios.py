@@ -7,7 +7,6 @@ from typing import cast
 import pytest
 
 from kits.websocket_kit import decode
-from websocket_kit import decode
 from wsbroker.bench.client import BenchClient, Target
 from wsbroker.bench.command import format_table, main
 from wsbroker.bench.scenarios import BenchResult, Publisher, Subscriber

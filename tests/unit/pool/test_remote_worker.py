@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 
+from kits.pool_fakes import PoolKit, run, serve_events
 from wsbroker.pool.remote_worker import RemoteWorker
 from wsbroker.pool.tasks import wait_for_any
 

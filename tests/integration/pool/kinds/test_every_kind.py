@@ -15,12 +15,9 @@ from typing import cast
 import pytest
 
 import wsbroker
-from kits.pool_apps import Door, Echo
+from kits.pool_apps import Echo, OpenAndHttp
 from kits.pool_fakes import LOOPS, run
 from kits.pool_kit import APPS, ELSEWHERE, KINDS, WIRED, Pipe, Shop, live, start_error
-from e2e.pool_apps import Echo, OpenAndHttp
-from e2e.pool_kit import APPS, ELSEWHERE, KINDS, WIRED, Pipe, Shop, live, start_error
-from unit.pool.fakes import LOOPS, run
 from wsbroker.errors import ConfigError, WorkerError
 from wsbroker.http.request import HttpRequest
 from wsbroker.http.response import HttpResponse
