@@ -142,12 +142,12 @@ STUCK = """
 import atexit, logging, os, sys, threading
 from wsbroker.pool.kinds import subinterpreters
 
-interpreter = subinterpreters.create("worker-0")
+interpreter = subinterpreters.create_interpreter("worker-0")
 reading, writing = os.pipe()
 program = f"import os, time; os.write({writing}, b'x'); time.sleep(1000)"
-threading.Thread(target=interpreter.run, args=(program,), daemon=True).start()
+threading.Thread(target=interpreter.run_program, args=(program,), daemon=True).start()
 os.read(reading, 1)
-interpreter.left_behind()
+interpreter.mark_left_behind()
 atexit.register(print, "at exit")
 file = open(sys.argv[1], "w")
 file.write("not flushed")
@@ -186,8 +186,8 @@ def test_a_process_with_a_stuck_interpreter_ends_at_once_with_its_own_status(
 def test_what_a_program_raised_is_told_and_the_process_ends_as_ever(program: str) -> None:
     script = f"""
 from wsbroker.pool.kinds import subinterpreters
-interpreter = subinterpreters.create("worker-0")
-print(interpreter.run({program!r}).strip().splitlines()[-1:], interpreter.end())
+interpreter = subinterpreters.create_interpreter("worker-0")
+print(interpreter.run_program({program!r}).strip().splitlines()[-1:], interpreter.try_destroy())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=False)
     errors = {
@@ -204,12 +204,12 @@ def test_daemon_threads_keep_their_interpreter_and_others_are_waited_for() -> No
 import os, threading
 from wsbroker.pool.kinds import subinterpreters
 for is_daemon in (False, True):
-    interpreter = subinterpreters.create("worker-0")
+    interpreter = subinterpreters.create_interpreter("worker-0")
     reading, writing = os.pipe()
     program = f"import os, threading; threading.Thread(target=os.read, args=({reading}, 1), daemon={is_daemon}).start()"
-    assert interpreter.run(program) == ""
+    assert interpreter.run_program(program) == ""
     threading.Timer(0.05, os.write, (writing, b"x")).start() if not is_daemon else None
-    print(is_daemon, interpreter.end())
+    print(is_daemon, interpreter.try_destroy())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=False)
     assert (done.returncode, done.stdout) == (0, "False True\nTrue False\n")
