@@ -485,7 +485,7 @@ class RemoteWorker:
             )
 
     def _add_to_counter(self, name: str, amount: int) -> None:
-        """Adds to one of the slot's counters."""
+        """Adds an amount to one of the counters of the slot, by the name of the statistic."""
         self._counts[name] = self._counts.get(name, 0) + amount
 
     def check_liveness(self) -> None:
