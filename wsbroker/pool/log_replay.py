@@ -5,13 +5,12 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import Final, cast
+from typing import Final
 
 from wsbroker.guarded_log import is_package_logger, write_unlogged_line
-from wsbroker.wire.commands import Command
+from wsbroker.wire.commands import Command, read_log
 from wsbroker.worker.logs import NS_PER_S
 
-RecordFields = tuple[int, int, str, str, str, str, int, str, int, str, str, int]
 NS_PER_MS: Final = 1_000_000
 SLICE_S: Final = 0.001
 """Seconds per loop turn that the records of one worker may take: about 60 records on stderr."""
@@ -27,9 +26,7 @@ def replay_record(worker: str, command: Command) -> None:
     A filter or handler of the program that raises must cost neither the worker nor the loop: the record is then written
     to stderr.
     """
-    _, level, name, message, exception, stack, time_ns, path, line, function, thread, process = cast(
-        RecordFields, command
-    )
+    level, name, message, exception, stack, time_ns, path, line, function, thread, process = read_log(command)
     try:
         logger = logging.getLogger(name)
         if logger.disabled and is_package_logger(name):

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Final
 
 import anyio
 
@@ -440,22 +440,19 @@ class RemoteWorker:
         """Processes one command that is the pool's: an answer, a count, a life-cycle report or a log record."""
         kind = command[0]
         if kind == commands.OPEN_RESULT:
-            _, socket_id, status, headers, body = cast(tuple[int, int, int, list[tuple[str, str]], bytes], command)
-            self._pending.answer_open(socket_id, status, headers, body)
+            self._pending.answer_open(*commands.read_open_result(command))
         elif kind == commands.RESPONSE:
-            _, number, status, headers, body = cast(tuple[int, int, int, list[tuple[str, str]], bytes], command)
-            self._pending.answer_request(number, status, headers, body)
+            self._pending.answer_request(*commands.read_response(command))
         elif kind == commands.COUNTED:
-            _, name, amount = cast(tuple[int, str, int], command)
-            self._add_to_counter(name, amount)
+            self._add_to_counter(*commands.read_counted(command))
         elif kind in (commands.STARTED, commands.START_FAILED) and self._start_result.done():
             logger.debug("start was called off already worker=%s", self.name)
         elif kind == commands.STARTED:
             self._change_state(WorkerEvent.STARTED)
             self.started_at = self._loop.time()
-            self._start_result.set_result(list(cast(list[str], command[1])))
+            self._start_result.set_result(commands.read_started(command))
         elif kind == commands.START_FAILED:
-            _, text, detail = cast(tuple[int, str, str], command)
+            text, detail = commands.read_start_failed(command)
             failure = self._host.make_start_error(text, detail)
             if detail:  # the traceback in the worker, to be shown where this error is shown
                 failure.__cause__ = WorkerError(f"in worker {self.name}:\n{detail}")
@@ -466,7 +463,7 @@ class RemoteWorker:
         elif kind == commands.LOG:
             self._log_replay.add_record(command)
         elif kind == commands.SLOWEST:
-            self._slowest.add_call(*cast(tuple[str, int, float, float], command[1:]))
+            self._slowest.add_call(*commands.read_slowest(command))
         else:
             self._report_unknown(COMMANDS_REFUSED, "command", kind)
 

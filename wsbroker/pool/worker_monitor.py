@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from time import time
-from typing import Final, cast
+from typing import Final
 
 from wsbroker.guarded_log import GuardedLog
 from wsbroker.pool.worker_stream import Batch, WorkerStream
@@ -86,13 +86,13 @@ class WorkerMonitor:
                     self._answered_probe_number = self.last_probe_number
                     self._probes_missed = 0
             elif kind == control.INTERRUPTED:
-                _, handler, socket_id, seconds = cast(tuple[int, str, int, float], message)
+                handler, socket_id, seconds = control.read_running_handler(message)
                 text = "handler interrupted worker=%s handler=%s socket=%s seconds=%.1f"
                 logger.debug(text, self._worker, handler, socket_id, seconds)  # logged and counted by the worker
             elif kind == control.NOT_UNDERSTOOD:
                 self._on_unknown("control message to the worker", message[1])
             elif kind == control.HUNG:
-                _, handler, socket_id, seconds = cast(tuple[int, str, int, float], message)
+                handler, socket_id, seconds = control.read_running_handler(message)
                 self._slowest.add_call(handler, socket_id, seconds, time())
                 self._on_hang(f"{handler} (socket {socket_id}) hangs: it has not ended {seconds:.1f} s after its start")
                 return

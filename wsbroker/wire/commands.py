@@ -1,10 +1,12 @@
 """Commands: what a worker asks of the broker. A batch of them is a list of tuples ``(KIND, …)``, applied in order.
 
-Numbers below FIRST_POOL_COMMAND are applied by the compiled core; the others are handed to the pool.
+Numbers below FIRST_POOL_COMMAND are applied by the compiled core; the others are handed to the pool. A command for the
+pool is made by its `make_…` function and read by its `read_…` function. The core's commands are made and read in line,
+as they come once per message or call: SEND and PUBLISH by the fast paths, the others by `BrokerApi`.
 Channels are `bytes`, data is `str` (text frame) or `bytes` (binary frame).
 """
 
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 Command: TypeAlias = tuple[object, ...]
 """One command: its kind, then the fields that its kind's comment below lists."""
@@ -95,3 +97,82 @@ QUESTION_METHODS: Final = {
     QUEUED_BYTES: "queued_bytes",
 }
 """For each question, the name of its method of `BrokerApi`; the core's have the same name."""
+
+HeaderPairs: TypeAlias = list[tuple[str, str]]
+"""Header fields as (name, value) pairs."""
+Answer: TypeAlias = tuple[int, int, HeaderPairs, bytes]
+"""The fields of OPEN_RESULT and RESPONSE: id of the socket or request, status, headers, body."""
+SlowestFields: TypeAlias = tuple[str, int, float, float]
+"""The fields of SLOWEST: handler, socket id, seconds, end of the call in seconds since the epoch."""
+LogFields: TypeAlias = tuple[int, str, str, str, str, int, str, int, str, str, int]
+"""The fields of LOG, in the order of its comment above."""
+
+
+def make_open_result(socket_id: int, status: int, headers: HeaderPairs, body: bytes) -> Command:
+    """Returns an OPEN_RESULT command."""
+    return (OPEN_RESULT, socket_id, status, headers, body)
+
+
+def read_open_result(command: Command) -> Answer:
+    """Returns the fields of an OPEN_RESULT command."""
+    return cast("Answer", command[1:])
+
+
+def make_response(request_id: int, status: int, headers: HeaderPairs, body: bytes) -> Command:
+    """Returns a RESPONSE command."""
+    return (RESPONSE, request_id, status, headers, body)
+
+
+def read_response(command: Command) -> Answer:
+    """Returns the fields of a RESPONSE command."""
+    return cast("Answer", command[1:])
+
+
+def make_started(names: tuple[str, ...]) -> Command:
+    """Returns a STARTED command with the names of the application's handlers."""
+    return (STARTED, list(names))
+
+
+def read_started(command: Command) -> list[str]:
+    """Returns the names of the handlers in a STARTED command."""
+    return cast("list[str]", command[1])
+
+
+def make_start_failed(text: str, detail: str) -> Command:
+    """Returns a START_FAILED command with a text for the user and a traceback, or ""."""
+    return (START_FAILED, text, detail)
+
+
+def read_start_failed(command: Command) -> tuple[str, str]:
+    """Returns the text and the traceback in a START_FAILED command."""
+    return cast("tuple[str, str]", command[1:])
+
+
+def make_counted(name: str, amount: int) -> Command:
+    """Returns a COUNTED command, which adds `amount` to the statistic `name`."""
+    return (COUNTED, name, amount)
+
+
+def read_counted(command: Command) -> tuple[str, int]:
+    """Returns the statistic and the amount in a COUNTED command."""
+    return cast("tuple[str, int]", command[1:])
+
+
+def make_slowest(handler: str, socket_id: int, seconds: float, at: float) -> Command:
+    """Returns a SLOWEST command."""
+    return (SLOWEST, handler, socket_id, seconds, at)
+
+
+def read_slowest(command: Command) -> SlowestFields:
+    """Returns the fields of a SLOWEST command."""
+    return cast("SlowestFields", command[1:])
+
+
+def make_log(fields: LogFields) -> Command:
+    """Returns a LOG command."""
+    return (LOG, *fields)
+
+
+def read_log(command: Command) -> LogFields:
+    """Returns the fields of a LOG command."""
+    return cast("LogFields", command[1:])

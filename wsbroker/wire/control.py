@@ -3,7 +3,7 @@
 Framed like the wire (`framing`); each batch is a list of tuples ``(KIND, …)``.
 """
 
-from typing import Final
+from typing import Final, TypeAlias, cast
 
 PROBE: Final = 1
 """broker → worker ``(PROBE, number)``: asks whether the worker's process runs; answered by ALIVE."""
@@ -16,3 +16,13 @@ HUNG: Final = 4
 interruption."""
 NOT_UNDERSTOOD: Final = 5
 """worker → broker ``(NOT_UNDERSTOOD, kind)``: the worker has skipped a control message of this unknown kind."""
+
+Message: TypeAlias = tuple[object, ...]
+"""One control message: its kind, then the fields that its kind's comment above lists."""
+RunningHandler: TypeAlias = tuple[str, int, float]
+"""The fields of INTERRUPTED and HUNG: handler, socket id, seconds since the start of the call."""
+
+
+def read_running_handler(message: Message) -> RunningHandler:
+    """Returns the fields of an INTERRUPTED or HUNG message."""
+    return cast("RunningHandler", message[1:])

@@ -49,8 +49,7 @@ class WireLogHandler(logging.Handler):
         """Returns the LOG command for a record, with the message and the traceback formatted."""
         if record.exc_info and not record.exc_text:
             record.exc_text = self._format_traceback(record.exc_info)
-        return (
-            commands.LOG,
+        fields = (
             _exact_number(record.levelno),
             _exact_text(record.name),
             _exact_text(record.getMessage()),
@@ -63,6 +62,7 @@ class WireLogHandler(logging.Handler):
             _exact_text(record.threadName),
             _exact_number(record.process),
         )
+        return commands.make_log(fields)
 
     def _format_traceback(self, exc_info: object) -> str:
         """Returns the formatted traceback of a record's `exc_info`, whatever the exception's own methods do."""

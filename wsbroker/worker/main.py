@@ -115,7 +115,7 @@ def _run_runtime(
         control_thread: tells the broker of handlers that hang.
         wire: the socket that `api` reads from.
     """
-    report = HandlerReport(name, lambda statistic, amount: api.append_command((commands.COUNTED, statistic, amount)))
+    report = HandlerReport(name, lambda statistic, amount: api.append_command(commands.make_counted(statistic, amount)))
     runtime: SyncRuntime | None = None
     try:
         handlers = load_handlers(spec)
@@ -143,7 +143,7 @@ def _run_runtime(
             step = "loading the handlers" if runtime is None else f"handle_worker_start of {handlers.source}"
             text, cause = f"{step} failed: {format_error(error)}", error
         api.schedule_flush = None
-        api.append_command((commands.START_FAILED, text, _format_cause(cause)))
+        api.append_command(commands.make_start_failed(text, _format_cause(cause)))
         api.flush()
 
 

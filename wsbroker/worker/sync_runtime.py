@@ -88,7 +88,7 @@ class SyncRuntime(BaseRuntime):
         if self._api.is_forked:
             exit_forked_child(None)
         self.is_started = True
-        self._api.append_command((commands.STARTED, list(self._handlers.names)))
+        self._api.append_command(commands.make_started(self._handlers.names))
         self._api.flush()
 
     def run(self) -> UnfinishedCall | None:
@@ -222,7 +222,7 @@ class SyncRuntime(BaseRuntime):
         """Runs the open handler for an upgrade request (the fields of an `HttpRequest`); without one, accepts."""
         handler = self._handlers.open
         if handler is None:
-            self._api.append_command((commands.OPEN_RESULT, socket_id, 101, [], b""))
+            self._api.append_command(commands.make_open_result(socket_id, 101, [], b""))
             return
         request = HttpRequest.from_fields(fields)
         call = HandlerCall(OPEN, socket_id, self._limit_s, request=request)
@@ -309,21 +309,23 @@ class SyncRuntime(BaseRuntime):
         """Sends the verdict of an open handler to the pool."""
         socket_id = call.socket_id
         if verdict is None:
-            self._api.append_command((commands.OPEN_RESULT, socket_id, 101, [], b""))
+            self._api.append_command(commands.make_open_result(socket_id, 101, [], b""))
             return
         headers = list(verdict.headers.pairs)
         if isinstance(verdict, Accept):
             self._api.append_command(
-                (commands.OPEN_RESULT, socket_id, 101, headers, (verdict.subprotocol or "").encode())
+                commands.make_open_result(socket_id, 101, headers, (verdict.subprotocol or "").encode())
             )
         else:
             body = verdict.body
-            self._api.append_command((commands.OPEN_RESULT, socket_id, verdict.status, headers, body), len(body))
+            command = commands.make_open_result(socket_id, verdict.status, headers, body)
+            self._api.append_command(command, len(body))
 
     def answer_http(self, call: HandlerCall, response: HttpResponse) -> None:
         """Sends the response of an HTTP handler to the pool."""
         headers, body = list(response.headers.pairs), response.body
-        self._api.append_command((commands.RESPONSE, call.request_id, response.status, headers, body), len(body))
+        command = commands.make_response(call.request_id, response.status, headers, body)
+        self._api.append_command(command, len(body))
 
     def close_failed_socket(self, socket_id: int) -> None:
         """Has the core close a failed socket; later messages of that socket are not handled."""
@@ -347,7 +349,7 @@ class SyncRuntime(BaseRuntime):
 
     def report_slowest_call(self, handler: str, socket_id: int, seconds: float, at: float) -> None:
         """Tells the pool of one of the slowest calls so far."""
-        self._api.append_command((commands.SLOWEST, handler, socket_id, seconds, at))
+        self._api.append_command(commands.make_slowest(handler, socket_id, seconds, at))
 
     def on_call_hung(self, call: HandlerCall) -> None:
         """Is never called here: only async handlers are reported this way."""
