@@ -1,4 +1,4 @@
-"""What is stuck in a thread does not keep a process from exiting that `run` or the command line has run."""
+"""A process that has run `run` or the command line exits, even if a thread of `asyncio.to_thread` is stuck."""
 
 import contextlib
 import os
@@ -42,7 +42,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where the application is."""
+    """The folder of the application."""
     (tmp_path / "app.py").write_text(APP)
     return tmp_path
 
@@ -59,7 +59,7 @@ def test_a_thread_of_to_thread_that_is_stuck_is_left_by_the_command_line(kind: s
 
 @contextlib.contextmanager
 def running(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The application as a program of its own, and where it serves."""
+    """Runs the application as a program; yields the process and its URL."""
     process = subprocess.Popen(
         [sys.executable, "app.py", *arguments],
         cwd=folder,

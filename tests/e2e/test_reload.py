@@ -49,7 +49,7 @@ def handle_socket_message(data, socket_id, token):
 
 
 class Talker:
-    """A client that numbers its messages and has some on their way at any moment, until it is told to stop."""
+    """A client that sends numbered messages, `IN_FLIGHT` at a time, until the test stops it."""
 
     def __init__(self, socket: websockets.ClientConnection) -> None:
         self.socket = socket
@@ -66,7 +66,7 @@ class Talker:
             self.answers.append((int(version), int(number), token))
 
     def check(self, versions: list[int]) -> None:
-        """Every message was answered once, in order, by these versions one after the other, and the token was kept."""
+        """Asserts that each message was answered once, in order, by these versions in turn, and the token was kept."""
         assert [number for _, number, _ in self.answers] == list(range(self.sent))
         seen = [version for version, _, _ in self.answers]
         assert seen == sorted(seen)
@@ -75,7 +75,7 @@ class Talker:
 
 
 async def answered(talkers: list[Talker], more: int, version: int) -> None:
-    """Waits until every client has had this many more answers, the last one by this version."""
+    """Waits until every client has received `more` further answers, the last one from this version of the code."""
     goals = [len(talker.answers) + more for talker in talkers]
     while any(
         len(talker.answers) < goal or talker.answers[-1][0] != version
@@ -173,7 +173,7 @@ def handle_http_request(request):
 
 
 class Books:
-    """What clients did while workers were exchanged."""
+    """Counts what clients did while workers were replaced."""
 
     def __init__(self, server: wsbroker.Server, log: Path) -> None:
         self.server = server
@@ -186,7 +186,7 @@ class Books:
         self.versions: set[str] = set()
 
     async def talk(self, count: int) -> None:
-        """A socket that says so much, some of it at a time, and is answered; or goes on until it is over."""
+        """Opens a socket, sends messages a few at a time and checks the answers; without a count, until the end."""
         async with websockets.connect(self.url.replace("http", "ws"), compression=None, proxy=None) as socket:
             self.sockets += 1
             sent = heard = 0
@@ -203,12 +203,12 @@ class Books:
                 self.versions.add(version)
 
     async def come_and_go(self) -> None:
-        """Sockets that stay for a few messages."""
+        """Opens sockets one after the other, each for a few messages."""
         while not self.is_over:
             await self.talk(3)
 
     async def request(self, session: aiohttp.ClientSession) -> None:
-        """Plain HTTP requests, one after the other."""
+        """Sends plain HTTP requests one after the other."""
         while not self.is_over:
             async with session.get(self.url) as response:
                 assert response.status == 200
@@ -216,17 +216,17 @@ class Books:
             self.requests += 1
 
     async def until(self, claim: Callable[[], bool]) -> None:
-        """Waits until something becomes true that nobody tells us of."""
+        """Waits until `claim()` is true, by asking again and again."""
         async with asyncio.timeout(LIMIT_S):
             while not claim():
                 await asyncio.sleep(0.005)
 
     def workers(self) -> list[WorkerStatistics]:
-        """The statistics of the workers."""
+        """Returns the statistics of the workers."""
         return cast("list[WorkerStatistics]", self.server.statistics()["workers"])
 
     def notes(self, kind: str) -> list[str]:
-        """What handlers have written."""
+        """Returns the lines that handlers have written."""
         return [line for line in self.log.read_text().splitlines() if line.split()[0] == kind]
 
 
@@ -413,7 +413,7 @@ async def test_the_counts_add_up_whatever_happens_in_the_middle_of_an_exchange(
 
 
 def process_of_worker(server: wsbroker.Server) -> int:
-    """The process of the only worker."""
+    """Returns the process id of the only worker."""
     node = server._lifecycle.node
     assert node is not None
     worker = node.pool._slots[0].worker

@@ -1,4 +1,4 @@
-"""What the contract's tests share: running servers, and foreign clients behind one blocking face.
+"""The kit of the contract tests: running servers, and clients of foreign libraries behind one blocking interface.
 
 Nothing here waits for a time: it waits for what must come, PATIENCE_S at most.
 
@@ -42,15 +42,15 @@ KINDS: Final[tuple[WorkerKind, ...]] = (*HERE, *ELSEWHERE) if core_kind() == "co
 build: with a core that is interpreted too, the kinds that differ most are enough."""
 
 CLIENTS: Final = ("websockets", "aiohttp")
-"""The clients that we did not write."""
+"""The client libraries that we did not write."""
 
 APPS: Final = "e2e.contract.apps."
 ERRORS: Final = ("LookupError('here')", "SystemExit(3)", "KeyboardInterrupt()", "MemoryError()")
-"""What handlers may raise, among it what would end a program."""
+"""Errors that handlers raise, also such as would end a program."""
 LOST: Final = 1006
 
 PUPPETS: Final = ("puppet", "async_puppet")
-"""The applications that do what they are told: their handlers are plain functions, or coroutines."""
+"""The applications that evaluate the expressions they receive; with plain handlers and with async ones."""
 ONLY_HERE: Final = pytest.mark.parametrize("kind", HERE, indirect=True)
 """This test has handlers that are a live object: one exists in a single interpreter."""
 ONLY_WIRED: Final = pytest.mark.parametrize("kind", KINDS[1:], indirect=True)
@@ -65,7 +65,7 @@ _T = TypeVar("_T")
 
 
 def until(claim: Callable[[], bool], what: str = "") -> None:
-    """Waits until something becomes true that nobody tells us of."""
+    """Waits until `claim()` is true, by asking again and again."""
     deadline = time.monotonic() + PATIENCE_S
     while not claim():
         assert time.monotonic() < deadline, what or "it did not become true"
@@ -73,7 +73,7 @@ def until(claim: Callable[[], bool], what: str = "") -> None:
 
 
 def client_for(kind: WorkerKind, app: str) -> str:
-    """One of the clients, so that each of them meets each kind and each puppet."""
+    """Returns the client library for this kind and application; over all of them each library is used."""
     return CLIENTS[(KINDS.index(kind) + (app == PUPPETS[0])) % len(CLIENTS)]
 
 
@@ -81,7 +81,7 @@ _numbers: Final = itertools.count(1)
 
 
 def fresh(what: str) -> str:
-    """A name that no test has used before."""
+    """Returns a name that no test has used before."""
     return f"{what} {next(_numbers)}"
 
 
@@ -93,9 +93,9 @@ class Running:
 
     Args:
         worker: as for `wsbroker.start`.
-        kind: of its workers.
-        how: with ``start``, or with ``serve`` in an event loop of the test's.
-        settings: all others.
+        kind: the kind of its workers.
+        how: ``"start"``, or ``"serve"`` in an event loop of the test's.
+        settings: the other settings.
     """
 
     def __init__(self, worker: object, kind: WorkerKind, how: How, settings: Settings) -> None:
@@ -129,17 +129,17 @@ class Running:
         return f"127.0.0.1:{self.port}"
 
     def count(self, name: str) -> int:
-        """One of its statistics."""
+        """Returns one of the server's statistics."""
         return cast(int, self.server.statistics()[name])
 
     def count_of_workers(self, name: str) -> int:
-        """What its workers have counted: ``"handler_errors"``."""
+        """Returns the sum of a count over all workers, such as ``"handler_errors"``."""
         workers = self.server.statistics()["workers"]
         assert isinstance(workers, list)
         return sum(worker["counts"].get(name, 0) for worker in workers)
 
     def stop(self) -> None:
-        """Stops it, and waits for that."""
+        """Stops the server and waits for its end."""
         for client in self.kept.values():
             client.end()
         if self.thread is not None and self._serving is not None:
@@ -158,7 +158,7 @@ async def _left(context: contextlib.AbstractAsyncContextManager[object]) -> None
 
 
 class Servers:
-    """The one server that runs; it goes on from test to test, until one asks for another."""
+    """Runs one server at a time; keeps it from test to test until a test asks for another one."""
 
     def __init__(self) -> None:
         self._current: Running | None = None
@@ -182,11 +182,11 @@ class Servers:
 
     @property
     def current(self) -> Running | None:
-        """What runs now."""
+        """The running server, or None."""
         return self._current
 
     def stop(self) -> None:
-        """Stops what runs."""
+        """Stops the running server, if there is one."""
         current, self._current = self._current, None
         if current is not None:
             current.stop()
@@ -196,11 +196,11 @@ class Servers:
 
 
 class Closed(Exception):
-    """The server has closed.
+    """Raised when the server has closed the connection.
 
     Args:
-        code: what the client saw; LOST if there was no Close frame.
-        reason: likewise.
+        code: the close code that the client received; LOST if there was no Close frame.
+        reason: the reason that the client received.
     """
 
     def __init__(self, code: int, reason: str) -> None:
@@ -210,7 +210,7 @@ class Closed(Exception):
 
 
 class Refused(Exception):
-    """The server has answered the upgrade with something else than 101."""
+    """Raised when the server has answered an upgrade with another status than 101."""
 
     def __init__(self, status: int, headers: dict[str, str], body: str | None) -> None:
         super().__init__(f"{status}")
@@ -220,7 +220,7 @@ class Refused(Exception):
 
 
 class Link(Protocol):
-    """What is different from client to client."""
+    """The operations that differ between client libraries."""
 
     @property
     def subprotocol(self) -> str | None: ...
@@ -228,7 +228,7 @@ class Link(Protocol):
     def send(self, data: str | bytes) -> None: ...
 
     def receive(self) -> str | bytes:
-        """Raises Closed."""
+        """Returns the next message; raises Closed at the end."""
 
     def close(self, code: int, reason: str) -> None: ...
 
@@ -236,7 +236,7 @@ class Link(Protocol):
         """Ends the connection without a Close frame."""
 
     def end(self) -> None:
-        """Lets go of what is left of it."""
+        """Releases the connection."""
 
 
 class Client:
@@ -248,7 +248,7 @@ class Client:
 
     @property
     def id(self) -> int:
-        """Its socket's id. The puppet is asked for it when it opens, and only now if it opened with something to do."""
+        """The id of the client's socket on the server; asks the puppet for it if that is not known yet."""
         if not self._id:
             found = self.ask("me")
             assert isinstance(found, int)
@@ -269,7 +269,7 @@ class Client:
         return self._link.receive()
 
     def receives(self, *messages: str | bytes) -> None:
-        """The next messages must be these."""
+        """Asserts that the next messages are these."""
         for message in messages:
             heard = self.receive()
             assert heard == message, (heard, message)
@@ -286,11 +286,11 @@ class Client:
         return value_of(heard)
 
     def tell(self, expression: str) -> None:
-        """Has it evaluated without an answer."""
+        """Has the puppet evaluate an expression without an answer."""
         self.send(f"tell {expression}")
 
     def hears_nothing_else(self) -> None:
-        """Nothing was sent to it behind what it has received: else that came before the answer to a question."""
+        """Asserts that no other message was sent to the client: it would arrive before the answer to a question."""
         assert self.ask("'fence'") == "fence"
 
     def close(self, code: int = 1000, reason: str = "") -> None:
@@ -310,7 +310,7 @@ class Client:
         raise AssertionError(f"it is not closed: {heard!r}")
 
     def is_closed_after(self) -> tuple[list[str | bytes], int, str]:
-        """Returns what it receives until the server closes, and code and reason."""
+        """Returns the messages until the server closes, and the code and reason."""
         heard: list[str | bytes] = []
         while True:
             try:
@@ -319,12 +319,12 @@ class Client:
                 return heard, closed.code, closed.reason
 
     def end(self) -> None:
-        """Lets go of what is left of it."""
+        """Releases the connection."""
         self._link.end()
 
 
 def value_of(text: str) -> object:
-    """The value that the puppet has written; a text with ``!`` if it was an exception."""
+    """Returns the value of an answer of the puppet; a text that begins with ``!`` for an exception."""
     return text if text.startswith("!") else ast.literal_eval(text)
 
 
@@ -445,7 +445,7 @@ class Clients:
         headers: dict[str, str] | None = None,
         subprotocols: list[str] | None = None,
     ) -> Client:
-        """Opens a WebSocket; raises Refused."""
+        """Opens a WebSocket; raises Refused for another answer than 101."""
         url = f"ws://{running.authority}{path}"
         link: Link
         if (client or self.default) == "websockets":
@@ -458,7 +458,7 @@ class Clients:
         return made
 
     def borrow(self, running: Running, name: str, client: str = "") -> Client:
-        """A WebSocket as new, but for its id: the next test that borrows it finds no subscription and no token."""
+        """Returns an open WebSocket that other tests have used, without subscriptions and token."""
         if name not in running.kept:
             running.kept[name] = self.connect(running, client)
             self._made.remove(running.kept[name])
@@ -475,11 +475,11 @@ class Clients:
             running.kept.pop(name).end()
 
     def opens(self, running: Running, expression: str, client: str = "", **headers: str) -> Client:
-        """Opens a WebSocket with what the puppet's open handler is to do and return."""
+        """Opens a WebSocket with an expression that the puppet's open handler evaluates and returns."""
         return self.connect(running, client, doing(expression), headers=headers)
 
     def peer(self, running: Running | tuple[str, int] | str) -> "Peer":
-        """A bare connection: to a server, to an address, or to a Unix socket's path."""
+        """Returns a bare connection to a server, to an address, or to a Unix socket's path."""
         return self._keep(Peer(("127.0.0.1", running.port) if isinstance(running, Running) else running))
 
     def http(self, running: Running, method: str = "GET", path: str = "/", **arguments: object) -> Answer:
@@ -497,7 +497,7 @@ class Clients:
         return made
 
     def end(self) -> None:
-        """Closes all of them, and gives back what was borrowed."""
+        """Closes all clients of the test and returns the borrowed ones."""
         for running, name in self._borrowed:
             self._give_back(running, name)
         for made in self._made:
@@ -509,5 +509,5 @@ _Made = TypeVar("_Made", Client, Peer)
 
 
 def doing(expression: str) -> str:
-    """The path with which the puppet's open and HTTP handlers evaluate an expression, and return its value."""
+    """Returns the path with which the puppet's open and HTTP handlers evaluate an expression and return the value."""
     return f"/?do={quote(expression, safe='')}"

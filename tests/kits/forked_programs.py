@@ -17,17 +17,17 @@ from kits.raw_peer import PATIENCE_S
 from kits.server_process import ServerProcess
 
 TESTS = Path(__file__).parents[1]
-"""Where the applications of the tests are found."""
+"""The folder from which the tests' applications are imported."""
 
 
 def environment_of(more: Mapping[str, str]) -> dict[str, str]:
-    """The test's environment, in which the applications of the tests can be imported."""
+    """Returns environment variables with which a program can import the tests' applications, and `more`."""
     path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(TESTS))))
     return {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **more}
 
 
 class Forks:
-    """The process that forks. Warnings are errors in it, and in all that come from it."""
+    """A process that starts programs by forking itself. Warnings are errors in it and in the programs."""
 
     def __init__(self) -> None:
         self._ours, theirs = socket.socketpair()
@@ -44,19 +44,19 @@ class Forks:
         self._lock = threading.Lock()
 
     def ask(self, request: object, descriptor: int | None = None) -> int | None:
-        """Sends a request; returns the answer."""
+        """Sends a request to the forking process and returns the answer: a process id, an exit code or None."""
         with self._lock:
             socket.send_fds(self._ours, [json.dumps(request).encode()], [] if descriptor is None else [descriptor])
             return cast("int | None", json.loads(self._ours.recv(100)))
 
     def end(self) -> None:
-        """Ends it; what it has started goes on."""
+        """Ends the forking process; programs that it has started go on."""
         self._ours.close()
         self._process.wait(PATIENCE_S)
 
 
 class Child:
-    """A program, with the part of `subprocess.Popen`'s face that is needed."""
+    """A forked program, with the methods of `subprocess.Popen` that the tests use."""
 
     def __init__(self, forks: Forks, request: object) -> None:
         reading, writing = os.pipe()
@@ -69,13 +69,13 @@ class Child:
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
-        """Its exit code, None while it runs."""
+        """Returns the program's exit code, None while it runs."""
         if self.returncode is None:
             self.returncode = self._forks.ask({"wait": self.pid})
         return self.returncode
 
     def wait(self, timeout: float = PATIENCE_S) -> int:
-        """Waits for its end."""
+        """Waits for the program's end; returns the exit code."""
         deadline = time.monotonic() + timeout
         while (code := self.poll()) is None:
             if time.monotonic() > deadline:
@@ -84,17 +84,17 @@ class Child:
         return code
 
     def send_signal(self, number: int) -> None:
-        """Sends a signal."""
+        """Sends a signal to the program, if it still runs."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """Ends it by force."""
+        """Ends the program by SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
 
 class Program(ServerProcess):
-    """A program whose output is read all the time."""
+    """A forked program whose output is read continuously."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class Program(ServerProcess):
         self._begin_reading()
 
     def ended(self) -> int:
-        """Waits for its end; returns the exit code."""
+        """Waits for the program's end; returns the exit code."""
         code = self.process.wait(PATIENCE_S)
         self.end()
         return code

@@ -1,4 +1,4 @@
-"""What is logged while a test runs."""
+"""Records the log while a test runs, and checks it for errors and secrets."""
 
 import contextlib
 import logging
@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Final
 
 SECRET: Final = "hidden-from-the-log"
-"""Stands in everything that must not be logged; see `Log`."""
+"""A text that the tests put into everything that must not be logged; see `Log`."""
 
 
 class Log(logging.Handler):
-    """Everything that is logged in this process. A test names the errors that it causes; another one fails it."""
+    """A logging handler that keeps all lines. A test names the errors that it causes; `check` fails for others."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -18,20 +18,20 @@ class Log(logging.Handler):
         self._lines: list[tuple[int, str]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keeps it."""
+        """Keeps the line of a record."""
         self._lines.append((record.levelno, self.format(record)))
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """All lines so far."""
         return "\n".join([line for _, line in self._lines])
 
     def forgives(self, *texts: str) -> None:
-        """Errors with one of these texts are what the test has asked for."""
+        """Exempts lines with one of these texts from `check`."""
         self._lines = [(0 if any(text in line for text in texts) else level, line) for level, line in self._lines]
 
     def check(self) -> None:
-        """No error that was not forgiven, and nothing that must stay hidden."""
+        """Asserts that no error was logged but forgiven ones, and no secret."""
         assert SECRET not in self.text
         errors = [line for level, line in self._lines if level >= logging.ERROR]
         assert errors == []
@@ -39,7 +39,7 @@ class Log(logging.Handler):
 
 @contextlib.contextmanager
 def recorded() -> Iterator[Log]:
-    """Records what is logged meanwhile."""
+    """Records the log of wsbroker, asyncio and aiohttp while the block runs."""
     log = Log()
     loggers = [logging.getLogger(name) for name in ("wsbroker", "asyncio", "aiohttp")]
     loggers[0].setLevel(logging.DEBUG)

@@ -1,4 +1,4 @@
-"""Event loops and threads beside that of the test."""
+"""Runs coroutines and functions in other threads than the test's."""
 
 import asyncio
 import threading
@@ -28,7 +28,7 @@ class LoopThread:
         await self._leave.wait()
 
     def run(self, work: Coroutine[object, object, _T]) -> _T:
-        """Runs a coroutine there and waits for it."""
+        """Runs a coroutine in the loop, waits for its end, and returns its result."""
         return asyncio.run_coroutine_threadsafe(_in_time(work), self.loop).result()
 
     def end(self) -> None:
@@ -44,6 +44,6 @@ async def _in_time(work: Coroutine[object, object, _T]) -> _T:
 
 
 def in_a_thread(function: Callable[[], _T]) -> _T:
-    """Runs a function in a thread of its own and waits for it."""
+    """Runs a function in a new thread, waits for its end, and returns its result."""
     with ThreadPoolExecutor(1) as executor:
         return executor.submit(function).result(PATIENCE_S)

@@ -1,4 +1,4 @@
-"""A bare connection: it says nothing but what the test says, byte for byte, and reads what a server may send."""
+"""A bare client connection that sends exactly the bytes of the test, and reads the frames and responses of a server."""
 
 import socket
 from typing import Final
@@ -9,11 +9,11 @@ from kits.front_kit import KEY as KEY
 from kits.front_kit import upgrade as upgrade
 
 PATIENCE_S: Final = 20.0
-"""Longer than anything in the tests of the contract takes."""
+"""The longest time that any step of the contract tests may take."""
 
 
 class Answer:
-    """What came for a plain HTTP request; the headers' names are in lower case."""
+    """A response to a plain HTTP request; the headers' names are in lower case."""
 
     def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.status = status
@@ -30,7 +30,7 @@ class Answer:
 
 
 class Peer:
-    """A client's end of a connection that says nothing but what the test says."""
+    """A bare client connection; sends exactly the bytes that the test passes."""
 
     def __init__(self, address: tuple[str, int] | str) -> None:
         if isinstance(address, str):
@@ -46,7 +46,7 @@ class Peer:
         self.socket.sendall(b"".join(parts))
 
     def receive(self) -> bytes:
-        """Returns what comes next; b"" at the end. A reset counts as an end."""
+        """Returns the next bytes that arrive; b"" at the end of the connection, also after a reset."""
         try:
             return self.socket.recv(65536)
         except ConnectionError:
@@ -59,7 +59,7 @@ class Peer:
             self._read += part
 
     def take(self, size: int) -> bytes:
-        """Returns so many bytes."""
+        """Returns the next `size` bytes."""
         self._need(size)
         taken = bytes(self._read[:size])
         del self._read[:size]
@@ -72,13 +72,13 @@ class Peer:
         return self.take(self._read.index(b"\r\n\r\n") + 4)
 
     def answer(self) -> Answer:
-        """Returns the next response, which says how long it is."""
+        """Returns the next response, of the length in its header."""
         head = self.head()
         headers = fields_of(head)
         return Answer(int(head.split(b" ", 2)[1]), headers, self.take(int(headers.get("content-length", "0"))))
 
     def upgrade(self, *more: bytes, path: str = "/") -> None:
-        """Becomes a WebSocket; `more` is sent in the same segment."""
+        """Sends an upgrade request, with `more` in the same segment, and reads the 101."""
         self.send(upgrade(path), *more)
         head = self.head()
         assert head.startswith(b"HTTP/1.1 101 "), head
@@ -94,25 +94,25 @@ class Peer:
         return first & 15, self.take(size)
 
     def text(self) -> str:
-        """Returns the next message, a text."""
+        """Returns the next message, which has to be a text."""
         opcode, payload = self.frame()
         assert opcode == Opcode.TEXT, (opcode, payload)
         return payload.decode()
 
     def close_frame(self) -> tuple[int, str]:
-        """Returns code and reason of the next frame, a Close."""
+        """Returns code and reason of the next frame, which has to be a Close."""
         opcode, payload = self.frame()
         assert opcode == Opcode.CLOSE, (opcode, payload)
         return int.from_bytes(payload[:2], "big"), payload[2:].decode()
 
     def rest(self) -> bytes:
-        """Returns everything until the server ends the connection."""
+        """Returns all bytes until the server ends the connection."""
         while part := self.receive():
             self._read += part
         return self.take(len(self._read))
 
     def reset(self) -> None:
-        """Ends the connection as a machine does that has crashed."""
+        """Resets the connection, as a crashed machine does."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         self.socket.close()
 
@@ -122,27 +122,27 @@ class Peer:
 
 
 def request(method: str, path: str = "/", *more: str, body: bytes = b"") -> bytes:
-    """Returns a plain request, with its length if it has a body."""
+    """Returns the bytes of a plain request, with a Content-Length if there is a body."""
     length = [f"Content-Length: {len(body)}"] if body else []
     return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", *length, *more, "", ""]).encode() + body
 
 
 def frame(opcode: int, payload: bytes, fin: bool = True) -> bytes:
-    """Returns a client's frame, masked."""
+    """Returns the bytes of a client's frame, masked."""
     return Frame(Opcode(opcode), payload, fin).serialize(mask=True)
 
 
 def text(message: str) -> bytes:
-    """Returns a text message as a client sends it."""
+    """Returns the bytes of a text message as a client sends it."""
     return frame(1, message.encode())
 
 
 def close_frame(code: int, reason: str = "") -> bytes:
-    """Returns a client's Close."""
+    """Returns the bytes of a client's Close frame."""
     return frame(8, code.to_bytes(2, "big") + reason.encode())
 
 
 def fields_of(head: bytes) -> dict[str, str]:
-    """The fields of a response head, names in lower case."""
+    """Returns the fields of a response head, names in lower case."""
     lines = head.decode("latin-1").split("\r\n")[1:]
     return {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}

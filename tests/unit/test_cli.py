@@ -20,7 +20,7 @@ from wsbroker.settings.config import SETTINGS, Config
 
 
 class Run:
-    """Stands in for `wsbroker.server.api.run`: records what it is called with and raises what it is told to."""
+    """A substitute for `wsbroker.server.api.run`: records its arguments and raises the error that the test sets."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[list[str], Config, str]] = []
@@ -48,7 +48,7 @@ class Run:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Run]:
-    """A clean process: no variables of ours, an empty working directory, `sys.path` and logging put back afterwards."""
+    """Removes WSBROKER variables, makes an empty working directory; restores `sys.path` and logging afterwards."""
     for variable in list(os.environ):
         if variable.startswith("WSBROKER_"):
             monkeypatch.delenv(variable)

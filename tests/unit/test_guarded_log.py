@@ -26,7 +26,7 @@ NAME = "wsbroker.test"
 
 @pytest.fixture
 def logger() -> Iterator[logging.Logger]:
-    """The logger, with nothing left of the test behind it."""
+    """The logger of wsbroker; removes the test's handlers afterwards."""
     logger = logging.getLogger(NAME)
     yield logger
     logger.handlers.clear()
@@ -35,7 +35,7 @@ def logger() -> Iterator[logging.Logger]:
 
 
 class Fails(logging.Handler):
-    """Raises in the place it is told to."""
+    """A logging handler that raises in its filter or in `emit`, as the test says."""
 
     def __init__(self, place: str, error: BaseException) -> None:
         super().__init__()
@@ -74,14 +74,14 @@ def test_what_a_part_of_logging_raises_costs_the_line_only_which_goes_to_stderr(
 
 
 class Raises(io.StringIO):
-    """A stream of the application's."""
+    """A stream whose methods raise."""
 
     def write(self, text: str) -> int:
         raise SystemExit("from the stream")
 
 
 def closed() -> io.StringIO:
-    """A stream that is closed."""
+    """Returns a closed stream."""
     stream = io.StringIO()
     stream.close()
     return stream
@@ -113,7 +113,7 @@ def test_a_stderr_that_cannot_be_written_to_costs_nothing(
 
 
 class Text:
-    """A value that cannot be shown."""
+    """A value whose texts raise."""
 
     def __str__(self) -> str:
         raise KeyboardInterrupt

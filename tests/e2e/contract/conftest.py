@@ -1,4 +1,4 @@
-"""What every test of the contract is given."""
+"""Fixtures of the contract tests: worker kinds, servers, clients, forked programs and the log."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,25 +57,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(params=KINDS, scope="module")
 def kind(request: pytest.FixtureRequest) -> WorkerKind:
-    """Where handlers run."""
+    """The kind of worker."""
     return cast(WorkerKind, request.param)
 
 
 @pytest.fixture(params=PUPPETS, scope="module")
 def app(request: pytest.FixtureRequest) -> str:
-    """The handlers are plain functions, or coroutines."""
+    """The name of the puppet application: with plain handlers or with async ones."""
     return cast(str, request.param)
 
 
 @pytest.fixture
 def client(kind: WorkerKind, app: str) -> str:
-    """Which client connects, unless the test says which: each of them meets each kind, and each application."""
+    """The name of the client library for tests that name none; over all kinds and applications each library is used."""
     return client_for(kind, app)
 
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[Servers]:
-    """The one server that runs."""
+    """The server that runs, kept from test to test."""
     servers = Servers()
     yield servers
     servers.stop()
@@ -83,7 +83,7 @@ def servers() -> Iterator[Servers]:
 
 @pytest.fixture(scope="module")
 def client_thread() -> Iterator[tuple[LoopThread, aiohttp.ClientSession]]:
-    """Where aiohttp's clients run."""
+    """The event loop thread in which aiohttp's clients run, and their session."""
     thread = LoopThread("clients")
 
     async def session() -> aiohttp.ClientSession:
@@ -99,7 +99,7 @@ def client_thread() -> Iterator[tuple[LoopThread, aiohttp.ClientSession]]:
 def clients(
     request: pytest.FixtureRequest, servers: Servers, client_thread: tuple[LoopThread, aiohttp.ClientSession]
 ) -> Iterator[Clients]:
-    """The clients of a test. Behind it the broker is empty but for what is kept."""
+    """Makes the clients of one test; checks after the test that no other connection, socket or channel is left."""
     default = request.getfixturevalue("client") if "client" in request.fixturenames else "websockets"
     clients = Clients(*client_thread, default)
     yield clients
@@ -112,7 +112,7 @@ def clients(
 
 @pytest.fixture(scope="session")
 def forks() -> Iterator[Forks]:
-    """Starts programs quickly."""
+    """The process that starts programs by forking."""
     forks = Forks()
     yield forks
     forks.end()
@@ -120,7 +120,7 @@ def forks() -> Iterator[Forks]:
 
 @pytest.fixture
 def nothing_runs(servers: Servers) -> Iterator[None]:
-    """The test starts servers of its own, and stops them."""
+    """Stops the shared server for a test that starts servers itself; checks after the test that none runs."""
     servers.stop()
     yield
     with pytest.raises(wsbroker.CommandError):
@@ -129,7 +129,7 @@ def nothing_runs(servers: Servers) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def log() -> Iterator[Log]:
-    """What is logged in this process: no error that the test does not name, and no secret."""
+    """The log of this process; fails the test for an error that the test does not forgive, and for a logged secret."""
     with recorded() as log:
         yield log
         log.check()

@@ -20,14 +20,14 @@ Do = Callable[[str], object]
 
 
 class Place(NamedTuple):
-    """Where calls are made from: its name, the application that runs, and whether with `start` or `serve`."""
+    """A place from which the API is called: its name, the application that runs, and `start` or `serve`."""
 
     name: str
     app: str
     how: How = "start"
 
     def __str__(self) -> str:
-        """Those that need the same server stand together."""
+        """Returns a text by which places that need the same server sort together."""
         return f"{self.how} {self.app} {self.name}"
 
 
@@ -56,7 +56,7 @@ WHERE = {
 
 @pytest.fixture(params=PLACES, ids=lambda place: place.name, scope="module")
 def place(request: pytest.FixtureRequest) -> Place:
-    """One of the places."""
+    """A place from which the API is called."""
     found = request.param
     assert isinstance(found, Place)
     return found
@@ -70,7 +70,7 @@ def running(servers: Servers, kind: WorkerKind, place: Place) -> Running:
 
 @pytest.fixture
 def do(place: Place, running: Running, clients: Clients) -> Do:
-    """Makes calls in that place."""
+    """Returns a function that evaluates an expression in the place and returns the value."""
     if place.name == "main program":
         return lambda expression: value_of(evaluated(expression, {}))
     if place.name == "second thread":
@@ -95,7 +95,7 @@ def do(place: Place, running: Running, clients: Clients) -> Do:
 
 
 def in_open_handler(clients: Clients, running: Running, expression: str) -> object:
-    """The answer is the first that the new socket hears."""
+    """Evaluates an expression in the open handler of a new socket, and returns the value."""
     done = f"evaluated({expression!r}, globals(), me=me)"
     client = clients.opens(running, f"send(me, {done})")
     try:
@@ -105,7 +105,7 @@ def in_open_handler(clients: Clients, running: Running, expression: str) -> obje
 
 
 def in_close_handler(clients: Clients, running: Running, control: Client, expression: str) -> object:
-    """The answer goes to another socket."""
+    """Evaluates an expression in the close handler of a socket; another socket receives the value."""
     client = clients.connect(running, "websockets")
     done = f"send({control.id}, evaluated({expression!r}, globals()))"
     client.ask(f"closing.update({{me: {done!r}}})")
@@ -115,19 +115,19 @@ def in_close_handler(clients: Clients, running: Running, control: Client, expres
 
 @pytest.fixture
 def a(clients: Clients, running: Running) -> Client:
-    """A socket to speak about."""
+    """A socket that the calls are about."""
     return clients.borrow(running, "a", "websockets")
 
 
 @pytest.fixture
 def b(clients: Clients, running: Running) -> Client:
-    """Another one, of another client."""
+    """A second socket, of another client library."""
     return clients.borrow(running, "b", "aiohttp")
 
 
 @pytest.fixture
 def nobody() -> int:
-    """An id that was never given."""
+    """A socket id that was never given."""
     return 1 << 40
 
 
@@ -138,7 +138,7 @@ def name() -> str:
 
 
 def array_of(*numbers: int) -> bytes:
-    """16-bit numbers as they are in memory."""
+    """Returns 16-bit numbers as bytes in the order of this machine."""
     return array.array("H", numbers).tobytes()
 
 

@@ -36,7 +36,7 @@ def parents(request: pytest.FixtureRequest, forks: Forks, kind: WorkerKind) -> I
 
 @pytest.fixture
 def peer(parents: Program) -> Iterator[Peer]:
-    """A socket of it, that has been told nothing but what the test expects."""
+    """A connection to the server of `parents`, on which nothing is received but what the test reads."""
     peer = Peer(("127.0.0.1", parents.port))
     peer.upgrade()
     yield peer

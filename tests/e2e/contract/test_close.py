@@ -21,7 +21,7 @@ def running(servers: Servers, kind: WorkerKind, app: str) -> Running:
 
 @pytest.fixture
 def watcher(clients: Clients, running: Running) -> Client:
-    """A socket that hears of every close handler: id, token, code, reason."""
+    """A client that receives id, token, code and reason of every call of a close handler."""
     watcher = clients.borrow(running, "watcher", "websockets")
     assert watcher.ask("subscribe(me, 'closes')") is True
     return watcher

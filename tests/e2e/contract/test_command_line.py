@@ -64,7 +64,7 @@ FILES: Final = {
 
 
 class Failure(NamedTuple):
-    """An application that cannot be served, and what is said then; ``…`` stands for what depends on the machine."""
+    """An application that cannot be served, and the error text; ``…`` stands for parts that depend on the machine."""
 
     app: str
     text: str
@@ -141,7 +141,7 @@ FAILURES: Final = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where all the files are."""
+    """The folder with the files of all cases."""
     folder = tmp_path_factory.mktemp("apps")
     for name, content in FILES.items():
         (folder / name).parent.mkdir(exist_ok=True)
@@ -154,7 +154,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def importable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The applications can be imported, and leave nothing behind."""
+    """Makes the applications importable; removes their modules after the test."""
     monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
     before = set(sys.modules)
     yield
@@ -179,7 +179,7 @@ def test_what_cannot_be_served_is_an_error_of_start(
 
 
 def pattern_of(text: str, folder: Path) -> str:
-    """What the text means."""
+    """Returns the pattern for an expected text, in which ``…`` matches anything."""
     return re.escape(text.replace("{folder}", str(folder))).replace("…", ".*")
 
 
@@ -191,7 +191,7 @@ THREAD: Final = "--worker-kind=thread"
 
 
 class Case(NamedTuple):
-    """A command that fails."""
+    """A command line that fails, with its exit code and error text."""
 
     name: str
     arguments: list[str]
@@ -202,24 +202,24 @@ class Case(NamedTuple):
 
 
 def bind(address: str, text: str, code: int = 2) -> Case:
-    """An address that cannot be bound."""
+    """Returns the case of an address that cannot be bound."""
     prefix = "--bind: " if code == 2 else ""
     shown = repr(address) if code == 2 else address if address.startswith("unix:") else f"http://{address}"
     return Case(f"bind {address}", ["good", THREAD, "--bind", address], code, f"{prefix}cannot bind to {shown}: {text}")
 
 
 def flag(flag: str, text: str) -> Case:
-    """A flag that is wrong."""
+    """Returns the case of a wrong flag."""
     return Case(flag, ["good", flag], 2, text)
 
 
 def variable(name: str, value: str, text: str) -> Case:
-    """A variable of the environment that is wrong."""
+    """Returns the case of a wrong environment variable."""
     return Case(f"{name}={value}", ["good"], 2, text, {name: value})
 
 
 def config(file: str, text: str) -> Case:
-    """A file that is wrong."""
+    """Returns the case of a wrong configuration file."""
     return Case(file, ["good", "--config", file], 2, text)
 
 
@@ -359,14 +359,14 @@ CASES: Final = [
 
 
 class Outcome(NamedTuple):
-    """How a command ended, and what it wrote."""
+    """The exit code of a command and its output."""
 
     code: int
     text: str
 
 
 def outcome(folder: Path, *arguments: str, **environment: str) -> Outcome:
-    """Runs a command to its end, as a person does."""
+    """Runs a command to its end and returns the outcome."""
     done = subprocess.run(
         [sys.executable, "-P", "-m", "wsbroker", *arguments],
         cwd=folder,
@@ -381,7 +381,7 @@ def outcome(folder: Path, *arguments: str, **environment: str) -> Outcome:
 
 @pytest.fixture(scope="module")
 def taken(folder: Path) -> Iterator[str]:
-    """A port on which somebody else listens, and a Unix socket likewise."""
+    """A port and a Unix socket on which another program listens."""
     with socket.create_server(("127.0.0.1", 0)) as other, socket.socket(socket.AF_UNIX) as unix:
         before = Path.cwd()
         os.chdir(folder)  # the path of a temporary folder may be too long for it
@@ -407,7 +407,7 @@ def test_so_it_does_when_nothing_was_imported_before(name: str, folder: Path, ta
 
 
 def check(case: Case, found: Outcome, folder: Path, taken: str) -> None:
-    """One line, the exit code, and nothing else but the log."""
+    """Asserts the exit code and one error line, with no other output than the log."""
     *before, last = found.text.splitlines()
     text = case.text.replace("{taken}", taken)
     assert re.fullmatch("wsbroker: error: " + pattern_of(text, folder), last), found.text

@@ -22,7 +22,7 @@ FAILURES = ("raise", "unshowable", "huge", "async raise", "async unshowable", "a
 
 @pytest.fixture(scope="module")
 def running_with_failing_logs(servers: Servers, kind: WorkerKind) -> Iterator[Running]:
-    """A server whose logging fails, in this process and where its handlers are."""
+    """A server whose logging fails, in this process and in its workers."""
     with failing_logs.attached():
         yield servers.of(
             APPS + "failing_logs", kind, handler_timeout=LIMIT_S, http_timeout=LIMIT_S, worker_hang_timeout=PATIENCE_S
@@ -32,7 +32,7 @@ def running_with_failing_logs(servers: Servers, kind: WorkerKind) -> Iterator[Ru
 
 @pytest.fixture
 def running(running_with_failing_logs: Running, log: Log) -> Iterator[Running]:
-    """That server: whatever a test does to it, it goes on without a new worker."""
+    """The server whose logging fails; checks after the test that its workers are the same."""
     running = running_with_failing_logs
     yield running
     workers = running.server.statistics()["workers"]

@@ -13,7 +13,7 @@ from wsbroker.websocket.handshake import ORIGIN_NOT_LISTED, ORIGIN_OF_OTHER_HOST
 
 @pytest.fixture(params=["puppet", "echo"], ids=["open handler", "no open handler"], scope="module")
 def app(request: pytest.FixtureRequest) -> str:
-    """An application is asked before the 101 or it is not."""
+    """An application with an open handler, and one without."""
     return str(request.param)
 
 
@@ -281,7 +281,7 @@ def test_a_connection_too_many_is_a_503(servers: Servers, kind: WorkerKind, clie
 
 
 def is_let_in(clients: Clients, running: Running) -> bool:
-    """Whether there is room: what was closed a moment ago may still be counted."""
+    """Returns whether a new connection is accepted, as closed connections are no longer counted."""
     try:
         clients.connect(running)
     except Refused:

@@ -54,12 +54,12 @@ def started(kind: WorkerKind, bind: str | list[str] = "127.0.0.1:0") -> wsbroker
 
 
 def served(kind: WorkerKind, bind: str = "127.0.0.1:0") -> AbstractAsyncContextManager[wsbroker.Server]:
-    """The same, in an event loop of the test's."""
+    """A server that echoes, with one worker, in the test's own event loop."""
     return wsbroker.serve(bind, worker=ECHO, worker_kind=kind, workers=1)
 
 
 def echoes(address: object) -> None:
-    """A socket at this address is answered."""
+    """Asserts that a server echoes at this address."""
     if isinstance(address, UnixAddress):
         peer = Peer(address.path)
     else:
@@ -263,7 +263,7 @@ def test_a_config_is_the_same_as_single_settings(nothing_runs: None, kind: Worke
 
 @pytest.fixture
 def record(tmp_path: Path) -> Path:
-    """A file into which the recorder writes what happens, for when no socket is left to tell it."""
+    """The file into which the recorder writes its events, also when no socket is left."""
     return tmp_path / "record"
 
 

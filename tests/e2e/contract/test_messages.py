@@ -17,7 +17,7 @@ def running(servers: Servers, kind: WorkerKind, app: str) -> Running:
 
 @pytest.fixture
 def ann(clients: Clients, client: str, running: Running) -> Client:
-    """A client, of both kinds."""
+    """A client; each test runs with every client library."""
     return clients.connect(running)
 
 

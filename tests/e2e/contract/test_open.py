@@ -15,13 +15,13 @@ LEGAL: Final = "it may return True or None (accept), False (403), an HttpRespons
 
 @pytest.fixture
 def running(servers: Servers, kind: WorkerKind, app: str) -> Running:
-    """A server whose open handler does what it is told."""
+    """A server whose open handler evaluates the expression in the path."""
     return servers.get(app, kind)
 
 
 @pytest.fixture
 def watcher(clients: Clients, running: Running) -> Client:
-    """A socket that hears of every close handler."""
+    """A client that receives the arguments of every call of a close handler."""
     watcher = clients.borrow(running, "watcher", "websockets")
     assert watcher.ask("subscribe(me, 'closes')") is True
     return watcher
@@ -287,5 +287,5 @@ def test_an_accept_with_a_control_character_cannot_be_made(clients: Clients, run
 
 
 def until_closed(watcher: Client, socket_id: object) -> None:
-    """Waits until a socket has left the tables."""
+    """Waits until the broker no longer knows a socket."""
     until(lambda: watcher.ask(f"is_open({socket_id})") is False)

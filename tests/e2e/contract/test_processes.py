@@ -30,7 +30,7 @@ Script = Callable[[str], AbstractContextManager[Program]]
 
 @pytest.fixture
 def script(forks: Forks, tmp_path: Path) -> Script:
-    """Runs a program."""
+    """Starts a script as a forked program."""
 
     def run(source: str) -> AbstractContextManager[Program]:
         path = tmp_path / "script.py"
@@ -42,19 +42,19 @@ def script(forks: Forks, tmp_path: Path) -> Script:
 
 
 def command(forks: Forks, *arguments: str) -> AbstractContextManager[Program]:
-    """Runs ``python -m wsbroker`` on a free port."""
+    """Starts ``python -m wsbroker`` on a free port."""
     return program(forks, "--bind=127.0.0.1:0", *arguments)
 
 
 def connected(process: ServerProcess, *more: bytes, path: str = "/") -> Peer:
-    """A socket of this server."""
+    """Returns an open WebSocket connection to this server."""
     peer = Peer(("127.0.0.1", process.port))
     peer.upgrade(*more, path=path)
     return peer
 
 
 def send_until_ended(program: ServerProcess, number: signal.Signals) -> None:
-    """Sends a signal again and again: what comes half a second after the first one is the second."""
+    """Sends a signal repeatedly until the program ends; half a second after the first it counts as the second."""
     for _ in range(1000):
         program.process.send_signal(number)
         try:
@@ -66,7 +66,7 @@ def send_until_ended(program: ServerProcess, number: signal.Signals) -> None:
 
 @pytest.fixture
 def number(kind: WorkerKind) -> signal.Signals:
-    """One or the other: what a signal does is the same with every kind of worker."""
+    """SIGINT or SIGTERM; the kinds of worker alternate, because a signal has the same effect with all of them."""
     return signal.SIGTERM if KINDS.index(kind) % 2 else signal.SIGINT
 
 

@@ -1,4 +1,4 @@
-"""Signals that reach every process of a group, under load: the server's business alone, and all of it adds up."""
+"""Signals to a whole process group under load: only the server acts on them, and no message is lost."""
 
 import os
 import re
@@ -23,7 +23,7 @@ CLIENTS = 8
 
 
 class Chatter(threading.Thread):
-    """A client that sends numbers as fast as they are echoed, a few at a time, until the server closes."""
+    """A client that sends numbers, eight at a time, as fast as they are echoed, until the server closes."""
 
     def __init__(self, port: int) -> None:
         super().__init__(daemon=True)
@@ -35,7 +35,7 @@ class Chatter(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Until the Close frame."""
+        """Sends and receives until the server's Close frame. Runs in the client's thread."""
         self._send(8)
         while True:
             opcode, payload = self.peer.frame()
@@ -94,7 +94,7 @@ def test_signals_to_a_whole_group_reload_and_stop_the_server_cleanly(
 
 
 def wait_for_echoes(chatters: list[Chatter]) -> None:
-    """Until each has had some more."""
+    """Waits until each client has received more echoes."""
     had = [len(chatter.echoed) for chatter in chatters]
     deadline = time.monotonic() + PATIENCE_S
     while any(len(chatter.echoed) < before + 5 for chatter, before in zip(chatters, had, strict=True)):
@@ -177,7 +177,7 @@ def run(*arguments, **settings):
     del lock
     sys.exit(5)
 wsbroker.server.api.run = run
-wsbroker.server.signals.DUPLICATE_S = 60
+wsbroker.server.signals.DUPLICATE_SIGNAL_S = 60
 sys.argv = ["wsbroker", "--bind=127.0.0.1:0"]
 sys.exit(wsbroker.cli.main())
 """

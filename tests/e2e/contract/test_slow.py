@@ -1,4 +1,4 @@
-"""Who reads slowly, floods, or asks too much: it waits or goes, and nobody else notices."""
+"""Clients that read slowly or flood: they wait or are closed, and other clients are not affected."""
 
 import threading
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ BIG = 256 * 1024
 
 @pytest.fixture
 def running(servers: Servers, kind: WorkerKind, app: str) -> Running:
-    """A server that lets little wait for a socket."""
+    """A server with a small `max_queue_bytes`."""
     return servers.get(app, kind, max_queue_bytes=QUEUE)
 
 
@@ -34,14 +34,14 @@ def narrow(servers: Servers, kind: WorkerKind, app: str) -> Running:
 
 
 def lazy(clients: Clients, running: Running) -> tuple[Peer, int]:
-    """A client that reads nothing any more, and its socket's id."""
+    """A client that has stopped reading, and its socket's id."""
     peer = clients.peer(running)
     peer.upgrade(text("here (me, subscribe(me, 'news'))[0]"))
     return peer, int(peer.text())
 
 
 def fill(control: Client, lazy_id: int, reader_id: int) -> None:
-    """Publishes until the lazy one is given up; no faster than the other one reads."""
+    """Publishes until the client that does not read is closed, no faster than the other client reads."""
     for number in range(200):
         control.ask(f"send_to_channel('news', bytes([{number}]) * {BIG})")
         until(lambda: control.ask(f"queued_bytes({reader_id})") == 0)
@@ -76,7 +76,7 @@ def test_a_slow_consumer_is_closed_and_nobody_else_notices(clients: Clients, cli
 
 
 def received(client: Client) -> Iterator[bytes]:
-    """Its binary messages, until there is a text."""
+    """Returns the binary messages that a client receives before the next text."""
     while isinstance(message := client.receive(), bytes):
         yield message
 
@@ -203,7 +203,7 @@ def test_megabytes_of_commands_from_a_thread_wait_for_the_loop(clients: Clients,
 
 
 def publish(name: bytes) -> None:
-    """Several megabytes."""
+    """Publishes several megabytes."""
     for number in range(300):
         wsbroker.send_to_channel("data", name + b"%4d" % number + bytes(10_000))
 

@@ -73,7 +73,7 @@ def test_what_has_no_name_runs_in_this_interpreter_only(
 
 
 def said(server: wsbroker.Server, message: str) -> str:
-    """What a message is answered with."""
+    """Returns the answer to a message."""
     (address,) = server.addresses
     assert isinstance(address, TcpAddress)
     peer = Peer((address.host, address.port))
@@ -135,7 +135,7 @@ class Chat:
 
 
 def run_cell(answer: str) -> type:
-    """Runs a notebook's cell; returns the class that it defines."""
+    """Runs the code of a notebook's cell and returns the class that it defines."""
     names: dict[str, object] = {"__name__": "__main__", "ANSWER": answer}
     exec(CELL, names)
     found = names["Chat"]

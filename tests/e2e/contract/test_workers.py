@@ -13,12 +13,12 @@ IDENTITY = "(__import__('os').getpid(), __import__('threading').get_ident())"
 
 @pytest.fixture
 def running(servers: Servers, kind: WorkerKind, app: str) -> Running:
-    """A server with several workers, or with the one that there is in the event loop."""
+    """A server with several workers; of kind inline with one."""
     return servers.get(app, kind, workers=WORKERS)
 
 
 def homes(clients: list[Client]) -> list[object]:
-    """Where the sockets' handlers run."""
+    """Returns the worker in which each socket's handlers run."""
     return [client.ask(IDENTITY) for client in clients]
 
 

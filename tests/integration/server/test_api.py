@@ -27,14 +27,14 @@ BIND = "127.0.0.1:0"
 
 
 class Idle:
-    """A worker that handles nothing worth mentioning."""
+    """A worker whose message handler does nothing."""
 
     def handle_socket_message(self, data: object) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 class NeverStarts:
-    """A worker whose database does not answer."""
+    """A worker whose start handler never returns."""
 
     def __init__(self) -> None:
         self.is_asked = asyncio.Event()
@@ -48,7 +48,7 @@ class NeverStarts:
             self.has_ended = True
 
     def handle_socket_message(self, data: object) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 def test_a_start_that_is_cancelled_does_not_wait_for_its_workers() -> None:
@@ -237,7 +237,7 @@ def test_other_arguments_of_the_wrong_type_say_so() -> None:
 
 
 class Stubborn:
-    """A worker with a task that catches whatever is to end it, and a thread that takes its time."""
+    """A worker with a task that catches its cancellation, and a thread that is busy until the test ends it."""
 
     def __init__(self) -> None:
         self.may_end = threading.Event()
@@ -255,7 +255,7 @@ class Stubborn:
                 pass
 
     def handle_socket_message(self, data: object) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 def test_a_task_that_catches_its_cancellation_does_not_keep_the_server_from_ending(
@@ -288,7 +288,7 @@ def test_a_loop_that_the_application_stops_still_ends_in_order() -> None:
             self.has_stopped = True
 
         def handle_socket_message(self, data: object) -> None:
-            """Nothing."""
+            """Does nothing."""
 
     worker = StopsTheLoop()
     lifecycle, addresses = app._prepare_server(BIND, worker, None, {"worker_kind": "inline"})

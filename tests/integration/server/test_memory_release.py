@@ -1,4 +1,4 @@
-"""Memory is given back after much was freed, and not too often."""
+"""The heap is trimmed after much memory was freed, and not too often."""
 
 import sys
 import threading
@@ -9,7 +9,7 @@ from wsbroker.server.memory_release import MIN_FREED_BYTES, MIN_TRIM_INTERVAL_S,
 
 
 class Trims:
-    """Counts the trims, and lets one take as long as the test says."""
+    """Counts the trims; a trim lasts until the test ends it."""
 
     def __init__(self) -> None:
         self.count = 0

@@ -1,4 +1,4 @@
-"""What `--reload` watches, and what it refuses to load."""
+"""The files that `--reload` watches, and the code that it refuses to load."""
 
 import asyncio
 import importlib.util

@@ -1,4 +1,4 @@
-"""Listening sockets that the program which starts the server has opened: named by number, by name, or all of them."""
+"""Listening sockets that were opened by the program that starts the server: by number, by name, or all of them."""
 
 import fcntl
 import os
@@ -37,20 +37,20 @@ for index, number in enumerate(numbers.split(",")):
 os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(index + 1), LISTEN_FDNAMES=names)
 os.execv(command[0], command)
 """
-"""Does what systemd does."""
+"""A program that hands its sockets to another one as systemd does."""
 
 
 class Application:
-    """Stands in for handlers where nobody calls them."""
+    """An application with one handler."""
 
     def handle_http_request(self) -> str:
-        """Answers."""
+        """Answers ``"served"``."""
         return "served"
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Where a Unix socket may be: its path has to be short."""
+    """A folder for a Unix socket, with a short path, and for the application."""
     with tempfile.TemporaryDirectory(prefix="ws") as folder:
         (Path(folder) / "app.py").write_text(APP)
         yield Path(folder)
@@ -70,7 +70,8 @@ def unix_socket(folder: Path) -> socket.socket:
 
 
 def ask(sock: socket.socket) -> str:
-    """What a server answers that listens on this socket; a peer's IPv4 address, where the socket has both families."""
+    """Returns the body of a server's answer on this socket, which has the client's address; uses IPv4 where the socket
+    accepts both families."""
     name = sock.getsockname()
     is_mapped = sock.family == socket.AF_INET6 and name[0] == "::"
     with socket.socket(socket.AF_INET if is_mapped else sock.family) as client:
@@ -84,7 +85,7 @@ def ask(sock: socket.socket) -> str:
 
 
 class Handed(ServerProcess):
-    """A server that was handed sockets as systemd does it: from descriptor 3 on, with the variables of its protocol."""
+    """A server that gets sockets as from systemd: from descriptor 3 on, with the variables of systemd's protocol."""
 
     def __init__(self, folder: Path, sockets: Sequence[socket.socket], names: str, *arguments: str) -> None:
         high = [fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD, 50) for sock in sockets]
@@ -105,7 +106,7 @@ class Handed(ServerProcess):
         self._begin_reading()
 
     def addresses(self) -> str:
-        """What it says to serve on."""
+        """Waits for the log line with the addresses, and returns them."""
         return self.wait_for_line(re.compile("serving on (.*)"), START_S)[1]
 
 

@@ -1,4 +1,4 @@
-"""Who may come in, and how the worker's argument says so."""
+"""The secret of the built-in application, and the forms of the worker's argument."""
 
 import json
 

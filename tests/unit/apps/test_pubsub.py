@@ -27,7 +27,7 @@ def broker() -> Iterator[FakeBrokerApi]:
 
 
 def tell(broker: FakeBrokerApi, socket_id: SocketId, request: object) -> list[object]:
-    """Hands one message to the application; returns what its sender gets."""
+    """Passes one message to the application and returns the answers that its sender gets."""
     data = request if isinstance(request, str | bytes) else json.dumps(request)
     pubsub.handle_socket_message(data, socket_id, broker.tokens.get(socket_id))
     return broker.pop_sent_messages(socket_id)

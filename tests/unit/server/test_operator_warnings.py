@@ -1,4 +1,4 @@
-"""Warnings that come again as long as what they warn of goes on, and say how often it was."""
+"""Warnings about a growing counter are repeated at intervals, with the growth."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def test_each_is_said_at_once_and_then_at_intervals_with_the_count_since_the_las
 def test_what_has_ended_is_not_said_again_and_what_begins_again_is_said_at_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """One that falls behind every night."""
+    """Such as a worker that falls behind every night."""
     warnings = OperatorWarnings(GuardedLog("x"))
     for night in range(3):
         for hour in range(24):

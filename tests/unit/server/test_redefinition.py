@@ -1,4 +1,4 @@
-"""What counts as a new definition of the same worker, and what as another worker."""
+"""Decides between a new definition of the same worker and another worker."""
 
 import importlib
 import sys
@@ -26,7 +26,7 @@ nothing = lambda data: None
 
 
 def cell() -> SimpleNamespace:
-    """Runs the cell of a notebook."""
+    """Runs the code of a notebook's cell and returns what it defines."""
     names: dict[str, object] = {"__name__": "__main__"}
     exec(CELL, names)
     return SimpleNamespace(**names)

@@ -1,4 +1,4 @@
-"""What a running server does when a reload, or the watching for one, does not go as it should."""
+"""The lifecycle of a server when a reload hangs or fails, and when the file watch fails."""
 
 import asyncio
 import logging
@@ -81,4 +81,4 @@ class Idle:
     """A worker whose message handler does nothing."""
 
     def handle_socket_message(self, data: object) -> None:
-        """Nothing."""
+        """Does nothing."""

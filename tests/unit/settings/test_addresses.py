@@ -1,4 +1,4 @@
-"""The grammar of --bind, and what is said when binding fails."""
+"""The grammar of --bind, and the error texts when binding fails."""
 
 import errno
 import socket

@@ -417,7 +417,7 @@ class TestOpenFiles:
 
 
 class Limits:
-    """The process's limits of open files, pretended; -1 is infinity."""
+    """A substitute for the process's limits of open files; -1 is infinity."""
 
     def __init__(self, soft: int, hard: int, is_refusing: bool = False) -> None:
         self.soft = soft

@@ -1,4 +1,4 @@
-"""What the machine gives a process, read from made-up ``/proc`` and ``/sys`` trees."""
+"""The memory and CPUs of a process, read from ``/proc`` and ``/sys`` trees that the tests write."""
 
 import os
 from pathlib import Path
@@ -16,7 +16,7 @@ V1_UNLIMITED = "9223372036854771712"
 
 
 def make_tree(root: Path, cgroup: str = "", mountinfo: str = "", **files: str) -> str:
-    """Writes a machine of 8 GiB; `files` are under ``sys/fs/cgroup``, written ``a__b___c`` for ``a/b.c``."""
+    """Writes the tree of a machine of 8 GiB; `files` are under ``sys/fs/cgroup``, with ``a__b___c`` for ``a/b.c``."""
     contents = {
         "proc/meminfo": "MemTotal:        8388608 kB\nMemFree:          100000 kB\n",
         "proc/self/cgroup": cgroup,

@@ -1,4 +1,4 @@
-"""Evaluates what a test tells an application of its to do. Light, and at home in any interpreter."""
+"""Evaluates the expressions that tests send to applications. Imports little, so that any interpreter can load it."""
 
 import enum
 from collections.abc import Mapping
@@ -8,13 +8,13 @@ import wsbroker
 
 
 class Colour(enum.StrEnum):
-    """Text that is not exactly `str`."""
+    """A str enum, which is not exactly `str`."""
 
     RED = "red"
 
 
 class Text(str):
-    """Likewise."""
+    """A str that is not exactly `str`."""
 
 
 class Blob(bytes):
@@ -30,7 +30,7 @@ class One(enum.IntEnum):
 
 
 def raised(error: BaseException | None = None) -> NoReturn:
-    """Raises it, in the middle of an expression."""
+    """Raises an error, from within an expression."""
     raise error or LookupError("as told")
 
 

@@ -1,4 +1,4 @@
-"""The puppet with handlers that are all ``async def``."""
+"""The application `puppet` with ``async def`` handlers."""
 
 import asyncio
 import contextvars
@@ -10,14 +10,14 @@ from e2e.contract.apps.acting import evaluated, verdict
 from wsbroker import HttpRequest, SocketId
 
 state: dict[str, object] = {}
-"""What a test wants to be remembered."""
+"""Values that a test stores."""
 closing: dict[int, str] = {}
 gates: dict[object, asyncio.Event] = {}
 asked_by: contextvars.ContextVar[int] = contextvars.ContextVar("asked_by", default=0)
 
 
 def gate(name: object) -> asyncio.Event:
-    """An event that handlers wait for and open; it stays open, so each test names its own."""
+    """Returns the event of this name, which handlers wait for and set; it stays set: one name a test."""
     return gates.setdefault(name, asyncio.Event())
 
 
@@ -78,26 +78,26 @@ async def handle_http_request(request: HttpRequest) -> object:
 
 
 async def slept(seconds: float) -> str:
-    """What an expression can wait for."""
+    """Sleeps, and returns ``"slept"``."""
     await asyncio.sleep(seconds)
     return "slept"
 
 
 async def waited(event: asyncio.Event, then: Callable[[], object]) -> object:
-    """The value of something when the event has come."""
+    """Waits for an event, then calls `then` and returns the result."""
     await event.wait()
     return then()
 
 
 async def when(claim: Callable[[], bool], then: Callable[[], object]) -> object:
-    """The value of something when a claim has become true, of which the other workers know too."""
+    """Waits until `claim()` is true, perhaps by another worker, then calls `then` and returns the result."""
     while not claim():
         await asyncio.sleep(0.001)
     return then()
 
 
 async def cleaned(event: asyncio.Event, finally_: Callable[[], object]) -> None:
-    """Waits, and cleans up when it is cancelled."""
+    """Waits for an event, and calls `finally_` at the end, also when cancelled."""
     try:
         await event.wait()
     finally:
@@ -105,7 +105,7 @@ async def cleaned(event: asyncio.Event, finally_: Callable[[], object]) -> None:
 
 
 async def stubborn(event: asyncio.Event, then: Callable[[], object]) -> None:
-    """Waits, and goes on when it is cancelled."""
+    """Waits for an event; when cancelled, goes on and calls `then`."""
     try:
         await event.wait()
     except asyncio.CancelledError:

@@ -1,4 +1,4 @@
-"""Shows a request's body in every way it can be read."""
+"""Answers with the body of a request, as bytes, as text or as JSON."""
 
 import wsbroker
 

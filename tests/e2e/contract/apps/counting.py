@@ -1,4 +1,4 @@
-"""Counts the requests that reach it."""
+"""Counts the requests that it handles."""
 
 import wsbroker
 

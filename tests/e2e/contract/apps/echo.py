@@ -1,4 +1,4 @@
-"""The smallest application: a message comes back."""
+"""Echoes each message."""
 
 import wsbroker
 

@@ -1,4 +1,4 @@
-"""Handlers that fail in every way, where logging fails as well: `attached` has it raise anything."""
+"""Handlers that fail in every way, while logging fails as well: `attached` has logging raise errors."""
 
 import asyncio
 import contextlib
@@ -12,11 +12,11 @@ import wsbroker
 from wsbroker.worker import api as worker_api
 
 RAISED: Final = (ValueError, RecursionError, SystemExit, KeyboardInterrupt, MemoryError, asyncio.CancelledError)
-"""What each part of logging raises, one after the other."""
+"""The errors that logging raises, one after the other."""
 
 
 class Unshowable(Exception):
-    """Has neither text nor traceback."""
+    """An exception whose text and traceback raise errors."""
 
     def __str__(self) -> str:
         raise LookupError("in __str__")
@@ -29,7 +29,7 @@ class Unshowable(Exception):
 
 
 class Fails(logging.Handler):
-    """Fails with each record: in a filter, in a formatter, or in `emit`."""
+    """A logging handler that raises for each record, in turn in a filter, in a formatter and in `emit`."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -48,19 +48,19 @@ class Fails(logging.Handler):
         return True
 
     def format(self, record: logging.LogRecord) -> str:
-        """Fails as a formatter does."""
+        """Raises if it is the formatter's turn."""
         self._raise_in("formatter")
         return super().format(record)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Fails."""
+        """Formats the record; raises if it is the handler's turn."""
         self.format(record)
         self._raise_in("handler")
 
 
 @contextlib.contextmanager
 def attached() -> Iterator[None]:
-    """Has all that wsbroker logs in this interpreter fail meanwhile."""
+    """Has every log line of wsbroker in this interpreter fail while the block runs."""
     handler = Fails()
     logger = logging.getLogger("wsbroker")
     logger.addHandler(handler)
@@ -71,13 +71,13 @@ def attached() -> Iterator[None]:
 
 
 def handle_worker_start(arg: str | None) -> None:
-    """In an interpreter of its own the worker's logging is the application's business."""
+    """Has logging fail in a worker with its own interpreter."""
     if worker_api.is_worker_interpreter:
         attached().__enter__()
 
 
 def fail(how: str) -> object:
-    """Fails at once, or when it is awaited."""
+    """Fails in the way `how`, at once or when the result is awaited."""
     if how.startswith("async "):
         return _fail_later(how.removeprefix("async "))
     if how == "raise":

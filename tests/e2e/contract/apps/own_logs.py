@@ -1,4 +1,4 @@
-"""Sets up its logging when it is imported, and so disables all loggers that exist then: the default of `dictConfig`."""
+"""Configures logging on import, which disables all existing loggers, as `dictConfig` does by default."""
 
 import logging.config
 import os

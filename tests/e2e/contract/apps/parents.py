@@ -1,4 +1,4 @@
-"""Handlers that have children: what a child is to do is said by the message, and the parent tells how it has ended."""
+"""Handlers that start child processes: the message says what the child does, the answer how the child has ended."""
 
 import asyncio
 import multiprocessing
@@ -19,7 +19,7 @@ print([signal.getsignal(n) in (signal.SIG_DFL, signal.default_int_handler) for n
 
 
 class App:
-    """All handlers are plain."""
+    """The application with plain handlers."""
 
     def handle_worker_start(self, arg: str | None) -> None:
         self._pipe = arg
@@ -65,7 +65,7 @@ class App:
             os._exit(0 if is_default and not signal.pthread_sigmask(signal.SIG_BLOCK, []) else 9)
 
     def forked_and_ended_at_once(self) -> int:
-        """A signal comes as early as one can."""
+        """Forks a child and sends SIGTERM to it at once; returns its exit code."""
         child = os.fork()
         if child == 0:
             time.sleep(60)
@@ -105,7 +105,7 @@ class App:
 
 
 class AsyncApp(App):
-    """The handlers of messages and requests are coroutines; a child comes to an `await`."""
+    """The application with async handlers, in which a child reaches an `await`."""
 
     async def handle_http_request(self, request: wsbroker.HttpRequest) -> str:  # type: ignore[override]
         return super().handle_http_request(request)
@@ -146,5 +146,5 @@ app = App()
 
 
 def status_of(child: int) -> int:
-    """Waits for its end."""
+    """Waits for a child's end and returns its exit code."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -12,9 +12,9 @@ from e2e.contract.apps.acting import evaluated, verdict
 from wsbroker import HttpRequest, SocketId
 
 state: dict[str, object] = {}
-"""What a test wants to be remembered."""
+"""Values that a test stores."""
 closing: dict[int, str] = {}
-"""What the close handler of a socket is to do."""
+"""By socket: the expression that its close handler evaluates."""
 started: list[str | None] = []
 
 

@@ -1,4 +1,4 @@
-"""Writes what happens to it into a file: the one way to show what comes when no socket is left."""
+"""Writes the calls of its handlers into a file, so that a test sees calls made when no socket is left."""
 
 import asyncio
 import os
@@ -8,7 +8,7 @@ import wsbroker
 
 
 class App:
-    """All handlers are plain."""
+    """The application with plain handlers."""
 
     def __init__(self) -> None:
         self._path: str | None = None
@@ -34,7 +34,7 @@ class App:
 
 
 class AsyncApp(App):
-    """All handlers are coroutines."""
+    """The application with async handlers."""
 
     async def handle_worker_start(self, arg: str | None) -> None:  # type: ignore[override]
         await asyncio.sleep(0)
@@ -59,10 +59,10 @@ app = App()
 
 
 class Outer:
-    """Holds an application."""
+    """A class that holds another."""
 
     class Inner(App):
-        """Found by ``module:Outer.Inner``."""
+        """An application named ``module:Outer.Inner``."""
 
 
 class Stuck:
@@ -92,7 +92,7 @@ returned: list[bool] = []
 
 
 class Stops:
-    """Stops the server from within."""
+    """An application whose handlers stop the server."""
 
     def handle_socket_open(self, request: wsbroker.HttpRequest) -> None:
         if request.pathname == "/stop":

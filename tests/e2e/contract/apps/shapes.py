@@ -4,21 +4,21 @@ import wsbroker
 
 
 class Shouting:
-    """A class."""
+    """An application that is a plain class."""
 
     def handle_socket_message(self, data: str, socket_id: int) -> None:
         wsbroker.send(socket_id, data.upper())
 
 
 class Typed(wsbroker.Worker):
-    """Derived from `Worker`, with one handler overridden."""
+    """An application derived from `Worker`, with one handler."""
 
     def handle_socket_message(self, data: str | bytes, socket_id: int, token: bytes | None, /) -> None:
         wsbroker.send(socket_id, data)
 
 
 class Few:
-    """Takes fewer arguments than there are."""
+    """An application whose handlers take fewer arguments than the server has."""
 
     def handle_worker_start(self) -> None: ...
 

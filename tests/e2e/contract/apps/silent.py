@@ -1,4 +1,4 @@
-"""Has no message handler."""
+"""An application without a message handler."""
 
 import wsbroker
 

@@ -1,4 +1,4 @@
-"""Writes down each thing that happens to it, one line in one write, and echoes: so that counts can be added up."""
+"""Echoes, and appends a line to a file for each call of a handler, so that a test can count the calls."""
 
 import os
 
@@ -6,7 +6,7 @@ import wsbroker
 
 
 class App:
-    """Its file is appended to by every worker."""
+    """The application; all workers append to the same file."""
 
     def handle_worker_start(self, arg: str | None) -> None:
         assert arg is not None
