@@ -63,6 +63,7 @@ class WorkerHandle:
 
 
 _registered_worker: WorkerHandle | None = None
+"""The worker for the next server. Changes under `server_lock`."""
 
 
 def register_worker(worker: object) -> WorkerHandle:
@@ -119,10 +120,9 @@ def start(
         worker: the handlers, as for `register_worker`, which need not be called then.
         config: all settings as one object, instead of `settings`.
         handle_signals: SIGINT and SIGTERM stop the server, if this is called on the main thread and the program has
-            no handlers of its own for them.
-            The first SIGINT (Ctrl-C) is a KeyboardInterrupt in the main thread as well, so that a loop of the program's
-            own ends; not while it waits in `Server.wait` or `Server.stop`, or has ended. SIGTERM stops the server only.
-            A second signal does what it would have done without the server.
+            no handlers of its own for them. The first SIGINT (Ctrl-C) also raises KeyboardInterrupt in the main thread,
+            so that a loop of the program ends; not while that thread waits in `Server.wait` or `Server.stop`, or has
+            ended. SIGTERM stops the server only. A second signal has the effect that it has without the server.
         **settings: any field of `Config`.
 
     Raises:
@@ -139,7 +139,7 @@ def start(
         """Runs the server's loop until the server has stopped. The target of the server's thread."""
         try:
             run_loop(lifecycle.run_until_stopped(addresses, opened.set))
-        except BaseException as error:  # handed to the caller of start(), or logged below
+        except BaseException as error:  # raised in the thread that called start(), or logged here
             if opened.is_set():
                 lifecycle.failure = error
                 logger.exception("the server ended by an error")
@@ -157,7 +157,7 @@ def start(
         wait_until_set(opened)
         if failures:
             wait_until_set(lifecycle.stopped)
-            thread.join()  # past its last lines
+            thread.join()  # until its last log lines are written
             raise failures[0]
         signals = install_server_signals(lifecycle, reraise_second_signal) if takes_signals else None
         if signals is not None:
@@ -191,19 +191,19 @@ def run(
 ) -> None:
     """Serves until SIGINT, SIGTERM or `Server.stop`, in the calling thread; for programs that do nothing else.
 
-    It changes the process: signal handlers, garbage collector (`gc.freeze` after the start), limit of open files,
+    Changes the process: signal handlers, garbage collector (`gc.freeze` after the start), limit of open files,
     switch interval, standard streams that are closed (they become the null device, as they do for `start`). A second
-    signal, half a second after the first or later, ends the process at once with status 128 + its number. A program
-    that ends after it waits for what handlers have left to `asyncio.to_thread` no longer than `shutdown_timeout` from
-    the stop on.
+    signal, half a second after the first or later, ends the process at once with status 128 + its number. At its end
+    the program waits for threads of `asyncio.to_thread` in which handlers still run, but no longer than
+    `shutdown_timeout` after the stop.
 
     Args:
         bind: see `start`.
         worker: see `start`.
         config: see `start`.
-        reload: exchange the workers when the application's files change (kinds `interpreter` and `process`), or
-            restart the process (the others); for development. SIGHUP exchanges them at any time, unless
-            it was ignored when the program started (`nohup`).
+        reload: replace the workers when the application's files change (kinds `interpreter` and `process`), or
+            restart the process (the other kinds); for development. SIGHUP replaces the workers at any time, unless
+            SIGHUP was ignored when the program started (`nohup`).
         **settings: any field of `Config`.
 
     Raises:
@@ -281,8 +281,8 @@ def serve(
 ) -> AbstractAsyncContextManager[Server]:
     """Serves inside a program's own event loop: ``async with serve(…) as server``.
 
-    It takes no signals and changes nothing of the process but the switch interval, which it restores. Leaving the block
-    stops the server; `await server.wait_closed()` waits for a stop asked for elsewhere.
+    Handles no signals and changes nothing of the process but the switch interval, which is restored at the end.
+    Leaving the block stops the server; `await server.wait_closed()` waits for a stop that other code requests.
 
     Args:
         bind: see `start`.

@@ -72,7 +72,7 @@ def _put_first_on_path(folder: str) -> None:
     """
     try:
         working_directories = ("", os.getcwd())
-    except OSError:  # it has been deleted
+    except OSError:  # the working directory has been deleted
         working_directories = ("", "")
     if sys.path and not sys.flags.safe_path and sys.path[0] in working_directories:
         del sys.path[0]

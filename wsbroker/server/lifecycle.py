@@ -25,7 +25,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
-from types import CodeType, FrameType
 from typing import Any, Final, TypeVar
 
 from wsbroker.errors import CommandError, WSBrokerError
@@ -54,8 +53,6 @@ server_lock: Final = threading.Lock()
 
 _running_lifecycle: "Lifecycle | None" = None
 _is_end_wait_registered = False
-_waiting_code: Final[set[CodeType]] = {threading._shutdown.__code__}  # type: ignore[attr-defined]
-"""Code of the functions in which a thread waits for a server's end; `_shutdown` is where a main thread ends."""
 
 
 class Lifecycle:
@@ -196,6 +193,7 @@ class Lifecycle:
         """Starts a reload and hands its outcome to the thread that waits for `answer`. In the loop only."""
 
         def on_reload_done(task: "asyncio.Task[None]") -> None:
+            """Resolves `answer` with the outcome of the reload."""
             self._tasks.discard(task)
             error = CommandError(STOPPED_MEANWHILE) if task.cancelled() else task.exception()
             if not answer.set_running_or_notify_cancel():
@@ -242,7 +240,7 @@ class Lifecycle:
         """Requests the stop of the server and returns at once. Also for signal handlers.
 
         Args:
-            timeout_s: how long the stop may take, in seconds; None: what was said before, or `shutdown_timeout`.
+            timeout_s: how long the stop may take, in seconds; None: that of an earlier request, or `shutdown_timeout`.
         """
         if timeout_s is not None:
             self._stop_timeout_s = timeout_s
@@ -340,14 +338,6 @@ class Lifecycle:
         if self.failure is not None:
             raise self.failure
 
-    def is_awaited_in_stack(self, frame: FrameType | None) -> bool:
-        """Returns whether a thread with this innermost frame waits for a server's end, or has come to its own end."""
-        while frame is not None:
-            if frame.f_code in _waiting_code:
-                return True
-            frame = frame.f_back
-        return False
-
     async def wait_until_stopped(self) -> None:
         """Waits until the server has stopped, in a task of its own loop; returns at once if it never ran."""
         if self._stopped_in_loop is not None:
@@ -420,15 +410,7 @@ def _collect_node_statistics(node: Node) -> dict[str, object]:
     return {**node.collect_statistics(), "workers": node.pool.collect_statistics()}
 
 
-# Threads that wait for a server's end. --------------------------------------------------------------------------------
-
-_Function = TypeVar("_Function", bound=Callable[..., object])
-
-
-def mark_as_waiting(function: _Function) -> _Function:
-    """Marks a function in which a thread waits for a server's end, for `is_awaited_in_stack`; a decorator."""
-    _waiting_code.add(function.__code__)
-    return function
+# The end of the program. ----------------------------------------------------------------------------------------------
 
 
 def wait_at_program_end() -> None:
@@ -449,7 +431,7 @@ def wait_at_program_end() -> None:
 def _wait_for_running_server() -> None:
     """Waits until the running server has stopped, if it has its own thread. Called when the main thread has ended."""
     lifecycle = _running_lifecycle
-    if lifecycle is not None and lifecycle.restored_switch_interval_s is not None:  # it has a thread of its own
+    if lifecycle is not None and lifecycle.restored_switch_interval_s is not None:  # the server has a thread of its own
         wait_until_set(lifecycle.stopped)
 
 
@@ -460,7 +442,7 @@ def set_running_lifecycle(lifecycle: Lifecycle) -> None:
     """Registers a server as the one that runs in this process. Under `server_lock`.
 
     Raises:
-        CommandError: another one runs.
+        CommandError: another server runs.
     """
     global _running_lifecycle
     if _running_lifecycle is not None:
@@ -469,10 +451,10 @@ def set_running_lifecycle(lifecycle: Lifecycle) -> None:
 
 
 def refuse_redefined_worker(worker: object) -> None:
-    """Raises if the running server has an older definition of this worker. Under `server_lock`.
+    """Raises CommandError if the running server has an older definition of this worker. Under `server_lock`.
 
     Raises:
-        CommandError: it has.
+        CommandError: the running server has an older definition.
     """
     if _running_lifecycle is not None and _running_lifecycle.runs_older_definition(worker):
         raise CommandError(

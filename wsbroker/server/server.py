@@ -3,8 +3,8 @@
 from types import TracebackType
 
 from wsbroker.errors import CommandError
-from wsbroker.server.lifecycle import Lifecycle, mark_as_waiting
-from wsbroker.server.waiting import wait_until_set
+from wsbroker.server.lifecycle import Lifecycle
+from wsbroker.server.waiting import mark_as_waiting, wait_until_set
 from wsbroker.settings.addresses import Address
 
 
@@ -33,8 +33,8 @@ class Server:
     def stop(self, timeout_s: float | None = None) -> None:
         """Stops the server: sockets are closed with 1001, handlers end, then this returns.
 
-        A second call waits for the first. Called by a handler, or on the event loop's thread, it asks for the stop and
-        returns at once.
+        A second call waits for the first. Called by a handler, or on the event loop's thread, this requests the stop
+        and returns at once.
 
         Args:
             timeout_s: how long a clean stop may take, in seconds; None: the setting `shutdown_timeout`; 0: drop
@@ -54,11 +54,11 @@ class Server:
 
     @mark_as_waiting
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Blocks until the server has stopped; False if `timeout_s` seconds went by first.
+        """Waits until the server has stopped and returns True; returns False if `timeout_s` seconds pass before.
 
         Raises:
-            WorkerError: the workers failed for good and took the server with them.
-            RuntimeError: called on the event loop's thread, where it would wait for itself.
+            WorkerError: the workers failed for good, which stopped the server.
+            RuntimeError: called on the event loop's thread, which would wait for itself.
         """
         if self._lifecycle.is_loop_thread:
             raise CommandError("wait() would block the event loop it waits for: use 'await server.wait_closed()'")
@@ -71,17 +71,17 @@ class Server:
         """Waits until the server has stopped, in a coroutine on the server's own loop (`serve`).
 
         Raises:
-            WorkerError: the workers failed for good and took the server with them.
+            WorkerError: the workers failed for good, which stopped the server.
         """
         await self._lifecycle.wait_until_stopped()
         self._lifecycle.raise_failure()
 
     def reload(self, timeout_s: float | None = None) -> None:
-        """Exchanges the workers for new ones with the code as it is now; no socket closes, no message is lost.
+        """Replaces the workers by new ones with the present code; no socket closes, no message is lost.
 
         Only for workers of kind `interpreter` and `process`, which have modules of their own. If the new code cannot
-        be loaded, the old workers stay. Another reload calls off one that goes on, and so does the stop of the server.
-        On the event loop's thread, or in a handler, it asks for that and returns at once; the log says how it ended.
+        be loaded, the old workers stay. Another reload cancels a running one, and so does the stop of the server. On
+        the event loop's thread, or in a handler, this requests a reload and returns at once; the log has the outcome.
 
         Args:
             timeout_s: how long to wait for the end, in seconds; None: as long as it takes.
@@ -90,13 +90,15 @@ class Server:
             ConfigError: the kind of worker does not allow it, or the new code cannot be loaded.
             WorkerError: a new worker could not be started, an old one did not come to the end of its handlers (the
                 text says how many have the new code), or the reload was called off.
-            TimeoutError: it goes on, but `timeout_s` is over.
+            TimeoutError: the reload still goes on after `timeout_s` seconds.
             RuntimeError: the server has stopped.
         """
         self._lifecycle.reload_workers(timeout_s)
 
     def statistics(self) -> dict[str, object]:
-        """Counters and sizes of the core, and under ``"workers"`` a list with those of each worker. Safe on any thread.
+        """Returns counters and sizes of the core, and under ``"workers"`` a list with those of each worker.
+
+        May be called by any thread.
 
         Of each worker: `name`, `state`, `restarts`, `sockets`; `mailbox_messages` and `mailbox_bytes` that are on their
         way or being handled, `mailbox_batches` and `unwritten_bytes` that it has not read, `sockets_waiting` because
@@ -107,7 +109,7 @@ class Server:
         that took longer than a tenth of `handler_timeout`.
 
         Raises:
-            RuntimeError: it has stopped.
+            RuntimeError: the server has stopped, or its event loop has been busy for ten seconds.
         """
         return self._lifecycle.collect_statistics()
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from wsbroker import process_exit
 from wsbroker.guarded_log import GuardedLog
+from wsbroker.server.waiting import is_waiting_in_stack
 from wsbroker.worker import forks
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class ServerSignals:
         if self.first_signal_at is None:
             self.first_signal_at = _stop_signal_at = monotonic()
             lifecycle.request_stop(None)
-            if self.raises_interrupt and number == signal.SIGINT and not lifecycle.is_awaited_in_stack(frame):
+            if self.raises_interrupt and number == signal.SIGINT and not is_waiting_in_stack(frame):
                 raise KeyboardInterrupt
         elif monotonic() - self.first_signal_at >= DUPLICATE_SIGNAL_S:
             self.on_second_signal(self, number)

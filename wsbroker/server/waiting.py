@@ -10,10 +10,16 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
-from typing import Any, Final
+from types import CodeType, FrameType
+from typing import Any, Final, TypeVar
 
 WAIT_SLICE_S: Final = 0.5
 """How long a thread waits for a lock at a time."""
+
+_Function = TypeVar("_Function", bound=Callable[..., object])
+
+_waiting_code: Final[set[CodeType]] = {threading._shutdown.__code__}  # type: ignore[attr-defined]
+"""Code of the functions in which a thread waits for a server's end; `_shutdown` is where a main thread ends."""
 
 
 def wait_until_set(event: threading.Event, timeout_s: float | None = None) -> bool:
@@ -54,3 +60,18 @@ def _wait_once(answer: "Future[Any]", seconds: float) -> bool:
     except CancelledError:
         pass
     return True
+
+
+def mark_as_waiting(function: _Function) -> _Function:
+    """Marks a function in which a thread waits for a server's end, for `is_waiting_in_stack`; a decorator."""
+    _waiting_code.add(function.__code__)
+    return function
+
+
+def is_waiting_in_stack(frame: FrameType | None) -> bool:
+    """Returns whether a thread with this innermost frame waits for a server's end, or has come to its own end."""
+    while frame is not None:
+        if frame.f_code in _waiting_code:
+            return True
+        frame = frame.f_back
+    return False

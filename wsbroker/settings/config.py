@@ -344,6 +344,7 @@ class Config:
     )
 
     def __post_init__(self) -> None:
+        """Checks all values and stores them in their exact types. Called by the dataclass's constructor."""
         values = {setting.name: getattr(self, setting.name) for setting in SETTINGS.values()}
         for name, value in check_settings(values).items():
             object.__setattr__(self, name, value)

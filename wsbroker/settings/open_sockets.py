@@ -94,7 +94,7 @@ class SystemdSockets:
             try:
                 os.set_inheritable(number, True)
             except OSError:
-                pass  # it was closed meanwhile: that program will say so
+                pass  # closed meanwhile: the new program reports that
 
 
 systemd_sockets: Final = SystemdSockets()
