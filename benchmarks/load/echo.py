@@ -57,9 +57,9 @@ def run(stage: Stage) -> Row:
     for echoer in echoers:
         echoer.is_sending = False
     stage.drain_until(stage.loop.take_turn, lambda: all(echoer.receiver.count >= echoer.sent for echoer in echoers))
+    row.ended = stage.ended
     for echoer in echoers:
         echoer.receiver.add_problems(row, echoer.sent)
         echoer.receiver.client.reset_connection()
     row.rss_per_connection = (after.rss_bytes - before.rss_bytes) / job.connections
-    row.ended = stage.ended
     return row
