@@ -1,7 +1,7 @@
 """Makes `benchmarks` importable; import it before that.
 
-The checkout goes behind everything else on the path, so that an installed wsbroker stays the one that is tested. The
-processes that a run starts get this path too.
+The checkout goes behind everything else on the path, so that an installed wsbroker is still tested. The processes
+that a run starts inherit this path.
 """
 
 import sys

@@ -1,6 +1,6 @@
-"""Work for the core alone, without sockets or a loop: what the benchmarks of its parts time.
+"""Work for the core alone, without sockets or a loop: the benchmarks of its parts time it.
 
-`worlds` has this module twice in one process: on the core as it is installed, and on the same sources interpreted.
+`worlds` imports this module twice in one process: on the core as it is installed, and on the same sources interpreted.
 """
 
 import asyncio
@@ -26,14 +26,14 @@ Batch = list[tuple[object, ...]]
 
 
 class StillLoop:
-    """A loop whose turns the benchmark takes."""
+    """An event loop whose turns the benchmark takes by itself."""
 
     def call_soon(self, callback: Callable[[], None]) -> None:
-        """The next turn comes anyway."""
+        """Does nothing: the benchmark takes the next turn anyway."""
 
 
 class PaperTransport:
-    """Takes everything at once. `write` is a list's `append`: as cheap as a call out of compiled code can be."""
+    """Takes all bytes at once, as a transport. `write` is a list's `append`: the cheapest call out of compiled code."""
 
     __slots__ = ("protocol", "write")
 
@@ -42,32 +42,34 @@ class PaperTransport:
         self.protocol: Connection | None = None
 
     def set_protocol(self, protocol: Connection) -> None:
-        """Part of a transport's face."""
+        """Keeps the protocol that the upgrade sets."""
         self.protocol = protocol
 
     def is_closing(self) -> bool:
+        """Returns False: this transport never closes."""
         return False
 
-    def set_write_buffer_limits(self, high: int) -> None: ...
+    def set_write_buffer_limits(self, high: int) -> None:
+        """Does nothing: no byte ever waits."""
 
     def get_write_buffer_size(self) -> int:
-        """Nothing waits."""
+        """Returns 0: no byte ever waits."""
         return 0
 
     def abort(self) -> None:
-        """Ends it."""
+        """Does nothing: there is no connection to end."""
 
 
 class Work:
-    """A broker with connections that are subscribed, on transports of paper.
+    """A broker with subscribed connections on transports of paper; its methods are the work that benchmarks time.
 
     Args:
-        sockets: how many.
+        sockets: how many connections there are.
         channels: how many there are; socket i begins with channel i modulo this.
         subscriptions: how many each socket has.
-        is_inline: messages are echoed by a handler in the loop; else they go to a worker.
-        counts_writes: False: a write is dropped, and costs the same whether it is the first or the thousandth (a list
-            grows, which is not what is measured).
+        is_inline: True: messages are echoed by a handler in the loop. False: they go to a worker.
+        counts_writes: False: a write is dropped, so that the first costs the same as the thousandth (lists grow, which
+            is not to be measured).
     """
 
     def __init__(
@@ -82,14 +84,14 @@ class Work:
         limits = Limits(max_queue_bytes=1 << 40, inbox_bytes=1 << 40)
         self.owner = Connections(loop, limits, ConnectionSettings(max_connections=1 << 40))
         self.broker = self.owner.broker
-        self.lane = self.broker.add_worker_queue(0, 1 << 40, is_inline)
+        self.worker_queue = self.broker.add_worker_queue(0, 1 << 40, is_inline)
         if is_inline:
             self.owner.inline_runner = self._runner()
         self.names = [b"c%d" % number for number in range(channels)]
         self.connections: list[Connection] = []
         self.batches: list[Batch] = []
         self.writes = 0
-        """How many there were in the last turn."""
+        """How many writes there were in the last turn."""
         self.broker.deliver_batch = self._deliver
         self._written: list[bytes] | deque[bytes] = [] if counts_writes else deque(maxlen=0)
         for index in range(sockets):
@@ -100,39 +102,39 @@ class Work:
         self.turn()
 
     def turn(self) -> None:
-        """What the loop does once it has read: handlers, batches, the flush."""
+        """Takes a loop turn after reading: handlers, batches, the flush. Counts the writes."""
         self.owner.run_turn()
         self.writes = len(self._written)
         self._written.clear()
 
     def publish(self, count: int, payload: str) -> None:
-        """A turn: messages, one channel after the other."""
+        """Takes a turn with `count` publications, one channel after the other."""
         broker, names = self.broker, self.names
         for number in range(count):
             broker.publish(names[number % len(names)], payload, ())
         self.turn()
 
     def answer(self, payload: str) -> None:
-        """A turn: a message to each socket."""
+        """Takes a turn with a direct message to each socket."""
         for connection in self.connections:
             self.broker.send(connection.id, payload)
         self.turn()
 
     def resubscribe(self) -> None:
-        """Every socket leaves its first channel and comes back."""
+        """Has every socket leave its first channel and join it again."""
         for index, connection in enumerate(self.connections):
             name = self.names[index % len(self.names)]
             self.broker.unsubscribe(connection.id, name)
             self.broker.subscribe(connection.id, name)
 
     def copy_and_leave(self) -> None:
-        """The subscribers of the first channel are subscribed to the second one too, and leave that again."""
+        """Copies the first channel's subscribers to the second channel, which they leave again."""
         self.broker.copy_subscriptions(self.names[0], self.names[1])
         for connection in self.connections:
             self.broker.unsubscribe(connection.id, self.names[1])
 
     def come_and_go(self, count: int) -> None:
-        """Sockets that open, subscribe and are gone; without close handlers."""
+        """Opens sockets, subscribes them and loses their connections; there are no close handlers."""
         for _ in range(count):
             connection = self._connect()
             self.broker.subscribe(connection.id, self.names[0])
@@ -142,13 +144,13 @@ class Work:
         self._written.clear()
 
     def receive(self, frames: bytes) -> None:
-        """A turn: these bytes from each socket."""
+        """Takes a turn in which every socket has received these bytes."""
         for connection in self.connections:
             connection.data_received(frames)
         self.turn()
 
     def cross(self, frames: bytes, commands: Batch) -> None:
-        """There and back over a wire: what each socket sends, a batch of commands from the worker, and the flush."""
+        """Takes messages to a worker and its commands back, both packed as on the wire, and the flush."""
         self.receive(frames)
         unpacker = BatchUnpacker()
         for batch in self.batches:
@@ -158,11 +160,12 @@ class Work:
             self.apply(answers)
 
     def apply(self, commands: Batch) -> None:
-        """A batch from a worker, and the flush."""
-        self.broker.apply_commands(0, self.lane.generation, commands)
+        """Takes a turn with a batch of commands from a worker."""
+        self.broker.apply_commands(0, self.worker_queue.generation, commands)
         self.turn()
 
     def _connect(self) -> Connection:
+        """Returns a connection on a transport of paper."""
         connection = self.owner.admit_connection(0)
         assert connection is not None
         transport = cast(asyncio.Transport, PaperTransport(self._written))
@@ -170,6 +173,7 @@ class Work:
         return connection
 
     def _runner(self) -> InlineRunner:
+        """Returns an inline runner whose handler echoes every message."""
         send = self.broker.send
 
         def handle(data: str | bytes, socket_id: int) -> None:
@@ -187,24 +191,28 @@ class Work:
         )
         return InlineRunner(self.broker, handlers)
 
-    def _deliver(self, lane_index: int, batch: Batch) -> None:
+    def _deliver(self, worker_index: int, batch: Batch) -> None:
+        """Keeps a batch of events for a worker. Called by the broker."""
         self.batches.append(batch)
 
 
 def _never(*problem: object) -> NoReturn:
+    """Fails: nothing of the kind may happen in a benchmark."""
     raise AssertionError(problem)
 
 
 def _ended_at_once(socket_id: int, token: bytes | None, code: int, reason: str) -> bool:
+    """Stands for a close handler that ends at once."""
     return True
 
 
 class _Sources(MetaPathFinder):
-    """Finds wsbroker's sources and nothing else: not what was compiled from them."""
+    """Finds wsbroker's sources and nothing else, so that no compiled module is imported."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        """Returns the spec of a source file of wsbroker. Called by the import system."""
         if fullname.partition(".")[0] != "wsbroker":
             return None
         folders = path if path is not None else [str(Path(wsbroker.__file__).parents[1])]
@@ -216,7 +224,7 @@ class _Sources(MetaPathFinder):
 
 
 def _interpreted() -> type[Work]:
-    """This module's class once more, on sources that are interpreted."""
+    """Returns `Work` of a second import of this module, on interpreted sources."""
     ours = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "wsbroker"}
     finder = _Sources()
     this = sys.modules.pop(__name__)
@@ -240,7 +248,7 @@ INTERPRETED: Final = "interpreted"
 
 
 def worlds() -> dict[str, type[Work]]:
-    """`Work` by the kind of core it works on; without a compiled one there is only the other."""
+    """Returns `Work` by the kind of core it works on; without a compiled core there is only the interpreted one."""
     found: dict[str, type[Work]] = {core_kind(): Work}
     if COMPILED in found:
         found[INTERPRETED] = _interpreted()
