@@ -37,16 +37,19 @@ class Client:
     Args:
         index: the number of the connection, which also picks its source address.
         greeting: a text message to send at once; the connection counts as open when the answer has come.
+        first_bytes: sent in place of the upgrade request: the connection speaks plain HTTP.
     """
 
-    def __init__(self, loop: Loop, port: int, index: int, greeting: bytes | None = None) -> None:
+    def __init__(
+        self, loop: Loop, port: int, index: int, greeting: bytes | None = None, first_bytes: bytes = b""
+    ) -> None:
         self.loop = loop
         self.index = index
         self.is_open = False
         self.has_ended = False
         self.close_code: int | None = None
-        self.on_open: Callable[[Client], None] = _nothing
-        self.on_end: Callable[[Client], None] = _nothing
+        self.on_open: Callable[[Client], None] = ignore_client
+        self.on_end: Callable[[Client], None] = ignore_client
         self.on_bytes: Callable[[int], None] = self._on_opening_bytes
         """Called with the number of bytes that have been read into BUFFER."""
         self.socket = start_connecting(port, index)
@@ -57,7 +60,7 @@ class Client:
         self._backlog = b""
         self._recv_into: Callable[[bytearray], int] = self.socket.recv_into
         loop.watch_reads(self.fd, self._on_readable)
-        self._backlog = (
+        self._backlog = first_bytes or (
             b"GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Key: %b\r\nSec-WebSocket-Version: 13\r\n\r\n" % (port, KEY)
         )
@@ -158,7 +161,7 @@ class Client:
         self.on_open(self)
 
 
-def _nothing(client: Client) -> None:
+def ignore_client(client: Client) -> None:
     """Does nothing: for events that no scenario waits for."""
 
 

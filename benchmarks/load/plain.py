@@ -1,27 +1,24 @@
 """Plain HTTP: keeps one request on the way on every connection, and checks each answer."""
 
-import socket
 import time
 from typing import Final
 
-from benchmarks.load.client import LoadError, start_connecting
+from benchmarks.load.client import VIEW, Client, LoadError
 from benchmarks.load.row import Row, merge_rows
 from benchmarks.load.stage import Stage, is_probe
 
-BUFFER_BYTES: Final = 64 * 1024
 STUCK_S: Final = 10.0
 
 
 class Asker:
     """Keeps one request in flight on a connection: for every answer that comes, the next request goes.
 
-    It asks for ``/echo?PAYLOAD``, and is answered with the payload. What came first tells how long an answer is; each
+    It asks for ``/echo?PAYLOAD``, and is answered with the payload. The first answer tells how long an answer is; each
     must be as long, be a 200, and end with the payload.
     """
 
     def __init__(self, stage: Stage, index: int, is_probe: bool) -> None:
         self.is_asking = True
-        self.has_ended = False
         self.answers = 0
         self.mangled = 0
         self.lost = 0
@@ -34,51 +31,19 @@ class Asker:
         )
         self._answer_bytes = 0
         self._rest = b""
-        self._sent_ns = 0
-        self._socket = start_connecting(stage.port, index)
-        self.fd = self._socket.fileno()
-        stage.loop.watch_reads(self.fd, self._on_readable)
-        stage.loop.watch_writes(self.fd, self._on_connected)
+        self._sent_ns = time.monotonic_ns()
+        self.client = Client(stage.loop, stage.port, index, first_bytes=self._request)
+        self.client.on_bytes = self._check_answer
+        self.client.on_end = self._count_lost
 
     @property
     def is_waiting(self) -> bool:
         """Whether an answer is due."""
         return self._sent_ns != 0
 
-    def disconnect(self) -> None:
-        """Resets the connection."""
-        if not self.has_ended:
-            self.has_ended = True
-            self._stage.loop.stop_watching(self.fd)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
-            self._socket.close()
-
-    def _on_connected(self) -> None:
-        """Sends the first request. Called by the loop."""
-        self._stage.loop.watch_writes(self.fd, None)
-        self._send_request()
-
-    def _send_request(self) -> None:
-        """Sends a request and notes the time."""
-        self._sent_ns = time.monotonic_ns()
-        try:
-            self._socket.send(self._request)  # the one before it is answered: there is room
-        except OSError:
-            self._count_lost()
-
-    def _on_readable(self) -> None:
-        """Checks an answer once it is complete, and sends the next request. Called by the loop."""
-        try:
-            data = self._socket.recv(BUFFER_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._count_lost()
-            return
-        if self._rest:
-            data = self._rest + data
+    def _check_answer(self, size: int) -> None:
+        """Checks an answer once it is complete, and sends the next request. Called by the client for each read."""
+        data = self._rest + VIEW[:size]
         if not self._is_whole(data):
             self._rest = data
             return
@@ -91,7 +56,8 @@ class Asker:
             self._stage.histogram.add_duration(time.monotonic_ns() - self._sent_ns)
         self._sent_ns = 0
         if self.is_asking:
-            self._send_request()
+            self._sent_ns = time.monotonic_ns()
+            self.client.send(self._request)
 
     def _is_whole(self, data: bytes) -> bool:
         """Whether the data is a complete answer; the first one tells how long an answer is."""
@@ -109,12 +75,11 @@ class Asker:
                 raise LoadError("an answer without Content-Length")
         return len(data) >= self._answer_bytes
 
-    def _count_lost(self) -> None:
-        """Counts an answer that will not come, and ends the connection."""
+    def _count_lost(self, client: Client) -> None:
+        """Counts a connection that the server ended, and the answer that will not come. Called by the client."""
         self.lost += self.is_waiting
         self._sent_ns = 0
         self._stage.ended += 1
-        self.disconnect()
 
 
 def run(stage: Stage) -> Row:
@@ -123,7 +88,7 @@ def run(stage: Stage) -> Row:
     before = stage.meter.read()
     askers = [Asker(stage, index, is_probe(index, job.connections)) for index in range(job.connections)]
     end_s = time.monotonic() + STUCK_S
-    while not all(asker.answers or asker.has_ended for asker in askers):
+    while not all(asker.answers or asker.client.has_ended for asker in askers):
         stage.loop.take_turn(0.1)
         if time.monotonic() > end_s:
             raise LoadError(f"{sum(not asker.answers for asker in askers)} first requests were not answered")
@@ -132,10 +97,10 @@ def run(stage: Stage) -> Row:
     for asker in askers:
         asker.is_asking = False
     stage.drain_until(stage.loop.take_turn, lambda: not any(asker.is_waiting for asker in askers))
+    row.ended = stage.ended
     for asker in askers:
         row.lost += asker.lost + asker.is_waiting
         row.mangled += asker.mangled
-        asker.disconnect()
+        asker.client.reset_connection()
     row.rss_per_connection = (after.rss_bytes - before.rss_bytes) / job.connections
-    row.ended = stage.ended
     return row

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from benchmarks.load.client import Client, open_clients
+from benchmarks.load.client import Client, ignore_client, open_clients
 from benchmarks.load.job import Job
 from benchmarks.load.loop import Loop
 from benchmarks.load.meter import Meter
@@ -50,7 +50,7 @@ class Stage:
             self.loop, self.port, greetings, time.monotonic, lambda done: self._report_progress("open", done, total)
         )
         for client in clients:
-            client.on_open = _ignore_client
+            client.on_open = ignore_client
             client.on_end = self._count_end
         return clients
 
@@ -107,10 +107,6 @@ class Stage:
             self._news_s = now_s
             self.rss_peak = max(self.rss_peak, self.meter.read().rss_bytes)
             self._progress(phase, done, total)
-
-
-def _ignore_client(client: Client) -> None:
-    """Does nothing: takes the place of `on_open` once all connections are open."""
 
 
 def is_probe(index: int, count: int) -> bool:

@@ -4,7 +4,7 @@ Measured twice at the same rate: first all subscribers read, then some do not. T
 both parts.
 """
 
-from benchmarks.load.client import Client
+from benchmarks.load.client import Client, ignore_client
 from benchmarks.load.fanout import Fanout
 from benchmarks.load.row import Row
 from benchmarks.load.stage import Stage
@@ -22,7 +22,7 @@ def run(stage: Stage) -> Row:
     for index in stalled:
         receiver = fanout.receivers[index]
         stage.loop.pause_reads(receiver.client.fd)
-        receiver.client.on_end = lambda client: None
+        receiver.client.on_end = ignore_client
         receiver.stop_counting()
         fanout.channels[index % job.channels].remove_subscriber(receiver)
     row = stage.measure_run(fanout.take_turn, f"{len(stalled)} have stopped reading")
