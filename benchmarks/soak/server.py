@@ -170,10 +170,11 @@ KEPT: Final = {
     "broker": (
         *("sockets", "channels_by_name", "dirty_worker_queues", "outgoing.frames", "outgoing.dirty_sockets"),
         *("outgoing.dirty_channels", "outgoing.overflowed_sockets", "outgoing.emptied_channels", "outgoing.turn_bytes"),
+        *("inline_queue.sockets", "inline_queue.events"),
     ),
     "worker queue": (
-        *("events", "inline_sockets", "inline_events", "waiting_sockets", "sockets_with_inbox", "parked_ids"),
-        *("unhandled_closes", "in_flight_bytes", "socket_count"),
+        *("events", "waiting_sockets", "sockets_with_inbox", "parked_ids", "unhandled_closes", "in_flight_bytes"),
+        "socket_count",
     ),
     "connections": ("connection_count", "deferred_connections", "timer_wheel.timer_count"),
     "inline runner": ("busy_sockets", "deferred_sockets"),

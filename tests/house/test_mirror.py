@@ -27,16 +27,21 @@ HELD_BY: Final[dict[str, str]] = {
     # Errors are tested where they are raised, word by word.
     "errors": "unit/settings/test_sources.py",
     # One machine in several files: the tests drive it through its outermost one.
-    "broker/commands": "unit/broker/test_broker.py",
-    "broker/recipients": "unit/broker/test_broker.py",
+    "broker/channel_frames": "unit/broker/test_outgoing.py",
+    "broker/delivery": "unit/broker/test_outgoing.py",
+    "broker/inbox": "unit/broker/test_worker_queue.py",
+    "broker/inline_queue": "unit/connections/test_inline_runner.py",
+    "broker/registry": "unit/broker/test_broker.py",
     "connections/connections": "unit/connections/test_connection.py",
     "connections/turn": "unit/connections/test_connection.py",
-    "front/error_responses": "integration/front/test_plain_http.py",
     "front/http_connection": "integration/front/test_plain_http.py",
-    "front/states": "integration/front/test_plain_http.py",
+    "front/request_reader": "integration/front/test_request_bodies.py",
     "pool/pool": "integration/pool/test_remote_worker.py",
     "pool/start_reminder": "integration/pool/kinds/test_every_kind.py",
+    "pool/worker_monitor": "integration/pool/test_remote_worker.py",
+    "server/application_path": "unit/test_cli.py",
     "server/lifecycle": "integration/server/test_api.py",
+    "server/waiting": "e2e/contract/test_processes.py",
     "settings/checks": "unit/settings/test_config.py",
     "settings/descriptors": "unit/settings/test_config.py",
     "worker/async_calls": "integration/worker/test_async_runtime.py",
@@ -45,7 +50,7 @@ HELD_BY: Final[dict[str, str]] = {
     "worker/known_sockets": "integration/worker/test_sync_runtime.py",
     "worker/main": "integration/worker/test_sync_runtime.py",
     "worker/options": "integration/worker/test_sync_runtime.py",
-    "worker/outcomes": "unit/http/test_messages.py",
+    "worker/outcomes": "unit/http/test_handler_returns.py",
     "worker/report": "integration/worker/test_sync_runtime.py",
     "worker/signatures": "unit/worker/test_loader.py",
     "worker/wire_io": "integration/worker/test_wire_api.py",
@@ -99,6 +104,8 @@ def test_every_module_has_a_test_file_of_its_name_or_a_reason() -> None:
 
 def test_what_holds_a_module_without_a_test_file_of_its_name_exists() -> None:
     assert [path for path in HELD_BY.values() if not (TESTS / path).exists()] == []
+    modules = {module.as_posix() for module in _modules()}
+    assert [module for module in HELD_BY if module not in modules] == [], "these modules are gone"
 
 
 def test_every_file_of_the_unit_tests_mirrors_a_module() -> None:

@@ -13,19 +13,20 @@ from benchmarks.experiments import Experiment
 from benchmarks.soak.command import KINDS, SOAKS
 from benchmarks.soak.server import KEPT
 
-SOURCES = Path(report.README).parent / "wsbroker"
+CHECKOUT = Path(__file__).parents[3]
+SOURCES = CHECKOUT / "wsbroker"
 COMMAND = re.compile(r"python -m benchmarks ([^\n`|#&,]+)")
 
 SHOWN = sorted(
     {
         match.group(1).strip().rstrip(";")
-        for file in (report.README, report.BENCHMARKS_README)
+        for file in (CHECKOUT / "README.md", *(CHECKOUT / "docs").glob("*.md"), report.BENCHMARKS_README)
         for match in COMMAND.finditer(file.read_text(encoding="utf-8"))
     }
 )
 
 FILES = {
-    "broker": ["broker/broker.py", "broker/outgoing.py"],
+    "broker": ["broker"],
     "worker queue": ["broker/worker_queue.py"],
     "connections": ["connections/connections.py", "broker/timer_wheel.py"],
     "inline runner": ["connections/inline_runner.py"],
