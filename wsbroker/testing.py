@@ -371,14 +371,14 @@ class TestBroker(BrokerApi):
         return getattr(self, commands.QUESTION_METHODS[question])(*arguments)
 
     def send(self, socket_id: int, data: str | bytes) -> None:
-        """Appends data to what one socket has received."""
+        """Appends data to the messages that one socket has received."""
         self.commands.append(("send", socket_id, data))
         socket = self.sockets.get(socket_id)
         if socket is not None:
             socket.received.append(data)
 
     def send_to_channel(self, channel: bytes, data: str | bytes, exclude: tuple[int, ...]) -> None:
-        """Appends data to what the subscribers of a channel have received, but for those in `exclude`."""
+        """Appends data to the messages that a channel's subscribers have received, but for those in `exclude`."""
         self.commands.append(("send_to_channel", channel, data, exclude))
         for socket_id, socket in self._channels.get(channel, {}).items():
             if socket_id not in exclude:
@@ -423,7 +423,7 @@ class TestBroker(BrokerApi):
                 self._add_subscription(socket_id, to_channel)
 
     def close(self, socket_id: int, code: int, reason: str) -> None:
-        """Closes a socket; its close handler runs when the handler has ended that closes it."""
+        """Closes a socket; its close handler runs once the handler that calls this has ended."""
         code, reason = validate_close_code(code), validate_reason(reason)
         self.commands.append(("close", socket_id, code, reason))
         socket = self.sockets.get(socket_id)

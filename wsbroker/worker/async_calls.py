@@ -197,7 +197,13 @@ class CallCoroutine(Coroutine[object, object, None]):
 
 
 class _DeadlineQueue:
-    """Calls that have the same time limit: their order is that of their deadlines, so one timer serves all of them."""
+    """Reports calls that pass a time limit that all of them have, so that one timer serves them in their order.
+
+    Args:
+        loop: the loop of the timer.
+        limit_s: the time limit in seconds.
+        on_overdue: is called for each call that has not ended in that time.
+    """
 
     __slots__ = ("_limit_s", "_loop", "_on_overdue", "_coroutines", "_timer")
 
@@ -216,7 +222,7 @@ class _DeadlineQueue:
                 self._timer = self._loop.call_later(self._limit_s, self._expire_due_calls)
 
     def discard_call(self, coroutine: CallCoroutine) -> None:
-        """Removes a call that has ended; does nothing if the call is not here."""
+        """Stops the time limit of a call that has ended; does nothing if it has expired already."""
         self._coroutines.pop(coroutine, None)
 
     def cancel_timer(self) -> None:
@@ -279,12 +285,12 @@ class AsyncCalls:
         return len(self._coroutines)
 
     def start_call(self, call: HandlerCall, limit_s: float, awaitable: Awaitable[object]) -> CallCoroutine:
-        """Runs what a handler returned as a task.
+        """Runs the awaitable that a handler returned as a task, and starts the call's time limit.
 
         Args:
             call: the call of the handler.
             limit_s: the call's time limit in seconds, one of `limits_s`.
-            awaitable: what the handler returned.
+            awaitable: the coroutine, or other awaitable, that the handler returned.
         """
         if isinstance(awaitable, CoroutineType):
             coroutine = CallCoroutine(self, call, awaitable)
@@ -303,7 +309,7 @@ class AsyncCalls:
         return coroutine
 
     def cancel_call(self, coroutine: CallCoroutine) -> None:
-        """Cancels a call whose answer is of no use any more; only its end is reported, not how it ended."""
+        """Cancels a running call whose answer nothing waits for any more; its result is not reported, only its end."""
         if coroutine.task is not None and not coroutine.is_ended:
             coroutine.is_unwanted = True
             coroutine.task.cancel()
@@ -367,7 +373,7 @@ class AsyncCalls:
                     self._idle_future.set_result(None)
 
     def _cancel_overdue(self, coroutine: CallCoroutine) -> None:
-        """Cancels a call whose time is over, and reports it. Called by the timer."""
+        """Cancels a call whose time is over, and tells the observer. Called by the timer."""
         coroutine.is_overdue = True
         position = coroutine.position
         if coroutine.task is not None:
@@ -376,12 +382,12 @@ class AsyncCalls:
         self._observer.on_call_timed_out(coroutine.call, position)
 
     def _report_hung(self, coroutine: CallCoroutine) -> None:
-        """Reports a call that still runs `hang_timeout_s` after its cancellation. Called by the timer."""
+        """Tells the observer that a call still runs `hang_timeout_s` after its cancellation. Called by the timer."""
         self._observer.on_call_hung(coroutine.call)
 
 
 async def _await_awaitable(awaitable: Awaitable[object]) -> object:
-    """Awaits any awaitable, so that there is a coroutine for it."""
+    """Awaits an awaitable that is no coroutine, and returns its value; tasks need a coroutine."""
     return await awaitable
 
 

@@ -165,7 +165,7 @@ class AsyncRuntime(SyncRuntime):
         super().handle_event(event)
 
     def continue_async(self, unfinished_call: UnfinishedCall) -> None:
-        """Runs what a handler returned as a task, and queues the socket's events meanwhile."""
+        """Runs the awaitable that a handler returned as a task; the socket's events are queued until its end."""
         call, limit_s, awaitable = unfinished_call
         assert call is not None  # handle_worker_start is awaited in `_run_worker`
         if call.socket_id:
@@ -184,7 +184,7 @@ class AsyncRuntime(SyncRuntime):
         self._schedule_flush()
 
     def _resume_socket(self, socket_id: int) -> None:
-        """Handles the events that waited for a handler of this socket, until one awaits again. Called by the loop."""
+        """Handles the queued events of a socket, until a handler of it awaits again. Called by the loop."""
         queues = self._sockets.event_queues
         waiting = queues.pop(socket_id, None)
         while waiting and not self._io.is_ended:

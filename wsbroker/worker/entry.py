@@ -94,6 +94,6 @@ def _open_inherited_socket(end: int | bytes) -> socket:
 
 
 def _exit_within(limit_s: float) -> None:
-    """Has this process exit after `limit_s` seconds, with a line on stderr, unless it ends before."""
+    """Starts a timer that exits this process after `limit_s` seconds, with a line on stderr. Returns at once."""
     text = f"worker process {os.getpid()} did not end within {limit_s:g} s: it exits now"
     process_exit.exit_after_timeout(limit_s, process_exit.STATUS_FORCED, text)

@@ -142,7 +142,7 @@ class InlineRuntime(BaseRuntime):
         return is_idle
 
     def _get_async_calls(self) -> AsyncCalls:
-        """Returns the running async calls; makes that object at its first use, which needs a running loop."""
+        """Returns the object that runs async calls; makes the object at its first use, which needs a running loop."""
         async_calls = self._async_calls
         if async_calls is None:
             limits_s = {self._limit_s, self._http_limit_s}
@@ -152,7 +152,7 @@ class InlineRuntime(BaseRuntime):
     # Messages and closes. ---------------------------------------------------------------------------------------
 
     def on_message_result(self, socket_id: int, result: object) -> None:
-        """Processes what a message handler returned, or runs it as a task if it has to be awaited.
+        """Processes the value that a message handler returned; runs an awaitable as a task.
 
         `resume_socket` is called when the handler has ended, perhaps before this method returns.
         """
@@ -166,7 +166,7 @@ class InlineRuntime(BaseRuntime):
                 self.resume_socket(socket_id)
 
     def on_message_failed(self, socket_id: int, error: BaseException) -> None:
-        """Processes an exception of a message handler."""
+        """Counts, answers and logs an exception of a message handler. Called by the inline runner."""
         self.on_call_failed(HandlerCall(MESSAGE, socket_id, self._limit_s), error)
 
     def on_message_slow(self, socket_id: int, seconds: float, is_ended: bool) -> float:
@@ -256,7 +256,7 @@ class InlineRuntime(BaseRuntime):
                 self._get_async_calls().cancel_call(coroutine)
 
     def _call_handler(self, call: HandlerCall, handler: Handler, *arguments: object) -> object:
-        """Calls a handler; processes its end and returns None, or returns what has to be awaited first."""
+        """Calls a handler; processes its end and returns None, or returns the awaitable that the handler returned."""
         try:
             returned = handler(*arguments)
         except BaseException as error:

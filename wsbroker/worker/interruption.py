@@ -231,7 +231,7 @@ class HandlerTimer:
 
 
 def _make_interrupt_functions(thread_id: int) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Returns two functions: the first sets a HandlerTimeout to be raised in a thread, the second clears it again."""
+    """Returns two functions: the first has a HandlerTimeout raised in a thread, the second takes that back."""
     try:
         from ctypes import c_ulong, py_object, pythonapi
     except ImportError:  # a build without them: handlers are interrupted only where they call the API

@@ -89,7 +89,7 @@ class BaseRuntime:
         raise NotImplementedError
 
     def report_slowest_call(self, handler: str, socket_id: int, seconds: float, at: float) -> None:
-        """Reports a call that is one of the slowest so far.
+        """Tells the pool of a call that is one of the slowest so far.
 
         Args:
             handler: the handler's name.
@@ -102,7 +102,7 @@ class BaseRuntime:
     # How a call ends (see `CallObserver`). -----------------------------------------------------------------------
 
     def on_call_returned(self, call: HandlerCall, returned: object) -> None:
-        """Converts and delivers what a handler returned in time; a message or close handler should return None."""
+        """Converts and delivers the value that a handler returned in time; warns if the value is ignored."""
         if self.is_forked:
             exit_forked_child(None)
         handler = call.handler
@@ -135,7 +135,7 @@ class BaseRuntime:
             self.answer_http(call, verdict)
 
     def convert_returned(self, call: HandlerCall, reader: Callable[..., _Read], *arguments: object) -> _Read:
-        """Calls `reader`, which converts what a handler returned and may run code of the application."""
+        """Converts the value that a handler returned, by a call of `reader`, which may run the application's code."""
         return reader(*arguments)
 
     def on_call_failed(self, call: HandlerCall, error: BaseException) -> None:
@@ -158,7 +158,7 @@ class BaseRuntime:
         self._report.log_timeout(call.handler, call.socket_id, monotonic() - call.start, cause_or_position)
 
     def record_long_call(self, handler: str, socket_id: int, seconds: float) -> None:
-        """Counts a long call, and keeps a slow one. Called for each call that took longer than `slow_threshold_s`."""
+        """Counts a long call, and keeps one of the slowest. Called for each call longer than `slow_threshold_s`."""
         if seconds > self._long_call_s:
             self._report.count_long_call()
         now = time()

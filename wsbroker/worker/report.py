@@ -78,7 +78,7 @@ class HandlerReport:
         self._reported: set[str] = set()
 
     def increment_statistic(self, statistic: str) -> None:
-        """Adds one to a statistic; the matching `log_…` method is called later, once the failure was answered."""
+        """Adds one to a statistic. Called before a failure is answered; the matching `log_…` method is called after."""
         self._count_statistic(statistic, 1)
 
     def log_messages_dropped(self, count: int) -> None:

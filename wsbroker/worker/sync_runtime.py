@@ -136,7 +136,7 @@ class SyncRuntime(BaseRuntime):
     # Events. ----------------------------------------------------------------------------------------------------
 
     def handle_batch(self, batch: list[Event]) -> None:
-        """Handles events in order; if an event pauses this worker, those behind it are put back."""
+        """Handles a batch of events in order; if an event pauses this worker, the events behind it are put back."""
         self._flush_at = monotonic() + FLUSH_S
         remaining = iter(batch)
         for event in remaining:
@@ -146,7 +146,7 @@ class SyncRuntime(BaseRuntime):
                 return
 
     def handle_event(self, event: Event) -> None:
-        """Handles one event of the broker."""
+        """Handles one event of the broker according to its kind; an unknown kind is counted and skipped."""
         kind = event[0]
         if kind == events.MESSAGE:
             _, socket_id, data, cost = cast("tuple[int, int, str | bytes, int]", event)
@@ -252,7 +252,7 @@ class SyncRuntime(BaseRuntime):
         self._invoke_handler(call, self._http_limit_s, handler, HttpRequest.from_fields(fields))
 
     def _invoke_handler(self, call: HandlerCall, limit_s: float, handler: Handler, *arguments: object) -> None:
-        """Calls a handler other than that for messages, and processes its end, or has the result awaited."""
+        """Calls an open, close or HTTP handler and processes its end, or has the returned awaitable awaited."""
         try:
             returned = self._timer.call_with_deadline(
                 call.deadline, call.start, call.handler, call.socket_id, handler, *arguments
@@ -269,7 +269,7 @@ class SyncRuntime(BaseRuntime):
         self.on_call_ended(call)
 
     def _process_returned(self, call: HandlerCall, limit_s: float, returned: object) -> None:
-        """Processes what a handler returned: the end of the call, or something to await."""
+        """Processes the value that a handler returned: answers and acknowledges, or has an awaitable awaited."""
         if is_awaitable(returned):
             self.continue_async(UnfinishedCall(call, limit_s, cast(Awaitable[object], returned)))
         else:
@@ -277,7 +277,7 @@ class SyncRuntime(BaseRuntime):
             self.on_call_ended(call)
 
     def continue_async(self, unfinished_call: UnfinishedCall) -> None:
-        """Pauses the worker, which then goes on with an event loop. Called when a handler returned an awaitable."""
+        """Pauses the worker, so that `run` returns this call. Called when a handler returned an awaitable."""
         self._unfinished_call = unfinished_call
         self._must_pause = True
 
@@ -291,7 +291,7 @@ class SyncRuntime(BaseRuntime):
     # Where answers go. ------------------------------------------------------------------------------------------
 
     def convert_returned(self, call: HandlerCall, reader: Callable[..., _Read], *arguments: object) -> _Read:
-        """Converts what a handler returned, in the time that the handler has left.
+        """Converts the value that a handler returned, in the time that the handler has left.
 
         Raises:
             HandlerError: a body is too long for the wire.
@@ -343,7 +343,7 @@ class SyncRuntime(BaseRuntime):
             self._acknowledge_close(call.socket_id)
 
     def _acknowledge_close(self, socket_id: int) -> None:
-        """Tells the core that a close was handled, and drops what is kept of the socket."""
+        """Tells the core that a socket's close was handled, and drops everything that is kept of the socket."""
         self._api.append_command((commands.CLOSE_HANDLED, socket_id))
         self._sockets.drop_socket(socket_id)
 
@@ -357,7 +357,7 @@ class SyncRuntime(BaseRuntime):
 
 
 def _run_awaitable(awaitable: Awaitable[object]) -> None:
-    """Awaits `awaitable` in an event loop that is made for it."""
+    """Awaits an awaitable in a new event loop; for a `handle_worker_stop` that returned one."""
     from asyncio import run
 
     async def await_value() -> None:

@@ -101,10 +101,10 @@ class WireApi(BrokerApi):
             self._make_room(len(data))
 
     def send_command(self, command: "Command") -> None:
-        """Sends a one-way command; also caches a token and notes a close, where the socket is one of this worker.
+        """Sends a one-way command; called for every call of the API but `send` and `send_to_channel`.
 
-        A token of a socket whose handler is running is cached, so that the socket's next message has it at once. A
-        socket whose handler closes it has no further message handled.
+        A token of a socket whose handler is running is cached too, so that the handler of its next message gets the new
+        token. A socket that is closed while its handler is running has no further message handled.
         """
         kind = command[0]
         if kind == commands.SET_TOKEN:
@@ -128,7 +128,7 @@ class WireApi(BrokerApi):
         self._handled_messages.append((socket_id, cost))
 
     def _collect_or_send(self, command: "Command") -> None:
-        """Collects a command without data on the own thread; sends it at once on any other thread."""
+        """Collects a command without data on the own thread; sends the command at once on any other thread."""
         if get_ident() != self._thread_id:
             self._send_now(command)
         else:
@@ -172,7 +172,7 @@ class WireApi(BrokerApi):
                     timer.resume_interruption(armed_call)
 
     def _send_now(self, command: "Command") -> None:
-        """Sends a command of a thread that is not the worker's own; after the worker's end it goes to the broker.
+        """Sends a command at once, from a thread that is not the worker's own; after the worker's end, to the broker.
 
         Raises:
             ValueError: its data is longer than `MAX_DATA`.
@@ -242,7 +242,7 @@ class WireApi(BrokerApi):
         self.sockets.cache_own_token(socket_id, token, number, partial(self._send_token_command, command, is_own))
 
     def _send_token_command(self, command: "Command", is_own: bool) -> None:
-        """Collects SET_TOKEN on the own thread; writes it at once on any other thread. With the write lock."""
+        """Collects a SET_TOKEN on the own thread; writes the command at once on any other. With the write lock."""
         if is_own:
             self._commands.append(command)
         else:

@@ -183,7 +183,7 @@ class WireIo:
     # Answers. ---------------------------------------------------------------------------------------------------
 
     def expect_answer(self, call_id: int) -> None:
-        """Notes that the answer to a question is expected. Called before the question is sent."""
+        """Notes that a thread will wait for the answer to a question. Called before the question is sent."""
         self._answers[call_id] = _PENDING
 
     def wait_for_answer(self, call_id: int) -> object:
@@ -200,7 +200,7 @@ class WireIo:
             return self._answers[call_id]
 
     def forget_answer(self, call_id: int) -> None:
-        """Forgets a question; an answer that comes later is ignored."""
+        """Removes a question and its answer from the table; an answer that comes later is ignored."""
         self._answers.pop(call_id, None)
 
     def hand_over_reading(self) -> None:
@@ -345,7 +345,7 @@ class WireIo:
 
 
 def ensure_stack(depth: int) -> None:
-    """Makes sure that the stack has room for `depth` calls within calls, so that it ends here, with nothing half done.
+    """Raises a RecursionError now if the stack has no room for `depth` nested calls, before anything is half done.
 
     About 1 µs, once for what is sent or asked (75 µs for a question).
 
