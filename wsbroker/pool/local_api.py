@@ -302,17 +302,17 @@ class LocalApi(BrokerApi):
                 raise CommandError(STOPPED) from error  # its loop was closed without `stop`
             self._is_wakeup_scheduled = True
 
-    def _leave_call(self, me: int) -> None:
-        """Ends the call of thread `me`; queues the commands of code that has interrupted that call."""
-        self._calling_threads.discard(me)
+    def _leave_call(self, thread_id: int) -> None:
+        """Ends the call of a thread; queues the commands of code that has interrupted that call."""
+        self._calling_threads.discard(thread_id)
         while self._nested_commands:
-            self._calling_threads.add(me)
+            self._calling_threads.add(thread_id)
             try:
                 with self._lock:
                     while self._nested_commands:
                         self._append_command(*self._nested_commands.popleft())
             finally:
-                self._calling_threads.discard(me)
+                self._calling_threads.discard(thread_id)
 
     def _apply_waiting_commands(self) -> None:
         """Applies the waiting commands, answers the questions among them, releases blocked callers. In the loop."""
