@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from wsbroker.settings import machine_limits
 from wsbroker.settings.machine_limits import cpu_quota, memory_limit
 
 MIB = 1 << 20
@@ -124,3 +125,14 @@ def test_without_proc_the_system_is_asked_and_else_a_gibibyte_assumed(
 def test_the_limits_of_this_machine_can_be_read() -> None:
     assert memory_limit() >= MIB
     assert (cpu_quota() or 1) >= 1
+
+
+def test_the_cpu_count_is_what_this_process_may_use() -> None:
+    assert machine_limits.cpu_count() >= 1
+
+
+@pytest.mark.parametrize(("quota", "cpus"), [(None, 8), (2, 2), (16, 8)])
+def test_a_cpu_quota_lowers_the_cpu_count(monkeypatch: pytest.MonkeyPatch, quota: int | None, cpus: int) -> None:
+    monkeypatch.setattr(machine_limits, "cpu_quota", lambda: quota)
+    monkeypatch.setattr(machine_limits, "_assigned_cpus", lambda: 8)
+    assert machine_limits.cpu_count() == cpus
