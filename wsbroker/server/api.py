@@ -131,7 +131,7 @@ def start(
         WorkerError: a worker did not start.
         OSError: an address cannot be bound; the text says which and why.
     """
-    lifecycle, addresses = _prepare_server(bind, worker, config, settings)
+    lifecycle, addresses = prepare_server(bind, worker, config, settings)
     opened = threading.Event()
     failures: list[BaseException] = []
 
@@ -215,7 +215,7 @@ def run(
         check_reload_available()
         folder = working_directory()
     descriptors.raise_fd_limit()
-    lifecycle, addresses = _prepare_server(bind, worker, config, settings)
+    lifecycle, addresses = prepare_server(bind, worker, config, settings)
     if reload:
         lifecycle.watch_application_files()
     interval = set_switch_interval()
@@ -301,7 +301,7 @@ async def _serve_in_running_loop(
     bind: str | Sequence[str], worker: object, config: Config | None, settings: Settings
 ) -> AsyncIterator[Server]:
     """Serves while the block runs; the body of `serve`, which has the same arguments."""
-    lifecycle, addresses = _prepare_server(bind, worker, config, settings)
+    lifecycle, addresses = prepare_server(bind, worker, config, settings)
     interval = set_switch_interval()
     opened = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -334,7 +334,7 @@ async def _wait_for_server_task(server_task: "asyncio.Task[None]") -> None:
         raise
 
 
-def _prepare_server(
+def prepare_server(
     bind: str | Sequence[str], worker: object, config: Config | None, settings: Settings
 ) -> tuple[Lifecycle, list[BindAddress]]:
     """Checks the arguments as far as that needs no loop, and registers the server as the one of this process.

@@ -17,7 +17,7 @@ from typing import cast
 import pytest
 
 import wsbroker
-from wsbroker.server import api as app
+from wsbroker.server import api
 from wsbroker.server import lifecycle as lifecycle_module
 from wsbroker.server.event_loop import run_loop
 from wsbroker.server.lifecycle import Lifecycle
@@ -69,7 +69,7 @@ def test_a_start_that_is_cancelled_does_not_wait_for_its_workers() -> None:
 
 def test_a_stop_that_is_asked_for_before_the_loop_runs_is_not_lost() -> None:
     opened: list[bool] = []
-    lifecycle, addresses = app._prepare_server(BIND, Idle(), None, {"worker_kind": "inline"})
+    lifecycle, addresses = api.prepare_server(BIND, Idle(), None, {"worker_kind": "inline"})
     lifecycle.request_stop(None)
     run_loop(lifecycle.run_until_stopped(addresses, lambda: opened.append(True)))
     assert lifecycle.stopped.is_set() and not opened
@@ -78,7 +78,7 @@ def test_a_stop_that_is_asked_for_before_the_loop_runs_is_not_lost() -> None:
 def test_a_server_whose_task_is_cancelled_closes_its_port() -> None:
     async def main() -> None:
         opened = asyncio.Event()
-        lifecycle, addresses = app._prepare_server(BIND, Idle(), None, {"worker_kind": "inline"})
+        lifecycle, addresses = api.prepare_server(BIND, Idle(), None, {"worker_kind": "inline"})
         life = asyncio.create_task(lifecycle.run_until_stopped(addresses, opened.set))
         await opened.wait()
         (address,) = lifecycle.addresses
@@ -262,7 +262,7 @@ def test_a_task_that_catches_its_cancellation_does_not_keep_the_server_from_endi
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     worker = Stubborn()
-    lifecycle, addresses = app._prepare_server(BIND, worker, None, {"worker_kind": "inline"})
+    lifecycle, addresses = api.prepare_server(BIND, worker, None, {"worker_kind": "inline"})
     loops = threading.Thread(
         target=run_loop,
         args=(lifecycle.run_until_stopped(addresses, lambda: lifecycle.request_stop(None)),),
@@ -291,7 +291,7 @@ def test_a_loop_that_the_application_stops_still_ends_in_order() -> None:
             """Does nothing."""
 
     worker = StopsTheLoop()
-    lifecycle, addresses = app._prepare_server(BIND, worker, None, {"worker_kind": "inline"})
+    lifecycle, addresses = api.prepare_server(BIND, worker, None, {"worker_kind": "inline"})
     with pytest.raises(RuntimeError, match="stopped before"):
         run_loop(lifecycle.run_until_stopped(addresses, lambda: asyncio.get_running_loop().stop()))
     assert worker.has_stopped and lifecycle.stopped.is_set()
