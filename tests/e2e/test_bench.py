@@ -41,7 +41,7 @@ def test_bench_measures_a_running_broker_with_its_secret_and_not_without(tmp_pat
         assert "wants a secret: use --secret or WSBROKER_SECRET" in done.stderr
 
 
-def test_bench_says_that_nobody_is_there() -> None:
+def test_bench_says_that_no_broker_is_there() -> None:
     done = bench("ws://127.0.0.1:1/")
     assert done.returncode == 1
     assert done.stderr == "wsbroker bench: error: cannot connect to ws://127.0.0.1:1/: Connection refused\n"

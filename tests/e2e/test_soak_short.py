@@ -1,4 +1,4 @@
-"""The long runs of `benchmarks.soak`, short: what each checks holds here too, but for what needs time to grow."""
+"""The long runs of `benchmarks.soak`, short: all of their checks hold here too, but for those that need time."""
 
 import sys
 
@@ -50,6 +50,6 @@ def test_worker_threads_get_their_turn_beside_a_busy_loop() -> None:
     lines: list[str] = []
     report = Report("busy", lines.append)
     busy.run(report, "thread", workers=2, seconds=1.0, python=sys.executable)
-    # How long they wait is the machine's to say, and other tests run on it.
+    # How long they wait depends on the machine, and other tests run on it.
     assert any("messages lost, doubled, out of order or changed: 0" in line for line in lines)
     assert sum("round trips" in line and "samples" in line for line in lines) == 4

@@ -8,7 +8,7 @@ from wsbroker.bench.latency import Histogram
 
 
 def exact(values: list[int], percent: float) -> int:
-    """The smallest value that `percent` of all do not exceed."""
+    """Returns the smallest value that `percent` of all do not exceed."""
     ordered = sorted(values)
     return ordered[max(-(-len(values) * int(percent * 10) // 1000) - 1, 0)]
 

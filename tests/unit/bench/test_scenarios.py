@@ -1,4 +1,4 @@
-"""What the fan-out of `wsbroker bench` notices."""
+"""The fan-out of `wsbroker bench`, the table and the arguments."""
 
 import asyncio
 import json
@@ -73,7 +73,7 @@ async def test_a_message_without_a_number_is_noticed() -> None:
     assert publications.problem_count > 0
 
 
-async def test_what_the_publisher_is_told_is_a_problem() -> None:
+async def test_a_message_to_the_publisher_is_a_problem() -> None:
     publications, _, _ = publishing(1, 1)
     publications.on_publisher_message(b'{"type":"error"}')
     assert "error" in publications.first_problem

@@ -1,4 +1,4 @@
-"""`benchmarks` is no part of what is installed: it is found by its path, so that nothing else of the checkout is."""
+"""Makes `benchmarks`, which is not installed, importable by its path, and nothing else of the checkout."""
 
 import importlib.util
 import sys

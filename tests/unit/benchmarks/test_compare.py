@@ -44,7 +44,7 @@ def test_the_best_of_the_first_load_stands_on_top() -> None:
     assert "slow & sons" in format_table(found).splitlines()[2]
 
 
-def test_the_notes_say_what_everybody_was_told_and_who_is_missing() -> None:
+def test_the_notes_say_what_each_server_was_told_and_which_is_missing() -> None:
     text = "\n".join(format_notes(result()))
     assert "a processor, 2 cores" in text
     assert "slow & sons: as its manual says." in text
@@ -87,7 +87,7 @@ def test_every_peer_has_an_application_of_60_lines_at_most_and_a_note() -> None:
     assert {path.name for path in APPS.glob("*_app.*")} == {peer.app for peer in PEERS}
 
 
-def test_a_peer_that_is_not_installed_is_told_and_not_started(tmp_path: Path) -> None:
+def test_a_peer_that_is_not_installed_is_named_and_not_started(tmp_path: Path) -> None:
     for peer in PEERS:
         assert prepare.find_contender(peer, tmp_path) == "it is not installed: run with --prepare"
 

@@ -1,4 +1,4 @@
-"""What the load is asked for, what comes out of it, and how it looks."""
+"""The jobs of the load, the rows that come of them, the tables and the meter."""
 
 import json
 from dataclasses import replace
@@ -35,7 +35,7 @@ def test_windows_and_sizes_make_a_row_each() -> None:
     assert {job.connections for job in found} == {10}
 
 
-def test_a_load_of_ones_own_replaces_the_presets() -> None:
+def test_a_load_given_by_options_replaces_the_presets() -> None:
     assert [job.channels for job in jobs("fanout", "--channels", "5")] == [5]
 
 
@@ -67,7 +67,7 @@ def test_the_middle_of_rows_has_medians_the_spread_and_all_that_went_wrong() -> 
     assert (found.latency_us, found.lost, found.wrong) == ({"p50": 2.0}, 3, 3)
 
 
-def test_rows_that_nobody_should_trust_say_so() -> None:
+def test_rows_that_cannot_be_trusted_say_so() -> None:
     assert Row(rate=1.0).warnings == []
     assert "the load used 95 % of its core" in Row(rate=1.0, load_percent=95).warnings[0]
     assert "a busy machine" in Row(rate=1.0, waited_percent=20).warnings[0]
@@ -88,7 +88,7 @@ def test_a_row_has_a_cell_for_each_head() -> None:
     ]
 
 
-def test_the_notes_tell_of_losses_and_of_those_who_stopped_reading() -> None:
+def test_the_notes_tell_of_losses_and_of_stalled_subscribers() -> None:
     extra = {"stalled": 10.0, "cut_off": 10.0, "p50_before": 1000.0, "p99_before": 2000.0, "rss_before": 2.0**20}
     text = "\n".join(format_notes(PRESETS["stall"][0], Row(rate=1.0, lost=3, ended=2, rss_peak=2.0**21, extra=extra)))
     assert "lost 3" in text

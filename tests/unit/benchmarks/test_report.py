@@ -1,4 +1,4 @@
-"""What the README shows of the benchmarks: it is what stands in ``results/``, and that is what was measured."""
+"""The figures of the README are those in ``results/``; claims and sections are made of what was measured."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_both_readmes_show_the_figures_that_are_kept() -> None:
     assert set(report.PARTS) <= set(figures["parts"])
 
 
-def test_what_is_kept_tells_nothing_of_where_it_was_measured_but_the_machine() -> None:
+def test_the_kept_results_name_the_machine_and_no_path() -> None:
     for file in (report.FIGURES, report.COMPARISON, report.CHART):
         text = file.read_text(encoding="utf-8")
         assert "/home" not in text and "/tmp" not in text and "site-packages" not in text
@@ -64,7 +64,7 @@ def test_a_part_is_put_between_its_markers_and_nothing_else_changes(tmp_path: Pa
         report.write_section("b", "new", file)
 
 
-def test_what_is_over_its_aim_stands_out() -> None:
+def test_a_figure_over_its_aim_is_bold() -> None:
     lines = [["a", "1.0", "≤ 2", True], ["b", "3.0", "≤ 2", False], ["c", "5", "", True]]
     figures = {"machine": {"processor": "a processor", "cores": 2}, "server": ["one"], "parts": {"cores": lines}}
     table = report.format_figures(figures).splitlines()
@@ -77,7 +77,7 @@ def row(**more: object) -> dict[str, Any]:
     return {"cpu_us": 88.0, "rss_per_connection": 1772.0, "latency_us": latency, **more}
 
 
-def test_each_part_finds_its_figures_in_what_its_command_wrote() -> None:
+def test_each_experiment_makes_its_claims_of_its_result() -> None:
     idle = row(job={"scenario": "idle", "connections": 19800}, extra={"messages_per_s": 1000.0})
     memory, opening, latency = claim_idle({"rows": [idle]})
     assert (memory.subject, memory.figure, memory.holds) == (
@@ -101,7 +101,7 @@ def test_each_part_finds_its_figures_in_what_its_command_wrote() -> None:
     assert window.figure == "88.00 µs, 0.2 ms, 3.5 ms"
 
 
-def test_what_was_measured_beside_c_is_held_to_the_budgets() -> None:
+def test_figures_beside_c_are_held_to_the_budgets() -> None:
     inline = [
         {"scenario": "f64-w16", "ratio": 1.25},
         {"scenario": "c100-w8", "ratio": 1.9},

@@ -1,4 +1,4 @@
-"""What the scaling benchmark measures and says, on sizes that say nothing."""
+"""The experiment of the core's growth, on sizes too small to mean anything."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The load's messages, and what it notices of what comes back."""
+"""The messages of the load, and the checks of what comes back."""
 
 from typing import cast
 
@@ -29,7 +29,7 @@ def test_more_than_a_cycle_may_be_sent_at_once() -> None:
     assert len(decode(stream.encode_outgoing(3, 40))) == 40
 
 
-def test_what_must_come_is_what_a_server_makes_of_what_is_sent() -> None:
+def test_the_expected_bytes_are_those_that_a_server_sends() -> None:
     stream = Stream(b"E ", 3, 200, in_flight=4)
     came = b"".join(encode_text(str(event[1])[2:]) for event in decode(stream.encode_outgoing(10, 50)))
     assert stream.matches_at(memoryview(came), 10 * stream.in_size)
@@ -54,7 +54,7 @@ def test_a_frame_that_is_not_whole_is_none(data: bytes) -> None:
 
 
 @given(st.integers(0, 1000), st.permutations(range(6)))
-def test_whatever_comes_late_was_not_lost(start: int, order: list[int]) -> None:
+def test_a_message_that_comes_late_was_not_lost(start: int, order: list[int]) -> None:
     found = Order(64)
     found.due = start
     for number in order:
@@ -73,7 +73,7 @@ def test_gaps_are_losses_and_repetitions_are_doubles() -> None:
 
 
 class FakeClient:
-    """A connection that is fed by hand."""
+    """A connection whose reads the test makes."""
 
     def __init__(self) -> None:
         self.has_ended = False
@@ -94,7 +94,7 @@ class FakeClient:
 
 
 class Tally:
-    """Counts what a receiver tells."""
+    """Counts the advances of a receiver."""
 
     def __init__(self, size: int = 20, in_flight: int = 8) -> None:
         self.client = FakeClient()
@@ -146,7 +146,7 @@ def test_a_ping_in_between_is_answered_and_changes_nothing(size: int) -> None:
     ],
 )
 @pytest.mark.parametrize("size", [1, 7, 22, 1000])
-def test_what_goes_wrong_is_named(numbers: list[int], problems: tuple[int, int, int, int], size: int) -> None:
+def test_each_kind_of_problem_is_counted(numbers: list[int], problems: tuple[int, int, int, int], size: int) -> None:
     tally = Tally()
     tally.client.feed(tally.frames(*numbers), size)
     assert tally.problems(5) == problems
