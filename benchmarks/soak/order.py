@@ -22,7 +22,19 @@ def run(report: Report, kind: str, programs: int, seconds: float) -> None:
         seconds: how long each test plays instead; 0: counts programs.
     """
     environment = {**os.environ, "EXACT_PROGRAMS": str(programs), "EXACT_SECONDS": str(seconds)}
-    command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", str(TEST_FILE), "-k", kind]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-s",
+        "-p",
+        "no:cacheprovider",
+        "--full",
+        str(TEST_FILE),
+        "-k",
+        kind,
+    ]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     for line in process.stdout:
