@@ -1,6 +1,6 @@
 """What the broker's parts cost, without sockets and loop: registries, publishing, the flush.
 
-    pytest benchmarks/test_broker.py
+    pytest benchmarks/micro/test_broker.py
 
 The columns are per call: a turn with all its messages and sockets. A write is a list's `append`.
 """

@@ -1,6 +1,6 @@
 """What frames cost: decoding, unmasking, encoding, and the handshake. Run it on both builds to compare them.
 
-    pytest benchmarks/test_websocket.py
+    pytest benchmarks/micro/test_websocket.py
 
 The columns are per call of the benchmarked function: `BATCH` messages for decoding, one otherwise.
 """

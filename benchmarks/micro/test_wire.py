@@ -1,6 +1,6 @@
 """What the way between broker and worker costs: batches made and read, events out, commands in.
 
-    pytest benchmarks/test_wire.py
+    pytest benchmarks/micro/test_wire.py
 
 The columns are per batch. Making and reading a batch is interpreted in every build: `marshal` does the work.
 """

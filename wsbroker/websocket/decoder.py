@@ -131,7 +131,7 @@ class Decoder:
         FRAGMENTS comes after every 64, so that a flood of empty ones (40,000 in a read, 60 ns each) cannot keep the
         caller.
 
-        Cost: 110 ns for a text of 64 B, 60 for a binary message (benchmarks/test_websocket.py). Never raises for
+        Cost: 110 ns for a text of 64 B, 60 for a binary message (benchmarks/micro/test_websocket.py). Never raises for
         anything that a client sends.
         """
         last: i64 = self.frame_count + _MAX_FRAGMENTS_PER_CALL

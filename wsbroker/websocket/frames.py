@@ -25,7 +25,8 @@ MAX_REASON_BYTES: Final = 123
 _FIN: Final = 0x80
 _BYTE: Final = [bytes([value]) for value in range(256)]
 # Heads of short messages, ready made: one concatenation, so one allocation and one copy of the payload. Measured for
-# 64 B / 1 KiB (benchmarks/test_websocket.py): table 50 ns, joining single bytes 75 / 125, a BytesWriter 135 / 360.
+# 64 B / 1 KiB (benchmarks/micro/test_websocket.py): table 50 ns, joining single bytes 75 / 125, a BytesWriter
+# 135 / 360.
 _TEXT_HEADS: Final = [bytes([_FIN | TEXT, size]) for size in range(126)]
 _BINARY_HEADS: Final = [bytes([_FIN | BINARY, size]) for size in range(126)]
 
