@@ -35,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out what is marked `full`, unless it is asked for: by `--full`, or by naming a test or its file."""
-    if config.getoption("--full") or any(".py" in argument for argument in config.args):
+    if config.getoption("--full") or any(argument.partition("::")[0].endswith(".py") for argument in config.args):
         return
     left_out = [item for item in items if item.get_closest_marker("full")]
     if left_out:

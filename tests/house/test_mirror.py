@@ -45,7 +45,7 @@ HELD_BY: Final[dict[str, str]] = {
     "worker/forks": "e2e/contract/test_children.py",
     "worker/main": "integration/worker/test_sync_runtime.py",
     "worker/options": "integration/worker/test_sync_runtime.py",
-    "worker/outcomes": "unit/http/test_handler_returns.py",
+    "worker/outcomes": "integration/worker/test_sync_runtime.py",
     "worker/report": "integration/worker/test_sync_runtime.py",
     "worker/signatures": "unit/worker/test_loader.py",
     "worker/wire_io": "integration/worker/test_wire_api.py",

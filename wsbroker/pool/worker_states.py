@@ -9,6 +9,8 @@
 | ENDED     | –       | –         | –       | –      | –             |
 | ABANDONED | –       | –         | –       | –      | –             |
 
+–: the event changes nothing in this state.
+
 Whether the worker handles its slot's queue is not a state: a standby and a retiring worker have the same states.
 """
 
@@ -32,7 +34,7 @@ class WorkerState(Enum):
     ENDED = "ended"
     """The streams are closed: the worker has stopped, failed to start, or ended by itself."""
     ABANDONED = "ended: killed or left behind"
-    """The streams are closed, and the end of the worker is not waited for: it hangs, or sent what cannot be read."""
+    """The streams are closed by the broker: the worker hangs, or was given up; `RemoteWorker.stop` kills it if it can."""
 
     @property
     def public_name(self) -> str:
@@ -47,7 +49,7 @@ class WorkerEvent(Enum):
     STOP_SENT = "STOP is being sent"
     STOPPED = "the worker has answered STOP"
     CLOSED = "the streams are closed: by the worker's end, a failed start, or after a stop"
-    DECLARED_LOST = "the worker hangs, or sent what cannot be read or applied"
+    DECLARED_LOST = "the worker hangs, sent what cannot be read or applied, refused a batch, or did not retire"
 
 
 TRANSITIONS: Final[dict[WorkerState, dict[WorkerEvent, WorkerState]]] = {

@@ -1,4 +1,7 @@
-"""Signals of the process. First SIGINT or SIGTERM: graceful stop. Second: exit at once. SIGHUP: reload the workers."""
+"""Signals of the process. First SIGINT or SIGTERM: graceful stop. SIGHUP: reload the workers.
+
+The second SIGINT or SIGTERM ends the process at once under `run`; under `start` the signal is raised again.
+"""
 
 import math
 import signal

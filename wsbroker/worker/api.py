@@ -100,7 +100,7 @@ class BrokerApi:
         return cast(int, self.ask_core(commands.QUEUED_BYTES, socket_id))
 
 
-context_api: Final[ContextVar[BrokerApi | None]] = ContextVar("wsbroker.port", default=None)
+context_api: Final[ContextVar[BrokerApi | None]] = ContextVar("wsbroker.api", default=None)
 """The API object of the worker whose handler is running in this context; None: no worker's code is running."""
 
 default_api: BrokerApi | None = None

@@ -295,13 +295,14 @@ class WireApi(BrokerApi):
         if get_ident() == self._thread_id:
             self.is_forked = True
             self._timer.mark_forked()
-        self._thread_id = 0
         self.io.detach_in_child()
+        self._thread_id = 0
 
     def mark_ended(self) -> None:
         """Marks the worker as ended: calls of threads that it leaves behind go to the broker, where there is one."""
-        self._thread_id = 0
+        # In this order: a signal handler that calls in between must not find a worker that still takes calls.
         self.io.mark_ended()
+        self._thread_id = 0
 
 
 def _get_succeeding_api() -> BrokerApi:
