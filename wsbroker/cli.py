@@ -306,7 +306,7 @@ def _read_bind_addresses(layer: sources.SettingsLayer, warnings: list[str]) -> t
 
 
 def _open_access_warnings(addresses: Sequence[BindAddress]) -> list[str]:
-    """Returns a warning for each address that other machines can reach, where the application has no secret."""
+    """Returns a warning for each address that other machines can reach. Called if there is no secret."""
     return [
         f"anyone who can reach {address} may publish and subscribe: set WSBROKER_SECRET, or bind to {DEFAULT_BIND}"
         for each in addresses

@@ -49,8 +49,8 @@ class InlineHandlers:
             token.
         arity: number of arguments of `message_handler`, 0 to 3.
         slow_threshold_s: duration of a handler call from which `on_slow_call` is called.
-        begin_result: ``(socket_id, result)``: takes the awaitable that a handler returned; calls `resume_socket` once
-            that has ended.
+        begin_result: ``(socket_id, result)``: takes any value but None that a handler returned; calls `resume_socket`
+            once that value has been processed.
         on_failure: ``(socket_id, exception)``: called when a handler has raised.
         on_slow_call: ``(socket_id, seconds, is_ended)``: called when a handler has held the loop for longer than
             `slow_threshold_s`, until its end or its first `await`; returns the next `slow_threshold_s`.

@@ -17,8 +17,9 @@
     failure of our own code    500, close   500, close   abort            abort        abort
     connection lost            ENDED        ENDED        ENDED            ENDED        ENDED
 
-Capitals name the next state; an empty field means that the event does not occur or changes nothing. A closed or aborted
-transport is lost soon after. ENDED is final: the transport is lost, or detached for a WebSocket connection.
+The main events. Capitals name the next state; an empty field means that the event does not occur or changes nothing. A
+closed or aborted transport is lost soon after. ENDED is final: the transport is lost, or detached for a WebSocket
+connection.
 In NEW this protocol feeds aiohttp's parser directly, so that the usual connection (one upgrade request in one segment)
 costs no task, no future and no timer. All other requests are answered by aiohttp's own task (SERVING).
 All attributes are assigned here or in the base class `RequestReader`, by methods that are named for events.

@@ -41,7 +41,7 @@ class Upgrader(Generic[OpeningConnectionT]):
     Loop thread only.
 
     Args:
-        config: limits and times.
+        config: the subprotocols and origins that are allowed.
         connections: the table of WebSocket connections, which takes over upgraded connections.
         pool: the pool of workers, which runs the open handler.
         rate_limited_log: the log for warnings about clients.

@@ -34,7 +34,7 @@ class WorkerState(Enum):
     ENDED = "ended"
     """The streams are closed: the worker has stopped, failed to start, or ended by itself."""
     ABANDONED = "ended: killed or left behind"
-    """The streams are closed by the broker: the worker hangs, or was given up; `RemoteWorker.stop` kills it if it can."""
+    """The streams are closed by the broker: the worker hangs or failed; `RemoteWorker.stop` kills it if it can."""
 
     @property
     def public_name(self) -> str:

@@ -126,7 +126,7 @@ class Node:
         await self.pool.reload()
 
     async def close(self, timeout_s: float) -> None:
-        """Stops listeners, sockets, HTTP requests and workers, in this order.
+        """Stops listeners, then sockets and HTTP requests together, then workers.
 
         After `timeout_s` seconds the remaining connections and handlers are dropped. Never raises because of a stuck
         handler or client.

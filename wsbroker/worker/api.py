@@ -3,7 +3,7 @@
 A worker puts its own object into the context variable `context_api`; all other code gets `default_api`, which the
 broker sets in the main interpreter while it runs.
 
-To add a call: its constant in `wire.commands`, its effect in `broker.broker` and `broker.commands`, its method here,
+To add a call: its constant in `wire.commands`, its effect in `broker.broker` (or the layers below), its method here,
 its function in `wsbroker/__init__`, and its method in `testing.TestBroker`; nothing else. The house test
 `test_api_spelling` holds that.
 """

@@ -49,7 +49,7 @@ class InlineRuntime(BaseRuntime):
     Args:
         handlers: the application's handlers.
         api: closes the sockets of handlers that failed.
-        options: how handlers are coroutine.
+        options: how handlers are run.
     """
 
     def __init__(self, handlers: Handlers, api: BrokerApi, options: HandlerOptions) -> None:
