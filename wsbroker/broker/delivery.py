@@ -294,7 +294,10 @@ class Delivery(Registry):
             self.is_applying_deferred = False
 
     def _apply_deferred_command(self, command: tuple[object, ...]) -> None:
-        """Applies one command of `deferred_commands`, whose SEND and PUBLISH carry encoded frames."""
+        """Applies one command of `deferred_commands`, whose SEND and PUBLISH carry encoded frames.
+
+        A command of unknown kind is skipped and counted.
+        """
         kind = cast(int, command[0])
         if kind == commands.SEND:
             socket = self.sockets.get(cast(int, command[1]))
@@ -319,3 +322,5 @@ class Delivery(Registry):
             self.copy_subscriptions(cast(bytes, command[1]), cast(bytes, command[2]))
         elif kind == commands.CLOSE:
             self.close(cast(int, command[1]), cast(int, command[2]), cast(str, command[3]))
+        else:
+            self.counters.commands_refused += 1

@@ -446,6 +446,15 @@ def test_a_command_that_makes_no_sense_does_not_take_the_others_with_it() -> Non
     assert broker.counters.commands_refused == 3
 
 
+def test_a_command_of_unknown_kind_that_was_deferred_by_a_flush_is_counted_too() -> None:
+    broker = a_broker()
+    socket = connect(broker)
+    broker.deferred_commands += [(31, 1), (commands.CLOSE, socket.id, 1000, "")]
+    broker.flush()
+    assert broker.counters.commands_refused == 1
+    assert not broker.is_open(socket.id)
+
+
 def test_a_dead_worker_takes_its_sockets_with_it_and_leaves_its_closes() -> None:
     broker = a_broker(inline=False, credit_bytes=1)
     broker.add_worker_queue(1, 1 << 20)
