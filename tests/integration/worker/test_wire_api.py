@@ -5,6 +5,7 @@ there: what a signal handler does, or what a lack of memory or stack is. Then ei
 wire was given up and the worker is gone, which its broker sees.
 """
 
+import socket
 import sys
 import threading
 import time
@@ -17,9 +18,11 @@ import pytest
 
 import wsbroker
 from kits.scripted_broker import PATIENCE_S, Command, ScriptedBroker, handlers, message
+from wsbroker.errors import CommandError
 from wsbroker.wire import commands, events, framing
 from wsbroker.worker import known_sockets, wire_api, wire_io
 from wsbroker.worker.api import context_api
+from wsbroker.worker.interruption import HandlerTimer
 
 LINES = {
     str(module.__file__): Path(str(module.__file__)).read_text(encoding="utf-8").split("\n")
@@ -294,3 +297,51 @@ def test_a_command_that_the_wire_does_not_carry_costs_the_others_nothing(monkeyp
         broker.answer(broker.until(commands.ASK), True)  # behind the acknowledgement of the first
         broker.until_handled(2)
         assert [command[2] for command in broker.seen if command[0] == commands.SEND] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "end_worker", [wire_api.WireApi.mark_ended, wire_api.WireApi.detach_in_child], ids=["mark_ended", "detach_in_child"]
+)
+def test_a_call_that_interrupts_the_end_of_a_worker_at_any_line_does_not_reach_the_wire(
+    end_worker: Callable[[wire_api.WireApi], None],
+) -> None:
+    """What a signal handler may do: in a child of a fork the wire is the parent's, too."""
+    ours, its = socket.socketpair()
+    ours.setblocking(False)
+    api = wire_api.WireApi(its, HandlerTimer(1.0, 1.0, lambda *call: None, lambda *call: None))
+    lines_with_a_call: list[str] = []
+
+    def call_at_each_line(frame: FrameType, event: str, argument: object) -> Traced | None:
+        lines = LINES.get(frame.f_code.co_filename)
+        if lines is None:
+            return None
+        if event == "line":
+            lines_with_a_call.append(f"{frame.f_code.co_name}: {lines[frame.f_lineno - 1].strip()}")
+            make_calls()
+        return call_at_each_line
+
+    calls: list[Callable[[], None]] = [
+        lambda: api.send(1, "late"),
+        lambda: api.send_to_channel(b"room", "late", ()),
+        lambda: api.subscribe_nowait(1, b"room"),
+        lambda: api.set_token(1, b"late"),
+    ]
+
+    def make_calls() -> None:
+        for call in calls:
+            try:
+                call()
+            except CommandError:
+                pass  # the worker has ended, and there is no broker in this interpreter
+
+    with ours, its:
+        sys.settrace(call_at_each_line)
+        try:
+            end_worker(api)
+        finally:
+            sys.settrace(None)
+        assert len(lines_with_a_call) >= 4
+        with pytest.raises(BlockingIOError):
+            assert not ours.recv(1 << 16), lines_with_a_call
+        with pytest.raises(CommandError, match="has ended"):
+            api.send(1, "late")
