@@ -19,6 +19,8 @@ SPELLED_IN: Final = {
     "testing.py",  # `TestBroker`
 }
 
+COMMANDS: Final = "wsbroker.wire.commands"
+
 CORE: Final = "broker/"
 """The room in which the core's dispatch and its effects are spelled."""
 
@@ -58,16 +60,19 @@ def _modules() -> Iterator[tuple[str, ast.Module]]:
 
 
 def _constants_named(tree: ast.Module) -> set[str]:
-    """The names that a module reads as ``commands.NAME`` or imports from `wire.commands`."""
-    names = {
-        node.attr
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "commands"
-    }
+    """The names that a module imports from `wire.commands`, or reads from it under whatever name it has imported it."""
+    imported: dict[str, str] = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module == "wsbroker.wire.commands":
-            names |= {alias.name for alias in node.names}
-    return names
+        if isinstance(node, ast.Import):
+            imported.update((alias.asname, alias.name) for alias in node.names if alias.asname)
+        elif isinstance(node, ast.ImportFrom):
+            imported.update((alias.asname or alias.name, f"{node.module}.{alias.name}") for alias in node.names)
+    paths = set(imported.values())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            first, dot, rest = ast.unparse(node).partition(".")
+            paths.add(imported.get(first, first) + dot + rest)
+    return {path.removeprefix(f"{COMMANDS}.") for path in paths if path.startswith(f"{COMMANDS}.")}
 
 
 def _classes_of(tree: ast.Module) -> Iterator[tuple[str, set[str]]]:
@@ -87,6 +92,21 @@ def _is_elsewhere(name: str) -> bool:
     return name not in SPELLED_IN and not name.startswith(CORE)
 
 
+def test_a_constant_is_seen_under_each_name_that_its_module_may_be_imported_by() -> None:
+    for text in (
+        "from wsbroker.wire import commands\ncommands.SEND",
+        "from wsbroker.wire import commands as c\nc.SEND",
+        "import wsbroker.wire.commands\nwsbroker.wire.commands.SEND",
+        "import wsbroker.wire.commands as c\nc.SEND",
+        "from wsbroker.wire.commands import SEND",
+        "from wsbroker.wire.commands import SEND as S",
+        "from wsbroker import wire as w\nw.commands.SEND",
+        "import wsbroker.wire as w\nw.commands.SEND",
+        "def f():\n    from wsbroker import wire\n    return wire.commands.SEND",
+    ):
+        assert "SEND" in _constants_named(ast.parse(text)), text
+
+
 def test_a_calls_constant_is_named_where_it_is_spelled_and_nowhere_else() -> None:
     assert len(CALLS) == 13, CALLS
     for name, tree in _modules():
@@ -103,10 +123,13 @@ def test_a_calls_method_is_defined_where_it_is_spelled_and_nowhere_else() -> Non
 
 def test_an_implementation_overrides_the_primitives_and_the_two_calls_made_per_message() -> None:
     api_methods = {name for name in vars(BrokerApi) if not name.startswith("_")}
+    implementations = []
     for name, tree in _modules():
         for class_name, methods in _classes_of(tree):
             if name in FAST_PATHS and class_name.endswith("Api"):
                 assert methods & api_methods == PRIMITIVES | FAST_METHODS, class_name
+                implementations.append(class_name)
+    assert sorted(implementations) == ["LocalApi", "WireApi"], "the test has not met the classes that it is about"
 
 
 def test_every_call_has_its_method_in_all_places_that_have_one() -> None:
