@@ -59,3 +59,14 @@ def test_a_cancelled_watch_is_dropped_with_the_next_batch() -> None:
         assert worker._event_stream.on_batch == worker._apply_batch
 
     with_worker(work)
+
+
+def test_cancelled_watches_do_not_gather_on_a_worker_that_sends_nothing() -> None:
+    async def work(kit: PoolKit, worker: RemoteWorker) -> None:
+        waiting = worker.watch(lambda: False)
+        for _ in range(100):
+            worker.watch(lambda: False).cancel()
+        assert [watch[1].cancelled() for watch in worker._watches] == [False, True]
+        waiting.cancel()
+
+    with_worker(work)
