@@ -23,8 +23,6 @@ HELD_BY: Final[dict[str, str]] = {
     "pool/interfaces": "integration/pool/test_slot.py",
     "pool/kinds/host": "integration/pool/kinds/test_every_kind.py",
     "worker/api": "unit/test_public_api.py",
-    # Errors are tested where they are raised, word by word.
-    "errors": "unit/settings/test_sources.py",
     # One machine in several files: the tests drive it through its outermost one.
     "broker/channel_frames": "unit/broker/test_outgoing.py",
     "broker/delivery": "unit/broker/test_outgoing.py",
@@ -57,7 +55,6 @@ HELD_BY: Final[dict[str, str]] = {
     # What applications call, under its public name.
     "worker/arguments": "unit/test_public_api.py",
     "worker/base": "unit/worker/test_loader.py",
-    "worker/server_stubs": "unit/test_public_api.py",
     # Runs only in a process or a server of its own.
     "__main__": "e2e/contract/test_command_line.py",
     "bench/command": "e2e/test_bench.py",
