@@ -185,7 +185,7 @@ class HttpProtocol(RequestHandler):
         self._reading_paused = True
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """Parses on after `pause_reading`, because a body is being collected or complete. Called by aiohttp.
+        """Ends the pause of `pause_reading`, because a body is being collected or is complete. Called by aiohttp.
 
         Args:
             resume_parser: whether pending input is to be parsed now.
@@ -201,11 +201,11 @@ class HttpProtocol(RequestHandler):
         self.parsed_prefix_bytes = 0
 
     def _pause_transport_reading(self) -> None:
-        """Replaces aiohttp's rule for pausing the transport by `update_reading`. Called by aiohttp."""
+        """Calls `update_reading` where aiohttp would pause the transport by its own rule. Called by aiohttp."""
         self.update_reading()
 
     def _resume_transport_reading(self) -> None:
-        """Replaces aiohttp's rule for resuming the transport by `update_reading`. Called by aiohttp."""
+        """Calls `update_reading` where aiohttp would resume the transport by its own rule. Called by aiohttp."""
         self.update_reading()
 
     def stop_reading(self) -> None:
@@ -258,13 +258,13 @@ class HttpProtocol(RequestHandler):
         return self._task_handler
 
     def newest_queued_requests(self, count: int) -> list[ParsedRequest]:
-        """Returns the newest `count` requests of the queue; fewer if the queue is shorter."""
+        """Returns the newest `count` requests in the queue of aiohttp's task; fewer if the queue is shorter."""
         messages = self._messages
         first = max(len(messages) - count, 0)
         return [messages[index] for index in range(first, len(messages))]
 
     def replace_newest_with_error(self, status: int, replaced_count: int = 0) -> None:
-        """Replaces the newest requests of the queue by an error response, which ends the connection.
+        """Replaces the newest requests in the queue of aiohttp's task by an error response, which ends the connection.
 
         The requests before them are answered first.
 
@@ -341,18 +341,18 @@ class NoResponse(web.StreamResponse):
     """A response that writes nothing, for aiohttp, when the connection no longer belongs to aiohttp."""
 
     async def prepare(self, request: web.BaseRequest) -> None:
-        """Writes no head."""
+        """Writes no head, because the connection does not belong to aiohttp any more. Called by aiohttp."""
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Writes no body."""
+        """Writes no body, because the connection does not belong to aiohttp any more. Called by aiohttp."""
 
 
 def make_failed_request(status: int, error: BaseException | None = None) -> ParsedRequest:
-    """Returns an entry for the queue of requests that aiohttp answers with an error response.
+    """Returns a stand-in for a request, to which aiohttp's task makes an error response.
 
     Args:
         status: the status of the error response.
-        error: the exception that the entry carries; None: an `HttpBadRequest`.
+        error: the exception that the stand-in carries; None: an `HttpBadRequest`.
     """
     return _ErrInfo(status=status, exc=error or HttpBadRequest("refused"), message=""), NO_BODY
 

@@ -77,7 +77,7 @@ class BodyCollector:
         return b"".join(parts)
 
     def _append_part(self, part: bytes) -> None:
-        """Appends a part of the body; a small part is joined with the small part before.
+        """Appends bytes of the request's body that were read; a small part is joined with the small part before.
 
         (An object for each small part would cost more than its bytes.)
         """

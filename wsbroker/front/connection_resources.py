@@ -1,4 +1,4 @@
-"""What the HTTP connections of one front share: limits, deadlines, byte counts, turns to parse and a log."""
+"""What the HTTP connections of one front share: limits, deadlines, byte counts, a log; aborts the slowest readers."""
 
 import asyncio
 from collections.abc import Collection
@@ -139,7 +139,9 @@ class ConnectionResources:
             self._abort_slowest_readers(connection)
 
     def _abort_slowest_readers(self, newest: WritingConnection) -> None:
-        """Aborts the connections with the most unsent bytes until a part of the limit is free.
+        """Aborts the connections with the most unsent bytes until a sixteenth of the limit of their sum is free.
+
+        Called when the unsent bytes of all connections together are more than that limit, `max_answer_bytes`.
 
         Args:
             newest: the connection whose bytes passed the limit. It is spared, because its client has had no time to

@@ -78,7 +78,10 @@ def header_fields_of(head: RawRequestMessage) -> list[tuple[str, str]]:
 
 
 def _decode_surrogates(value: str) -> str:
-    """Decodes a field's value as Latin-1 if it has lone surrogates in it; returns any other value unchanged."""
+    """Decodes a header field's value as Latin-1 if it has lone surrogates in it; returns any other value unchanged.
+
+    aiohttp makes lone surrogates of the bytes that are not UTF-8.
+    """
     try:
         value.encode()
     except UnicodeEncodeError:

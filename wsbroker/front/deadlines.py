@@ -57,9 +57,9 @@ class DeadlineQueue(Generic[Item]):
             self._timer = None
 
     def _report_expired(self) -> None:
-        """Removes the items that are due, arms the timer for the next, and calls `on_expired` for each removed item.
+        """Removes the items that are due, sets the timer for the next item, and calls `on_expired` for the removed.
 
-        Called by the timer.
+        Called by the timer, when the oldest item is due.
         """
         now = self._loop.time()
         expired: list[Item] = []

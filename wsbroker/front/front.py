@@ -116,7 +116,7 @@ class Front(Generic[OpeningConnectionT]):
         self.resources.clear_deadlines()
 
     async def _wait_until_empty(self, timeout_s: float) -> None:
-        """Waits until no HTTP connection is left, at most `timeout_s` seconds."""
+        """Waits until the front has no HTTP connection any more, at most `timeout_s` seconds. Called by `stop`."""
         if self.http_connections:
             self._emptied_future = self.loop.create_future()
             await asyncio.wait([self._emptied_future], timeout=timeout_s)

@@ -169,15 +169,15 @@ class HttpConnection(RequestReader):
         return True
 
     def _close_if_answered(self) -> None:
-        """Closes a half-closed connection whose last response was being written when the client closed its side.
+        """Closes the connection, whose client has closed its side, if no request is being answered any more.
 
-        Called HALF_CLOSED_CHECK_S after `eof_received`.
+        Called HALF_CLOSED_CHECK_S after `eof_received` has kept the connection open.
         """
         if self.state == SERVING and self.is_idle and self.live_transport is not None:
             self.live_transport.close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Removes the lost connection from the front, and drops all that it holds."""
+        """Removes the lost connection from the front, and drops all data of its requests. Called by the transport."""
         if self.state == ENDED:
             return
         self.state = ENDED
@@ -202,7 +202,7 @@ class HttpConnection(RequestReader):
         While the transport is closing the deadline stays: no other event would show that the rest is not read.
         """
         super().resume_writing()
-        self._uncount_unsent_bytes()
+        self._subtract_unsent_bytes()
         if self.live_transport is None or not self.live_transport.is_closing():
             self.resources.write_deadlines.remove(self)
 
@@ -214,34 +214,41 @@ class HttpConnection(RequestReader):
         Called after a write while writing is paused.
         """
         if self.live_transport is not None and not self.live_transport.is_closing():
-            self._count_unsent_bytes(self.live_transport)
+            self._add_unsent_bytes(self.live_transport)
 
-    def _count_unsent_bytes(self, transport: asyncio.Transport) -> None:
-        """Counts the bytes by which the transport's buffer has grown.
+    def _add_unsent_bytes(self, transport: asyncio.Transport) -> None:
+        """Adds the bytes by which the transport's buffer has grown to the unsent bytes of this and of all connections.
 
-        Bytes that the client reads count until it has read nearly all: a transport frees a response as a whole.
+        Bytes that the client reads stay counted until it has read nearly all: a transport frees a response as a whole.
+        If the sum of all connections passes its limit, the slowest other connections are aborted.
         """
         new_bytes = transport.get_write_buffer_size() - self.answer_bytes
         if new_bytes > 0:
             self.answer_bytes += new_bytes
             self.resources.add_answer_bytes(new_bytes, self)
 
-    def _uncount_unsent_bytes(self) -> None:
-        """Stops counting this connection's unsent bytes."""
+    def _subtract_unsent_bytes(self) -> None:
+        """Subtracts this connection's unsent bytes from the sum of all connections, and sets them to 0.
+
+        Called when the client has read nearly all, and when the connection is aborted, lost or detached.
+        """
         self.resources.answer_bytes -= self.answer_bytes
         self.answer_bytes = 0
 
     def _start_write_deadline(self) -> None:
-        """Starts the deadline within which the client must read some of the unsent bytes, and counts these bytes."""
+        """Starts the deadline within which the client must read some of the unsent bytes, and counts these bytes.
+
+        Called when writing is paused, and when the connection closes while bytes are unsent.
+        """
         transport = self.live_transport
         assert transport is not None
         self._last_unsent_bytes = transport.get_write_buffer_size()
         self.resources.write_deadlines.add(self)
-        self._count_unsent_bytes(transport)
+        self._add_unsent_bytes(transport)
 
     def abort_unread_responses(self) -> None:
         """Aborts the connection because its client reads too slowly and all clients together leave too much unread."""
-        self._uncount_unsent_bytes()
+        self._subtract_unsent_bytes()
         self.resources.write_deadlines.remove(self)
         self.abort_transport()
 
@@ -349,11 +356,15 @@ class HttpConnection(RequestReader):
         return super().detach_transport()
 
     def _remove_from_front(self) -> None:
-        """Removes the connection from the front's table, from all deadlines and from the count of unsent bytes."""
+        """Removes the connection from the front's table, from all deadlines and from the queue of connections to parse.
+
+        Subtracts its unsent bytes from the sum of all connections. Called when the connection is lost or becomes a
+        WebSocket connection.
+        """
         resources = self.resources
         self._owner.remove_http_connection(self)
         if self.answer_bytes:
-            self._uncount_unsent_bytes()
+            self._subtract_unsent_bytes()
         resources.head_deadlines.remove(self)
         resources.write_deadlines.remove(self)
         resources.linger_deadlines.remove(self)
@@ -370,7 +381,7 @@ class HttpConnection(RequestReader):
         self.start_serving(requests)
 
     def begin_response(self) -> bool:
-        """Counts a request that is being answered; returns whether other connections are to have their turn first."""
+        """Counts a response that begins; returns True if other connections are to be served before it."""
         self.response_count += 1
         return self.response_count % RESPONSES_PER_LOOP_TURN == 0
 
@@ -397,7 +408,7 @@ class HttpConnection(RequestReader):
         return cast(web.StreamResponse, last_response)
 
     def _on_last_response_written(self) -> None:
-        """Starts lingering. Called when the response of `make_last_response` is written."""
+        """Starts to wait for the client to close. Called when the response of `make_last_response` is written."""
         if self.state == SERVING:
             self._start_lingering()
 
@@ -413,7 +424,7 @@ class HttpConnection(RequestReader):
         Called by aiohttp. The response never repeats what the client sent.
         """
         if status >= 500:
-            if status == 503:  # `_shed_incomplete_requests` has logged the reason
+            if status == 503:  # `_refuse_unfinished_requests` has logged the reason
                 return self.make_last_response(error_response_for(503))
             log.error("cannot answer remote=%s", self.remote, exc_info=exc)
         else:
@@ -438,8 +449,9 @@ class HttpConnection(RequestReader):
     def _start_lingering(self) -> None:
         """Closes the sending side, and discards input until the client closes or LINGER_S is over.
 
-        Called when the last response is written. Closing at once would reset the connection because of input that was
-        not read, and the client would lose the response.
+        Called when the last response is written; closes the connection if the client has closed its side already.
+        Closing at once would reset the connection because of input that was not read, and the client would lose the
+        response.
         """
         self.state = LINGERING
         transport = self.live_transport

@@ -1,4 +1,4 @@
-"""Listening sockets, created here rather than by the event loop, so that either all addresses are bound or none.
+"""Listening sockets: TCP, Unix (file, mode and group), inherited. Either all addresses are bound or none.
 
 No connection is accepted before every address is bound; a failure closes the bound sockets, and the error names the
 address and the reason.
@@ -189,7 +189,10 @@ async def bind_addresses(
 
 
 async def _bind_address(address: BindAddress, permissions: UnixSocketPermissions) -> Listener:
-    """Binds one address of any kind in all its address families, and listens on it."""
+    """Returns a listener for one address: TCP in all its address families, a Unix socket, or an inherited socket.
+
+    Called by `bind_addresses` for each address; the sockets listen, and no connection is accepted yet.
+    """
     if isinstance(address, InheritedSocket):
         return _adopt_inherited_socket(address)
     if isinstance(address, UnixAddress):
@@ -218,7 +221,7 @@ async def _resolve_targets(address: TcpAddress) -> list[_Target]:
 
 
 async def _resolve_host(host: str, port: int) -> list[_Target]:
-    """Returns all addresses of a host name, as the system's resolver orders them."""
+    """Returns all addresses of a host name, with the port, in the order in which the system's resolver gives them."""
     loop = asyncio.get_running_loop()
     entries = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     return [(family, cast("_SocketAddress", target)) for family, _, _, _, target in entries]
@@ -260,7 +263,10 @@ def _bind_targets(targets: Sequence[_Target], port: int) -> list[socket.socket]:
 
 
 def _bind_targets_to_any_port(targets: Sequence[_Target]) -> list[socket.socket]:
-    """Binds all targets to one free port, or each to its own free port if no common one is found in 16 tries."""
+    """Binds all targets to one free port and listens on them; returns the sockets.
+
+    After 16 tries without a port that is free for all targets, each target gets a free port of its own.
+    """
     for _ in range(_SAME_PORT_TRIES):
         try:
             return _bind_targets(targets, 0)
@@ -279,7 +285,7 @@ def _bind_targets_to_any_port(targets: Sequence[_Target]) -> list[socket.socket]
 
 
 def _bind_tcp_socket(family: int, target: tuple[object, ...]) -> socket.socket:
-    """Creates a TCP socket of an address family, binds it and listens on it."""
+    """Creates a TCP socket of an address family, binds it to the address `target` and listens on it."""
     # The protocol number is given because asyncio checks it before setting TCP_NODELAY on accepted sockets.
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
@@ -298,13 +304,16 @@ def _bind_tcp_socket(family: int, target: tuple[object, ...]) -> socket.socket:
 
 
 def _limit_unsent_bytes(sock: socket.socket) -> None:
-    """Limits the unsent bytes that the kernel keeps for each connection accepted by a listening socket."""
+    """Limits the unsent bytes that the kernel keeps for each connection accepted by a listening socket.
+
+    Does nothing where the system has no such option (TCP_NOTSENT_LOWAT).
+    """
     if _NOTSENT_LOWAT is not None:  # accepted sockets inherit the option
         sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, MAX_KERNEL_UNSENT_BYTES)
 
 
 def _adopt_inherited_socket(address: InheritedSocket) -> Listener:
-    """Returns a listener with duplicates of the listening sockets that another program has opened."""
+    """Returns a listener on duplicates of an ``fd://`` address's sockets, which another program has opened."""
     sockets = duplicate_sockets(address)
     try:
         for sock in sockets:
@@ -368,14 +377,17 @@ def _bind_unix_socket(address: UnixAddress, permissions: UnixSocketPermissions) 
 
 
 def _remove_stale_socket_file(path: str, in_use_error: OSError) -> None:
-    """Removes the socket file of a server that is gone.
+    """Removes a Unix socket's file on which no process listens any more; raises OSError if a process may listen.
+
+    Called when `bind` has found the path in use.
 
     Args:
-        path: the path of the file, which `bind` has found in use.
+        path: the path of the file.
         in_use_error: the error that `bind` has raised.
 
     Raises:
-        OSError: `in_use_error` if a process listens at the path, or an EEXIST if the file is not a socket.
+        OSError: `in_use_error` if a process listens at the path, or may listen there; an EEXIST if the file is not a
+            socket.
     """
     status = os.lstat(path)
     if not stat.S_ISSOCK(status.st_mode):
@@ -394,11 +406,11 @@ def _remove_stale_socket_file(path: str, in_use_error: OSError) -> None:
 
 
 def _unlink_if_same_file(path: str, identity: tuple[int, int]) -> None:
-    """Removes a file if the path still names the same file; ignores errors.
+    """Removes the file at a path if it is still the file with the given identity; ignores errors.
 
     Args:
         path: the file's path.
-        identity: the device and inode number of the file.
+        identity: the device and inode number of the file to remove.
     """
     try:
         status = os.lstat(path)

@@ -1,4 +1,4 @@
-"""Turns to parse: how the HTTP connections that have more input than one loop turn allows share the event loop."""
+"""Which HTTP connection may parse next, when several have more input than one turn of the event loop allows."""
 
 import asyncio
 from typing import Final, Protocol
@@ -40,7 +40,7 @@ class ParseScheduler:
         """The connection whose turn it is."""
 
     def may_parse_chunks(self, connection: ParsingConnection) -> bool:
-        """Returns whether a connection may parse chunks now: none waits for a turn, or it is this connection's turn."""
+        """Returns whether a connection may parse a chunked body now: no connection is queued, or this one is next."""
         return not self._waiting_connections or connection is self._currently_parsing
 
     def schedule_parsing(self, connection: ParsingConnection) -> None:
@@ -55,9 +55,9 @@ class ParseScheduler:
         self._waiting_connections.pop(connection, None)
 
     def _parse_scheduled(self) -> None:
-        """Calls `parse_pending_data` of the queued connections in turn until the budget is used up.
+        """Has the queued connections parse, oldest first, until the lines allowed in one turn of the loop are used up.
 
-        Called by the loop, once per turn while connections wait.
+        Called by the loop, once in each turn while connections are queued.
         """
         waiting = self._waiting_connections
         budget = PARSE_BUDGETS_PER_LOOP_TURN * self.max_lines

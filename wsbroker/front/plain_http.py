@@ -98,7 +98,9 @@ class RequestResponder(Generic[OpeningConnectionT]):
     async def _read_body(
         self, http_connection: HttpConnection, head: RawRequestMessage, content: StreamReader
     ) -> bytes | HttpResponse:
-        """Reads the whole body of a request; returns it, or the error response if the body cannot be read.
+        """Waits for the whole body of a request; returns it, or the error response if the body cannot be read.
+
+        Sends ``100 Continue`` first, if the client waits for that.
 
         Args:
             http_connection: the connection of the request.
@@ -124,7 +126,10 @@ class RequestResponder(Generic[OpeningConnectionT]):
 
 
 def _response_to_bad_request(head: RawRequestMessage) -> HttpResponse | None:
-    """Returns the error response to a request that aiohttp's parser accepts and no handler should see, else None."""
+    """Returns the error response to a request whose version, method, transfer coding, Host or target is not acceptable.
+
+    Returns None if the request may go to the handler. aiohttp's parser has accepted the request already.
+    """
     version = head.version
     if version != HttpVersion11 and version != HttpVersion10:
         return error_response_for(505 if version.major >= 2 else 400)

@@ -1,4 +1,4 @@
-"""The reading half of an HTTP connection: parses its input within a budget, collects bodies, counts the bytes held.
+"""The reading half of an HTTP connection: parses within a budget, collects bodies, counts and limits the bytes held.
 
 `parse_pending_data` feeds aiohttp's parser slice by slice (`message_slicer`), as much as one loop turn allows. Usual
 requests, whose head came whole, skip the slicer (`_read_whole_head`). Every byte that is held of unanswered requests is
@@ -112,7 +112,7 @@ class RequestReader(HttpProtocol):
         self.body_collector: BodyCollector | None = None
         """The collector of the current request's body, while it is collected."""
         self._slicer: MessageSlicer | None = None
-        """The slicer, created for the first input that needs it."""
+        """The object that divides input into slices for the parser; created when it is first used."""
         self._incomplete_bytes = 0
         """Bytes of a head that is not complete yet; within a body, bytes since the body last grew."""
         self._incomplete_head_lines = 0
@@ -145,7 +145,7 @@ class RequestReader(HttpProtocol):
         raise NotImplementedError
 
     def begin_serving(self, requests: Sequence[ParsedRequest]) -> None:
-        """Lets aiohttp serve the connection, with the given requests first."""
+        """Hands the connection over to aiohttp's task, which answers the given requests first."""
         raise NotImplementedError
 
     def on_head_timeout(self) -> None:
@@ -178,7 +178,10 @@ class RequestReader(HttpProtocol):
         self.parse_pending_data()
 
     def _read_whole_head(self, data: bytes) -> bool:
-        """Reads input that begins with a whole head, the usual case, in a third of the time of `parse_pending_data`.
+        """Parses input that begins with a whole request head, and the body behind it if that is whole too.
+
+        This is the usual case, in a third of the time of `parse_pending_data`. Called by `read_input` while no earlier
+        input is pending.
 
         Returns:
             whether the input was read; else nothing has changed.
@@ -220,11 +223,13 @@ class RequestReader(HttpProtocol):
             or self.queued_request_count >= PIPELINE_HIGH_WATER
             or self._is_over_total_limit()
         ):
-            self._decide_next_reader()
+            self._continue_or_pause_reading()
         return True
 
     def _read_whole_body(self, data: bytes, start: int) -> bool:
-        """Reads a body of known length if the rest of `data` from `start` is exactly that body.
+        """Parses a request body of known length if the rest of `data` from `start` on is exactly that body.
+
+        Called by `_read_whole_head` when it has parsed the request's head.
 
         Returns:
             whether the body was read; else nothing has changed.
@@ -260,7 +265,7 @@ class RequestReader(HttpProtocol):
         budget = remaining_lines = self.resources.parse_scheduler.max_lines
         requests = list(already_parsed)
         data, position = self.unparsed_data, self.parsed_prefix_bytes
-        slicer = self._slicer or self._make_slicer()
+        slicer = self._slicer or self._make_message_slicer()
         try:
             while remaining_lines > 0 and position < len(data) and self._may_parse_next_slice(len(requests)):
                 end = line_count = 0
@@ -279,18 +284,19 @@ class RequestReader(HttpProtocol):
         finally:
             self._is_parsing = False
         if self.state == NEW or self.state == SERVING:
-            self._decide_next_reader()
+            self._continue_or_pause_reading()
         return budget - remaining_lines
 
-    def _make_slicer(self) -> MessageSlicer:
-        """Creates and returns the slicer. Called for the first input that needs it."""
+    def _make_message_slicer(self) -> MessageSlicer:
+        """Creates the `MessageSlicer`, which divides input into slices for the parser. Called when it is first used."""
         slicer = self._slicer = MessageSlicer(self.resources.parse_scheduler.max_lines)
         return slicer
 
     def _keep_unparsed_data(self, data: bytes, position: int) -> None:
-        """Keeps the bytes of `data` from `position` on as pending input.
+        """Keeps `data` from `position` on as pending input, to be parsed later; the bytes before it are parsed.
 
-        (They are not copied after each small slice: a read of one-byte chunks has 341 slices.)
+        (The rest is copied only when many bytes are parsed, not after each small slice: a read of one-byte chunks has
+        341 slices.)
         """
         if position == len(data):
             self.drop_unparsed_data()
@@ -301,6 +307,9 @@ class RequestReader(HttpProtocol):
 
     def _may_parse_next_slice(self, parsed_count: int) -> bool:
         """Returns whether the next slice of pending input may be parsed in this loop turn.
+
+        Returns False while aiohttp's queue or a body's buffer is full, behind an upgrade or the last request, and while
+        other connections are before this one in the queue for parsing chunks.
 
         Args:
             parsed_count: how many requests are parsed and not dispatched yet.
@@ -318,10 +327,10 @@ class RequestReader(HttpProtocol):
         assert self._slicer is not None
         return self._slicer.remaining_body_bytes > 0 or self.resources.parse_scheduler.may_parse_chunks(self)
 
-    def _decide_next_reader(self) -> None:
-        """Decides what continues reading: the transport, a later loop turn, or aiohttp's task when its queue has room.
+    def _continue_or_pause_reading(self) -> None:
+        """Schedules the parsing of pending input or drops that input, and pauses or resumes reading the transport.
 
-        Called after parsing, in state NEW or SERVING. Counts the bytes held.
+        Called after parsing, in state NEW or SERVING. Also counts the bytes held.
         """
         if self.has_upgrade:
             self.limit_early_bytes()
@@ -347,7 +356,9 @@ class RequestReader(HttpProtocol):
             self.stop_reading()
 
     def _parse_and_count_slice(self, data_slice: bytes, line_count: int, requests: list[ParsedRequest]) -> int:
-        """Parses one slice of the input, and records the head or the part of a body that the slice has.
+        """Parses one slice of the input and counts its bytes for the request head or body that the slice belongs to.
+
+        A head of more than `max_head_bytes` becomes an error with status 431, and further input is discarded.
 
         Args:
             data_slice: the slice.
@@ -375,7 +386,10 @@ class RequestReader(HttpProtocol):
         return 1 + line_count
 
     def _record_head(self, newest: ParsedRequest) -> None:
-        """Counts the memory of a request whose head is complete, and records whether a body or an upgrade follows."""
+        """Counts the memory of a request whose head was parsed, and stores its body's stream, or that it is an upgrade.
+
+        If the parser has returned an error in place of the request, further input is discarded.
+        """
         head, body = newest
         if not isinstance(head, RawRequestMessage):
             self.discards_input = True
@@ -394,10 +408,12 @@ class RequestReader(HttpProtocol):
         elif not self.has_upgrade:
             self.incomplete_body = body
             if not head.chunked:
-                (self._slicer or self._make_slicer()).remaining_body_bytes = content_length(head) or 0
+                (self._slicer or self._make_message_slicer()).remaining_body_bytes = content_length(head) or 0
 
     def _record_body_progress(self, slice_bytes: int, line_count: int, is_invalid: bool) -> int:
-        """Records that a slice of the newest request's body was parsed, and abandons a body with too much framing.
+        """Counts a parsed slice of the newest request's body; gives up a body that is invalid or has too much framing.
+
+        Framing is all that is no content: sizes and ends of chunks, extensions, trailers.
 
         Args:
             slice_bytes: the size of the slice.
@@ -434,7 +450,7 @@ class RequestReader(HttpProtocol):
         return 1 + min(line_count, framing_bytes // MIN_CHUNK_FRAMING_BYTES)
 
     def _dispatch_requests(self, requests: Sequence[ParsedRequest]) -> None:
-        """Passes parsed requests on: to aiohttp's task, or to `begin_upgrade` if the first request is an upgrade."""
+        """Passes parsed requests to aiohttp's task, or to `begin_upgrade` if the connection's first is an upgrade."""
         if not requests:
             return
         if self.state != NEW:
@@ -486,7 +502,10 @@ class RequestReader(HttpProtocol):
         return collector.pop_body()
 
     def _collect_then_parse(self, collector: BodyCollector) -> None:
-        """Collects the available bytes of the body, then parses pending input. Called when collecting begins."""
+        """Moves the bytes of the body that are parsed already to `collector`, then parses pending input.
+
+        Called when `read_body` begins.
+        """
         self._is_parsing = True
         try:
             collector.collect_available_bytes()
@@ -504,7 +523,7 @@ class RequestReader(HttpProtocol):
             self.body_collector.set_outcome(status)
 
     def abandon_newest_body(self, status: int = 400) -> None:
-        """Abandons the newest request's incomplete body and discards further input.
+        """Gives up reading the newest request's incomplete body, and discards all further input.
 
         Args:
             status: the status of the error response to the body's request.
@@ -520,7 +539,7 @@ class RequestReader(HttpProtocol):
     # The bytes held. ------------------------------------------------------------------------------------------------
 
     def _is_over_total_limit(self) -> bool:
-        """Returns whether all connections together hold more bytes of unanswered requests than they may."""
+        """Returns whether all connections together hold more bytes of unanswered requests than `max_request_bytes`."""
         return self.resources.request_bytes > self.resources.max_request_bytes
 
     def count_held_bytes(self) -> None:
@@ -537,14 +556,19 @@ class RequestReader(HttpProtocol):
         if resources.request_bytes > resources.peak_request_bytes:
             resources.peak_request_bytes = resources.request_bytes
         if resources.request_bytes > resources.max_request_bytes:
-            self._shed_incomplete_requests()
+            self._refuse_unfinished_requests()
 
     def has_room_for_early_bytes(self) -> bool:
         """Returns whether the bytes behind the first request, an upgrade, fit under all connections' common limit."""
         return self.resources.request_bytes + len(self.unparsed_data) <= self.resources.max_request_bytes
 
-    def _shed_incomplete_requests(self) -> None:
-        """Refuses this connection's unfinished requests with 503, because all connections together hold too much."""
+    def _refuse_unfinished_requests(self) -> None:
+        """Refuses this connection's incomplete or queued requests with 503, and discards its further input.
+
+        Called when all connections together hold more than `max_request_bytes`. A request whose body is complete and
+        whose handler runs goes on. While an upgrade waits for its open handler, nothing is refused, and only reading
+        stops.
+        """
         if self.discards_input or self.state not in (NEW, OPENING, SERVING):
             return
         if self.has_upgrade and (self.state != SERVING or not self.queued_request_count):
@@ -592,5 +616,5 @@ class RequestReader(HttpProtocol):
 
 
 def _is_parse_error(request: ParsedRequest) -> bool:
-    """Returns whether the parser has returned an error message in place of a request."""
+    """Returns whether an entry that the parser has returned is an error message in place of a request."""
     return not isinstance(request[0], RawRequestMessage)

@@ -99,10 +99,13 @@ class Upgrader(Generic[OpeningConnectionT]):
         connection: OpeningConnectionT,
         worker_index: int,
     ) -> None:
-        """Runs the open handler for a first request, then completes the upgrade or sends the handler's response."""
+        """Runs the open handler for the first request of a connection, then upgrades the connection or refuses that.
+
+        The coroutine of a task of its own. If the client has left meanwhile, its socket is discarded.
+        """
         result = await self._run_open_handler(http_connection, head, connection, worker_index)
         try:
-            if not self._is_client_still_connected(http_connection, connection):
+            if self._discard_if_client_left(http_connection, connection):
                 return
             if isinstance(result, HttpResponse):
                 self._end_opening(http_connection)
@@ -137,11 +140,11 @@ class Upgrader(Generic[OpeningConnectionT]):
             result = await self._run_open_handler(http_connection, head, connection, worker_index)
             if not isinstance(result, HttpResponse):
                 accept = result
-            elif self._is_client_still_connected(http_connection, connection):
+            elif not self._discard_if_client_left(http_connection, connection):
                 self._end_opening(http_connection)
                 self._connections.discard_connection(connection)
                 return http_connection.make_last_response(result)
-        if self._is_client_still_connected(http_connection, connection):
+        if not self._discard_if_client_left(http_connection, connection):
             self._complete_upgrade(http_connection, upgrade, accept, connection)
         return NoResponse()
 
@@ -154,7 +157,7 @@ class Upgrader(Generic[OpeningConnectionT]):
     def _check_upgrade_request(
         self, http_connection: HttpConnection, head: RawRequestMessage
     ) -> Upgrade | HttpResponse:
-        """Checks an upgrade request; returns what the 101 needs, or the error response (and logs the reason)."""
+        """Checks an upgrade request; returns what the 101 needs, or the error response, whose reason is logged."""
         version = head.version
         try:
             authority = "" if head.method != hdrs.METH_GET else _authority_of(head)
@@ -174,7 +177,7 @@ class Upgrader(Generic[OpeningConnectionT]):
     def _warn_of_refused_upgrade(
         self, http_connection: HttpConnection, head: RawRequestMessage, error: HandshakeError
     ) -> None:
-        """Logs an upgrade request that breaks the rules, with its origin and host if they are the reason."""
+        """Logs why an upgrade request is refused, with origin and host for a 403; once a minute for each reason."""
         if error.status != 403:
             text = "upgrade refused remote=%s status=%d: %s"
             self._rate_limited_log.warn_once_per_kind(
@@ -189,7 +192,7 @@ class Upgrader(Generic[OpeningConnectionT]):
         )
 
     def _warn_of_no_subprotocol(self, http_connection: HttpConnection, upgrade: Upgrade) -> None:
-        """Logs that none of the client's offered subprotocols was chosen: browsers close such a connection.
+        """Logs once a minute that a client offered subprotocols and none was chosen: browsers close the connection.
 
         The offers are not logged: some clients offer a token among them, because a browser lets them set no other
         header field.
@@ -208,7 +211,9 @@ class Upgrader(Generic[OpeningConnectionT]):
         connection: OpeningConnectionT,
         worker_index: int,
     ) -> HttpResponse | Accept | None:
-        """Runs the open handler for a socket that is opening.
+        """Runs the application's open handler in the socket's worker and returns the decision about the socket.
+
+        If the handler accepts and the client has left meanwhile, the socket is discarded here and in the worker.
 
         Returns:
             None or an `Accept` to accept the socket, or the response that refuses it (500 if the pool fails).
@@ -217,9 +222,7 @@ class Upgrader(Generic[OpeningConnectionT]):
             result = await self._pool.run_open_handler(
                 connection.id, worker_index, request_from_head(head, http_connection.remote, b"")
             )
-            if not isinstance(result, HttpResponse) and not self._is_client_still_connected(
-                http_connection, connection
-            ):
+            if not isinstance(result, HttpResponse) and self._discard_if_client_left(http_connection, connection):
                 self._pool.drop_unopened_socket(connection.id, worker_index)
             return result
         except Exception:
@@ -261,25 +264,28 @@ class Upgrader(Generic[OpeningConnectionT]):
         http_connection.begin_opening(connection)
 
     def _end_opening(self, http_connection: HttpConnection) -> OpeningConnectionT | None:
-        """Ends what `_begin_opening` recorded; returns the WebSocket connection, None if there is none."""
+        """Removes the record of `_begin_opening`; returns its WebSocket connection, None if there is no record."""
         if http_connection.opening_connection is None:
             return None
         self.opening_count -= 1
         return cast("OpeningConnectionT", http_connection.end_opening())
 
-    def _is_client_still_connected(self, http_connection: HttpConnection, connection: OpeningConnectionT) -> bool:
-        """Returns whether the client has waited for its open handler; discards the socket of a client that left."""
+    def _discard_if_client_left(self, http_connection: HttpConnection, connection: OpeningConnectionT) -> bool:
+        """Returns whether the client has left since `_begin_opening`; if so, discards its socket unless that is done.
+
+        Called when the open handler has ended.
+        """
         if http_connection.opening_connection is not connection:
-            return False  # the connection is lost, and the socket was discarded then
+            return True  # the connection is lost, and the socket was discarded then
         if http_connection.live_transport is None or http_connection.live_transport.is_closing():
             self._end_opening(http_connection)
             self._connections.discard_connection(connection)
-            return False
-        return True
+            return True
+        return False
 
 
 def _authority_of(head: RawRequestMessage) -> str:
-    """Returns host and port of a request's target in absolute form, ``""`` for any other form.
+    """Returns host and port of an upgrade request's target if that is a whole URL, else ``""``.
 
     Raises:
         HandshakeError: the target has none of the forms that a server answers.
