@@ -175,7 +175,10 @@ def start(
 
 
 def _mark_signals_ended(lifecycle: Lifecycle, signals: ServerSignals) -> None:
-    """Waits until the server has stopped, then has its signal handlers ignore it. The target of a thread."""
+    """Waits until the server has stopped, then has its signal handlers pass signals on to the previous handlers.
+
+    The target of a thread that `start` begins.
+    """
     lifecycle.stopped.wait()
     signals.is_ended = True
     signals.release_server()
@@ -237,7 +240,13 @@ def run(
 
 
 def _restart_program(folder: str) -> None:
-    """Replaces this program by a new run of itself, in the folder to which its working directory's name leads now."""
+    """Replaces this process by a new run of the same command line, in `folder`. Called by `run` for ``--reload``.
+
+    If `folder` does not exist any more, the new run begins in the present working directory.
+
+    Args:
+        folder: the path of the working directory with its symbolic links, which may lead to another folder by now.
+    """
     try:
         os.chdir(folder)
     except OSError as error:
@@ -248,7 +257,7 @@ def _restart_program(folder: str) -> None:
 
 
 def _flush_logs() -> None:
-    """Flushes and closes all logging handlers before a restart; an error of theirs is written to stderr."""
+    """Flushes and closes all logging handlers before the program restarts; their errors are written to stderr."""
     try:
         logging.shutdown()
     except BaseException as error:
@@ -300,7 +309,10 @@ def serve(
 async def _serve_in_running_loop(
     bind: str | Sequence[str], worker: object, config: Config | None, settings: Settings
 ) -> AsyncIterator[Server]:
-    """Serves while the block runs; the body of `serve`, which has the same arguments."""
+    """Serves in the running event loop while the block of ``async with serve(…)`` runs, then stops the server.
+
+    The arguments are those of `serve`.
+    """
     lifecycle, addresses = prepare_server(bind, worker, config, settings)
     interval = set_switch_interval()
     opened = asyncio.Event()
@@ -323,7 +335,7 @@ async def _serve_in_running_loop(
 
 
 async def _wait_for_server_task(server_task: "asyncio.Task[None]") -> None:
-    """Waits until the server's task has ended, even if the calling task is cancelled meanwhile.
+    """Waits until the server's task has ended, even if the calling task is cancelled meanwhile; raises its error.
 
     No part of the server may outlive the block of `serve`.
     """
@@ -365,7 +377,7 @@ def prepare_server(
 
 
 def _check_unix_access(config: Config, addresses: Sequence[BindAddress]) -> None:
-    """Raises ConfigError if there is no group `unix_group`; warns if none of the addresses is a Unix socket to make."""
+    """Raises ConfigError if there is no group `unix_group`; warns if no address needs the settings for Unix sockets."""
     if config.unix_group is not None:
         group_id_of(config.unix_group)
     is_set = config.unix_mode is not None or config.unix_group is not None

@@ -36,7 +36,10 @@ def find_app(app: str) -> str:
 
 
 def _split_app(app: str) -> tuple[str, str]:
-    """Splits ``path:object`` into path and object, "" if there is none; ``C:\\chat.py`` is a path only."""
+    r"""Splits an application, ``path:object``, into the module or file and the object's name; "" if none is named.
+
+    ``C:\chat.py`` is a file only.
+    """
     path, colon, name = app.rpartition(":")
     if colon and path and all(part.isidentifier() for part in name.split(".")):
         return path, name
@@ -44,12 +47,15 @@ def _split_app(app: str) -> tuple[str, str]:
 
 
 def _is_file_path(path: str) -> bool:
-    """Returns whether a text names a file, not a module."""
+    """Returns whether an application is named as a file, not as a module: with a separator or ``.py`` in its path."""
     return path.endswith(".py") or os.sep in path or "/" in path
 
 
 def _locate_file(path: str) -> tuple[str, str]:
-    """Returns the folder and the module name of a Python file; raises ConfigError if there is no such file."""
+    """Returns the folder and the module name of an application's file; raises ConfigError if it cannot be imported.
+
+    That is a path that is no existing file, does not end in ``.py``, or has another dot in the file's name.
+    """
     if os.path.isdir(path):
         raise ConfigError(f"{path!r} is a folder: name a file in it, or the package as a module")
     if not os.path.isfile(path):
@@ -66,9 +72,9 @@ def _locate_file(path: str) -> tuple[str, str]:
 
 
 def _put_first_on_path(folder: str) -> None:
-    """Puts a folder first on `sys.path`, in place of the working directory that ``python -m`` has put there.
+    """Puts the application's folder first on `sys.path`, in place of the working directory if that is first there.
 
-    So ``python -m wsbroker`` and ``wsbroker`` find the same modules.
+    ``python -m`` puts the working directory there. So ``python -m wsbroker`` and ``wsbroker`` find the same modules.
     """
     try:
         working_directories = ("", os.getcwd())

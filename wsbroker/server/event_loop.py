@@ -57,7 +57,8 @@ def close_loop(loop: asyncio.AbstractEventLoop) -> None:
 async def _cancel_remaining_tasks(server_task: "asyncio.Task[None]") -> None:
     """Cancels all tasks of the loop and waits `REMAINING_TASKS_TIMEOUT_S` for their end; logs those that do not end.
 
-    The server's own task is waited for without a limit; it has ended unless the application stopped the loop.
+    Called when `run_loop` has run the server's task. That task is waited for without a limit; it has ended unless the
+    application stopped the loop.
     """
     if not server_task.done():
         server_task.cancel()
@@ -73,14 +74,14 @@ async def _cancel_remaining_tasks(server_task: "asyncio.Task[None]") -> None:
 
 
 def _describe_task(task: "asyncio.Task[object]") -> str:
-    """Returns the task's name and the line of code at which the task waits."""
+    """Returns a task's name and the line of code at which the task waits, for the log."""
     frames = task.get_stack(limit=1)
     where = f" at {frames[0].f_code.co_filename}:{frames[0].f_lineno}" if frames else ""
     return f"{task.get_name()}{where}"
 
 
 def _find_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Returns the factory of uvloop's event loop (winloop's on Windows); None, with a log line, if not installed."""
+    """Returns the function that makes uvloop's event loops (winloop's on Windows); None, logged, if not installed."""
     try:
         if sys.platform == "win32":
             import winloop

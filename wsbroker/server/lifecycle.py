@@ -137,7 +137,10 @@ class Lifecycle:
             self.mark_stopped()
 
     def _stop_after_failure(self, error: BaseException) -> None:
-        """Stops the server because its workers failed for good. Called by the pool, in the loop."""
+        """Requests the stop of the server and stores the error that made its workers fail for good.
+
+        Called by the pool, in the loop.
+        """
         self.failure = error
         self.request_stop(None)
         logger.error("fatal: %s", error)
@@ -167,7 +170,7 @@ class Lifecycle:
             self.request_stop(None)
 
     def _start_reload_task(self) -> None:
-        """Starts a reload whose outcome is logged. In the loop only."""
+        """Starts a task that replaces the workers by new ones and logs the outcome. In the loop only."""
         task = asyncio.get_running_loop().create_task(self.reload_and_log(), name="wsbroker reload")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -190,7 +193,12 @@ class Lifecycle:
             logger.info("reloaded")
 
     def _start_awaited_reload(self, node: Node, answer: "Future[None]") -> None:
-        """Starts a reload and hands its outcome to the thread that waits for `answer`. In the loop only."""
+        """Starts a task that replaces the workers, and resolves `answer` with the outcome. In the loop only.
+
+        Args:
+            node: the broker whose workers are replaced.
+            answer: the future for which another thread waits.
+        """
 
         def on_reload_done(task: "asyncio.Task[None]") -> None:
             """Resolves `answer` with the outcome of the reload."""
@@ -293,7 +301,10 @@ class Lifecycle:
     def _call_in_loop(
         self, loop: asyncio.AbstractEventLoop, callback: Callable[[], object], answer: "Future[_T]"
     ) -> None:
-        """Has the loop call `callback`, which resolves `answer`; the end of the server cancels `answer`."""
+        """Has the loop call `callback`, which resolves `answer`; the end of the server cancels `answer`.
+
+        Called by other threads than the loop's, which wait for `answer` then.
+        """
         self.pending_answers.add(answer)
         try:
             loop.call_soon_threadsafe(callback)
@@ -303,7 +314,7 @@ class Lifecycle:
             answer.cancel()
 
     def _wait_for_answer(self, answer: "Future[_T]", timeout_s: float | None) -> _T:
-        """Waits for an answer of the loop and returns its result, or raises its error.
+        """Waits for an answer of the loop, as requested by `_call_in_loop`; returns its result, or raises its error.
 
         Raises:
             CommandError: the server has stopped meanwhile.
@@ -326,7 +337,7 @@ class Lifecycle:
 
     @property
     def may_not_wait(self) -> bool:
-        """Whether a wait of the calling thread would block the loop, or the handler that the server waits for."""
+        """Whether the calling thread must not wait for the server: it runs the server's loop or a handler."""
         return self.is_loop_thread or worker_api.context_api.get() is not None
 
     def remaining_stop_s(self) -> float:
@@ -370,7 +381,7 @@ class Lifecycle:
 async def _open_unless_stopped(node: Node, addresses: Sequence[BindAddress], stop_requested: asyncio.Event) -> bool:
     """Opens the node and returns True; returns False, with the node closed, if a stop is requested before it is open.
 
-    So a worker that does not come up does not delay the stop.
+    So a worker whose start hangs does not delay the stop. Called when the server starts.
     """
     if stop_requested.is_set():
         return False
@@ -390,7 +401,10 @@ async def _open_unless_stopped(node: Node, addresses: Sequence[BindAddress], sto
 
 
 def _log_end_of_file_watch(watching: "asyncio.Task[None]") -> None:
-    """Logs that files are no longer watched, unless the stop of the server has cancelled the watching."""
+    """Logs that files are no longer watched, unless the stop of the server has cancelled the watching.
+
+    Called when the task that watches the application's files has ended.
+    """
     if not watching.cancelled():
         logger.error(
             "files are not watched any more, send SIGHUP to reload or restart the server: %s",
@@ -414,7 +428,7 @@ def _collect_node_statistics(node: Node) -> dict[str, object]:
 
 
 def wait_at_program_end() -> None:
-    """Has the main thread wait, as the first thing when it has come to its end, for the server that runs then.
+    """Registers a wait for the running server, which the main thread does first of all when it has come to its end.
 
     Python would wait for the server's thread too, but only after it has shut down `concurrent.futures`, so that
     `asyncio.to_thread` fails in handlers from then on; and in a wait that may miss a signal.
@@ -429,7 +443,7 @@ def wait_at_program_end() -> None:
 
 
 def _wait_for_running_server() -> None:
-    """Waits until the running server has stopped, if it has its own thread. Called when the main thread has ended."""
+    """Waits for the end of a server that runs in its own thread. Called when the main thread has ended."""
     lifecycle = _running_lifecycle
     if lifecycle is not None and lifecycle.restored_switch_interval_s is not None:  # the server has a thread of its own
         wait_until_set(lifecycle.stopped)
@@ -467,7 +481,8 @@ def refuse_redefined_worker(worker: object) -> None:
 def _detach_server_in_child() -> None:
     """Unregisters the running server in a forked child, which has neither its loop nor its workers.
 
-    Without that a call of the API in the child would wait for ever.
+    Also releases `server_lock`, which the fork has acquired. Otherwise a call of the API in the child would wait for
+    ever. Called by Python after each fork.
     """
     global _running_lifecycle
     lifecycle, _running_lifecycle = _running_lifecycle, None

@@ -1,4 +1,4 @@
-"""Returns freed memory to the system.
+"""Returns freed memory to the system, by `malloc_trim` in a thread, when much was freed.
 
 The C library keeps memory that is freed in the middle of its heap: after a thousand slow clients were closed, the
 process is as large as before, and a container counts that. glibc's `malloc_trim` returns such pages to the system;
@@ -37,7 +37,7 @@ def find_malloc_trim() -> Callable[[], object] | None:
 
 
 class HeapTrimmer:
-    """Decides when to return freed memory to the system, and does so in a thread. To be called by one thread only.
+    """Returns freed memory to the system, in a thread, when much was freed. To be called by one thread only.
 
     Args:
         find_trim: returns the function that returns memory to the system, or None if there is none.
@@ -50,7 +50,7 @@ class HeapTrimmer:
         self._thread: threading.Thread | None = None
 
     def trim_if_much_was_freed(self, held_bytes: int, peak_bytes: int, now_s: float) -> bool:
-        """Begins a trim if `MIN_FREED_BYTES` were freed since the last one, and that is long enough ago.
+        """Begins a trim of the heap if `MIN_FREED_BYTES` were freed since the last trim, and that is long enough ago.
 
         Args:
             held_bytes: the memory in use now.

@@ -70,7 +70,7 @@ class Node:
         self.front = Front(config, self.connections, self.pool)
         self._warning_timer: asyncio.TimerHandle | None = None
         self._warnings = OperatorWarnings(logger)
-        self._memory_release = HeapTrimmer()
+        self._heap_trimmer = HeapTrimmer()
 
     async def open(self, addresses: Sequence[BindAddress]) -> None:
         """Starts the workers and then listens on the addresses; closes the node again if that fails.
@@ -92,13 +92,13 @@ class Node:
             await self.close(FAILED_START_STOP_S)
             raise
         self.connections.advance_timers()
-        self._log_operator_warnings()
+        self._run_periodic_checks()
 
     def _connect_inline_runner(self) -> None:
         """Connects the compiled `InlineRunner`, which calls the message handler, with the inline worker's runtime.
 
-        Does nothing for other kinds of worker. The interpreted runtime does the rarer work: results that need waiting,
-        errors, slow calls, close handlers.
+        Called once, when the workers have started. Does nothing for other kinds of worker. The interpreted runtime does
+        the rarer work: results that need waiting, errors, slow calls, close handlers.
         """
         inline = self.pool.inline_worker
         if inline is None:
@@ -168,9 +168,10 @@ class Node:
         signal.set_wakeup_fd(-1)  # otherwise a signal to the child would wake the server's loop
 
     async def _close_sockets(self, deadline: float) -> None:
-        """Closes all sockets with 1001 in paced batches and waits for the ends of the connections.
+        """Closes all sockets with code 1001, in batches with pauses, and waits for the ends of their connections.
 
-        Waits `close_timeout` at most, and not beyond `deadline`, which is a time of `time.monotonic`.
+        Waits `close_timeout` at most, and not beyond `deadline`, which is a time of `time.monotonic`. Called when the
+        node closes.
         """
         while (
             self.connections.close_oldest_sockets(CLOSE_BATCH_SIZE, 1001, "server shutdown")
@@ -182,10 +183,11 @@ class Node:
         while self.connections.connection_count and time.monotonic() < limit:
             await asyncio.sleep(CLOSE_POLL_S)
 
-    def _log_operator_warnings(self) -> None:
-        """Logs warnings about counters that have grown, and trims the heap. Runs every `WARNING_INTERVAL_S`.
+    def _run_periodic_checks(self) -> None:
+        """Logs warnings about counters that have grown, updates the guards against signal handlers, and trims the heap.
 
-        The broker itself only counts.
+        Called when the node is open, and from then on every `WARNING_INTERVAL_S` by a timer. The broker itself only
+        counts.
         """
         counters = self.broker.counters
         limit = self.config.max_channels_per_socket
@@ -222,20 +224,26 @@ class Node:
             counters.commands_refused, "commands of a worker were not understood and ignored: please report this"
         )
         self.local_api.refresh_signal_handlers()
-        self._observe_memory()
-        self._warning_timer = asyncio.get_running_loop().call_later(WARNING_INTERVAL_S, self._log_operator_warnings)
+        self._trim_heap_if_much_was_freed()
+        self._warning_timer = asyncio.get_running_loop().call_later(WARNING_INTERVAL_S, self._run_periodic_checks)
 
     def _warn_if_grown(self, count: int, text: str) -> None:
-        """Logs a warning if a counter has grown, at the loop's present time; see `OperatorWarnings.warn_if_grown`."""
+        """Logs a warning if a counter has grown since the last warning with this text, which is long enough ago.
+
+        See `OperatorWarnings.warn_if_grown`; the time is that of the loop.
+        """
         self._warnings.warn_if_grown(count, text, asyncio.get_running_loop().time())
 
-    def _observe_memory(self) -> None:
-        """Tells the heap trimmer how much data waits now and waited at most since the last call; resets the peaks."""
+    def _trim_heap_if_much_was_freed(self) -> None:
+        """Returns freed memory to the system if much less data waits now than waited at most since the last trim.
+
+        Resets the peaks of the bytes that wait in the broker and in the front. Called by `_run_periodic_checks`.
+        """
         outgoing, front = self.broker.outgoing, self.front
         held = int(outgoing.waiting_bytes) + front.held_bytes
         peak = int(outgoing.peak_waiting_bytes) + front.reset_peak_held_bytes()
         outgoing.peak_waiting_bytes = outgoing.waiting_bytes
-        self._memory_release.trim_if_much_was_freed(held, peak, time.monotonic())
+        self._heap_trimmer.trim_if_much_was_freed(held, peak, time.monotonic())
 
     def collect_statistics(self) -> dict[str, int]:
         """Returns the counters and sizes of the broker, its connections and the HTTP front, by name."""
@@ -270,7 +278,7 @@ class Node:
 
 
 def _make_limits(config: Config) -> Limits:
-    """Returns the broker's limits for these settings."""
+    """Returns the limits that the broker's core keeps, made from the settings."""
     return Limits(
         config.max_queue_bytes,
         SLOW_CONSUMER_POLICIES[config.slow_consumer],
@@ -282,7 +290,7 @@ def _make_limits(config: Config) -> Limits:
 
 
 def _make_connection_settings(config: Config) -> ConnectionSettings:
-    """Returns the settings of WebSocket connections for these settings."""
+    """Returns the limits and times of WebSocket connections, made from the settings."""
     return ConnectionSettings(
         max_connections=config.connection_limit(),
         max_message_size=config.max_message_size,

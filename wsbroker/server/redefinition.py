@@ -25,15 +25,15 @@ def is_redefined(old_worker: object, new_worker: object) -> bool:
         old_worker: the worker given to `register_worker` or `start`.
         new_worker: the worker given to a later call of them.
     """
-    name = _definition_name(old_worker)
-    if old_worker is new_worker or name is None or name != _definition_name(new_worker):
+    name = _identify_definition(old_worker)
+    if old_worker is new_worker or name is None or name != _identify_definition(new_worker):
         return False
     if isinstance(old_worker, ModuleType | type | FunctionType) or type(old_worker) is not type(new_worker):
         return True
     pairs = [(_unbound_handler(old_worker, name), _unbound_handler(new_worker, name)) for name in HANDLER_ARGUMENTS]
     changed = [(old, new) for old, new in pairs if old is not new and None not in (old, new)]
     return bool(changed) and all(
-        isinstance(old, FunctionType) and _definition_name(old) == _definition_name(new) is not None
+        isinstance(old, FunctionType) and _identify_definition(old) == _identify_definition(new) is not None
         for old, new in changed
     )
 
@@ -57,11 +57,16 @@ def current_definitions(worker: object) -> list[object]:
     return [getattr(target, name, None) for name in HANDLER_ARGUMENTS] if isinstance(target, ModuleType) else []
 
 
-def _definition_name(value: object) -> tuple[str, ...] | None:
-    """Returns the kind, module and qualified name of a module, class or function, or of an object's class.
+def _identify_definition(value: object) -> tuple[str, ...] | None:
+    """Returns kind, module and name that identify a definition, or an object's class; None if they do not.
+
+    Two workers with the same identity are an older and a newer definition: see `is_redefined`.
+
+    Args:
+        value: a worker: a module, class or function, a live object, or the name of one.
 
     Returns:
-        None: a text, or a definition whose name holds `LOCAL_NAME_MARK`: the name does not identify the definition.
+        None: a text, or a definition whose name holds `LOCAL_NAME_MARK`, which several definitions may have.
     """
     if isinstance(value, str):
         return None
@@ -74,6 +79,6 @@ def _definition_name(value: object) -> tuple[str, ...] | None:
 
 
 def _unbound_handler(worker: object, name: str) -> object:
-    """Returns a worker's handler of this name, as a plain function if the handler is a method; None: there is none."""
+    """Returns a worker's handler of this name, as a plain function if the handler is a method; None if it has none."""
     handler: object = getattr(worker, name, None)
     return getattr(handler, "__func__", handler)

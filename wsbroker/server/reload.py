@@ -1,4 +1,4 @@
-"""Watching an application's files, for `--reload`.
+"""Watches an application's files for `--reload`, and reports when they have changed.
 
 May import: `errors`, `settings.folders`, `pool.kinds.executable`, standard library; watchfiles inside functions only.
 """
@@ -90,7 +90,10 @@ async def watch_python_files(folders: list[Path], on_change: Callable[[], Awaita
 
 
 def _resolve_folders(folders: Iterable[Path]) -> list[Path]:
-    """Returns the folders without symbolic links; an empty list if a folder is missing (its link is being switched)."""
+    """Returns the watched folders with all symbolic links resolved; an empty list if a folder is missing.
+
+    A folder is missing for a moment while its link is being switched.
+    """
     try:
         return [folder.resolve(strict=True) for folder in folders]
     except OSError:
@@ -98,7 +101,7 @@ def _resolve_folders(folders: Iterable[Path]) -> list[Path]:
 
 
 def _check_changed_files(paths: set[str]) -> bool:
-    """Logs the changed files and any syntax error in them; returns whether there is no syntax error."""
+    """Logs the paths of changed Python files and any syntax error in them; returns whether there is no syntax error."""
     logger.info("files changed: %s", ", ".join(sorted(paths)))
     mistake = find_syntax_error(paths)
     if mistake is not None:

@@ -1,4 +1,4 @@
-"""`Server`: the face of a running server for applications, which any thread may use. See `lifecycle` for its states."""
+"""`Server`: what applications use of a running server, from any thread. See `lifecycle` for its states."""
 
 from types import TracebackType
 

@@ -97,8 +97,10 @@ class ServerSignals:
         self.lifecycle = None
 
     def restore_after_stop(self) -> None:
-        """Restores the previous handlers after the stop; within `DUPLICATE_SIGNAL_S` of the signal that stopped the
-        server, leaves this handler installed, which ignores duplicates of that signal.
+        """Restores the previous handlers after the stop, unless duplicates of the stop signal may still come.
+
+        Within `DUPLICATE_SIGNAL_S` of the signal that stopped the server, this handler stays installed and ignores
+        those.
         """
         if monotonic() - _stop_signal_at >= DUPLICATE_SIGNAL_S:
             self.restore_handlers()
@@ -159,7 +161,10 @@ def install_program_signals() -> None:
 
 
 def _on_program_signal(number: int, frame: FrameType | None) -> None:
-    """Ends the process at once, but not for a duplicate of the signal that stopped the server. Called by Python."""
+    """Ends the process at once by SIGINT or SIGTERM, but ignores a duplicate of the signal that stopped the server.
+
+    Called by Python, before the command line's server has started and after that has stopped.
+    """
     if monotonic() - _stop_signal_at >= DUPLICATE_SIGNAL_S:
         _restore_program_signals()
         if number != signal.SIGINT:
@@ -168,7 +173,10 @@ def _on_program_signal(number: int, frame: FrameType | None) -> None:
 
 
 def _restore_program_signals() -> None:
-    """Restores Python's default handlers of SIGINT and SIGTERM where `_on_program_signal` is installed."""
+    """Restores Python's default handlers of SIGINT and SIGTERM where `_on_program_signal` is installed.
+
+    Called before the process ends by a signal, and in a forked child.
+    """
     for number in STOP_SIGNALS:
         if signal.getsignal(number) is _on_program_signal:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
@@ -181,8 +189,9 @@ def exit_on_second_signal(signals: ServerSignals, number: int) -> None:
 
 
 def reraise_second_signal(signals: ServerSignals, number: int) -> None:
-    """Restores the previous handlers and raises the signal again. Called for a second signal in programs that do more
-    than serve.
+    """Restores the previous handlers and raises the signal again; for programs that do more than serve.
+
+    Called for a second signal to stop.
     """
     signals.restore_handlers()
     signal.raise_signal(number)

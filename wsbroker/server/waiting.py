@@ -29,7 +29,7 @@ def wait_until_set(event: threading.Event, timeout_s: float | None = None) -> bo
 
 def wait_until_done(answer: "Future[Any]", timeout_s: float | None = None) -> bool:
     """Waits until a future has a result, an error or is cancelled, in slices; returns whether it is done."""
-    return wait_in_slices(lambda slice_s: _wait_once(answer, slice_s), timeout_s)
+    return wait_in_slices(lambda slice_s: _wait_for_future(answer, slice_s), timeout_s)
 
 
 def wait_in_slices(wait_once: Callable[[float], bool], timeout_s: float | None = None) -> bool:
@@ -51,8 +51,8 @@ def wait_in_slices(wait_once: Callable[[float], bool], timeout_s: float | None =
             return False
 
 
-def _wait_once(answer: "Future[Any]", seconds: float) -> bool:
-    """Waits at most so many seconds for a future; returns whether it is done."""
+def _wait_for_future(answer: "Future[Any]", seconds: float) -> bool:
+    """Waits at most so many seconds until a future has a result, an error or is cancelled; returns whether it has."""
     try:
         answer.exception(seconds)
     except TimeoutError:
