@@ -130,7 +130,7 @@ def parse_address(text: str) -> BindAddress:
 
 
 def _list_address_texts(bind: object) -> list[str]:
-    """Returns the addresses of a `bind` that is not one text, as a list.
+    """Returns the items of a `bind` argument that is not a single str, as a list; raises TypeError for a wrong type.
 
     Raises:
         TypeError: `bind` is not several texts; the message suggests what was probably meant.
@@ -203,13 +203,13 @@ _BIND_ERRNOS: Final = frozenset(
 
 
 def _address_error(text: str, problem: str) -> ConfigError:
-    """Returns the error for a text that is no address: the problem, and the forms that an address may have."""
+    """Returns the error for a text of `bind` that is no address: its problem, and the forms that an address has."""
     write = " Write" if problem.endswith("?") else "; write"
     return ConfigError(f"{_FAILURE_PREFIX}{text!r}: {problem}{write} {EXPECTED_FORMS_TEXT}")
 
 
 def _parse_unix_address(text: str) -> UnixAddress:
-    """Reads ``unix:/PATH``; raises ConfigError if the path is missing or too long, or holds a zero byte."""
+    """Returns the address ``unix:/PATH``; raises ConfigError if the path is missing, too long or holds a zero byte."""
     path = text.removeprefix("unix:")
     if not path or "\0" in path:
         raise _address_error(text, "the path is missing" if not path else "a path has no zero bytes")
@@ -222,7 +222,7 @@ def _parse_unix_address(text: str) -> UnixAddress:
 
 
 def _parse_inherited_socket(text: str) -> InheritedSocket:
-    """Reads ``fd://N`` or ``fd://NAME``; raises ConfigError if the number or name is missing or is no descriptor."""
+    """Returns the address ``fd://N`` or ``fd://NAME``; raises ConfigError if N or NAME is missing or N too large."""
     name = text.removeprefix("fd://").rstrip("/")
     if not name:
         raise _address_error(text, "the number of the descriptor, or the name of the socket, is missing")
@@ -232,7 +232,7 @@ def _parse_inherited_socket(text: str) -> InheritedSocket:
 
 
 def _parse_host(text: str, host: str) -> str:
-    """Returns the host of an address without brackets, ``""`` for all interfaces.
+    """Returns the host of an address without its brackets, ``""`` for all interfaces; raises ConfigError if wrong.
 
     Args:
         text: the whole address, for errors.
@@ -256,13 +256,13 @@ def _parse_host(text: str, host: str) -> str:
             ipaddress.IPv4Address(host)
         except ValueError:
             raise _address_error(text, f"{host!r} is not an IPv4 address") from None
-    elif _HOST_NAME.fullmatch(host) is None or not _can_be_resolved(host):
+    elif _HOST_NAME.fullmatch(host) is None or not _can_encode_host(host):
         raise _address_error(text, f"{host!r} is not a host name")
     return host
 
 
-def _can_be_resolved(host: str) -> bool:
-    """Returns whether `getaddrinfo` can encode a host name; asks no name server."""
+def _can_encode_host(host: str) -> bool:
+    """Returns whether a host name can be encoded as `getaddrinfo` does that; asks no name server."""
     try:
         host.encode("idna")  # as `getaddrinfo` does first, which raises an error that is no OSError
     except UnicodeError:
@@ -271,7 +271,12 @@ def _can_be_resolved(host: str) -> bool:
 
 
 def _parse_port(text: str, port: str) -> int:
-    """Returns the number of a port, 0 to MAX_PORT; raises ConfigError, with the whole address `text`, for any other."""
+    """Returns the number of an address's port, 0 to MAX_PORT; raises ConfigError, with the whole address, for others.
+
+    Args:
+        text: the whole address, for errors.
+        port: the part behind the last colon.
+    """
     if not port:
         raise _address_error(text, "the port is missing")
     if not (port.isascii() and port.isdigit()):
@@ -282,7 +287,12 @@ def _parse_port(text: str, port: str) -> int:
 
 
 def _bind_advice(address: BindAddress, error: OSError) -> str:
-    """Returns why an address could not be bound and what to do, as one line."""
+    """Returns why an address could not be bound and what to do, as one line for the error text.
+
+    Args:
+        address: the address.
+        error: the error that the system has raised.
+    """
     if isinstance(address, UnixAddress):
         return _unix_bind_advice(address, error)
     if isinstance(address, InheritedSocket):
@@ -302,7 +312,12 @@ def _bind_advice(address: BindAddress, error: OSError) -> str:
 
 
 def _unix_bind_advice(address: UnixAddress, error: OSError) -> str:
-    """Returns why a Unix socket could not be bound and what to do, as one line."""
+    """Returns why a Unix socket could not be bound and what to do, as one line for the error text.
+
+    Args:
+        address: the path of the socket.
+        error: the error that the system has raised.
+    """
     folder = os.path.dirname(address.path) or "."
     match error.errno:
         case errno.EADDRINUSE:
@@ -315,5 +330,5 @@ def _unix_bind_advice(address: UnixAddress, error: OSError) -> str:
 
 
 def _system_error_text(error: OSError) -> str:
-    """Returns the system's own text for an error."""
+    """Returns the system's own text for an error, for errors without advice."""
     return error.strerror or str(error)

@@ -156,13 +156,22 @@ _TYPE_NAMES: Final[dict[SettingKind, str]] = {
 
 
 def _wrong_type_error(setting: Setting, value: object, label: str) -> TypeError:
-    """Returns the error for a value of the wrong type: which type it has, and which a setting of this kind needs."""
+    """Returns the error for a setting's value of the wrong type: the type it has, and the type that it must have.
+
+    Args:
+        setting: the setting.
+        value: the value.
+        label: the name of the setting in the error, such as ``--max-message-size``.
+    """
     expected = _TYPE_NAMES[setting.kind] + (" or None" if setting.default is None else "")
     return TypeError(f"{label} must be {expected}, not {type(value).__name__}")
 
 
 def _check_number(setting: Setting, value: object, label: str) -> int | float:
-    """Checks type and bounds of a size, duration, count or mode, and returns the number; raises as `check_value`."""
+    """Returns the number of a size, duration, count or mode after checking its type and bounds.
+
+    Raises as `check_value`, whose arguments it has.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise _wrong_type_error(setting, value, label)
     if isinstance(value, float) and setting.kind != "seconds":
@@ -179,12 +188,12 @@ def _check_number(setting: Setting, value: object, label: str) -> int | float:
 
 
 def _format_bound(setting: Setting, bound: float) -> str:
-    """Returns a bound as values of this setting are shown, such as ``1GiB``."""
+    """Returns the smallest or largest value of a setting as an error text shows it, such as ``1GiB``."""
     return setting.format_value(bound if setting.kind == "seconds" else int(bound))
 
 
 def _check_choice(setting: Setting, value: object, label: str) -> str:
-    """Checks that a value is one of the setting's `choices`, and returns the value; raises as `check_value`."""
+    """Returns a setting's value after checking that it is one of the setting's `choices`; raises as `check_value`."""
     if not isinstance(value, str):
         raise _wrong_type_error(setting, value, label)
     if value not in setting.choices:
@@ -201,7 +210,10 @@ def _check_switch(setting: Setting, value: bool, label: str) -> bool:
 
 
 def _check_names(setting: Setting, value: object, label: str) -> tuple[str, ...]:
-    """Checks a list of origins or subprotocols and returns the names, origins normalized; raises as `check_value`."""
+    """Returns a list of origins or subprotocols as a tuple after checking it; origins in the form browsers send them.
+
+    Raises as `check_value`, whose arguments it has; also ConfigError for a name that is listed twice.
+    """
     if not isinstance(value, (tuple, list)) or not all(isinstance(name, str) for name in value):
         raise _wrong_type_error(setting, value, label)
     names = tuple(str(name) for name in value)
@@ -219,14 +231,26 @@ _ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9._-]
 
 
 def _normalize_origins(names: tuple[str, ...], label: str) -> tuple[str, ...]:
-    """Returns origins as browsers send them, ``*`` unchanged; raises ConfigError for a name that is no origin."""
+    """Returns allowed origins as browsers send them, ``*`` unchanged; raises ConfigError for a name that is no origin.
+
+    Args:
+        names: the origins as they were written.
+        label: the name of the setting in errors.
+    """
     if "*" in names and len(names) > 1:
         raise ConfigError(f"{label} holds '*', which is any origin, and others too: write '*' alone, or the others")
     return tuple(name if name == "*" else _normalize_origin(name, label) for name in names)
 
 
 def _normalize_origin(name: str, label: str) -> str:
-    """Returns an origin as browsers send it: lower case, no default port (RFC 6454 section 6.2)."""
+    """Returns an origin as browsers send it (RFC 6454 section 6.2); raises ConfigError if the text is no origin.
+
+    That is lower case, and without the default port of its scheme.
+
+    Args:
+        name: the origin as it was written.
+        label: the name of the setting in errors.
+    """
     origin = name.lower()
     if origin == "null":  # a sandboxed frame, a page opened as a file
         return origin
@@ -254,7 +278,7 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 def _origin_hint(origin: str) -> str:
-    """Returns the probable mistake in a text that is no origin, in brackets; "" if it cannot be guessed."""
+    """Returns the probable mistake in a text that is no origin, in brackets for the error; "" if there is no guess."""
     scheme, separator, rest = origin.partition("://")
     if not separator:
         is_host = _ORIGIN.fullmatch(f"https://{origin}") is not None and ("." in origin or ":" in origin)
@@ -267,7 +291,13 @@ def _origin_hint(origin: str) -> str:
 
 
 def _normalize_ipv6(host: str, name: str, label: str) -> str:
-    """Returns an IPv6 address in the form in which browsers send it."""
+    """Returns the IPv6 host of an origin in the form in which browsers send it; raises ConfigError if it is none.
+
+    Args:
+        host: the host in its brackets, in lower case.
+        name: the whole origin as it was written, for the error.
+        label: the name of the setting in the error.
+    """
     from ipaddress import IPv6Address
 
     try:
@@ -277,7 +307,12 @@ def _normalize_ipv6(host: str, name: str, label: str) -> str:
 
 
 def _check_subprotocols(names: tuple[str, ...], label: str) -> None:
-    """Raises ConfigError if a name cannot stand in the header ``Sec-WebSocket-Protocol``."""
+    """Raises ConfigError for the first subprotocol that cannot stand in the header ``Sec-WebSocket-Protocol``.
+
+    Args:
+        names: the subprotocols.
+        label: the name of the setting in the error.
+    """
     for name in names:
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):  # a token, RFC 9110 section 5.6.2
             raise ConfigError(
@@ -311,7 +346,7 @@ def _refuse_contradictions(
 
 
 def _seconds_value(settings: Mapping[str, Setting], values: Mapping[str, object], name: str) -> float:
-    """Returns the duration that a setting has in `values`, or its default, in seconds."""
+    """Returns the duration in seconds that `values` has for a setting, or the setting's default."""
     value = values.get(name, settings[name].default)
     assert isinstance(value, (int, float))
     return float(value)

@@ -44,7 +44,7 @@ def _setting_field(
     unset: str | None = None,
     hidden: bool = False,
 ) -> _T:
-    """Returns a field of `Config` with its description; see `Setting` for the arguments."""
+    """Returns a field of the dataclass `Config` with a setting's description; the arguments are those of `Setting`."""
     metadata = {
         "kind": kind,
         "group": group,
@@ -61,17 +61,20 @@ def _setting_field(
 
 
 def _size_field(default: int, group: str, *, help: str, reason: str) -> int:
-    """Returns a field for a size of 1 byte to 1 GiB."""
+    """Returns a field of `Config` for a size of 1 byte to 1 GiB; the arguments are those of `Setting`."""
     return _setting_field(default, "size", group, help=help, reason=reason, minimum=1, maximum=GIB)
 
 
 def _total_size_field(group: str, *, help: str, reason: str) -> int | None:
-    """Returns a field for a size of all connections together; None: it follows the memory of the machine."""
+    """Returns a field of `Config` for a limit on all connections' bytes together; the arguments are those of `Setting`.
+
+    Its default, None, means a part of the memory that this process may use.
+    """
     return _setting_field(None, "size", group, help=help, reason=reason, minimum=KIB, maximum=TIB, unset="auto")
 
 
 def _seconds_field(default: float, group: str, *, help: str, reason: str, minimum: float = MIN_DURATION_S) -> float:
-    """Returns a field for a duration in seconds, up to a day."""
+    """Returns a field of `Config` for a duration in seconds, from `minimum` to a day; for arguments see `Setting`."""
     return _setting_field(default, "seconds", group, help=help, reason=reason, minimum=minimum, maximum=DAY_S)
 
 
@@ -366,19 +369,21 @@ class Config:
 
     def waiting_bytes_limit(self) -> int:
         """Returns `max_waiting_bytes`, or a quarter of the memory this process may use."""
-        return _memory_share() if self.max_waiting_bytes is None else self.max_waiting_bytes
+        return _default_memory_limit() if self.max_waiting_bytes is None else self.max_waiting_bytes
 
     def inbox_bytes_limit(self) -> int:
         """Returns `max_inbox_bytes_total`, or a quarter of the memory this process may use."""
-        return _memory_share() if self.max_inbox_bytes_total is None else self.max_inbox_bytes_total
+        return _default_memory_limit() if self.max_inbox_bytes_total is None else self.max_inbox_bytes_total
 
     def request_bytes_limit(self) -> int:
         """Returns `max_request_bytes_total`, or a quarter of the memory this process may use, at most 1 GiB."""
-        return min(_memory_share(), GIB) if self.max_request_bytes_total is None else self.max_request_bytes_total
+        return (
+            min(_default_memory_limit(), GIB) if self.max_request_bytes_total is None else self.max_request_bytes_total
+        )
 
 
-def _memory_share() -> int:
-    """Returns a quarter of the memory this process may use, in bytes."""
+def _default_memory_limit() -> int:
+    """Returns a quarter of the memory this process may use, in bytes: the limit where a setting gives none."""
     return memory_limit() // 4
 
 

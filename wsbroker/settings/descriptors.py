@@ -65,7 +65,10 @@ def raise_fd_limit() -> None:
 
 
 def _soft_fd_limit() -> int | None:
-    """Returns this process's soft limit of open files; None on Windows, which has none."""
+    """Returns how many files this process may open now, its soft limit; None on Windows, which has none.
+
+    Where the system sets no limit, the value is 2 * UNLIMITED_CONNECTIONS.
+    """
     if sys.platform == "win32":
         return None
     import resource

@@ -69,7 +69,11 @@ def _assigned_cpus() -> int:
 
 
 def _physical_memory(root: str) -> int:
-    """Returns the machine's physical memory in bytes, from ``proc/meminfo`` below `root` or from `sysconf`."""
+    """Returns the machine's physical memory in bytes; ASSUMED_MEMORY_BYTES where the system does not tell.
+
+    Args:
+        root: folder that holds ``proc``, whose ``meminfo`` is read; without that file `sysconf` is asked.
+    """
     match = re.search(r"^MemTotal:\s+([0-9]+) kB", _read_text(Path(root) / "proc/meminfo"), re.MULTILINE)
     if match is not None:
         return int(match[1]) * _KIB
@@ -101,7 +105,7 @@ def _cgroup_folders(root: str, controller: str) -> Iterator[Path]:
 
 
 def _path_below(path: PurePosixPath, top: PurePosixPath) -> PurePosixPath:
-    """Returns the path relative to the cgroup `top`; ``.`` if `path` does not lie below `top`.
+    """Returns a cgroup's path relative to the cgroup `top`; ``.`` if the path does not lie below `top`.
 
     That is so in a container that sees only its own groups and is told the path in the whole machine.
     """
@@ -111,7 +115,13 @@ def _path_below(path: PurePosixPath, top: PurePosixPath) -> PurePosixPath:
 
 
 def _cgroup_mounts(root: str, controller: str) -> dict[str, tuple[str, str]]:
-    """Returns the mounted cgroup file systems of a controller (Source: proc(5), mountinfo).
+    """Returns where the cgroup file systems of a controller (``"memory"``, ``"cpu"``) are mounted.
+
+    Source: proc(5), mountinfo.
+
+    Args:
+        root: folder that holds ``proc``.
+        controller: the controller; in version 2 one file system has all controllers.
 
     Returns:
         by type (``"cgroup"``: v1, ``"cgroup2"``): the group that is the top of the mounted tree, and the mount point.
@@ -128,12 +138,12 @@ def _cgroup_mounts(root: str, controller: str) -> dict[str, tuple[str, str]]:
 
 
 def _unescape_mountinfo(field: str) -> str:
-    """Returns a field of mountinfo with its octal escapes (blanks and backslashes) replaced by the characters."""
+    """Returns a field of ``/proc/self/mountinfo`` with octal escapes, as of blanks, replaced by the characters."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
 
 
 def _read_text(path: Path) -> str:
-    """Returns the stripped text of a file; "" if the file is missing or cannot be read."""
+    """Returns the stripped text of a file in ``proc`` or ``sys``; "" if the file is missing or cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Listening sockets that are open already, because the program that has started this process hands them in.
+"""Listening sockets that are open already and handed to this process: by systemd, or as a descriptor (`fd://`).
 
 systemd's protocol, sd_listen_fds(3): `LISTEN_FDS` sockets, from descriptor 3 on, for the process `LISTEN_PID`, with the
 names in `LISTEN_FDNAMES`. The variables are removed, so that no child uses the sockets as its own; `restore_for_exec`
@@ -75,7 +75,7 @@ class SystemdSockets:
         return numbers
 
     def _explain_unknown_name(self) -> str:
-        """Returns the text of the error for a name that no handed socket has: the names that there are, if any."""
+        """Returns the error text for an ``fd://NAME`` that no handed socket has: the names that there are, if any."""
         if self.name_by_descriptor:
             named = ", ".join(
                 f"{name or 'no name'} (fd://{number})" for number, name in self.name_by_descriptor.items()
@@ -165,7 +165,12 @@ def listening_addresses_of(address: BindAddress) -> list[Address]:
 
 
 def _duplicate_descriptor(address: InheritedSocket, number: int) -> socket.socket:
-    """Returns a socket on a duplicate of descriptor `number`; raises ConfigError if that is no listening socket."""
+    """Returns a socket on a duplicate of a descriptor; raises ConfigError if that is no listening stream socket.
+
+    Args:
+        address: the ``fd://`` address that names the descriptor, for the error.
+        number: the descriptor.
+    """
     try:
         mode = os.fstat(number).st_mode
     except (OSError, OverflowError):
@@ -185,7 +190,10 @@ def _duplicate_descriptor(address: InheritedSocket, number: int) -> socket.socke
 
 
 def _explain_unfit_socket(sock: socket.socket) -> str:
-    """Returns why a server cannot listen on a socket, "" if it can."""
+    """Returns the text for an inherited socket that is no listening TCP or Unix stream socket; "" if it is one.
+
+    The text says what the socket is instead, to stand behind "descriptor 3 is".
+    """
     if sock.family not in (socket.AF_INET, socket.AF_INET6, _AF_UNIX):
         return "a socket that is neither TCP nor Unix"
     if sock.type != socket.SOCK_STREAM:
@@ -196,7 +204,7 @@ def _explain_unfit_socket(sock: socket.socket) -> str:
 
 
 def _make_uninheritable(number: int) -> None:
-    """Keeps child processes from inheriting a descriptor; does nothing if the descriptor is not open."""
+    """Sets a descriptor to be closed in child processes; does nothing if the descriptor is not open."""
     try:
         os.set_inheritable(number, False)
     except OSError:
@@ -204,7 +212,7 @@ def _make_uninheritable(number: int) -> None:
 
 
 def _read_socket_count(variable: str) -> int:
-    """Returns the number in an environment variable; raises ConfigError if it is no number of sockets."""
+    """Returns the number of sockets in an environment variable (LISTEN_FDS); raises ConfigError if it is no number."""
     text = os.environ[variable]
     if not (text.isascii() and text.isdigit() and len(text) <= 4):
         raise ConfigError(f"{variable} is {text!r}, but must be the number of sockets that were handed in")

@@ -119,7 +119,7 @@ def read_config_file(path: str, label: str) -> SettingsLayer:
     Raises:
         ConfigError: the file cannot be read, is not TOML, or holds an unknown key.
     """
-    table = _own_table(_load_toml(path, label), path)
+    table = _select_settings_table(_load_toml(path, label), path)
     known = [*COMMAND_LINE_NAMES, *SETTINGS]
     for key in table:
         if key not in known:
@@ -128,7 +128,12 @@ def read_config_file(path: str, label: str) -> SettingsLayer:
 
 
 def _load_toml(path: str, label: str) -> dict[str, object]:
-    """Returns the content of a TOML file; raises ConfigError, with the file's name, if it cannot be read."""
+    """Returns the content of a TOML file; raises ConfigError, which names the file, if it cannot be read.
+
+    Args:
+        path: the file.
+        label: the flag or variable that named the file, for the error.
+    """
     try:
         with open(path, "rb") as file:
             return tomllib.load(file)
@@ -140,8 +145,12 @@ def _load_toml(path: str, label: str) -> dict[str, object]:
         raise ConfigError(f"{label}: {path} is not UTF-8, and TOML must be") from error
 
 
-def _own_table(document: dict[str, object], path: str) -> dict[str, object]:
-    """Returns the table ``[wsbroker]`` of a document, or the whole document if there is no such table.
+def _select_settings_table(document: dict[str, object], path: str) -> dict[str, object]:
+    """Returns the table ``[wsbroker]`` of a TOML file's content, or the whole content if there is no such table.
+
+    Args:
+        document: the content of the file.
+        path: the file, for errors.
 
     Raises:
         ConfigError: ``wsbroker`` is no table, or settings stand outside the table too.
@@ -179,7 +188,7 @@ def parse_setting(name: str, raw_setting: RawSetting) -> object:
             )
         value = raw_setting.raw
     else:
-        value = _parse_setting_text(setting, _raw_texts(raw_setting), raw_setting.label)
+        value = _parse_setting_text(setting, _list_raw_texts(raw_setting), raw_setting.label)
     try:
         return check_value(setting, value, raw_setting.label)
     except TypeError:
@@ -219,15 +228,15 @@ def parse_log_level(raw_setting: RawSetting) -> str:
     return level
 
 
-def _raw_texts(raw_setting: RawSetting) -> list[str]:
-    """Returns the text of a flag, variable or TOML string as a list; of a repeated flag, all its texts."""
+def _list_raw_texts(raw_setting: RawSetting) -> list[str]:
+    """Returns a setting's raw value as a list of texts: all texts of a repeated flag, else one text."""
     if isinstance(raw_setting.raw, tuple):
         return [str(text) for text in raw_setting.raw]
     return [str(raw_setting.raw)]
 
 
 def _parse_setting_text(setting: Setting, texts: list[str], label: str) -> object:
-    """Reads the value of a setting from its text; of several texts the last one counts, of a list all do.
+    """Returns the value that a setting's text stands for; of several texts the last one counts, of a list all do.
 
     Args:
         setting: the setting.
@@ -265,7 +274,7 @@ def _parse_setting_text(setting: Setting, texts: list[str], label: str) -> objec
 
 
 def _split_commas(text: str) -> list[str]:
-    """Returns the parts of a text between commas, stripped, without empty ones."""
+    """Returns the items of a text that are separated by commas, stripped, without empty items."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
@@ -282,14 +291,20 @@ _EXAMPLE_BY_KIND: Final = {
 
 
 def _unreadable_value_error(setting: Setting, raw: object, label: str) -> ConfigError:
-    """Returns the error for a raw value that is none of the setting's kind, with an example; hides secret values."""
+    """Returns the error for a raw value that is not of the setting's kind, with an example; hides secret values.
+
+    Args:
+        setting: the setting.
+        raw: the value as its source has it.
+        label: the name of the value in the error.
+    """
     unset = f", or {setting.unset}" if setting.unset else ""
     shown = "not" if setting.hidden else f"{_format_raw_value(raw)}, but must be"
     return ConfigError(f"{label} is {shown} {_EXAMPLE_BY_KIND[setting.kind]}{unset}")
 
 
 def _format_raw_value(raw: object) -> str:
-    """Returns a raw value for an error text, as it was written in the flag, the variable or the file."""
+    """Returns a raw value as an error text shows it: a text in quotes, a bool as in TOML, a dict as "a table"."""
     if isinstance(raw, bool):
         return "true" if raw else "false"
     return "a table" if isinstance(raw, dict) else repr(raw)
