@@ -81,10 +81,11 @@ def to_open_result(returned: object, request: HttpRequest) -> HttpResponse | Acc
 
 
 def _check_accept(accept: Accept, request: HttpRequest) -> Accept:
-    """Returns an `Accept` unchanged after checking it against the client's upgrade request.
+    """Returns an open handler's `Accept` unchanged if the upgrade request allows it; else raises ValueError.
 
     Raises:
-        ValueError: a header field of the `Accept` is the server's to set, or its subprotocol was not offered.
+        ValueError: a header field of the `Accept` is the server's to set, or the client has not offered its
+            subprotocol.
     """
     for name, _ in accept.headers.pairs:
         lowered = name.lower()
@@ -102,7 +103,7 @@ def _check_accept(accept: Accept, request: HttpRequest) -> Accept:
 
 
 def _unsendable_return_error(handler: str, returned: object, error: Exception, legal_returns_text: str) -> HandlerError:
-    """Returns the error for a return value of a legal type whose content cannot be sent.
+    """Returns the error for a handler's return value that has a legal type but content that cannot be sent.
 
     (The application may have changed a response after it was checked, so that a legal type is not enough.)
 

@@ -50,7 +50,7 @@ class Headers(Mapping[str, str]):
         return headers
 
     def _values_by_lower_name(self) -> dict[str, list[str]]:
-        """Returns the values of each name, keyed by the name in lower case; builds the dict at the first call."""
+        """Returns the values of all header fields, by name in lower case; builds the dict at the first call."""
         index = self._by_name
         if index is None:
             index = {}

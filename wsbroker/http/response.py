@@ -9,7 +9,7 @@ _TEXT_TYPE_FIELD: Final = ("Content-Type", "text/plain; charset=utf-8")
 
 
 def _check_body(body: object) -> bytes:
-    """Encodes or copies the body of a response to `bytes`.
+    """Returns the body of a response as `bytes`: encodes a str as UTF-8, copies a bytes-like object.
 
     Raises:
         TypeError: the body is neither `str` nor bytes-like.

@@ -52,7 +52,7 @@ def split_target(method: str, target: str) -> tuple[str, str, str]:
 
 
 def _is_valid_authority(authority: str) -> bool:
-    """Returns whether a text is an authority without user information: uri-host [ ":" port ].
+    """Returns whether a part of a URL is host and optional port, uri-host [ ":" port ], without user information.
 
     Only the characters are checked (RFC 3986 section 3.2.2). Written without `re`, whose import takes longer than that
     of this whole package.
