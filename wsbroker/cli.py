@@ -66,7 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run_command_line(argv: Sequence[str] | None) -> int:
-    """Reads the arguments, runs the server or the benchmark, and returns the exit code; reports errors on stderr."""
+    """Reads the arguments, runs the server or the benchmark, and returns the exit code; reports errors on stderr.
+
+    Args:
+        argv: the arguments without the program's name; None: those of this process.
+    """
     is_program = argv is None
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["bench"]:  # an application of this name is reached as ./bench.py
@@ -102,7 +106,7 @@ def _run_command_line(argv: Sequence[str] | None) -> int:
 
 
 def _report_error(code: int, text: str, error: BaseException | None = None) -> int:
-    """Writes an error to stderr as one line and returns `code`; at debug level, logs the traceback before."""
+    """Writes an error to stderr as one line, after the traceback at debug level; returns the exit code `code`."""
     if error is not None:
         logger.debug("the error in full", exc_info=error)
     write_to_stderr(f"wsbroker: error: {' '.join(part.strip() for part in text.splitlines())}\n")
@@ -121,7 +125,7 @@ _OTHER_SERVERS_FLAGS: Final = {
 
 
 def _suggest_flag(name: str) -> str:
-    """Returns ``"; did you mean '--x'?"`` with the flag closest to an unknown one, "" if none is close."""
+    """Returns ``"; did you mean '--x'?"`` with the flag closest to an unknown flag, "" if none is close."""
     flags = [
         flag for option in _make_command().params for flag in (*option.opts, *option.secondary_opts) if flag[0] == "-"
     ]
@@ -129,7 +133,7 @@ def _suggest_flag(name: str) -> str:
 
 
 def _describe_bad_usage(error: click.BadOptionUsage) -> str:
-    """Returns the text for a flag that has a value and takes none, or the other way round."""
+    """Returns the error text for a flag that was given a value and takes none, or was given none and needs one."""
     name = error.option_name
     known = {flag: option for option in _make_command().params for flag in (*option.opts, *option.secondary_opts)}
     if name not in known:
@@ -164,7 +168,9 @@ class ServeOptions:
 
 
 def _read_options(flags: Mapping[str, object], environment: Mapping[str, str]) -> ServeOptions:
-    """Reads flags, environment and file, strongest first, and sets up logging as soon as its level is known.
+    """Returns what to serve and how, from flags, environment and file, strongest first; also sets up logging.
+
+    Logging is set up as soon as its level is known. Called before the server starts.
 
     Raises:
         ConfigError: a value is wrong, values contradict each other, or the file cannot be read.
@@ -203,7 +209,12 @@ def _read_options(flags: Mapping[str, object], environment: Mapping[str, str]) -
 
 
 def _log_sources(layer: sources.SettingsLayer, values: Mapping[str, object]) -> None:
-    """Logs each given setting with its value and its source, at level DEBUG; hides secret values."""
+    """Logs each given setting with its value and its source, at level DEBUG; hides secret values.
+
+    Args:
+        layer: the given settings, as their sources have them.
+        values: the same settings of `Config`, parsed.
+    """
     for name, each in layer.items():
         if name in SETTINGS:
             shown = SETTINGS[name].format_value(values[name])
@@ -213,12 +224,15 @@ def _log_sources(layer: sources.SettingsLayer, values: Mapping[str, object]) -> 
 
 
 def _select_source_flags(flags: Mapping[str, object]) -> dict[str, object]:
-    """Returns the flags that may also stand in the environment or the file."""
+    """Returns the flags that are settings, which the environment or the file may set too: all but config and reload."""
     return {name: value for name, value in flags.items() if name not in ("config", "reload")}
 
 
 def _read_app(layer: sources.SettingsLayer) -> str | None:
-    """Returns the application as it was named, or None for the built-in one; raises ConfigError for several."""
+    """Returns the application as it was named, None for the built-in one; raises ConfigError if the name cannot be one.
+
+    That is several names, an empty name or an address.
+    """
     if "app" not in layer:
         return None
     each = layer["app"]
@@ -325,7 +339,10 @@ def _set_up_logging(level: str) -> None:
 
 
 def _run_server(options: ServeOptions) -> int:
-    """Runs the server until its stop and returns the exit code; logs the warnings first."""
+    """Makes the application importable, runs the server until its stop, and returns the exit code.
+
+    Logs the warnings of `options` first. Writes an address that cannot be bound, or missing descriptors, to stderr.
+    """
     for warning in options.warnings:
         logger.warning("%s", warning)
     worker = BUILT_IN_APP if options.app is None else find_app(options.app)
@@ -412,7 +429,7 @@ class _GroupedHelpCommand(click.Command):
 
 
 def _make_command() -> click.Command:
-    """Returns the click command with all flags; running it returns the values of the flags by name."""
+    """Returns the click command that parses the flags of ``wsbroker``; its run returns the flags' values by name."""
     options: list[click.Parameter] = [
         click.Argument(["app"], nargs=-1, type=click.UNPROCESSED, metavar="[APP]"),
         _GroupedOption(
@@ -456,7 +473,7 @@ def _make_command() -> click.Command:
 
 
 def _make_option(setting: Setting) -> click.Option:
-    """Returns the flag of a setting."""
+    """Returns the click option for the flag of a setting."""
     flag = sources.flag_name_of(setting.name)
     if setting.kind == "switch":
         return _GroupedOption(f"{flag}/--no-{flag[2:]}", setting.group, _make_help_text(setting))
@@ -466,14 +483,14 @@ def _make_option(setting: Setting) -> click.Option:
 
 
 def _make_help_text(setting: Setting) -> str:
-    """Returns the line of the help for a setting: its effect, its choices and its default."""
+    """Returns the line of ``--help`` for a setting: its effect, its choices and its default."""
     choices = f": {', '.join(setting.choices)}" if setting.choices else ""
     default = "" if setting.hidden else f"  [{setting.format_value(setting.default)}]"
     return f"{setting.help}{choices}{default}"
 
 
 def _return_flags(**flags: object) -> dict[str, object]:
-    """Returns the values of all flags, as the result of the click command. Called by click."""
+    """Returns the values of all flags by name, as the result of the click command. Called by click."""
     return flags
 
 

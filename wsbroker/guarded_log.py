@@ -169,7 +169,7 @@ def format_traceback(error: BaseException) -> str:
 
 
 def _format_message(text: str, values: tuple[object, ...]) -> str:
-    """Returns a log message with its values filled in; with a note in their place if formatting a value raises."""
+    """Returns a log message with its values filled in; a note takes their place if formatting a value raises."""
     try:
         return shorten_text(text % values if values else text)
     except BaseException:

@@ -50,7 +50,10 @@ class Access:
 
 
 def _parse_worker_argument(arg: str | None) -> tuple[str | None, float]:
-    """Returns the secret (None: there is none) and the authentication timeout in seconds of a worker's argument.
+    """Returns the secret (None: there is none) and the authentication timeout in seconds from the worker's argument.
+
+    Args:
+        arg: the worker's argument, in one of the forms of `Access`.
 
     Raises:
         ValueError: the argument is JSON with a value of the wrong type.
@@ -70,6 +73,6 @@ def _parse_worker_argument(arg: str | None) -> tuple[str | None, float]:
 
 
 def _encode_utf8(text: str) -> bytes:
-    """Returns a text as UTF-8; surrogates that stand for bytes become these bytes again."""
+    """Returns a text as UTF-8; lone surrogates, which stand for bytes that were not UTF-8, become these bytes again."""
     # Headers and environment variables that are not UTF-8 arrive with their bytes as surrogates.
     return text.encode("utf-8", "surrogateescape")

@@ -237,7 +237,7 @@ def _publish_message(channel: str, data: object) -> int:
 
 
 def _send_answer(request: Fields, socket_id: SocketId, **fields: object) -> None:
-    """Sends a JSON object with these fields, and the request's ``id`` if there is one, to a socket."""
+    """Sends the answer to a request: a JSON object of `fields`, and of the request's ``id`` if there is one."""
     if "id" in request:
         fields["id"] = request["id"]
     send(socket_id, _encode_json(fields))
@@ -256,7 +256,7 @@ _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separato
 
 
 def _encode_json(value: object) -> str:
-    """Returns a value as JSON; raises ValueError or RecursionError if it cannot be JSON in UTF-8."""
+    """Returns a value as a text of JSON; raises ValueError or RecursionError if it cannot be JSON in UTF-8."""
     text = _ENCODER.encode(value)
     if not text.isascii():
         text.encode()  # a lone surrogate is no text: UnicodeEncodeError, a ValueError
@@ -264,7 +264,7 @@ def _encode_json(value: object) -> str:
 
 
 def _parse_request(data: str | bytes) -> Fields:
-    """Returns the fields of a client's request; raises RequestRefused if the message is no JSON object in text."""
+    """Returns the fields of a client's message, a JSON object; raises RequestRefused if the message is none."""
     if isinstance(data, bytes):
         raise RequestRefused("not_text", "requests are text frames with JSON")
     try:
@@ -279,7 +279,7 @@ def _parse_request(data: str | bytes) -> Fields:
 
 
 def _check_id(request: Fields) -> None:
-    """Raises RequestRefused if the request's ``id`` cannot be sent back, after removing it from the request."""
+    """Raises RequestRefused if the request's ``id`` cannot be sent back in an answer, and removes that ``id``."""
     if "id" not in request:
         return
     try:
@@ -290,7 +290,7 @@ def _check_id(request: Fields) -> None:
 
 
 def _check_channel_name(name: object) -> str:
-    """Returns the name of a channel from a request; raises RequestRefused if it is no name."""
+    """Returns the name of a channel that a client has sent; raises RequestRefused if the value is no channel's name."""
     try:
         if isinstance(name, str) and 1 <= len(name.encode()) <= MAX_CHANNEL_BYTES:
             return name
@@ -317,7 +317,7 @@ def handle_http_request(request: HttpRequest) -> HttpResponse:
 def _serve_allowed_method(
     request: HttpRequest, methods: tuple[str, ...], serve: Callable[[HttpRequest], HttpResponse]
 ) -> HttpResponse:
-    """Answers a request by `serve` if its method is one of `methods`, else with 405."""
+    """Answers an HTTP request by `serve` if its method is one of `methods`, else with 405."""
     if request.method in methods:
         return serve(request)
     allowed = ", ".join(methods)
@@ -326,7 +326,7 @@ def _serve_allowed_method(
 
 
 def _serve_health(request: HttpRequest) -> HttpResponse:
-    """Answers the health check: that the server runs, and whether a secret is needed."""
+    """Answers ``GET /healthz``: that the server runs, and whether a secret is needed."""
     return _json_response(200, {"status": "ok", "auth": not _access.has_no_secret})
 
 
@@ -354,7 +354,7 @@ def _serve_publication(request: HttpRequest) -> HttpResponse:
 
 
 def _is_same_origin(request: HttpRequest) -> bool:
-    """Returns whether a request comes from a page of this server, or from a client that is no browser.
+    """Returns whether a POST comes from a page of this server, or from a client that is no browser.
 
     Browsers let any site post to any other and send the site's origin; other clients send no origin.
     """
@@ -368,20 +368,20 @@ def _is_same_origin(request: HttpRequest) -> bool:
 
 
 def _serve_page(request: HttpRequest) -> HttpResponse:
-    """Answers with the test page, or with 304 if the browser has the present version."""
+    """Answers ``GET /`` with the test page, or with 304 if the browser has the present version."""
     if request.headers.get("if-none-match") == _PAGE_HEADERS["ETag"]:
         return HttpResponse(304, _PAGE_HEADERS)
     return HttpResponse(200, {"Content-Type": "text/html; charset=utf-8", **_PAGE_HEADERS}, _PAGE)
 
 
 def _unauthorized_response() -> HttpResponse:
-    """Returns the answer 401, which asks for the secret."""
+    """Returns the 401 for a request or socket without the right secret."""
     fields = {"error": "auth_required", "message": "send Authorization: Bearer with the secret"}
     return _json_response(401, fields, {"WWW-Authenticate": "Bearer"})
 
 
 def _json_response(status: int, fields: object, headers: dict[str, str] | None = None) -> HttpResponse:
-    """Returns an HTTP response with a JSON body that may not be cached."""
+    """Returns an HTTP response with `fields` as its JSON body, which may not be cached."""
     return HttpResponse.json(fields, status, {"Cache-Control": "no-store", **(headers or {})})
 
 

@@ -293,13 +293,13 @@ class BenchClient(asyncio.Protocol):
         return "" if self.close_code is None else f" with {self.close_code}"
 
     def _wait_for_change(self) -> "asyncio.Future[None]":
-        """Returns a future that is done once bytes have come or the connection has ended."""
+        """Returns a future that is done when bytes have come or the connection has ended, for calls that wait."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         return waiter
 
     def _wake_waiters(self) -> None:
-        """Ends the waiting of all calls, which then look at the connection again."""
+        """Resolves the futures of `_wait_for_change`, so that all waiting calls look at the connection again."""
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():
@@ -308,7 +308,7 @@ class BenchClient(asyncio.Protocol):
     # Called by the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keeps the transport."""
+        """Stores the transport. Called by the event loop."""
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
@@ -333,19 +333,19 @@ class BenchClient(asyncio.Protocol):
             self._wake_waiters()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Notes the end of the connection and wakes all waiting calls."""
+        """Records that the connection has ended, and wakes all waiting calls. Called by the event loop."""
         self._transport = None
         self.is_lost = True
         self._wake_waiters()
 
     def _abort_with_error(self, problem: BenchError) -> None:
-        """Notes the problem, aborts the connection and wakes all waiting calls."""
+        """Stores an error as the connection's `problem`, aborts the connection and wakes all waiting calls."""
         self.problem = problem
         self.abort()
         self._wake_waiters()
 
     def _find_upgrade_error(self, head: bytes) -> BenchError | None:
-        """Returns why this response head does not accept the upgrade; None if it does."""
+        """Returns the error if a response head does not accept the upgrade; None if it does."""
         first, *lines = head.decode("latin-1").split("\r\n")
         status = (first.split(" ", 2) + ["", ""])[1]
         number = int(status) if status.isdigit() else 0
@@ -361,7 +361,7 @@ class BenchClient(asyncio.Protocol):
         return None
 
     def _read_frames(self, data: bytes) -> None:
-        """Handles all complete frames in the data and keeps the bytes of the last, incomplete frame."""
+        """Handles all complete frames in the received data and keeps the bytes of the last, incomplete frame."""
         done = 0
         try:
             for first, start, done in split_frames(data):
@@ -374,7 +374,11 @@ class BenchClient(asyncio.Protocol):
         self._undecoded = data[done:]
 
     def _handle_rare_frame(self, first: int, payload: bytes) -> None:
-        """Handles a fragment of a message, or a control frame.
+        """Handles a fragment of a message, a Ping, Pong or Close: all frames but a whole message.
+
+        Args:
+            first: the frame's first byte.
+            payload: the frame's payload.
 
         Raises:
             ValueError: the frame's first byte is none that a server may send.
@@ -396,7 +400,7 @@ class BenchClient(asyncio.Protocol):
             self.write_bytes(make_frame(CLOSE, payload[:2]))
 
     def _deliver_message(self, payload: bytes) -> None:
-        """Passes a payload to `on_message`, or keeps it for `receive_message`."""
+        """Passes a message's payload to `on_message`, or keeps the payload for `receive_message`."""
         if self.on_message is not None:
             self.on_message(payload)
         else:

@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _report_error(code: int, text: str) -> int:
-    """Prints an error as one line on stderr and returns the exit code."""
+    """Prints an error of ``wsbroker bench`` as one line on stderr and returns the exit code `code`."""
     _show_progress("")
     click.echo(f"wsbroker bench: error: {text}", err=True)
     return code
@@ -74,12 +74,12 @@ def format_table(result: BenchResult) -> str:
 
 
 def _format_duration(us: float) -> str:
-    """Returns microseconds as milliseconds with their unit."""
+    """Returns a duration in microseconds as a text in milliseconds, such as ``0.25 ms``."""
     return f"{us / 1000:.2f} ms" if us < 10_000 else f"{us / 1000:.0f} ms"
 
 
 def _write_json(file: str, result: BenchResult) -> None:
-    """Writes the figures as JSON to a file; to stdout if its name is ``-``.
+    """Writes the figures of a run as JSON to a file, or to stdout if `file` is ``-``.
 
     Raises:
         BenchError: the file cannot be written.
@@ -96,7 +96,7 @@ def _write_json(file: str, result: BenchResult) -> None:
 
 
 def _show_progress(line: str) -> None:
-    """Writes a line over the last one on stderr, if that is a terminal; an empty line clears it."""
+    """Replaces the last line on stderr by `line`, if stderr is a terminal; an empty line clears it."""
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\x1b[K{line}")
         sys.stderr.flush()
@@ -112,7 +112,7 @@ def _make_options(
     secret: str | None,
     json_file: str | None,
 ) -> tuple[BenchOptions, str | None]:
-    """Turns the parsed arguments into options and the JSON file's name. Called by click.
+    """Returns the parsed arguments as options, and the name of the JSON file. Called by click.
 
     Raises:
         click.UsageError: an argument, or two together, make no sense.

@@ -113,7 +113,7 @@ async def _open_connections(options: BenchOptions, clients: list[BenchClient]) -
 
 
 async def _run_together(coroutines: list[Coroutine[None, None, None]]) -> None:
-    """Runs coroutines at the same time; the first error cancels all and is raised."""
+    """Runs coroutines at the same time; the first error cancels the other coroutines and is raised."""
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
         await asyncio.gather(*tasks)
@@ -124,7 +124,7 @@ async def _run_together(coroutines: list[Coroutine[None, None, None]]) -> None:
 
 
 async def _wait_until_end(options: BenchOptions, stopwatch: Stopwatch, clients: list[BenchClient]) -> None:
-    """Waits for the end of the measurement and shows the progress.
+    """Waits until the measurement's time is over and shows the progress meanwhile.
 
     Raises:
         BenchError: a connection ended meanwhile.
@@ -138,7 +138,7 @@ async def _wait_until_end(options: BenchOptions, stopwatch: Stopwatch, clients: 
 
 
 async def _measure_round_trips(options: BenchOptions, result: BenchResult, clients: list[BenchClient]) -> None:
-    """Keeps one ping in flight on every connection until the time is over; fills in the result."""
+    """Keeps one ping in flight on every connection until the time is over; writes the figures to `result`."""
     histogram = Histogram()
     stopwatch = Stopwatch(options.seconds)
     end_ns = time.monotonic_ns() + int(options.seconds * 1e9)
@@ -175,7 +175,10 @@ class Pinger:
 
 
 async def _measure_fanout(options: BenchOptions, result: BenchResult, clients: list[BenchClient]) -> None:
-    """Has the first client publish to all others until the time is over; fills in the result."""
+    """Has the first client publish to all others until the time is over; writes the figures to `result`.
+
+    Then waits DRAIN_TIMEOUT_S at most for late deliveries.
+    """
     publisher, *subscribers = clients
     channel = f"wsbroker-bench-{os.urandom(8).hex()}"
     for client in subscribers:
@@ -275,7 +278,7 @@ class Subscriber:
 
 
 async def _measure_storm(options: BenchOptions, result: BenchResult) -> None:
-    """Opens, subscribes and closes connections until the time is over; fills in the result."""
+    """Opens, subscribes and closes connections until the time is over; writes the figures to `result`."""
     histogram = Histogram()
     stopwatch = Stopwatch(options.seconds)
 
