@@ -5,7 +5,8 @@
     python tools/check.py --fast        the same, for the files that git reports as touched
     python tools/check.py --static      only the checks that do not run the broker
     python tools/check.py --report      checks nothing; prints sizes, shares of names, import circles (`tree_figures`)
-    python tools/check.py --draw SEED   checks nothing; prints private functions drawn at random (`tree_figures`)
+    python tools/check.py --draw SEED   checks nothing; prints private functions drawn at random (`tree_figures`), for
+                                        a reader who does not know them; --draw-key FILE: where they stand, in a file
 
 It uses the environment of the Python that runs it: ``pip install -e '.[dev,test]'``. The exit code is the number of
 failed steps.
@@ -45,9 +46,15 @@ def main() -> int:
     parser.add_argument("--compiled", action="store_true", help="test a compiled build too")
     parser.add_argument("--report", action="store_true", help="print figures about the sources; check nothing")
     parser.add_argument("--draw", type=int, metavar="SEED", help="print random private functions; check nothing")
+    parser.add_argument("--draw-key", type=Path, metavar="FILE", help="with --draw: write the functions' positions")
     options = parser.parse_args()
+    if options.draw_key is not None and options.draw is None:
+        parser.error("--draw-key needs --draw")
     if options.draw is not None:
-        print(*tree_figures.draw_private_functions(options.draw), sep="\n")
+        draw = tree_figures.draw_private_functions(options.draw)
+        print(*tree_figures.draw_lines(draw), sep="\n")
+        if options.draw_key is not None:
+            options.draw_key.write_text("\n".join(tree_figures.draw_key_lines(draw)) + "\n", encoding="utf-8")
         return 0
     if options.report:
         print(*tree_figures.report(), sep="\n")
@@ -111,20 +118,21 @@ def touched_files() -> list[Path]:
 
 
 def tests_for_files(touched: list[Path]) -> list[str]:
-    """Returns the tests for touched files: touched tests, the unit tests of touched rooms, the house tests."""
+    """Returns the tests for touched files: touched tests, those of touched rooms and top-level modules, the house's."""
     return sorted({"tests/house", *_find_tests(touched)})
 
 
 def _find_tests(touched: list[Path]) -> Iterator[str]:
-    """Yields the touched tests, and the unit tests that mirror each touched file of the package."""
+    """Yields the touched tests, and the unit and integration tests of each touched room or top-level module."""
     for path in touched:
         first, *rest = path.parts
         if first == "tests" and path.name.startswith("test_"):
             yield str(path)
         if first == "wsbroker" and rest:
-            mirror = Path("tests", "unit", rest[0] if len(rest) > 1 else f"test_{rest[0]}")
-            if (ROOT / mirror).exists():
-                yield str(mirror)
+            for kind in ("unit", "integration"):
+                mirror = Path("tests", kind, rest[0] if len(rest) > 1 else f"test_{rest[0]}")
+                if (ROOT / mirror).exists():
+                    yield str(mirror)
 
 
 def run_steps_together(steps: list[Step]) -> int:

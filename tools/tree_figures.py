@@ -2,6 +2,7 @@
 
     python tools/check.py --report     prints the figures of this checkout
     python tools/check.py --draw 7     prints 70 private functions, drawn at random with seed 7: signature and docstring
+        --draw-key FILE                and writes where each of them stands to a file
 
 `tests/house/test_names.py` holds some of the figures. Only the standard library is needed; nothing is imported from the
 package.
@@ -201,28 +202,53 @@ def _private_names(path: Path) -> set[str]:
     return {name for name in found if name.startswith("_") and not name.startswith("__")}
 
 
-def draw_private_functions(seed: int) -> Iterator[str]:
-    """Yields the signatures and docstrings of private functions of the package, drawn at random, as lines of text.
+class DrawnFunction(NamedTuple):
+    """One private function of a draw: its file, the name of its class and a dot (or ""), its syntax tree."""
 
-    Args:
-        seed: The seed of the draw: the same seed draws the same functions from the same sources.
-    """
+    path: Path
+    owner: str
+    node: ast.FunctionDef | ast.AsyncFunctionDef
+
+
+class Draw(NamedTuple):
+    """Private functions of the package, drawn at random: the seed, the drawn functions, how many there are."""
+
+    seed: int
+    functions: list[DrawnFunction]
+    population: int
+
+
+def draw_private_functions(seed: int) -> Draw:
+    """Draws private functions of the package at random; the same seed and sources give the same functions."""
     functions = [
-        (path, owner, node)
+        DrawnFunction(path, owner, node)
         for path in python_files(PACKAGE)
         for owner, node in _functions_with_owners(ast.parse(path.read_text(encoding="utf-8")), "")
         if node.name.startswith("_") and not node.name.startswith("__")
     ]
     drawn = random.Random(seed).sample(functions, min(DRAWN_FUNCTIONS, len(functions)))
-    yield f"{len(drawn)} of {len(functions)} private functions, seed {seed}"
-    for number, (_, owner, node) in enumerate(drawn, 1):
+    return Draw(seed, drawn, len(functions))
+
+
+def draw_lines(draw: Draw) -> Iterator[str]:
+    """Yields the signatures and docstrings of drawn functions as lines of text, and nothing else about them.
+
+    A reader who is to say what the functions do must not see their files: those stand in `draw_key_lines`.
+    """
+    yield f"{len(draw.functions)} of {draw.population} private functions, seed {draw.seed}"
+    for number, (_, owner, node) in enumerate(draw.functions, 1):
         returns = f" -> {ast.unparse(node.returns)}" if node.returns is not None else ""
         is_async = "async " if isinstance(node, ast.AsyncFunctionDef) else ""
         yield f"\n{number}. {is_async}def {owner}{node.name}({ast.unparse(node.args)}){returns}"
         docstring = ast.get_docstring(node) or "(no docstring)"
         yield from (f"       {line}".rstrip() for line in docstring.splitlines())
-    yield "\nwhere they stand:"
-    yield from (f"{number}. {path.relative_to(ROOT)}:{node.lineno}" for number, (path, _, node) in enumerate(drawn, 1))
+
+
+def draw_key_lines(draw: Draw) -> Iterator[str]:
+    """Yields the file and line of each drawn function, by its number in `draw_lines`, as lines of text."""
+    yield f"seed {draw.seed}"
+    for number, (path, owner, node) in enumerate(draw.functions, 1):
+        yield f"{number}. {path.relative_to(ROOT)}:{node.lineno} {owner}{node.name}"
 
 
 def _functions_with_owners(node: ast.AST, owner: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
