@@ -219,8 +219,9 @@ class HttpConnection(RequestReader):
     def _add_unsent_bytes(self, transport: asyncio.Transport) -> None:
         """Adds the bytes by which the transport's buffer has grown to the unsent bytes of this and of all connections.
 
-        Bytes that the client reads stay counted until it has read nearly all: a transport frees a response as a whole.
-        If the sum of all connections passes its limit, the slowest other connections are aborted.
+        Called after a write while the client reads slowly, and when the write deadline starts. Bytes that the client
+        reads stay counted until it has read nearly all: a transport frees a response as a whole. If the sum of all
+        connections passes its limit, the slowest other connections are aborted.
         """
         new_bytes = transport.get_write_buffer_size() - self.answer_bytes
         if new_bytes > 0:

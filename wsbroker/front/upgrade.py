@@ -99,7 +99,7 @@ class Upgrader(Generic[OpeningConnectionT]):
         connection: OpeningConnectionT,
         worker_index: int,
     ) -> None:
-        """Runs the open handler for the first request of a connection, then upgrades the connection or refuses that.
+        """Runs the open handler for a connection's first request, then upgrades the connection or sends the refusal.
 
         The coroutine of a task of its own. If the client has left meanwhile, its socket is discarded.
         """
