@@ -54,7 +54,7 @@ def _is_file_path(path: str) -> bool:
 def _locate_file(path: str) -> tuple[str, str]:
     """Returns the folder and the module name of an application's file; raises ConfigError if it cannot be imported.
 
-    That is a path that is no existing file, does not end in ``.py``, or has another dot in the file's name.
+    The error is for a missing file, a folder, a name that does not end in ``.py``, or another dot in the name.
     """
     if os.path.isdir(path):
         raise ConfigError(f"{path!r} is a folder: name a file in it, or the package as a module")

@@ -414,7 +414,7 @@ def _log_end_of_file_watch(watching: "asyncio.Task[None]") -> None:
 
 
 def _answer_statistics(node: Node, answer: "Future[dict[str, object]]") -> None:
-    """Resolves `answer` with the node's statistics, unless its thread has stopped waiting. In the loop only."""
+    """Resolves `answer` with the statistics, unless the thread that asked has stopped waiting. In the loop only."""
     if answer.set_running_or_notify_cancel():  # from here on the answer cannot be cancelled
         answer.set_result(_collect_node_statistics(node))
 
@@ -482,7 +482,7 @@ def _detach_server_in_child() -> None:
     """Unregisters the running server in a forked child, which has neither its loop nor its workers.
 
     Also releases `server_lock`, which the fork has acquired. Otherwise a call of the API in the child would wait for
-    ever. Called by Python after each fork.
+    ever. Called by Python in the child after each fork.
     """
     global _running_lifecycle
     lifecycle, _running_lifecycle = _running_lifecycle, None

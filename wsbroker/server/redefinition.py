@@ -58,7 +58,7 @@ def current_definitions(worker: object) -> list[object]:
 
 
 def _identify_definition(value: object) -> tuple[str, ...] | None:
-    """Returns kind, module and name that identify a definition, or an object's class; None if they do not.
+    """Returns kind, module and name that identify a definition, or an object's class; None if no name identifies it.
 
     Two workers with the same identity are an older and a newer definition: see `is_redefined`.
 
