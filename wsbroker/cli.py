@@ -231,7 +231,7 @@ def _select_source_flags(flags: Mapping[str, object]) -> dict[str, object]:
 def _read_app(layer: sources.SettingsLayer) -> str | None:
     """Returns the application as it was named, None for the built-in one; raises ConfigError if the name cannot be one.
 
-    That is several names, an empty name or an address.
+    The error is for several names, an empty name, or an address.
     """
     if "app" not in layer:
         return None
@@ -267,6 +267,11 @@ def _configure_built_in_app(values: dict[str, object], labels: Mapping[str, str]
 
     Inline, because its counts are exact there. The argument is JSON and also holds the time within which a socket has
     to authenticate: see `wsbroker.apps.access`. Raises ConfigError for given settings that do not fit.
+
+    Args:
+        values: the given settings by name, parsed.
+        labels: by name, how errors call a setting.
+        secret: the secret; None: there is none.
     """
     kind, workers = values.get("worker_kind", "auto"), values.get("workers")
     own = "name an APP of your own for that"
@@ -341,7 +346,8 @@ def _set_up_logging(level: str) -> None:
 def _run_server(options: ServeOptions) -> int:
     """Makes the application importable, runs the server until its stop, and returns the exit code.
 
-    Logs the warnings of `options` first. Writes an address that cannot be bound, or missing descriptors, to stderr.
+    Logs the warnings of `options` first. If an address cannot be bound, or descriptors run out, writes the error to
+    stderr.
     """
     for warning in options.warnings:
         logger.warning("%s", warning)

@@ -188,7 +188,13 @@ def _answer_ping(request: Fields, socket_id: SocketId, token: bytes | None) -> N
 
 
 def _answer_auth(request: Fields, socket_id: SocketId, token: bytes | None) -> None:
-    """Marks the socket as authenticated if the request has the right secret; closes it after too many wrong ones."""
+    """Marks the socket as authenticated if the request has the right secret; closes it after too many wrong ones.
+
+    Args:
+        request: the request's fields.
+        socket_id: the socket.
+        token: AUTHENTICATED, or the number of wrong secrets that the socket has sent; None: no secret yet.
+    """
     attempts = int(token) if token and token != AUTHENTICATED else 0
     if attempts == MAX_ATTEMPTS:
         return  # the socket is being closed: requests behind the last attempt are ignored
@@ -264,7 +270,7 @@ def _encode_json(value: object) -> str:
 
 
 def _parse_request(data: str | bytes) -> Fields:
-    """Returns the fields of a client's message, a JSON object; raises RequestRefused if the message is none."""
+    """Returns the fields of a client's message; raises RequestRefused if the message is no JSON object as text."""
     if isinstance(data, bytes):
         raise RequestRefused("not_text", "requests are text frames with JSON")
     try:

@@ -232,7 +232,7 @@ def _parse_inherited_socket(text: str) -> InheritedSocket:
 
 
 def _parse_host(text: str, host: str) -> str:
-    """Returns the host of an address without its brackets, ``""`` for all interfaces; raises ConfigError if wrong.
+    """Returns an address's host without brackets, ``""`` for all interfaces; raises ConfigError if it is no host.
 
     Args:
         text: the whole address, for errors.

@@ -245,7 +245,7 @@ def _normalize_origins(names: tuple[str, ...], label: str) -> tuple[str, ...]:
 def _normalize_origin(name: str, label: str) -> str:
     """Returns an origin as browsers send it (RFC 6454 section 6.2); raises ConfigError if the text is no origin.
 
-    That is lower case, and without the default port of its scheme.
+    Browsers send lower case, and no port that is the default of the scheme.
 
     Args:
         name: the origin as it was written.
@@ -291,7 +291,7 @@ def _origin_hint(origin: str) -> str:
 
 
 def _normalize_ipv6(host: str, name: str, label: str) -> str:
-    """Returns the IPv6 host of an origin in the form in which browsers send it; raises ConfigError if it is none.
+    """Returns an origin's IPv6 host in the form in which browsers send it; raises ConfigError if it is no IPv6 address.
 
     Args:
         host: the host in its brackets, in lower case.
@@ -323,10 +323,15 @@ def _check_subprotocols(names: tuple[str, ...], label: str) -> None:
 def _refuse_contradictions(
     settings: Mapping[str, Setting], values: Mapping[str, object], labels: Mapping[str, str]
 ) -> None:
-    """Raises ConfigError for values that cannot work together; `labels` has a name for every setting.
+    """Raises ConfigError for settings whose values cannot work together.
 
     Odd values with a defined outcome pass: a message larger than an inbox, a mailbox or an outbox (an empty one takes
     any one message), a shutdown shorter than a close, a pong later than the next ping.
+
+    Args:
+        settings: the descriptions of all settings, by name.
+        values: the given values by name, each checked; a setting without a value has its default.
+        labels: by name, how errors call a setting; each setting has a label.
     """
     workers = values.get("workers")
     if values.get("worker_kind") == "inline" and workers not in (None, 1):

@@ -87,6 +87,10 @@ def _cgroup_folders(root: str, controller: str) -> Iterator[Path]:
     """Yields the folders of this process's cgroups for a controller (``"memory"``, ``"cpu"``), of both versions.
 
     The process's own group comes first, then the groups above that, up to the mount point.
+
+    Args:
+        root: folder that holds ``proc`` and ``sys``.
+        controller: the controller.
     """
     mounts = _cgroup_mounts(root, controller)
     for line in _read_text(Path(root) / "proc/self/cgroup").splitlines():
@@ -107,7 +111,7 @@ def _cgroup_folders(root: str, controller: str) -> Iterator[Path]:
 def _path_below(path: PurePosixPath, top: PurePosixPath) -> PurePosixPath:
     """Returns a cgroup's path relative to the cgroup `top`; ``.`` if the path does not lie below `top`.
 
-    That is so in a container that sees only its own groups and is told the path in the whole machine.
+    (A container that sees only its own groups is told the path in the whole machine.)
     """
     if ".." in path.parts or not path.is_relative_to(top):
         return PurePosixPath()
