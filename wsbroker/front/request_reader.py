@@ -514,7 +514,7 @@ class RequestReader(HttpProtocol):
         self.parse_pending_data()
 
     def on_body_timeout(self) -> None:
-        """Lets the current request be answered with 408. Called by `body_deadlines`."""
+        """Has the current request answered with 408, because its body is late. Called by `body_deadlines`."""
         self.abort_current_body(408)
 
     def abort_current_body(self, status: int) -> None:

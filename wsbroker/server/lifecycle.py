@@ -371,7 +371,7 @@ class Lifecycle:
         return is_redefined(self._worker, worker)
 
     def detach_in_child(self) -> None:
-        """Brings the server into state "stopped" in a forked child, without a word to the parent's server."""
+        """Brings the server into state "stopped" in a forked child; the parent's server goes on."""
         self.loop = self.node = None
         self._loop_thread = 0
         self.stopped = threading.Event()  # another thread may have held the lock of the old one

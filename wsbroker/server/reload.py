@@ -25,7 +25,7 @@ LINK_CHECK_INTERVAL_MS = 1000
 
 
 def find_watched_folders(spec: str) -> list[Path]:
-    """Returns the folders to watch for an application: of its top-level package, or the one its module is in.
+    """Returns the folders to watch for an application: those of its top-level package, or the folder of its module.
 
     Args:
         spec: the application as ``module`` or ``module:object``.

@@ -149,7 +149,7 @@ def _list_address_texts(bind: object) -> list[str]:
 
 
 def parse_addresses(bind: str | Sequence[str]) -> list[BindAddress]:
-    """Reads one address or several; raises for the first wrong one.
+    """Returns the addresses that a `bind` argument names; raises for the first wrong one.
 
     Raises:
         ConfigError: there is no address, a text is no address, or an address is named twice.
@@ -181,7 +181,7 @@ def describe_bind_error(address: BindAddress, error: OSError) -> OSError:
 
 
 def bind_error_text(error: OSError, addresses: Sequence[BindAddress]) -> str | None:
-    """Returns the line for an OSError that starting a server on `addresses` raised; None if another call did."""
+    """Returns the error text for an OSError from binding `addresses` at a start; None if another call raised it."""
     if (error.strerror or "").startswith(_FAILURE_PREFIX):
         return error.strerror
     if not isinstance(error, socket.gaierror) and error.errno not in _BIND_ERRNOS:
