@@ -1,4 +1,4 @@
-"""Makes `benchmarks` importable; import it before that.
+"""Makes the package `benchmarks` importable for tests, which import this module first.
 
 The checkout goes behind everything else on the path, so that an installed wsbroker is still tested. The processes
 that a run starts inherit this path.

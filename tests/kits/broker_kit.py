@@ -1,4 +1,4 @@
-"""A broker on its own: sockets that record what they were given, and the frames read back."""
+"""A broker without connections: its sockets record each write, and `frames_of` decodes the recorded frames."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ class CountingTurnScheduler(TurnScheduler):
 
 
 class RecordingSocket(Socket):
-    """A socket whose transport keeps what it is given; `room` writes may pass before it blocks (None: never)."""
+    """A socket that records all that is written to it; blocked after `room` writes (None: never)."""
 
     def __init__(self, socket_id: int, worker_queue: WorkerQueue) -> None:
         super().__init__(socket_id, worker_queue)
@@ -35,6 +35,7 @@ class RecordingSocket(Socket):
         self.on_write: Callable[[bytes], None] = self.writes.append
 
     def write(self, data: bytes) -> None:
+        """Records a write, and marks the socket as blocked when `room` writes were made. Called by the broker."""
         self.on_write(data)
         if self.room is not None:
             self.room -= 1
@@ -68,7 +69,7 @@ class RecordingSocket(Socket):
 
 
 def frames_of(data: bytes) -> list[tuple[int, bytes]]:
-    """(opcode, payload) of unmasked frames; fails on a frame cut in two."""
+    """Returns (opcode, payload) of each unmasked frame in the data; fails if the last frame is incomplete."""
     found: list[tuple[int, bytes]] = []
     at = 0
     while at < len(data):
@@ -84,14 +85,14 @@ def frames_of(data: bytes) -> list[tuple[int, bytes]]:
 
 
 def a_broker(limits: Limits | None = None, *, inline: bool = True, credit_bytes: int = 4 * 1024 * 1024) -> Broker:
-    """A broker with one worker queue, 0."""
+    """Returns a new broker with one worker queue, number 0."""
     broker = Broker(limits or Limits(max_queue_bytes=1 << 40), CountingTurnScheduler())
     broker.add_worker_queue(0, credit_bytes, inline)
     return broker
 
 
 def connect(broker: Broker, worker_index: int = 0) -> RecordingSocket:
-    """A socket that is open."""
+    """Returns a new socket of the broker, which is open."""
     socket = RecordingSocket(broker.allocate_socket_id(), broker.worker_queues[worker_index])
     broker.register_socket(socket)
     broker.mark_socket_open(socket)

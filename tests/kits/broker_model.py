@@ -56,6 +56,7 @@ class BrokerModel(Generic[Channel, Payload]):
         return list(self._held.get(socket_id, []))
 
     def subscribe(self, socket_id: int, channel: Channel) -> bool:
+        """Subscribes a socket to a channel; returns whether that changed something."""
         held = self.subscriptions(socket_id)
         if not self.is_open(socket_id) or channel in held or len(held) >= self._max_channels:
             return False
@@ -64,6 +65,7 @@ class BrokerModel(Generic[Channel, Payload]):
         return True
 
     def unsubscribe(self, socket_id: int, channel: Channel) -> bool:
+        """Unsubscribes a socket from a channel; returns whether that changed something."""
         if channel not in self.subscriptions(socket_id):
             return False
         self._held[socket_id].remove(channel)

@@ -1,4 +1,4 @@
-"""Connections on a transport of paper: what the peer sends, what it gets, and ticks by hand."""
+"""WebSocket connections on a fake transport and loop: the test sends a client's bytes and runs turns and ticks."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +15,7 @@ KEY = b"\x01\x02\x03\x04"
 
 
 def client_frame(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
-    """A masked frame, as a client sends it."""
+    """Returns a masked frame, as a client sends frames."""
     size = len(payload)
     first = bytes([(0x80 if fin else 0) | opcode])
     if size < 126:
@@ -61,7 +61,7 @@ class ManualLoop:
 
 
 class PaperTransport:
-    """Keeps what is written; `take` says how many bytes the peer has room for."""
+    """A fake transport that keeps all that is written; `is_full` says whether the peer has stopped reading."""
 
     def __init__(self) -> None:
         self.protocol: Connection | None = None
@@ -79,6 +79,7 @@ class PaperTransport:
         self.protocol = protocol
 
     def write(self, data: bytes) -> None:
+        """Keeps the data; while the peer does not read, buffers the data too and pauses the protocol's writing."""
         assert not self.has_eof, "written after write_eof"
         self.writes += 1
         self.written += data
@@ -88,7 +89,7 @@ class PaperTransport:
             self.protocol.pause_writing()
 
     def drain(self) -> None:
-        """The peer reads everything."""
+        """Has the peer read everything: empties the buffer and resumes the protocol's writing."""
         self.is_full = False
         self.buffered = 0
         assert self.protocol is not None
@@ -129,7 +130,7 @@ class PaperTransport:
 
     @property
     def close_code(self) -> int | None:
-        """The code of the Close frame that ended it, if it has been sent."""
+        """The code of the Close frame that the connection has sent last; None if there is none."""
         frames = self.frames
         return int.from_bytes(frames[-1][1][:2], "big") if frames and frames[-1][0] == 8 else None
 
@@ -161,7 +162,7 @@ class Bench:
     def make_runner(
         self, handler: Handler, arity: int = 3, begin_result: Callable[[int, object], None] | None = None
     ) -> InlineRunner:
-        """A runner of this handler that reports to this bench."""
+        """Returns a runner for a message handler, whose results, errors, slow calls and closes this object records."""
         handlers = InlineHandlers(
             message_handler=handler,
             arity=arity,
@@ -186,6 +187,7 @@ class Bench:
         return self.close_ends_at_once
 
     def connect(self, tail: bytes = b"") -> tuple[Connection, PaperTransport]:
+        """Returns a new open connection and its transport; the client has sent `tail` behind its upgrade request."""
         connection = self.sockets.admit_connection(0)
         assert connection is not None
         transport = PaperTransport()

@@ -248,7 +248,7 @@ class Client:
 
     @property
     def id(self) -> int:
-        """The id of the client's socket on the server; asks the puppet for it if that is not known yet."""
+        """The id of the client's socket on the server; asked from the puppet application when it is first read."""
         if not self._id:
             found = self.ask("me")
             assert isinstance(found, int)

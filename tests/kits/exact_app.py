@@ -1,4 +1,4 @@
-"""The application of `test_exact`: its handlers carry out what messages tell them, and report what they saw and when.
+"""The application of `test_exact`: handlers carry out the calls that messages contain, and report results and times.
 
 Runs anywhere: what it knows leaves as messages to REPORTS, a socket that nobody has. Whoever stands between the wires
 and the core finds them there, in the order in which they were applied.
@@ -50,7 +50,7 @@ class Report(TypedDict):
 
 
 def carry_out(op: Op) -> Done:
-    """Makes one call."""
+    """Makes one call of the API; returns when it began, when it returned, and what it returned."""
     name, *arguments = op
     start = monotonic_ns()
     if name == PAUSE:
@@ -66,17 +66,17 @@ def carry_out(op: Op) -> Done:
 
 
 def carry_out_all(ops: list[Op]) -> list[Done]:
-    """Makes one call after the other."""
+    """Makes one call after the other; returns what `carry_out` returns for each."""
     return [carry_out(op) for op in ops]
 
 
 def plain(item: object) -> object:
-    """What JSON takes."""
+    """Returns an item of an answer in a form that JSON has: bytes as text, all others unchanged."""
     return item.decode() if isinstance(item, bytes) else item
 
 
 def begun(handler: str, socket_id: int, token: bytes | None, number: int = 0, code: int = 0) -> Report:
-    """The beginning of a report."""
+    """Returns the report on a handler's call that begins now, without its end and results."""
     return {
         "handler": handler,
         "socket": socket_id,
@@ -92,7 +92,7 @@ def begun(handler: str, socket_id: int, token: bytes | None, number: int = 0, co
 
 
 def tell(report: Report) -> None:
-    """Sends it."""
+    """Completes a report with the present time and sends the report to the socket REPORTS."""
     report["end"] = monotonic_ns()
     wsbroker.send(REPORTS, json.dumps(report))
 
@@ -104,6 +104,7 @@ class Sync:
         wsbroker.send(socket_id, str(socket_id))
 
     def handle_socket_message(self, data: str, socket_id: int, token: bytes | None) -> None:
+        """Carries out a task, with a thread for its second list of calls, and reports all results."""
         task: Task = json.loads(data)
         report = begun("message", socket_id, token, task["number"])
         if task["beside"]:
@@ -127,6 +128,7 @@ class Async(Sync):
     async def handle_socket_message(  # type: ignore[override]
         self, data: str, socket_id: int, token: bytes | None
     ) -> None:
+        """Carries out a task, other coroutines between its calls, and reports all results; see `Sync`."""
         task: Task = json.loads(data)
         report = begun("message", socket_id, token, task["number"])
         beside: asyncio.Future[list[Done]] | None = None
@@ -139,7 +141,7 @@ class Async(Sync):
 
 
 async def carry_out_in_turns(ops: list[Op]) -> list[Done]:
-    """Makes one call after the other; where the program says so, others go on meanwhile."""
+    """Makes one call after the other as a coroutine; at each PAUSE other coroutines of the loop run."""
     done: list[Done] = []
     for op in ops:
         if op[0] == PAUSE:

@@ -1,4 +1,4 @@
-"""Plays random programs on a running server, and checks what everybody saw against one sequential order.
+"""Plays random programs of API calls on a running server, and compares all results with one sequential order.
 
 Between the core and everything that asks it stands a `Recorder`. It notes each call in the order in which the core
 carries it out, and when. A program is right if, with that order and no other,
@@ -79,7 +79,7 @@ class Recorder:
         self._news = asyncio.Event()
 
     def of(self, core: Core) -> Core:
-        """Stands before this core from now on."""
+        """Puts this recorder in front of a core from now on, and returns the recorder in the core's place."""
         assert isinstance(core, Broker)
         self._core = core
         return cast(Core, self)
@@ -93,7 +93,7 @@ class Recorder:
         return method(*arguments)
 
     def apply_commands(self, lane: int, generation: int, batch: list[tuple[object, ...]]) -> list[tuple[object, ...]]:
-        """Notes commands, and has the core apply them."""
+        """Records the commands of a batch, and has the core apply them."""
         assert self._core is not None
         if lane >= 0 and self._core.worker_queues[lane].generation != generation:
             return self._core.apply_commands(lane, generation, batch)  # of a worker that has gone: it is ignored
@@ -107,6 +107,7 @@ class Recorder:
         return self._core.apply_commands(lane, generation, batch)
 
     def _note(self, lane: int, name: str, arguments: tuple[object, ...], number: int) -> None:
+        """Records one call that the core is about to carry out, or stores a report if the call sends one."""
         if name == "send" and arguments[0] == REPORTS:
             self.reports.append(cast(Report, json.loads(cast(str, arguments[1]))))
             self._news.set()
@@ -115,7 +116,7 @@ class Recorder:
         self.applied.append(Applied(lane, monotonic_ns(), call, number))
 
     async def until(self, claim: Callable[[], bool]) -> None:
-        """Waits for reports that make it true."""
+        """Waits until `claim` returns True; tests the claim after each new report. Fails after LIMIT_S."""
         async with asyncio.timeout(LIMIT_S):
             while not claim():
                 self._news.clear()
@@ -124,7 +125,7 @@ class Recorder:
 
 @contextlib.asynccontextmanager
 async def recorded(kind: WorkerKind, app: str) -> AsyncIterator[tuple[Recorder, wsbroker.Server]]:
-    """A server whose core is recorded."""
+    """Yields a recorder and a running server whose core it records; at the end no socket and channel may be left."""
     recorder = Recorder()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(node, "LocalApi", lambda core, limit: LocalApi(recorder.of(core), limit))
@@ -145,14 +146,14 @@ async def recorded(kind: WorkerKind, app: str) -> AsyncIterator[tuple[Recorder, 
 
 @dataclass
 class Actor:
-    """Who makes one call after the other, and what each gave it."""
+    """The calls that one thread, coroutine or handler made one after the other, and the result of each."""
 
     lane: int
     ops: list[Op] = field(default_factory=list)
     done: list[Done] = field(default_factory=list)
 
     def did(self, ops: list[Op], done: list[Done]) -> None:
-        """Adds what it did next."""
+        """Adds the calls that the actor made next, and their results; leaves out pauses."""
         assert len(ops) == len(done), (ops, done)
         for op, each in zip(ops, done, strict=True):
             if op[0] != PAUSE:
@@ -160,7 +161,7 @@ class Actor:
                 self.done.append(each)
 
     def may_be(self, index: int, applied: Applied, answer: object) -> bool:
-        """Whether its call of this index is that one."""
+        """Returns whether the actor's call of this index may be the recorded call `applied`, with this answer."""
         if index == len(self.ops):
             return False
         op = self.ops[index]
@@ -181,6 +182,7 @@ class Client:
         self.heard = asyncio.ensure_future(self._hear())
 
     async def _hear(self) -> tuple[list[str], int | None, str | None]:
+        """Receives messages until the connection closes; returns the messages, the close code and the reason."""
         heard: list[str] = []
         try:
             while True:
@@ -189,7 +191,7 @@ class Client:
             return heard, self._connection.close_code, self._connection.close_reason
 
     async def send(self, ops: list[Op], beside: list[Op]) -> None:
-        """Sends one more message with something to do, while it may."""
+        """Sends a task, two lists of calls, to the socket's message handler, unless the connection is closed."""
         task: Task = {"number": len(self.tasks), "ops": ops, "beside": beside}
         self.tasks.append(task)
         self.sent_at.append(monotonic_ns())
@@ -230,7 +232,7 @@ class Play:
         self._actors: list[Actor] = []
 
     async def run(self) -> None:
-        """Plays it to its end, and checks everything."""
+        """Plays the program to its end, and checks all results."""
         await asyncio.gather(*(self._connect() for _ in range(SOCKETS)))
         self._clients.sort(key=lambda client: client.id)
         recorder = self._recorder
@@ -276,7 +278,7 @@ class Play:
         return author.ops(0, 8), beside
 
     async def _act(self, lane: int, ops: list[Op]) -> None:
-        """The main program does something: in a thread, or in the loop."""
+        """Has the main program make calls: in a thread of its own, or as a coroutine in the server's loop."""
         actor = Actor(lane)
         self._actors.append(actor)
         if lane == FOREIGN:
@@ -286,7 +288,7 @@ class Play:
             actor.did(ops, await carry_out_in_turns(ops))
 
     def _do(self, actor: Actor, ops: list[Op]) -> None:
-        """The main program does something at once."""
+        """Has the main program make calls in the server's loop, at once and without pauses."""
         actor.did(ops, [carry_out(op) for op in ops])
 
     async def _send_all(self, client: Client, tasks: list[tuple[list[Op], list[Op]]]) -> None:
@@ -295,7 +297,7 @@ class Play:
             await asyncio.sleep(0)
 
     async def _exchange(self, author: Author) -> None:
-        """Everybody goes on until all workers are new ones."""
+        """Reloads the workers, and has clients and main program go on making calls until the reload has ended."""
         exchange = asyncio.ensure_future(asyncio.to_thread(self._server.reload))
         while not exchange.done():
             await asyncio.gather(
@@ -310,7 +312,7 @@ class Play:
         return [report for report in self._recorder.reports if report["handler"] == handler]
 
     def _is_quiet(self) -> bool:
-        """Whether every message was handled, or its socket has ended first."""
+        """Returns whether each message was handled, or the close handler of its socket has run."""
         handled = Counter(report["socket"] for report in self._reports("message"))
         ended = {report["socket"] for report in self._reports("close")}
         return all(client.id in ended or handled[client.id] == len(client.tasks) for client in self._clients)
@@ -320,6 +322,7 @@ class Play:
     def _check(
         self, model: BrokerModel[str, str], heard: dict[int, tuple[list[str], int | None, str | None]], left: set[int]
     ) -> None:
+        """Checks handled messages, the order of all calls, received messages and tokens against the model."""
         for client in self._clients:
             self._check_handled(client, client.id in left)
         answers, sets = _replay(model, self._recorder.applied)
@@ -332,7 +335,11 @@ class Play:
         self._count(answers)
 
     def _check_handled(self, client: Client, is_left: bool) -> None:
-        """Messages were handled once and in order, all if nobody closed the socket; then who did what is known."""
+        """Asserts that a client's messages were handled once and in order; adds the actors of its handlers.
+
+        Args:
+            is_left: whether the socket was open until the end, so that all its messages must have been handled.
+        """
         reports = [report for report in self._reports("message") if report["socket"] == client.id]
         numbers = [report["number"] for report in reports]
         assert numbers == list(range(len(numbers))), (client.id, numbers)
@@ -354,7 +361,7 @@ class Play:
         self._actors.append(actor)
 
     def _check_order(self, answers: list[object]) -> None:
-        """What each lane asked for is what its actors did, their calls put into one another and nothing else."""
+        """Asserts that the recorded calls of each lane are the calls of its actors, interleaved, and no others."""
         for lane in {actor.lane for actor in self._actors}:
             actors = [actor for actor in self._actors if actor.lane == lane]
             places = {(0,) * len(actors)}
@@ -372,7 +379,7 @@ class Play:
             assert tuple(len(actor.ops) for actor in actors) in places, (lane, _expected(actors, places))
 
     def _check_tokens(self, client: Client, sets: "list[Set]") -> None:
-        """Each call of a handler of this socket had a token that was the last one for it."""
+        """Asserts that each call of a handler of this client's socket was given a token that was the last one then."""
         reports = [report for report in self._recorder.reports if report["socket"] == client.id]
         mine = {
             op[2] for task in client.tasks for op in task["ops"] + task["beside"] if op[:2] == ["set_token", client.id]
@@ -415,6 +422,7 @@ class Play:
             )
 
     def _count(self, answers: list[object]) -> None:
+        """Adds the numbers of programs, calls, answers and actors that were checked to the tally."""
         tally = self._tally
         tally["programs"] += 1
         tally["calls"] += len(answers)
@@ -438,7 +446,7 @@ class Set(NamedTuple):
 
 
 def _replay(model: BrokerModel[str, str], applied: list[Applied]) -> tuple[list[object], dict[int, list[Set]]]:
-    """Has the model carry out everything; returns its answers, and what happened to each token."""
+    """Has the model carry out all recorded calls; returns its answers, and the changes of each socket's token."""
     answers: list[object] = []
     sets: dict[int, list[Set]] = {socket: [] for socket in model.received}
     for place, (lane, at, call, number) in enumerate(applied):
@@ -450,7 +458,7 @@ def _replay(model: BrokerModel[str, str], applied: list[Applied]) -> tuple[list[
 
 
 def _return_times(actors: list[Actor]) -> dict[object, tuple[int, int]]:
-    """When the calls that set tokens began and returned, by token: no token is set twice, but for None."""
+    """Returns when each call that set a token began and returned, by token: no token but None is set twice."""
     return {
         op[2]: cast("tuple[int, int]", tuple(done[:2]))
         for actor in actors
@@ -460,6 +468,7 @@ def _return_times(actors: list[Actor]) -> dict[object, tuple[int, int]]:
 
 
 def _timed(change: Set, returned: dict[object, tuple[int, int]]) -> Set:
+    """Returns a change of a token with the times at which the call that made it began and returned."""
     if change.token is None:
         return change._replace(began=0)  # unknown: it may have been any of them
     began, ended = returned[change.token]
@@ -467,7 +476,7 @@ def _timed(change: Set, returned: dict[object, tuple[int, int]]) -> Set:
 
 
 def _expected(actors: list[Actor], places: set[tuple[int, ...]]) -> list[object]:
-    """For the message of a failure: what each actor may have done next."""
+    """Returns the calls that each actor may have made next, for the message of a failure."""
     return [
         [(actor.ops[index], actor.done[index]) for actor, index in zip(actors, place, strict=True) if actor.ops[index:]]
         for place in sorted(places)[:3]

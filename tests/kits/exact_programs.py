@@ -55,11 +55,12 @@ class Author:
         self._said = 0
 
     def ops(self, least: int, most: int) -> list[Op]:
-        """One actor's program."""
+        """Returns a random program for one actor, of `least` to `most` calls."""
         count = self.random.randint(least, most)
         return [self._op(name) for name in self.random.choices(list(WEIGHTS), list(WEIGHTS.values()), k=count)]
 
     def _op(self, name: str) -> Op:
+        """Returns a call of this name with random arguments."""
         socket = self.random.choice(self._sockets)
         channel = self.random.choice(CHANNELS)
         if name in (PAUSE, "channels"):
@@ -81,13 +82,13 @@ class Author:
         return [name, socket, channel]
 
     def _text(self) -> str:
-        """Never the same again."""
+        """Returns a text that no other call of this author has."""
         self._said += 1
         return str(self._said)
 
 
 def call_of(op: Op) -> Call:
-    """What the core is asked by it."""
+    """Returns the call that the core gets for a call of the API, in the form that `BrokerModel.apply` takes."""
     name, *arguments = op
     if name == "has_subscribers":
         return ("subscriber_count", *arguments)
@@ -99,7 +100,7 @@ def call_of(op: Op) -> Call:
 
 
 def is_answer(op: Op, seen: object, answer: object) -> bool:
-    """Whether an actor was told what the model says. One-way calls are told nothing."""
+    """Returns whether a call of the API returned what the model answers; a one-way call must have returned None."""
     name = op[0]
     if name not in QUESTIONS:
         return seen is None

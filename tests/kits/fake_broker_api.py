@@ -1,4 +1,4 @@
-"""A broker made of a few dictionaries, for tests of applications."""
+"""A fake broker of a few dictionaries, for tests of applications' handlers."""
 
 import json
 from collections.abc import Iterator

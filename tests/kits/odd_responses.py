@@ -1,4 +1,4 @@
-"""Ways in which what a handler returns looks like a response and cannot be sent, and some in which it can."""
+"""Handlers' return values that look like a response and cannot be sent, and odd ones that can be sent."""
 
 from collections.abc import Callable, Iterator
 from enum import IntEnum
@@ -74,6 +74,8 @@ class Cold(IntEnum):
 
 
 def _with(**attributes: object) -> Callable[[], object]:
+    """Returns a function that makes a response and then sets these attributes, past its checks."""
+
     def make() -> object:
         response = HttpResponse(200, {"A": "b"}, "hi")
         for name, value in attributes.items():
@@ -84,6 +86,8 @@ def _with(**attributes: object) -> Callable[[], object]:
 
 
 def _without(name: str) -> Callable[[], object]:
+    """Returns a function that makes a response and then deletes the attribute `name`."""
+
     def make() -> object:
         response = HttpResponse()
         delattr(response, name)
@@ -93,6 +97,8 @@ def _without(name: str) -> Callable[[], object]:
 
 
 def _pairs(pairs: object) -> Callable[[], object]:
+    """Returns a function that makes a response whose headers have `pairs` for their pairs, past its checks."""
+
     def make() -> object:
         headers = Headers()
         headers.pairs = pairs  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""Fakes for the pool's tests: a core in plain Python, and workers that are a few lines in a thread."""
+"""Fakes for the pool's tests: a broker's core in plain Python, and workers of a few lines, each in a thread."""
 
 import asyncio
 import socket

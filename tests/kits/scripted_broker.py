@@ -1,4 +1,4 @@
-"""The broker's end of a worker, driven by a test line by line; and handlers from a dict of functions."""
+"""The broker's end of a worker's wire, with which a test sends events and reads commands one by one."""
 
 import logging
 import socket
@@ -21,7 +21,7 @@ PATIENCE_S = 10.0
 
 
 def handlers(**functions: Callable[..., object]) -> object:
-    """An object with these handlers; ``message`` stands for ``handle_socket_message`` and so on."""
+    """Returns an object with these handlers; ``message`` stands for ``handle_socket_message`` and so on."""
     full = {
         "start": "handle_worker_start",
         "stop": "handle_worker_stop",
@@ -36,7 +36,7 @@ def handlers(**functions: Callable[..., object]) -> object:
 def request_fields(
     method: str = "GET", path: str = "/", body: bytes = b"", headers: tuple[tuple[str, str], ...] = ()
 ) -> tuple[object, ...]:
-    """An HTTP request as the wire carries it."""
+    """Returns the values of an HTTP request as the wire carries them."""
     return HttpRequest(method, path, [("Host", "example.org"), *headers], body).fields()
 
 
@@ -53,7 +53,7 @@ class _Stream:
         self.end.sendall(pack_batch(batch))
 
     def read(self) -> Command | None:
-        """The next tuple; None: the other end is closed."""
+        """Returns the next tuple that the worker has written; None if the worker has closed the stream."""
         while not self._read:
             data = self.end.recv(1 << 16)
             if not data:
@@ -64,7 +64,7 @@ class _Stream:
 
 
 class ScriptedBroker:
-    """A worker in a thread, and its broker's end in the test's hands."""
+    """A worker in a thread, whose wire and control stream the test reads and writes as the broker would."""
 
     def __init__(self, spec: object, **options: object) -> None:
         our_wire, its_wire = socket.socketpair()
@@ -108,11 +108,11 @@ class ScriptedBroker:
         assert not self.thread.is_alive()
 
     def tell(self, *batch: tuple[object, ...]) -> None:
-        """Sends one batch of events."""
+        """Sends one batch of events to the worker."""
         self.wire.write(list(batch))
 
     def next(self) -> Command:
-        """The next command."""
+        """Returns the worker's next command; keeps reports on slow calls apart."""
         command = self.wire.read()
         while command is not None and (command[0] == commands.SLOWEST or command == (commands.COUNTED, LONG, 1)):
             if command[0] == commands.SLOWEST:
@@ -132,7 +132,7 @@ class ScriptedBroker:
                 return command
 
     def until_handled(self, amount: int) -> list[Command]:
-        """Reads until this many messages are acknowledged; returns what came beside that since the last call."""
+        """Reads until `amount` messages are acknowledged; returns the other commands that were read meanwhile."""
         since: list[Command] = []
         while amount:
             command = self.next()
@@ -146,19 +146,19 @@ class ScriptedBroker:
         return since
 
     def answer(self, ask: Command, value: object) -> None:
-        """Answers a question."""
+        """Sends the answer to a question, the ASK command `ask`, to the worker."""
         assert ask[0] == commands.ASK
         self.tell((events.ANSWER, ask[1], value))
 
     def stop(self) -> list[Command]:
-        """Tells it to stop; returns what came until it had."""
+        """Has the worker stop; returns the commands that came before the worker had stopped."""
         self.tell((events.STOP,))
         before = len(self.seen)
         self.until(commands.STOPPED)
         return self.seen[before:-1]
 
     def next_control(self, *kinds: int) -> Command:
-        """The next message of these kinds on the control stream."""
+        """Returns the next message of one of these kinds on the control stream; drops others."""
         while True:
             message = self.control.read()
             assert message is not None, "the worker has closed its control stream"
@@ -172,17 +172,17 @@ class ScriptedBroker:
 
 
 def message(socket_id: int, data: str | bytes, cost: int = 1) -> tuple[object, ...]:
-    """A MESSAGE event."""
+    """Returns a MESSAGE event."""
     return (events.MESSAGE, socket_id, data, cost)
 
 
 def closed(socket_id: int, token: bytes | None = None, seen: int = 0) -> tuple[object, ...]:
-    """A CLOSE event."""
+    """Returns a CLOSE event, with code 1000 and reason "bye"."""
     return (events.CLOSE, socket_id, token, seen, 1000, "bye")
 
 
 def worker_logger() -> logging.Logger:
-    """Where handlers' errors are logged."""
+    """Returns the logger to which workers log the errors of handlers."""
     return logging.getLogger("wsbroker.worker")
 
 

@@ -58,7 +58,7 @@ class ServerProcess:
 
     @property
     def log(self) -> str:
-        """What the server has written so far."""
+        """All that the server has written so far."""
         with self._news:
             return "".join(self._lines)
 
@@ -97,7 +97,7 @@ class ServerProcess:
                 self._news.wait(min(remaining_s, 0.1))
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Stops it and returns its exit code; after STOP_S it is killed, which is an error."""
+        """Stops the server by a signal and returns its exit code; fails, and kills it, after STOP_S."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
@@ -108,7 +108,7 @@ class ServerProcess:
             self.end()
 
     def end(self) -> None:
-        """Makes sure that nothing of it is left."""
+        """Kills the server's process if it still runs, and releases its output."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
@@ -117,6 +117,7 @@ class ServerProcess:
         self.process.stdout.close()
 
     def _read(self) -> None:
+        """Adds each line that the server writes to the log. The target of a thread."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             with self._news:
@@ -128,7 +129,10 @@ class ServerProcess:
 def serving(
     *arguments: str, bind: str = "127.0.0.1:0", environment: Mapping[str, str] | None = None, folder: Path | None = None
 ) -> Iterator[ServerProcess]:
-    """Serves while the block runs; then SIGTERM must stop it with exit code 0, unless the test has stopped it."""
+    """Yields a server that serves while the block runs; at the end SIGTERM must stop it with exit code 0.
+
+    A test may stop the server itself. If the block or the stop fails, the server's log is printed.
+    """
     server = ServerProcess((*arguments, "--bind", bind), environment or {}, folder)
     try:
         assert server.url
@@ -146,9 +150,9 @@ def serving(
 
 
 def shared(server: ServerProcess) -> Iterator[ServerProcess]:
-    """What a fixture for one test yields from, if the server is that of the whole module: its log goes to the test.
+    """Yields a server that several tests share, then prints the log lines of the test: for a test's fixture.
 
-    It is always printed; pytest shows what was printed of tests that failed only.
+    The lines are always printed; pytest shows what was printed of tests that failed only.
     """
     known = len(server.log)
     yield server

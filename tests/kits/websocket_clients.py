@@ -1,4 +1,4 @@
-"""Two WebSocket clients that we did not write, behind one face: they say JSON and keep what they hear.
+"""Two foreign WebSocket clients, websockets and aiohttp, behind one interface: they send JSON and keep each message.
 
 Order between two sockets is not promised: a test waits for what it awaits before it goes on (`Talker.hear`).
 Order on one socket is: after the answer to a socket's last request, nothing of before can still come.
@@ -19,23 +19,23 @@ Connect = Callable[..., AbstractAsyncContextManager["Talker"]]
 
 
 class Link(Protocol):
-    """What is different from client to client."""
+    """The operations that each client library spells differently."""
 
     async def send(self, data: str | bytes) -> None: ...
 
     async def receive(self) -> str | bytes | None:
-        """The next message; None if the connection is closed."""
+        """Returns the next message; None if the connection is closed."""
         ...
 
     async def close(self) -> None: ...
 
     def closed_with(self) -> tuple[int | None, str | None]:
-        """The code and, where the client tells, the reason with which the server closed."""
+        """Returns the server's close code and reason; None for a reason that the client library does not tell."""
         ...
 
 
 class Talker:
-    """A client. `transcript` is all that it has heard, in order."""
+    """A client. `transcript` has all messages that it has received, in order."""
 
     def __init__(self, link: Link) -> None:
         self.transcript: list[object] = []
@@ -48,7 +48,7 @@ class Talker:
             await self._link.send(data)
 
     async def hear(self) -> dict[str, object]:
-        """Waits for the next message, a JSON object."""
+        """Waits for the next message, which must be a JSON object, and returns it."""
         heard = await self._receive()
         assert isinstance(heard, str), heard
         message = json.loads(heard)
@@ -57,14 +57,14 @@ class Talker:
         return message
 
     async def hear_raw(self) -> str | bytes:
-        """Waits for the next message, whatever it is."""
+        """Waits for the next message, of any form, and returns it."""
         heard = await self._receive()
         assert heard is not None, self._link.closed_with()
         self.transcript.append(heard)
         return heard
 
     async def ask(self, message: object) -> dict[str, object]:
-        """Says something and returns what is heard next."""
+        """Sends a message and returns the next message that is received."""
         await self.say(message)
         return await self.hear()
 
@@ -115,6 +115,7 @@ class _AiohttpLink:
             await self._connection.send_bytes(data)
 
     async def receive(self) -> str | bytes | None:
+        """Returns the next message; None, after storing code and reason, if the connection is closed."""
         message = await self._connection.receive()
         if message.type is aiohttp.WSMsgType.TEXT or message.type is aiohttp.WSMsgType.BINARY:
             data = message.data
@@ -132,13 +133,13 @@ class _AiohttpLink:
 
 @asynccontextmanager
 async def with_websockets(url: str, headers: Mapping[str, str] | None = None) -> AsyncIterator[Talker]:
-    """A talker that is https://websockets.readthedocs.io."""
+    """Yields a client of the library websockets that is connected to `url`."""
     async with websockets.connect(url, additional_headers=headers, compression=None, proxy=None) as connection:
         yield Talker(_WebsocketsLink(connection))
 
 
 @asynccontextmanager
 async def with_aiohttp(url: str, headers: Mapping[str, str] | None = None) -> AsyncIterator[Talker]:
-    """A talker that is aiohttp's client."""
+    """Yields a client of the library aiohttp that is connected to `url`."""
     async with aiohttp.ClientSession() as session, session.ws_connect(url, headers=headers) as connection:
         yield Talker(_AiohttpLink(connection))

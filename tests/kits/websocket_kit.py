@@ -1,4 +1,4 @@
-"""The client's side of the wire, made by hand so that it can also be wrong; and what a decoder says to it."""
+"""Makes a client's WebSocket frames, right and wrong ones, and lists the events that a decoder makes of them."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ Event = tuple[object, ...]
 
 
 def xored(payload: bytes, key: bytes = KEY) -> bytes:
-    """What RFC 6455 section 5.3 says, byte by byte."""
+    """Returns a payload masked with a key, byte by byte as RFC 6455 section 5.3 defines it."""
     return bytes(byte ^ key[index % 4] for index, byte in enumerate(payload))
 
 
@@ -24,10 +24,10 @@ def frame(
     key: bytes | None = KEY,
     length_bytes: int | None = None,
 ) -> bytes:
-    """A client's frame.
+    """Returns a frame as a client sends it, or a wrong one.
 
     Args:
-        key: None makes an unmasked frame.
+        key: the masking key; None makes an unmasked frame.
         length_bytes: 0, 2 or 8 bytes of extended length, also where fewer would do.
     """
     size = len(payload)
@@ -40,7 +40,7 @@ def frame(
 
 
 def event_of(decoder: Decoder, kind: int) -> Event:
-    """An event with all that it brings, to compare."""
+    """Returns the decoder's newest event with all its values as a tuple, to compare."""
     if kind == TEXT:
         return ("text", decoder.text, decoder.payload_bytes)
     if kind == BINARY:
@@ -54,7 +54,7 @@ def event_of(decoder: Decoder, kind: int) -> Event:
 
 
 def pull(decoder: Decoder) -> list[Event]:
-    """Every event until the decoder needs data."""
+    """Returns all events of a decoder until it needs data."""
     events = []
     while (kind := decoder.next_event()) != NEED_DATA:
         if kind != FRAGMENTS:
@@ -63,12 +63,12 @@ def pull(decoder: Decoder) -> list[Event]:
 
 
 def decode(*reads: bytes, max_message_size: int = 1 << 20) -> list[Event]:
-    """Every event of a new decoder that gets these reads, asked after each of them."""
+    """Returns all events that a new decoder makes of these reads."""
     return feed(Decoder(max_message_size), reads)
 
 
 def feed(decoder: Decoder, reads: Iterable[bytes]) -> list[Event]:
-    """Every event that these reads bring, asked after each of them."""
+    """Returns all events that a decoder makes of further reads; takes the events after each read."""
     events = []
     for read in reads:
         decoder.receive_data(read)

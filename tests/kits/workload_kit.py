@@ -1,4 +1,4 @@
-"""Work for the core alone, without sockets or a loop: the benchmarks of its parts time it.
+"""Workloads for the compiled core alone, without sockets or an event loop, which benchmarks measure.
 
 `worlds` imports this module twice in one process: on the core as it is installed, and on the same sources interpreted.
 """
@@ -197,7 +197,7 @@ class Work:
 
 
 def _never(*problem: object) -> NoReturn:
-    """Fails: nothing of the kind may happen in a benchmark."""
+    """Raises AssertionError: a callback that no benchmark may call."""
     raise AssertionError(problem)
 
 
