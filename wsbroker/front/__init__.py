@@ -1,17 +1,17 @@
 """HTTP: accepts connections, answers plain requests, and hands upgraded connections to the WebSocket connections.
 
     front                  Front: listeners, the table of HTTP connections, start and stop
-    listening              listening sockets, bound before any connection is accepted
+    listening              listening sockets, TCP, Unix (mode and group of the file) and inherited: all or none
     http_connection        the states of one connection and their table: the asyncio protocol
-    request_reader         the reading half of a connection: parsing, bodies, the count of bytes held
+    request_reader         the reading half of a connection: parsing, bodies, the count and limit of bytes held
     upgrade                upgrade requests: the opening handshake and the open handler
     plain_http             plain requests: checks, bodies, responses
     conversion             aiohttp's heads to `HttpRequest`, `HttpResponse` to bytes
     error_responses        the table of responses that the front sends without a handler
     message_slicer         where the input of a connection is divided for the parser
     body_collector         the body of one request while it is read
-    connection_resources   the limits, deadlines, counts and the log that all connections share
-    parse_scheduler        turns of connections with more input than one loop turn allows
+    connection_resources   limits, deadlines, counts and log of all connections; aborts the slowest readers
+    parse_scheduler        which connection with more input than one loop turn allows parses next
     deadlines              many deadlines of one length with one timer
     rate_limited_log       warnings about clients
     aiohttp_private        every use of names that aiohttp does not promise to keep
