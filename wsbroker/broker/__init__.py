@@ -1,16 +1,16 @@
 """Sockets, channels, subscriptions and everything that waits to be sent or handled. Sans-I/O, compiled.
 
     broker          Broker(Delivery): routes messages to the workers, applies their commands, replaces workers
-    delivery        Delivery(Registry): sends, publishes and closes; flushes the turn
+    delivery        Delivery(Registry): sends, publishes and closes (slow consumers: 1013); flushes the turn
     registry        Registry: the tables of sockets and channels, subscriptions, tokens, questions about them
     socket          Socket(SocketInbox): state, subscriptions, outbox and flags of one connection
     channel         Channel(ChannelFrames): the members in subscription order
-    channel_frames  ChannelFrames: the name of a channel, and its frames of this turn
+    channel_frames  ChannelFrames: data only, the name of a channel and its frames of this turn
     inbox           SocketInbox: the events of one socket that wait for its worker; the base of Socket
-    worker_queue    WorkerQueue: the events for one worker, its credit, and the share of each socket
+    worker_queue    WorkerQueue: the events for one worker, its credit, and the part of it that a socket may use
     inline_queue    InlineQueue: the events for handlers that run in the event loop
-    outgoing        Outgoing: the frames of a loop turn, and their flush with one write per socket
-    outbox          Outbox: the frames that wait for one socket whose transport is full
+    outgoing        Outgoing: which socket gets which frames, their flush, the limits for waiting frames
+    outbox          Outbox: data only, the frames that wait for one socket whose transport is full
     timer_wheel     TimerWheel: one deadline per socket, in ticks
     limits          Limits and Counters, and the constants of the core
 

@@ -1,4 +1,4 @@
-"""The broker: messages in and commands. Routes clients' messages to the workers and applies the workers' commands.
+"""The broker: routes messages to the workers, applies the workers' commands, handles lost and replaced workers.
 
 The highest layer of the broker (`Registry`, `Delivery`, `Broker`). Called on one thread only (the loop's).
 """
@@ -26,7 +26,7 @@ class Broker(Delivery):
     def add_worker_queue(self, worker_index: int, credit_bytes: int, is_inline: bool = False) -> WorkerQueue:
         """Adds the queue of one more worker and returns that queue; indexes count from 0."""
         if worker_index != len(self.worker_queues):
-            raise ValueError(f"lane {worker_index} does not follow {len(self.worker_queues) - 1}")
+            raise ValueError(f"worker index {worker_index} is not the next index, {len(self.worker_queues)}")
         worker_queue = WorkerQueue(worker_index, credit_bytes, is_inline)
         self.worker_queues.append(worker_queue)
         return worker_queue
@@ -96,12 +96,15 @@ class Broker(Delivery):
         self._subtract_dropped_bytes(worker_queue)
 
     def _subtract_unhandled_bytes(self, worker_queue: WorkerQueue, cost_bytes: i64) -> None:
-        """Subtracts the cost of messages that were handled or lost from the worker queue's and the broker's sums."""
+        """Subtracts the cost of handled or lost messages from `unhandled_bytes` of the worker queue and the broker."""
         worker_queue.unhandled_bytes -= cost_bytes
         self.unhandled_bytes -= cost_bytes
 
     def _subtract_dropped_bytes(self, worker_queue: WorkerQueue) -> None:
-        """Subtracts the cost of the messages that a worker queue has dropped from inboxes since the last call."""
+        """Subtracts a worker queue's `dropped_bytes` from the sums of unhandled bytes, and sets `dropped_bytes` to 0.
+
+        Called after waiting events were sent, where messages of closed sockets are dropped from inboxes.
+        """
         if worker_queue.dropped_bytes:
             self._subtract_unhandled_bytes(worker_queue, worker_queue.dropped_bytes)
             worker_queue.dropped_bytes = 0
@@ -114,7 +117,7 @@ class Broker(Delivery):
         return SCARCE_INBOX_BYTES
 
     def release_inbox_bytes(self, socket: Socket, cost_bytes: i64) -> None:
-        """Subtracts handled messages from the unhandled bytes of a socket; resumes its reading at half the limit.
+        """Subtracts a handled message's cost from its socket's unhandled bytes; resumes reading at half the limit.
 
         Called once per handled message. A close postponed until the last message is applied here.
         """
@@ -189,7 +192,7 @@ class Broker(Delivery):
         self.resume_worker_queue(worker_index)
 
     def adopt_closes(self, worker_index: int, closes: list[tuple[object, ...]]) -> None:
-        """Queues the CLOSE events of a dead worker (from `mark_worker_lost`) for this worker."""
+        """Queues for this worker the CLOSE events that a lost worker has not handled (from `mark_worker_lost`)."""
         worker_queue = self.worker_queues[worker_index]
         for event in closes:
             worker_queue.unhandled_closes[cast(int, event[1])] = event
@@ -205,7 +208,8 @@ class Broker(Delivery):
 
         Args:
             worker_index: of the worker that gave the commands; -1: a thread of the main interpreter did.
-            generation: of the worker queue when that worker was started; a batch of an older worker is dropped.
+            generation: `WorkerQueue.generation` when that worker was started; the batch of a worker that was lost or
+                replaced since is dropped.
 
         Returns:
             the commands that are the pool's to apply, and for worker -1 the ANSWER events to its questions.
@@ -242,7 +246,7 @@ class Broker(Delivery):
         answers: list[tuple[object, ...]],
         pool_commands: list[tuple[object, ...]],
     ) -> None:
-        """Applies one command; an unknown kind is skipped and counted.
+        """Applies one command of a worker or thread, by its kind; skips and counts a command of an unknown kind.
 
         Args:
             worker_queue: of the worker that gave the command; None: a thread of the main interpreter did.

@@ -1,4 +1,4 @@
-"""The frames published on one channel in this turn.
+"""Data only: the name of a channel, and the frames published to the channel since the last flush.
 
 A base class of its own, because a socket knows its channels and a channel its sockets: so neither file needs the
 other's. See outgoing.py for the numbers.

@@ -1,4 +1,4 @@
-"""Frames out and closes: the broker sends, publishes, closes sockets and flushes the turn.
+"""Sends and publishes messages, flushes the turn, closes sockets: slow consumers and those of an overload with 1013.
 
 The middle layer of the broker (`Registry`, `Delivery`, `Broker`). No method here does I/O: frames gather in `outgoing`
 and CLOSE events in the worker queues until the owner of the loop, asked through `TurnScheduler`, flushes the turn.
@@ -23,7 +23,10 @@ class Delivery(Registry):
     # Opening and closing. ---------------------------------------------------------------------------------------------
 
     def mark_socket_open(self, socket: Socket) -> None:
-        """Marks a socket as accepted and sends its waiting frames; called once the 101 response is queued."""
+        """Marks a socket as accepted and sends its waiting frames; called once the 101 response is queued.
+
+        For a socket that was closed while it was opening, its CLOSE event is queued now.
+        """
         self.counters.sockets_opened += 1
         socket.is_accepted = True
         if socket.state == OPENING:
@@ -35,7 +38,7 @@ class Delivery(Registry):
         self.outgoing.drain_outbox(socket)
 
     def discard_socket(self, socket: Socket) -> None:
-        """Forgets a socket that was refused, or lost before the 101 response; no close event is queued."""
+        """Unregisters a socket that was refused, or lost before the 101 response; no close event is queued."""
         self._unregister_socket(socket)
         self._mark_closed(socket)
 
@@ -103,7 +106,10 @@ class Delivery(Registry):
             self.close_socket(socket, pending_close[0], pending_close[1], pending_close[2], pending_close[3])
 
     def close_slow_consumer(self, socket: Socket, code: int, reason: str) -> None:
-        """Closes a slow consumer: replaces the frames that wait for its socket by a Close frame, and counts it."""
+        """Closes a slow consumer: replaces its socket's waiting frames by a Close frame, and counts the slow consumer.
+
+        Does nothing for a socket that is closing already.
+        """
         if socket.state < CLOSING:
             self.counters.slow_consumers += 1
             self._close_and_drop_frames(socket, code, reason)
@@ -116,7 +122,10 @@ class Delivery(Registry):
         self._replace_waiting_with_close(socket, encode_close(code, reason))
 
     def close_overflowed_sockets(self) -> None:
-        """Closes the sockets that went over `max_queue_bytes` during a flush, as slow consumers with code 1013."""
+        """Closes sockets over `max_queue_bytes` with 1013; sockets that are closing already keep only the Close frame.
+
+        Called by `flush` with the sockets that `Outgoing` has noted; counts them as slow consumers.
+        """
         outgoing = self.outgoing
         while outgoing.overflowed_sockets:
             overflowed = outgoing.overflowed_sockets
@@ -131,21 +140,29 @@ class Delivery(Registry):
                     self.close_slow_consumer(socket, 1013, "slow consumer")
 
     def close_shed_sockets(self) -> None:
-        """Closes the sockets whose outboxes were dropped because too much waited for all sockets together (1013)."""
+        """Closes the sockets whose outboxes were emptied because all together took too much memory (1013).
+
+        Called by `flush` with the sockets that `Outgoing` has noted. Aborts those connections whose Close frame could
+        not free the memory (`Outbox.is_abort_due`).
+        """
         outgoing = self.outgoing
         shed = outgoing.shed_sockets
         outgoing.shed_sockets = []
         for socket in shed:
             outbox = socket.outbox
-            is_cut = outbox is not None and outbox.is_abort_due
+            must_abort = outbox is not None and outbox.is_abort_due
             if socket.state < CLOSING:
                 self.counters.overload_closes += 1
                 self._close_and_drop_frames(socket, 1013, "server overloaded")
-            if is_cut:
+            if must_abort:
                 socket.abort()
 
     def _replace_waiting_with_close(self, socket: Socket, frame: bytes) -> None:
-        """Replaces all frames that wait for a socket by one encoded Close frame; sends that frame if possible."""
+        """Replaces all frames that wait for a socket by one encoded Close frame; writes that frame if possible.
+
+        Args:
+            frame: the Close frame, for which `close_timeout` starts.
+        """
         self.outgoing.replace_waiting_frames(socket, frame)
         socket.on_overflow()
         if not socket.is_blocked:  # the transport has taken everything meanwhile: nothing else would drain the outbox
@@ -169,12 +186,15 @@ class Delivery(Registry):
         self._mark_closed(socket)
 
     def _mark_closed(self, socket: Socket) -> None:
-        """Sets the state of a socket to CLOSED and drops the frames that wait for the socket."""
+        """Sets the state of a socket whose connection is gone to CLOSED, and drops the frames that wait for it."""
         socket.state = CLOSED
         self.outgoing.drop_outbox(socket)
 
     def _queue_close_event(self, socket: Socket, code: int, reason: str) -> None:
-        """Queues the CLOSE event of a socket for its worker; before the 101 the socket's inbox keeps the event."""
+        """Queues a socket's CLOSE event for its worker; before the 101 response, keeps the event in the inbox.
+
+        The worker's close handler gets code and reason. Called once per socket, when it begins to close or is lost.
+        """
         event = (events.CLOSE, socket.id, socket.token, socket.applied_token_number, code, reason)
         if socket.is_accepted:
             self._emit_close_event(socket, event)
@@ -182,7 +202,7 @@ class Delivery(Registry):
             socket.inbox = deque([event])  # due if the upgrade is accepted after all
 
     def _emit_close_event(self, socket: Socket, event: tuple[object, ...]) -> None:
-        """Counts a closed socket and puts its CLOSE event into the queue of its worker."""
+        """Counts a closed socket, puts its CLOSE event into the queue of its worker and schedules a turn."""
         self.counters.sockets_closed += 1
         worker_queue = socket.worker_queue
         if worker_queue.is_inline:
@@ -193,7 +213,7 @@ class Delivery(Registry):
         self._mark_worker_queue_dirty(worker_queue)
 
     def _mark_worker_queue_dirty(self, worker_queue: WorkerQueue) -> None:
-        """Has the events of a worker queue delivered in this turn, and a turn scheduled."""
+        """Notes that a worker queue has events to deliver in this turn, and schedules a turn if none is scheduled."""
         if not worker_queue.is_dirty:
             worker_queue.is_dirty = True
             self.dirty_worker_queues.append(worker_queue)
@@ -231,7 +251,7 @@ class Delivery(Registry):
         self._publish_frame(channel, encode_message(data), exclude)
 
     def _publish_frame(self, channel: Channel, frame: bytes, exclude: tuple[int, ...]) -> None:
-        """Queues an encoded frame for all members of a channel but the excluded socket ids, and counts it."""
+        """Queues an encoded frame for all members of a channel but the excluded socket ids; counts the publication."""
         self.counters.publications += 1
         excluded: list[Socket] | None = None
         if exclude:
@@ -257,7 +277,7 @@ class Delivery(Registry):
     def flush(self) -> None:
         """Writes the frames of this turn to the sockets, then closes the sockets that went over a limit meanwhile.
 
-        Called once per loop turn. Applies the commands that were given inside the flush last.
+        Called once per loop turn. Then drops channels without members, and applies the commands given inside the flush.
         """
         outgoing = self.outgoing
         outgoing.flush()
@@ -280,7 +300,7 @@ class Delivery(Registry):
             self._apply_deferred_commands()
 
     def _apply_deferred_commands(self) -> None:
-        """Applies the commands given inside a flush, in order; called at the end of each call that may have flushed."""
+        """Applies the commands given while a flush ran, in order; called at the end of each call that may flush."""
         if self.is_applying_deferred:  # a deferred command has caused a flush: the loop below takes its commands too
             return
         self.is_applying_deferred = True
@@ -294,7 +314,7 @@ class Delivery(Registry):
             self.is_applying_deferred = False
 
     def _apply_deferred_command(self, command: tuple[object, ...]) -> None:
-        """Applies one command of `deferred_commands`, whose SEND and PUBLISH carry encoded frames.
+        """Applies a command that was given while a flush ran; data of SEND and PUBLISH is an encoded frame already.
 
         A command of unknown kind is skipped and counted.
         """

@@ -1,4 +1,4 @@
-"""The part of a socket that a worker queue works with: the events that wait in its inbox, and its token.
+"""Data only: the part of a socket that a worker queue works with: the events that wait in its inbox, and its token.
 
 A base class of its own, because a socket knows its worker queue: so neither file needs the other's.
 """
@@ -27,6 +27,7 @@ class SocketInbox:
         self.is_token_stale = False
         """whether the token was set elsewhere since the socket's worker got it"""
         self.is_discarding_messages = False
-        """whether messages read but not yet handled are dropped: the application has closed the socket"""
+        """whether messages read but not yet handled are dropped: the application has closed the socket, or the server
+        stops"""
         self.in_flight_units: u8 = 0
-        """messages in flight to the worker, in units of the socket's share (`WorkerQueue.share_units`)"""
+        """messages in flight to the worker, in units of the socket's share (`WorkerQueue.count_share_units`)"""

@@ -1,4 +1,4 @@
-"""The queue of events for the handlers that run in the event loop itself (worker kind inline)."""
+"""Data only: the events of this turn for handlers that run in the event loop itself (worker kind inline)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The limits, counters and constants of the core."""
+"""Data only: the limits, counters and constants of the core."""
 
 from typing import Final
 

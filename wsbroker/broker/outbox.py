@@ -1,4 +1,4 @@
-"""The frames that wait for one socket because its transport is full, and the memory they take.
+"""Data only: the frames that wait for one socket because its transport is full, and the memory they take.
 
 An outbox exists only from the moment a transport refuses bytes (or a frame is sent before the 101) until everything
 that waited has left: an idle connection has none.
@@ -32,7 +32,7 @@ class Outbox:
         self.allowed_bytes: i64 = 0
         """Bytes that may wait beyond `max_queue_bytes`: those that the first turn added, less those that left since."""
         self.is_shed = False
-        """Whether the frames were dropped because too much waited for all sockets; only a Close frame may follow."""
+        """Whether the outbox was emptied because too much waited for all sockets; only a Close frame may follow."""
         self.is_abort_due = False
         """Whether the connection is to be aborted, because a Close frame would not get through."""
 

@@ -1,15 +1,15 @@
-"""The frames of a turn and their flush: encoded once, joined once per channel, one write per socket, in order.
+"""Decides which socket gets which frames, writes them in order, and applies the queue limit and policy to slow sockets.
 
 The promise: each socket receives everything in the order in which the broker applied it, across its channels and
 direct sends. How it is kept while publishing stays O(1):
 
 * Every frame of a turn has a number, its index in `frames`. A *source* is a list of numbers: what was published on
-  one channel, or sent to one socket.
+  one channel, or sent to one socket. A channel is *dirty* while it has frames since the last flush.
 * A socket with one dirty source gets the joined bytes that all others with that source get. A socket with several
   gets the sources merged by number; sockets with the same set of channels share the merged bytes.
 * A socket that joined or left a dirty channel within the turn has *ranges* of numbers for that channel,
   ``[from, to, from, to, …]``, kept on the socket and so found even after it left. `exclude` is a hole in the range.
-* A Close frame is a direct frame after which the socket, out of all channels, gets nothing more.
+* A Close frame is sent to one socket, which has left all its channels and gets nothing more.
 * When a batch reaches its cap the whole turn is flushed, never one channel alone.
 
 While a flush runs nothing here changes: transports may call `pause_writing` from inside a write, which only marks the
@@ -63,7 +63,7 @@ class MergedFrames:
 
 @final
 class Outgoing:
-    """The frames of this turn, the flush that writes them, and the outboxes of all sockets."""
+    """The frames queued since the last flush, the flush that writes them, and the outboxes of all sockets."""
 
     def __init__(self, limits: Limits, counters: Counters) -> None:
         self.limits: Final = limits
@@ -73,11 +73,12 @@ class Outgoing:
         self.dirty_channels: list[Channel] = []
         """Channels with frames in this turn; `Channel.dirty_index` is the index in this list."""
         self.dirty_sockets: list[Socket] = []
-        """Sockets with direct frames or ranges in this turn: the flush merges the frames of each separately."""
+        """Sockets that were sent frames alone, or get only some frames of a channel (`Socket.number_ranges`), since the
+        last flush: the flush collects the frames of each separately."""
         self.overflowed_sockets: list[Socket] = []
         """Sockets whose outbox went over its limit in this flush: the broker closes them after the flush."""
         self.shed_sockets: list[Socket] = []
-        """Sockets whose outbox was dropped because too much waited for all: the broker closes them after the flush."""
+        """Sockets whose outbox was emptied because too much waited for all: the broker closes them after the flush."""
         self.waiting_sockets: dict[int, Socket] = {}
         """Sockets that have an outbox, by id."""
         self.waiting_bytes: i64 = 0
@@ -101,7 +102,7 @@ class Outgoing:
     # Filling the turn. ------------------------------------------------------------------------------------------
 
     def send_frame(self, socket: Socket, frame: bytes) -> None:
-        """Queues a frame for one socket. O(1)."""
+        """Queues an encoded frame for one socket; flushes at once if BATCH_BYTES or TURN_BYTES are reached. O(1)."""
         frames = self.frames
         number = len(frames)
         frames.append(frame)
@@ -120,7 +121,10 @@ class Outgoing:
             self.flush()
 
     def publish_frame(self, channel: Channel, frame: bytes, excluded: list[Socket] | None) -> None:
-        """Queues a frame for the present members of a channel, without the excluded sockets. O(1 + excluded)."""
+        """Queues an encoded frame for the present members of a channel, without the excluded sockets. O(1 + excluded).
+
+        Flushes at once if BATCH_BYTES or TURN_BYTES are reached.
+        """
         frames = self.frames
         number = len(frames)
         frames.append(frame)
@@ -134,7 +138,7 @@ class Outgoing:
         if excluded is not None:
             for socket in excluded:
                 if socket.is_member(channel):
-                    ranges = self._ensure_ranges(socket, channel, True)
+                    ranges = self._ensure_number_ranges(socket, channel, True)
                     if ranges[-2] == number:
                         ranges[-2] = number + 1  # excluded again right behind its last hole
                     else:
@@ -145,22 +149,36 @@ class Outgoing:
             self.flush()
 
     def record_join(self, socket: Socket, channel: Channel) -> None:
-        """Notes that a socket has just joined a channel: the socket gets the frames published from now on."""
+        """Notes from which frame on a socket that just joined a channel gets the channel's frames in the next flush.
+
+        Called right after the joining. Does nothing if no frames of the channel wait for a flush.
+        """
         if channel.dirty_index != NO_INDEX:
-            ranges = self._ensure_ranges(socket, channel, False)
+            ranges = self._ensure_number_ranges(socket, channel, False)
             ranges.append(len(self.frames))
             ranges.append(OPEN_END)
 
     def record_leave(self, socket: Socket, channel: Channel) -> None:
-        """Notes that a socket leaves a channel: the socket still gets the frames published until now."""
-        if channel.dirty_index != NO_INDEX:
-            self._ensure_ranges(socket, channel, True)[-1] = len(self.frames)
+        """Notes up to which frame a socket that leaves a channel gets the channel's frames in the next flush.
 
-    def _ensure_ranges(self, socket: Socket, channel: ChannelFrames, was_member: bool) -> list[int]:
-        """Returns the ranges of frame numbers that a socket gets of a dirty channel, made here if there are none.
+        Called right before the leaving. Does nothing if no frames of the channel wait for a flush.
+        """
+        if channel.dirty_index != NO_INDEX:
+            self._ensure_number_ranges(socket, channel, True)[-1] = len(self.frames)
+
+    def _ensure_number_ranges(self, socket: Socket, channel: ChannelFrames, was_member: bool) -> list[int]:
+        """Returns which of a channel's frames a socket gets in the next flush, as a list; makes the list if missing.
+
+        Called when the socket joins or leaves the channel, or is excluded from a publication: without such a list a
+        member gets all frames of the channel. The caller changes the list.
 
         Args:
-            was_member: whether the socket was a member when the turn began; new ranges then hold all numbers.
+            channel: has frames that wait for the flush.
+            was_member: whether the socket was a member before the first of these frames; a new list then begins with
+                all frames, else it is empty.
+
+        Returns:
+            ranges of frame numbers ``[from, to, from, to, …]``, each `to` excluded.
         """
         by_channel = socket.number_ranges
         if by_channel is None:
@@ -178,9 +196,9 @@ class Outgoing:
     # Flushing. --------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Writes the frames of this turn, with one write per socket that gets any. O(deliveries).
+        """Writes all queued frames to their sockets, with one write per socket that gets any. O(deliveries).
 
-        Called by `Broker.flush`, and earlier when a batch or the turn reaches its cap.
+        Called by `Broker.flush`, and earlier when BATCH_BYTES or TURN_BYTES are reached; ignored inside a flush.
         """
         if self.is_flushing or not self.frames:
             return
@@ -194,15 +212,22 @@ class Outgoing:
             else:
                 self._flush_mixed(channels, sockets)
         finally:  # after any error (no memory) the next turns must still be flushed
-            self._reset_turn(channels, sockets)
+            self._clear_flushed_frames(channels, sockets)
             self.is_flushing = False
         if self.waiting_bytes > self.limits.max_waiting_bytes:
             self._check_total_memory()
         elif self.next_check_bytes:
             self.next_check_bytes = 0
 
-    def _reset_turn(self, channels: list[Channel], sockets: list[Socket]) -> None:
-        """Clears the frames and marks of a flushed turn, here and on its dirty channels and sockets."""
+    def _clear_flushed_frames(self, channels: list[Channel], sockets: list[Socket]) -> None:
+        """Clears the frames of a flush, and what its channels and sockets have noted about them; called at its end.
+
+        Channels without a member go to `emptied_channels`.
+
+        Args:
+            channels: the channels that had frames in the flush.
+            sockets: the sockets of `dirty_sockets` in the flush.
+        """
         for channel in channels:
             channel.dirty_index = NO_INDEX
             channel.frame_numbers = []
@@ -225,7 +250,10 @@ class Outgoing:
             self.merge_cache = {}
 
     def _fan_out_channel(self, channel: Channel) -> None:
-        """Writes a channel's frames to all its members; called by the flush when no other source has frames."""
+        """Writes or queues a channel's frames for all its members; called by `flush` when no other frames are queued.
+
+        For a member whose transport is full the frames are queued in its outbox.
+        """
         # The hot loop of the whole project: 1,000 subscribers are 1,000 turns of it (benchmarks: fan-out).
         frames = self._join_channel_frames(channel)
         data = channel.joined_frames
@@ -238,13 +266,17 @@ class Outgoing:
                     socket.write(data)
 
     def _flush_mixed(self, channels: list[Channel], sockets: list[Socket]) -> None:
-        """Writes the frames of a turn with several sources: each socket gets its frames merged by number.
+        """Writes or queues the frames of several channels or single sockets: each socket gets all its frames in order.
 
-        Called by the flush unless a single channel has all frames.
+        Called by `flush` unless a single channel has all frames.
+
+        Args:
+            channels: all channels that have frames in this flush.
+            sockets: the sockets of `dirty_sockets`, whose frames are not simply all those of their channels.
         """
-        turn = self.flush_number
+        flush_number = self.flush_number
         for socket in sockets:
-            socket.flush_mark = turn
+            socket.flush_mark = flush_number
         largest = _find_largest_channel(channels)
         # Finds the sockets with several sources: walks all channels but the largest, whose members are found by mark.
         touched: list[Socket] = []
@@ -257,32 +289,35 @@ class Outgoing:
             for member in channel.members:
                 if member is None:
                     continue
-                if member.flush_mark != turn:
+                if member.flush_mark != flush_number:
                     if member.more_channels is None:  # its only channel: 50 ns instead of 100 (benchmarks: scaling)
                         self._write_or_queue(member, shared, data)
                         continue
-                    member.flush_mark = turn
+                    member.flush_mark = flush_number
                     member.only_channel_index = index
                     touched.append(member)
                 else:
                     member.only_channel_index = NO_INDEX
         for socket in touched:
             if socket.only_channel_index == NO_INDEX or (largest is not None and socket.is_member(largest)):
-                self._deliver_merged(socket)
+                self._deliver_to_socket(socket)
             else:
                 only = channels[socket.only_channel_index]
                 self._write_or_queue(socket, self._join_channel_frames(only), only.joined_frames)
         for socket in sockets:
-            self._deliver_merged(socket)
+            self._deliver_to_socket(socket)
         if largest is not None and largest.member_count > 0:
             shared = self._join_channel_frames(largest)
             data = largest.joined_frames
             for member in largest.members:
-                if member is not None and member.flush_mark != turn:
+                if member is not None and member.flush_mark != flush_number:
                     self._write_or_queue(member, shared, data)
 
     def _join_channel_frames(self, channel: ChannelFrames) -> list[bytes]:
-        """Returns a dirty channel's frames of this turn; `channel.joined_frames` holds them in one piece then."""
+        """Returns the frames that a channel has in this flush, and stores them joined in `channel.joined_frames`.
+
+        Joins at the first call in a flush; further calls return the same list.
+        """
         frames = channel.turn_frames
         if frames is None:
             every = self.frames
@@ -291,8 +326,11 @@ class Outgoing:
             channel.joined_frames = frames[0] if len(frames) == 1 else b"".join(frames)
         return frames
 
-    def _deliver_merged(self, socket: Socket) -> None:
-        """Writes or queues all frames of this turn for a socket that may have several sources; called by the flush."""
+    def _deliver_to_socket(self, socket: Socket) -> None:
+        """Writes or queues all frames that one socket gets in this flush, of several channels or sent alone, in order.
+
+        Called by `_flush_mixed`. Does nothing for a socket that is closed or gets no frames.
+        """
         if socket.state == CLOSED:
             return
         whole = self._find_whole_channels(socket)
@@ -302,14 +340,17 @@ class Outgoing:
             only = whole[0]
             self._write_or_queue(socket, self._join_channel_frames(only), only.joined_frames)
         elif whole:
-            merge = self._merge_channels(whole)
+            merge = self._merge_channel_frames(whole)
             self._write_or_queue(socket, merge.frames, merge.joined)
 
     def _deliver_individually(self, socket: Socket, whole: list[ChannelFrames]) -> None:
-        """Writes or queues the frames of this turn for a socket with direct frames or ranges, ordered by number.
+        """Writes or queues the frames of this flush for a socket that does not simply get all frames of its channels.
+
+        Such a socket was sent frames alone, joined or left a channel, or was excluded from a publication since the last
+        flush. Called by `_deliver_to_socket`. Reports a written Close frame to the socket (`on_close_written`).
 
         Args:
-            whole: the dirty channels of which the socket gets all frames.
+            whole: the channels of which the socket gets all frames (`_find_whole_channels`).
         """
         numbers: list[int] = []
         direct = socket.direct_numbers
@@ -332,9 +373,10 @@ class Outgoing:
             socket.on_close_written()
 
     def _find_whole_channels(self, socket: Socket) -> list[ChannelFrames]:
-        """Returns the dirty channels of which a socket gets all frames of this turn.
+        """Returns the channels with frames in this flush of which a socket gets every frame.
 
-        O(subscriptions of the socket) or O(dirty channels), whichever are fewer.
+        Left out are the channels that have a list in `socket.number_ranges`, of which the socket gets only some frames.
+        O(subscriptions of the socket) or O(channels with frames), whichever are fewer.
         """
         whole: list[ChannelFrames] = []
         ranges = socket.number_ranges
@@ -353,8 +395,11 @@ class Outgoing:
                     whole.append(channel)
         return whole
 
-    def _merge_channels(self, channels: list[ChannelFrames]) -> MergedFrames:
-        """Returns the frames of several dirty channels merged by number; the last merges are kept for this flush."""
+    def _merge_channel_frames(self, channels: list[ChannelFrames]) -> MergedFrames:
+        """Returns the frames that several channels have in this flush, as one list in the order of sending, and joined.
+
+        Sockets with the same channels (up to MAX_CACHED_CHANNELS) get the same object until the flush ends.
+        """
         # The key has the order of joining: sorting the key would cost more than an occasional second merge.
         key: tuple[int, ...] = ()
         if len(channels) == 2:  # the usual case; 100 ns less than below
@@ -378,7 +423,12 @@ class Outgoing:
     # One socket. ------------------------------------------------------------------------------------------------
 
     def _write_or_queue(self, socket: Socket, frames: list[bytes], data: bytes) -> None:
-        """Writes joined frames to a socket or, if its transport is full, queues the same frames in its outbox."""
+        """Writes frames to a socket's transport or, while that is full, queues them in the socket's outbox.
+
+        Args:
+            frames: the frames to queue.
+            data: the same frames joined, to write.
+        """
         if socket.is_blocked:
             self._queue_in_outbox(socket, frames)
         else:
@@ -386,21 +436,25 @@ class Outgoing:
             socket.write(data)
 
     def _queue_in_outbox(self, socket: Socket, frames: list[bytes]) -> None:
-        """Queues whole frames for a blocked socket; over the limit applies the slow consumer policy."""
+        """Queues whole frames for a blocked socket; over the limit drops frames or notes the socket to be closed.
+
+        The limit is `max_queue_bytes` (`_make_room_for_frame`). DISCONNECT: the socket goes to `overflowed_sockets`,
+        which the broker closes after the flush. DROP_NEW and DROP_OLD: the dropped frames are counted.
+        """
         if socket.state == CLOSED:
             return
         outbox = socket.outbox
         if outbox is None:
             outbox = self._open_outbox(socket)
         elif outbox.is_shed:
-            self._keep_only_close(socket, outbox, frames)
+            self._keep_only_close_frame(socket, outbox, frames)
             return
         self._update_transport_bytes(outbox, socket.transport_bytes())
         is_first_turn = outbox.opened_in_turn == self.loop_turn or not socket.is_accepted
         before = outbox.cost_bytes
         for frame in frames:
             cost: i64 = len(frame) + FRAME_OVERHEAD_BYTES
-            if self._make_room(outbox, frame, cost, is_first_turn):
+            if self._make_room_for_frame(outbox, frame, cost, is_first_turn):
                 outbox.frames.append(frame)
                 outbox.cost_bytes += cost
             elif self.limits.slow_consumer == DISCONNECT:
@@ -414,13 +468,16 @@ class Outgoing:
                 self.counters.frames_dropped += 1
         self._add_waiting_bytes(outbox.cost_bytes - before)
 
-    def _make_room(self, outbox: Outbox, frame: bytes, cost: i64, is_first_turn: bool) -> bool:
-        """Returns whether a frame may wait in an outbox, after DROP_OLD has dropped older frames for the new one.
+    def _make_room_for_frame(self, outbox: Outbox, frame: bytes, cost: i64, is_first_turn: bool) -> bool:
+        """Returns whether a new frame may wait in an outbox; with DROP_OLD first drops old frames to make it fit.
 
-        The bytes that wait already decide: an empty outbox takes any one message. Control frames are always taken.
+        The limit is `max_queue_bytes`; in the first turn FIRST_TURN_FACTOR times that and one frame beyond, and with
+        DISCONNECT what waited then is still allowed later. If nothing waits, any frame may. A control frame always may,
+        and DROP_OLD drops none.
 
         Args:
-            cost: of the frame, with FRAME_OVERHEAD_BYTES.
+            outbox: the caller appends the frame to it.
+            cost: bytes of the frame, with FRAME_OVERHEAD_BYTES.
             is_first_turn: whether the transport refused nothing before this turn. The bytes in the transport come from
                 this turn then and are not counted.
         """
@@ -456,13 +513,16 @@ class Outgoing:
             return waiting == 0 or waiting + cost <= limit
         return False
 
-    def _keep_only_close(self, socket: Socket, outbox: Outbox, frames: list[bytes]) -> None:
-        """Drops new frames for a socket whose outbox was shed; only a Close frame, the last frame, is kept."""
+    def _keep_only_close_frame(self, socket: Socket, outbox: Outbox, frames: list[bytes]) -> None:
+        """Drops new frames for a socket whose outbox was emptied to save memory, except for a Close frame.
+
+        Called by `_queue_in_outbox`. A closing socket's Close frame is the last of its frames and replaces what waits.
+        """
         if socket.state == CLOSING:
             self._replace_frames(outbox, frames[-1])
 
     def prepend_to_outbox(self, socket: Socket, data: bytes) -> None:
-        """Puts the 101 response in front of the frames that waited for it; called when an upgrade is accepted."""
+        """Puts the 101 response in front of a socket's waiting frames; called when an upgrade is accepted."""
         outbox = socket.outbox
         if outbox is None:
             outbox = self._open_outbox(socket)
@@ -487,7 +547,10 @@ class Outgoing:
         self._update_transport_bytes(outbox, socket.transport_bytes())
 
     def drain_outbox(self, socket: Socket) -> None:
-        """Writes the frames of an outbox in pieces until the transport is full again; called when it has room."""
+        """Writes a socket's waiting frames in pieces until the transport is full again; called when it has room.
+
+        Drops the outbox once it is empty, and reports a written Close frame to the socket (`on_close_written`).
+        """
         socket.is_blocked = False
         outbox = socket.outbox
         if outbox is not None:
@@ -536,7 +599,7 @@ class Outgoing:
         return outbox
 
     def _replace_frames(self, outbox: Outbox, frame: bytes) -> None:
-        """Replaces all frames of an outbox by one encoded Close frame, unless its connection is to be aborted."""
+        """Replaces an outbox's frames by an encoded Close frame; does nothing if the connection is to be aborted."""
         if outbox.is_abort_due:
             return
         outbox.frames.clear()
@@ -546,7 +609,7 @@ class Outgoing:
         self._add_waiting_bytes(outbox.cost_bytes - before)
 
     def _update_transport_bytes(self, outbox: Outbox, size: i64) -> None:
-        """Updates the number of bytes in the transport's buffer, in an outbox and in `waiting_bytes`."""
+        """Stores in an outbox how many bytes the transport's buffer holds, and adds the change to `waiting_bytes`."""
         if size != outbox.transport_bytes:
             self._add_waiting_bytes(size - outbox.transport_bytes)
             outbox.transport_bytes = size
@@ -560,7 +623,7 @@ class Outgoing:
     # All sockets. -----------------------------------------------------------------------------------------------
 
     def _check_total_memory(self) -> None:
-        """Measures the memory of all outboxes and drops the largest ones if that is over `max_waiting_bytes`.
+        """Measures the memory of all outboxes and empties the largest ones if that is over `max_waiting_bytes`.
 
         Called after each flush while `waiting_bytes`, which counts shared frames once per socket, is over the limit;
         most of these calls return at once (MAX_SKIPPED_MEMORY_CHECKS).
@@ -573,41 +636,45 @@ class Outgoing:
                 self.next_check_bytes = self.waiting_bytes + step
             return
         self.skipped_checks = 0
-        self._shed_largest_outboxes(limit, limit - step)
+        self._empty_largest_outboxes(limit, limit - step)
         self.next_check_bytes = self.waiting_bytes + step
 
-    def _shed_largest_outboxes(self, limit_bytes: i64, goal_bytes: i64) -> None:
-        """Drops the largest outboxes until all together take at most `goal_bytes`; does nothing up to `limit_bytes`.
+    def _empty_largest_outboxes(self, limit_bytes: i64, goal_bytes: i64) -> None:
+        """Empties the largest outboxes until all together take at most `goal_bytes`; does nothing up to `limit_bytes`.
 
         A publication that waits for a thousand sockets is in memory once: each socket counts a thousandth of it. The
         memory is free at once; the broker closes the sockets afterwards (`shed_sockets`). A connection that is closing
         already, or whose transport holds much, is to be aborted, because a Close frame would free nothing. O(frames
         that wait).
         """
-        baseline = _baseline_reference_count()
+        baseline = _measure_baseline_references()
         total: i64 = 0
         sizes: list[tuple[int, int]] = []
         for socket in self.waiting_sockets.values():
             outbox = socket.outbox
             if outbox is not None:
                 self._update_transport_bytes(outbox, socket.transport_bytes())
-                size = _memory_share_bytes(outbox, baseline)
+                size = _measure_outbox_memory(outbox, baseline)
                 total += size
                 sizes.append((int(size), socket.id))
         if total <= limit_bytes:
             return
         sizes.sort(reverse=True)
-        for share, socket_id in sizes:
+        for outbox_bytes, socket_id in sizes:
             if total <= goal_bytes:
                 return
-            total -= i64(share)
+            total -= i64(outbox_bytes)
             socket = self.waiting_sockets[socket_id]
             outbox = socket.outbox
             if outbox is not None:
-                self._shed_outbox(socket, outbox)
+                self._empty_outbox(socket, outbox)
 
-    def _shed_outbox(self, socket: Socket, outbox: Outbox) -> None:
-        """Drops all frames of one outbox but a Close frame, or has its connection aborted where that frees nothing."""
+    def _empty_outbox(self, socket: Socket, outbox: Outbox) -> None:
+        """Empties an outbox, except for a Close frame, to save memory; the broker then closes or aborts the socket.
+
+        The connection is to be aborted (`is_abort_due`) if the outbox was emptied before, if the transport holds more
+        than BATCH_BYTES, or if the socket is closing and its Close frame is not in the outbox.
+        """
         close = outbox.frames[-1] if outbox.frames and socket.state == CLOSING else b""
         must_abort = outbox.is_shed or outbox.transport_bytes > BATCH_BYTES or (socket.state == CLOSING and not close)
         outbox.is_shed = True
@@ -623,10 +690,10 @@ class Outgoing:
             self._replace_frames(outbox, close)
 
 
-def _baseline_reference_count() -> i64:
-    """Returns the reference count that `_memory_share_bytes` reads for a frame in a single outbox.
+def _measure_baseline_references() -> i64:
+    """Measures what `getrefcount` gives for a frame that waits in one outbox only, and returns that number.
 
-    The compiled and the interpreted build have different counts.
+    The compiled and the interpreted build have different counts. Called before the memory of outboxes is measured.
     """
     outbox = Outbox(0)
     outbox.frames.append(b"\x00" * FRAME_OVERHEAD_BYTES)
@@ -635,11 +702,13 @@ def _baseline_reference_count() -> i64:
     return 1
 
 
-def _memory_share_bytes(outbox: Outbox, baseline: i64) -> i64:
-    """Returns the memory in bytes of an outbox, with its part of the frames that it shares. O(frames that wait).
+def _measure_outbox_memory(outbox: Outbox, baseline: i64) -> i64:
+    """Returns the bytes of memory that an outbox takes; a frame that waits in n outboxes counts about one n-th.
+
+    The bytes in the transport's buffer are included, divided likewise. O(frames that wait).
 
     Args:
-        one: from `_baseline_reference_count`.
+        baseline: from `_measure_baseline_references`: references to a frame that no other outbox has.
     """
     share: i64 = 0
     for frame in outbox.frames:
@@ -667,7 +736,7 @@ def _find_largest_channel(channels: list[Channel]) -> Channel | None:
 
 
 def _extend_within_ranges(numbers: list[int], source: list[int], ranges: list[int]) -> None:
-    """Appends to `numbers` the frame numbers of a source that lie in the ranges.
+    """Appends to `numbers` those frame numbers of `source` that lie in one of the ranges.
 
     Args:
         numbers: the list to extend.
@@ -686,5 +755,5 @@ def _extend_within_ranges(numbers: list[int], source: list[int], ranges: list[in
 
 
 def _is_control_frame(frame: bytes) -> bool:
-    """Returns whether an encoded frame is a control frame (RFC 6455 section 5.5)."""
+    """Returns whether an encoded frame is a control frame: close, ping or pong (RFC 6455 section 5.5)."""
     return frame[0] & 0x08 != 0

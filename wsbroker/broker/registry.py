@@ -82,7 +82,10 @@ class Registry:
         socket.worker_queue.socket_count += 1
 
     def _unregister_socket(self, socket: Socket) -> None:
-        """Removes a socket from the table of sockets and from all its channels. O(subscriptions of the socket)."""
+        """Removes a socket from the table of sockets and from all its channels. O(subscriptions of the socket).
+
+        Does nothing if the socket is not registered (any more).
+        """
         if self.sockets.pop(socket.id, None) is None:
             return
         socket.worker_queue.socket_count -= 1
@@ -117,7 +120,13 @@ class Registry:
             self.subscribe(socket_id, name)
 
     def _add_subscription(self, socket: Socket, name: bytes) -> bool:
-        """Adds a socket to a channel, which is made if it does not exist; returns False if nothing was added."""
+        """Adds a socket to a channel, made if missing, unless the socket is a member or has `max_channels` already.
+
+        Called for each subscribe call. A refusal because of `max_channels` is counted.
+
+        Returns:
+            whether the socket was added.
+        """
         channel = self.channels_by_name.get(name)
         if channel is not None and socket.is_member(channel):
             return False
@@ -157,7 +166,10 @@ class Registry:
             self.unsubscribe(socket_id, name)
 
     def _remove_subscription(self, socket: Socket, channel: Channel) -> None:
-        """Removes a member from a channel, and the channel from the table if that was the last member."""
+        """Removes a member from a channel, and the channel from the table if that was the last member.
+
+        A channel whose frames wait for a flush stays until the flush.
+        """
         self.outgoing.record_leave(socket, channel)
         channel.remove_member(socket)
         if channel.member_count == 0 and channel.dirty_index == NO_INDEX:
@@ -198,14 +210,14 @@ class Registry:
             self.store_token(socket, token, NO_INDEX, 0)
 
     def _find_closed_in_handler(self, socket_id: int) -> Socket | None:
-        """Returns the closed socket of this id if an inline handler of it still runs, else None."""
+        """Returns the socket of this id, closed already, if an inline handler of that socket still runs; else None."""
         current = self.inline_queue.current_socket
         if current is not None and current.id == socket_id:
             return current
         return self.inline_queue.busy_sockets.get(socket_id)
 
     def store_token(self, socket: Socket, token: bytes | None, worker_index: i64, number: int) -> None:
-        """Stores the token of a socket and notes whether the socket's worker knows that token.
+        """Stores the token of a socket, and whether the socket's worker must still be told of the token.
 
         Args:
             worker_index: of the worker that gave the SET_TOKEN command; NO_INDEX: no worker did.
@@ -224,7 +236,10 @@ class Registry:
     # Questions. -------------------------------------------------------------------------------------------------------
 
     def _check_answerable(self) -> None:
-        """Raises CommandError inside a flush with deferred commands: an answer would not take account of those."""
+        """Raises CommandError for a question asked during a flush, if commands given during that flush still wait.
+
+        An answer would not take account of those commands. Called by each question before it is answered.
+        """
         if self.deferred_commands and self.outgoing.is_flushing:
             raise CommandError(CALL_INSIDE_FLUSH_ERROR)
 
@@ -257,7 +272,7 @@ class Registry:
         return [name for name, channel in self.channels_by_name.items() if channel.member_count > 0]
 
     def queued_bytes(self, socket_id: int) -> int:
-        """Returns the bytes that wait for a socket: direct frames of this turn, outbox and transport's buffer.
+        """Returns the bytes that wait for a socket: sent to it alone in this turn, in its outbox, and in its transport.
 
         Frames count with their headers, without the overhead that `max_queue_bytes` adds for each.
         """

@@ -1,4 +1,4 @@
-"""A socket as the broker sees it: an id, subscriptions, a token, an outbox and an inbox.
+"""A socket as the broker sees it: its state, id, subscriptions, token, outbox and inbox.
 
 `connections.Connection` derives from `Socket` and adds the transport; it overrides the methods at the end.
 There is one object per connection, so every field is counted: lists and dicts are made when they are needed.
@@ -49,7 +49,7 @@ class Socket(SocketInbox):
         self.is_blocked = True
         """whether the transport is full, or the 101 response not out yet"""
         self.is_dirty = False
-        """whether the socket has direct frames or ranges in this turn"""
+        """whether the socket is in `Outgoing.dirty_sockets`"""
         self.is_busy = False
         """inline: whether events must wait in the inbox, because an async handler of the socket runs or the socket has
         used up its share of the turn"""
@@ -68,12 +68,14 @@ class Socket(SocketInbox):
         self.pending_close: tuple[int, str, int, str] | None = None
         """code and reason to send, code and reason to report, once the messages read before have been handled: the
         peer has closed or broke the protocol"""
-        # This turn (see outgoing.py).
+        # Since the last flush (see outgoing.py).
         self.flush_mark: i64 = 0
         self.only_channel_index: i64 = NO_INDEX
         self.direct_numbers: list[int] | None = None
+        """numbers of the frames that were sent to this socket alone"""
         self.direct_bytes: i64 = 0
         self.number_ranges: dict[ChannelFrames, list[int]] | None = None
+        """``[from, to, …]`` for each channel of which this socket gets only the frames with such numbers"""
         # The slot of the timer wheel, and the index within it.
         self.timer_slot: i64 = NO_INDEX
         self.timer_index: i64 = 0
@@ -158,19 +160,22 @@ class Socket(SocketInbox):
         return 0
 
     def on_close_written(self) -> None:
-        """Called when the Close frame, the last frame, has been handed to `write`; possibly more than once."""
+        """Does nothing here. Called when the Close frame has been handed to `write`; possibly more than once.
+
+        `Connection` starts the time for the peer's Close frame.
+        """
 
     def pause_reading(self) -> None:
-        """Pauses reading from the client until `resume_reading`; called when the inbox is full."""
+        """Does nothing here. Called when the inbox is full: `Connection` pauses reading until `resume_reading`."""
 
     def resume_reading(self) -> None:
-        """Resumes reading from the client; called when the inbox has room again."""
+        """Does nothing here. Called when the inbox has room again: `Connection` resumes reading from the client."""
 
     def on_close_queued(self) -> None:
-        """Called when a Close frame is queued: starts the time for all frames to leave (`close_timeout`)."""
+        """Does nothing here. Called when a Close frame is queued; `Connection` starts `close_timeout`."""
 
     def on_overflow(self) -> None:
-        """Called when the waiting frames were replaced by a Close frame: starts the time for that frame to leave."""
+        """Does nothing here. Called when a Close frame has replaced the waiting frames (`Connection.on_overflow`)."""
 
     def abort(self) -> None:
-        """Drops the connection without a Close frame, and with it the bytes in the transport's buffer."""
+        """Does nothing here. `Connection` drops the connection without a Close frame, and the bytes in its buffer."""

@@ -53,7 +53,7 @@ class TimerWheel:
         self.timer_count -= 1
 
     def advance_tick(self) -> list[Socket]:
-        """Advances the wheel by one tick; returns the sockets whose deadline came due, which have none any more."""
+        """Advances the wheel by one tick; removes and returns the sockets whose deadline has come."""
         self.current_tick += 1
         number = self.current_tick % SLOTS
         due = self.slots[number]

@@ -1,4 +1,4 @@
-"""The queue of events from the core to one worker, and the worker's credit.
+"""The queue of events from the core to one worker: the worker's credit, and the turns and limits of its sockets.
 
 Events of a turn gather in `events` and leave as one batch. Messages spend credit, which comes back with HANDLED;
 without credit they stay in the inbox of their socket, and the sockets take turns (`waiting_sockets`) when credit
@@ -33,7 +33,7 @@ class WorkerQueue:
         """The most that a message may cost to count as one unit of its socket's share."""
         self.is_inline: Final = is_inline
         self.generation: int = 0
-        """Grows when the worker is lost or replaced: later commands of the older worker are ignored."""
+        """Number of the workers of this queue that were lost or replaced: later commands of those are ignored."""
         self.in_flight_bytes: i64 = 0
         """Cost of the messages sent and not yet acknowledged as handled."""
         self.unhandled_bytes: i64 = 0
@@ -63,8 +63,8 @@ class WorkerQueue:
     def queue_message(self, socket: SocketInbox, event: tuple[object, ...], cost_bytes: i64) -> bool:
         """Queues a MESSAGE event for the worker, or in the socket's inbox.
 
-        The event goes into the inbox while the socket has its share in flight, there is no credit, the queue is
-        paused, or other sockets wait.
+        The event goes into the inbox while as many messages of the socket are in flight as one socket may have (its
+        share), there is no credit, the queue is paused, or other sockets wait.
 
         Returns:
             False: the event waits for credit. True: the event goes out with this turn's batch, or waits only for other
@@ -92,7 +92,11 @@ class WorkerQueue:
             self.events.append(event)
 
     def queue_in_inbox(self, socket: SocketInbox, event: tuple[object, ...]) -> None:
-        """Puts an event into the inbox of its socket; a new inbox puts the socket in line, or parks it."""
+        """Puts an event into its socket's inbox; if that inbox is new, the socket begins to wait for the worker.
+
+        A waiting socket stands in line for credit or, while its messages in flight are at the limit of one socket, is
+        parked until one of them has been handled.
+        """
         inbox = socket.inbox
         if inbox is None:
             inbox = deque()
@@ -102,27 +106,40 @@ class WorkerQueue:
         inbox.append(event)
 
     def _has_share_left(self, socket: SocketInbox) -> bool:
-        """Returns whether a socket may have one more message in flight."""
+        """Returns whether a socket may have one more message in flight: sent to the worker and not yet handled.
+
+        The limit is CROWDED_SHARE_UNITS, or SHARE_UNITS while fewer than CROWDED_FROM_MESSAGES are in flight.
+        """
         units = i64(socket.in_flight_units)
         return units < CROWDED_SHARE_UNITS or (units < SHARE_UNITS and self.in_flight_messages < CROWDED_FROM_MESSAGES)
 
     def _enqueue_or_park(self, socket: SocketInbox) -> None:
-        """Puts a socket with an inbox in line for credit, or parks the socket while its share is in flight."""
+        """Puts a socket that has an inbox in line for the worker's credit, or parks the socket.
+
+        Parks a socket whose messages in flight are at the limit of one socket: `return_share` puts the socket in line
+        when one of them has been handled.
+        """
         if self._has_share_left(socket):
             self.waiting_sockets.append(socket)
         else:
             self.parked_ids.add(socket.id)
 
-    def share_units(self, cost_bytes: i64) -> i64:
-        """Returns the units (1 to SHARE_UNITS) of its socket's share that a message of this cost takes."""
+    def count_share_units(self, cost_bytes: i64) -> i64:
+        """Returns as how many messages a message of this cost counts against its socket's limit of messages in flight.
+
+        1 for a cost up to `share_unit_bytes`, then in proportion to the cost, at most SHARE_UNITS.
+        """
         if cost_bytes <= self.share_unit_bytes:
             return 1
         units = (cost_bytes + self.share_unit_bytes - 1) // self.share_unit_bytes
         return units if units < SHARE_UNITS else SHARE_UNITS
 
     def return_share(self, socket: SocketInbox, cost_bytes: i64) -> None:
-        """Returns the units of a handled message to its socket's share; puts a parked socket back in line."""
-        remaining = i64(socket.in_flight_units) - self.share_units(cost_bytes)
+        """Takes a handled message off its socket's messages in flight; puts a parked socket back in line for credit.
+
+        Called once per handled message of this worker, with the message's cost.
+        """
+        remaining = i64(socket.in_flight_units) - self.count_share_units(cost_bytes)
         socket.in_flight_units = u8(remaining) if remaining > 0 else u8(0)
         if self.parked_ids and socket.id in self.parked_ids and self._has_share_left(socket):
             self.parked_ids.discard(socket.id)
@@ -148,7 +165,7 @@ class WorkerQueue:
             if event[0] == events.MESSAGE:
                 self._send_message(socket, event, cast(int, event[3]))
             else:
-                event = _with_current_token(socket, event)
+                event = _copy_with_current_token(socket, event)
                 if socket.id in self.unhandled_closes:
                     self.unhandled_closes[socket.id] = event
                 self.events.append(event)
@@ -160,44 +177,48 @@ class WorkerQueue:
         return has_moved
 
     def _drop_discarded_messages(self, inbox: deque[tuple[object, ...]]) -> None:
-        """Drops the messages at the front of an inbox whose socket the application has closed.
+        """Drops the messages at the front of an inbox, up to a CLOSE event, and adds their cost to `dropped_bytes`.
 
-        The worker that closed the socket drops messages itself; a worker that replaces it would handle them.
+        Called for a socket that discards its messages: the application has closed the socket, or the server stops. The
+        worker that closed the socket drops messages itself; a worker that replaces it would handle them.
         """
         while inbox and inbox[0][0] == events.MESSAGE:
             self.dropped_bytes += i64(cast(int, inbox.popleft()[3]))
 
     def _drop_inbox(self, socket: SocketInbox) -> None:
-        """Removes the empty inbox of a socket."""
+        """Removes the inbox of a socket, which is empty, and the socket from the sockets with an inbox."""
         socket.inbox = None
         self.sockets_with_inbox.pop(socket.id, None)
 
     def _send_message(self, socket: SocketInbox, event: tuple[object, ...], cost_bytes: i64) -> None:
-        """Adds a MESSAGE event to the worker's batch and spends its cost; a TOKEN event precedes it if one is due.
+        """Adds a MESSAGE event to the worker's batch, behind the socket's token if that is new, and spends its credit.
 
         Tokens go out only with messages, so that a flood of `set_token` costs a stalled worker nothing.
+
+        Args:
+            cost_bytes: cost of the message, which is in flight until the worker reports the message as handled.
         """
         self.in_flight_bytes += cost_bytes
         self.in_flight_messages += 1
-        socket.in_flight_units = u8(i64(socket.in_flight_units) + self.share_units(cost_bytes))
+        socket.in_flight_units = u8(i64(socket.in_flight_units) + self.count_share_units(cost_bytes))
         if socket.is_token_stale:
             socket.is_token_stale = False
             self.events.append((events.TOKEN, socket.id, socket.token, socket.applied_token_number))
         self.events.append(event)
 
     def pause(self) -> None:
-        """Keeps all further events in the inboxes, so that the worker runs empty before its replacement.
+        """Keeps all further messages and closes in the inboxes, so that the worker runs empty before its replacement.
 
         `in_flight_bytes` falls to 0, and `unhandled_closes` holds only events sent to that worker.
         """
         self.is_paused = True
-        for socket_id in self._waiting_closes():
+        for socket_id in self._collect_waiting_closes():
             self.unhandled_closes.pop(socket_id, None)
 
     def resume(self) -> bool:
         """Ends a pause and sends waiting events; returns whether an event was moved to the worker's batch."""
         self.is_paused = False
-        self.unhandled_closes.update(self._waiting_closes())
+        self.unhandled_closes.update(self._collect_waiting_closes())
         return self.send_waiting_events()
 
     def drop_waiting_messages(self) -> i64:
@@ -224,7 +245,7 @@ class WorkerQueue:
 
     def drop_all_events(self) -> list[tuple[object, ...]]:
         """Drops all events for a dead worker; returns the CLOSE events whose handler has not run."""
-        self.unhandled_closes.update(self._waiting_closes())
+        self.unhandled_closes.update(self._collect_waiting_closes())
         closes = list(self.unhandled_closes.values())
         for socket in self.sockets_with_inbox.values():
             socket.inbox = None
@@ -238,7 +259,7 @@ class WorkerQueue:
         return closes
 
     def reset_for_new_worker(self, sockets: list[SocketInbox]) -> None:
-        """Resets credit, shares and token states for a new worker, to which nothing is in flight yet. O(sockets).
+        """Resets credit, messages in flight and token states for a new worker, to which nothing was sent. O(sockets).
 
         Args:
             sockets: the registered sockets of this worker.
@@ -249,18 +270,18 @@ class WorkerQueue:
         for socket in self.sockets_with_inbox.values():
             if socket.id in self.parked_ids:
                 self.waiting_sockets.append(socket)
-            _reset_for_new_worker(socket)
+            _reset_socket_for_new_worker(socket)
         self.parked_ids.clear()
         for socket in sockets:
-            _reset_for_new_worker(socket)
+            _reset_socket_for_new_worker(socket)
 
-    def _waiting_closes(self) -> dict[int, tuple[object, ...]]:
+    def _collect_waiting_closes(self) -> dict[int, tuple[object, ...]]:
         """Returns the CLOSE events that wait in inboxes, with current tokens, by socket id. O(sockets with inbox)."""
         closes: dict[int, tuple[object, ...]] = {}
         for socket in self.sockets_with_inbox.values():
             inbox = socket.inbox
             if inbox and inbox[-1][0] == events.CLOSE:
-                closes[socket.id] = _with_current_token(socket, inbox[-1])
+                closes[socket.id] = _copy_with_current_token(socket, inbox[-1])
         return closes
 
     def get_socket_with_inbox(self, socket_id: int) -> SocketInbox | None:
@@ -268,13 +289,19 @@ class WorkerQueue:
         return self.sockets_with_inbox.get(socket_id)
 
 
-def _reset_for_new_worker(socket: SocketInbox) -> None:
-    """Resets the share and the token state of one socket: its new worker has no message and no token of it."""
+def _reset_socket_for_new_worker(socket: SocketInbox) -> None:
+    """Marks a socket as having no message in flight, and its token, if any, as unknown to the worker.
+
+    Called for each socket of a worker queue when its worker is replaced.
+    """
     socket.in_flight_units = 0
     socket.applied_token_number = 0
     socket.is_token_stale = socket.token is not None
 
 
-def _with_current_token(socket: SocketInbox, close: tuple[object, ...]) -> tuple[object, ...]:
-    """Returns a CLOSE event that waited, with the socket's token of now: a running handler may have set a new one."""
+def _copy_with_current_token(socket: SocketInbox, close: tuple[object, ...]) -> tuple[object, ...]:
+    """Returns a copy of a CLOSE event that waited in an inbox, with the token that the socket has now.
+
+    A handler that ran while the event waited may have set a new token.
+    """
     return (events.CLOSE, socket.id, socket.token, socket.applied_token_number, close[4], close[5])
