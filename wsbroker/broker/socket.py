@@ -52,7 +52,7 @@ class Socket(SocketInbox):
         """whether the socket is in `Outgoing.dirty_sockets`"""
         self.is_busy = False
         """inline: whether events must wait in the inbox, because an async handler of the socket runs or the socket has
-        used up its share of the turn"""
+        used up its part of the turn"""
         self.is_reading_paused = False
         self.worker_queue: Final = worker_queue
         self.state: i64 = OPENING
