@@ -1,4 +1,4 @@
-"""A WebSocket connection: the asyncio protocol that a transport is handed to after the 101.
+"""One client's WebSocket connection: reads and writes its transport; pings, closing handshake, time limits.
 
 It is a plain native class (deriving from `asyncio.Protocol` would give every connection a dict), one object per
 connection: protocol, broker's socket and timer in one. It has a decoder only while a message or frame is incomplete.
@@ -85,7 +85,10 @@ class Connection(Socket):
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Takes bytes from the peer, split anywhere, and reads messages from them; called by the transport."""
+        """Takes bytes from the peer, split anywhere, and reads messages from them; called by the transport.
+
+        Beyond the byte budget of a turn, reading goes on in the next turn. Ignores bytes after a protocol error.
+        """
         if self.state == CLOSED or self.is_input_ignored:
             return
         turn = self.turn
@@ -177,10 +180,13 @@ class Connection(Socket):
                 return
 
     def _read_control_frame(self, kind: int, decoder: Decoder) -> None:
-        """Acts on a decoded control frame or a protocol error: answers a PING, begins to close on CLOSE and FAILED.
+        """Handles a decoded control frame or protocol error: answers a PING, begins to close on CLOSE and FAILED.
+
+        Called by `read` while no Close frame of ours is queued.
 
         Args:
             kind: the event of the decoder; PONG and FRAGMENTS need no action.
+            decoder: has the payload, or the close code and reason, of that event.
         """
         broker = self.turn.broker
         if kind == PING:
@@ -199,7 +205,12 @@ class Connection(Socket):
             )
 
     def _read_while_closing(self, kind: int) -> None:
-        """Acts on a decoded event after our Close frame was queued: only the peer's CLOSE or a FAILED has an effect.
+        """Handles a decoded event after our Close frame was queued; only CLOSE and FAILED have an effect.
+
+        All further input is ignored then; if our Close frame has been written, the transport closes.
+
+        Args:
+            kind: the event of the decoder.
 
         Source: RFC 6455 section 5.5.1.
         """
@@ -280,18 +291,18 @@ class Connection(Socket):
             transport.write_eof()
 
     def on_close_queued(self) -> None:
-        """Starts `close_timeout` for our Close frame, and all frames before it, to leave; called when it is queued."""
+        """Starts `close_timeout` for all frames up to our Close frame to be written. Called when that is queued."""
         self._start_close_timer()
 
     def on_overflow(self) -> None:
-        """Starts `close_timeout` and resumes reading; called when only a Close frame is left in the full outbox."""
+        """Starts `close_timeout` and resumes reading; called when a Close frame has replaced all waiting frames."""
         self._start_close_timer()
         if self.is_reading_paused:
             self.is_reading_paused = False
             self.turn.defer_reading(self)
 
     def _start_close_timer(self) -> None:
-        """Starts `close_timeout` for the waiting frames to leave, unless that was started before; not before the 101.
+        """Starts `close_timeout` for the waiting frames to be written, once only; does nothing before the 101 response.
 
         A second `close_timeout`, for the peer's answer, begins in `on_close_written`.
         """
@@ -300,22 +311,22 @@ class Connection(Socket):
             self._set_close_deadline()
 
     def _set_close_deadline(self) -> None:
-        """Sets this connection's deadline to `close_timeout` from now."""
+        """Sets this connection's deadline to `close_timeout` from now, after which `on_timer` aborts the connection."""
         wheel = self.turn.timer_wheel
         self.waiting_since_tick = wheel.current_tick
         wheel.set_deadline(self, self.turn.close_ticks)
 
     def _close_transport(self) -> None:
-        """Closes the transport once its buffer is written; called when the Close frames of both sides are through.
+        """Has the transport close once its buffer is written; called when our Close frame and the peer's have passed.
 
-        The deadline stays, for a peer that does not read the rest of the buffer. Source: RFC 6455 section 7.1.1, the
-        server closes first.
+        A protocol error of the peer counts as its Close frame. The deadline stays, for a peer that does not read the
+        rest of the buffer. Source: RFC 6455 section 7.1.1, the server closes first.
         """
         if self.transport is not None:
             self.transport.close()
 
     def abort(self) -> None:
-        """Drops the connection without a Close frame."""
+        """Drops the connection without a Close frame, and the bytes in the transport's buffer."""
         if self.transport is not None:
             self.transport.abort()
 
@@ -351,7 +362,13 @@ class Connection(Socket):
         turn.timer_wheel.set_deadline(self, wait)
 
     def _check_write_progress(self, now: i64) -> i64:
-        """Returns the ticks left for the full transport to send bytes; 0 or less after `write_timeout`."""
+        """Returns the ticks until `write_timeout`, counted anew when a full transport has sent bytes; 0 or less: over.
+
+        Called when the deadline of a blocked connection comes due.
+
+        Args:
+            now: the current tick of the timer wheel.
+        """
         waiting: i64 = self.transport_bytes()
         if waiting < self.lowest_transport_bytes:
             self.lowest_transport_bytes = waiting
@@ -359,7 +376,14 @@ class Connection(Socket):
         return self.waiting_since_tick + self.turn.write_ticks - now
 
     def _check_peer_alive(self, now: i64) -> i64:
-        """Returns the ticks until the next check of the peer, 0 or less if no pong came in time; sends a due ping."""
+        """Returns the ticks until the next check of the peer, 0 or less if no pong came in time; sends a due ping.
+
+        Called when the deadline of a connection that is not blocked comes due, if pings are on. Any bytes of the peer
+        count as a pong.
+
+        Args:
+            now: the current tick of the timer wheel.
+        """
         turn = self.turn
         if self.is_reading_paused or self.pending_close is not None:  # a pong may be unread, or will never be read
             self.last_heard_tick = now

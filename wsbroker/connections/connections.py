@@ -1,4 +1,4 @@
-"""All connections of a server, and the loop turn that moves their messages.
+"""All connections of a server: their admission, the loop turn that moves their messages, timers, the server's stop.
 
 A turn is scheduled by the first frame or event that waits, and runs once the loop has read from all sockets that were
 ready: throttled connections go on reading, handlers in the loop run, the workers get their batches, and then all frames
@@ -85,7 +85,7 @@ class Connections(Turn):
             connection.data_received(early_data)
 
     def discard_connection(self, connection: Connection) -> None:
-        """Forgets an admitted connection that was refused, or lost before the 101 response."""
+        """Removes an admitted connection that was refused, or lost before the 101 response."""
         self.connection_count -= 1
         self.timer_wheel.cancel_deadline(connection)
         self.broker.discard_socket(connection)
@@ -122,7 +122,11 @@ class Connections(Turn):
                 self.broker.schedule_turn()
 
     def _run_turn_steps(self) -> None:
-        """Runs the steps of one loop turn in order."""
+        """Runs one loop turn: continues deferred reads, runs inline handlers, hands batches to workers, flushes frames.
+
+        Called by `run_turn`. With a `flush_interval` the flush is scheduled for the end of that interval. Inline
+        handlers that were deferred run after the flush.
+        """
         if self.deferred_connections:
             unread = self.deferred_connections
             self.deferred_connections = []
@@ -144,12 +148,12 @@ class Connections(Turn):
             inline.run_deferred_sockets()  # after the answers to all other sockets
 
     def _flush_after_interval(self) -> None:
-        """Flushes the frames of the last `flush_interval`; called by the loop when that interval ends."""
+        """Flushes the frames collected during a `flush_interval`; called by the loop when that interval ends."""
         self.is_flush_due = False
         self.broker.flush()
 
     def _has_work(self) -> bool:
-        """Returns whether reads, events or frames wait for another turn; called at the end of a turn."""
+        """Returns whether deferred reads, events or frames wait for another turn; called at the end of a turn."""
         broker = self.broker
         if (
             self.deferred_connections

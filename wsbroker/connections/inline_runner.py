@@ -1,4 +1,4 @@
-"""Handlers in the loop: one Python call per message, made from compiled code.
+"""Runs message handlers in the event loop (worker kind inline): one Python call per message, made from compiled code.
 
 Rare events (an async handler, an error, a close) go to the interpreted runtime through the callables given here; while
 an async handler runs, the later events of its socket wait in the socket's inbox.
@@ -99,7 +99,7 @@ class InlineRunner:
         self.on_missing_handler: Final = handlers.on_missing_handler
         self.busy_sockets: Final[dict[int, Socket]] = broker.inline_queue.busy_sockets
         self.deferred_sockets: Final[deque[Socket]] = deque()
-        """Sockets that have used up their share, with events in their inbox, in order of their turns."""
+        """Sockets that have used up their part of a turn, with events in their inbox, in order of their turns."""
         self.handled_messages: int = 0
         self.clock_s: float = 0.0
         """Time at which the last handler ended or the turn began: read once per message, not twice (40 ns)."""
@@ -148,7 +148,7 @@ class InlineRunner:
                 queue.events = data[done:] + queue.events
 
     def run_deferred_sockets(self) -> None:
-        """Handles waiting events of the deferred sockets, one share each, for about TURN_SHARE_S together.
+        """Handles events of the sockets that used up their part of a turn, for about TURN_SHARE_S for all together.
 
         Called after the flush of each turn. Sockets that are not reached come first in the next turn.
         """
@@ -184,13 +184,22 @@ class InlineRunner:
         return dropped
 
     def _defer_socket(self, socket: Socket) -> None:
-        """Keeps the further events of a socket in its inbox until `run_deferred_sockets`: its share is used up."""
+        """Has a socket's events wait for `run_deferred_sockets`, because the socket has used up its part of this turn.
+
+        The part is TURN_SHARE_EVENTS events or TURN_SHARE_S of handlers in a row.
+        """
         socket.is_busy = True
         self.deferred_sockets.append(socket)
         self.broker.schedule_turn()
 
     def _queue_in_inbox(self, socket: Socket, data: object) -> None:
-        """Puts an event into the inbox of its busy socket, and pauses the socket's reading if the inbox is full."""
+        """Puts an event into its socket's inbox, and pauses the socket's reading if the inbox is full.
+
+        Called for a busy socket: an async handler runs, or the socket has used up its part of this turn.
+
+        Args:
+            data: the event, as for `_handle_event`.
+        """
         inbox = socket.inbox
         if inbox is None:
             inbox = deque()
@@ -204,7 +213,9 @@ class InlineRunner:
             socket.pause_reading()
 
     def _handle_event(self, socket: Socket, data: object) -> None:
-        """Handles one event of a socket: calls the message handler, or acts on a close.
+        """Handles one event of a socket: calls the message handler, starts the close handler, or applies a due close.
+
+        Messages of a socket that discards its messages are dropped.
 
         Args:
             data: a message (str or bytes), a CLOSE event (tuple), or an empty tuple: the last message of a socket
@@ -249,7 +260,11 @@ class InlineRunner:
             self.clock_s = time()
 
     def _begin_async_handler(self, socket: Socket, result: object) -> None:
-        """Hands the awaitable that a handler returned to the runtime; the socket is busy until `resume_socket`."""
+        """Hands the awaitable that a message handler returned to the runtime; the socket is busy until `resume_socket`.
+
+        Args:
+            result: the awaitable, or any other value but None, which the runtime sorts out.
+        """
         socket.is_busy = True
         self.busy_sockets[socket.id] = socket
         self.starting_socket_id = socket.id
@@ -257,7 +272,10 @@ class InlineRunner:
         self.starting_socket_id = 0
 
     def _handle_close(self, socket: Socket, event: tuple[object, ...]) -> None:
-        """Starts the close handler of a socket with code and reason of its CLOSE event."""
+        """Starts the close handler of a socket with code and reason of its CLOSE event.
+
+        The socket is busy until the handler ends (`resume_socket`, unless it has ended at once).
+        """
         socket.is_busy = True
         self.busy_sockets[socket.id] = socket
         # Not the event's token: a handler that ran when the socket closed may have set it since.
@@ -267,7 +285,7 @@ class InlineRunner:
         self.clock_s = time()
 
     def resume_socket(self, socket_id: int) -> None:
-        """Handles the events that waited for an async handler of a socket; called when that handler has ended.
+        """Handles the events of a socket that waited for its async handler; called when that handler has ended.
 
         An unknown id is ignored.
         """
@@ -284,7 +302,10 @@ class InlineRunner:
             socket.inbox = None
 
     def _handle_inbox(self, socket: Socket) -> None:
-        """Handles the events in the inbox of a socket, for one share or until an async handler of the socket runs."""
+        """Handles the events in a socket's inbox until its part of the turn is used up, or until an async handler runs.
+
+        Called for a socket whose wait is over. If events remain and no handler runs, the socket is deferred again.
+        """
         inbox = socket.inbox
         queue = self.queue
         current = queue.current_socket
