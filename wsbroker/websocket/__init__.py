@@ -1,6 +1,6 @@
 """RFC 6455, sans-I/O: a client's bytes become messages, messages become bytes for a client. Compiled by mypyc.
 
-    handshake   request head  -> Upgrade -> the 101 response
+    handshake   request head  -> Upgrade (origin and subprotocol checked) -> the 101 response
     decoder     client bytes  -> messages, pings, closes (frames, fragments and limits inside)
     masking     the XOR of client payloads
     utf8        text checked while it arrives

@@ -149,8 +149,10 @@ class Decoder:
     def _decode_frame(self) -> int:
         """Decodes one frame from its first byte on: a whole message, a control frame, or the start of a long payload.
 
+        Called by `next_event`, not inside a payload.
+
         Returns:
-            an event, or _NO_EVENT.
+            an event, or _NO_EVENT if `next_event` goes on.
 
         Source: RFC 6455 section 5.2.
         """
@@ -216,7 +218,11 @@ class Decoder:
         return self._decode_payload_piece(message)
 
     def _decode_payload_piece(self, message: "_PartialMessage") -> int:
-        """Decodes the received part of the current frame's payload into its incomplete message; returns an event."""
+        """Decodes the received part of the current frame's payload into its incomplete message; called by `next_event`.
+
+        Returns:
+            TEXT or BINARY for a message that is complete now, NEED_DATA, FAILED, or _NO_EVENT if `next_event` goes on.
+        """
         at: i64 = self._position
         piece_size: i64 = len(self._buffer) - at
         if piece_size > message.missing_bytes:
@@ -234,7 +240,11 @@ class Decoder:
         return self._complete_message(message.validator is not None, message.body.getvalue())
 
     def _complete_message(self, is_text: bool, payload: bytes) -> int:
-        """Stores a whole unmasked message and returns TEXT, BINARY, or FAILED for a text that is not UTF-8."""
+        """Stores a whole message as `text` or `data` and returns TEXT or BINARY; FAILED if a text is not UTF-8.
+
+        Args:
+            payload: of all frames of the message, unmasked.
+        """
         self.payload_bytes = len(payload)
         if not is_text:
             self.data = payload
@@ -295,9 +305,10 @@ class Decoder:
         return CLOSE
 
     def _refill_or_need_data(self) -> int:
-        """Continues with the bytes received later (_NO_EVENT) or, if there are none, frees memory (NEED_DATA).
+        """Moves bytes received later into the buffer (returns _NO_EVENT) or, if there are none, returns NEED_DATA.
 
-        Called when the buffer holds no further whole header or payload.
+        Called when the buffer holds no further whole header or payload. NEED_DATA frees the memory of the decoded
+        bytes and of the last message.
         """
         tail = b""
         if self._position < len(self._buffer):
@@ -314,12 +325,17 @@ class Decoder:
         return NEED_DATA
 
     def _fail_connection(self, code: int, reason: str) -> int:
-        """Stops decoding because the client broke the protocol; returns FAILED."""
+        """Stops decoding because the client broke the protocol; returns FAILED.
+
+        Args:
+            code: the close code for our Close frame.
+            reason: the close reason for our Close frame.
+        """
         self._stop_decoding(code, reason)
         return FAILED
 
     def _stop_decoding(self, code: int, reason: str) -> None:
-        """Stores code and reason of the last event and drops all undecoded bytes: later calls give NEED_DATA."""
+        """Stores code and reason of a CLOSE or FAILED event, drops all undecoded bytes and ignores later ones."""
         self.close_code = i32(code)
         self.close_reason = reason
         self._is_stopped = True

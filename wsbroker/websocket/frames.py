@@ -1,4 +1,4 @@
-"""Frames from the server to a client: opcodes, and messages and closes made into bytes.
+"""Encodes frames from the server to a client: text, binary, Close and control frames; opcodes and their limits.
 
 A server's frames are never masked (RFC 6455 section 5.1) and we never fragment: every frame here has FIN set.
 The bytes are made once and shared by all receivers of a publication.
@@ -82,7 +82,7 @@ def encode_close(code: int, reason: str) -> bytes:
 
 
 def _truncate_reason(reason: bytes) -> bytes:
-    """Cuts the UTF-8 reason of a Close frame to MAX_REASON_BYTES, at the end of a whole character."""
+    """Returns the UTF-8 reason of a Close frame, cut to MAX_REASON_BYTES at the end of a whole character."""
     if len(reason) <= MAX_REASON_BYTES:
         return reason
     end = MAX_REASON_BYTES

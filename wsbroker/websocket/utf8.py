@@ -30,7 +30,7 @@ class Utf8Validator:
         self._tail = _NOTHING
 
     def feed(self, piece: bytes) -> bool:
-        """Checks the next piece; returns False if no continuation could make the text valid UTF-8.
+        """Checks the next piece of the text; returns False if no continuation could make the text valid UTF-8.
 
         Cost: one decoding of the piece. After a False the validator is of no more use.
         """
@@ -48,7 +48,7 @@ class Utf8Validator:
 
 
 def _count_unfinished_bytes(piece: bytes) -> int:
-    """Returns how many bytes at the end of a piece (0 to 3) begin a character without ending it."""
+    """Returns how many bytes at the end of a piece of UTF-8 (0 to 3) begin a character that is not complete."""
     size = len(piece)
     back = 1
     while back <= 3 and back <= size:
@@ -63,7 +63,7 @@ def _count_unfinished_bytes(piece: bytes) -> int:
 
 
 def _can_begin_character(start: bytes) -> bool:
-    """Returns whether one to three bytes, a lead byte and its continuations, can be the start of a character.
+    """Returns whether one to three bytes, a lead byte and its continuations, can be the start of a UTF-8 character.
 
     Source: RFC 3629 section 4, the ranges of the second byte.
     """
