@@ -254,7 +254,13 @@ class TestBroker(BrokerApi):
     # What sockets do. -------------------------------------------------------------------------------------------
 
     def _handle_message(self, socket: TestSocket, data: str | bytes) -> None:
-        """Runs the message handler for a socket, if it is open; closes the socket with 1011 if the handler raises."""
+        """Runs the message handler for an open socket; closes the socket with 1011 if that handler raises.
+
+        Called by `TestSocket.send`. Then runs the close handlers of the sockets that the handler has closed.
+
+        Raises:
+            Exception: the handler's, if `raise_errors` is set.
+        """
         if socket.is_open and self._handlers.message is not None:
             self._handled_socket = socket
             try:
@@ -269,7 +275,7 @@ class TestBroker(BrokerApi):
         self._run_close_handlers()
 
     def _close_socket(self, socket: TestSocket, code: int, reason: str) -> None:
-        """Closes an open socket; `_run_close_handlers` runs its close handler later."""
+        """Closes an open socket with code and reason; `_run_close_handlers` runs the socket's close handler later."""
         if socket.is_open:
             self._remove_socket(socket)
             socket.close_code = code
@@ -277,7 +283,7 @@ class TestBroker(BrokerApi):
             self._pending_closes.append(socket)
 
     def _remove_socket(self, socket: TestSocket) -> None:
-        """Takes an open socket out of the tables, with its subscriptions."""
+        """Marks an open socket as closed and removes the socket and its subscriptions from the broker's tables."""
         if not socket.is_open:
             return
         socket.is_open = False
@@ -286,7 +292,10 @@ class TestBroker(BrokerApi):
             self._remove_subscription(socket, name)
 
     def _run_close_handlers(self) -> None:
-        """Runs the close handlers of closed sockets. Called when the handler that closed them has ended."""
+        """Runs the close handlers of all closed sockets whose close handler has not run yet, in the order of closing.
+
+        Called at the end of a handler, and when the test itself closes a socket.
+        """
         while self._pending_closes:
             socket = self._pending_closes.pop(0)
             if self._handlers.close is not None:
@@ -301,7 +310,7 @@ class TestBroker(BrokerApi):
 
     @contextmanager
     def _filter_handler_errors(self) -> Iterator[None]:
-        """Wraps a handler's call: drops what the handler raises, unless `raise_errors` is set."""
+        """Drops an error that a handler raises in the block, unless `raise_errors` is set; a context manager."""
         try:
             yield
         except _HANDLER_ERRORS:
@@ -311,7 +320,7 @@ class TestBroker(BrokerApi):
     # Running handlers. ------------------------------------------------------------------------------------------
 
     def _run_handler(self, handler: Handler, *arguments: object) -> object:
-        """Calls a handler in the context of this broker, awaits it if need be, and returns its value."""
+        """Calls a handler, runs it to its end if async, and returns its value; API calls in it go to this broker."""
         token = worker_api.context_api.set(self)
         try:
             returned = handler(*arguments)
@@ -320,14 +329,17 @@ class TestBroker(BrokerApi):
             worker_api.context_api.reset(token)
 
     def _await_result(self, awaitable: object) -> object:
-        """Runs an async handler to its end and returns its value.
+        """Runs the awaitable of an async handler to its end and returns its value; raises what the handler raises.
 
         One loop in a thread runs all of them, so that a test may have a loop of its own.
+
+        Raises:
+            TimeoutError: the handler has not ended within `timeout_s`.
         """
         import asyncio
 
         async def await_with_timeout() -> tuple[object, BaseException | None]:
-            """Returns the handler's value and None, or None and what the handler raised."""
+            """Awaits the handler for `timeout_s`; returns its value and None, or None and the exception raised."""
             try:
                 async with asyncio.timeout(self._timeout_s):
                     return await cast("asyncio.Future[object]", awaitable), None
@@ -350,7 +362,7 @@ class TestBroker(BrokerApi):
             del error  # which holds this frame
 
     def _stop_loop(self) -> None:
-        """Stops the loop of async handlers and its thread, if there is one."""
+        """Stops the loop of async handlers and its thread, if there are any; called when the `with` block ends."""
         loop, self._loop = self._loop, None
         if loop is not None and self._thread is not None:
             loop.call_soon_threadsafe(loop.stop)
@@ -360,7 +372,7 @@ class TestBroker(BrokerApi):
     # What handlers ask (see `BrokerApi`). -----------------------------------------------------------------------
 
     def send_command(self, command: WireCommand) -> None:
-        """Carries out a one-way command of a thread that has outlived its worker."""
+        """Applies a one-way command of a thread that has outlived its worker."""
         kind, *arguments = command
         if kind == commands.SET_TOKEN:
             arguments.pop()  # its number
@@ -458,7 +470,11 @@ class TestBroker(BrokerApi):
         return 0
 
     def _add_subscription(self, socket_id: int, channel: bytes) -> bool:
-        """Subscribes a socket, unless it is unknown, subscribed already or at its limit; returns whether it did."""
+        """Subscribes a socket to a channel, unless the socket is unknown, subscribed already or at its limit.
+
+        Returns:
+            whether the socket was subscribed.
+        """
         socket = self.sockets.get(socket_id)
         if socket is None or channel in socket.subscriptions or len(socket.subscriptions) >= self._max_channels:
             return False
@@ -467,7 +483,7 @@ class TestBroker(BrokerApi):
         return True
 
     def _remove_subscription(self, socket: TestSocket, channel: bytes) -> None:
-        """Takes a subscription out of both tables, and the channel too if it was the last one."""
+        """Removes a socket from a channel, and the channel from the table if that was its last subscriber."""
         socket.subscriptions.remove(channel)
         members = self._channels[channel]
         del members[socket.id]
@@ -476,7 +492,7 @@ class TestBroker(BrokerApi):
 
 
 def _add_upgrade_headers(headers: HeaderItems) -> Headers:
-    """Returns header fields with those of an upgrade request added, as far as they are missing."""
+    """Returns a test's header fields, with those fields of an upgrade request added that are missing."""
     pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
     names = {name.lower() for name, _ in pairs}
     for name, value in (
