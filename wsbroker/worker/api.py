@@ -1,11 +1,13 @@
-"""The calls that an application makes: each is spelled here once, and goes to the API object of its context.
+"""Every call of the API, as a method of `BrokerApi`; which API object a caller gets: its worker's or the default.
 
 A worker puts its own object into the context variable `context_api`; all other code gets `default_api`, which the
 broker sets in the main interpreter while it runs.
 
 To add a call: its constant in `wire.commands`, its effect in `broker.broker` (or the layers below), its method here,
-its function in `wsbroker/__init__`, and its method in `testing.TestBroker`; nothing else. The house test
-`test_api_spelling` holds that.
+its function in `wsbroker/__init__`, and its method in `testing.TestBroker`. The house test `test_api_spelling` holds
+that. A one-way call whose data may be long is named in two more files, which that test lists too: `_measure_data`
+of `pool.local_api` must count the data, and `send_command` of `worker.wire_api` must hand the data's size to
+`append_command`, which checks `MAX_DATA` (on other threads the third field is checked).
 """
 
 from contextvars import ContextVar

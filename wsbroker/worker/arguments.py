@@ -20,7 +20,7 @@ MAX_REASON_BYTES: Final = 123
 
 
 def _type_name(value: object) -> str:
-    """Returns the name of a value's type."""
+    """Returns the name of a value's type, for the text of an error."""
     return type(value).__name__
 
 

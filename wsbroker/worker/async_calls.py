@@ -1,6 +1,6 @@
 """Runs async handlers: one task per call, with a time limit. Used in workers with an event loop, and inline.
 
-The states of one call of a handler that returned something to await (`CallCoroutine`), and what the observer is told:
+The states of one call of a handler that returned something to await (`CallCoroutine`), and the calls of the observer:
 
 | state | coroutine ends | its time is over | `cancel_call` |
 | --- | --- | --- | --- |
@@ -49,7 +49,7 @@ class HandlerCall:
         "answer",
         "deadline",
         "handler",
-        "is_awaited_by_socket",
+        "must_resume_socket",
         "message_cost",
         "request",
         "request_id",
@@ -77,21 +77,21 @@ class HandlerCall:
         self.request = request
         self.answer: Future[object] | None = None
         """Resolved with the answer of an open or HTTP handler, for a coroutine that waits in the same loop."""
-        self.is_awaited_by_socket = False
-        """Whether the inline runner keeps the socket's next event until this close handler has ended."""
+        self.must_resume_socket = False
+        """Whether the socket's next event waits for the end of this inline close handler: `resume_socket` follows."""
 
 
 class CallObserver(Protocol):
-    """Is told how calls of async handlers end: at most one of the first three methods, then `on_call_ended`."""
+    """Receives the ends of async handlers' calls: at most one of the first three methods, then `on_call_ended`."""
 
     def on_call_returned(self, call: HandlerCall, returned: object) -> None:
-        """Is called when a handler has returned in time, with the value."""
+        """Called when a handler has returned in time, with the value."""
 
     def on_call_failed(self, call: HandlerCall, error: BaseException) -> None:
-        """Is called when a handler has raised in time, with the exception."""
+        """Called when a handler has raised in time, with the exception."""
 
     def on_call_timed_out(self, call: HandlerCall, cause_or_position: BaseException | str) -> None:
-        """Is called when a handler's time is over; the handler is being cancelled and may still run.
+        """Called when a handler's time is over; the handler is being cancelled and may still run.
 
         Args:
             call: the call.
@@ -99,10 +99,10 @@ class CallObserver(Protocol):
         """
 
     def on_call_ended(self, call: HandlerCall) -> None:
-        """Is called when nothing of the call runs any more."""
+        """Called when nothing of the call runs any more."""
 
     def on_call_hung(self, call: HandlerCall) -> None:
-        """Is called when a handler still runs `hang_timeout_s` after its cancellation."""
+        """Called when a handler still runs `hang_timeout_s` after its cancellation."""
 
 
 class CallCoroutine(Coroutine[object, object, None]):
@@ -155,7 +155,7 @@ class CallCoroutine(Coroutine[object, object, None]):
         return self
 
     def _run_step(self, advance: Callable[..., object], value: object) -> object:
-        """Runs one step of the handler within its time, and reports the handler's end, if this step is the last one.
+        """Runs a handler to its next await, within its time limit; if the handler ends there, reports its end.
 
         Args:
             advance: `send` or `throw` of the handler's coroutine.
@@ -189,7 +189,10 @@ class CallCoroutine(Coroutine[object, object, None]):
         raise StopIteration
 
     def _close_coroutine(self) -> None:
-        """Closes the coroutine of a handler that caught its interruption and awaits again: only its `finally`s run."""
+        """Closes the coroutine of a handler that was interrupted and may await again; ignores what that raises.
+
+        A handler that has caught its HandlerTimeout and awaits again does not go on: only its `finally` blocks run.
+        """
         try:
             self._coroutine.close()
         except BaseException:
@@ -197,12 +200,12 @@ class CallCoroutine(Coroutine[object, object, None]):
 
 
 class _DeadlineQueue:
-    """Reports calls that pass a time limit that all of them have, so that one timer serves them in their order.
+    """Running calls with the same time limit, in the order of their starts: one timer reports those that are overdue.
 
     Args:
         loop: the loop of the timer.
         limit_s: the time limit in seconds.
-        on_overdue: is called for each call that has not ended in that time.
+        on_overdue: called for each call that has not ended within the limit.
     """
 
     __slots__ = ("_limit_s", "_loop", "_on_overdue", "_coroutines", "_timer")
@@ -215,26 +218,26 @@ class _DeadlineQueue:
         self._timer: Handle | None = None
 
     def add_call(self, coroutine: CallCoroutine) -> None:
-        """Starts the time limit of a call."""
+        """Adds a call, whose time limit begins now; does nothing if the limit is infinite."""
         if self._limit_s < FOREVER:
             self._coroutines[coroutine] = monotonic() + self._limit_s
             if self._timer is None:
                 self._timer = self._loop.call_later(self._limit_s, self._expire_due_calls)
 
     def discard_call(self, coroutine: CallCoroutine) -> None:
-        """Stops the time limit of a call that has ended; does nothing if it has expired already."""
+        """Removes a call that has ended, so that it is not reported; does nothing if it was reported already."""
         self._coroutines.pop(coroutine, None)
 
     def cancel_timer(self) -> None:
-        """Cancels the timer, so that no call becomes overdue any more."""
+        """Cancels the timer, so that no call is reported any more."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _expire_due_calls(self) -> None:
-        """Reports the calls whose deadline has passed, and sets the timer for the next deadline. Called by the timer.
+        """Calls `on_overdue` for the calls whose deadline has passed, and sets the timer for the next deadline.
 
-        The timer is left running when a call ends, so it fires at most once per limit and finds what is due.
+        Called by the timer, which is left running when a call ends: so the timer fires at most once per limit.
         """
         self._timer = None
         coroutines = self._coroutines
@@ -256,7 +259,7 @@ class AsyncCalls:
     """The calls of async handlers that are running in one event loop.
 
     Args:
-        observer: is told how the calls end.
+        observer: receives the ends of the calls.
         limits_s: the time limits there are, in seconds; every `HandlerCall` has one of them.
         hang_timeout_s: seconds a cancelled handler may take to end.
         timer: interrupts steps that block; None: they cannot be interrupted (the broker's own loop).
@@ -373,7 +376,10 @@ class AsyncCalls:
                     self._idle_future.set_result(None)
 
     def _cancel_overdue(self, coroutine: CallCoroutine) -> None:
-        """Cancels a call whose time is over, and tells the observer. Called by the timer."""
+        """Cancels the task of a call whose time limit has passed, and reports the time-out to the observer.
+
+        Called by the timer of that limit. The call counts as hung if it still runs `hang_timeout_s` later.
+        """
         coroutine.is_overdue = True
         position = coroutine.position
         if coroutine.task is not None:
@@ -382,12 +388,12 @@ class AsyncCalls:
         self._observer.on_call_timed_out(coroutine.call, position)
 
     def _report_hung(self, coroutine: CallCoroutine) -> None:
-        """Tells the observer that a call still runs `hang_timeout_s` after its cancellation. Called by the timer."""
+        """Reports to the observer that a call still runs `hang_timeout_s` after its cancellation. Called by a timer."""
         self._observer.on_call_hung(coroutine.call)
 
 
 async def _await_awaitable(awaitable: Awaitable[object]) -> object:
-    """Awaits an awaitable that is no coroutine, and returns its value; tasks need a coroutine."""
+    """Awaits an awaitable that is no coroutine, and returns its value. For a task, which runs coroutines only."""
     return await awaitable
 
 

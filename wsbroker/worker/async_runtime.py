@@ -104,7 +104,7 @@ class AsyncRuntime(SyncRuntime):
         self._async_calls.cancel_timers()
 
     async def _stop_worker(self) -> None:
-        """Waits for all events that came before STOP, runs `handle_worker_stop`, reports the end to the pool.
+        """Waits for the handlers of all events before STOP, runs `handle_worker_stop`, reports the end to the pool.
 
         A handler that hangs is waited for no longer than its time limit and `worker_hang_timeout`.
         """
@@ -127,19 +127,22 @@ class AsyncRuntime(SyncRuntime):
     # Events. ----------------------------------------------------------------------------------------------------
 
     def _on_wire_readable(self) -> None:
-        """Reads and handles events. Called by the loop when the wire has bytes."""
+        """Reads the events that the broker has sent, and handles them. Called by the loop when the wire has bytes."""
         self._io.read_available()
         self._handle_read_events()
 
     def _wake_loop(self) -> None:
-        """Has the loop handle events that another thread has read; called on any thread."""
+        """Has the loop handle the events that another thread has read from the wire; called on any thread."""
         try:
             self._loop.call_soon_threadsafe(self._handle_read_events, context=self._context)
         except RuntimeError:
             pass  # the loop is closed: the worker has ended
 
     def _handle_read_events(self) -> None:
-        """Handles the events that were read. Called by the loop: while a handler waits for an answer, events wait."""
+        """Handles all events read from the wire so far; after STOP or the wire's end, has `_run_worker` go on.
+
+        Called in the loop only: events that are read while a sync handler waits for an answer come after that handler.
+        """
         io = self._io
         while not self._is_stopping:
             batch = io.pop_batch()
@@ -184,7 +187,10 @@ class AsyncRuntime(SyncRuntime):
         self._schedule_flush()
 
     def _resume_socket(self, socket_id: int) -> None:
-        """Handles the queued events of a socket, until a handler of it awaits again. Called by the loop."""
+        """Handles the queued events of a socket whose async handler has ended, until another of its handlers awaits.
+
+        Called by the loop, in the turn after that end.
+        """
         queues = self._sockets.event_queues
         waiting = queues.pop(socket_id, None)
         while waiting and not self._io.is_ended:
@@ -204,19 +210,19 @@ class AsyncRuntime(SyncRuntime):
     # Commands. --------------------------------------------------------------------------------------------------
 
     def _schedule_flush(self) -> None:
-        """Makes sure that the collected commands are sent at the end of this turn of the loop."""
+        """Has the loop send the collected commands in its next turn, unless that is scheduled already."""
         if not self._is_flush_scheduled:
             self._is_flush_scheduled = True
             self._loop.call_soon(self._flush_commands, context=self._context)
 
     def _flush_commands(self) -> None:
-        """Sends the collected commands. Called by the loop."""
+        """Sends the collected commands to the broker. Called by the loop in the turn after `_schedule_flush`."""
         self._is_flush_scheduled = False
         self._api.flush()
 
 
 def _make_event_loop() -> "AbstractEventLoop":
-    """Returns a new event loop that can watch a socket; the usual loop on Windows cannot."""
+    """Returns a new event loop that can watch the wire's socket for bytes; the usual loop on Windows cannot."""
     from asyncio import SelectorEventLoop
 
     return SelectorEventLoop()

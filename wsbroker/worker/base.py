@@ -27,7 +27,7 @@ _Function = TypeVar("_Function", bound=Callable[..., object])
 
 
 def _mark_absent(function: _Function) -> _Function:
-    """Marks a handler of `Worker` that does nothing: the loader ignores such a handler, so that it costs nothing."""
+    """Marks a method of `Worker` as a handler that does nothing, which the loader treats as missing. A decorator."""
     function.is_absent = True  # type: ignore[attr-defined]
     return function
 

@@ -77,7 +77,7 @@ class ControlThread:
         self._send_message((messages.HUNG, handler, socket_id, seconds))
 
     def _send_message(self, message: tuple[object, ...]) -> None:
-        """Sends one message to the broker; does nothing if the broker is gone. Called on any thread."""
+        """Sends one message on the control stream; does nothing if the broker is gone. Called on any thread."""
         try:
             with self._lock:
                 self._control.sendall(pack_batch([message]))
@@ -85,7 +85,10 @@ class ControlThread:
             pass  # the broker is gone or does not read; if it is there, it notices that its probes stay unanswered
 
     def _run_thread(self, timer: HandlerTimer, on_abandoned: Callable[[], None]) -> None:
-        """Serves the control stream; then, unless `stop` was called, tells the worker that the broker is gone."""
+        """Serves the control stream to its end; then, unless `stop` was called, calls `on_abandoned` and `on_orphaned`.
+
+        Body of the control thread. With an `on_orphaned`, deadlines of handlers are checked on, until `stop` is called.
+        """
         self._serve_control_stream(timer)
         if self._is_stopped:
             return
@@ -96,7 +99,7 @@ class ControlThread:
                 sleep(min(timer.check_deadline() or MAX_WAIT_S, MAX_WAIT_S))
 
     def _serve_control_stream(self, timer: HandlerTimer) -> None:
-        """Answers probes and checks deadlines, until the broker closes the stream or `stop` is called."""
+        """Answers probes and checks the running handler's deadline, until the stream's end or a call of `stop`."""
         unpacker = BatchUnpacker()
         control = self._control
         while not self._is_stopped:

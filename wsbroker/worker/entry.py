@@ -1,6 +1,7 @@
-"""Starts a worker that has an interpreter of its own. Called by a few lines that have set `sys.path` to the server's.
+"""The first functions that run in a subinterpreter or worker process: they open its streams and set its signals.
 
-The user's `__main__` is never imported here: what it defines exists in the server's interpreter only.
+The few lines that call these functions have set `sys.path` to the server's. The user's `__main__` is never imported
+here: what it defines exists in the server's interpreter only.
 """
 
 import os
@@ -22,7 +23,7 @@ def interpreter_main(wire: int, control: int, spec: str, options: Mapping[str, o
         wire: the descriptor of the worker's end of the wire; the caller keeps it open. All interpreters of a process
             share descriptors, so this one uses a duplicate.
         control: the descriptor of the worker's end of the control stream; duplicated likewise.
-        spec: the spec of the handlers.
+        spec: names the application that has the handlers.
         options: as for `worker_main`.
     """
     worker_main(socket(fileno=dup(wire)), socket(fileno=dup(control)), sys.path, spec, options)
@@ -40,7 +41,7 @@ def process_main(
     Args:
         wire: the descriptor of the worker's end of the wire, now this process's; on Windows bytes of `socket.share`.
         control: the same for the control stream.
-        spec: the spec of the handlers.
+        spec: names the application that has the handlers.
         options: as for `worker_main`.
         limit_s: seconds this process may stay when the server is gone or the worker has ended: a handler, or a thread
             of the application, may be stuck. A running server does not wait longer itself.
@@ -57,7 +58,7 @@ def process_main(
 
 
 def _install_noop_handlers() -> None:
-    """Installs a handler that does nothing for the signals that stop the server, and unblocks these signals.
+    """Installs a handler that does nothing for the server's signals, and unblocks them; at a worker process's start.
 
     The server has blocked them before it started this process. They are not ignored: each program that a handler starts
     would ignore them too, and could not be ended. A signal that is ignored already stays so (SIGHUP after `nohup`).
@@ -71,18 +72,22 @@ def _install_noop_handlers() -> None:
 
 
 def _ignore_signal(number: int, frame: FrameType | None) -> None:
-    """Does nothing: the signal is meant for the server."""
+    """Does nothing: a worker process's handler of the signals that are meant for the server."""
 
 
 def _restore_default_signals() -> None:
-    """Gives the signals their default handlers back. Called in a child that a handler has forked."""
+    """Gives the server's signals their default handlers back. Called in a child process that a handler has forked."""
     for number in forks.SERVER_SIGNALS:
         if signal.getsignal(number) is _ignore_signal:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def _open_inherited_socket(end: int | bytes) -> socket:
-    """Returns the socket of an inherited descriptor (on Windows: of the bytes of `socket.share`)."""
+    """Returns the socket of a stream end that the server has passed to this process.
+
+    Args:
+        end: the inherited descriptor; on Windows the bytes of `socket.share`.
+    """
     if sys.platform == "win32":
         from socket import fromshare
 
@@ -94,6 +99,9 @@ def _open_inherited_socket(end: int | bytes) -> socket:
 
 
 def _exit_within(limit_s: float) -> None:
-    """Starts a timer that exits this process after `limit_s` seconds, with a line on stderr. Returns at once."""
+    """Starts a timer that exits this process after `limit_s` seconds, with a line on stderr. Returns at once.
+
+    Called when the worker has ended, and when the server is gone while it still runs.
+    """
     text = f"worker process {os.getpid()} did not end within {limit_s:g} s: it exits now"
     process_exit.exit_after_timeout(limit_s, process_exit.STATUS_FORCED, text)

@@ -80,7 +80,10 @@ def install_signal_handlers(
 
 
 def unregister_signals(numbers: Iterable[int], restore: Callable[[], None]) -> None:
-    """Has forks take no care of these signals any more; the caller restores their handlers itself."""
+    """Removes signals from those blocked during forks, and `restore` from the actions of a forked child.
+
+    The caller installs the previous handlers again itself.
+    """
     _handled_signals.difference_update(numbers)
     unregister_child_action(restore)
 
@@ -128,7 +131,7 @@ class ForkedLoopGuard:
             process_exit.exit_forked_child(error)
 
     def _on_forked(self) -> None:
-        """Has the loop end the process in its next turn, if its thread has forked. Called in the forked child."""
+        """Has the child process end in its loop's next turn, if the loop's thread has forked. Called in the child."""
         if get_ident() == self._thread_id:
             self._is_forked = True
             ready = _ready_callbacks(self._loop)
@@ -145,14 +148,17 @@ def make_thread_executor() -> "ThreadPoolExecutor":
         """asyncio's default executor, with other names of threads, and with an end for forked children."""
 
         def submit(self, function: Callable[..., _T], /, *args: object, **kwargs: object) -> Future[_T]:
-            """Runs a function in a thread of the pool."""
+            """Runs a function in a thread of the pool; a child that the function forks ends with that function."""
             return super().submit(_call_and_exit_if_forked, function, args, kwargs)
 
     return Executor(thread_name_prefix=TO_THREAD_PREFIX)
 
 
 def _call_and_exit_if_forked(function: Callable[..., _T], args: tuple[object, ...], kwargs: dict[str, object]) -> _T:
-    """Calls a function; ends the process if the function has forked and this is the child."""
+    """Calls a function that was submitted to the thread pool; a child process that it forks ends with the function.
+
+    Runs in the pool's thread. In the parent it returns or raises what the function returns or raises.
+    """
     process_id = os.getpid()
     try:
         return function(*args, **kwargs)
@@ -162,7 +168,7 @@ def _call_and_exit_if_forked(function: Callable[..., _T], args: tuple[object, ..
 
 
 def _ready_callbacks(loop: "AbstractEventLoop") -> "deque[object] | None":
-    """Returns the callbacks that a loop runs next, None if they cannot be found.
+    """Returns the queue of callbacks that a loop runs next; None if it cannot be found.
 
     They are an attribute of asyncio's loops; in uvloop's the garbage collector finds them.
     """
@@ -176,7 +182,7 @@ def _ready_callbacks(loop: "AbstractEventLoop") -> "deque[object] | None":
 
 
 def _block_handled_signals() -> None:
-    """Blocks the signals that have a handler of ours. Called before each fork."""
+    """Blocks in this thread the signals that the server or a worker handles. Called by Python before each fork."""
     if _handled_signals:
         _saved_signal_masks[get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, _handled_signals)
 
@@ -189,7 +195,10 @@ def _restore_signal_mask() -> None:
 
 
 def _reset_in_child() -> None:
-    """Cuts the process off from the server: calls all child actions, restores signals. Called in a forked child."""
+    """Cuts the process off from the server: calls all child actions, restores signals. Called in a forked child.
+
+    Does nothing in a child that uvloop has forked to start a program.
+    """
     caller = sys._getframe().f_back
     if caller is not None and caller.f_globals.get("__name__") == "asyncio.subprocess":
         return  # uvloop: the parent waits until the child has become another program, with no signal blocked
@@ -210,7 +219,7 @@ def _reset_in_child() -> None:
 
 
 def _call_all_actions(actions: list[Callable[[], None]]) -> None:
-    """Calls all actions, also after one has raised; then raises the last of these exceptions."""
+    """Calls all of a forked child's actions, also after one has raised; then raises the last of these exceptions."""
     failure: Exception | None = None
     for action in actions:
         try:

@@ -1,7 +1,7 @@
-"""Runs handlers inline, in the broker's own event loop: all but the usual way of a message.
+"""Runs handlers in the broker's own event loop (kind inline): all but message handlers, which compiled code calls.
 
-The compiled runner (`connections.inline_runner`) calls the message handler itself. It calls this module when that
-handler returned something, raised or was slow, and for every other handler.
+The compiled runner (`connections.inline_runner`) calls this module when a message handler returned something, raised
+or was slow, and for every other handler.
 """
 
 import sys
@@ -34,11 +34,11 @@ HANDLER_ERROR: Final = "handler error"
 CLOSE_HANDLERS_SHARE: Final = 0.5
 """The part of the time to stop that close handlers get when messages had to be dropped."""
 STOP_POLL_S: Final = 0.005
-"""Seconds between two looks of `stop` at whether messages still wait for their handlers."""
+"""Seconds between two checks of `stop` whether messages still wait for their handlers."""
 
 
 def _resume_no_socket(socket_id: int) -> None:
-    """Does nothing: stands for `resume_socket` until the inline runner has set its own."""
+    """Does nothing: the value of `InlineRuntime.resume_socket` until the inline runner sets a function of its own."""
 
 
 class InlineRuntime(BaseRuntime):
@@ -57,7 +57,7 @@ class InlineRuntime(BaseRuntime):
         self.counters: dict[str, int] = {}
         """Statistics by name; the names stand in `report`."""
         self.resume_socket: Callable[[int], None] = _resume_no_socket
-        """Is called with a socket's id when the handler has ended that kept the socket's next event waiting: a message
+        """Called with a socket's id when the handler has ended that kept the socket's next event waiting: a message
         handler that came to `on_message_result`, a close handler that `begin_close_handler` returned False for."""
         self.drop_waiting_messages: Callable[[], int] = int
         """Drops the messages that wait for their handlers; returns their number."""
@@ -71,7 +71,7 @@ class InlineRuntime(BaseRuntime):
         self._thread_id = get_ident()
 
     def _count_statistic(self, name: str, amount: int) -> None:
-        """Adds `amount` to a statistic."""
+        """Adds `amount` to the statistic of this name in `counters`. Called by the report of failures."""
         self.counters[name] = self.counters.get(name, 0) + amount
 
     # Start and end. ---------------------------------------------------------------------------------------------
@@ -94,7 +94,7 @@ class InlineRuntime(BaseRuntime):
             exit_forked_child(None)
 
     def _mark_forked(self) -> None:
-        """Notes that this process was forked by a handler, on the loop's thread. Called in the forked child."""
+        """Stores that this process is a child forked by a handler, if the loop's thread forked. Called in the child."""
         if get_ident() == self._thread_id:
             self.is_forked = self._get_async_calls().is_forked = True
 
@@ -142,7 +142,7 @@ class InlineRuntime(BaseRuntime):
         return is_idle
 
     def _get_async_calls(self) -> AsyncCalls:
-        """Returns the object that runs async calls; makes the object at its first use, which needs a running loop."""
+        """Returns the object that runs async calls, created at the first use, which needs a running loop."""
         async_calls = self._async_calls
         if async_calls is None:
             limits_s = {self._limit_s, self._http_limit_s}
@@ -217,7 +217,7 @@ class InlineRuntime(BaseRuntime):
         coroutine = self._get_async_calls().start_call(call, self._limit_s, cast(Awaitable[object], returned))
         if coroutine.is_ended:
             return True
-        call.is_awaited_by_socket = True
+        call.must_resume_socket = True
         return False
 
     # Opens and requests. ----------------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ class InlineRuntime(BaseRuntime):
                 self._get_async_calls().cancel_call(coroutine)
 
     def _call_handler(self, call: HandlerCall, handler: Handler, *arguments: object) -> object:
-        """Calls a handler; processes its end and returns None, or returns the awaitable that the handler returned."""
+        """Calls an open, close or HTTP handler; returns an awaitable, or processes the end and returns None."""
         try:
             returned = handler(*arguments)
         except BaseException as error:
@@ -272,7 +272,7 @@ class InlineRuntime(BaseRuntime):
         return None
 
     def _measure_call(self, call: HandlerCall, now: float) -> None:
-        """Records a call that has ended at `now` if it took longer than the threshold."""
+        """Records an ended call as long if it took more than `slow_threshold_s`; `now` is the time of its end."""
         seconds = now - call.start
         if seconds > self.slow_threshold_s:
             self.record_long_call(call.handler, call.socket_id, seconds)
@@ -288,7 +288,7 @@ class InlineRuntime(BaseRuntime):
         self._resolve_answer(call, response)
 
     def _resolve_answer(self, call: HandlerCall, verdict: HttpResponse | Accept | None) -> None:
-        """Resolves the future that a call's answer is waited for with, unless that was done or cancelled already."""
+        """Sets the result that `run_open` or `run_http` waits for, unless it was set or cancelled already."""
         answer = call.answer
         if answer is not None and not answer.done():
             answer.set_result(verdict)
@@ -303,7 +303,7 @@ class InlineRuntime(BaseRuntime):
     def on_call_ended(self, call: HandlerCall) -> None:
         """Records a call that has ended, and has the socket's next event handled."""
         self._measure_call(call, monotonic())
-        if call.handler == MESSAGE or (call.handler == CLOSE and call.is_awaited_by_socket):
+        if call.handler == MESSAGE or (call.handler == CLOSE and call.must_resume_socket):
             self.resume_socket(call.socket_id)
 
     def report_slowest_call(self, handler: str, socket_id: int, seconds: float, at: float) -> None:

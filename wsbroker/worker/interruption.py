@@ -137,7 +137,7 @@ class HandlerTimer:
             raise
 
     def suspend_interruption(self) -> RunningCall | None:
-        """Makes the running handler uninterruptible, while our own code runs that the handler has called.
+        """Makes the running handler uninterruptible; called when it calls a function of this package.
 
         Returns:
             the argument for `resume_interruption`.
@@ -177,9 +177,10 @@ class HandlerTimer:
         self.announced_call = self.running_call
 
     def _finish_interruption(self) -> None:
-        """Waits for the control thread, clears an exception that was not raised yet, and raises HandlerTimeout.
+        """Ends an interruption that has begun: takes the pending exception back, and raises HandlerTimeout itself.
 
-        Called on the worker's thread once it has found its call announced. In a forked child: ends the process.
+        Called on the worker's thread when the control thread has announced the interruption of the running call; waits
+        for the control thread. In a forked child: ends the process.
 
         Raises:
             HandlerTimeout: always, unless that exception is being raised already.
@@ -231,7 +232,11 @@ class HandlerTimer:
 
 
 def _make_interrupt_functions(thread_id: int) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Returns two functions: the first has a HandlerTimeout raised in a thread, the second takes that back."""
+    """Returns two functions: the first has HandlerTimeout raised in a thread, the second takes that back.
+
+    Args:
+        thread_id: the thread, which runs the handlers.
+    """
     try:
         from ctypes import c_ulong, py_object, pythonapi
     except ImportError:  # a build without them: handlers are interrupted only where they call the API
@@ -240,7 +245,7 @@ def _make_interrupt_functions(thread_id: int) -> tuple[Callable[[], object], Cal
     thread, error = c_ulong(thread_id), py_object(HandlerTimeout)
 
     def clear_interrupt() -> None:
-        """Clears an exception that was set and not raised yet."""
+        """Takes back a HandlerTimeout that was set for the thread and not raised yet."""
         set_async_exc(thread, None)
         reset_eval_breaker()
 
@@ -248,11 +253,11 @@ def _make_interrupt_functions(thread_id: int) -> tuple[Callable[[], object], Cal
 
 
 class _EvalBreakerReset(BaseException):
-    """Is raised by `reset_eval_breaker` in its own thread, and caught there."""
+    """Raised by `reset_eval_breaker` in its own thread, and caught there."""
 
 
 def reset_eval_breaker() -> None:
-    """Resets the interpreter's eval breaker, after an exception was set in a thread and not raised there.
+    """Makes Python run at full speed again after an exception was set in a thread and never raised (before 3.13).
 
     Before CPython 3.13 such an exception leaves the eval breaker set for good: every call and loop of every thread
     takes the slow way, and `sys.setprofile` never returns. An exception that is raised, in any thread, resets it.

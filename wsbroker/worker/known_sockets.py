@@ -1,4 +1,4 @@
-"""What a worker remembers of its sockets: their tokens, which of them have a handler running, which are closing.
+"""A worker's record of its sockets: cached tokens, which have a handler running, which are closing.
 
 The runtimes read the attributes for each message; `wire_api` changes them when a handler sets a token or closes its own
 socket. Everything but `drop_socket` is called with the write lock of `wire_io`, or on the worker's own thread.
@@ -71,7 +71,7 @@ class KnownSockets:
             raise
 
     def apply_token_event(self, socket_id: int, token: bytes | None, seen_number: int) -> None:
-        """Stores the token that the core has told of, unless this worker has set a newer token meanwhile.
+        """Stores the token that the broker has sent for a socket, unless this worker has set a newer token meanwhile.
 
         Args:
             socket_id: the socket.
@@ -92,6 +92,6 @@ class KnownSockets:
     def drop_socket(self, socket_id: int) -> None:
         """Drops everything that is kept of a socket, once its last handler has ended."""
         self.closing_sockets.discard(socket_id)
-        with self._write_lock:  # a thread that the last handler left behind may be caching a token
+        with self._write_lock:  # a thread that the last handler has started may be caching a token
             self.tokens.pop(socket_id, None)
             self.own_token_numbers.pop(socket_id, None)

@@ -1,4 +1,4 @@
-"""Finds the application's handlers: from a spec to callables that are safe to call.
+"""Finds an application's handlers: imports its module, class or object; explains failed imports, misspelled names.
 
 Everything that can be wrong with handlers is found here, before the server's port opens, and said in one sentence.
 """
@@ -70,7 +70,7 @@ class Handlers:
         """How many of its arguments the message handler takes: 0 to 3."""
 
         def adapt_handler(name: str) -> Handler | None:
-            """Returns the handler of this name, made to take all documented arguments; None: there is none."""
+            """Returns the handler of this name, wrapped to ignore arguments it does not take; None: there is none."""
             handler = handlers.get(name)
             return (
                 None if handler is None else _drop_extra_arguments(handler, arities[name], len(HANDLER_ARGUMENTS[name]))
@@ -129,7 +129,17 @@ def load_handlers(spec: object) -> Handlers:
 
 
 def _resolve_spec(spec: object) -> tuple[object, str]:
-    """Returns the object that a spec stands for, and the name for that object in messages."""
+    """Returns the module, class or object that an application was registered as, imported if named by text; its name.
+
+    Args:
+        spec: the argument of `register_worker`, as for `load_handlers`.
+
+    Returns:
+        the module, class or object, and its name for messages.
+
+    Raises:
+        ConfigError: the text is no name, or what it names cannot be imported or found.
+    """
     if isinstance(spec, str):
         module_name, colon, path = spec.partition(":")
         is_no_name = not module_name or module_name.startswith(".") or module_name.endswith(".py") or "/" in module_name
@@ -150,13 +160,13 @@ def _resolve_spec(spec: object) -> tuple[object, str]:
 
 
 def _get_attribute(target: object, name: str, resolved_name: str, spec: str) -> object:
-    """Returns an attribute that a spec names.
+    """Returns the attribute of an object that the text of a worker, such as ``"app:Chat"``, names behind the colon.
 
     Args:
         target: the object.
         name: the attribute's name.
-        resolved_name: the part of the spec that stands for `target`, for the message.
-        spec: the whole spec, for the message.
+        resolved_name: the part of the text that names `target`, for the message.
+        spec: the whole text, for the message.
 
     Raises:
         ConfigError: there is no such attribute; the message has the nearest names.
@@ -193,7 +203,12 @@ def _instantiate_worker(cls: type, source: str) -> object:
 
 
 def _find_misspelled(target: object, handlers: dict[str, Handler]) -> dict[str, str]:
-    """Returns the functions of `target` that look like misspelled handlers: by their name, the name that was meant."""
+    """Returns the names in `target` that look like misspelled handlers, each with the handler's name that was meant.
+
+    Args:
+        target: the application's module or object.
+        handlers: the handlers that were found in it by their right names.
+    """
     from difflib import get_close_matches
 
     missing = [name for name in HANDLER_ARGUMENTS if name not in handlers]
@@ -207,7 +222,13 @@ def _find_misspelled(target: object, handlers: dict[str, Handler]) -> dict[str, 
 
 
 def _no_handlers_text(target: object, source: str, misspelled: dict[str, str]) -> str:
-    """Returns the text of the ConfigError for an object without handlers."""
+    """Returns the text of the ConfigError for an application without handlers: what was found, what is expected.
+
+    Args:
+        target: the application's module or object.
+        source: its name.
+        misspelled: from `_find_misspelled`.
+    """
     if misspelled:
         found = f"found {_join_with_commas([f'{name} (did you mean {meant}?)' for name, meant in misspelled.items()])}"
     else:
@@ -221,7 +242,7 @@ def _no_handlers_text(target: object, source: str, misspelled: dict[str, str]) -
 
 
 def _is_own_function(target: object, name: str) -> bool:
-    """Returns whether an attribute is a function that was written in this module or class, not an imported one."""
+    """Returns whether an attribute of the application is a function that its module defines, not an imported one."""
     value = getattr(target, name, None)
     owner = getattr(target, "__name__", None) or type(target).__module__
     return callable(value) and not isinstance(value, type) and getattr(value, "__module__", None) == owner
@@ -252,7 +273,7 @@ def _import_module(name: str) -> "ModuleType":
 
 
 def _searched_places(missing: str) -> list[str]:
-    """Returns the folders, or the package, where a module was looked for, without the interpreter's own folders."""
+    """Returns where Python has looked for a missing module: a package or folders, without the interpreter's own."""
     import sys
 
     parent = missing.rpartition(".")[0]
@@ -294,7 +315,7 @@ def is_subinterpreter_refusal(text: str) -> bool:
 
 
 def _innermost_app_line(error: BaseException) -> str:
-    """Returns ``", at app.py line 12"``: the application's innermost line in a traceback; "" if there is none."""
+    """Returns ``", at app.py line 12"``: the innermost line of the application in an error's traceback, or ""."""
     import os
 
     library = os.path.dirname(os.__file__)
@@ -311,7 +332,7 @@ def _innermost_app_line(error: BaseException) -> str:
 
 
 def _import_chain(error: BaseException) -> list[str]:
-    """Returns the modules whose top level was running when an import failed, the outermost first."""
+    """Returns the names of the modules that were being imported when an import failed, the outermost first."""
     chain: list[str] = []
     trace = error.__traceback__
     while trace is not None:

@@ -65,7 +65,7 @@ class WireLogHandler(logging.Handler):
         return commands.make_log(fields)
 
     def _format_traceback(self, exc_info: object) -> str:
-        """Returns the formatted traceback of a record's `exc_info`, whatever the exception's own methods do."""
+        """Returns the formatted traceback of a record's `exc_info`, also if the exception's own methods raise."""
         try:
             formatter = self.formatter or logging.Formatter()
             return formatter.formatException(exc_info)  # type: ignore[arg-type]  # the record may come from any factory
@@ -75,14 +75,14 @@ class WireLogHandler(logging.Handler):
 
 
 def _exact_text(text: object) -> str:
-    """Returns a field of a record as exact, shortened text; "" for None. The field may be any object."""
+    """Returns a field of a log record, any object, as a plain `str`, shortened if it is long; "" for None."""
     if text is None:
         return ""
     return shorten_text(str.__str__(text if isinstance(text, str) else str(text)))
 
 
 def _exact_number(value: object, factor: int = 1) -> int:
-    """Returns a field of a record, multiplied by `factor`, as an exact `int`; 0 if the field is no number."""
+    """Returns a log record's field times `factor` as a plain `int`; 0 if the field is no number."""
     try:
         return int(value * factor)  # type: ignore[operator]
     except (TypeError, ValueError, OverflowError):

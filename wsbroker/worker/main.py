@@ -1,4 +1,4 @@
-"""Runs a worker from its start to its end: the same for every kind of worker that has a wire."""
+"""Runs a thread, interpreter or process worker from start to end: its API, logging, control thread and runtime."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -42,7 +42,7 @@ def worker_main(
         wire: the worker's end: events come in, commands go out. Closed at the end.
         control: the worker's end of the control stream. Closed at the end.
         sys_path: the server's `sys.path`; entries that this interpreter does not have are added.
-        spec: the spec of the handlers, as for `load_handlers`.
+        spec: names or is the application that has the handlers, as for `load_handlers`.
         options: the arguments of `HandlerOptions`.
         on_orphaned: called on the control thread if the broker goes away before the worker has ended.
     """
@@ -61,7 +61,7 @@ def worker_main(
     token = worker_api.context_api.set(api)
 
     def detach_in_child() -> None:
-        """Closes the wire in a forked child, which would otherwise hide this worker's end from the broker."""
+        """Cuts the worker's API off and closes its streams. Called in a forked child, which would keep them open."""
         api.detach_in_child()
         wire.close()
         control.close()
@@ -104,10 +104,10 @@ def _run_runtime(
     control_thread: ControlThread,
     wire: "socket",
 ) -> None:
-    """Loads the handlers and runs them, first without an event loop if none is async; reports a failed start.
+    """Loads the handlers and runs the worker to its end, in an event loop only if one needs it; reports a failed start.
 
     Args:
-        spec: the spec of the handlers.
+        spec: names or is the application that has the handlers.
         handler_options: how handlers are run.
         name: the worker's name.
         api: the worker's API.
@@ -148,12 +148,12 @@ def _run_runtime(
 
 
 def _format_cause(cause: BaseException | None) -> str:
-    """Returns the traceback of what the application raised; "" for None."""
+    """Returns the traceback of the exception that made the worker's start fail, as text; "" for None."""
     return "" if cause is None else format_traceback(cause)
 
 
 def _extend_sys_path(sys_path: list[str]) -> None:
-    """Adds the entries that this interpreter's `sys.path` does not have, each at the same index.
+    """Adds the server's `sys.path` entries that this interpreter does not have, each at the same index.
 
     A subinterpreter or a new process begins with a path of its own.
     """

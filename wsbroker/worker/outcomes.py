@@ -1,4 +1,4 @@
-"""What follows from the end of a handler's call, in every kind of worker: the answer, the log record, the statistic."""
+"""Handles the end of a handler's call, in every kind of worker: answer, close with 1011, log record, statistic."""
 
 from collections.abc import Callable, Mapping
 from time import monotonic, time
@@ -52,7 +52,7 @@ def no_handler_response(headers: Mapping[str, str]) -> HttpResponse:
 
 
 class BaseRuntime:
-    """Decides what follows from the end of a handler's call; the subclasses deliver the answers.
+    """Handles the end of each handler's call; the subclasses deliver the answers.
 
     It is the `CallObserver` of async handlers, and is called by the subclasses for sync handlers. A failure is counted
     and answered first, and logged then.
@@ -167,7 +167,10 @@ class BaseRuntime:
         self.slow_threshold_s = min(self.slowest_calls.threshold_s, self._long_call_s)
 
     def _answer_failure(self, call: HandlerCall, response: HttpResponse) -> None:
-        """Answers a failed call: sends `response`, or closes the socket of a message handler."""
+        """Sends `response` for a failed open or HTTP call; for a failed message, closes the socket unless told not to.
+
+        Does nothing for a failed close handler, and for a message if `on_handler_error` is ``"log"``.
+        """
         handler = call.handler
         if handler == OPEN:
             self.answer_open(call, response)

@@ -1,4 +1,4 @@
-"""Logs and counts what goes wrong with handlers. Never logs a message, never a token."""
+"""The log records and counters of errors, time-outs and slow calls of handlers. Never a message, never a token."""
 
 from collections.abc import Callable
 from types import CoroutineType, GeneratorType, TracebackType
@@ -27,7 +27,7 @@ _warned_of_no_message_handler = False
 
 
 def _application_exc_info(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
-    """Returns the `exc_info` of an exception for logging, with the traceback from the application's first line on.
+    """Returns the `exc_info` to log an exception with, its traceback cut to begin at the application's first line.
 
     Never raises, although the exception's class may have a `__traceback__` that does.
     """
@@ -39,7 +39,7 @@ def _application_exc_info(error: BaseException) -> tuple[type[BaseException], Ba
 
 
 def _strip_own_frames(trace: TracebackType | None) -> TracebackType | None:
-    """Returns a traceback without its outermost frames, those of this package."""
+    """Returns a traceback without its outermost frames in this package; unchanged if all frames are in it."""
     first = trace
     while first is not None and first.tb_frame.f_globals.get("__package__") == __package__:
         first = first.tb_next

@@ -1,4 +1,4 @@
-"""Stands for the names of `wsbroker` that belong to the server, in a worker that has an interpreter of its own.
+"""Stand-ins for `start`, `run`, `serve` and `register_worker` in a worker's own interpreter: no server starts there.
 
 An application's module may hold both its handlers and the lines that start the server. It is imported in each worker:
 these names have to be there, must not load the server, and must not start a second server.
@@ -10,7 +10,7 @@ from wsbroker.errors import CommandError
 
 
 def _raise_called_in_worker(name: str) -> NoReturn:
-    """Raises the CommandError for a function of the server that was called in a worker."""
+    """Raises the CommandError that says that a function of the server, of this name, was called in a worker."""
     raise CommandError(
         f"{name}() was called in a worker, while it imports the handlers: put the lines that start the server behind "
         "if __name__ == '__main__': or into a module of their own"

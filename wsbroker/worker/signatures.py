@@ -30,7 +30,7 @@ def count_arguments(name: str, handler: Callable[..., object], source: str) -> i
         return len(documented)
 
     def make_error(problem: str) -> ConfigError:
-        """Returns the error for this handler, with its signature and how it is called."""
+        """Returns the ConfigError for the handler: its signature, the problem, and how it is called."""
         shown = ", ".join(str(each.replace(annotation=each.empty)) for each in signature.parameters.values())
         expected = f"it is called as {call}, and may take fewer of these: the first ones"
         return ConfigError(f"{name}({shown}) in {source}: {problem}; {expected}")
@@ -58,7 +58,7 @@ def count_arguments(name: str, handler: Callable[..., object], source: str) -> i
 
 
 def _get_signature(handler: Callable[..., object]) -> "inspect.Signature | None":  # type: ignore[name-defined]  # noqa: F821
-    """Returns the signature that a handler is called by; None if Python cannot tell.
+    """Returns the signature that the arguments of a handler's call must match; None if Python cannot tell.
 
     For a decorated function that is the wrapper's, unless the wrapper passes ``*args`` on to the function inside.
     """

@@ -1,4 +1,4 @@
-"""Runs the handlers of a worker at the other end of a wire, without an event loop: one after the other.
+"""Runs the handlers of a thread, interpreter or process worker one after the other, without an event loop.
 
 `async_runtime` adds the event loop, for workers that have async handlers.
 """
@@ -173,7 +173,10 @@ class SyncRuntime(BaseRuntime):
             self._report.report_unknown_event(kind)
 
     def _handle_message(self, socket_id: int, data: str | bytes, cost: int) -> None:
-        """Runs the message handler and acknowledges the message, unless the handler has to be awaited."""
+        """Runs the message handler and acknowledges the message, unless the handler has to be awaited.
+
+        A message of a socket that is being closed is only acknowledged. Called for each MESSAGE event.
+        """
         sockets = self._sockets
         raw = self._raw_message_handler
         if raw is None:
@@ -219,7 +222,7 @@ class SyncRuntime(BaseRuntime):
         self._api.acknowledge_message(socket_id, cost)
 
     def _handle_open(self, socket_id: int, fields: tuple[object, ...]) -> None:
-        """Runs the open handler for an upgrade request (the fields of an `HttpRequest`); without one, accepts."""
+        """Runs the open handler for an upgrade request (the fields of an `HttpRequest`); without a handler, accepts."""
         handler = self._handlers.open
         if handler is None:
             self._api.append_command(commands.make_open_result(socket_id, 101, [], b""))
@@ -230,7 +233,16 @@ class SyncRuntime(BaseRuntime):
         self._invoke_handler(call, self._limit_s, handler, request, SocketId(socket_id))
 
     def _handle_close(self, socket_id: int, token: bytes | None, seen_number: int, code: int, reason: str) -> None:
-        """Runs the close handler with the socket's last token, and acknowledges the close."""
+        """Runs the close handler of a socket with its newest token; without a handler, acknowledges at once.
+
+        Args:
+            socket_id: the socket.
+            token: its token in the broker.
+            seen_number: the number of this worker's last SET_TOKEN that the broker had applied; it says which token is
+                newer.
+            code: the close code.
+            reason: the close reason.
+        """
         sockets = self._sockets
         handler = self._handlers.close
         if handler is None:
@@ -252,7 +264,7 @@ class SyncRuntime(BaseRuntime):
         self._invoke_handler(call, self._http_limit_s, handler, HttpRequest.from_fields(fields))
 
     def _invoke_handler(self, call: HandlerCall, limit_s: float, handler: Handler, *arguments: object) -> None:
-        """Calls an open, close or HTTP handler and processes its end, or has the returned awaitable awaited."""
+        """Calls an open, close or HTTP handler within its time limit, and processes what it returns or raises."""
         try:
             returned = self._timer.call_with_deadline(
                 call.deadline, call.start, call.handler, call.socket_id, handler, *arguments
@@ -269,7 +281,13 @@ class SyncRuntime(BaseRuntime):
         self.on_call_ended(call)
 
     def _process_returned(self, call: HandlerCall, limit_s: float, returned: object) -> None:
-        """Processes the value that a handler returned: answers and acknowledges, or has an awaitable awaited."""
+        """Processes the value that a handler returned: answers and acknowledges, or has an awaitable awaited.
+
+        Args:
+            call: the call that has returned.
+            limit_s: its time limit in seconds, which holds for the awaitable too.
+            returned: the value.
+        """
         if is_awaitable(returned):
             self.continue_async(UnfinishedCall(call, limit_s, cast(Awaitable[object], returned)))
         else:
@@ -282,9 +300,9 @@ class SyncRuntime(BaseRuntime):
         self._must_pause = True
 
     def _on_abandoned(self) -> None:
-        """Stops the worker before its next event, which another worker may be handling already.
+        """Has the worker stop before its next event; called when the broker is gone or has given this worker up.
 
-        Called on the control thread when the broker is gone or has given this worker up.
+        Another worker may be handling the events behind already. Called on any thread.
         """
         self._must_pause = True
 
@@ -343,7 +361,7 @@ class SyncRuntime(BaseRuntime):
             self._acknowledge_close(call.socket_id)
 
     def _acknowledge_close(self, socket_id: int) -> None:
-        """Tells the core that a socket's close was handled, and drops everything that is kept of the socket."""
+        """Tells the broker that a socket's close was handled, and removes everything that is kept of the socket."""
         self._api.append_command((commands.CLOSE_HANDLED, socket_id))
         self._sockets.drop_socket(socket_id)
 
@@ -352,16 +370,16 @@ class SyncRuntime(BaseRuntime):
         self._api.append_command(commands.make_slowest(handler, socket_id, seconds, at))
 
     def on_call_hung(self, call: HandlerCall) -> None:
-        """Is never called here: only async handlers are reported this way."""
+        """Raises an AssertionError: without an event loop no async handler runs that could be reported as hung."""
         raise AssertionError(call.handler)
 
 
 def _run_awaitable(awaitable: Awaitable[object]) -> None:
-    """Awaits an awaitable in a new event loop; for a `handle_worker_stop` that returned one."""
+    """Awaits an awaitable in a new event loop. Called for a `handle_worker_stop` that has returned one."""
     from asyncio import run
 
     async def await_value() -> None:
-        """Awaits `awaitable`: a coroutine, which `asyncio.run` wants."""
+        """Awaits the awaitable as a coroutine, which is all that `asyncio.run` takes."""
         await awaitable
 
     run(await_value())

@@ -1,7 +1,8 @@
-"""The API of a worker at the other end of a wire: its calls become commands and questions (`wire_io` sends them).
+"""Sends the calls of handlers in thread, interpreter and process workers: collects commands, asks, caches tokens.
 
-The worker's own thread collects commands until its runtime flushes. Other threads may hold this object too (a handler's
-context travels into `asyncio.to_thread`): their commands are sent at once, behind those that were collected.
+`wire_io` writes the commands and reads the answers. The worker's own thread collects commands until its runtime
+flushes. Other threads may hold this object too (a handler's context travels into `asyncio.to_thread`): their commands
+are sent at once, behind those that were collected.
 
 `wire_io` has the rules for calls that interrupt other calls, and for exceptions between any two lines: they hold here
 too. While a handler is inside a call that writes or waits, the handler cannot be interrupted (`HandlerTimer`).
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
 FLUSH_BYTES: Final = 64 * 1024
 """Bytes of commands that wait for the runtime's flush, roughly; past it they are sent at once."""
 COMMAND_BYTES: Final = 32
-"""What a command counts for beside its data, in bytes."""
+"""Bytes that a command counts for beside its data."""
 MAX_DATA: Final = 1 << 30
-"""Longest message that is taken: what a batch can carry is 2 GiB, and a character may be two bytes or more."""
+"""Longest message that is taken: a batch can carry 2 GiB, and a character may be two bytes or more."""
 _NESTED_CALL: Final = (
     "this is a finaliser or a signal handler that interrupted a call of wsbroker: it cannot ask the broker"
 )
@@ -63,14 +64,14 @@ class WireApi(BrokerApi):
         self.io: Final = WireIo(wire)
         """The worker's end of the wire."""
         self.sockets: Final = KnownSockets(self.io.write_lock)
-        """What the worker remembers of its sockets."""
+        """The tokens of the worker's sockets, and which sockets have a handler running or are closing."""
         self._timer = timer
         self._thread_id = get_ident()
         """As `io.thread_id`."""
         self._commands: Final = self.io.collected_commands
         self._handled_messages: Final = self.io.handled_messages
         self._free_bytes = FLUSH_BYTES
-        """How many bytes may still be collected before `_make_room` is called."""
+        """How many bytes may still be collected before `_flush_or_schedule` is called."""
         self._question_ids = count(1)
         self._token_numbers = count(1)
         self.is_forked = False
@@ -88,7 +89,7 @@ class WireApi(BrokerApi):
         self._commands.append((commands.SEND, socket_id, data))
         self._free_bytes -= len(data) + COMMAND_BYTES
         if self._free_bytes < 0:
-            self._make_room(len(data))
+            self._flush_or_schedule(len(data))
 
     def send_to_channel(self, channel: bytes, data: str | bytes, exclude: tuple[int, ...]) -> None:
         """Sends data to the subscribers of a channel but those in `exclude`."""
@@ -98,7 +99,7 @@ class WireApi(BrokerApi):
         self._commands.append((commands.PUBLISH, channel, data, exclude))
         self._free_bytes -= len(data) + COMMAND_BYTES
         if self._free_bytes < 0:
-            self._make_room(len(data))
+            self._flush_or_schedule(len(data))
 
     def send_command(self, command: "Command") -> None:
         """Sends a one-way command; called for every call of the API but `send` and `send_to_channel`.
@@ -117,31 +118,30 @@ class WireApi(BrokerApi):
             self._collect_or_send(command)
 
     def append_command(self, command: "Command", data_bytes: int = 0) -> None:
-        """Collects a command of the runtime that carries so much data; on the own thread only."""
+        """Collects a command with `data_bytes` bytes of data for the next flush; on the worker's own thread only."""
         self._commands.append(command)
         self._free_bytes -= data_bytes + COMMAND_BYTES
         if self._free_bytes < 0:
-            self._make_room(data_bytes)
+            self._flush_or_schedule(data_bytes)
 
     def acknowledge_message(self, socket_id: int, cost: int) -> None:
-        """Gives the cost of a handled message back with the next flush; on the own thread only."""
+        """Collects the report that a message was handled, for the next flush; on the worker's own thread only."""
         self._handled_messages.append((socket_id, cost))
 
     def _collect_or_send(self, command: "Command") -> None:
-        """Collects a command without data on the own thread; sends the command at once on any other thread."""
+        """Collects a command without data for the next flush; on any thread but the worker's own, sends it at once."""
         if get_ident() != self._thread_id:
             self._send_now(command)
         else:
             self.append_command(command)
 
-    def _make_room(self, data_bytes: int) -> None:
-        """Makes room for the command that was just collected: schedules a flush, or flushes.
+    def _flush_or_schedule(self, data_bytes: int) -> None:
+        """Flushes the collected commands, or has the loop flush in its next turn if there is only one small command.
 
-        Called before the first command of a turn of the loop stays collected, and when the collected commands pass
-        `FLUSH_BYTES`.
+        Called for the first command of a turn of the loop, and when the collected commands pass `FLUSH_BYTES`.
 
         Args:
-            data_bytes: size of that command's data.
+            data_bytes: size of the newest command's data.
 
         Raises:
             ValueError: the data is longer than `MAX_DATA`; the command was taken back.
@@ -172,7 +172,7 @@ class WireApi(BrokerApi):
                     timer.resume_interruption(armed_call)
 
     def _send_now(self, command: "Command") -> None:
-        """Sends a command at once, from a thread that is not the worker's own; after the worker's end, to the broker.
+        """Sends a command at once from a thread not the worker's own; after the worker's end, through the default API.
 
         Raises:
             ValueError: its data is longer than `MAX_DATA`.
@@ -206,7 +206,7 @@ class WireApi(BrokerApi):
     # Tokens. ----------------------------------------------------------------------------------------------------
 
     def _send_token(self, socket_id: int, token: bytes | None) -> None:
-        """Sends SET_TOKEN, and caches the token if a handler of the socket is running; on any thread."""
+        """Sends a socket's new token to the broker, cached too if a handler of the socket is running; on any thread."""
         is_own = get_ident() == self._thread_id
         if self.io.has_write_lock():
             self.io.collect_nested_command((commands.SET_TOKEN, socket_id, token, 0))
@@ -220,7 +220,7 @@ class WireApi(BrokerApi):
         try:
             if armed_call is not None:
                 timer.suspend_interruption()
-            with self.io.write_lock:  # so that numbers grow on the wire, and the cache has what is last there
+            with self.io.write_lock:  # so that numbers grow on the wire, and the cache has the last of them
                 self._cache_and_send_token(socket_id, token, is_own)
         finally:
             if armed_call is not None:
@@ -230,10 +230,16 @@ class WireApi(BrokerApi):
         if is_own:
             self._free_bytes -= COMMAND_BYTES
             if self._free_bytes < 0:
-                self._make_room(0)
+                self._flush_or_schedule(0)
 
     def _cache_and_send_token(self, socket_id: int, token: bytes | None, is_own: bool) -> None:
-        """Sends SET_TOKEN; numbers and caches the token if a handler of the socket is running. With the write lock."""
+        """Sends SET_TOKEN; while a handler of the socket runs, caches the token too. With the write lock.
+
+        Args:
+            socket_id: the socket.
+            token: its new token; None: no token.
+            is_own: whether this is the worker's own thread.
+        """
         if not self.sockets.has_running_handler(socket_id):
             self._send_token_command((commands.SET_TOKEN, socket_id, token, 0), is_own)
             return
@@ -242,7 +248,12 @@ class WireApi(BrokerApi):
         self.sockets.cache_own_token(socket_id, token, number, partial(self._send_token_command, command, is_own))
 
     def _send_token_command(self, command: "Command", is_own: bool) -> None:
-        """Collects a SET_TOKEN on the own thread; writes the command at once on any other. With the write lock."""
+        """Collects a SET_TOKEN for the next flush, or writes the command at once. With the write lock.
+
+        Args:
+            command: the SET_TOKEN.
+            is_own: whether this is the worker's own thread, which collects commands.
+        """
         if is_own:
             self._commands.append(command)
         else:

@@ -1,4 +1,4 @@
-"""The bytes of a worker's wire: writes batches of commands, reads batches of events, hands out answers.
+"""A worker's end of the stream to the broker: writes batches of commands, reads events, gives threads their answers.
 
 The worker's own thread collects commands in a list and sends them as one batch when its runtime flushes, or when a
 handler asks something. Other threads may write too: they send at once, behind everything that the own thread has
@@ -86,13 +86,13 @@ class WireIo:
         self.has_write_lock: Final = _make_owner_check(self.write_lock)
         """Returns whether the calling thread holds `write_lock`."""
         self._has_nested_commands = False
-        """Whether a finaliser or signal handler has left a command to the writer that it interrupted."""
+        """Whether a finaliser or signal handler has added a command for the writer that it interrupted to send."""
         self._lock = RLock()
-        """Held for all of what follows, but not while a thread waits in `recv`."""
+        """Held for all attributes that follow, but not while a thread waits in `recv`."""
         self._has_lock = _make_owner_check(self._lock)
         self._condition = Condition(self._lock)
         self._unparsed: list[bytes] = []
-        """What was read and is not in `_answers` or `_parsed_batches` yet."""
+        """Bytes that were read and not parsed into `_answers` or `_parsed_batches` yet, in pieces."""
         self._measured_size = (0, 0)
         """How many pieces of `_unparsed` have been measured, and their bytes. Replaced as a whole, with the lock."""
         self._parsed_batches: tuple[list[Event], ...] = ()
@@ -106,11 +106,11 @@ class WireIo:
         self.is_ended = False
         """Whether the other end of the wire is gone, or the worker has ended."""
         self.is_abandoned = False
-        """Whether the broker has given this worker up: another worker handles what this worker has not."""
+        """Whether the broker has given this worker up: another worker handles the events that this worker has not."""
         self.on_abandoned: Callable[[], None] | None = None
-        """Tells the runtime, from any thread, that no further handler may begin."""
+        """Called on any thread when no further handler may begin; set by the runtime."""
         self.wake_loop: Callable[[], None] | None = None
-        """Tells a worker with an event loop, from any thread, that another thread has read events."""
+        """Called on any thread when events were read outside the loop; set in a worker with an event loop."""
 
     def is_in_use_by_caller(self) -> bool:
         """Returns whether the calling thread is inside this object already, so that waiting here would dead-lock it."""
@@ -119,7 +119,7 @@ class WireIo:
     # Writing. ---------------------------------------------------------------------------------------------------
 
     def collect_nested_command(self, command: "Command") -> None:
-        """Leaves a command to the call that holds the write lock; called by code that has interrupted that call."""
+        """Adds a command for the holder of the write lock to send; called by code that has interrupted that holder."""
         self.collected_commands.append(command)
         self._has_nested_commands = True
 
@@ -171,7 +171,7 @@ class WireIo:
             raise refused
 
     def _fail_wire(self) -> None:
-        """Shuts down a wire in which there may be half a batch; the broker then replaces this worker."""
+        """Shuts the wire down after a write that may have sent half a batch; the broker then replaces this worker."""
         self.is_abandoned = self.is_ended = True
         try:
             self._wire.shutdown(2)  # SHUT_RDWR: a thread that reads here learns of the end too
@@ -204,7 +204,7 @@ class WireIo:
         self._answers.pop(call_id, None)
 
     def hand_over_reading(self) -> None:
-        """Has another waiting thread read on. Called when the wait for an answer was ended by an exception."""
+        """Wakes the other waiting threads, so that one reads on; called when an exception has ended a thread's wait."""
         with self._condition:
             if self._reader_thread_id == get_ident():
                 self._reader_thread_id = 0
@@ -255,7 +255,7 @@ class WireIo:
     # Reading, with the lock. ------------------------------------------------------------------------------------
 
     def _read_or_wait(self) -> None:
-        """Reads from the wire once, or waits for the thread that reads already.
+        """Reads and parses bytes of the wire once; if another thread is reading already, waits for that instead.
 
         Called and left with the lock, which is free while this thread waits.
         """
@@ -277,7 +277,7 @@ class WireIo:
             self.wake_loop()
 
     def _receive_blocking(self) -> None:
-        """Waits for bytes and keeps them in `_unparsed`. Called without the lock.
+        """Waits for bytes on the wire and appends them to `_unparsed`. Called without the lock.
 
         Bytes are read and kept in one call of C, so that no exception can come between the two.
         """
@@ -287,7 +287,7 @@ class WireIo:
             self.is_ended = True
 
     def _parse_received(self) -> bool:
-        """Parses the bytes that were read into answers and batches of events; returns whether a batch was complete.
+        """Sorts the bytes read so far into answers and batches of events; returns whether a batch was complete.
 
         Can be repeated after an exception at any line: answers are stored again, all other state changes in one step.
         """
@@ -360,17 +360,19 @@ def ensure_stack(depth: int) -> None:
 
 
 def _make_owner_check(lock: object) -> Callable[[], bool]:
-    """Returns a function that says whether the calling thread holds this RLock.
+    """Returns a function that tells whether the calling thread holds this RLock, by asking the lock itself.
 
-    The lock knows that itself, whatever has become of the code that took it. `Condition` relies on it too.
+    So a finaliser or signal handler learns that it has interrupted the lock's holder. A flag beside the lock could be
+    wrong after an exception between two lines. `Condition` uses the same private method.
     """
     return cast("Callable[[], bool]", attrgetter("_is_owned")(lock))
 
 
 def _pack_separately(batch: "list[Command]") -> bytes:
-    """Returns one packed batch for each command that the wire can carry; leaves the others out.
+    """Returns the bytes of one batch per command, without the commands that cannot be packed.
 
-    The caller that made a command that is too long is told by the ValueError that `write_batch` raises.
+    Called when a batch cannot be packed as a whole. The caller that made the command at fault gets the ValueError that
+    `write_batch` raises.
     """
     packed: list[bytes] = []
     for command in batch:
@@ -382,7 +384,7 @@ def _pack_separately(batch: "list[Command]") -> bytes:
 
 
 def _receive_available(wire: "socket") -> bytes:
-    """Reads the bytes that have come on a blocking socket, without waiting.
+    """Reads the bytes that have arrived on a blocking socket, without waiting.
 
     Raises:
         BlockingIOError: there are none.
