@@ -1,4 +1,4 @@
-"""What the pool needs of the compiled core, as types; tests put plain Python fakes in its place."""
+"""The compiled core as the pool uses it: interfaces, for which tests have plain Python fakes."""
 
 from collections.abc import Mapping, Sized
 from typing import Final, Protocol

@@ -1,4 +1,4 @@
-"""The API of the main interpreter: carries `wsbroker.send(…)` and the other calls to the core.
+"""The API object of the main interpreter: applies calls in the loop, queues the calls of other threads for the loop.
 
 On the loop's thread a call is one comparison and one call into the core. On any other thread a one-way call is appended
 to a list, with one wake-up of the loop for as many calls as come before it runs; a call that asks is appended likewise
@@ -125,9 +125,9 @@ class LocalApi(BrokerApi):
         self._waiting_commands: list[Command] = []
         """Commands of other threads for the loop to apply."""
         self._listed_command_bytes = 0
-        """What the waiting commands cost."""
+        """Bytes of memory that the waiting commands cost."""
         self._applying_command_bytes = 0
-        """What the commands cost that the loop is applying right now."""
+        """Bytes of memory of the commands that the loop is applying right now."""
         self._pending_questions: dict[int, _PendingQuestion] = {}
         """The questions among the waiting commands, by their ids."""
         self._last_question = 0
@@ -138,20 +138,26 @@ class LocalApi(BrokerApi):
         """Whether the loop was told to apply the waiting commands and has not begun to."""
 
     def _bind_questions(self) -> None:
-        """Binds the core's method for each question, guarded if the program has signal handlers on this thread."""
+        """Looks up the core's method for each question, and wraps it if the program has signal handlers of its own.
+
+        Called at the start, and when the program has installed or removed signal handlers.
+        """
         self._core_questions = {
             question: self._guard_against_signals(_get_core_method(self._core, name))
             for question, name in commands.QUESTION_METHODS.items()
         }
 
     def _guard_against_signals(self, method: Callable[..., object]) -> Callable[..., object]:
-        """Returns `method`, wrapped so that a call from one of the program's signal handlers raises a CommandError."""
+        """Returns `method`, wrapped to raise CommandError when a signal handler of the program calls it.
+
+        Returns `method` itself if the program has no signal handlers of its own.
+        """
         codes = self._signal_codes
         if not codes:
             return method
 
         def guarded_call(*arguments: object) -> object:
-            """Calls the method, unless one of the program's signal handlers is among the callers."""
+            """Calls the core's method; raises CommandError if a signal handler of the program is among the callers."""
             if _is_called_by(codes):
                 raise CommandError(IN_SIGNAL_HANDLER)
             return method(*arguments)
@@ -229,7 +235,7 @@ class LocalApi(BrokerApi):
     # On other threads. ------------------------------------------------------------------------------------------
 
     def _queue_command(self, command: Command, size_bytes: int) -> None:
-        """Queues a one-way command for the loop; waits while too many bytes of commands wait already.
+        """Queues a thread's one-way command for the loop; waits while too many bytes of commands wait already.
 
         Args:
             command: the command.
@@ -264,7 +270,11 @@ class LocalApi(BrokerApi):
                 pass
 
     def _queue_question(self, *question: object) -> object:
-        """Queues a question for the loop, waits for the answer and returns the answer."""
+        """Queues a thread's question for the loop, waits for the answer and returns the answer.
+
+        Raises:
+            CommandError: no broker is running, or the caller is a signal handler or has interrupted another call.
+        """
         me = get_ident()
         if me in self._calling_threads:
             raise CommandError("a signal handler or finaliser may not ask the broker from inside another call")
@@ -287,12 +297,17 @@ class LocalApi(BrokerApi):
         return pending.value
 
     def _raise_if_not_running(self) -> None:
-        """Raises a CommandError if the broker has not started yet or was stopped. Under the lock, or to fail early."""
+        """Raises a CommandError if the broker has not started yet or was stopped. With the lock, or to fail early."""
         if self._refusal_reason:
             raise CommandError(self._refusal_reason)
 
     def _append_command(self, command: Command, cost: int) -> None:
-        """Appends a command to those that wait, and wakes the loop unless that was done already. Under the lock."""
+        """Appends a command to those that wait for the loop, and wakes the loop unless woken already. With the lock.
+
+        Args:
+            command: the command.
+            cost: its data and overhead, in bytes of memory.
+        """
         self._waiting_commands.append(command)
         self._listed_command_bytes += cost
         if not self._is_wakeup_scheduled and self._loop is not None:
@@ -303,7 +318,10 @@ class LocalApi(BrokerApi):
             self._is_wakeup_scheduled = True
 
     def _leave_call(self, thread_id: int) -> None:
-        """Ends the call of a thread; queues the commands of code that has interrupted that call."""
+        """Marks a thread's call as ended; queues the commands of code, such as a signal handler, that interrupted it.
+
+        Called at the end of every call that takes the lock: in between such code could only add to `_nested_commands`.
+        """
         self._calling_threads.discard(thread_id)
         while self._nested_commands:
             self._calling_threads.add(thread_id)
@@ -340,7 +358,7 @@ class LocalApi(BrokerApi):
 
 
 def _get_core_method(core: CoreCalls, name: str) -> Callable[..., object]:
-    """Returns the core's method of this name."""
+    """Returns the core's method of this name, for the tables of commands and questions."""
     return cast("Callable[..., object]", getattr(core, name))
 
 
@@ -353,9 +371,10 @@ def _measure_data(command: Command) -> int:
 
 
 def _find_signal_codes() -> frozenset[CodeType]:
-    """Returns the code objects that the program's signal handlers run first, as far as they are written in Python.
+    """Returns the code objects of the program's own signal handlers: each of the function that runs first.
 
-    The broker's handlers and asyncio's (a `Runner` has one for SIGINT) are left out: they ask nothing.
+    With these a question finds out whether a signal handler is among its callers. Only handlers written in Python have
+    code. The broker's handlers and asyncio's (a `Runner` has one for SIGINT) are left out: they ask nothing.
     """
     codes: set[CodeType] = set()
     for number in signal.valid_signals():
@@ -381,7 +400,7 @@ def _is_called_by(codes: frozenset[CodeType]) -> bool:
 
 
 def _unwrap_function(handler: Callable[..., object]) -> Callable[..., object]:
-    """Returns the function that a call of this handler runs first.
+    """Returns the function that runs first when this handler is called.
 
     That is the function of a method or a partial, or an object's `__call__`.
     """

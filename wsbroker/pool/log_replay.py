@@ -97,7 +97,10 @@ class LogReplay:
             self._pause_reading()
 
     def _replay_slice(self) -> None:
-        """Logs queued records for at most 1 ms; called again in the next loop turn while any are left."""
+        """Logs queued records for at most 1 ms. Called by the loop, in each turn while records are left.
+
+        Starts the reading from the worker again once few records are left.
+        """
         waiting = self._waiting_records
         self._slice_end = self._clock() + SLICE_S
         while waiting:

@@ -35,7 +35,12 @@ class OrphanedCloses:
         return len(self._unassigned)
 
     def add_closes(self, slot: WorkerSlot, closes: list[Event]) -> None:
-        """Takes the unhandled CLOSE events of a slot's lost worker, and assigns them to a running worker, if any."""
+        """Takes a lost worker's unhandled CLOSE events for another worker; gives up those lost MAX_LOSSES times.
+
+        Args:
+            slot: the slot whose worker was lost.
+            closes: the CLOSE events of its sockets whose handler has not run.
+        """
         adopted = self._losses_by_queue.pop(slot.index, {})
         for event in closes:
             socket_id = cast(int, event[1])

@@ -45,7 +45,7 @@ class PendingRequests:
         return len(self._requests)
 
     def add_open(self, socket_id: int, size_bytes: int) -> asyncio.Future[OpenVerdict]:
-        """Adds the open of a socket; returns the future of its verdict."""
+        """Adds an open handler's call that a worker is to answer; returns the future of the handler's decision."""
         verdict: asyncio.Future[OpenVerdict] = asyncio.get_running_loop().create_future()
         self._opens[socket_id] = (verdict, size_bytes)
         self.size_bytes += size_bytes
@@ -59,7 +59,7 @@ class PendingRequests:
         return response
 
     def answer_open(self, socket_id: int, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
-        """Removes the open of a socket and sets its verdict from the worker's answer; ignores an unknown socket."""
+        """Removes a socket's open and sets the decision from the worker's answer; ignores an unknown socket."""
         pending = self._opens.pop(socket_id, None)
         if pending is not None:
             verdict, size_bytes = pending
@@ -77,7 +77,7 @@ class PendingRequests:
                 response.set_result(self._make_response(status, headers, body))
 
     def answer_all_as_lost(self) -> None:
-        """Removes all opens and requests; answers the opens with 503 and the requests with 500: the worker is gone."""
+        """Answers every pending open with 503 and every HTTP request with 500; called when the worker is gone."""
         opens, self._opens = self._opens, {}
         for verdict, _ in opens.values():
             if not verdict.done():
@@ -89,7 +89,7 @@ class PendingRequests:
                 response.set_result(HttpResponse(500, {}, "Internal Server Error"))
 
     def _make_open_verdict(self, status: int, headers: list[tuple[str, str]], body: bytes) -> OpenVerdict:
-        """Makes the verdict of a worker's open handler; status 101 accepts, any other is the response to send."""
+        """Makes the decision about a socket from its worker's answer: 101 accepts, another status refuses."""
         if status != 101:
             return self._make_response(status, headers, body)
         if not headers and not body:
@@ -101,7 +101,10 @@ class PendingRequests:
             return HttpResponse(500, (), "Internal Server Error")
 
     def _make_response(self, status: int, headers: list[tuple[str, str]], body: bytes) -> HttpResponse:
-        """Makes the response that a worker's handler returned; 500 for an illegal one, which workers refuse too."""
+        """Makes the response from a worker's answer; logs an illegal answer and makes a 500 of it.
+
+        Workers check their answers themselves, so that an illegal answer is a fault of the worker.
+        """
         try:
             return HttpResponse(status, headers, body)
         except (TypeError, ValueError) as error:

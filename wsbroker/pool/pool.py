@@ -1,4 +1,4 @@
-"""All workers of a server: start, stop and reload, and which worker gets a socket, a request, an orphaned close."""
+"""All workers of a server: start, stop and reload, and which worker gets a socket, request or close event."""
 
 import asyncio
 import sys
@@ -109,7 +109,7 @@ class Pool(SlotObserver):
             self._make_slots()
 
     def _make_slots(self) -> None:
-        """Creates one slot for each worker queue, for workers of the present kind."""
+        """Creates one slot for each worker queue, for workers of the kind `self.kind`; replaces earlier slots."""
         config = self._config
         make = self._make_host or HOST_CLASSES[self.kind]
         start_arguments = StartArguments(
@@ -144,7 +144,17 @@ class Pool(SlotObserver):
             )
 
     async def _start_slots_or_change_kind(self) -> list[str]:
-        """Starts all slots' workers, with the fallback kind if a module refuses subinterpreters; returns handlers."""
+        """Starts the workers of all slots, of the fallback kind if a module refuses subinterpreters; returns handlers.
+
+        Stops the pool if the start fails.
+
+        Returns:
+            the names of the application's handlers.
+
+        Raises:
+            ConfigError: the application cannot work with this kind of worker.
+            WorkerError: a worker could not be started.
+        """
         try:
             try:
                 return await self._start_slots()
@@ -161,7 +171,7 @@ class Pool(SlotObserver):
             raise
 
     async def _start_slots(self) -> list[str]:
-        """Starts all slots' workers and returns the names of their handlers; if a start fails, stops all of them."""
+        """Starts the workers of all slots and returns the names of their handlers; if one fails, stops all workers."""
         slots = list(self._slots)
         starts = [asyncio.ensure_future(slot.start()) for slot in slots]
         try:
@@ -175,7 +185,7 @@ class Pool(SlotObserver):
             raise
 
     async def _stop_slots(self, timeout_s: float) -> int:
-        """Stops the workers of all slots; returns the number of slots with a worker that was left behind."""
+        """Stops the workers of all slots; returns the number of slots in which a worker may still run."""
         results = await asyncio.gather(*(slot.stop(timeout_s) for slot in self._slots), return_exceptions=True)
         for slot, result in zip(self._slots, results, strict=True):
             if isinstance(result, BaseException):
@@ -183,7 +193,10 @@ class Pool(SlotObserver):
         return sum(result is not True for result in results)
 
     def _update_needs_open_verdict(self) -> None:
-        """Recomputes `has_open_handler` after a change of the handlers or of the workers that run."""
+        """Sets `has_open_handler`: True also while a worker does not run, so that the pool is asked first.
+
+        Called when the handlers or the workers that run have changed.
+        """
         all_run = all(slot.is_running for slot in self._slots) and not self._is_stopping
         self.has_open_handler = self._has_open_handler or not all_run
 
@@ -254,7 +267,10 @@ class Pool(SlotObserver):
         reload_task.result()
 
     async def _replace_all_workers(self) -> None:
-        """Starts a standby worker in every slot, then switches the slots one by one. The body of the reload task."""
+        """Starts a new worker beside the old one in every slot, then lets the new ones take over. Body of a reload.
+
+        If one does not start, all old workers stay.
+        """
         async with self._reload_lock:
             await self._start_event.wait()  # a slot whose first worker has not started cannot be switched
             slots = list(self._slots)
@@ -273,10 +289,10 @@ class Pool(SlotObserver):
                     slot.cancel_standby()
 
     async def _switch_slots_in_turn(self, slots: Sequence[WorkerSlot]) -> None:
-        """Switches the slots to their standbys one after the other, so that messages wait for one worker at a time.
+        """Lets the new worker of each slot take over, one slot after the other: messages wait for one worker at a time.
 
         Raises:
-            ReloadUnfinished: some old workers did not run empty; the other slots were switched all the same.
+            ReloadUnfinished: some old workers did not finish their messages in time; the other slots were switched.
         """
         limit_s = self._config.handler_timeout + self._config.worker_hang_timeout
         failures: list[str] = []
@@ -291,14 +307,17 @@ class Pool(SlotObserver):
             raise ReloadUnfinished(f"{text}: {'; '.join(failures)}")
 
     def _set_handlers_found(self, names: Iterable[str]) -> None:
-        """Keeps the names of the handlers that the workers have, and the flags that follow from them."""
+        """Stores the names of the application's handlers, and flags for the kinds that it has.
+
+        Called after a start, and during a reload with the handlers of both versions.
+        """
         self.handlers_found = frozenset(names)
         self.has_http_handler = "handle_http_request" in self.handlers_found
         self._has_open_handler = "handle_socket_open" in self.handlers_found
         self._update_needs_open_verdict()
 
     async def _wait_for_close_handlers(self, deadline: float) -> None:
-        """Waits until the running workers have run all close handlers, or the deadline has passed.
+        """Waits until the running workers have run all close handlers, or the deadline has passed. Called by `stop`.
 
         The core may still keep events in inboxes until earlier events are handled (`mailbox_bytes`), and a worker takes
         no event after STOP. CLOSE is the last event of a socket: when no CLOSE is left, no event is left.
@@ -314,11 +333,11 @@ class Pool(SlotObserver):
             await wait_for_any([slot.watch_closes() for slot in slots], deadline)
 
     def _schedule_liveness_check(self) -> None:
-        """Starts the timer of the next liveness check: one timer for all workers."""
+        """Starts the timer of the next call of `_check_all_liveness`: one timer for all workers."""
         self._check_timer = asyncio.get_running_loop().call_later(PROBE_INTERVAL_S, self._check_all_liveness)
 
     def _check_all_liveness(self) -> None:
-        """Sends a probe to every worker and starts the timer again. Called by the loop every second."""
+        """Sends a probe to every worker, to notice one that hangs, and starts the timer again. Called every second."""
         self._schedule_liveness_check()
         for slot in self._slots:
             slot.check_liveness()
@@ -409,7 +428,7 @@ class Pool(SlotObserver):
         return await best.worker.run_http_handler(request.fields(), size_bytes)
 
     def _has_room_for_request(self, worker: InlineWorker | RemoteWorker, size_bytes: int) -> bool:
-        """Returns whether a worker may get one more request of this size.
+        """Returns whether a worker may get one more open or HTTP request of this size in bytes.
 
         Requests of `mailbox_bytes` may wait; a worker without a request may get a request of any size.
         """
@@ -432,7 +451,7 @@ class Pool(SlotObserver):
     # Called by the slots. -----------------------------------------------------------------------------------------
 
     def on_slot_running(self, slot: WorkerSlot) -> None:
-        """Takes note that a replacement or standby worker runs, and gives it orphaned closes. Called by the slot."""
+        """Has orphaned closes handled by running workers, as a replacement or standby runs now. Called by its slot."""
         self._update_needs_open_verdict()
         self._orphaned_closes.assign_closes()
 
@@ -450,7 +469,10 @@ class Pool(SlotObserver):
 
 
 def _retrieve_exception(reload_task: "asyncio.Task[None]") -> None:
-    """Marks the exception of a reload task as seen: the caller that waited for it may have been cancelled."""
+    """Reads the exception of an ended reload task, so that asyncio does not log it as never retrieved.
+
+    The caller that waited for the task may have been cancelled.
+    """
     if not reload_task.cancelled():
         reload_task.exception()
 

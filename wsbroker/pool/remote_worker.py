@@ -1,4 +1,4 @@
-"""One worker at the other end of a wire, from its start to its end: events to it, commands from it, its mailbox."""
+"""The broker's side of one thread, interpreter or process worker: start, stop, loss, events, commands, mailbox."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ from wsbroker.worker.slowest import SlowestCalls
 logger = GuardedLog(__name__)
 
 MAX_MERGED_EVENTS: Final = 256
-"""Batches of the mailbox are merged into one write of about this many events: one `marshal`, one wake-up."""
+"""Batches of the mailbox are written together, up to about this many events: one `marshal`, one wake-up."""
 COMMANDS_REFUSED: Final = "commands_refused"
 """Statistic: commands of workers that the pool does not know and has skipped."""
 CONTROL_REFUSED: Final = "control_messages_refused"
@@ -98,7 +98,7 @@ class RemoteWorker:
         self._last_request_number = 0
         self._loss_reason_while_stopping = ""
         self._watches: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
-        """Conditions that are tested after each batch of the worker, with the future that is done when one holds."""
+        """The conditions given to `watch`, tested after each batch of commands, each with the future to complete."""
         self._logged_unknown_subjects: set[str] = set()
         """Subjects of `_report_unknown` that were logged already."""
 
@@ -181,7 +181,7 @@ class RemoteWorker:
         return self._host.end_reason or reason
 
     async def stop(self, timeout_s: float) -> bool:
-        """Stops the worker: earlier events are handled, `handle_worker_stop` runs; a stuck worker is killed or left.
+        """Stops the worker: it handles earlier events, runs `handle_worker_stop`; kills or gives up a stuck worker.
 
         Args:
             timeout_s: seconds that the worker may take.
@@ -223,7 +223,11 @@ class RemoteWorker:
         return has_ended
 
     async def _wait_until_ended(self, deadline: float) -> bool:
-        """Waits for the end of the worker's host until a time of the loop's clock; returns whether it has ended."""
+        """Waits until the worker's thread or process has ended, at most until `deadline`; returns whether it has ended.
+
+        Args:
+            deadline: a time of the loop's clock.
+        """
         try:
             async with asyncio.timeout_at(deadline):
                 await self._host.wait_until_ended()
@@ -232,15 +236,17 @@ class RemoteWorker:
         return True
 
     def declare_lost(self, reason: str) -> None:
-        """Kills the worker or leaves it behind, ignores its further commands, and answers its pending requests."""
+        """Kills the worker if its kind allows that, ignores its further commands, and answers its pending requests."""
         if not self.has_ended:
             self._on_stream_lost(reason)
 
     def _on_stream_lost(self, reason: str) -> None:
-        """Closes the worker after the loss of its event stream; `on_lost` is called if the worker was running.
+        """Closes this worker, which hangs or failed or whose event stream has ended; reports the loss of a running one.
+
+        Called by the event stream, and by `declare_lost`.
 
         Args:
-            reason: begins with `ENDED_BY_ITSELF`, or the worker is killed or left behind.
+            reason: begins with `ENDED_BY_ITSELF`; otherwise the worker is killed, if its kind can be killed.
         """
         before = self.state
         if not reason.startswith(ENDED_BY_ITSELF):
@@ -257,13 +263,17 @@ class RemoteWorker:
             self._stopped_event.set()
 
     def _change_state(self, event: WorkerEvent) -> None:
-        """Changes the worker's state as `TRANSITIONS` says."""
+        """Changes the worker's state after an event, as `TRANSITIONS` says, and completes the futures of `watch`."""
         self.state = TRANSITIONS[self.state].get(event, self.state)
         if self._watches:
             self._complete_watches()
 
     def _close_and_answer_pending(self, event: WorkerEvent) -> None:
-        """Enters the state after this event, closes both streams and the mailbox, and answers all pending requests."""
+        """Changes the state, closes streams and mailbox, answers pending opens with 503 and HTTP requests with 500.
+
+        Args:
+            event: the event that ends the worker's life, for `TRANSITIONS`.
+        """
         self._change_state(event)
         self._log_replay.replay_rest()
         self._event_stream.close()
@@ -282,17 +292,23 @@ class RemoteWorker:
         """
         future: asyncio.Future[None] = self._loop.create_future()
         self._watches.append((condition, future))
-        self._event_stream.on_batch = self._apply_watched_batch
+        self._event_stream.on_batch = self._apply_batch_and_complete_watches
         self._complete_watches()
         return future
 
-    def _apply_watched_batch(self, batch: Batch) -> None:
-        """Applies a batch of the worker's commands and tests the watches. Called by the stream while a watch exists."""
+    def _apply_batch_and_complete_watches(self, batch: Batch) -> None:
+        """Applies a batch of the worker's commands, then completes the futures of `watch` that are due.
+
+        Called by the event stream in place of `_apply_batch` while a future of `watch` is not done.
+        """
         self._apply_batch(batch)
         self._complete_watches()
 
     def _complete_watches(self) -> None:
-        """Completes watches whose condition holds, or all if the worker is not RUNNING; drops cancelled watches."""
+        """Completes the futures of `watch` whose condition holds, or all if the worker is not RUNNING.
+
+        Called after each batch of commands and each change of the state. Done and cancelled futures are removed.
+        """
         is_running = self.state is WorkerState.RUNNING
         for condition, future in self._watches:
             if not future.done() and (not is_running or condition()):
@@ -324,9 +340,10 @@ class RemoteWorker:
         self._write_batch(batch)
 
     def _write_trailing_answers(self, batch: Batch) -> Batch:
-        """Writes the answers at the end of a batch at once; returns the events before them.
+        """Writes the ANSWER events at the end of a batch to the worker at once; returns the events before them.
 
-        Answers never wait: a handler is blocked on them. The core puts them last; the events before keep their order.
+        Called when other batches wait: a handler is blocked until its answer comes. The core puts answers last; the
+        events before keep their order.
         """
         first = len(batch)
         while first and batch[first - 1][0] == events.ANSWER:
@@ -335,7 +352,7 @@ class RemoteWorker:
         return batch[:first]
 
     def _write_batch(self, batch: Batch) -> None:
-        """Writes a batch to the event stream; the worker is lost if the wire refuses a field."""
+        """Writes a batch of events to the worker's stream; if a field cannot be packed, declares the worker lost."""
         try:
             self._event_stream.write(batch)
         except ValueError as error:
@@ -344,7 +361,10 @@ class RemoteWorker:
             self._loop.call_soon(self.declare_lost, f"an event could not be sent to it: {error}")
 
     async def _drain_mailbox(self) -> None:
-        """Writes the mailbox's batches to the event stream as fast as the worker reads. Body of the mailbox task."""
+        """Writes the mailbox's batches of events to the stream as fast as the worker reads. Body of the mailbox task.
+
+        Several small batches become one.
+        """
         stream = self._event_stream
         receiver = self._mailbox_receiver
         try:
@@ -407,18 +427,22 @@ class RemoteWorker:
     # From the worker. -------------------------------------------------------------------------------------------
 
     def enter_standby(self) -> None:
-        """Takes the worker queue from this worker: before `start` of a standby, and when a worker is being retired.
+        """Detaches this worker from its worker queue; called before a standby starts, and when a worker is retired.
 
         The worker's commands are applied and its questions answered as those of a thread of the server.
         """
         self._generation = None
 
     def take_over_queue(self, generation: int) -> None:
-        """Gives the worker queue of this generation to this worker: from now on it handles the queue's events."""
+        """Attaches this worker to its worker queue, as the worker of this generation; called when it takes over.
+
+        Args:
+            generation: the present `generation` of the queue, which the worker's commands carry from now on.
+        """
         self._generation = generation
 
     def _apply_batch(self, batch: Batch) -> None:
-        """Applies a batch of the worker's commands. Called by the event stream for each batch."""
+        """Applies a batch of the worker's commands, by the core or in this object. Called by the event stream."""
         generation = self._generation
         if generation is None:
             self._apply_standby_batch(batch)
@@ -427,7 +451,10 @@ class RemoteWorker:
             self._process_command(command)
 
     def _apply_standby_batch(self, batch: Batch) -> None:
-        """Applies a batch of commands of a standby or retiring worker, and writes the answers to its questions."""
+        """Applies a batch of commands of a worker that has no queue (standby or retiring), and writes the answers.
+
+        Those are the answers to the worker's questions; a worker with a queue gets them through the queue.
+        """
         results = self._apply(NO_WORKER, 0, batch)
         answers = [item for item in results if item[0] == events.ANSWER]
         if answers:
@@ -437,7 +464,7 @@ class RemoteWorker:
                 self._process_command(command)
 
     def _process_command(self, command: Command) -> None:
-        """Processes one command that is the pool's: an answer, a count, a life-cycle report or a log record."""
+        """Processes a command meant for the pool: a result, a count, a start or stop report, or a log record."""
         kind = command[0]
         if kind == commands.OPEN_RESULT:
             self._pending.answer_open(*commands.read_open_result(command))
@@ -468,7 +495,7 @@ class RemoteWorker:
             self._report_unknown(COMMANDS_REFUSED, "command", kind)
 
     def _report_unknown(self, statistic: str, subject: str, kind: object) -> None:
-        """Counts a command or message that a receiver does not know and has skipped; logs the first of each subject.
+        """Counts a command or message of an unknown kind that was skipped; logs the first one of each `subject`.
 
         Args:
             statistic: the name of the counter.
@@ -482,7 +509,7 @@ class RemoteWorker:
             )
 
     def _add_to_counter(self, name: str, amount: int) -> None:
-        """Adds an amount to one of the counters of the slot, by the name of the statistic."""
+        """Adds an amount to the slot's statistic of this name."""
         self._counts[name] = self._counts.get(name, 0) + amount
 
     def check_liveness(self) -> None:

@@ -2,15 +2,17 @@
 
 States of a slot (derived from `worker.state` and the replacement task), events, and the next state:
 
-| state    | worker              | started | lost     | start failed         | standby installed | stop_replacing |
-| -------- | ------------------- | ------- | -------- | -------------------- | ----------------- | -------------- |
-| empty    | none                | running | –        | empty (start raises) | –                 | stopping       |
-| running  | RUNNING             | –       | replaced | –                    | running           | stopping       |
-| replaced | ENDED, new starting | running | replaced | replaced, or failed  | running           | stopping       |
-| failed   | ENDED               | –       | –        | –                    | running           | stopping       |
-| stopping | any                 | –       | stopping | stopping             | –                 | stopping       |
+| state    | worker              | started | lost            | start failed    | standby installed | stop_replacing |
+| -------- | ------------------- | ------- | --------------- | --------------- | ----------------- | -------------- |
+| empty    | none                | running | –               | empty           | –                 | stopping       |
+| running  | RUNNING             | –       | replaced/failed | –               | running           | stopping       |
+| replaced | lost, then STARTING | running | –               | replaced/failed | running           | stopping       |
+| failed   | lost                | –       | –               | –               | running           | stopping       |
+| stopping | any                 | –       | stopping        | stopping        | –                 | stopping       |
 
-* `replaced`: the reason of the loss is found out, a delay passes (`RestartPolicy`), and a new worker is started.
+* `lost`: ENDED if the worker ended by itself, ABANDONED if it hung or failed in another way.
+* `replaced`: the reason of the loss is found out, a delay passes (`RestartPolicy`), and a new worker is started; after
+  a failed start that worker is ENDED or ABANDONED until the next delay has passed.
 * `failed`: a crash loop; the observer ends the server.
 * A standby exists beside any state from `start_standby` on. `switch_to_standby` makes it the current worker; the worker
   before it goes to the retiring workers.
@@ -170,7 +172,7 @@ class WorkerSlot:
         if worker is not None and not worker.has_ended:
             worker.post_events(batch)
         else:
-            self._mark_queue_lost()  # events after the loss, such as the open of an accepted socket
+            self._close_sockets_if_events_lost()  # events after the loss, such as the open of an accepted socket
 
     def check_liveness(self) -> None:
         """Sends a probe to every worker of the slot, standby and retiring workers too. Called every second."""
@@ -179,7 +181,11 @@ class WorkerSlot:
                 worker.check_liveness()
 
     def _make_worker(self) -> RemoteWorker:
-        """Creates a worker of the queue's present generation, not started, that reports its loss to this slot."""
+        """Creates a new worker for this slot, without starting it; its loss will be passed to `_on_worker_lost`.
+
+        The worker gets the present generation of the slot's queue: its commands count until the worker of that queue is
+        lost or replaced.
+        """
         worker = RemoteWorker(
             self._make_host(self.name),
             self.index,
@@ -215,7 +221,7 @@ class WorkerSlot:
         """Stops the current worker and the retiring workers, after `stop_replacing`.
 
         Args:
-            timeout_s: seconds until workers that have not stopped are killed or left behind.
+            timeout_s: seconds until workers that have not stopped are killed or given up.
 
         Returns:
             whether no worker of the slot runs any more.
@@ -274,10 +280,14 @@ class WorkerSlot:
         self._install_standby(standby)
 
     async def _wait_until_queue_empty(self, standby: RemoteWorker, limit_s: float) -> None:
-        """Waits until the old worker has handled all messages and closes that it has, or has been lost.
+        """Waits until the old worker has handled all messages and closes sent to it, or has been lost; for a reload.
+
+        Args:
+            standby: the new worker, which must stay alive meanwhile.
+            limit_s: seconds that this may take.
 
         Raises:
-            WorkerError: the old worker did not run empty within `limit_s`, or the standby worker was lost.
+            WorkerError: the old worker did not finish in time, or the standby worker was lost.
         """
         deadline = asyncio.get_running_loop().time() + limit_s
         while True:
@@ -291,7 +301,7 @@ class WorkerSlot:
                 raise WorkerError(f"{self.name} has not come to the end of its handlers within {limit_s:g} s")
 
     def _is_queue_empty(self) -> bool:
-        """Returns whether the worker has handled all messages and closes that the core has sent it."""
+        """Returns whether the slot's worker has handled all messages and closes that the core has sent to it."""
         return not (self.queue.in_flight_bytes or self.queue.unhandled_closes)
 
     @property
@@ -300,17 +310,20 @@ class WorkerSlot:
         return self.is_running and bool(self.queue.unhandled_closes)
 
     def watch_closes(self) -> asyncio.Future[None]:
-        """Returns a future that is done when `has_unhandled_closes` may have become false; to be cancelled."""
+        """Returns a future done when all close handlers have run or the worker runs no more; to be cancelled."""
         assert self.worker is not None
         return self.worker.watch(lambda: not self.queue.unhandled_closes)
 
     def _install_standby(self, standby: RemoteWorker) -> None:
-        """Makes the standby worker the slot's worker in one step without an `await`, and retires the old worker."""
+        """Makes the standby worker the slot's worker in one step without an `await`, and retires the old worker.
+
+        Called by `switch_to_standby` when the old worker has handled its messages, or does not run.
+        """
         old = self.worker
         if not self.is_running:
             if self._replacement_task is not None:
                 self._replacement_task.cancel()  # ends the worker that it is starting too
-            self._mark_queue_lost()  # events that were sent to the cancelled worker already
+            self._close_sockets_if_events_lost()  # events that were sent to the cancelled worker already
         self._standby = None
         self.worker = standby
         self._core.replace_worker(self.index)
@@ -323,12 +336,15 @@ class WorkerSlot:
     # Retirement of workers that were replaced. --------------------------------------------------------------------
 
     def _start_retirement(self, worker: RemoteWorker) -> None:
-        """Starts a task that retires a worker: the worker answers its pending requests and is stopped."""
+        """Starts a task in which a worker that is not needed any more answers its pending requests and is stopped.
+
+        Called for a worker that was replaced, and for a standby that does not take over.
+        """
         worker.enter_standby()
         self._retiring_workers[worker] = self._tasks.spawn_task(self._retire_worker(worker), f"{self.name} leaves")
 
     async def _retire_worker(self, worker: RemoteWorker) -> None:
-        """Waits for the worker's pending requests, stops the worker, and forgets it. Body of the retirement task."""
+        """Waits until a worker has answered its pending requests, then stops it. Body of the retirement task."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._config.http_timeout + self._config.worker_hang_timeout
         try:
@@ -343,7 +359,7 @@ class WorkerSlot:
     async def _await_retirement(
         self, worker: RemoteWorker, retirement_task: "asyncio.Task[None]", timeout_s: float
     ) -> bool:
-        """Waits for the end of a worker's retirement; after `timeout_s` ends the worker by force.
+        """Waits for the end of a worker's retirement; after `timeout_s` kills the worker, or gives it up.
 
         Returns:
             whether the worker has ended.
@@ -358,9 +374,9 @@ class WorkerSlot:
     # Loss and replacement. ----------------------------------------------------------------------------------------
 
     def _on_worker_lost(self, worker: RemoteWorker, reason: str) -> None:
-        """Orphans the closes of the slot's worker, which was lost after its start, and has the worker replaced.
+        """Closes all sockets of the slot's lost worker, passes its CLOSE events on, and has the worker replaced.
 
-        The loss of a standby or retiring worker is only logged.
+        Called when a worker of the slot is lost while it runs. The loss of a standby or retiring worker is only logged.
         """
         if worker is not self.worker:
             when = "while it was leaving" if worker in self._retiring_workers else "before it took over"
@@ -375,8 +391,12 @@ class WorkerSlot:
         else:
             self._report_loss_and_replace(worker, reason, len(closes), now)
 
-    def _mark_queue_lost(self) -> None:
-        """Closes the sockets and orphans the closes of events sent to a worker that is gone, if there are any."""
+    def _close_sockets_if_events_lost(self) -> None:
+        """Closes all sockets of the slot and passes the CLOSE events on, if events were sent to a worker that is gone.
+
+        Does nothing if no message or close is on its way. Called while no worker runs in the slot: events may have been
+        sent after the loss.
+        """
         if self.queue.in_flight_bytes or self.queue.unhandled_closes:
             self._observer.on_closes_orphaned(self, self._core.mark_worker_lost(self.index, WORKER_RESTART_CODE))
 
@@ -391,7 +411,14 @@ class WorkerSlot:
         self._report_loss_and_replace(worker, reason, orphaned_count, died_at)
 
     def _report_loss_and_replace(self, worker: RemoteWorker, reason: str, orphaned_count: int, died_at: float) -> None:
-        """Logs the loss of a worker and starts its replacement, unless stopping or already replaced."""
+        """Logs a worker's loss; replaces the worker or reports a crash loop, unless stopping or replaced already.
+
+        Args:
+            worker: the lost worker.
+            reason: why it was lost.
+            orphaned_count: number of its CLOSE events whose handler has not run.
+            died_at: time of the loop's clock at which it was lost.
+        """
         logger.error("worker lost worker=%s reason=%r close_handlers_left=%d", self.name, reason, orphaned_count)
         if self._is_stopping or worker is not self.worker:
             return  # stopping, or already replaced
@@ -404,7 +431,10 @@ class WorkerSlot:
             )
 
     async def _start_replacement(self, delay_s: float) -> None:
-        """Starts a new worker after a delay, again after each failed start; gives up at a crash loop."""
+        """Starts a new worker after a delay, again after each failed start, until one runs or it is a crash loop.
+
+        Body of the replacement task.
+        """
         loop = asyncio.get_running_loop()
         while True:
             logger.warning("worker is replaced worker=%s delay_s=%g", self.name, delay_s)
@@ -414,7 +444,7 @@ class WorkerSlot:
             except Exception as error:
                 text = str(error) if isinstance(error, WSBrokerError) else format_error(error)
                 logger.error("replacement failed worker=%s reason=%r", self.name, text, exc_info=error.__cause__)
-                self._mark_queue_lost()
+                self._close_sockets_if_events_lost()
                 next_delay_s = self._restart_policy.record_death(loop.time(), 0.0)
                 if next_delay_s is None:
                     self._report_crash_loop(text)
@@ -426,7 +456,11 @@ class WorkerSlot:
                 return
 
     def _report_crash_loop(self, reason: str) -> None:
-        """Tells the observer that the slot's workers die again and again, with the reason of the last death."""
+        """Tells the observer, which ends the server, that the slot's workers die again and again.
+
+        Args:
+            reason: why the last worker was lost or did not start.
+        """
         often = f"more than {MAX_DEATHS} times within {WINDOW_S:g} s"
         self._observer.on_slot_failed(
             WorkerError(f"worker {self.name} was lost {often}, the last time because {reason}")

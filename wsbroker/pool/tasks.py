@@ -55,7 +55,7 @@ async def wait_for_any(futures: Sequence[asyncio.Future[None]], deadline: float)
 
 
 async def _run_logging_errors(coroutine: Coroutine[object, object, None], name: str) -> None:
-    """Awaits the coroutine; logs its exception under the task's name instead of raising. Body of every task."""
+    """Awaits the coroutine; logs its exception under the task's name instead of raising. Body of every pool task."""
     try:
         await coroutine
     except Exception:

@@ -78,7 +78,10 @@ class WorkerMonitor:
         self.stream.write([(control.PROBE, self.last_probe_number)])
 
     def _process_control_batch(self, batch: Batch) -> None:
-        """Processes the control messages of a worker. Called by the control stream for each batch."""
+        """Processes messages of the worker's control stream: answers to probes, interrupted handlers, hung handlers.
+
+        Called by the control stream for each batch.
+        """
         for message in batch:
             kind = message[0]
             if kind == control.ALIVE:
@@ -100,5 +103,5 @@ class WorkerMonitor:
                 self._on_unknown("control message", kind)
 
     def _on_stream_lost(self, reason: str) -> None:
-        """Logs the end of the control stream; the event stream's end decides about the worker."""
+        """Logs, for debugging, that the control stream has ended; only the event stream's end means a lost worker."""
         logger.debug("control stream ended worker=%s reason=%r", self._worker, reason)

@@ -33,7 +33,7 @@ class WorkerState(Enum):
     """The worker has answered STOP and is about to end."""
     ENDED = "ended"
     """The streams are closed: the worker has stopped, failed to start, or ended by itself."""
-    ABANDONED = "ended: killed or left behind"
+    ABANDONED = "ended: killed or given up"
     """The streams are closed by the broker: the worker hangs or failed; `RemoteWorker.stop` kills it if it can."""
 
     @property

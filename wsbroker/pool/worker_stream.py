@@ -23,7 +23,7 @@ class _UnixLoop(Protocol):
     async def create_unix_connection(
         self, factory: Callable[[], "WorkerStream"], path: None, /, *, sock: socket.socket
     ) -> tuple[asyncio.BaseTransport, "WorkerStream"]:
-        """Connects the protocol that the factory makes to a Unix socket."""
+        """Connects the protocol that the factory makes to a connected Unix socket."""
         ...
 
 
@@ -51,7 +51,7 @@ class WorkerStream(asyncio.Protocol):
     def __init__(self, name: str, on_batch: Callable[[Batch], None], on_lost: Callable[[str], None]) -> None:
         self._name = name
         self.on_batch = on_batch
-        """Called with each batch that was read; may be exchanged for another function at any time."""
+        """Called with each batch that was read; may be replaced by another function at any time."""
         self._on_lost = on_lost
         self._unpacker = BatchUnpacker()
         self._transport: asyncio.Transport | None = None
@@ -149,13 +149,13 @@ class WorkerStream(asyncio.Protocol):
             forks.redirect_to_null_device([self._transport.get_extra_info("socket").fileno()])
 
     def _close_and_report_loss(self, reason: str) -> None:
-        """Closes the stream and calls `on_lost` with the reason, unless the stream is closed already."""
+        """Closes the stream and calls `on_lost` with the reason; does nothing if the stream is closed already."""
         if not self._is_closed:
             self.close()
             self._on_lost(reason)
 
     def _wake_drain(self) -> None:
-        """Wakes the task that waits in `drain`, if there is one."""
+        """Wakes the task that waits in `drain`, if any; called when writing may go on or the stream is closed."""
         if self._drain_waiter is not None:
             if not self._drain_waiter.done():
                 self._drain_waiter.set_result(None)

@@ -1,4 +1,4 @@
-"""The choice of the kind of worker for a spec. Kinds with a wire differ only in their host."""
+"""Chooses the kind and number of workers for an application; refuses a kind that cannot run here."""
 
 import sys
 import sysconfig
@@ -135,7 +135,13 @@ def choose_kind(config: Config, spec: object, platform: PythonPlatform) -> KindC
 
 
 def _check_kind_is_possible(kind: WorkerKind, spec: object, platform: PythonPlatform) -> None:
-    """Raises ConfigError if workers of this kind cannot run this spec, or cannot run on this platform."""
+    """Raises ConfigError if workers of this kind cannot run this application, or cannot run on this platform.
+
+    Args:
+        kind: the configured kind.
+        spec: the argument of `register_worker`.
+        platform: the facts about this Python and machine.
+    """
     if kind in IMPORTING_KINDS and importable_name(spec) is None:
         raise ConfigError(f"worker kind {kind!r} cannot run this worker: {explain_missing_name(spec)}")
     if kind == "interpreter" and not platform.has_interpreters:
@@ -150,7 +156,7 @@ def _check_kind_is_possible(kind: WorkerKind, spec: object, platform: PythonPlat
 
 
 def _worker_count(config: Config, kind: WorkerKind, platform: PythonPlatform) -> int:
-    """Returns the configured number of workers, or the default number for this kind: one, or one per CPU."""
+    """Returns the configured number of workers; by default one per CPU for interpreters and processes, else one."""
     if config.workers is not None:
         return config.workers
     return platform.cpus if kind in IMPORTING_KINDS else 1

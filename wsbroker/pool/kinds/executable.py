@@ -1,4 +1,4 @@
-"""Whether workers of other kinds than `thread` can start: `sys.executable` must be a Python that finds our modules.
+"""Whether process and interpreter workers can start: `sys.executable` must be a Python that finds our modules.
 
 A frozen program (PyInstaller, Nuitka, cx_Freeze) is its own `sys.executable`: a worker process would be the whole
 program once more, which would start workers in turn. The same holds for a Python embedded in a host program (uWSGI).

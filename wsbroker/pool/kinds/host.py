@@ -1,8 +1,8 @@
-"""Hosts: each runs one worker, whatever its kind.
+"""Hosts of thread, interpreter and process workers: the thread and the streams of one worker, its start and end.
 
 Every kind has a daemon thread on the broker's side. For `thread` the handlers run in this thread; another kind runs its
-interpreter in it, or waits in it for its process. So a worker's start, its end, and leaving a stuck worker behind are
-the same for all kinds.
+interpreter in it, or waits in it for its process. So a worker's start, its end, and giving up a stuck worker are the
+same for all kinds.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ class WorkerHost(ABC):
         """Runs the worker to its end with the worker's ends of its two streams. Called in the host's thread."""
 
     def kill(self) -> bool:
-        """Ends a stuck worker; returns False if this kind cannot do that, so that the worker is left behind."""
+        """Ends a stuck worker; returns False if this kind of worker cannot be ended: its thread then runs on."""
         return False
 
     def make_start_error(self, text: str, detail: str) -> WSBrokerError:
@@ -107,7 +107,7 @@ class WorkerHost(ABC):
 
     @final
     def _run_in_thread(self, wire_end: socket.socket, control_end: socket.socket) -> None:
-        """Calls `run`, keeps the reason of a failure, and reports the end to the loop. Body of the host's thread."""
+        """Calls `run`, stores the reason of a failure, and tells the loop of the end. Body of the host's thread."""
         try:
             self.run(wire_end, control_end)
         except SystemExit as end:

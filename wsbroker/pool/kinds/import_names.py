@@ -1,4 +1,4 @@
-"""Whether the spec of a worker has a name by which another interpreter can import it."""
+"""Whether the registered handlers have a name by which another interpreter can import them."""
 
 import sys
 from types import ModuleType

@@ -1,4 +1,4 @@
-"""Kind `interpreter`: a subinterpreter with its own lock, in the host's thread. A stuck worker is left behind."""
+"""Kind `interpreter`: a subinterpreter with its own lock, in a thread of the server. A stuck worker cannot be ended."""
 
 import marshal
 import socket
@@ -45,7 +45,7 @@ class InterpreterHost(WorkerHost):
     def __init__(self, name: str, start_arguments: StartArguments) -> None:
         super().__init__(name, start_arguments)
         self._interpreter: subinterpreters.Interpreter | None = None
-        self._is_left_behind = False
+        self._is_given_up = False
 
     def run(self, wire_end: socket.socket, control_end: socket.socket) -> None:
         """Creates the subinterpreter, runs the worker in it in this thread, and destroys the interpreter."""
@@ -57,8 +57,8 @@ class InterpreterHost(WorkerHost):
         }
         start = (wire_end.fileno(), control_end.fileno(), self.start_arguments.spec, options)
         interpreter = self._interpreter = subinterpreters.create_interpreter(self.name)
-        if self._is_left_behind:
-            interpreter.mark_left_behind()
+        if self._is_given_up:
+            interpreter.prepare_forced_exit()
         failure = interpreter.run_program(
             INTERPRETER_PROGRAM, marshal.dumps([self.start_arguments.sys_path, sys.argv, start])
         )
@@ -71,10 +71,10 @@ class InterpreterHost(WorkerHost):
         interpreter.try_destroy()
 
     def kill(self) -> bool:
-        """Marks the interpreter as left behind and returns False: a subinterpreter cannot be ended from outside."""
-        self._is_left_behind = True
+        """Prepares for the exit of the process and returns False: a subinterpreter cannot be ended from outside."""
+        self._is_given_up = True
         if self._interpreter is not None:
-            self._interpreter.mark_left_behind()
+            self._interpreter.prepare_forced_exit()
         return False
 
     def make_start_error(self, text: str, detail: str) -> WSBrokerError:

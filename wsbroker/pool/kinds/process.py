@@ -59,7 +59,7 @@ class ProcessHost(WorkerHost):
     def _send_start_arguments(
         self, process: "subprocess.Popen[bytes]", wire_end: socket.socket, control_end: socket.socket
     ) -> None:
-        """Writes the worker's start arguments and its stream ends to the standard input of the process."""
+        """Writes the worker's start arguments and its stream ends to the standard input of the new process."""
         options = {
             **self.start_arguments.options,
             "name": self.name,
@@ -89,7 +89,7 @@ class ProcessHost(WorkerHost):
 
 
 def _spawn_process(name: str, descriptors: Sequence[int]) -> "subprocess.Popen[bytes]":
-    """Starts a Python process that runs `PROCESS_PROGRAM` with these descriptors inherited and signals blocked."""
+    """Starts a Python process that runs `PROCESS_PROGRAM`, with the server's signals blocked in it."""
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     command = [sys.executable, *flags, "-P", "-c", PROCESS_PROGRAM, f"wsbroker {name}"]
     environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
@@ -105,7 +105,7 @@ def _spawn_process(name: str, descriptors: Sequence[int]) -> "subprocess.Popen[b
 
 
 def _share_socket(end: socket.socket, process_id: int) -> int | bytes:
-    """Returns how the process finds this stream end: the inherited descriptor; on Windows a duplicate made for it."""
+    """Returns the value by which the worker's process opens a stream end: the descriptor; on Windows, share bytes."""
     if sys.platform == "win32":
         return end.share(process_id)
     return end.fileno()

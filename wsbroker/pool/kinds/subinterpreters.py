@@ -1,11 +1,11 @@
-"""Subinterpreters: the only module that uses CPython's `_interpreters`.
+"""Subinterpreters: creates, runs and destroys them. The only module that uses CPython's `_interpreters`.
 
 Its assumptions about them:
 
 * They are isolated and have a lock of their own; an extension module that does not support them is refused when it is
   imported. This check stays on: without it such a module crashes the process.
-* A subinterpreter cannot be ended from outside. While its thread is stuck, or daemon threads are left, it can only be
-  left behind.
+* A subinterpreter cannot be ended from outside. While its thread is stuck, or daemon threads are left, it cannot
+  be destroyed either.
 * CPython ends the remaining interpreters when the process ends, and hangs or aborts if one of them still runs. So a
   process with such an interpreter exits by `os._exit`, as the last of its `atexit` functions (see `process_exit`). A
   process without one exits as usual.
@@ -59,7 +59,7 @@ def find_safety_obstacle() -> str:
 
 
 class Interpreter:
-    """A subinterpreter. All methods must be called on one thread, except `mark_left_behind`.
+    """A subinterpreter. All methods must be called on one thread, except `prepare_forced_exit`.
 
     Args:
         name: for messages.
@@ -96,15 +96,18 @@ class Interpreter:
         import _interpreters
 
         if self.run_program(_SHUTDOWN_PROGRAM):
-            self.mark_left_behind()
+            self.prepare_forced_exit()
             return False
         with _create_lock:
             _interpreters.destroy(self._id)
         _live_interpreters.discard(self)
         return True
 
-    def mark_left_behind(self) -> None:
-        """Lets the process exit without waiting for this interpreter, whose program may be stuck. From any thread."""
+    def prepare_forced_exit(self) -> None:
+        """Prepares for the exit of the process while this interpreter's program still runs. Called on any thread.
+
+        The process then ends by `os._exit`; its exit status is recorded from now on.
+        """
         process_exit.watch_main_thread_end()
 
 
@@ -128,7 +131,7 @@ class _LiveInterpreters:
         self._is_exit_hook_registered = False
 
     def add(self, interpreter: Interpreter) -> None:
-        """Adds a new interpreter; the first call registers the functions for exit and fork."""
+        """Adds a new interpreter; the first call registers the functions for the process's exit and for forks."""
         with self._lock:
             self._live.add(interpreter)
             if not self._is_exit_hook_registered:
@@ -143,7 +146,7 @@ class _LiveInterpreters:
             self._live.discard(interpreter)
 
     def _exit_if_any_live(self) -> None:
-        """Ends the process by `os._exit` if an interpreter is left. Called before the other `atexit` functions."""
+        """Ends the process by `os._exit` if an interpreter is not destroyed. Called before other `atexit` functions."""
         if self._live:
             atexit.unregister(self._exit_if_any_live)
             names = ", ".join(sorted(interpreter.name for interpreter in self._live))

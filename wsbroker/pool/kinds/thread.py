@@ -1,4 +1,4 @@
-"""Kind `thread`: handlers run in a daemon thread of the main interpreter. A stuck worker can only be left behind."""
+"""Kind `thread`: handlers run in a daemon thread of the main interpreter. A stuck worker cannot be ended."""
 
 import socket
 

@@ -147,7 +147,7 @@ reading, writing = os.pipe()
 program = f"import os, time; os.write({writing}, b'x'); time.sleep(1000)"
 threading.Thread(target=interpreter.run_program, args=(program,), daemon=True).start()
 os.read(reading, 1)
-interpreter.mark_left_behind()
+interpreter.prepare_forced_exit()
 atexit.register(print, "at exit")
 file = open(sys.argv[1], "w")
 file.write("not flushed")
