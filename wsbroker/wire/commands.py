@@ -1,8 +1,9 @@
-"""Commands: what a worker asks of the broker. A batch of them is a list of tuples ``(KIND, …)``, applied in order.
+"""Commands from a worker to the broker: sends, subscriptions, closes, tokens, questions, answers, log records.
 
-Numbers below FIRST_POOL_COMMAND are applied by the compiled core; the others are handed to the pool. A command for the
-pool is made by its `make_…` function and read by its `read_…` function. The core's commands are made and read in line,
-as they come once per message or call: SEND and PUBLISH by the fast paths, the others by `BrokerApi`.
+A batch is a list of tuples ``(KIND, …)``, which are applied in order. Numbers below FIRST_POOL_COMMAND are applied by
+the compiled core; the others are handed to the pool. A command for the pool is made by its `make_…` function and read
+by its `read_…` function. The core's commands are made and read in line, as they come once per message or call: SEND and
+PUBLISH by the fast paths, the others by `BrokerApi`.
 Channels are `bytes`, data is `str` (text frame) or `bytes` (binary frame).
 """
 

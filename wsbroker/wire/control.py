@@ -1,6 +1,7 @@
-"""Control messages: the second stream of a worker, served by its control thread also while a handler is busy.
+"""Control messages between the broker and a worker: probes, and reports on interrupted or hung handlers.
 
-Framed like the wire (`framing`); each batch is a list of tuples ``(KIND, …)``.
+They have a stream of their own, which the worker's control thread serves also while a handler is busy. They are
+framed like the wire (`framing`); each batch is a list of tuples ``(KIND, …)``.
 """
 
 from typing import Final, TypeAlias, cast

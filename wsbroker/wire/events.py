@@ -1,4 +1,7 @@
-"""Events: what the broker tells a worker. A batch of them is a list of tuples ``(KIND, …)``."""
+"""Events from the broker to a worker: opens, messages, closes, HTTP requests, tokens, answers to questions.
+
+A batch is a list of tuples ``(KIND, …)``.
+"""
 
 from typing import Final, TypeAlias
 

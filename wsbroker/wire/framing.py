@@ -1,4 +1,4 @@
-"""Batches on a stream: a 4-byte big-endian length, then `marshal` of a list of tuples.
+"""Batches as bytes on a stream, packed and unpacked: a 4-byte big-endian length, then `marshal` of a list of tuples.
 
 `marshal` carries 1 to 4 million small messages a second between interpreters of one installation, refuses other types
 with a ValueError, and is only ever read from our own workers (never from a client).
