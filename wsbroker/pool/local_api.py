@@ -371,10 +371,10 @@ def _measure_data(command: Command) -> int:
 
 
 def _find_signal_codes() -> frozenset[CodeType]:
-    """Returns the code objects of the program's own signal handlers: each of the function that runs first.
+    """Returns the code objects of the program's own signal handlers, to find those among the callers of a question.
 
-    With these a question finds out whether a signal handler is among its callers. Only handlers written in Python have
-    code. The broker's handlers and asyncio's (a `Runner` has one for SIGINT) are left out: they ask nothing.
+    Only handlers written in Python have code. The broker's handlers and asyncio's (a `Runner` has one for SIGINT) are
+    left out: they ask nothing.
     """
     codes: set[CodeType] = set()
     for number in signal.valid_signals():
@@ -400,7 +400,7 @@ def _is_called_by(codes: frozenset[CodeType]) -> bool:
 
 
 def _unwrap_function(handler: Callable[..., object]) -> Callable[..., object]:
-    """Returns the function that runs first when this handler is called.
+    """Returns the function that runs first when a signal handler is called.
 
     That is the function of a method or a partial, or an object's `__call__`.
     """

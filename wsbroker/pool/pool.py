@@ -307,7 +307,7 @@ class Pool(SlotObserver):
             raise ReloadUnfinished(f"{text}: {'; '.join(failures)}")
 
     def _set_handlers_found(self, names: Iterable[str]) -> None:
-        """Stores the names of the application's handlers, and flags for the kinds that it has.
+        """Stores the names of the application's handlers, and whether it has an open handler and an HTTP handler.
 
         Called after a start, and during a reload with the handlers of both versions.
         """
@@ -430,7 +430,7 @@ class Pool(SlotObserver):
     def _has_room_for_request(self, worker: InlineWorker | RemoteWorker, size_bytes: int) -> bool:
         """Returns whether a worker may get one more open or HTTP request of this size in bytes.
 
-        Requests of `mailbox_bytes` may wait; a worker without a request may get a request of any size.
+        Requests of `mailbox_bytes` together may wait; a worker without a request may get a request of any size.
         """
         return (
             not worker.pending_request_bytes or worker.pending_request_bytes + size_bytes <= self._config.mailbox_bytes

@@ -376,7 +376,8 @@ class WorkerSlot:
     def _on_worker_lost(self, worker: RemoteWorker, reason: str) -> None:
         """Closes all sockets of the slot's lost worker, passes its CLOSE events on, and has the worker replaced.
 
-        Called when a worker of the slot is lost while it runs. The loss of a standby or retiring worker is only logged.
+        Called when a worker of the slot is lost while it runs. Another worker, or the replacement, runs the close
+        handlers. The loss of a standby or retiring worker is only logged.
         """
         if worker is not self.worker:
             when = "while it was leaving" if worker in self._retiring_workers else "before it took over"
@@ -403,7 +404,10 @@ class WorkerSlot:
     async def _replace_after_reason(
         self, worker: RemoteWorker, reason: str, orphaned_count: int, died_at: float
     ) -> None:
-        """Waits for the reason why a lost worker ended, then reports the loss and replaces the worker."""
+        """Waits for the reason why a lost worker ended, then reports the loss and replaces the worker. Run as a task.
+
+        The arguments are those of `_report_loss_and_replace`.
+        """
         try:
             reason = await worker.find_loss_reason(reason)
         except Exception:  # the worker is replaced all the same

@@ -18,10 +18,10 @@ HANDLER_ARGUMENTS: Final[dict[str, tuple[str, ...]]] = {
 """The names of all handlers, each with the names of its arguments in their order."""
 
 OpenReturn: TypeAlias = bool | HttpResponse | Accept | None
-"""What an open handler may return."""
+"""The types of value that an open handler may return."""
 
 HttpReturn: TypeAlias = HttpResponse | str | bytes | dict[str, object] | None
-"""What an HTTP handler may return."""
+"""The types of value that an HTTP handler may return."""
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
 

@@ -168,9 +168,9 @@ def _call_and_exit_if_forked(function: Callable[..., _T], args: tuple[object, ..
 
 
 def _ready_callbacks(loop: "AbstractEventLoop") -> "deque[object] | None":
-    """Returns the queue of callbacks that a loop runs next; None if it cannot be found.
+    """Returns the queue of callbacks that a loop runs next; None if it cannot be found. For `ForkedLoopGuard`.
 
-    They are an attribute of asyncio's loops; in uvloop's the garbage collector finds them.
+    The queue is an attribute of asyncio's loops; in uvloop's the garbage collector finds it.
     """
     ready = getattr(loop, "_ready", None)
     if ready is None:

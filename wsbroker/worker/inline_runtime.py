@@ -71,7 +71,7 @@ class InlineRuntime(BaseRuntime):
         self._thread_id = get_ident()
 
     def _count_statistic(self, name: str, amount: int) -> None:
-        """Adds `amount` to the statistic of this name in `counters`. Called by the report of failures."""
+        """Adds `amount` to the statistic of this name in `counters`. Called by `HandlerReport`."""
         self.counters[name] = self.counters.get(name, 0) + amount
 
     # Start and end. ---------------------------------------------------------------------------------------------
@@ -272,7 +272,7 @@ class InlineRuntime(BaseRuntime):
         return None
 
     def _measure_call(self, call: HandlerCall, now: float) -> None:
-        """Records an ended call as long if it took more than `slow_threshold_s`; `now` is the time of its end."""
+        """Passes a call that took longer than `slow_threshold_s` to `record_long_call`; `now`: when it ended."""
         seconds = now - call.start
         if seconds > self.slow_threshold_s:
             self.record_long_call(call.handler, call.socket_id, seconds)

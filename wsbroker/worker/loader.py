@@ -129,7 +129,7 @@ def load_handlers(spec: object) -> Handlers:
 
 
 def _resolve_spec(spec: object) -> tuple[object, str]:
-    """Returns the module, class or object that an application was registered as, imported if named by text; its name.
+    """Returns the module, class or object that was registered, imported if named by text, and its name for messages.
 
     Args:
         spec: the argument of `register_worker`, as for `load_handlers`.
@@ -203,7 +203,7 @@ def _instantiate_worker(cls: type, source: str) -> object:
 
 
 def _find_misspelled(target: object, handlers: dict[str, Handler]) -> dict[str, str]:
-    """Returns the names in `target` that look like misspelled handlers, each with the handler's name that was meant.
+    """Returns the names in an application that look like misspelled handlers, each with the handler's name meant.
 
     Args:
         target: the application's module or object.
@@ -273,7 +273,10 @@ def _import_module(name: str) -> "ModuleType":
 
 
 def _searched_places(missing: str) -> list[str]:
-    """Returns where Python has looked for a missing module: a package or folders, without the interpreter's own."""
+    """Returns where Python has looked for a missing module, for an error text: a package, or folders of `sys.path`.
+
+    The interpreter's own folders are left out.
+    """
     import sys
 
     parent = missing.rpartition(".")[0]

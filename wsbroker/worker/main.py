@@ -104,7 +104,7 @@ def _run_runtime(
     control_thread: ControlThread,
     wire: "socket",
 ) -> None:
-    """Loads the handlers and runs the worker to its end, in an event loop only if one needs it; reports a failed start.
+    """Loads the handlers and runs the worker to its end, in an event loop if one is needed; reports a failed start.
 
     Args:
         spec: names or is the application that has the handlers.

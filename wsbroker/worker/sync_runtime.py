@@ -175,7 +175,12 @@ class SyncRuntime(BaseRuntime):
     def _handle_message(self, socket_id: int, data: str | bytes, cost: int) -> None:
         """Runs the message handler and acknowledges the message, unless the handler has to be awaited.
 
-        A message of a socket that is being closed is only acknowledged. Called for each MESSAGE event.
+        Called for each MESSAGE event. A message of a socket that is being closed is only acknowledged.
+
+        Args:
+            socket_id: the socket.
+            data: the message.
+            cost: the bytes that the broker gets back by the acknowledgement.
         """
         sockets = self._sockets
         raw = self._raw_message_handler

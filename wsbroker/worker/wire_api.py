@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from wsbroker.wire.commands import Command
 
 FLUSH_BYTES: Final = 64 * 1024
-"""Bytes of commands that wait for the runtime's flush, roughly; past it they are sent at once."""
+"""Bytes of commands that wait for the runtime's flush, roughly; beyond that the commands are sent at once."""
 COMMAND_BYTES: Final = 32
 """Bytes that a command counts for beside its data."""
 MAX_DATA: Final = 1 << 30
@@ -206,7 +206,10 @@ class WireApi(BrokerApi):
     # Tokens. ----------------------------------------------------------------------------------------------------
 
     def _send_token(self, socket_id: int, token: bytes | None) -> None:
-        """Sends a socket's new token to the broker, cached too if a handler of the socket is running; on any thread."""
+        """Sends a socket's new token to the broker, and caches the token if a handler of the socket is running.
+
+        Called on any thread; after the worker's end, the default API sends the token.
+        """
         is_own = get_ident() == self._thread_id
         if self.io.has_write_lock():
             self.io.collect_nested_command((commands.SET_TOKEN, socket_id, token, 0))
@@ -233,7 +236,7 @@ class WireApi(BrokerApi):
                 self._flush_or_schedule(0)
 
     def _cache_and_send_token(self, socket_id: int, token: bytes | None, is_own: bool) -> None:
-        """Sends SET_TOKEN; while a handler of the socket runs, caches the token too. With the write lock.
+        """Sends SET_TOKEN; while a handler of the socket runs, caches the token too. Called with the write lock.
 
         Args:
             socket_id: the socket.
@@ -248,7 +251,7 @@ class WireApi(BrokerApi):
         self.sockets.cache_own_token(socket_id, token, number, partial(self._send_token_command, command, is_own))
 
     def _send_token_command(self, command: "Command", is_own: bool) -> None:
-        """Collects a SET_TOKEN for the next flush, or writes the command at once. With the write lock.
+        """Collects a SET_TOKEN for the next flush, or writes the command at once. Called with the write lock.
 
         Args:
             command: the SET_TOKEN.
@@ -310,7 +313,7 @@ class WireApi(BrokerApi):
         self._thread_id = 0
 
     def mark_ended(self) -> None:
-        """Marks the worker as ended: calls of threads that it leaves behind go to the broker, where there is one."""
+        """Marks the worker as ended: calls of threads that outlive it go to the default API, if there is one."""
         # In this order: a signal handler that calls in between must not find a worker that still takes calls.
         self.io.mark_ended()
         self._thread_id = 0

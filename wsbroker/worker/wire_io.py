@@ -257,7 +257,8 @@ class WireIo:
     def _read_or_wait(self) -> None:
         """Reads and parses bytes of the wire once; if another thread is reading already, waits for that instead.
 
-        Called and left with the lock, which is free while this thread waits.
+        Bytes that were read and not parsed yet are parsed first. Called and left with the lock, which is free while
+        this thread waits.
         """
         if self._reader_thread_id:
             self._condition.wait()

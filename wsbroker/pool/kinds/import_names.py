@@ -28,7 +28,7 @@ def importable_name(spec: object) -> str | None:
 
 
 def explain_missing_name(spec: object) -> str:
-    """Returns why a spec has no importable name, and what the user can do to use all cores: a text for the log."""
+    """Returns why handlers have no importable name, and what the user can do to use all cores: a text for the log."""
     owner = spec if isinstance(spec, str | type) else type(spec)
     module = owner.partition(":")[0] if isinstance(owner, str) else owner.__module__
     if isinstance(spec, ModuleType):
