@@ -160,14 +160,14 @@ class Bench:
         self.sockets.inline_runner = self.runner
 
     def make_runner(
-        self, handler: Handler, arity: int = 3, begin_result: Callable[[int, object], None] | None = None
+        self, handler: Handler, arity: int = 3, process_result: Callable[[int, object], None] | None = None
     ) -> InlineRunner:
         """Returns a runner for a message handler, whose results, errors, slow calls and closes this object records."""
         handlers = InlineHandlers(
             message_handler=handler,
             arity=arity,
             slow_threshold_s=5.0,
-            begin_result=begin_result or (lambda socket_id, result: self.results.append((socket_id, result))),
+            process_result=process_result or (lambda socket_id, result: self.results.append((socket_id, result))),
             on_failure=lambda socket_id, error: self.errors.append((socket_id, error)),
             on_slow_call=self._slow,
             begin_close_handler=self._close,

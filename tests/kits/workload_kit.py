@@ -183,7 +183,7 @@ class Work:
             message_handler=handle,
             arity=2,
             slow_threshold_s=5.0,
-            begin_result=_never,
+            process_result=_never,
             on_failure=_never,
             on_slow_call=_never,
             begin_close_handler=_ended_at_once,

@@ -49,7 +49,7 @@ class InlineHandlers:
             token.
         arity: number of arguments of `message_handler`, 0 to 3.
         slow_threshold_s: duration of a handler call from which `on_slow_call` is called.
-        begin_result: ``(socket_id, result)``: takes any value but None that a handler returned; calls `resume_socket`
+        process_result: ``(socket_id, result)``: takes any value but None that a handler returned; calls `resume_socket`
             once that value has been processed.
         on_failure: ``(socket_id, exception)``: called when a handler has raised.
         on_slow_call: ``(socket_id, seconds, is_ended)``: called when a handler has held the loop for longer than
@@ -65,7 +65,7 @@ class InlineHandlers:
         message_handler: MessageHandler | None,
         arity: int,
         slow_threshold_s: float,
-        begin_result: Callable[[int, object], None],
+        process_result: Callable[[int, object], None],
         on_failure: Callable[[int, BaseException], None],
         on_slow_call: Callable[[int, float, bool], float],
         begin_close_handler: Callable[[int, bytes | None, int, str], bool],
@@ -74,7 +74,7 @@ class InlineHandlers:
         self.message_handler: Final = message_handler
         self.arity: Final = arity
         self.slow_threshold_s: Final = slow_threshold_s
-        self.begin_result: Final = begin_result
+        self.process_result: Final = process_result
         self.on_failure: Final = on_failure
         self.on_slow_call: Final = on_slow_call
         self.begin_close_handler: Final = begin_close_handler
@@ -92,7 +92,7 @@ class InlineRunner:
         self.handler: Final = handlers.message_handler
         self.arity: Final = handlers.arity
         self.slow_threshold_s = handlers.slow_threshold_s
-        self.begin_result: Final = handlers.begin_result
+        self.process_result: Final = handlers.process_result
         self.on_failure: Final = handlers.on_failure
         self.on_slow_call: Final = handlers.on_slow_call
         self.begin_close_handler: Final = handlers.begin_close_handler
@@ -104,7 +104,7 @@ class InlineRunner:
         self.clock_s: float = 0.0
         """Time at which the last handler ended or the turn began: read once per message, not twice (40 ns)."""
         self.starting_socket_id: int = 0
-        """Id of the socket inside `begin_result`; `resume_socket` then leaves its next events to the caller."""
+        """Id of the socket inside `process_result`; `resume_socket` then leaves its next events to the caller."""
 
     @property
     def is_behind(self) -> bool:
@@ -268,7 +268,7 @@ class InlineRunner:
         socket.is_busy = True
         self.busy_sockets[socket.id] = socket
         self.starting_socket_id = socket.id
-        self.begin_result(socket.id, result)
+        self.process_result(socket.id, result)
         self.starting_socket_id = 0
 
     def _handle_close(self, socket: Socket, event: tuple[object, ...]) -> None:

@@ -108,7 +108,7 @@ class Node:
             message_handler=handlers.raw_message_handler,
             arity=handlers.message_arity,
             slow_threshold_s=runtime.slow_threshold_s,
-            begin_result=runtime.on_message_result,
+            process_result=runtime.on_message_result,
             on_failure=runtime.on_message_failed,
             on_slow_call=runtime.on_message_slow,
             begin_close_handler=runtime.begin_close_handler,
