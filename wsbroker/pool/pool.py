@@ -92,7 +92,7 @@ class Pool(SlotObserver):
         self._reload_lock = asyncio.Lock()
         """Held by the running reload until its standby workers are cancelled or installed."""
         self.handlers_found: frozenset[str] = frozenset()
-        """Names of the handlers that the spec has; known after `start`."""
+        """Names of the handlers that the application has; known after `start`."""
         self.has_open_handler = True
         """Whether `run_open_handler` must be called before a 101: there is an open handler, or a worker is down."""
         self.has_http_handler = False
@@ -126,7 +126,7 @@ class Pool(SlotObserver):
         """Starts all workers at the same time; returns when `handle_worker_start` has returned in each.
 
         Raises:
-            ConfigError: the spec cannot work; the text says what was found, what is expected and what to do.
+            ConfigError: the application cannot work; the text says what was found, what is expected and what to do.
             WorkerError: a worker could not be started.
         """
         if self.inline_worker is not None:

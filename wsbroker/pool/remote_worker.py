@@ -146,7 +146,7 @@ class RemoteWorker:
             the names of the handlers found.
 
         Raises:
-            ConfigError: the spec cannot work, as the worker's text explains.
+            ConfigError: the application cannot work, as the worker's text explains.
             WorkerError: the worker could not be started, or `handle_worker_start` failed.
         """
         try:

@@ -73,7 +73,7 @@ class KindChoice:
     kind: WorkerKind
     worker_count: int
     spec: object
-    """The spec as the workers get it: a name for kinds that import the handlers themselves."""
+    """The application as the workers get it: a name for kinds that import the handlers themselves."""
     reason: str
     """Why this kind was chosen, for the log."""
     fallback_kind: WorkerKind | None = None

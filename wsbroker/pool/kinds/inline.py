@@ -65,7 +65,7 @@ class InlineWorker:
         """Loads the handlers and runs `handle_worker_start`; returns the names of the handlers found.
 
         Raises:
-            ConfigError: the spec cannot work.
+            ConfigError: the application cannot work.
             WorkerError: `handle_worker_start` raised.
         """
         handlers = load_handlers(self._spec)
