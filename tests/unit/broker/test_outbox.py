@@ -3,7 +3,7 @@
 import tracemalloc
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kits.broker_kit import RecordingSocket, a_broker, connect
@@ -320,7 +320,24 @@ steps = st.tuples(
 )
 
 
+def distinct_bytes(sockets: list[RecordingSocket]) -> int:
+    """Returns the bytes that wait for the sockets, where a frame that waits for several of them counts once."""
+    frames: dict[int, int] = {}
+    other_bytes = 0
+    for socket in sockets:
+        outbox = socket.outbox
+        if outbox is not None:
+            frames.update((id(frame), len(frame)) for frame in outbox.frames)
+            other_bytes += FRAME_OVERHEAD_BYTES * len(outbox.frames) + outbox.transport_bytes
+    return sum(frames.values()) + other_bytes
+
+
+# A publication that waits for two sockets is in memory once: counted in full for each, the sum may pass the limit.
+SHARED_FRAME = [("send", 0, 146), ("publish", 0, 3000), ("block", 0, 199), ("block", 1, 2654)]
+
+
 @settings(max_examples=150, deadline=None)
+@example(SHARED_FRAME, DROP_OLD)
 @given(st.lists(steps, max_size=60), st.sampled_from([DISCONNECT, DROP_NEW, DROP_OLD]))
 def test_the_sum_is_that_of_all_outboxes_whatever_happens(program: list[tuple[str, int, int]], policy: int) -> None:
     broker = a_broker(Limits(max_queue_bytes=4000, slow_consumer=policy, max_waiting_bytes=9000))
@@ -352,7 +369,7 @@ def test_the_sum_is_that_of_all_outboxes_whatever_happens(program: list[tuple[st
         assert set(outgoing.waiting_sockets.values()) >= {each for each in sockets if waits_for(each)}
         assert outgoing.peak_waiting_bytes >= outgoing.waiting_bytes
     broker.flush()
-    assert broker.outgoing.waiting_bytes <= 9000
+    assert distinct_bytes(sockets) <= 9000
     for socket in sockets:
         broker.mark_connection_lost(socket, 1006, "")
     assert (broker.outgoing.waiting_bytes, broker.outgoing.waiting_sockets) == (0, {})
