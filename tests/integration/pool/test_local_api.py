@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
+from typing import cast
 
 import pytest
 
@@ -15,6 +16,7 @@ from wsbroker.errors import CommandError
 from wsbroker.pool import local_api
 from wsbroker.pool.local_api import LocalApi
 from wsbroker.wire import commands
+from wsbroker.worker.api import BrokerApi
 
 ASKS: list[Callable[[LocalApi], object]] = [
     lambda api: api.subscribe(1, b"a"),
@@ -419,6 +421,50 @@ def test_telling_from_a_signal_handler_works_on_the_loops_thread_too(tell: Calla
     run(main())
 
 
+@pytest.mark.parametrize("tell", TELLS)
+def test_a_command_that_was_made_already_reaches_the_core_like_the_call_that_makes_it(
+    tell: Callable[[LocalApi], None],
+) -> None:
+    """Code in the loop may have the context of a worker that has ended; its calls come here as commands."""
+    core = FakeCore()
+    api = LocalApi(core, 1 << 20)
+    made: list[commands.Command] = []
+
+    class Maker(BrokerApi):
+        def send_command(self, command: commands.Command) -> None:
+            made.append(command)
+
+    async def main() -> None:
+        api.start()
+        tell(api)
+        tell(cast(LocalApi, Maker()))
+        api.send_command(made[0])
+        assert len(core.log) == 2 and core.log[0] == core.log[1]
+        api.stop()
+
+    run(main())
+
+
+def test_a_question_by_its_number_is_answered_like_the_call_that_asks_it() -> None:
+    core = FakeCore()
+    api = LocalApi(core, 1 << 20)
+
+    async def main() -> None:
+        api.start()
+        assert api.ask_core(commands.SUBSCRIBE, 1, b"a") is True
+        assert api.subscribe(1, b"a") is api.ask_core(commands.SUBSCRIBE, 1, b"a") is False
+        assert api.channels() == api.ask_core(commands.CHANNELS)
+        api.stop()
+
+    run(main())
+
+
+def test_each_call_has_a_direct_path_to_the_core() -> None:
+    names = {*commands.ONE_WAY_METHODS.values(), *commands.QUESTION_METHODS.values()}
+    assert names <= vars(LocalApi).keys()
+    assert {vars(LocalApi)[name].__name__ for name in names} == names
+
+
 def test_a_handler_that_was_taken_later_is_noticed_when_the_api_looks() -> None:
     api = LocalApi(FakeCore(), 1 << 20)
     recorder = Recorder(api.channels)
@@ -443,7 +489,7 @@ def test_without_signal_handlers_of_the_program_a_question_goes_straight_to_the_
         assert callable(signal.getsignal(signal.SIGINT))
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, print)
         api.start()
-        assert api._core_questions[commands.IS_OPEN] == core.is_open
+        assert api._core_methods["is_open"] == core.is_open
         asyncio.get_running_loop().remove_signal_handler(signal.SIGUSR2)
         api.stop()
 
@@ -452,4 +498,4 @@ def test_without_signal_handlers_of_the_program_a_question_goes_straight_to_the_
 
 def test_a_loop_in_another_thread_is_no_matter_of_signals() -> None:
     with handling(lambda number, frame: None), LoopThread() as house:
-        assert house.api._core_questions[commands.IS_OPEN] == house.core.is_open
+        assert house.api._core_methods["is_open"] == house.core.is_open
