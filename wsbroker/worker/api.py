@@ -28,7 +28,8 @@ _NO_BROKER: Final = (
 class BrokerApi:
     """The broker as its callers see it. Arguments are exact already: `int`, `str`, `bytes`, `tuple`.
 
-    A subclass implements `send_command` and `ask_core`, and overrides `send` and `send_to_channel` to be faster.
+    A subclass implements `send_command` and `ask_core`, and overrides `send` and `send_to_channel` to be faster. The
+    arguments of the calls are positional: `LocalApi` has methods without their names.
     """
 
     __slots__ = ()
@@ -41,51 +42,51 @@ class BrokerApi:
         """Asks the core a question (see `wire.commands`), waits for the answer and returns the answer."""
         raise NotImplementedError
 
-    def send(self, socket_id: int, data: str | bytes) -> None:
+    def send(self, socket_id: int, data: str | bytes, /) -> None:
         """Sends data to one socket."""
         self.send_command((commands.SEND, socket_id, data))
 
-    def send_to_channel(self, channel: bytes, data: str | bytes, exclude: tuple[int, ...]) -> None:
+    def send_to_channel(self, channel: bytes, data: str | bytes, exclude: tuple[int, ...], /) -> None:
         """Sends data to the subscribers of a channel but those in `exclude`."""
         self.send_command((commands.PUBLISH, channel, data, exclude))
 
-    def subscribe(self, socket_id: int, channel: bytes) -> bool:
+    def subscribe(self, socket_id: int, channel: bytes, /) -> bool:
         """Subscribes a socket to a channel; returns whether that changed something."""
         return cast(bool, self.ask_core(commands.SUBSCRIBE, socket_id, channel))
 
-    def unsubscribe(self, socket_id: int, channel: bytes) -> bool:
+    def unsubscribe(self, socket_id: int, channel: bytes, /) -> bool:
         """Unsubscribes a socket from a channel; returns whether that changed something."""
         return cast(bool, self.ask_core(commands.UNSUBSCRIBE, socket_id, channel))
 
-    def subscribe_nowait(self, socket_id: int, channel: bytes) -> None:
+    def subscribe_nowait(self, socket_id: int, channel: bytes, /) -> None:
         """Subscribes a socket to a channel, without waiting for an answer."""
         self.send_command((commands.SUBSCRIBE, socket_id, channel))
 
-    def unsubscribe_nowait(self, socket_id: int, channel: bytes) -> None:
+    def unsubscribe_nowait(self, socket_id: int, channel: bytes, /) -> None:
         """Unsubscribes a socket from a channel, without waiting for an answer."""
         self.send_command((commands.UNSUBSCRIBE, socket_id, channel))
 
-    def set_token(self, socket_id: int, token: bytes | None) -> None:
+    def set_token(self, socket_id: int, token: bytes | None, /) -> None:
         """Sets the token of a socket; None: removes the token."""
         self.send_command((commands.SET_TOKEN, socket_id, token, commands.NOT_CACHED))
 
-    def copy_subscriptions(self, from_channel: bytes, to_channel: bytes) -> None:
+    def copy_subscriptions(self, from_channel: bytes, to_channel: bytes, /) -> None:
         """Subscribes the subscribers of one channel to another channel too."""
         self.send_command((commands.COPY_SUBSCRIPTIONS, from_channel, to_channel))
 
-    def close(self, socket_id: int, code: int, reason: str) -> None:
+    def close(self, socket_id: int, code: int, reason: str, /) -> None:
         """Closes a socket with a closing handshake."""
         self.send_command((commands.CLOSE, socket_id, code, reason))
 
-    def subscriber_count(self, channel: bytes) -> int:
+    def subscriber_count(self, channel: bytes, /) -> int:
         """Returns how many sockets are subscribed to a channel."""
         return cast(int, self.ask_core(commands.SUBSCRIBER_COUNT, channel))
 
-    def subscribers(self, channel: bytes) -> list[int]:
+    def subscribers(self, channel: bytes, /) -> list[int]:
         """Returns the ids of a channel's subscribers, in the order in which they subscribed."""
         return cast("list[int]", self.ask_core(commands.SUBSCRIBERS, channel))
 
-    def subscriptions(self, socket_id: int) -> list[bytes]:
+    def subscriptions(self, socket_id: int, /) -> list[bytes]:
         """Returns the channels of a socket, oldest subscription first."""
         return cast("list[bytes]", self.ask_core(commands.SUBSCRIPTIONS, socket_id))
 
@@ -93,11 +94,11 @@ class BrokerApi:
         """Returns the channels that have a subscriber."""
         return cast("list[bytes]", self.ask_core(commands.CHANNELS))
 
-    def is_open(self, socket_id: int) -> bool:
+    def is_open(self, socket_id: int, /) -> bool:
         """Returns whether a socket is in the core's tables."""
         return cast(bool, self.ask_core(commands.IS_OPEN, socket_id))
 
-    def queued_bytes(self, socket_id: int) -> int:
+    def queued_bytes(self, socket_id: int, /) -> int:
         """Returns how many bytes wait to be sent to a socket."""
         return cast(int, self.ask_core(commands.QUEUED_BYTES, socket_id))
 
