@@ -1,4 +1,4 @@
-"""All exceptions that this package raises on purpose.
+"""The exception classes of the API, and when each is raised.
 
     WSBrokerError
     ├── ProtocolError     a peer broke RFC 6455: carries the close code to answer with

@@ -1,4 +1,4 @@
-"""Logging that never raises, used by all rooms of the broker.
+"""Logging that never raises, whatever the program's own log handlers do.
 
 Handlers, filters and formatters of a program's loggers run inside each logging call and may raise anything, and so may
 the text of a logged exception. That must not harm the caller: a line that cannot be logged is written to stderr, once,

@@ -1,4 +1,4 @@
-"""The end of this process by `os._exit`: the only module that calls that function, and the rule for the exit status.
+"""Ends this process by `os._exit` where Python's own end could hang; computes the exit status.
 
 Python's own end waits for every thread and every interpreter, for ever if one of them is stuck. Where that may happen,
 the process first does the rest of Python's end (`atexit` functions, flushing files) and then calls `os._exit`, with the

@@ -1,4 +1,4 @@
-"""The permission to publish and subscribe: for all clients, or only for those that know the shared secret.
+"""The shared secret of the pub/sub application: which clients may publish and subscribe.
 
 The secret is compared in constant time and is never logged, nor part of any answer.
 """

@@ -1,4 +1,4 @@
-"""The built-in pub/sub application: any WebSocket client can use it, with JSON in text frames.
+"""The built-in pub/sub application: JSON in text frames; over HTTP publishing, a health check and a test page.
 
     → {"type": "subscribe", "channel": C}             ← {"type": "subscribed", "channel": C}
     → {"type": "unsubscribe", "channel": C}           ← {"type": "unsubscribed", "channel": C}

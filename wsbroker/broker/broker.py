@@ -1,4 +1,4 @@
-"""The broker: routes messages to the workers, applies the workers' commands, handles lost and replaced workers.
+"""Layer 3 of the broker: routes messages to workers, applies workers' commands, handles lost and replaced workers.
 
 The highest layer of the broker (`Registry`, `Delivery`, `Broker`). Called on one thread only (the loop's).
 """

@@ -1,4 +1,4 @@
-"""Data only: the name of a channel, and the frames published to the channel since the last flush.
+"""Data only, base class of `Channel`: its name, and the frames published to it since the last flush.
 
 A base class of its own, because a socket knows its channels and a channel its sockets: so neither file needs the
 other's. See outgoing.py for the numbers.

@@ -1,4 +1,4 @@
-"""Sends and publishes messages, flushes the turn, closes sockets: slow consumers and those of an overload with 1013.
+"""Layer 2 of the broker: sends, publishes, flushes, closes; slow clients and overload are closed here with 1013.
 
 The middle layer of the broker (`Registry`, `Delivery`, `Broker`). No method here does I/O: frames gather in `outgoing`
 and CLOSE events in the worker queues until the owner of the loop, asked through `TurnScheduler`, flushes the turn.

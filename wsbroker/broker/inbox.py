@@ -1,4 +1,4 @@
-"""Data only: the part of a socket that a worker queue works with: the events that wait in its inbox, and its token.
+"""Data only, base class of `Socket`: the token, and the events that wait for the socket's worker.
 
 A base class of its own, because a socket knows its worker queue: so neither file needs the other's.
 """

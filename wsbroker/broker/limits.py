@@ -1,4 +1,4 @@
-"""Data only: the limits, counters and constants of the core."""
+"""Data only: limits, counters and constants of the core; the user's settings are in `settings/config.py`."""
 
 from typing import Final
 

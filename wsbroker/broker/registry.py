@@ -1,4 +1,4 @@
-"""The registries of sockets and channels: subscriptions, tokens, and the questions that handlers ask about them.
+"""Layer 1 of the broker: the registries of sockets and channels, subscriptions, tokens, questions about them.
 
 Called on one thread only (the loop's). The lowest of the three layers of the broker: `Registry`, `Delivery` (frames out
 and closes) and `Broker` (messages in and commands) are one object, in a file each.

@@ -1,4 +1,4 @@
-"""The queue of events from the core to one worker: the worker's credit, and the turns and limits of its sockets.
+"""The events from the core to one worker: how many may be under way (credit), and how its sockets share that fairly.
 
 Events of a turn gather in `events` and leave as one batch. Messages spend credit, which comes back with HANDLED;
 without credit they stay in the inbox of their socket, and the sockets take turns (`waiting_sockets`) when credit

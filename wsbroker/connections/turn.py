@@ -1,4 +1,4 @@
-"""What all connections of a server share: broker, timer wheel, time limits and the number of the loop turn.
+"""State that all connections share: broker, timer wheel, time limits, turn number (the turn runs in `connections`).
 
 `Connections` derives from `Turn`; a connection knows its server as a `Turn` only.
 """

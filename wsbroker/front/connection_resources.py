@@ -1,4 +1,4 @@
-"""What the HTTP connections of one front share: limits, deadlines, byte counts, a log; aborts the slowest readers."""
+"""What the HTTP connections of one front share: limits, byte counts; aborts clients with the most unread responses."""
 
 import asyncio
 from collections.abc import Collection

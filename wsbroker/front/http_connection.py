@@ -1,4 +1,4 @@
-"""The states of an accepted connection until it is lost or becomes a WebSocket connection: the front's protocol.
+"""An accepted connection while it speaks HTTP (asyncio protocol): its states, until it ends or becomes a WebSocket.
 
     event / state              NEW          OPENING      SERVING          LINGERING    OVER_LIMIT
     accepted past the limit    OVER_LIMIT

@@ -1,4 +1,4 @@
-"""Interfaces of other rooms as the front uses them: the table of WebSocket connections and the pool of workers."""
+"""The WebSocket connections and the pool of workers as the front sees them: interfaces, so that it imports neither."""
 
 import asyncio
 from typing import Protocol, TypeVar

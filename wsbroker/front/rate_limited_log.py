@@ -1,4 +1,4 @@
-"""Warnings about peers, limited in rate so that no peer can fill a disk with log lines."""
+"""Warnings about clients, limited in rate so that no client can fill a disk with log lines."""
 
 from collections.abc import Callable
 from typing import Final

@@ -1,4 +1,4 @@
-"""The API object of the main interpreter: applies calls in the loop, queues the calls of other threads for the loop.
+"""The API of inline handlers and of code outside handlers: applied at once in the loop, queued from other threads.
 
 On the loop's thread a call is one comparison and one call into the core. On any other thread a one-way call is appended
 to a list, with one wake-up of the loop for as many calls as come before it runs; a call that asks is appended likewise

@@ -1,4 +1,4 @@
-"""Close handlers that a lost worker has not run: each is run by another worker, or by the replacement."""
+"""Close handlers that a lost worker has not run: each goes to the running worker with the fewest sockets."""
 
 from collections.abc import Sequence
 from typing import Final, cast

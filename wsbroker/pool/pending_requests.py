@@ -1,4 +1,4 @@
-"""The opens and HTTP requests that one worker has been sent and has not answered yet, and the answers to them."""
+"""The opens and HTTP requests that one worker has not answered yet; answers them with an error if the worker cannot."""
 
 import asyncio
 from typing import TypeAlias

@@ -1,4 +1,4 @@
-"""When a lost worker is replaced, and when replacing is given up as a crash loop. Time comes in as an argument."""
+"""How long to wait before a lost worker is replaced (0.1 to 10 s), and when a crash loop ends the server."""
 
 from collections import deque
 from typing import Final

@@ -1,4 +1,4 @@
-"""Decides whether a worker is a new definition of a known one: a notebook's cell that ran again, a reloaded module.
+"""Decides whether a registered worker is a new definition of a known one: a notebook cell run again, a reloaded module.
 
 May import: `worker` (the handlers' names), standard library.
 """

@@ -1,4 +1,4 @@
-"""The working directory with its symbolic links, by the name that the user has for it.
+"""The working directory as the user named it, with its symbolic links, so that a reload follows a switched link.
 
 A deployment switches a symbolic link (`current`) from one release to the next. The system reports the working directory
 with all links resolved, so that a reload would load the old release again; the shell's `PWD` keeps the links.

@@ -1,4 +1,4 @@
-"""Commands from a worker to the broker: sends, subscriptions, closes, tokens, questions, answers, log records.
+"""The list of all commands of a worker to the broker: sends, subscriptions, closes, tokens, questions, log records.
 
 A batch is a list of tuples ``(KIND, …)``, which are applied in order. Numbers below FIRST_POOL_COMMAND are applied by
 the compiled core; the others are handed to the pool. A command for the pool is made by its `make_…` function and read

@@ -1,4 +1,4 @@
-"""Events from the broker to a worker: opens, messages, closes, HTTP requests, tokens, answers to questions.
+"""The list of all events from the broker to a worker: opens, messages, closes, HTTP requests, tokens, answers.
 
 A batch is a list of tuples ``(KIND, …)``.
 """

@@ -1,4 +1,4 @@
-"""Runs async handlers: one task per call, with a time limit. Used in workers with an event loop, and inline.
+"""Runs async handlers, in workers and inline: one task per call, cancelled when its time limit has passed.
 
 The states of one call of a handler that returned something to await (`CallCoroutine`), and the calls of the observer:
 

@@ -1,4 +1,4 @@
-"""`Worker`: the base class with every handler there is. Any module or object with these functions does too."""
+"""`Worker`: the base class with every handler; a module or any object with functions of these names works as well."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias, TypeVar

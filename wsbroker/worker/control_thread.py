@@ -1,4 +1,4 @@
-"""The control thread of a worker: answers probes and checks the time limits, while a handler is busy."""
+"""A worker's second thread: answers the broker's probes, runs the checks of `interruption`, while a handler is busy."""
 
 from collections.abc import Callable
 from threading import Lock, Thread

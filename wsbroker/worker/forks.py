@@ -1,4 +1,4 @@
-"""Cuts a process that a handler forks off from the server: by `os.fork`, `multiprocessing`, a process pool.
+"""Separates a process that a handler has forked (`os.fork`, `multiprocessing`) from the server.
 
 Such a child is a copy of the server, or of a worker, with all its descriptors. Left alone it keeps connections and
 ports open that the server has closed, and the wire of a worker that has ended; when its handler returns it goes on as

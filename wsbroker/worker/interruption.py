@@ -1,4 +1,4 @@
-"""Keeps the time limits of handlers that do not await: a second thread interrupts them.
+"""Interrupts handlers that pass their time limit without awaiting: an exception raised from a second thread.
 
 CPython can raise an exception in another thread (`PyThreadState_SetAsyncExc`), at the next bytecode it runs there. That
 must never hit our own code, in which a half-done write to the wire would break it. How that is kept:

@@ -1,4 +1,4 @@
-"""The options that a worker is started with: names, time limits, what happens after errors."""
+"""The options that a worker is started with: names, time limits, whether a handler's error closes its socket."""
 
 from collections.abc import Mapping
 from typing import Final, Literal, cast

@@ -1,4 +1,4 @@
-"""The log records and counters of errors, time-outs and slow calls of handlers. Never a message, never a token."""
+"""The log records and counters of errors, time-outs and slow calls of handlers; they hold no message and no token."""
 
 from collections.abc import Callable
 from types import CoroutineType, GeneratorType, TracebackType

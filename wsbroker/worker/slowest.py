@@ -1,4 +1,4 @@
-"""Keeps the slowest calls of handlers: which handler, which socket, how long. Never a message, never a token."""
+"""Keeps the slowest calls of handlers: which handler, which socket, how long; no message and no token is kept."""
 
 from typing import Final, TypedDict
 

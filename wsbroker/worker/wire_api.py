@@ -1,4 +1,4 @@
-"""Sends the calls of handlers in thread, interpreter and process workers: collects commands, asks, caches tokens.
+"""The API in thread, interpreter and process workers: makes each call a command, collects commands, asks questions.
 
 `wire_io` writes the commands and reads the answers. The worker's own thread collects commands until its runtime
 flushes. Other threads may hold this object too (a handler's context travels into `asyncio.to_thread`): their commands

@@ -1,4 +1,4 @@
-"""A worker's end of the stream to the broker: writes batches of commands, reads events, gives threads their answers.
+"""A worker's end of the wire: packs and writes the collected commands, reads events, gives threads their answers.
 
 The worker's own thread collects commands in a list and sends them as one batch when its runtime flushes, or when a
 handler asks something. Other threads may write too: they send at once, behind everything that the own thread has
