@@ -13,61 +13,20 @@ Each prints what it measured and what it checked, and exits with 1 if anything w
 of its own; nothing leaves the loopback interface.
 """
 
-import argparse
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final
 
 from benchmarks.experiments import Claim, Experiment, Result, make_no_claims
-from benchmarks.soak import bodies, busy, cycles, flood, joins, order, stall, threads
-from benchmarks.soak.report import Report
-
-KINDS: Final = ("inline", "thread", "process", *(["interpreter"] if sys.version_info >= (3, 13) else []))
-
-
-class Option(NamedTuple):
-    """An option of a soak run; its default also says its type. The choices of `kind` depend on the Python."""
-
-    name: str
-    default: int | float | str
-    help: str = ""
-    choices: Sequence[str] | None = None
-
-
-def _make_soak(
-    name: str,
-    summary: str,
-    run: Callable[[Report, argparse.Namespace], None],
-    *options: Option,
-    claims: Callable[[Result], list[Claim]] = make_no_claims,
-) -> Experiment:
-    """Makes the experiment of a soak run from its options and the function that runs it."""
-
-    def add_options(parser: argparse.ArgumentParser) -> None:
-        for option in options:
-            flag = "--" + option.name.replace("_", "-")
-            text = f"{option.help}  [{option.default}]"
-            parser.add_argument(
-                flag, type=type(option.default), default=option.default, choices=option.choices, help=text
-            )
-
-    def measure(options: argparse.Namespace) -> Result:
-        report = Report(name)
-        run(report, options)
-        return {
-            "scenario": name,
-            "kind": getattr(options, "kind", ""),
-            "failures": report.failures,
-            "numbers": report.numbers,
-        }
-
-    return Experiment(f"soak {name}", summary, add_options, measure, _format_verdict, claims)
-
-
-def _format_verdict(result: Result) -> str:
-    """Returns how many checks failed."""
-    return f"{len(result['failures'])} wrong" if result["failures"] else "all is right"
+from benchmarks.soak.bodies import Bodies
+from benchmarks.soak.busy import Busy
+from benchmarks.soak.cycles import Cycles
+from benchmarks.soak.flood import Flood
+from benchmarks.soak.joins import Joins
+from benchmarks.soak.order import Order
+from benchmarks.soak.run import Soak
+from benchmarks.soak.stall import Stall
+from benchmarks.soak.threads import Threads
 
 
 def claim_joins(result: Result) -> list[Claim]:
@@ -108,80 +67,22 @@ def claim_busy(result: Result) -> list[Claim]:
     ]
 
 
-_any_kind = partial(Option, "kind", help="of worker", choices=KINDS)
-_near_kind: Final = Option("kind", "inline", "of worker", ("inline", "thread"))
+CLAIMS: Final = {Joins: claim_joins, Busy: claim_busy}
 
-SOAKS: Final = (
-    _make_soak(
-        "cycles",
-        "sockets that come and go in every way, and leave nothing behind",
-        lambda report, o: cycles.run(report, o.kind, o.handlers, o.count, o.warm_up),
-        _near_kind,
-        Option("handlers", "sync", choices=("sync", "async")),
-        Option("count", 100_000, "cycles, the warm-up included"),
-        Option("warm_up", 20_000, "cycles after which the memory is first looked at"),
-    ),
-    _make_soak(
-        "order",
-        "one order explains what all sockets, workers and threads saw",
-        lambda report, o: order.run(report, o.kind, o.count, o.seconds),
-        _any_kind(default="inline"),
-        Option("count", 6, "random programs of each test"),
-        Option("seconds", 0.0, "how long each test plays programs, instead of --count"),
-    ),
-    _make_soak(
-        "joins",
-        "thousands of sockets join channels at once, leave, and leave nothing behind",
-        lambda report, o: joins.run(report, o.kind, o.workers, o.count, o.channels, o.rounds),
-        _any_kind(default=KINDS[-1]),
-        Option("count", 10_000, "sockets"),
-        Option("channels", 8, "that each joins"),
-        Option("workers", 2),
-        Option("rounds", 3, "of coming, joining, leaving and going"),
-        claims=claim_joins,
-    ),
-    _make_soak(
-        "stall",
-        "a worker that stands still costs its own sockets time, and nobody else anything",
-        lambda report, o: stall.run(report, o.count << 20, o.size, o.seconds),
-        Option("count", 64, "MiB that are pushed"),
-        Option("size", 16 * 1024, "of a message, in bytes"),
-        Option("seconds", 8.0, "that the worker stands still after that"),
-    ),
-    _make_soak(
-        "busy",
-        "worker threads get their turn while the event loop never rests",
-        lambda report, o: busy.run(report, o.kind, o.workers, o.seconds, sys.executable),
-        _any_kind(default="thread"),
-        Option("workers", 2),
-        Option("seconds", 60.0, "at most 600"),
-        claims=claim_busy,
-    ),
-    _make_soak(
-        "flood",
-        "sockets that send more than their worker handles, and one that does not wait for them",
-        lambda report, o: flood.run(report, o.kind, o.count, o.kib, o.seconds),
-        _any_kind(default="thread"),
-        Option("count", 20, "sockets"),
-        Option("kib", 703, "that each sends, in messages of 2 bytes"),
-        Option("seconds", 8.0),
-    ),
-    _make_soak(
-        "threads",
-        "threads that publish at full speed wait, and nobody starves",
-        lambda report, o: threads.run(report, o.kind, o.count, o.seconds, o.command_bytes),
-        _near_kind,
-        Option("count", 1 << 40, "messages of each thread, at most"),
-        Option("seconds", 10.0),
-        Option("command_bytes", 16 << 20, "the setting: of calls that may wait"),
-    ),
-    _make_soak(
-        "bodies",
-        "request bodies in crumbs, unfinished or left, cost nobody else time or memory",
-        lambda report, o: bodies.run(report, o.count),
-        Option("count", 200, "clients at a time"),
-    ),
-)
+
+def _format_verdict(result: Result) -> str:
+    """Returns how many checks failed."""
+    return f"{len(result['failures'])} wrong" if result["failures"] else "all is right"
+
+
+def _make_experiment(soak: type[Soak]) -> Experiment:
+    """Makes the experiment of a soak run."""
+    summary = (soak.__doc__ or "").partition(".")[0]
+    claims = CLAIMS.get(soak, make_no_claims)
+    return Experiment(f"soak {soak.get_name()}", summary, soak.add_options, soak.measure, _format_verdict, claims)
+
+
+SOAKS: Final = tuple(map(_make_experiment, (Cycles, Order, Joins, Stall, Busy, Flood, Threads, Bodies)))
 
 
 def main(argv: Sequence[str]) -> int:

@@ -8,36 +8,35 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Final
 
-from benchmarks.soak.report import Report
+from benchmarks.soak.run import KINDS, Option, Soak
 
-TEST_FILE = Path(__file__).parents[2] / "tests" / "e2e" / "test_exact.py"
+TEST_FILE: Final = Path(__file__).parents[2] / "tests" / "e2e" / "test_exact.py"
+PYTEST: Final = (sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "--full", str(TEST_FILE), "-k")
 
 
-def run(report: Report, kind: str, programs: int, seconds: float) -> None:
-    """Plays programs on workers of a kind; a history that no order explains is a failure.
+class Order(Soak):
+    """Plays random programs on workers of a kind; a history that no order explains is a failure."""
 
-    Args:
-        programs: how many each test plays.
-        seconds: how long each test plays instead; 0: counts programs.
-    """
-    environment = {**os.environ, "EXACT_PROGRAMS": str(programs), "EXACT_SECONDS": str(seconds)}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-s",
-        "-p",
-        "no:cacheprovider",
-        "--full",
-        str(TEST_FILE),
-        "-k",
-        kind,
-    ]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.strip(" .\n"):
-            report.show_figure("exactness", line.strip())
-    report.check_equal("exit code of the exactness test", process.wait(), 0)
+    options = (
+        Option("kind", "inline", "of worker", KINDS),
+        Option("count", 6, "random programs of each test"),
+        Option("seconds", 0.0, "how long each test plays programs, instead of --count"),
+    )
+
+    def run(self) -> None:
+        """Runs the exactness test and shows its output."""
+        programs = {"EXACT_PROGRAMS": str(self.chosen.count), "EXACT_SECONDS": str(self.chosen.seconds)}
+        process = subprocess.Popen(
+            [*PYTEST, self.chosen.kind],
+            env={**os.environ, **programs},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.strip(" .\n"):
+                self.report.show_figure("exactness", line.strip())
+        self.report.check_equal("exit code of the exactness test", process.wait(), 0)

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from math import inf
 
 
 class Report:
@@ -44,10 +45,23 @@ class Report:
         """Prints whether a value is the expected one; any other value is a failure of the run."""
         self.check(found == expected, claim, found if found == expected else f"{found!r}, expected {expected!r}")
 
+    def check_at_most(self, claim: str, found: float, bound: float, show: Callable[[float], str] = str) -> None:
+        """Prints whether a value, as text made by `show`, is at most its bound; a greater value is a failure.
+
+        Without a bound (infinity) prints nothing.
+        """
+        if bound < inf:
+            self.check(found <= bound, f"{claim}, at most {show(bound)}", show(found))
+
 
 def format_mib(size_bytes: float) -> str:
     """Returns bytes as text in MiB."""
     return f"{size_bytes / (1 << 20):.1f} MiB"
+
+
+def format_ms(duration_s: float) -> str:
+    """Returns seconds as text in ms."""
+    return f"{duration_s * 1e3:.1f} ms"
 
 
 def format_spread(durations_s: list[float]) -> str:

@@ -1,169 +1,146 @@
-"""The server's process of a soak run: started by the load's process, asked over a pipe, inspected by `Control`.
-
-The process is spawned, not forked, so that its figures are its own. It ends when the pipe does, or after `LIFE_S`.
-"""
+"""What runs in the server's process of a soak run: the server, and `Control`, which answers the load's questions."""
 
 import asyncio
 import ctypes
-import faulthandler
 import gc
 import logging
-import multiprocessing
 import os
-import resource
-import signal
+import struct
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from operator import attrgetter
-from types import TracebackType
-from typing import Any, Final, Unpack, cast
+from random import Random
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import wsbroker
-from wsbroker.bench.client import Target
-from wsbroker.bench.command import find_loop_factory
+from benchmarks.load.meter import Meter
+from benchmarks.soak.app import STAND_S, CyclingApp, SoakApp
 from wsbroker.build import core_kind
+from wsbroker.server.node import Node
 from wsbroker.settings.addresses import TcpAddress
 from wsbroker.settings.config import Settings
 from wsbroker.worker.async_runtime import AsyncRuntime
 from wsbroker.worker.wire_api import WireApi
 
-LIFE_S: Final = 600.0
-PATIENCE_S: Final = 60.0
-SAMPLE_S: Final = 0.01
+Pipe: TypeAlias = "Connection[Any, Any]"
 
+MEDDLE_S: Final = 0.002
+PUBLICATION: Final = struct.Struct("<IQ52s")
+"""Thread, number and padding of every publication by threads of the main program."""
 GAUGES: Final = ("sockets", "connections", "channels", "timers", "command_bytes")
 """Entries of `Server.statistics` that are sizes: 0 while nothing is connected."""
 
 
-def run_in_loop(main: Coroutine[object, object, None]) -> None:
-    """Runs a coroutine to its end, in uvloop where it is installed: a load should cost less than the server."""
-    with asyncio.Runner(loop_factory=find_loop_factory()) as runner:
-        runner.run(main)
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What a server's process holds.
+class Snapshot(NamedTuple):
+    """What a server's process holds after a collection, by name, without zeros.
 
     Args:
-        statistics: see `Server.statistics`.
-        kept: see `measure_kept`.
-        descriptors: open file descriptors by kind.
-        tasks: how many tasks the server's loop has.
-        rss_bytes: resident memory.
-        trimmed_rss_bytes: the same after the allocator returned free memory to the system: an object holds the rest.
-        blocks: objects and buffers in Python's own allocator, after a collection.
-        types: objects that the collector knows, by type.
+        left: what must be as before once all connections have ended: `GAUGES`, sizes of `KEPT`, descriptors, tasks.
+        grown: what caches may add to: objects by type, and all blocks in Python's own allocator.
+        rss_bytes: resident memory, after the allocator returned free memory to the system.
     """
 
-    statistics: dict[str, object]
-    kept: dict[str, int]
-    descriptors: dict[str, int]
-    tasks: int
+    left: Counter[str]
+    grown: Counter[str]
     rss_bytes: int
-    trimmed_rss_bytes: int
-    blocks: int
-    types: Counter[str]
-
-    @property
-    def gauges(self) -> dict[str, object]:
-        """The statistics that are sizes."""
-        return {name: self.statistics[name] for name in GAUGES}
 
 
 class Control:
-    """Answers the load's questions in the main thread of the server's process; scenarios add methods.
+    """Answers the load's questions in the main thread of the server's process, and runs threads of the main program.
 
     Args:
         server: the server that runs in this process.
     """
 
     def __init__(self, server: wsbroker.Server) -> None:
-        self.server = server
-        self._is_ending = threading.Event()
-        self._watch_thread: threading.Thread | None = None
-        self._peaks = (0, 0)
+        self._server = server
+        self._is_over = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._sent: list[int] = []
 
-    def read_statistics(self) -> dict[str, object]:
+    def _start_thread(self, function: Callable[..., None], *arguments: object) -> None:
+        """Starts a thread that `stop_threads` joins; its function must end soon after `_is_over` is set."""
+        self._threads.append(threading.Thread(target=function, args=arguments))
+        self._threads[-1].start()
+
+    def stop_threads(self) -> None:
+        """Ends and joins all threads. Called before the server is stopped, too."""
+        self._is_over.set()
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+        self._is_over.clear()
+
+    def read_statistics(self) -> dict[str, Any]:
         """See `Server.statistics`."""
-        return self.server.statistics()
-
-    def read_rss_bytes(self) -> int:
-        """Returns the resident memory of this process."""
-        with open("/proc/self/statm", encoding="ascii") as statm:
-            return int(statm.read().split()[1]) * resource.getpagesize()
-
-    def read_cpu_s(self) -> float:
-        """Returns the processor time that all threads have used so far."""
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        return usage.ru_utime + usage.ru_stime
-
-    def start_memory_watch(self) -> int:
-        """Starts a thread that samples memory until the end; returns the resident memory now."""
-        self._watch_thread = threading.Thread(target=self._watch_memory)
-        self._watch_thread.start()
-        return self.read_rss_bytes()
-
-    def read_peaks(self) -> tuple[int, int]:
-        """Returns the highest resident memory and the most bytes of calls that waited, since the watch started."""
-        return self._peaks
-
-    def _watch_memory(self) -> None:
-        """Samples memory and waiting calls every SAMPLE_S. Runs in the watch's thread."""
-        node = self.server._lifecycle.node
-        assert node is not None
-        while not self._is_ending.wait(SAMPLE_S):
-            rss, waiting = self._peaks
-            self._peaks = max(rss, self.read_rss_bytes()), max(waiting, node.local_api.waiting_bytes)
+        return self._server.statistics()
 
     def take_snapshot(self) -> Snapshot:
         """Collects garbage, then counts everything that could have been left over."""
         gc.collect()
-        rss = self.read_rss_bytes()
-        trim_heap()
-        loop = self.server._lifecycle.loop
-        assert loop is not None
-        return Snapshot(
-            self.server.statistics(),
-            measure_kept(self.server),
-            count_descriptors(),
-            len(asyncio.all_tasks(loop)),
-            rss,
-            self.read_rss_bytes(),
-            sys.getallocatedblocks(),
-            Counter(f"{type(tracked).__module__}.{type(tracked).__qualname__}" for tracked in gc.get_objects()),
+        lifecycle, statistics = self._server._lifecycle, self._server.statistics()
+        assert lifecycle.node is not None and lifecycle.loop is not None
+        left = measure_kept(lifecycle.node) + Counter({name: int(str(statistics[name])) for name in GAUGES})
+        left["descriptors"] = len(os.listdir("/proc/self/fd"))
+        left["tasks"] = len(asyncio.all_tasks(lifecycle.loop))
+        grown = Counter(f"{type(tracked).__module__}.{type(tracked).__qualname__}" for tracked in gc.get_objects())
+        grown["blocks"] = sys.getallocatedblocks()
+        ctypes.CDLL(None).malloc_trim(0)
+        return Snapshot(left, grown, Meter(os.getpid()).read().rss_bytes)
+
+    def start_meddling(self) -> None:
+        """Starts a thread that makes calls about sockets of `CyclingApp` which come and go at this moment."""
+        self._start_thread(self._meddle)
+
+    def _meddle(self) -> None:
+        """Makes calls about the newest, the coming and some older sockets. Runs in a thread."""
+        random = Random(1)
+        while not self._is_over.wait(MEDDLE_S):
+            for back in (0, 1, random.randrange(2, 300)):
+                socket_id = max(1, CyclingApp.newest + 1 - back)  # the first is just coming, or not there yet
+                wsbroker.set_token(socket_id, b"from outside")
+                wsbroker.send(socket_id, "from outside")
+                wsbroker.subscribe_nowait(socket_id, "meddled")
+                wsbroker.copy_subscriptions("meddled", "copied")
+                wsbroker.unsubscribe_nowait(max(1, socket_id - 2), "meddled")
+            wsbroker.subscriber_count("meddled")
+
+    def count_closes(self) -> tuple[int, int, int]:
+        """Returns how many close handlers ran, for how many sockets more than once, for how many never opened."""
+        counts = Counter(zip(CyclingApp.opened, CyclingApp.closed, strict=True))
+        return (
+            sum(number * closed for (_, closed), number in counts.items()),
+            sum(number for (_, closed), number in counts.items() if closed > 1),
+            sum(number for (opened, closed), number in counts.items() if closed and opened != 1),
         )
 
-    def end(self) -> None:
-        """Joins all threads of this control. Called before the server is stopped."""
-        self._is_ending.set()
-        if self._watch_thread is not None:
-            self._watch_thread.join()
+    def wait_until_standing(self) -> bool:
+        """Waits until a worker of `SoakApp` stands still; returns whether one does."""
+        return SoakApp.standing.wait(STAND_S)
 
+    def start_publishing(self, channel: str, threads: int, count: int, seconds: float) -> None:
+        """Starts threads that publish numbered messages, each for so many messages or seconds."""
+        for number in range(threads):
+            self._start_thread(self._publish, channel, number, count, time.monotonic() + seconds)
 
-def trim_heap() -> None:
-    """Has the C library return free memory to the system, where it can."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError):
-        pass
+    def _publish(self, channel: str, number: int, count: int, deadline: float) -> None:
+        """Publishes until the count or the deadline. Runs in a thread."""
+        index = 0
+        while index < count and time.monotonic() < deadline:
+            wsbroker.send_to_channel(channel, PUBLICATION.pack(number, index, b"."))
+            index += 1
+        self._sent.append(index)
 
-
-def count_descriptors() -> dict[str, int]:
-    """Counts this process's open file descriptors by kind: ``socket``, ``pipe``, ``anon_inode``, file names."""
-    counts: Counter[str] = Counter()
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            counts[os.readlink(f"/proc/self/fd/{number}").partition(":")[0]] += 1
-        except OSError:
-            pass  # the descriptor of the listing itself
-    counts.pop(f"/proc/{os.getpid()}/fd", None)
-    return dict(counts)
+    def count_sent(self, channel: str, threads: int) -> list[int] | None:
+        """Returns how many messages each thread has published, once the broker has applied all of them; else None."""
+        if len(self._sent) < threads:
+            return None
+        wsbroker.subscriber_count(channel)  # an answer comes after everything before it was applied
+        return self._sent
 
 
 KEPT: Final = {
@@ -200,27 +177,23 @@ KEPT: Final = {
 """By part of the server: the attributes that grow with sockets, messages or requests. A name that is gone raises."""
 
 
-def measure_kept(server: wsbroker.Server) -> dict[str, int]:
-    """Returns the sizes of the attributes in KEPT, summed up by name, without the zeros.
+def measure_kept(node: Node) -> Counter[str]:
+    """Returns the sizes of the attributes in KEPT, summed up by part and name, without the zeros.
 
     Raises:
         AttributeError: an attribute of KEPT has another name now.
     """
     sizes: Counter[str] = Counter()
-    for part, owner in _find_parts(server):
+    for part, owner in _find_parts(node):
         for name in KEPT[part]:
             value = attrgetter(name)(owner)
             sizes[f"{part}: {name}"] += value if isinstance(value, int) else len(value)
-    node = server._lifecycle.node
-    assert node is not None
     sizes["connections: timer_wheel.slots"] = sum(map(len, node.connections.timer_wheel.slots))
-    return {name: size for name, size in sizes.items() if size}
+    return +sizes
 
 
-def _find_parts(server: wsbroker.Server) -> Iterator[tuple[str, object]]:
+def _find_parts(node: Node) -> Iterator[tuple[str, object]]:
     """Yields every object of the process whose attributes KEPT lists, with the part's name there."""
-    node = server._lifecycle.node
-    assert node is not None
     yield from (("broker", node.broker), ("connections", node.connections), ("front", node.front))
     yield from (("local API", node.local_api), ("pool", node.pool))
     yield from (("worker queue", queue) for queue in node.broker.worker_queues)
@@ -237,120 +210,21 @@ def _find_parts(server: wsbroker.Server) -> Iterator[tuple[str, object]]:
         yield "async runtime", inline_worker.runtime
 
 
-class ServerProcess:
-    """Starts a server in a process of its own and asks it; a context manager that stops it.
-
-    Args:
-        control: the class whose methods can be called there.
-        handlers: the application's class.
-        **settings: the server's settings.
-    """
-
-    def __init__(self, control: type[Control], handlers: type, **settings: Unpack[Settings]) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve_until_closed, args=(theirs, control, handlers, settings), daemon=True
-        )
-        self._process.start()
-        theirs.close()
-        port, core = cast(tuple[int, str], self._receive_answer())
-        self.port: Final = port
-        self.target: Final = Target.from_url(f"ws://127.0.0.1:{port}/")
-        self.pid: Final = self._process.pid or 0
-        self.core: Final = core
-        """``compiled`` or ``interpreted``."""
-
-    def ask(self, method: str, *arguments: object) -> object:
-        """Calls a method of the process's `Control` and returns its answer; one call at a time.
-
-        Raises:
-            RuntimeError: the method raised, or did not answer for PATIENCE_S.
-        """
-        self._pipe.send((method, arguments))
-        return self._receive_answer()
-
-    async def ask_async(self, method: str, *arguments: object) -> object:
-        """Does what `ask` does, in a thread, while the load goes on."""
-        return await asyncio.to_thread(self.ask, method, *arguments)
-
-    async def read_statistics(self) -> dict[str, int]:
-        """Returns the statistics of the server; most of them are numbers."""
-        return cast("dict[str, int]", await self.ask_async("read_statistics"))
-
-    async def take_snapshot(self) -> Snapshot:
-        """See `Control.take_snapshot`."""
-        return cast(Snapshot, await self.ask_async("take_snapshot"))
-
-    async def wait_until_empty(self, limit_s: float = 30.0) -> Snapshot:
-        """Waits until nothing is connected or kept, at most `limit_s`; returns the last snapshot."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + limit_s
-        while True:
-            snapshot = await self.take_snapshot()
-            if not (any(snapshot.gauges.values()) or snapshot.kept) or loop.time() > deadline:
-                return snapshot
-            await asyncio.sleep(0.1)
-
-    def _receive_answer(self) -> object:
-        """Waits for the answer to the last call; on a time-out, has all threads of the process print their stacks."""
-        if not self._pipe.poll(PATIENCE_S):
-            if self._process.pid is not None and self._process.is_alive():
-                os.kill(self._process.pid, signal.SIGUSR1)
-                time.sleep(1)
-            raise RuntimeError(f"the server's process did not answer for {PATIENCE_S:g} s")
-        is_right, value = self._pipe.recv()
-        if not is_right:
-            raise RuntimeError(value)
-        return value
-
-    def stop(self) -> None:
-        """Stops the server and waits for its process, which must end with 0."""
-        self._pipe.close()
-        self._process.join(PATIENCE_S)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-        assert self._process.exitcode == 0, f"the server's process ended with {self._process.exitcode}"
-
-    def __enter__(self) -> "ServerProcess":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.stop()
-        else:
-            self._pipe.close()
-            self._process.kill()
-            self._process.join()
-
-
-def _serve_until_closed(
-    pipe: "Connection[Any, Any]", control: type[Control], handlers: type, settings: Settings
-) -> None:
-    """Serves and answers calls until the pipe is closed. Runs as the main function of the server's process."""
-    faulthandler.dump_traceback_later(LIFE_S, exit=True)
-    faulthandler.register(signal.SIGUSR1)
+def serve_until_closed(pipe: Pipe, application: type, settings: Settings) -> None:
+    """Serves and answers calls until the pipe is closed. Called in the server's process."""
     logging.basicConfig(level=logging.CRITICAL)  # a hundred thousand failures on purpose are not news
-    try:
-        server = wsbroker.start("127.0.0.1:0", worker=handlers, handle_signals=False, **settings)
-    except Exception as error:
-        pipe.send((False, repr(error)))
-        return
-    with server:
-        answering = control(server)
+    with wsbroker.start("127.0.0.1:0", worker=application, handle_signals=False, **settings) as server:
+        control = Control(server)
         address = server.addresses[0]
         assert isinstance(address, TcpAddress)
-        pipe.send((True, (address.port, core_kind())))
+        pipe.send((address.port, core_kind()))
         while True:
             try:
-                name, arguments = pipe.recv()
+                method, arguments = pipe.recv()
             except EOFError:
                 break
             try:
-                pipe.send((True, getattr(answering, name)(*arguments)))
+                pipe.send(method(control, *arguments))
             except Exception as error:
-                pipe.send((False, f"{name}: {error!r}"))
-        answering.end()
+                pipe.send(RuntimeError(f"{method.__name__}: {error!r}"))
+        control.stop_threads()

@@ -10,7 +10,8 @@ import pytest
 from benchmarks import report
 from benchmarks.__main__ import MODULES, SUMMARIES
 from benchmarks.experiments import Experiment
-from benchmarks.soak.command import KINDS, SOAKS
+from benchmarks.soak.command import SOAKS
+from benchmarks.soak.run import KINDS
 from benchmarks.soak.server import KEPT
 
 CHECKOUT = Path(__file__).parents[3]
