@@ -9,6 +9,7 @@ Without sockets, processes or waiting threads (for `unit/` too):
     fake_broker_api   a broker of a few dictionaries behind the API that applications call
     odd_responses     values that a handler must not return, with the errors that name them
     broker_model      the sequential model of the broker: what a run of calls must lead to
+    exact_history     what was seen of a random program, and the checks that one order of all calls explains it
     workload_kit      work for the core alone, compiled and interpreted: for benchmarks
     benchmark_kit     makes the folder `benchmarks` importable
 
