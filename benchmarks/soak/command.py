@@ -3,9 +3,9 @@
     python -m benchmarks soak cycles  --kind inline|thread [--handlers sync|async] [--count 100000] [--warm-up 20000]
     python -m benchmarks soak order   --kind inline|thread|… [--count 6] [--seconds 60]
     python -m benchmarks soak joins   --kind interpreter|… [--count 10000] [--channels 8] [--workers 2] [--rounds 3]
-    python -m benchmarks soak stall   [--count 64] [--size 16384] [--seconds 8]
+    python -m benchmarks soak stall   [--count 64] [--size 16384] [--seconds 8] [--ping 1]
     python -m benchmarks soak busy    [--kind thread] [--seconds 60] [--workers 2]
-    python -m benchmarks soak flood   [--kind thread] [--count 20] [--kib 703] [--seconds 8]
+    python -m benchmarks soak flood   [--kind thread] [--count 20] [--kib 703] [--seconds 8] [--worst 0.5]
     python -m benchmarks soak threads --kind inline|thread [--seconds 10]
     python -m benchmarks soak bodies  [--count 200]
 

@@ -58,7 +58,8 @@ class Soak:
         self.chosen: Final = argparse.Namespace(**(defaults | changed))
         self.clients: list[BenchClient] = []
         """Sockets that must be open in the end."""
-        self._peak_bytes = 0
+        self.peak_bytes = 0
+        """The most memory that the server has had under this load."""
 
     @classmethod
     def get_name(cls) -> str:
@@ -143,7 +144,7 @@ class Soak:
                     f"{name}_ms", *(each_s * 1e3 for each_s in rank_percentiles(trips.durations_s))
                 )
         bound_bytes = self.compute_bound_bytes(Config.of(**self.make_settings()))
-        self.report.check_at_most("memory grown", self._peak_bytes - before_bytes, bound_bytes, format_mib)
+        self.report.check_at_most("memory grown", self.peak_bytes - before_bytes, bound_bytes, format_mib)
         worst_s, quiet_s = (max((each.worst_s for each in group.values()), default=0.0) for group in (loaded, quiet))
         self.report.check_at_most("longest round trip", worst_s, self.compute_bound_s(quiet_s), format_ms)
 
@@ -162,7 +163,7 @@ class Soak:
     async def _watch_memory(self) -> None:
         """Notes the most memory that the server has had, every SAMPLE_S."""
         while True:
-            self._peak_bytes = max(self._peak_bytes, self.meter.read().rss_bytes)
+            self.peak_bytes = max(self.peak_bytes, self.meter.read().rss_bytes)
             await asyncio.sleep(SAMPLE_S)
 
     async def check_left(self) -> None:

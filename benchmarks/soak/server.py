@@ -29,6 +29,7 @@ from wsbroker.worker.wire_api import WireApi
 Pipe: TypeAlias = "Connection[Any, Any]"
 
 MEDDLE_S: Final = 0.002
+SAMPLE_S: Final = 0.01
 PUBLICATION: Final = struct.Struct("<IQ52s")
 """Thread, number and padding of every publication by threads of the main program."""
 GAUGES: Final = ("sockets", "connections", "channels", "timers", "command_bytes")
@@ -61,6 +62,7 @@ class Control:
         self._is_over = threading.Event()
         self._threads: list[threading.Thread] = []
         self._sent: list[int] = []
+        self._most_waiting = 0
 
     def _start_thread(self, function: Callable[..., None], *arguments: object) -> None:
         """Starts a thread that `stop_threads` joins; its function must end soon after `_is_over` is set."""
@@ -123,9 +125,17 @@ class Control:
         return SoakApp.standing.wait(STAND_S)
 
     def start_publishing(self, channel: str, threads: int, count: int, seconds: float) -> None:
-        """Starts threads that publish numbered messages, each for so many messages or seconds."""
+        """Starts threads that publish numbered messages, each for so many messages or seconds; and `_watch_waiting`."""
+        self._start_thread(self._watch_waiting)
         for number in range(threads):
             self._start_thread(self._publish, channel, number, count, time.monotonic() + seconds)
+
+    def _watch_waiting(self) -> None:
+        """Notes the most bytes of calls that waited for the loop, every SAMPLE_S. Runs in a thread."""
+        node = self._server._lifecycle.node
+        assert node is not None
+        while not self._is_over.wait(SAMPLE_S):
+            self._most_waiting = max(self._most_waiting, node.local_api.waiting_bytes)
 
     def _publish(self, channel: str, number: int, count: int, deadline: float) -> None:
         """Publishes until the count or the deadline. Runs in a thread."""
@@ -141,6 +151,10 @@ class Control:
             return None
         wsbroker.subscriber_count(channel)  # an answer comes after everything before it was applied
         return self._sent
+
+    def read_most_waiting(self) -> int:
+        """Returns the most bytes of calls that waited for the loop since the threads were started."""
+        return self._most_waiting
 
 
 KEPT: Final = {
