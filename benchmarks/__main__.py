@@ -15,41 +15,31 @@ if not __package__:  # run as a file: behind everything, so that an installed ws
 
 from benchmarks.load.server import is_installed
 
-MODULES: Final = {
-    "load": "benchmarks.load.command",
-    "compare": "benchmarks.compare.command",
-    "cores": "benchmarks.cores",
-    "scaling": "benchmarks.micro.scaling",
-    "http": "benchmarks.compare.plain_http",
-    "flush": "benchmarks.load.flush",
-    "soak": "benchmarks.soak.command",
-    "report": "benchmarks.report",
-    "all": "benchmarks.report",
+COMMANDS: Final = {
+    "load": ("benchmarks.load.command:EXPERIMENT", "a server under load: fan-out, echo, storm, stall, idle, http"),
+    "compare": ("benchmarks.compare.command:EXPERIMENT", "the same load on other servers, pair by pair"),
+    "cores": ("benchmarks.load.variants:CORES", "handlers that compute, on all cores; what a question costs"),
+    "scaling": ("benchmarks.micro.scaling:EXPERIMENT", "how the core's cost grows with subscribers and channels"),
+    "http": ("benchmarks.load.variants:HTTP", "plain HTTP beside aiohttp's own server"),
+    "flush": ("benchmarks.load.variants:FLUSH", "what --flush-interval saves in CPU and adds to latency"),
+    "soak": ("benchmarks.soak.command", "long runs that look for leaks, losses and starvation"),
+    "report": ("benchmarks.report", "all figures of docs/performance.md, and the pages that show them"),
+    "all": ("benchmarks.report", "the same as report"),
 }
-SUMMARIES: Final = {
-    "load": "a server under load: fan-out, echo, storm, stall, idle, http",
-    "compare": "the same load on other servers, pair by pair",
-    "cores": "handlers that compute, on all cores beside one; what a question to the core costs",
-    "scaling": "how the core's cost grows with subscribers, channels, subscriptions",
-    "http": "plain HTTP beside aiohttp's own server",
-    "flush": "what --flush-interval saves in CPU and adds to latency",
-    "soak": "long runs that look for leaks, losses and starvation",
-    "report": "all figures of the README, and the README's parts that show them",
-    "all": "the same as report",
-}
+"""By name: where the experiment stands, or the module with a `main`; and a line of help."""
 
 
 def main(argv: list[str]) -> int:
-    """Runs the command named by the first argument with the other ones; returns its exit code."""
-    if not argv or argv[0] not in MODULES:
-        lines = [f"  {name:10} {summary}" for name, summary in SUMMARIES.items()]
+    """Runs the command named by the first argument with the other arguments; returns its exit code."""
+    if not argv or argv[0] not in COMMANDS:
+        lines = [f"  {name:10} {summary}" for name, (_, summary) in COMMANDS.items()]
         print("\n".join(["usage: python -m benchmarks COMMAND [OPTIONS]", "", *lines]), file=sys.stderr)
         return 0 if argv[:1] in (["-h"], ["--help"]) else 2
     if not sys.flags.safe_path and is_installed(sys.executable):
         return subprocess.run([sys.executable, "-P", __file__, *argv]).returncode
-    module = import_module(MODULES[argv[0]])
-    run = module.EXPERIMENT.run if hasattr(module, "EXPERIMENT") else module.main
-    return int(run(argv[1:]))
+    module, _, experiment = COMMANDS[argv[0]][0].partition(":")
+    found = import_module(module)
+    return int(getattr(found, experiment).run(argv[1:]) if experiment else found.main(argv[1:]))
 
 
 if __name__ == "__main__":

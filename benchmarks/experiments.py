@@ -1,17 +1,18 @@
 """The runner of all experiments: what each measures, shows and claims; ``python -m benchmarks NAME`` runs one.
 
-Each experiment stands in the module that measures it, as ``EXPERIMENT``; the soak runs stand in `soak.command`.
+Each experiment stands in the module that measures it; the soak runs stand in `soak.command`.
 """
 
 import argparse
 import json
+import os
+import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.load.machine import read_machine
 from benchmarks.load.server import ServerError
 
 Result = Mapping[str, Any]
@@ -105,8 +106,7 @@ class Experiment:
         for failure in failures:
             print(failure, file=sys.stderr)
         if options.json:
-            everything = {"machine": read_machine(), **result, "claims": claims}
-            options.json.write_text(json.dumps(everything, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            write_json(options.json, {"machine": read_machine(), **result, "claims": claims})
         return 0 if all(claim.holds for claim in claims) and not failures else 1
 
 
@@ -123,3 +123,22 @@ def parse_numbers(text: str) -> list[float]:
 def add_pin_option(parser: argparse.ArgumentParser) -> None:
     """Adds ``--pin`` and ``--no-pin``."""
     parser.add_argument("--pin", action=argparse.BooleanOptionalAction, default=True, help="server and load to cores")
+
+
+def write_json(file: Path, content: object) -> None:
+    """Writes JSON to a file, one value a line."""
+    file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_machine() -> dict[str, object]:
+    """Returns processor, cores, system and Python of this machine, and no names."""
+    cpus = Path("/proc/cpuinfo")
+    text = cpus.read_text(encoding="utf-8", errors="replace") if cpus.exists() else ""
+    models = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
+    return {
+        "processor": models[0] if models else platform.processor() or platform.machine(),
+        "cores": os.cpu_count() or 1,
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}",
+        "python": platform.python_version(),
+        "load_average": round(os.getloadavg()[0], 2),
+    }

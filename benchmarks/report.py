@@ -3,7 +3,7 @@
     python -m benchmarks report                      all parts: some 25 minutes on two quiet cores
     python -m benchmarks report --parts http,cores   these again; the others stay as they were
     python -m benchmarks report --quick              in 5 minutes, to see that all works
-    python -m benchmarks report --write              measures nothing: writes the READMEs from results/ once more
+    python -m benchmarks report --write              measures nothing: writes the pages from results/ once more
     python -m benchmarks report --reference a.jsonl  takes over what was measured beside a server in C
 
 Each part (`PARTS`) is an experiment, which can be run by itself. ``results/figures.json`` has the lines of the page's
@@ -18,11 +18,10 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
-from benchmarks.experiments import Claim, Result
-from benchmarks.load.machine import read_machine
-from benchmarks.load.server import ServerError, read_our_version
+from benchmarks.experiments import Claim, Result, read_machine, write_json
+from benchmarks.load.server import read_our_version
 from benchmarks.load.table import format_markdown
 
 PERFORMANCE_PAGE: Final = Path(__file__).parents[1] / "docs" / "performance.md"
@@ -74,15 +73,16 @@ def claim_reference(inline: Sequence[Result], interpreter: Sequence[Result]) -> 
         inline: the reference's lines, one for each scenario, with inline workers.
         interpreter: the same with workers of kind `interpreter`; may be empty.
     """
-    claims = []
     by_name = {line["scenario"]: line for line in inline}
     through = {line["scenario"]: line for line in interpreter}
-    for name, (subject, budget) in BUDGETS.items():
-        if name in by_name:
-            claims.append(_claim_ratio(f"{subject}: CPU beside C", by_name[name]["ratio"], budget))
+    ratios = [(*BUDGETS[name], by_name[name]["ratio"]) for name in BUDGETS if name in by_name]
     if "echo-w16" in through:
-        subject = "echo, 100 connections × 16, handler in an interpreter: CPU beside C"
-        claims.append(_claim_ratio(subject, through["echo-w16"]["ratio"], ECHO_IN_INTERPRETER))
+        subject = "echo, 100 connections × 16, handler in an interpreter"
+        ratios.append((subject, ECHO_IN_INTERPRETER, through["echo-w16"]["ratio"]))
+    claims = [
+        Claim(f"{subject}: CPU beside C", f"{ratio:.2f} ×", f"≤ {budget:g} ×", ratio <= budget)
+        for subject, budget, ratio in ratios
+    ]
     if "rtt" in by_name and "rtt" in through:
         hop_us = through["rtt"]["p50_us"] - by_name["rtt"]["p50_us"]
         subject = "round trip through an interpreter, less one inline: p50"
@@ -92,22 +92,14 @@ def claim_reference(inline: Sequence[Result], interpreter: Sequence[Result]) -> 
     return claims
 
 
-def _claim_ratio(subject: str, ratio: float, budget: float) -> Claim:
-    """Returns the claim that a multiple of the C server's CPU is not above a budget."""
-    return Claim(subject, f"{ratio:.2f} ×", f"≤ {budget:g} ×", ratio <= budget)
-
-
-# The command. -------------------------------------------------------------------------------------------------------
-
-
 def main(argv: Sequence[str]) -> int:
-    """Measures the parts that were asked for and writes the READMEs; returns 1 if a part could not be measured."""
+    """Measures the parts that were asked for and writes the pages; returns 1 if a part could not be measured."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks report", description=__doc__.partition("\n")[0])
     names = [*PARTS, COMPARE]
     parser.add_argument("--parts", type=lambda text: text.split(","), metavar="NAME[,…]", help=", ".join(names))
-    parser.add_argument("--pairs", type=int, default=3, metavar="N", help="of the comparison  [3]")
+    parser.add_argument("--pairs", default="3", metavar="N", help="of the comparison  [3]")
     parser.add_argument("--quick", action="store_true", help="short runs, to see that all works")
-    parser.add_argument("--write", action="store_true", help="measure nothing, write the READMEs from results/")
+    parser.add_argument("--write", action="store_true", help="measure nothing, write the pages from results/")
     parser.add_argument("--reference", type=Path, metavar="FILE", help="lines of JSON measured beside C, inline")
     parser.add_argument("--reference-interpreter", type=Path, metavar="FILE", help="the same through interpreters")
     options, further = parser.parse_known_args(argv)
@@ -115,38 +107,63 @@ def main(argv: Sequence[str]) -> int:
     chosen = names if measures_all else options.parts or []
     if unknown := [name for name in chosen if name not in names]:
         parser.error(f"{', '.join(unknown)}: none of {', '.join(names)}")
-    figures = _read_figures()
     failed = []
     if options.reference:
-        interpreter = _read_json_lines(options.reference_interpreter) if options.reference_interpreter else []
-        figures["parts"]["reference"] = claim_reference(_read_json_lines(options.reference), interpreter)
-        figures["machine"] = read_machine()
+        interpreter = _read_lines(options.reference_interpreter) if options.reference_interpreter else []
+        _keep_claims("reference", claim_reference(_read_lines(options.reference), interpreter))
     for name in chosen:
         print(f"\n=== {name}", flush=True)
         if name == COMPARE:
-            files = ["--json", str(COMPARISON), "--svg", str(CHART), "--readme", "--pairs", str(options.pairs)]
-            quick = ["--pairs", "1", "--seconds", "1"] if options.quick else []
-            failed += [name] * (_run_command(["compare", *files, *quick, *further]) != 0)
+            quick = ["--pairs", "1", "--seconds", "1"] if options.quick else ["--pairs", options.pairs]
+            code = _run_command(["compare", "--json", str(COMPARISON), *quick, *further])
+            failed += [name] * (code != 0)
         elif claims := _measure_claims([*PARTS[name].arguments, *(PARTS[name].quick if options.quick else ())]):
-            figures["parts"][name] = claims
-            figures["machine"] = read_machine()
-            figures["server"] = _read_version()
-            _save_figures(figures)
+            _keep_claims(name, claims)
         else:
             failed.append(name)
-    _save_figures(figures)
-    write_pages(figures)
+    write_pages()
     if failed:
         print(f"not measured: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def write_pages(figures: Mapping[str, Any]) -> None:
+def _measure_claims(arguments: Sequence[str]) -> list[Sequence[object]]:
+    """Runs an experiment in a process and returns its claims; [] if it could not be measured."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "result.json"
+        _run_command([*arguments, "--json", str(file)])
+        return list(json.loads(file.read_text(encoding="utf-8"))["claims"]) if file.exists() else []
+
+
+def _run_command(arguments: Sequence[str]) -> int:
+    """Runs ``python -m benchmarks`` with these arguments; returns its exit code."""
+    return subprocess.run([sys.executable, "-m", "benchmarks", *arguments], cwd=Path(__file__).parents[1]).returncode
+
+
+def _read_lines(file: Path) -> list[Result]:
+    """Returns the JSON objects of a file with one per line; other lines are skipped."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("{")]
+
+
+def _keep_claims(part: str, claims: Sequence[Sequence[object]]) -> None:
+    """Writes the claims of a part to FIGURES, with the machine and the version they were measured on."""
+    figures = json.loads(FIGURES.read_text(encoding="utf-8"))
+    figures["parts"][part] = claims
+    figures["machine"] = read_machine()
+    if part != "reference":
+        figures["server"] = read_our_version(sys.executable)
+    write_json(FIGURES, figures)
+
+
+# The pages. ---------------------------------------------------------------------------------------------------------
+
+
+def write_pages() -> None:
     """Writes the measured parts of docs/performance.md and the benchmarks' README, and the chart, from ``results/``."""
+    figures = json.loads(FIGURES.read_text(encoding="utf-8"))
     write_section("figures", format_figures(figures))
     write_section("flush", format_flush(figures), BENCHMARKS_README)
-    if COMPARISON.exists():
-        _run_command(["compare", "--from", str(COMPARISON), "--svg", str(CHART), "--readme"])
+    _run_command(["compare", "--from", str(COMPARISON), "--svg", str(CHART), "--readme"])
 
 
 def write_section(name: str, body: str, page: Path = PERFORMANCE_PAGE) -> None:
@@ -182,42 +199,3 @@ def format_flush(figures: Mapping[str, Any]) -> str:
 def _list_claims(figures: Mapping[str, Any], names: Sequence[str]) -> list[Claim]:
     """Returns the kept claims of these parts, in this order."""
     return [Claim(*cells) for name in names for cells in figures["parts"].get(name, [])]
-
-
-def _measure_claims(arguments: Sequence[str]) -> list[Sequence[object]]:
-    """Runs an experiment in a process and returns its claims; [] if it could not be measured."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "result.json"
-        _run_command([*arguments, "--json", str(file)])
-        return list(json.loads(file.read_text(encoding="utf-8"))["claims"]) if file.exists() else []
-
-
-def _run_command(arguments: Sequence[str]) -> int:
-    """Runs ``python -m benchmarks`` with these arguments; returns its exit code."""
-    return subprocess.run([sys.executable, "-m", "benchmarks", *arguments], cwd=Path(__file__).parents[1]).returncode
-
-
-def _read_version() -> list[str]:
-    """Returns the lines of ``wsbroker --version``; [] where there is none."""
-    try:
-        return read_our_version(sys.executable)
-    except ServerError:
-        return []
-
-
-def _read_json_lines(file: Path) -> list[Result]:
-    """Returns the JSON objects of a file with one per line; other lines are skipped."""
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("{")]
-
-
-def _read_figures() -> dict[str, Any]:
-    """Returns the kept figures; without a file, a beginning of them."""
-    if FIGURES.exists():
-        return cast("dict[str, Any]", json.loads(FIGURES.read_text(encoding="utf-8")))
-    return {"machine": read_machine(), "server": _read_version(), "parts": {}}
-
-
-def _save_figures(figures: Mapping[str, Any]) -> None:
-    """Writes the figures to FIGURES."""
-    RESULTS.mkdir(exist_ok=True)
-    FIGURES.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

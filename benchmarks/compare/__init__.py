@@ -1,10 +1,7 @@
 """The same load on other servers, alternating with WSBroker pair by pair in one run.
 
-command  `python -m benchmarks compare`
-plain_http  `python -m benchmarks http`
-servers  the table of the servers: how each is started, what it needs, what it was told to do
-prepare  installs the peers into an environment of their own
-pairs    the measuring, and the medians
+command  `python -m benchmarks compare`: the loads, the measuring, the options
+peers    the table of the servers; how each is installed, found and started
 report   the Markdown table, the SVG chart, the notes on fairness
 apps/    the applications, a file each, 60 lines at most
 """

@@ -3,20 +3,29 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from benchmarks.compare.pairs import DEFAULT_LOADS, LOADS, Comparison, compare_servers
-from benchmarks.compare.prepare import choose_home, find_contender, prepare_peers, read_python_version
-from benchmarks.compare.report import CHARTED, draw_chart, format_notes, format_section, format_table
-from benchmarks.compare.servers import PEERS, Contender, Peer, describe_ours
-from benchmarks.experiments import Experiment, Result, add_pin_option, make_no_claims
-from benchmarks.load.machine import read_machine
-from benchmarks.load.server import raise_fd_limit, read_our_version
+from benchmarks.compare.peers import (
+    PEERS,
+    Contender,
+    choose_home,
+    describe_ours,
+    find_contender,
+    install_peer,
+    read_python_version,
+)
+from benchmarks.compare.report import CHARTED, LOADS, draw_chart, format_notes, format_section, format_table
+from benchmarks.experiments import Experiment, Result, add_pin_option, make_no_claims, read_machine
+from benchmarks.load.row import Row, merge_rows
+from benchmarks.load.run import Variant, find_ratio, measure_in_turns
+from benchmarks.load.server import Cores, raise_fd_limit, read_our_version
 from benchmarks.report import write_section
 
 NAMES: Final = [peer.name for peer in PEERS]
+DEFAULT_LOADS: Final = ("fanout-1", "fanout-16", "fanout-64", "echo", "http", "idle")
 
 
 def measure_comparison(options: argparse.Namespace) -> Result:
@@ -25,62 +34,84 @@ def measure_comparison(options: argparse.Namespace) -> Result:
     Raises:
         ServerError: there is no wsbroker.
     """
-    chosen = [peer for peer in PEERS if peer.name in options.peers]
     if options.from_json is not None:
-        return _write_files(Comparison.from_dict(json.loads(options.from_json.read_text(encoding="utf-8"))), options)
-    problems: dict[str, str] = {}
-    if options.prepare:
-        problems = prepare_peers(chosen, options.home)
-        asks_for_results = options.loads or options.json or options.markdown or options.svg or options.readme
-        if not asks_for_results:
-            return {"is_prepared": True, "failures": [f"{name}: {problem}" for name, problem in problems.items()]}
-    raise_fd_limit()
+        return _write_files(json.loads(options.from_json.read_text(encoding="utf-8")), options)
+    chosen = [peer for peer in PEERS if peer.name in options.peers]
+    problems = {peer.title: install_peer(peer, options.home) for peer in chosen} if options.prepare else {}
+    if options.prepare and not (options.loads or options.json or options.markdown or options.svg or options.readme):
+        return {"entries": [], "failures": [f"{title}: {problem}" for title, problem in problems.items() if problem]}
+    found = {peer.title: find_contender(peer, options.home) for peer in chosen}
+    why = "it is not installed: run with --prepare"
+    skipped = {title: problems.get(title) or why for title, peer in found.items() if peer is None}
     version = read_our_version(options.python)
-    peers, skipped = _find_peers(chosen, options.home, problems)
-    ours = describe_ours(options.python, version)
-    result = compare_servers(ours, peers, options.loads or DEFAULT_LOADS, options.pairs, options.seconds, options.pin)
-    result.machine = read_machine()
-    result.skipped = skipped
+    servers = [describe_ours(options.python, version), *(peer for peer in found.values() if peer is not None)]
+    raise_fd_limit()
+    cores = Cores.choose(options.pin)
+    result = compare_servers(servers, options.loads or DEFAULT_LOADS, options.pairs, options.seconds, cores)
     theirs = read_python_version(options.home)
     if theirs and not any(line.startswith(f"python: {theirs} ") for line in version):
-        result.problems.append(f"the peers run on Python {theirs}, WSBroker on another one: {version[-1]}")
-    return _write_files(result, options)
+        result["problems"].append(f"the peers run on Python {theirs}, WSBroker on another one: {version[-1]}")
+    return _write_files({**result, "skipped": skipped}, options)
 
 
-def _find_peers(chosen: Sequence[Peer], home: Path, problems: dict[str, str]) -> tuple[list[Contender], dict[str, str]]:
-    """Returns the peers that can be started, and for each of the others why not, by title."""
-    peers: list[Contender] = []
-    skipped: dict[str, str] = {}
-    for peer in chosen:
-        found = find_contender(peer, home)
-        if isinstance(found, str):
-            skipped[peer.title] = problems.get(peer.name, found)
-            print(f"{peer.title}: skipped: {skipped[peer.title]}", file=sys.stderr)
-        else:
-            peers.append(found)
-    return peers, skipped
+def compare_servers(
+    servers: Sequence[Contender], loads: Sequence[str], pairs: int, seconds: float | None, cores: Cores
+) -> dict[str, Any]:
+    """Runs every load: for each peer the first server and then the peer, and all of that `pairs` times.
+
+    Args:
+        seconds: of each run; None: those of the load.
+
+    Returns: `entries`, an object for each server with `cells` by load: `row`, the medians of its runs, and `ratio`, the
+        median of its figure as a multiple of the first server's in the same pair; `problems`; what was asked for.
+    """
+    problems: list[str] = []
+    kept = ("name", "title", "version", "note")
+    cells: dict[str, dict[str, Any]] = {server.name: {} for server in servers}
+    for load in loads:
+        job = LOADS[load].job if seconds is None or load == "idle" else replace(LOADS[load].job, seconds=seconds)
+        peers = [peer for peer in servers[1:] if load not in peer.lacks]
+        order = [server for peer in peers for server in (servers[0], peer)] or servers[:1]
+        variants = [Variant(f"{server.title}: {load}", job, server.command) for server in order]
+        turns = [[_keep_counted(row) for row in turn] for turn in measure_in_turns(variants, pairs, cores, problems)]
+        for server in dict.fromkeys(order):
+            places = [place for place, each in enumerate(order) if each is server]
+            rows = [row for turn in turns for place in places if (row := turn[place])]
+            if rows:
+                ratio = find_ratio(turns, places[0], places[0] - 1, LOADS[load].figure) if places[0] % 2 else None
+                cells[server.name][load] = {"row": merge_rows(rows).as_dict(), "ratio": ratio}
+    return {
+        "machine": read_machine(),
+        "pairs": pairs,
+        "seconds": seconds or LOADS["fanout-16"].job.seconds,
+        "loads": list(loads),
+        "entries": [{**{name: getattr(each, name) for name in kept}, "cells": cells[each.name]} for each in servers],
+        "problems": problems,
+    }
 
 
-def _write_files(comparison: Comparison, options: argparse.Namespace) -> Result:
-    """Writes the files that the options ask for and returns the comparison as a result."""
+def _keep_counted(row: Row | None) -> Row | None:
+    """Returns a row, or None if its figures must not be counted: nothing came, or not what was sent."""
+    return None if row is None or not row.rate or (row.wrong and (row.ended or row.mangled)) else row
+
+
+def _write_files(result: Result, options: argparse.Namespace) -> Result:
+    """Writes the files that the options ask for and returns the comparison, which fails if no peer was measured."""
     if options.markdown is not None:
-        options.markdown.write_text(_format_text(comparison) + "\n", encoding="utf-8")
+        options.markdown.write_text(format_comparison(result) + "\n", encoding="utf-8")
     if options.svg is not None:
-        options.svg.write_text(draw_chart(comparison, CHARTED), encoding="utf-8")
+        options.svg.write_text(draw_chart(result, CHARTED), encoding="utf-8")
     if options.readme:
-        write_section("compare", format_section(comparison))
-    measured = sum(bool(entry.cells) for entry in comparison.entries)
-    return {**comparison.as_dict(), "failures": [] if measured > 1 else ["no peer could be measured"]}
+        write_section("compare", format_section(result))
+    measured = sum(bool(entry["cells"]) for entry in result["entries"])
+    return {**result, "failures": [] if measured > 1 else ["no peer could be measured"]}
 
 
-def format_result(result: Result) -> str:
-    """Returns table and notes; after --prepare alone, that the peers are installed."""
-    return "the peers are installed" if "is_prepared" in result else _format_text(Comparison.from_dict(result))
-
-
-def _format_text(comparison: Comparison) -> str:
-    """Returns the table and its notes in Markdown."""
-    return "\n".join([format_table(comparison), "", *format_notes(comparison)])
+def format_comparison(result: Result) -> str:
+    """Returns table and notes in Markdown; after --prepare alone, that the peers are installed."""
+    if not result["entries"]:
+        return "the peers are installed" if not result["failures"] else ""
+    return "\n".join([format_table(result), "", *format_notes(result)])
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -88,31 +119,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "The peers are installed by --prepare into a folder of their own. With --prepare alone nothing is measured."
     )
+    loads = f"{', '.join(LOADS)}  [{','.join(DEFAULT_LOADS)}]"
     parser.add_argument("--prepare", action="store_true", help="install the peers, or newer versions of them")
-    parser.add_argument("--peers", type=NameList(NAMES), default=NAMES, metavar="NAME[,…]", help=", ".join(NAMES))
-    parser.add_argument(
-        "--loads",
-        type=NameList(list(LOADS)),
-        metavar="NAME[,…]",
-        help=f"{', '.join(LOADS)}  [{','.join(DEFAULT_LOADS)}]",
-    )
-    parser.add_argument("--pairs", type=_parse_positive, default=3, metavar="N", help="WSBroker, peer, and again  [3]")
+    parser.add_argument("--peers", type=_NameList(NAMES), default=NAMES, metavar="NAME[,…]", help=", ".join(NAMES))
+    parser.add_argument("--loads", type=_NameList(LOADS), metavar="NAME[,…]", help=loads)
+    parser.add_argument("--pairs", type=int, choices=range(1, 101), default=3, metavar="N", help="[3]")
     parser.add_argument("--seconds", type=float, metavar="S", help="of each run  [2]")
     parser.add_argument("--home", type=Path, default=choose_home(), metavar="FOLDER", help="where the peers are")
     parser.add_argument("--python", default=sys.executable, metavar="EXE", help="that has wsbroker  [this one]")
     add_pin_option(parser)
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write table and notes there")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="write the chart there")
-    parser.add_argument(
-        "--readme", action="store_true", help="put the table into the README, which shows results/compare.svg"
-    )
+    parser.add_argument("--readme", action="store_true", help="put chart and table into docs/performance.md")
     parser.add_argument("--from", dest="from_json", type=Path, metavar="FILE", help="measure nothing: show that JSON")
 
 
-class NameList:
+class _NameList:
     """Parses known names with commas between them; called by argparse."""
 
-    def __init__(self, known: Sequence[str]) -> None:
+    def __init__(self, known: Collection[str]) -> None:
         self._known = known
 
     def __call__(self, text: str) -> list[str]:
@@ -123,14 +148,11 @@ class NameList:
         return names
 
 
-def _parse_positive(text: str) -> int:
-    """Parses a number of 1 or more; called by argparse."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
-    return number
-
-
 EXPERIMENT: Final = Experiment(
-    "compare", __doc__.partition("\n")[0], add_options, measure_comparison, format_result, make_no_claims
+    "compare",
+    "WSBroker and other servers under the same load, in turn",
+    add_options,
+    measure_comparison,
+    format_comparison,
+    make_no_claims,
 )

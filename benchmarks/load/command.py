@@ -8,15 +8,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Final
+from typing import Any, Final
 
 from benchmarks.experiments import Claim, Experiment, Result, add_pin_option
 from benchmarks.load.job import PRESETS, SCENARIOS, Job
-from benchmarks.load.progress import show_bar
-from benchmarks.load.row import Row
-from benchmarks.load.run import describe_row, run_job
-from benchmarks.load.server import Command, Cores, ServerError, build_our_command, raise_fd_limit, read_our_version
-from benchmarks.load.table import HEADS, format_cells, format_columns, format_notes
+from benchmarks.load.run import Variant
+from benchmarks.load.server import Command, Cores, build_our_command, raise_fd_limit
+from benchmarks.load.variants import format_variants, measure_variants
 
 SPARE_DESCRIPTORS: Final = 200
 OUR_RESERVE: Final = 1024
@@ -34,29 +32,12 @@ def measure_load(options: argparse.Namespace) -> Result:
     """
     limit = raise_fd_limit() - SPARE_DESCRIPTORS
     jobs = list_jobs(options, limit)
-    version = ["a server of your own"] if options.server else read_our_version(options.python)
     command = _choose_command(options, max(job.connections for job in jobs), limit)
-    print(f"{', '.join(version)}; limit of open files: {limit + SPARE_DESCRIPTORS} for each process")
-    rows = []
-    failures = []
-    for job in jobs:
-        try:
-            with show_bar(job.name) as progress:
-                row = run_job(job, command, Cores.choose(options.pin), progress)
-        except ServerError as error:
-            failures.append(f"{job.name}: {error}")
-            continue
-        rows.append(describe_row(job, row))
-        if row.wrong and options.verify:
-            failures.append(f"{job.name}: {row.wrong} messages did not come as they should")
-    return {"server": version, "command": str(command), "open_files": limit, "rows": rows, "failures": failures}
-
-
-def format_load(result: Result) -> str:
-    """Returns a line for each job, and below the table what the lines do not say."""
-    rows = [(Job.from_dict(row["job"]), Row.from_dict(row)) for row in result["rows"]]
-    table = format_columns(HEADS, [format_cells(job, row) for job, row in rows])
-    return "\n".join([table, *(note for job, row in rows for note in format_notes(job, row))])
+    print(f"limit of open files: {limit + SPARE_DESCRIPTORS} for each process")
+    variants = [Variant(job.name, job, command) for job in jobs]
+    result = measure_variants(variants, 1, Cores.choose(options.pin), options.python)
+    rows = [{**row, "beside": None} for row in result["rows"]]  # of different jobs
+    return {**result, "command": str(command), "rows": rows, "open_files": limit}
 
 
 def claim_idle(result: Result) -> list[Claim]:
@@ -86,21 +67,24 @@ def list_jobs(options: argparse.Namespace, descriptors: int) -> list[Job]:
     jobs: list[Job] = []
     for scenario in options.scenarios or SCENARIOS:
         presets: Sequence[Job] = PRESETS[scenario]
-        shape = ("connections", "channels", "publishers", "rate", "stalled")
-        given = {name: getattr(options, name) for name in shape if getattr(options, name) is not None}
-        if given or options.in_flight or options.size:
+        shape = _list_given(options, "connections", "channels", "publishers", "rate", "work", "stalled")
+        if shape or options.in_flight or options.size:
             # The given load instead of the presets; several sizes or windows make several jobs.
-            base = replace(presets[0], **given)
-            windows, sizes = options.in_flight or [base.in_flight], options.size or [base.size]
-            presets = [replace(base, in_flight=window, size=size) for size, window in product(sizes, windows)]
-        for job in presets:
-            times = {"seconds": options.seconds, "runs": options.runs, "warmup_s": options.warmup}
-            job = replace(job, **{name: value for name, value in times.items() if value is not None})
+            base = replace(presets[0], **shape)
+            pairs = product(options.size or [base.size], options.in_flight or [base.in_flight])
+            presets = [replace(base, in_flight=window, size=size) for size, window in pairs]
+        for preset in presets:
+            job = replace(preset, **_list_given(options, "seconds", "runs", "warmup_s"))
             if job.connections > descriptors:
                 print(f"{job.name}: only {descriptors} connections, for the limit of open files", file=sys.stderr)
                 job = replace(job, connections=descriptors)
             jobs.append(job)
     return jobs
+
+
+def _list_given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Returns those of the named options that were given."""
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
 def _choose_command(options: argparse.Namespace, connections: int, limit: int) -> Command:
@@ -126,21 +110,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     load.add_argument("--connections", type=int, metavar="N", help="subscribers, or connections that echo")
     load.add_argument("--channels", type=int, metavar="N", help="the subscribers are dealt out to them")
     load.add_argument("--publishers", type=int, metavar="N", help="each on its own share of the channels")
-    load.add_argument(
-        "--in-flight", type=_parse_counts, metavar="N[,N…]", help="messages that are on the way at a time"
-    )
+    load.add_argument("--in-flight", type=_parse_counts, metavar="N[,N…]", help="messages on the way at a time")
     load.add_argument("--size", type=_parse_counts, metavar="BYTES[,…]", help="of a payload")
-    load.add_argument("--rate", type=float, metavar="N", help="publications a second, instead of --in-flight")
+    load.add_argument("--rate", type=float, metavar="N", help="messages a second, instead of --in-flight")
+    load.add_argument("--work", type=int, metavar="N", help="echo: rounds that the handler computes before")
     load.add_argument("--stalled", type=int, metavar="PERCENT", help="stall: how many stop reading  [10]")
     load.add_argument("--seconds", type=float, metavar="S", help="of each run")
     load.add_argument("--runs", type=int, metavar="N", help="whose medians are shown")
-    load.add_argument("--warmup", type=float, metavar="S", help="before the first run")
-    load.add_argument(
-        "--verify",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="fail if a message was lost, doubled, changed or out of order (all are looked at in any case)",
-    )
+    load.add_argument("--warmup", dest="warmup_s", type=float, metavar="S", help="before the first run")
     server = parser.add_argument_group("the server")
     server.add_argument("--worker-kind", default="inline", metavar="KIND", help="inline, thread, …  [inline]")
     server.add_argument("--workers", type=int, metavar="N")
@@ -156,4 +133,11 @@ def _parse_scenario(text: str) -> str:
     return text
 
 
-EXPERIMENT: Final = Experiment("load", __doc__.partition("\n")[0], add_options, measure_load, format_load, claim_idle)
+EXPERIMENT: Final = Experiment(
+    "load",
+    "a server under load: fan-out, echo, storm, stall, idle, http, question",
+    add_options,
+    measure_load,
+    format_variants,
+    claim_idle,
+)

@@ -1,8 +1,8 @@
 """The figures of a run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from statistics import median
+from statistics import median, quantiles
 from typing import Any, Final, cast
 
 SATURATED_PERCENT: Final = 85.0
@@ -16,8 +16,9 @@ class Row:
     """One measurement, or the medians of several.
 
     Args:
-        rate: deliveries, echoes or connections a second.
-        cpu_us: CPU of the server, all its threads and children, per delivery, echo or connection.
+        rate: deliveries, echoes, requests or connections a second.
+        cpu_us: CPU of the server, all its threads and children, for each of these.
+        cpu_us_low, cpu_us_high: the quartiles of several measurements.
         latency_us: percentiles, by name.
         server_percent, load_percent: of one core.
         waited_percent: for how much of the time the server was ready to run and did not.
@@ -25,7 +26,7 @@ class Row:
         rss_peak: the most memory it was seen with, in bytes.
         lost, doubled, reordered, mangled: messages that did not come as they should.
         ended: connections that the server ended.
-        extra: what only one scenario has.
+        extra: what only one pattern has.
     """
 
     rate: float = 0.0
@@ -51,16 +52,29 @@ class Row:
         return self.lost + self.doubled + self.reordered + self.mangled
 
     @property
+    def problems(self) -> str:
+        """The numbers of all messages that did not come as they should, as text."""
+        return f"lost {self.lost}, doubled {self.doubled}, out of order {self.reordered}, mangled {self.mangled}"
+
+    @property
     def warnings(self) -> list[str]:
         """The reasons not to trust the row, as sentences."""
-        found = []
-        if not self.rate:
-            found.append("nothing came back while it was measured")
-        if self.load_percent > SATURATED_PERCENT:
-            found.append(f"the load used {self.load_percent:.0f} % of its core: rate and latency are the load's")
-        if self.waited_percent > WAITED_PERCENT:
-            found.append(f"the server waited {self.waited_percent:.0f} % of the time for its core: a busy machine")
-        return found
+        reasons = {
+            "nothing came back while it was measured": not self.rate,
+            f"the load used {self.load_percent:.0f} % of its core: rate and latency are the load's": self.is_saturated,
+            f"the server waited {self.waited_percent:.0f} % of the time for its core: a busy machine": self.is_delayed,
+        }
+        return [reason for reason, holds in reasons.items() if holds]
+
+    @property
+    def is_saturated(self) -> bool:
+        """Whether the load had no time left."""
+        return self.load_percent > SATURATED_PERCENT
+
+    @property
+    def is_delayed(self) -> bool:
+        """Whether other processes kept the server from its core."""
+        return self.waited_percent > WAITED_PERCENT
 
     def as_dict(self) -> dict[str, object]:
         """Returns the row as JSON takes it, with `wrong` and `warnings`."""
@@ -74,22 +88,17 @@ class Row:
 
 
 _SUMS: Final = ("lost", "doubled", "reordered", "mangled", "ended")
-_MEDIANS: Final = (
-    *("rate", "cpu_us", "server_percent", "load_percent", "waited_percent"),
-    *("rss_per_connection", "rss_peak"),
-)
 
 
-def merge_rows(rows: list[Row]) -> Row:
-    """Returns the medians of several rows, with the lowest and highest CPU and the sums of all problems."""
-    found = Row(
-        cpu_us_low=min(row.cpu_us for row in rows),
-        cpu_us_high=max(row.cpu_us for row in rows),
-        latency_us={name: median(row.latency_us[name] for row in rows) for name in rows[0].latency_us},
-        extra={name: median(row.extra[name] for row in rows) for name in rows[0].extra},
-    )
-    for name in _MEDIANS:
-        setattr(found, name, median(getattr(row, name) for row in rows))
-    for name in _SUMS:
-        setattr(found, name, sum(getattr(row, name) for row in rows))
+def merge_rows(rows: Sequence[Row]) -> Row:
+    """Returns the medians of several rows, with the quartiles of their CPU and the sums of all problems."""
+    found = Row()
+    for each in fields(Row):
+        values = [getattr(row, each.name) for row in rows]
+        if each.name in ("latency_us", "extra"):
+            setattr(found, each.name, {name: median(value[name] for value in values) for name in values[0]})
+        else:
+            setattr(found, each.name, sum(values) if each.name in _SUMS else median(values))
+    cpu_us = [row.cpu_us for row in rows]
+    found.cpu_us_low, _, found.cpu_us_high = quantiles(cpu_us, method="inclusive") if len(rows) > 1 else cpu_us * 3
     return found

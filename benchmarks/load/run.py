@@ -1,17 +1,65 @@
-"""Runs a job: starts the server and the load's process, and receives the load's progress and result."""
+"""Runs jobs: starts the server and the load's process, and receives the result; several servers take turns."""
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import NamedTuple
 
 from benchmarks.load.job import Job
 from benchmarks.load.row import Row
 from benchmarks.load.server import CHECKOUT, Command, Cores, RunningServer, ServerError, serve_command
 
 Progress = Callable[[str, float, float], None]
+"""Called with the phase, how far it is, and how far it goes."""
+
+
+class Variant(NamedTuple):
+    """A server under a load: a row of a table, by this name."""
+
+    name: str
+    job: Job
+    command: Command
+
+
+def measure_in_turns(
+    variants: Sequence[Variant], rounds: int, cores: Cores, problems: list[str]
+) -> list[list[Row | None]]:
+    """Measures all variants, a fresh server each, and that so many times.
+
+    Args:
+        problems: gets a line for each row that could not be measured, or that has messages lost or changed.
+
+    Returns: the rows by round and variant; None for those that could not be measured.
+    """
+    found: list[list[Row | None]] = []
+    for number in range(rounds):
+        found.append([])
+        for variant in variants:
+            name = f"{variant.name}, {number + 1} of {rounds}" if rounds > 1 else variant.name
+            row = None
+            try:
+                row = run_job(variant.job, variant.command, cores, _show_progress(name))
+                if row.wrong:
+                    problems.append(f"{name}: {row.problems}")
+            except ServerError as error:
+                problems.append(f"{name}: {str(error)[-500:]}")
+            found[-1].append(row)
+    return found
+
+
+def find_ratio(
+    turns: Sequence[Sequence[Row | None]], index: int, base: int = 0, figure: str = "cpu_us"
+) -> float | None:
+    """Returns the median of a variant's figure as a multiple of that of the variant `base` in the same round.
+
+    None if no round has both.
+    """
+    pairs = [(getattr(turn[index], figure, 0.0), getattr(turn[base], figure, 0.0)) for turn in turns]
+    ratios = [theirs / ours for theirs, ours in pairs if theirs and ours > 0]
+    return median(ratios) if ratios else None
 
 
 def run_job(job: Job, command: Command, cores: Cores, progress: Progress) -> Row:
@@ -59,6 +107,9 @@ def receive_row(load: "subprocess.Popen[str]", progress: Progress) -> Row:
     raise ServerError(f"the load ended with {load.wait()}, without a result")
 
 
-def describe_row(job: Job, row: Row) -> dict[str, object]:
-    """Returns a row and its job as JSON takes them."""
-    return {"name": job.name, "job": asdict(job), **row.as_dict()}
+def _show_progress(name: str) -> Progress:
+    """Prints the name of a row on stderr; returns a callback that shows the progress there if it is a terminal."""
+    print(f"… {name}", file=sys.stderr, flush=True)
+    if not sys.stderr.isatty():
+        return lambda phase, done, total: None
+    return lambda phase, done, total: print(f"  {phase}: {done / total:4.0%} \r", end="", file=sys.stderr, flush=True)

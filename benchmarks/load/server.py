@@ -1,11 +1,11 @@
 """Starts the servers that are measured: a process each, pinned to a core, stopped in the end."""
 
 import os
+import resource
 import shlex
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,10 +90,6 @@ def find_free_port() -> int:
 
 def raise_fd_limit() -> int:
     """Raises the limit of open files, for child processes too, as far as it goes; returns the limit."""
-    if sys.platform == "win32":
-        return 8192
-    import resource
-
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 1_000_000 if hard == resource.RLIM_INFINITY else hard
     try:

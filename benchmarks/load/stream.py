@@ -1,11 +1,15 @@
-"""The bytes that are sent and the bytes that must come back, made once: both repeat after a number of messages.
+"""The bytes that are sent and the bytes that must come back, and the check that they do.
 
 Every payload begins with its channel and its number, so that no message looks like the one before it, or like one of
 another channel. Numbers begin again after `Stream.cycle` messages, more than can be on the way, and so do the bytes:
 the expected bytes of a read are a slice, and a read is checked with one comparison.
 """
 
-from wsbroker.bench.client import make_frame
+from collections.abc import Callable
+
+from benchmarks.load.client import BUFFER, VIEW, Client
+from benchmarks.load.row import Row
+from wsbroker.bench.client import make_frame, split_frames
 from wsbroker.websocket.frames import TEXT, encode_frame
 
 
@@ -20,10 +24,9 @@ class Stream:
     """
 
     def __init__(self, prefix: bytes, channel: int, size: int, in_flight: int) -> None:
-        self.cycle = 16
-        while self.cycle < 4 * in_flight:
-            self.cycle *= 2
-        payloads = [self._payload(channel, number, size) for number in range(self.cycle)]
+        self.cycle = max(16, 1 << (4 * in_flight - 1).bit_length())
+        self._channel = b"%06d." % channel
+        payloads = [(self._channel + b"%04d." % number).ljust(size, b"x")[:size] for number in range(self.cycle)]
         outgoing = [make_frame(TEXT, prefix + payload) for payload in payloads]
         self.out_size = len(outgoing[0])
         self.in_size = len(encode_frame(TEXT, payloads[0]))
@@ -31,33 +34,19 @@ class Stream:
         # Twice, so that what begins in the first half needs no second comparison.
         self.expected = b"".join([encode_frame(TEXT, payload) for payload in payloads] * 2)
         self._outgoing = b"".join(outgoing * 2)
-        self._channel = b"%06d." % channel
-
-    @staticmethod
-    def _payload(channel: int, number: int, size: int) -> bytes:
-        """Returns the payload of a number: channel, number, padding."""
-        return (b"%06d.%04d." % (channel, number)).ljust(size, b"x")[:size]
 
     def encode_outgoing(self, number: int, count: int) -> bytes:
         """Returns the frames of `count` messages from this number on, in one piece."""
-        pieces = []
-        while count > 0:
-            first = number % self.cycle
-            now = min(count, self.cycle)
-            pieces.append(self._outgoing[first * self.out_size : (first + now) * self.out_size])
-            number += now
-            count -= now
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        first = number % self.cycle
+        if count <= self.cycle:
+            return self._outgoing[first * self.out_size : (first + count) * self.out_size]
+        return self.encode_outgoing(number, self.cycle) + self.encode_outgoing(number, count - self.cycle)
 
     def matches_at(self, data: memoryview, position: int) -> bool:
         """Whether these bytes are what must come at this byte of the stream."""
-        at, size = 0, len(data)
-        while at < size:
-            piece = min(size - at, self.in_cycle)
-            if not self.expected.startswith(data[at : at + piece], (position + at) % self.in_cycle):
-                return False
-            at += piece
-        return True
+        pieces = range(0, len(data), self.in_cycle)
+        place = position % self.in_cycle
+        return all(self.expected.startswith(data[at : at + self.in_cycle], place) for at in pieces)
 
     def encode_expected(self, number: int) -> bytes:
         """Returns the frame of one message as it must come."""
@@ -101,3 +90,75 @@ class Order:
             self.reordered += 1
         else:
             self.doubled += 1
+
+
+class Receiver:
+    """Checks what comes on a connection against a stream: each read is compared with what must come at its place.
+
+    Args:
+        advanced: called with how many messages had come before, and how many now.
+    """
+
+    def __init__(self, client: Client, stream: Stream, advanced: Callable[[int, int], None]) -> None:
+        self.client = client
+        self.count = 0
+        """How many messages have come or were passed over."""
+        self.advanced = advanced
+        self._stream = stream
+        self._in_size = stream.in_size
+        self._in_cycle = stream.in_cycle
+        self._expected = stream.expected
+        self._received = 0
+        self._rest = b""
+        self._mangled = 0
+        self._order = Order(stream.cycle)
+        client.on_bytes = self._compare_read
+
+    def add_problems(self, row: Row, sent: int) -> None:
+        """Adds losses, doubles and disorder to a row, once all that was sent should have come."""
+        row.mangled += self._mangled
+        row.lost += self._order.lost + (0 if self.client.has_ended else max(sent - self.count, 0))
+        row.doubled += self._order.doubled
+        row.reordered += self._order.reordered
+
+    def _compare_read(self, size: int) -> None:
+        """Compares a read with the expected bytes; looks at its frames if they differ. Called by the client."""
+        received = self._received
+        place = received % self._in_cycle
+        if (size <= self._in_cycle and self._expected.startswith(VIEW[:size], place)) or (
+            size > self._in_cycle and self._stream.matches_at(VIEW[:size], received)
+        ):
+            self._received = received = received + size
+            before = self.count
+            count = received // self._in_size
+            if count != before:
+                self.count = count
+                advanced = self.advanced
+                advanced(before, count)
+        else:
+            self._rest = self._stream.encode_expected(self.count)[: received - self.count * self._in_size]
+            self.client.on_bytes = self._scan_frames
+            self._scan_frames(size)
+
+    def _scan_frames(self, size: int) -> None:
+        """Handles each frame of a read that was not expected, such as a ping, until the stream is right again."""
+        data = self._rest + BUFFER[:size]
+        stream, order, begin = self._stream, self._order, 0
+        order.due = self.count
+        for first, start, end in split_frames(data):
+            frame, begin = data[begin:end], end
+            if first & 8:
+                self.client.handle_control(first, data[start:end])
+                continue
+            number = stream.parse_number(data[start:end])
+            if number is None or frame != stream.encode_expected(number):
+                self._mangled += 1
+            if number is not None:
+                order.record_number(number)
+        self._rest = data[begin:]
+        before, self.count = self.count, order.due
+        if order.due != before:
+            self.advanced(before, order.due)
+        if stream.encode_expected(self.count).startswith(self._rest) and len(self._rest) < self._in_size:
+            self._received = self.count * self._in_size + len(self._rest)
+            self.client.on_bytes = self._compare_read

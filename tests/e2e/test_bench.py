@@ -84,6 +84,8 @@ def test_the_load_notices_a_server_that_sends_twice(tmp_path: Path) -> None:
 def test_every_other_scenario_runs() -> None:
     jobs: list[dict[str, object]] = [
         {"scenario": "echo", "connections": 4},
+        {"scenario": "echo", "connections": 2, "work": 5},
+        {"scenario": "question", "rate": 100.0},
         {"scenario": "storm", "connections": 4},
         {"scenario": "http", "connections": 4},
         {"scenario": "idle", "connections": 20, "channels": 2, "rate": 100.0},
@@ -112,11 +114,10 @@ def test_plain_http_is_measured_beside_aiohttp(tmp_path: Path) -> None:
     done = benchmarks("http", "--pairs=1", "--seconds=0.2", "--connections=4", "--no-pin", f"--json={file}")
     assert done.returncode in (0, 1), done.stderr  # how much CPU it takes is not this test's business
     result = json.loads(file.read_text(encoding="utf-8"))
-    assert [entry["title"] for entry in result["entries"]] == ["aiohttp", "WSBroker"]
-    for entry in result["entries"]:
-        row = entry["cells"]["http"]["row"]
+    assert [row["name"].split()[0] for row in result["rows"]] == ["aiohttp", "WSBroker"]
+    for row in result["rows"]:
         assert (row["lost"], row["mangled"]) == (0, 0) and row["cpu_us"] > 0
-    assert result["problems"] == []
+    assert result["failures"] == []
     assert result["claims"][0][0] in done.stdout
 
 
@@ -127,7 +128,7 @@ def test_a_window_for_writes_is_measured_beside_none(tmp_path: Path) -> None:
     done = benchmarks("flush", "--windows=0,5", *job, f"--json={file}")
     assert done.returncode == 0, done.stderr
     rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
-    assert [row["window_ms"] for row in rows] == [0, 5]
+    assert [row["name"] for row in rows] == ["0 ms", "5 ms"]
     assert rows[1]["latency_us"]["p50"] > rows[0]["latency_us"]["p50"]
     assert all(row["wrong"] == 0 for row in rows)
 

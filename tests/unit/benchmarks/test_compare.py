@@ -1,33 +1,42 @@
 """The comparison's table and chart, and the choice of servers."""
 
-import json
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks.compare import prepare
 from benchmarks.compare.command import EXPERIMENT
-from benchmarks.compare.pairs import LOADS, Cell, Comparison, Entry
-from benchmarks.compare.report import BUSY, SATURATED, draw_chart, format_notes, format_table
-from benchmarks.compare.servers import APPS, PEERS, Contender
-from benchmarks.load.row import Row
+from benchmarks.compare.peers import APPS, PEERS, find_contender
+from benchmarks.compare.report import BUSY, LOADS, SATURATED, draw_chart, format_notes, format_table
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def result() -> Comparison:
-    us = Entry("wsbroker", "WSBroker", "1.0", "python", "inline")
-    us.cells = {
-        "fanout-16": Cell(Row(rate=1, cpu_us=0.25, load_percent=99)),
-        "idle": Cell(Row(rss_per_connection=1500)),
+def entry(name: str, title: str, version: str, note: str, **cells: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "title": title, "version": version, "note": note, "cells": cells}
+
+
+def cell(cpu_us: float, ratio: float | None = None, load_percent: float = 50.0) -> dict[str, Any]:
+    row = {"rate": 1.0, "cpu_us": cpu_us, "rss_per_connection": cpu_us, "load_percent": load_percent}
+    return {"row": row, "ratio": ratio}
+
+
+def result() -> dict[str, Any]:
+    us = entry("wsbroker", "WSBroker", "1.0", "inline", fanout=cell(0.25, load_percent=99), idle=cell(1500))
+    slow = entry("slow", "slow & sons", "2.1", "as its manual says", fanout=cell(5, 20.0), idle=cell(15000, 10.0))
+    broken = entry("broken", "broken", "3", "nothing")
+    for each in (us, slow):
+        each["cells"]["fanout-16"] = each["cells"].pop("fanout")
+    return {
+        "machine": {"processor": "a processor", "cores": 2},
+        "pairs": 3,
+        "seconds": 2.0,
+        "loads": ["fanout-16", "idle"],
+        "entries": [us, slow, broken],
+        "skipped": {"absent": "there is no node"},
+        "problems": [],
     }
-    slow = Entry("slow", "slow & sons", "2.1", "python", "as its manual says")
-    slow.cells = {"fanout-16": Cell(Row(rate=1, cpu_us=5.0), 20.0), "idle": Cell(Row(rss_per_connection=15000), 10.0)}
-    broken = Entry("broken", "broken", "3", "node", "nothing")
-    found = Comparison({"processor": "a processor", "cores": 2}, 3, 2.0, ["fanout-16", "idle"], [us, slow, broken])
-    found.skipped = {"absent": "there is no node"}
-    return found
 
 
 def test_the_table_has_the_figures_and_what_they_are_beside_ours() -> None:
@@ -40,7 +49,7 @@ def test_the_table_has_the_figures_and_what_they_are_beside_ours() -> None:
 
 def test_the_best_of_the_first_load_stands_on_top() -> None:
     found = result()
-    found.entries[1].cells["fanout-16"].row.cpu_us = 0.1
+    found["entries"][1]["cells"]["fanout-16"]["row"]["cpu_us"] = 0.1
     assert "slow & sons" in format_table(found).splitlines()[2]
 
 
@@ -75,11 +84,6 @@ def test_a_chart_may_leave_loads_out() -> None:
     assert draw_chart(result(), ["idle"]).count("<rect") == 2
 
 
-def test_a_comparison_survives_json() -> None:
-    found = result()
-    assert Comparison.from_dict(json.loads(json.dumps(found.as_dict()))) == found
-
-
 def test_every_peer_has_an_application_of_60_lines_at_most_and_a_note() -> None:
     for peer in PEERS:
         assert len((APPS / peer.app).read_text(encoding="utf-8").splitlines()) <= 60
@@ -87,9 +91,8 @@ def test_every_peer_has_an_application_of_60_lines_at_most_and_a_note() -> None:
     assert {path.name for path in APPS.glob("*_app.*")} == {peer.app for peer in PEERS}
 
 
-def test_a_peer_that_is_not_installed_is_named_and_not_started(tmp_path: Path) -> None:
-    for peer in PEERS:
-        assert prepare.find_contender(peer, tmp_path) == "it is not installed: run with --prepare"
+def test_a_peer_that_is_not_installed_is_not_found(tmp_path: Path) -> None:
+    assert [find_contender(peer, tmp_path) for peer in PEERS] == [None] * len(PEERS)
 
 
 def test_an_installed_peer_is_found_with_its_version(tmp_path: Path) -> None:
@@ -98,8 +101,8 @@ def test_an_installed_peer_is_found_with_its_version(tmp_path: Path) -> None:
         folder = tmp_path / "python" / "lib" / "python3.11" / "site-packages" / f"{name}-{version}.dist-info"
         folder.mkdir(parents=True)
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8")
-    found = prepare.find_contender(next(peer for peer in PEERS if peer.name == "picows"), tmp_path)
-    assert isinstance(found, Contender)
+    found = find_contender(next(peer for peer in PEERS if peer.name == "picows"), tmp_path)
+    assert found is not None
     assert found.version == "2.3.1"
     assert str(tmp_path) in str(found.command)
 

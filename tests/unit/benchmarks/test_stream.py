@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.load.client import BUFFER, Client
-from benchmarks.load.receiver import Receiver
 from benchmarks.load.row import Row
-from benchmarks.load.stream import Order, Stream
+from benchmarks.load.stream import Order, Receiver, Stream
 from kits.websocket_kit import decode
 from wsbroker.bench.client import split_frames
 from wsbroker.websocket.frames import encode_text
