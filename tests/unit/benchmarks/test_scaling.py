@@ -8,8 +8,8 @@ from benchmarks.micro import scaling
 
 def test_every_figure_is_measured_and_every_claim_judged() -> None:
     for rows, claims in (
-        scaling.measure_subscribers(1, (2, 4)),
-        scaling.measure_channels(1, (1, 4), 8),
+        scaling.measure_growth(1, ((2, 1), (4, 1))),
+        scaling.measure_growth(1, ((8, 1), (8, 4)), "channels"),
         scaling.measure_subscriptions(1, (1, 2), 8),
         scaling.measure_direct_answer(1, 8),
     ):
