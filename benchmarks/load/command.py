@@ -5,13 +5,12 @@ Without scenarios all of them run, with the loads that the project has budgets f
 
 import argparse
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Any, Final
+from typing import Final
 
 from benchmarks.experiments import Claim, Experiment, Result, add_pin_option
-from benchmarks.load.job import PRESETS, SCENARIOS, Job
+from benchmarks.load.job import PRESETS, SCENARIOS, SHAPE, TIMES, Job, add_job_options
 from benchmarks.load.run import Variant
 from benchmarks.load.server import Command, Cores, build_our_command, raise_fd_limit
 from benchmarks.load.variants import format_variants, measure_variants
@@ -59,32 +58,23 @@ def claim_idle(result: Result) -> list[Claim]:
 
 
 def list_jobs(options: argparse.Namespace, descriptors: int) -> list[Job]:
-    """Returns the jobs that the options ask for, cut to so many descriptors.
+    """Returns the jobs that the options ask for, cut to so many descriptors; several values make several jobs.
 
     Raises:
         ValueError: a setting is out of its bounds, or the scenario does not have it.
     """
     jobs: list[Job] = []
+    given = {name: getattr(options, name) for name in (*SHAPE, *TIMES) if getattr(options, name)}
     for scenario in options.scenarios or SCENARIOS:
-        presets: Sequence[Job] = PRESETS[scenario]
-        shape = _list_given(options, "connections", "channels", "publishers", "rate", "work", "stalled")
-        if shape or options.in_flight or options.size:
-            # The given load instead of the presets; several sizes or windows make several jobs.
-            base = replace(presets[0], **shape)
-            pairs = product(options.size or [base.size], options.in_flight or [base.in_flight])
-            presets = [replace(base, in_flight=window, size=size) for size, window in pairs]
-        for preset in presets:
-            job = replace(preset, **_list_given(options, "seconds", "runs", "warmup_s"))
+        # A given load instead of the presets.
+        presets = PRESETS[scenario][:1] if set(given) - set(TIMES) else PRESETS[scenario]
+        for preset, values in product(presets, list(product(*given.values()))):
+            job = replace(preset, **dict(zip(given, values, strict=True)))
             if job.connections > descriptors:
                 print(f"{job.name}: only {descriptors} connections, for the limit of open files", file=sys.stderr)
                 job = replace(job, connections=descriptors)
             jobs.append(job)
     return jobs
-
-
-def _list_given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """Returns those of the named options that were given."""
-    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
 def _choose_command(options: argparse.Namespace, connections: int, limit: int) -> Command:
@@ -99,31 +89,15 @@ def _choose_command(options: argparse.Namespace, connections: int, limit: int) -
     return build_our_command(options.python, [*settings, *options.set])
 
 
-def _parse_counts(text: str) -> list[int]:
-    return [int(each) for each in text.split(",")]
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this experiment."""
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=", ".join(SCENARIOS), type=_parse_scenario)
-    load = parser.add_argument_group("the load")
-    load.add_argument("--connections", type=int, metavar="N", help="subscribers, or connections that echo")
-    load.add_argument("--channels", type=int, metavar="N", help="the subscribers are dealt out to them")
-    load.add_argument("--publishers", type=int, metavar="N", help="each on its own share of the channels")
-    load.add_argument("--in-flight", type=_parse_counts, metavar="N[,N…]", help="messages on the way at a time")
-    load.add_argument("--size", type=_parse_counts, metavar="BYTES[,…]", help="of a payload")
-    load.add_argument("--rate", type=float, metavar="N", help="messages a second, instead of --in-flight")
-    load.add_argument("--work", type=int, metavar="N", help="echo: rounds that the handler computes before")
-    load.add_argument("--stalled", type=int, metavar="PERCENT", help="stall: how many stop reading  [10]")
-    load.add_argument("--seconds", type=float, metavar="S", help="of each run")
-    load.add_argument("--runs", type=int, metavar="N", help="whose medians are shown")
-    load.add_argument("--warmup", dest="warmup_s", type=float, metavar="S", help="before the first run")
-    server = parser.add_argument_group("the server")
-    server.add_argument("--worker-kind", default="inline", metavar="KIND", help="inline, thread, …  [inline]")
-    server.add_argument("--workers", type=int, metavar="N")
-    server.add_argument("--set", action="append", default=[], metavar="FLAG", help="--set=--ping-interval=5s: any flag")
-    server.add_argument("--python", default=sys.executable, metavar="EXE", help="that has wsbroker  [this one]")
-    server.add_argument("--server", metavar="COMMAND", help="another server; {port} in it is its port on 127.0.0.1")
+    add_job_options(parser, (*SHAPE, *TIMES))
+    parser.add_argument("--worker-kind", default="inline", metavar="KIND", help="inline, thread, …  [inline]")
+    parser.add_argument("--workers", type=int, metavar="N")
+    parser.add_argument("--set", action="append", default=[], metavar="FLAG", help="--set=--ping-interval=5s: any flag")
+    parser.add_argument("--python", default=sys.executable, metavar="EXE", help="that has wsbroker  [this one]")
+    parser.add_argument("--server", metavar="COMMAND", help="another server; {port} in it is its port on 127.0.0.1")
     add_pin_option(parser)
 
 

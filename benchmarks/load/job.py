@@ -1,23 +1,17 @@
 """The jobs of the load: a pattern with its connections, rates, sizes and times."""
 
+import argparse
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Final, Literal
 
 Scenario = Literal["fanout", "echo", "storm", "stall", "idle", "http", "question"]
 
-BOUNDS: Final = {
-    "connections": (1, 200_000),
-    "channels": (1, 100_000),
-    "publishers": (1, 1000),
-    "in_flight": (1, 1024),
-    "rate": (0, 1_000_000),
-    "size": (12, 65_000),  # room for the channel and the number
-    "work": (0, 1_000_000),
-    "stalled": (0, 99),
-    "warmup_s": (0, 60),
-    "seconds": (0.05, 600),
-    "runs": (1, 100),
-}
+SHAPE: Final = ("connections", "channels", "publishers", "in_flight", "rate", "size", "work", "stalled")
+"""The fields of a job that make another load; the others are times."""
+TIMES: Final = ("seconds", "runs", "warmup_s")
+MIN_SIZE: Final = 12
+"""Bytes of a payload: room for the channel and the number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,27 +51,21 @@ class Job:
     runs: int = 3
 
     def __post_init__(self) -> None:
-        for name, (low, high) in BOUNDS.items():
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} is {getattr(self, name)}, and must be from {low} to {high}")
+        for name in ("connections", "channels", "publishers", "in_flight", "seconds", "runs"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, and must be more")
+        if self.size < MIN_SIZE:
+            raise ValueError(f"size is {self.size}, and must be {MIN_SIZE} or more")
         if self.scenario in ("fanout", "stall") and self.publishers > self.channels:
             raise ValueError(f"{self.publishers} publishers on {self.channels} channels: each needs one of its own")
 
     @property
     def name(self) -> str:
-        """A short name for tables: what differs from row to row."""
-        size = f"{self.size // 1024} KiB" if self.size % 1024 == 0 else f"{self.size} B"
-        flow = f"{self.rate:g}/s" if self.rate else f"{self.in_flight} in flight"
-        names = {
-            "fanout": f"fan-out {self.channels} × {round(self.connections / self.channels)}, {size}, {flow}",
-            "echo": f"echo {self.connections} × {self.in_flight}, {size}",
-            "storm": f"storm, {self.connections} at a time",
-            "stall": f"stall {self.stalled} % of {self.connections}, {size}, {flow}",
-            "idle": f"idle {self.connections}" + (f", {self.rate:g} messages/s" if self.rate else ""),
-            "http": f"http, {self.connections} in flight, {size}",
-            "question": f"question of a handler, {flow}",
-        }
-        return names[self.scenario]
+        """A short name for tables: the pattern, the connections, and each setting that is not a default."""
+        usual = Job(self.scenario)
+        settings = [(name, getattr(self, name)) for name in SHAPE if getattr(self, name) != getattr(usual, name)]
+        texts = [f"{value:g} {name.replace('_', ' ')}" for name, value in settings if name != "connections"]
+        return ", ".join([f"{self.scenario} {self.connections}", *texts])
 
     def as_dict(self) -> dict[str, object]:
         """Returns the job as JSON takes it: the arguments that make it again."""
@@ -102,3 +90,33 @@ PRESETS: Final[dict[Scenario, tuple[Job, ...]]] = {
 }
 """The jobs without further options: the loads that the project has budgets for."""
 SCENARIOS: Final = tuple(PRESETS)
+
+
+def add_job_options(parser: argparse.ArgumentParser, names: Iterable[str], base: Job | None = None) -> None:
+    """Adds an option for each of these fields of a job, with the defaults of a job.
+
+    Args:
+        base: None: no defaults, and each option takes several values with commas between them.
+    """
+    for name in names:
+        parse = type(getattr(FANOUT, name))
+        if base is None:
+            parser.add_argument(_spell_option(name), dest=name, type=_ListOf(parse), metavar="N[,N…]")
+        else:
+            default = getattr(base, name)
+            parser.add_argument(_spell_option(name), dest=name, type=parse, default=default, help=f"[{default:g}]")
+
+
+def _spell_option(name: str) -> str:
+    """Returns the option for a field of a job."""
+    return "--" + name.removesuffix("_s").replace("_", "-")
+
+
+class _ListOf:
+    """Parses numbers with commas between them; called by argparse."""
+
+    def __init__(self, parse: Callable[[str], float]) -> None:
+        self._parse = parse
+
+    def __call__(self, text: str) -> list[float]:
+        return [self._parse(each) for each in text.split(",")]

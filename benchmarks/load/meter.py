@@ -1,16 +1,14 @@
 """Reads CPU and memory of a process with its threads and children: from /proc, or with psutil where there is none."""
 
 import os
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 PROC: Final = Path("/proc")
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """What a process and its children have used so far.
 
     Args:

@@ -92,6 +92,8 @@ _SUMS: Final = ("lost", "doubled", "reordered", "mangled", "ended")
 
 def merge_rows(rows: Sequence[Row]) -> Row:
     """Returns the medians of several rows, with the quartiles of their CPU and the sums of all problems."""
+    if len(rows) == 1:
+        return rows[0]
     found = Row()
     for each in fields(Row):
         values = [getattr(row, each.name) for row in rows]
@@ -99,6 +101,5 @@ def merge_rows(rows: Sequence[Row]) -> Row:
             setattr(found, each.name, {name: median(value[name] for value in values) for name in values[0]})
         else:
             setattr(found, each.name, sum(values) if each.name in _SUMS else median(values))
-    cpu_us = [row.cpu_us for row in rows]
-    found.cpu_us_low, _, found.cpu_us_high = quantiles(cpu_us, method="inclusive") if len(rows) > 1 else cpu_us * 3
+    found.cpu_us_low, _, found.cpu_us_high = quantiles([row.cpu_us for row in rows], method="inclusive")
     return found

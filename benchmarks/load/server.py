@@ -3,20 +3,19 @@
 import os
 import resource
 import shlex
-import signal
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 START_S: Final = 30.0
 STOP_S: Final = 10.0
+LOG_TAIL_BYTES: Final = 2000
 APP: Final = Path(__file__).with_name("app.py")
 CHECKOUT: Final = Path(__file__).parents[2]
 
@@ -25,8 +24,7 @@ class ServerError(Exception):
     """Says that a server did not start, or ended, and what it wrote."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cores:
+class Cores(NamedTuple):
     """The cores of server and load; None: wherever the system puts them."""
 
     server: int | None
@@ -41,23 +39,21 @@ class Cores:
         return cls(cores[0], cores[-1]) if len(cores) > 1 else cls(None, None)
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """How a server is started; ``{port}`` in an argument is the port to listen on, on 127.0.0.1."""
 
     arguments: Sequence[str]
-    folder: Path | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = {}
 
     def __str__(self) -> str:
         return shlex.join(self.arguments)
 
 
-def build_our_command(python: str, settings: Sequence[str], app: Path = APP) -> Command:
-    """Returns the command that starts WSBroker: as it is installed there, else this checkout's sources."""
+def build_our_command(python: str, settings: Sequence[str]) -> Command:
+    """Returns the command that starts WSBroker with `app`: as it is installed there, else this checkout's sources."""
     environment = {} if is_installed(python) else {"PYTHONPATH": str(CHECKOUT)}
-    arguments = [python, "-P", "-m", "wsbroker", str(app), "--bind", "127.0.0.1:{port}", "--log-level", "warning"]
-    return Command([*arguments, *settings], environment=environment)
+    arguments = [python, "-P", "-m", "wsbroker", str(APP), "--bind", "127.0.0.1:{port}", "--log-level", "warning"]
+    return Command([*arguments, *settings], environment)
 
 
 @cache
@@ -69,13 +65,9 @@ def is_installed(python: str) -> bool:
 
 def read_our_version(python: str) -> list[str]:
     """Returns the lines of ``wsbroker --version``: the version, whether the core is compiled, which Python."""
-    environment = dict(build_our_command(python, []).environment)
-    done = subprocess.run(
-        [python, "-P", "-m", "wsbroker", "--version"],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-    )
+    environment = {**os.environ, **build_our_command(python, []).environment}
+    command = [python, "-P", "-m", "wsbroker", "--version"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise ServerError(f"{python} cannot run wsbroker: {done.stderr.strip()[-500:]}")
     return done.stdout.splitlines()
@@ -99,8 +91,7 @@ def raise_fd_limit() -> int:
     return int(wanted)
 
 
-@dataclass(frozen=True, slots=True)
-class RunningServer:
+class RunningServer(NamedTuple):
     """A server that listens on 127.0.0.1."""
 
     pid: int
@@ -115,13 +106,11 @@ def serve_command(command: Command, core: int | None) -> Iterator[RunningServer]
         ServerError: the server did not start, or ended too early.
     """
     port = find_free_port()
-    arguments = [part.replace("{port}", str(port)) for part in command.arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WSBROKER_")}
     with tempfile.TemporaryFile() as log:
         try:
             process = subprocess.Popen(
-                arguments,
-                cwd=command.folder,
+                [part.replace("{port}", str(port)) for part in command.arguments],
                 env={**environment, **command.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -132,20 +121,24 @@ def serve_command(command: Command, core: int | None) -> Iterator[RunningServer]
         try:
             if core is not None:
                 os.sched_setaffinity(process.pid, {core})
-            _wait_until_it_listens(process, port, command, log.fileno())
+            _wait_until_it_listens(process, port)
             yield RunningServer(process.pid, port)
             if process.poll() is not None:
-                raise ServerError(f"{command} ended while it was measured: {_read_log_tail(log.fileno())}")
+                raise ServerError("ended while it was measured")
+        except ServerError as error:
+            log.seek(max(log.seek(0, os.SEEK_END) - LOG_TAIL_BYTES, 0))
+            said = log.read().decode(errors="replace").strip()
+            raise ServerError(f"{command}: {error}: {said or 'it wrote nothing'}") from error
         finally:
             _stop_process(process)
 
 
-def _wait_until_it_listens(process: "subprocess.Popen[bytes]", port: int, command: Command, log: int) -> None:
+def _wait_until_it_listens(process: "subprocess.Popen[bytes]", port: int) -> None:
     """Waits until the port takes connections; raises ServerError if the process ends or START_S passes."""
     end_s = time.monotonic() + START_S
     while time.monotonic() < end_s:
         if process.poll() is not None:
-            raise ServerError(f"{command} ended with {process.returncode}: {_read_log_tail(log)}")
+            raise ServerError(f"ended with {process.returncode}")
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
         except OSError:
@@ -153,21 +146,14 @@ def _wait_until_it_listens(process: "subprocess.Popen[bytes]", port: int, comman
         else:
             time.sleep(0.3)  # what it does after it began to listen, such as freezing its memory
             return
-    raise ServerError(f"{command} does not listen after {START_S:g} s: {_read_log_tail(log)}")
-
-
-def _read_log_tail(log: int) -> str:
-    """Returns the end of what the server wrote."""
-    size = os.fstat(log).st_size
-    return os.pread(log, 2000, max(size - 2000, 0)).decode(errors="replace").strip() or "it wrote nothing"
+    raise ServerError(f"does not listen after {START_S:g} s")
 
 
 def _stop_process(process: "subprocess.Popen[bytes]") -> None:
     """Sends SIGTERM and waits STOP_S for the process to end, then kills the process."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

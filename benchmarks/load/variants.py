@@ -33,13 +33,14 @@ from benchmarks.experiments import (
     parse_numbers,
 )
 from benchmarks.load.app import compute_digest
-from benchmarks.load.job import PRESETS, Job
+from benchmarks.load.job import PRESETS, Job, add_job_options
 from benchmarks.load.row import merge_rows
 from benchmarks.load.run import Variant, find_ratio, measure_in_turns
 from benchmarks.load.server import Command, Cores, build_our_command, raise_fd_limit, read_our_version
 from benchmarks.load.table import format_columns, format_rows
 
 WINDOWS: Final = Job("fanout", connections=100, rate=1000.0, seconds=3.0, runs=1)
+FLUSH_OPTIONS: Final = ("rate", "connections", "size", "seconds")
 WINDOWS_MS: Final = (0.0, 1.0, 5.0, 20.0)
 REQUESTS: Final = Job("http", connections=64, runs=1)
 BESIDE_AIOHTTP: Final = 1.3
@@ -90,10 +91,7 @@ def format_variants(result: Result) -> str:
 def _add_flush_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `flush`."""
     parser.add_argument("--windows", type=parse_numbers, default=WINDOWS_MS, metavar="MS[,…]", help="[0,1,5,20]")
-    parser.add_argument("--rate", type=float, default=WINDOWS.rate, metavar="N", help="publications a second  [1000]")
-    parser.add_argument("--connections", type=int, default=WINDOWS.connections, metavar="N", help="subscribers  [100]")
-    parser.add_argument("--size", type=int, default=WINDOWS.size, metavar="BYTES", help="of a payload  [64]")
-    parser.add_argument("--seconds", type=float, default=WINDOWS.seconds, metavar="S", help="of each measurement  [3]")
+    add_job_options(parser, FLUSH_OPTIONS, WINDOWS)
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each, in turns; medians count  [3]")
     parser.add_argument("--worker-kind", default="inline", metavar="KIND", help="[inline]")
     add_pin_option(parser)
@@ -101,12 +99,11 @@ def _add_flush_options(parser: argparse.ArgumentParser) -> None:
 
 def measure_flush(options: argparse.Namespace) -> Result:
     """Measures each window in turn, as many rounds as asked; returns a row for each."""
-    given = {name: getattr(options, name) for name in ("rate", "connections", "size", "seconds")}
-    kind = ["--worker-kind", options.worker_kind, "--flush-interval"]
-    windows = [f"{window_ms:g}" for window_ms in options.windows]
-    commands = [build_our_command(sys.executable, [*kind, f"{window}ms"]) for window in windows]
-    job = replace(WINDOWS, **given)
-    variants = [Variant(f"{window} ms", job, command) for window, command in zip(windows, commands, strict=True)]
+    job = replace(WINDOWS, **{name: getattr(options, name) for name in FLUSH_OPTIONS})
+    variants = []
+    for window_ms in options.windows:
+        settings = ["--worker-kind", options.worker_kind, "--flush-interval", f"{window_ms:g}ms"]
+        variants.append(Variant(f"{window_ms:g} ms", job, build_our_command(sys.executable, settings)))
     return measure_variants(variants, options.rounds, Cores.choose(options.pin))
 
 
@@ -122,8 +119,7 @@ def claim_flush(result: Result) -> list[Claim]:
 def _add_http_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `http`."""
     parser.add_argument("--pairs", type=int, default=5, metavar="N", help="aiohttp, WSBroker, and again  [5]")
-    parser.add_argument("--connections", type=int, default=REQUESTS.connections, metavar="N", help="[64]")
-    parser.add_argument("--seconds", type=float, default=REQUESTS.seconds, metavar="S", help="of each run  [2]")
+    add_job_options(parser, ("connections", "seconds"), REQUESTS)
     add_pin_option(parser)
 
 
@@ -148,7 +144,7 @@ def claim_http(result: Result) -> list[Claim]:
 def _add_cores_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `cores`."""
     kinds = "interpreter,process" if sys.version_info >= (3, 13) else "process"
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement, after a warm-up  [2]")
+    add_job_options(parser, ("seconds",), COMPUTING)
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each, in turns; medians count  [3]")
     parser.add_argument("--workers", type=int, default=2, help="that are compared with one  [2]")
     parser.add_argument("--kinds", default=kinds, help=f"separated by commas  [{kinds}]")

@@ -31,7 +31,7 @@ def test_the_time_applies_to_all_presets() -> None:
 
 def test_windows_and_sizes_make_a_row_each() -> None:
     found = jobs("fanout", "--in-flight", "1,64", "--size", "64,1024", "--connections", "10")
-    assert [(job.size, job.in_flight) for job in found] == [(64, 1), (64, 64), (1024, 1), (1024, 64)]
+    assert [(job.in_flight, job.size) for job in found] == [(1, 64), (1, 1024), (64, 64), (64, 1024)]
     assert {job.connections for job in found} == {10}
 
 
