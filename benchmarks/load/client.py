@@ -84,10 +84,12 @@ class Client:
     Args:
         index: the number of the connection, which also picks its source address.
         greeting: a text message to send at once; the connection counts as open when the answer has come.
-        request: sent in place of the upgrade request: the connection speaks plain HTTP.
+        is_plain: the connection is not upgraded, and is open once it is connected.
     """
 
-    def __init__(self, loop: Loop, port: int, index: int, greeting: bytes | None = None, request: bytes = b"") -> None:
+    def __init__(
+        self, loop: Loop, port: int, index: int, greeting: bytes | None = None, is_plain: bool = False
+    ) -> None:
         self.is_open = False
         self.has_ended = False
         self.close_code: int | None = None
@@ -99,9 +101,14 @@ class Client:
         self._greeting = greeting
         self._rest = b""
         self._has_head = False
-        self._backlog = request or (
-            b"GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Key: %b\r\nSec-WebSocket-Version: 13\r\n\r\n" % (port, KEY)
+        self._is_plain = is_plain
+        self._backlog = (
+            b""
+            if is_plain
+            else (
+                b"GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Key: %b\r\nSec-WebSocket-Version: 13\r\n\r\n" % (port, KEY)
+            )
         )
         self._socket = start_connecting(port, index)
         self._recv_into: Callable[[bytearray], int] = self._socket.recv_into
@@ -181,6 +188,8 @@ class Client:
         data, self._backlog = self._backlog, b""
         self._loop.watch_client(self, is_writing=False)
         self.send(data)
+        if self._is_plain and not self.is_open and not self.has_ended:
+            self._mark_open()
 
     def _read_opening(self, size: int) -> None:
         """Reads the answers to upgrade and greeting, until a pattern sets `on_bytes`."""

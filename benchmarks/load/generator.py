@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
 from benchmarks.load.client import VIEW, Client, LoadError
@@ -29,45 +30,14 @@ STRIDE: Final = 7919
 """Step from a connection to the next that is sent a message: a prime, so that all have their turn."""
 
 
-# Echoes. ------------------------------------------------------------------------------------------------------------
+class Exchange:
+    """A connection on which every message is answered: without a rate, for every answer the next message goes."""
 
-
-class Echo(Stage):
-    """Messages there and back: a window on every connection, or with a rate one connection after the other."""
-
-    def open_connections(self) -> None:
-        self.clients = self.open_clients([None] * self.job.connections)
-
-    def start_load(self) -> None:
-        job = self.job
-        prefix = b"C %d " % job.work if job.work else b"E "
-        stream = Stream(prefix, 0, job.size, max(job.in_flight, int(job.rate)))
-        self.echoers = [Echoer(self, client, stream, index) for index, client in enumerate(self.clients)]
-        self._next = 0
-        if not job.rate:
-            for echoer in self.echoers:
-                echoer.send(job.in_flight)
-
-    def send_next(self) -> None:
-        self.echoers[self._next % len(self.echoers)].send(1)
-        self._next += STRIDE
-
-    def is_quiet(self) -> bool:
-        return all(echoer.receiver.count >= echoer.sent for echoer in self.echoers)
-
-    def add_problems(self, row: Row) -> None:
-        for echoer in self.echoers:
-            echoer.receiver.add_problems(row, echoer.sent)
-
-
-class Echoer:
-    """A connection of `Echo`: without a rate, for every echo that comes, the next message goes."""
-
-    def __init__(self, stage: Stage, client: Client, stream: Stream, index: int) -> None:
+    def __init__(self, stage: Stage, index: int) -> None:
+        self.stage = stage
+        self.client = stage.clients[index]
         self.sent = 0
-        self.receiver = Receiver(client, stream, self._record_echoes)
-        self._stage = stage
-        self._stream = stream
+        self.answered = 0
         self._sent_ns: deque[int] | None = deque() if stage.is_probe(index) else None
 
     def send(self, count: int) -> None:
@@ -76,12 +46,17 @@ class Echoer:
             self._sent_ns.extend([time.monotonic_ns()] * count)
         first = self.sent
         self.sent += count
-        self.receiver.client.send(self._stream.encode_outgoing(first, count))
+        self.client.send(self.encode_messages(first, count))
 
-    def _record_echoes(self, before: int, after: int) -> None:
-        """Counts the echoes that came, and sends as many messages. Called by the receiver."""
+    def encode_messages(self, first: int, count: int) -> bytes:
+        """Returns the bytes of `count` messages from this number on."""
+        raise NotImplementedError
+
+    def record_answers(self, before: int, after: int) -> None:
+        """Counts the answers that came, `after` by now, and sends as many messages as came."""
+        self.answered = after
         count = after - before
-        stage = self._stage
+        stage = self.stage
         stage.count += count
         if self._sent_ns is not None:
             now_ns = time.monotonic_ns()
@@ -89,6 +64,61 @@ class Echoer:
                 stage.histogram.add_duration(now_ns - self._sent_ns.popleft())
         if stage.is_sending and not stage.job.rate:
             self.send(count)
+
+    def add_problems(self, row: Row) -> None:
+        """Adds to a row what has not come as it should."""
+        row.lost += self.sent - self.answered
+
+
+class Echo(Stage):
+    """Messages there and back: a window on every connection, or with a rate one connection after the other."""
+
+    window = 0
+    """How many messages are on the way on each connection at a time; 0: as many as the job says."""
+
+    def open_connections(self) -> None:
+        self.clients = self.open_clients([None] * self.job.connections)
+
+    def start_load(self) -> None:
+        """Sends the first messages of every connection; with a rate none."""
+        self.exchanges = self.make_exchanges()
+        self._next = 0
+        if not self.job.rate:
+            for exchange in self.exchanges:
+                exchange.send(self.window or self.job.in_flight)
+
+    def make_exchanges(self) -> Sequence[Exchange]:
+        """Returns an exchange of messages for each connection."""
+        job = self.job
+        prefix = b"C %d " % job.work if job.work else b"E "
+        stream = Stream(prefix, 0, job.size, max(job.in_flight, int(job.rate)))
+        return [EchoExchange(self, index, stream) for index in range(len(self.clients))]
+
+    def send_next(self) -> None:
+        self.exchanges[self._next % len(self.exchanges)].send(1)
+        self._next += STRIDE
+
+    def is_quiet(self) -> bool:
+        return all(exchange.answered >= exchange.sent for exchange in self.exchanges)
+
+    def add_problems(self, row: Row) -> None:
+        for exchange in self.exchanges:
+            exchange.add_problems(row)
+
+
+class EchoExchange(Exchange):
+    """A connection whose messages come back."""
+
+    def __init__(self, stage: Stage, index: int, stream: Stream) -> None:
+        super().__init__(stage, index)
+        self._stream = stream
+        self._receiver = Receiver(self.client, stream, self.record_answers)
+
+    def encode_messages(self, first: int, count: int) -> bytes:
+        return self._stream.encode_outgoing(first, count)
+
+    def add_problems(self, row: Row) -> None:
+        self._receiver.add_problems(row, self.sent)
 
 
 class Idle(Echo):
@@ -99,7 +129,7 @@ class Idle(Echo):
 
     def open_connections(self) -> None:
         job = self.job
-        self.echoers = []
+        self.exchanges = []
         start_s, before = time.monotonic(), self.meter.read()
         self.clients = self.open_clients([b"S c%d" % (index % job.channels) for index in range(job.connections)])
         self._open_s, opened = time.monotonic() - start_s, self.meter.read()
@@ -124,38 +154,105 @@ class Idle(Echo):
         return True
 
 
-class Question(Stage):
+class Question(Echo):
     """Has a handler time its calls of `subscribe`: latencies are those of the calls, not of the messages."""
 
-    def open_connections(self) -> None:
-        self.clients = self.open_clients([None])
-        self.clients[0].on_bytes = self._read_answers
-        self._asked = 0
+    def make_exchanges(self) -> Sequence[Exchange]:
+        return [QuestionExchange(self, index) for index in range(len(self.clients))]
+
+    def is_probe(self, index: int) -> bool:
+        return False
+
+
+class QuestionExchange(Exchange):
+    """A connection whose messages are answered with microseconds."""
+
+    def __init__(self, stage: Stage, index: int) -> None:
+        super().__init__(stage, index)
         self._rest = b""
+        self.client.on_bytes = self._read_answers
 
-    def send_next(self) -> None:
-        self._asked += 1
-        self.clients[0].send(make_frame(TEXT, b"T c0"))
-
-    def is_quiet(self) -> bool:
-        return self.count >= self._asked
-
-    def add_problems(self, row: Row) -> None:
-        row.lost += self._asked - self.count
+    def encode_messages(self, first: int, count: int) -> bytes:
+        return make_frame(TEXT, b"T c0") * count
 
     def _read_answers(self, size: int) -> None:
         """Counts the microseconds that the answers say. Called by the client for each read."""
         data, done = self._rest + VIEW[:size], 0
         for first, start, done in split_frames(data):
             if first & 8:
-                self.clients[0].handle_control(first, data[start:done])
+                self.client.handle_control(first, data[start:done])
             else:
-                self.count += 1
-                self.histogram.add_duration(int(float(data[start:done]) * 1000))
+                self.stage.histogram.add_duration(int(float(data[start:done]) * 1000))
+                self.record_answers(self.answered, self.answered + 1)
         self._rest = data[done:]
 
 
-# Connections and requests. ------------------------------------------------------------------------------------------
+class Http(Echo):
+    """Plain HTTP: keeps one request on the way on every connection."""
+
+    window = 1
+
+    def open_connections(self) -> None:
+        self.clients = self.open_clients([None] * self.job.connections, is_plain=True)
+
+    def make_exchanges(self) -> Sequence[Exchange]:
+        return [HttpExchange(self, index) for index in range(len(self.clients))]
+
+
+class HttpExchange(Exchange):
+    """A connection whose requests, for ``/echo?PAYLOAD``, are answered with the payload.
+
+    The first answer tells how long an answer is; each must be as long, be a 200, and end with the payload.
+    """
+
+    def __init__(self, stage: Stage, index: int) -> None:
+        super().__init__(stage, index)
+        self._payload = (b"%06d." % index).ljust(stage.job.size, b"x")
+        self._request = b"GET /echo?%b HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUser-Agent: load\r\nAccept: */*\r\n\r\n" % (
+            self._payload,
+            stage.port,
+        )
+        self._answer_bytes = 0
+        self._mangled = 0
+        self._rest = b""
+        self.client.on_bytes = self._check_answer
+
+    def encode_messages(self, first: int, count: int) -> bytes:
+        return self._request * count
+
+    def add_problems(self, row: Row) -> None:
+        super().add_problems(row)
+        row.mangled += self._mangled
+
+    def _check_answer(self, size: int) -> None:
+        """Checks an answer once it is complete. Called by the client for each read."""
+        data = self._rest + VIEW[:size]
+        self._answer_bytes = self._answer_bytes or _find_answer_bytes(data)
+        if not self._answer_bytes or len(data) < self._answer_bytes:
+            self._rest = data
+            return
+        self._rest = b""
+        if len(data) != self._answer_bytes or not data.startswith(b"HTTP/1.1 200 ") or not data.endswith(self._payload):
+            self._mangled += 1
+        self.record_answers(self.answered, self.answered + 1)
+
+
+def _find_answer_bytes(data: bytes) -> int:
+    """Returns how long an answer is by its head; 0 if the head is not complete.
+
+    Raises:
+        LoadError: the answer is not a 200, or does not say how long it is.
+    """
+    head, separator, _ = data.partition(b"\r\n\r\n")
+    if not separator:
+        return 0
+    if not head.startswith(b"HTTP/1.1 200 "):
+        raise LoadError(f"no answer to a plain request: {head[:80]!r}")
+    for line in head.split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length":
+            return len(head) + 4 + int(value)
+    raise LoadError("an answer without Content-Length")
 
 
 class Storm(Stage):
@@ -193,95 +290,6 @@ class Storm(Stage):
         else:
             self.count += 1
             self.histogram.add_duration(time.monotonic_ns() - start_ns)
-
-
-class Http(Stage):
-    """Plain HTTP: keeps one request on the way on every connection."""
-
-    def open_connections(self) -> None:
-        self.is_sending = True
-        self.askers = [Asker(self, index) for index in range(self.job.connections)]
-        self.clients = [asker.client for asker in self.askers]
-        end_s = time.monotonic() + STUCK_S
-        while not all(asker.answer_bytes or asker.client.has_ended for asker in self.askers):
-            self.loop.take_turn(0.1)
-            if time.monotonic() > end_s:
-                raise LoadError(f"{sum(not asker.answer_bytes for asker in self.askers)} first requests not answered")
-
-    def is_quiet(self) -> bool:
-        return not any(asker.is_waiting for asker in self.askers)
-
-    def add_problems(self, row: Row) -> None:
-        row.lost += sum(asker.lost + asker.is_waiting for asker in self.askers)
-        row.mangled += sum(asker.mangled for asker in self.askers)
-
-
-class Asker:
-    """A connection of `Http`: for every answer that comes, the next request goes.
-
-    Each request is for ``/echo?PAYLOAD``, and is answered with the payload. The first answer tells how long an answer
-    is; each must be as long, be a 200, and end with the payload.
-    """
-
-    def __init__(self, stage: Stage, index: int) -> None:
-        self.answer_bytes = 0
-        self.mangled = 0
-        self.lost = 0
-        self.is_waiting = True
-        self._stage = stage
-        self._is_probe = stage.is_probe(index)
-        self._payload = (b"%06d." % index).ljust(stage.job.size, b"x")
-        self._request = b"GET /echo?%b HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUser-Agent: load\r\nAccept: */*\r\n\r\n" % (
-            self._payload,
-            stage.port,
-        )
-        self._rest = b""
-        self._sent_ns = time.monotonic_ns()
-        self.client = Client(stage.loop, stage.port, index, request=self._request)
-        self.client.on_bytes = self._check_answer
-        self.client.on_end = self._record_end
-
-    def _check_answer(self, size: int) -> None:
-        """Checks an answer once it is complete, and sends the next request. Called by the client for each read."""
-        data = self._rest + VIEW[:size]
-        self.answer_bytes = self.answer_bytes or _find_answer_bytes(data)
-        if not self.answer_bytes or len(data) < self.answer_bytes:
-            self._rest = data
-            return
-        self._rest = b""
-        if len(data) != self.answer_bytes or not data.startswith(b"HTTP/1.1 200 ") or not data.endswith(self._payload):
-            self.mangled += 1
-        self._stage.count += 1
-        if self._is_probe:
-            self._stage.histogram.add_duration(time.monotonic_ns() - self._sent_ns)
-        self.is_waiting = self._stage.is_sending
-        if self.is_waiting:
-            self._sent_ns = time.monotonic_ns()
-            self.client.send(self._request)
-
-    def _record_end(self, client: Client) -> None:
-        """Counts a connection that the server ended, and the answer that will not come. Called by the client."""
-        self.lost += self.is_waiting
-        self.is_waiting = False
-        self._stage.count_end(client)
-
-
-def _find_answer_bytes(data: bytes) -> int:
-    """Returns how long an answer is by its head; 0 if the head is not complete.
-
-    Raises:
-        LoadError: the answer is not a 200, or does not say how long it is.
-    """
-    head, separator, _ = data.partition(b"\r\n\r\n")
-    if not separator:
-        return 0
-    if not head.startswith(b"HTTP/1.1 200 "):
-        raise LoadError(f"no answer to a plain request: {head[:80]!r}")
-    for line in head.split(b"\r\n"):
-        name, _, value = line.partition(b":")
-        if name.lower() == b"content-length":
-            return len(head) + 4 + int(value)
-    raise LoadError("an answer without Content-Length")
 
 
 # The process. -------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ class Job:
 
     Args:
         scenario: the pattern of the load.
-        connections: subscribers; connections that echo; connections at a time (storm); with a request each (http).
+        connections: subscribers; connections that echo; connections at a time (storm); that send requests (http).
         channels: the subscribers are dealt out to them.
         publishers: connections that publish, each on its own share of the channels.
         in_flight: publications of each publisher, or echoes of each connection, on the way at a time; a publication

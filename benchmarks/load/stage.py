@@ -105,8 +105,11 @@ class Stage:
 
     # What these steps are made of. ---------------------------------------------------------------------------------
 
-    def open_clients(self, greetings: Sequence[bytes | None]) -> list[Client]:
+    def open_clients(self, greetings: Sequence[bytes | None], is_plain: bool = False) -> list[Client]:
         """Opens a connection for each greeting, OPENING_AT_ONCE at a time, and counts those that end from then on.
+
+        Args:
+            is_plain: the connections are not upgraded.
 
         Raises:
             LoadError: a connection was refused or ended, or none has opened for STUCK_S.
@@ -123,7 +126,7 @@ class Stage:
 
         while opened < len(greetings):
             for greeting in greetings[len(clients) : opened + OPENING_AT_ONCE]:
-                clients.append(Client(self.loop, self.port, len(clients), greeting))
+                clients.append(Client(self.loop, self.port, len(clients), greeting, is_plain))
                 clients[-1].on_open = count_open
             self.loop.take_turn(0.5)
             self._report_progress("open", opened, len(greetings))
