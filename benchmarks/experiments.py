@@ -115,11 +115,6 @@ def make_no_claims(result: Result) -> list[Claim]:
     return []
 
 
-def parse_numbers(text: str) -> list[float]:
-    """Parses numbers with commas between them; called by argparse."""
-    return [float(number) for number in text.split(",")]
-
-
 def add_pin_option(parser: argparse.ArgumentParser) -> None:
     """Adds ``--pin`` and ``--no-pin``."""
     parser.add_argument("--pin", action=argparse.BooleanOptionalAction, default=True, help="server and load to cores")

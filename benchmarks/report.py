@@ -41,7 +41,7 @@ class Part(NamedTuple):
 
 PARTS: Final[dict[str, Part]] = {
     "cores": Part(["cores", "--rounds", "5"], ["--rounds", "2", "--seconds", "1"]),
-    "http": Part(["http"], ["--pairs", "2", "--seconds", "1"]),
+    "http": Part(["http"], ["--rounds", "2", "--seconds", "1"]),
     "scaling": Part(["scaling"], ["--rounds", "20"]),
     "idle": Part(["load", "idle", "--connections", "100000", "--seconds", "5"], ["--seconds", "2"]),
     "joins": Part(["soak", "joins"], ["--rounds", "2"]),

@@ -92,7 +92,7 @@ def compare_servers(
 
 def _keep_counted(row: Row | None) -> Row | None:
     """Returns a row, or None if its figures must not be counted: nothing came, or not what was sent."""
-    return None if row is None or not row.rate or (row.wrong and (row.ended or row.mangled)) else row
+    return None if row is None or not row.rate or (row.wrong and (row.ended or row.unexpected)) else row
 
 
 def _write_files(result: Result, options: argparse.Namespace) -> Result:
@@ -141,6 +141,7 @@ class _NameList:
         self._known = known
 
     def __call__(self, text: str) -> list[str]:
+        """Returns the names; raises ArgumentTypeError if one is unknown."""
         names = text.split(",")
         for name in names:
             if name not in self._known:

@@ -21,6 +21,7 @@ class Fanout(Stage):
         self.clients = self.open_clients([b"S c%d" % (index % job.channels) for index in range(job.connections)])
 
     def start_load(self) -> None:
+        """Opens the publishers' connections and puts the subscribers on their channels."""
         job = self.job
         self.publishers = [Publisher(client) for client in self.open_clients([None] * job.publishers)]
         self.channels = [
@@ -33,6 +34,7 @@ class Fanout(Stage):
         self._next = 0
 
     def take_turn(self, timeout_s: float) -> None:
+        """Publishes as much as may be in flight, or is due, then handles what has come."""
         in_flight = self.job.in_flight
         if self.is_sending and not self.job.rate:
             for publisher in self.publishers:
@@ -171,6 +173,7 @@ class Stall(Fanout):
     """
 
     def measure_load(self) -> Row:
+        """Measures while all subscribers read, then while some do not, and returns the second part."""
         job = self.job
         self.run_for(job.warmup_s, "warm up")
         before = self.measure_run("all are reading")

@@ -128,6 +128,7 @@ class Idle(Echo):
     """
 
     def open_connections(self) -> None:
+        """Opens the connections, notes what that took, and waits until the server is at rest."""
         job = self.job
         self.exchanges = []
         start_s, before = time.monotonic(), self.meter.read()
@@ -141,6 +142,7 @@ class Idle(Echo):
             super().start_load()
 
     def measure_load(self) -> Row:
+        """Measures the latency of messages, if there is a rate, and returns the figures of the opening with it."""
         if self.job.rate:
             row = self.measure_run("messages")
             row.extra["messages_per_s"] = row.rate
@@ -213,7 +215,7 @@ class HttpExchange(Exchange):
             stage.port,
         )
         self._answer_bytes = 0
-        self._mangled = 0
+        self._unexpected = 0
         self._rest = b""
         self.client.on_bytes = self._check_answer
 
@@ -222,7 +224,7 @@ class HttpExchange(Exchange):
 
     def add_problems(self, row: Row) -> None:
         super().add_problems(row)
-        row.mangled += self._mangled
+        row.unexpected += self._unexpected
 
     def _check_answer(self, size: int) -> None:
         """Checks an answer once it is complete. Called by the client for each read."""
@@ -233,7 +235,7 @@ class HttpExchange(Exchange):
             return
         self._rest = b""
         if len(data) != self._answer_bytes or not data.startswith(b"HTTP/1.1 200 ") or not data.endswith(self._payload):
-            self._mangled += 1
+            self._unexpected += 1
         self.record_answers(self.answered, self.answered + 1)
 
 

@@ -51,6 +51,7 @@ class Job:
     runs: int = 3
 
     def __post_init__(self) -> None:
+        """Checks the bounds of all fields."""
         for name in ("connections", "channels", "publishers", "in_flight", "seconds", "runs"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, and must be more")

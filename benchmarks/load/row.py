@@ -24,7 +24,8 @@ class Row:
         waited_percent: for how much of the time the server was ready to run and did not.
         rss_per_connection: bytes that the server grew by while the connections were opened, for each of them.
         rss_peak: the most memory it was seen with, in bytes.
-        lost, doubled, reordered, mangled: messages that did not come as they should.
+        lost: messages that did not come in their turn.
+        unexpected: messages that came changed, twice or late.
         ended: connections that the server ended.
         extra: what only one pattern has.
     """
@@ -40,21 +41,19 @@ class Row:
     rss_per_connection: float = 0.0
     rss_peak: float = 0.0
     lost: int = 0
-    doubled: int = 0
-    reordered: int = 0
-    mangled: int = 0
+    unexpected: int = 0
     ended: int = 0
     extra: dict[str, float] = field(default_factory=dict)
 
     @property
     def wrong(self) -> int:
-        """How many messages were lost, doubled, out of order or changed."""
-        return self.lost + self.doubled + self.reordered + self.mangled
+        """How many messages did not come as they should."""
+        return self.lost + self.unexpected
 
     @property
     def problems(self) -> str:
-        """The numbers of all messages that did not come as they should, as text."""
-        return f"lost {self.lost}, doubled {self.doubled}, out of order {self.reordered}, mangled {self.mangled}"
+        """What was wrong with the messages, as text."""
+        return f"lost {self.lost}, unexpected (changed, doubled or late) {self.unexpected}"
 
     @property
     def warnings(self) -> list[str]:
@@ -87,7 +86,7 @@ class Row:
         return cls(**cast("dict[str, Any]", {name: value for name, value in values.items() if name in known}))
 
 
-_SUMS: Final = ("lost", "doubled", "reordered", "mangled", "ended")
+_SUMS: Final = ("lost", "unexpected", "ended")
 
 
 def merge_rows(rows: Sequence[Row]) -> Row:

@@ -61,37 +61,6 @@ class Stream:
         return number if number < self.cycle else None
 
 
-class Order:
-    """Counts lost, doubled and misplaced messages of a connection by their numbers."""
-
-    def __init__(self, cycle: int) -> None:
-        self.due = 0
-        """How many messages came, or were passed over."""
-        self.doubled = 0
-        self.reordered = 0
-        self._cycle = cycle
-        self._missing: set[int] = set()
-
-    @property
-    def lost(self) -> int:
-        """Messages that were passed over and have not come since."""
-        return len(self._missing)
-
-    def record_number(self, number: int) -> None:
-        """Counts the next message; its number repeats after the cycle."""
-        ahead = (number - self.due) % self._cycle
-        if ahead < self._cycle // 2:
-            self._missing.update(range(self.due, self.due + ahead))
-            self.due += ahead + 1
-            return
-        late = self.due + ahead - self._cycle
-        if late in self._missing:
-            self._missing.discard(late)
-            self.reordered += 1
-        else:
-            self.doubled += 1
-
-
 class Receiver:
     """Checks what comes on a connection against a stream: each read is compared with what must come at its place.
 
@@ -110,16 +79,14 @@ class Receiver:
         self._expected = stream.expected
         self._received = 0
         self._rest = b""
-        self._mangled = 0
-        self._order = Order(stream.cycle)
+        self._lost = 0
+        self._unexpected = 0
         client.on_bytes = self._compare_read
 
     def add_problems(self, row: Row, sent: int) -> None:
-        """Adds losses, doubles and disorder to a row, once all that was sent should have come."""
-        row.mangled += self._mangled
-        row.lost += self._order.lost + (0 if self.client.has_ended else max(sent - self.count, 0))
-        row.doubled += self._order.doubled
-        row.reordered += self._order.reordered
+        """Adds the messages that did not come as they should to a row, once all that was sent should have come."""
+        row.lost += self._lost + (0 if self.client.has_ended else max(sent - self.count, 0))
+        row.unexpected += self._unexpected
 
     def _compare_read(self, size: int) -> None:
         """Compares a read with the expected bytes; looks at its frames if they differ. Called by the client."""
@@ -143,22 +110,23 @@ class Receiver:
     def _scan_frames(self, size: int) -> None:
         """Handles each frame of a read that was not expected, such as a ping, until the stream is right again."""
         data = self._rest + BUFFER[:size]
-        stream, order, begin = self._stream, self._order, 0
-        order.due = self.count
+        stream, before, begin = self._stream, self.count, 0
         for first, start, end in split_frames(data):
             frame, begin = data[begin:end], end
             if first & 8:
                 self.client.handle_control(first, data[start:end])
                 continue
             number = stream.parse_number(data[start:end])
-            if number is None or frame != stream.encode_expected(number):
-                self._mangled += 1
-            if number is not None:
-                order.record_number(number)
+            ahead = stream.cycle if number is None else (number - self.count) % stream.cycle
+            is_late = ahead >= stream.cycle // 2  # or doubled, or foreign
+            if not is_late:
+                self._lost += ahead
+                self.count += ahead + 1
+            if is_late or frame != stream.encode_expected(self.count - 1):
+                self._unexpected += 1
         self._rest = data[begin:]
-        before, self.count = self.count, order.due
-        if order.due != before:
-            self.advanced(before, order.due)
+        if self.count != before:
+            self.advanced(before, self.count)
         if stream.encode_expected(self.count).startswith(self._rest) and len(self._rest) < self._in_size:
             self._received = self.count * self._in_size + len(self._rest)
             self.client.on_bytes = self._compare_read

@@ -1,8 +1,8 @@
 """Experiments on variants of a server, measured in turns. Medians count.
 
     python -m benchmarks flush [--windows 0,1,5,20] [--rate 1000] [--connections 100] [--rounds 3] [--json FILE]
-    python -m benchmarks http  [--pairs 5] [--connections 64] [--seconds 2] [--json FILE]
-    python -m benchmarks cores [--seconds 2] [--rounds 3] [--workers 2] [--kinds interpreter,process] [--json FILE]
+    python -m benchmarks http  [--rounds 5] [--connections 64] [--seconds 2] [--json FILE]
+    python -m benchmarks cores [--seconds 2] [--rounds 3] [--kinds interpreter,process] [--json FILE]
 
 `flush`: what ``--flush-interval`` saves in CPU and adds to latency. Publications come at a fixed rate, each in a turn
 of its own, so that without a window there is nothing to join: one write for each message and subscriber.
@@ -17,7 +17,7 @@ much more two workers do than one, kind by kind. Then what a question to the cor
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +30,6 @@ from benchmarks.experiments import (
     add_pin_option,
     claim_at_least,
     claim_at_most,
-    parse_numbers,
 )
 from benchmarks.load.app import compute_digest
 from benchmarks.load.job import PRESETS, Job, add_job_options
@@ -40,13 +39,15 @@ from benchmarks.load.server import Command, Cores, build_our_command, raise_fd_l
 from benchmarks.load.table import format_columns, format_rows
 
 WINDOWS: Final = Job("fanout", connections=100, rate=1000.0, seconds=3.0, runs=1)
-FLUSH_OPTIONS: Final = ("rate", "connections", "size", "seconds")
-WINDOWS_MS: Final = (0.0, 1.0, 5.0, 20.0)
 REQUESTS: Final = Job("http", connections=64, runs=1)
 BESIDE_AIOHTTP: Final = 1.3
 """CPU per request, as a multiple of aiohttp's."""
 AIOHTTP_APP: Final = Path(__file__).parents[1] / "compare" / "apps" / "aiohttp_app.py"
 COMPUTING: Final = Job("echo", connections=16, in_flight=4, runs=1)
+WORKERS: Final = 2
+"""So many are compared with one."""
+EVERYWHERE: Final = Cores(None, None)
+"""Server and load are free to use all cores."""
 HANDLER_S: Final = 0.001
 PROBE_ROUNDS: Final = 50
 MORE_THAN_ONE: Final = 1.6
@@ -85,25 +86,48 @@ def format_variants(result: Result) -> str:
     return "\n".join([", ".join(result["server"]), format_rows(result["rows"]), ""])
 
 
+def _make_experiment(
+    name: str,
+    summary: str,
+    measure: Callable[[argparse.Namespace], Result],
+    claims: Callable[[Result], list[Claim]],
+    base: Job,
+    fields: Sequence[str],
+    rounds: int = 3,
+    table: Callable[[Result], str] = format_variants,
+    **more: object,
+) -> Experiment:
+    """Makes an experiment with options for rounds, pinning, and these fields of its job.
+
+    Args:
+        base: the job; `measure` finds it in the options as `job`, with the fields that were given.
+        more: further options with their defaults, texts.
+    """
+
+    def add_options(parser: argparse.ArgumentParser) -> None:
+        add_job_options(parser, fields, base)
+        help_text = f"measurements of each, in turns; medians count  [{rounds}]"
+        parser.add_argument("--rounds", type=int, default=rounds, metavar="N", help=help_text)
+        for option, default in more.items():
+            parser.add_argument(f"--{option}", default=default, help=f"[{default}]")
+        add_pin_option(parser)
+
+    def measure_job(options: argparse.Namespace) -> Result:
+        options.job = replace(base, **{field: getattr(options, field) for field in fields})
+        return measure(options)
+
+    return Experiment(name, summary, add_options, measure_job, table, claims)
+
+
 # flush --------------------------------------------------------------------------------------------------------------
-
-
-def _add_flush_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `flush`."""
-    parser.add_argument("--windows", type=parse_numbers, default=WINDOWS_MS, metavar="MS[,…]", help="[0,1,5,20]")
-    add_job_options(parser, FLUSH_OPTIONS, WINDOWS)
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of each, in turns; medians count  [3]")
-    parser.add_argument("--worker-kind", default="inline", metavar="KIND", help="[inline]")
-    add_pin_option(parser)
 
 
 def measure_flush(options: argparse.Namespace) -> Result:
     """Measures each window in turn, as many rounds as asked; returns a row for each."""
-    job = replace(WINDOWS, **{name: getattr(options, name) for name in FLUSH_OPTIONS})
     variants = []
-    for window_ms in options.windows:
-        settings = ["--worker-kind", options.worker_kind, "--flush-interval", f"{window_ms:g}ms"]
-        variants.append(Variant(f"{window_ms:g} ms", job, build_our_command(sys.executable, settings)))
+    for window in options.windows.split(","):
+        settings = ["--worker-kind", "inline", "--flush-interval", f"{window}ms"]
+        variants.append(Variant(f"{window} ms", options.job, build_our_command(sys.executable, settings)))
     return measure_variants(variants, options.rounds, Cores.choose(options.pin))
 
 
@@ -116,19 +140,12 @@ def claim_flush(result: Result) -> list[Claim]:
 # http ---------------------------------------------------------------------------------------------------------------
 
 
-def _add_http_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `http`."""
-    parser.add_argument("--pairs", type=int, default=5, metavar="N", help="aiohttp, WSBroker, and again  [5]")
-    add_job_options(parser, ("connections", "seconds"), REQUESTS)
-    add_pin_option(parser)
-
-
 def measure_http(options: argparse.Namespace) -> Result:
     """Measures aiohttp and WSBroker in turn; returns a row for each."""
-    job = replace(REQUESTS, connections=options.connections, seconds=options.seconds)
-    theirs = Variant(f"aiohttp {version('aiohttp')}", job, Command([sys.executable, str(AIOHTTP_APP), "{port}"]))
-    ours = Variant("WSBroker", job, build_our_command(sys.executable, ["--worker-kind", "inline"]))
-    return measure_variants([theirs, ours], options.pairs, Cores.choose(options.pin))
+    command = Command([sys.executable, str(AIOHTTP_APP), "{port}"])
+    theirs = Variant(f"aiohttp {version('aiohttp')}", options.job, command)
+    ours = Variant("WSBroker", options.job, build_our_command(sys.executable, ["--worker-kind", "inline"]))
+    return measure_variants([theirs, ours], options.rounds, Cores.choose(options.pin))
 
 
 def claim_http(result: Result) -> list[Claim]:
@@ -141,30 +158,18 @@ def claim_http(result: Result) -> list[Claim]:
 # cores --------------------------------------------------------------------------------------------------------------
 
 
-def _add_cores_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `cores`."""
-    kinds = "interpreter,process" if sys.version_info >= (3, 13) else "process"
-    add_job_options(parser, ("seconds",), COMPUTING)
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of each, in turns; medians count  [3]")
-    parser.add_argument("--workers", type=int, default=2, help="that are compared with one  [2]")
-    parser.add_argument("--kinds", default=kinds, help=f"separated by commas  [{kinds}]")
-
-
 def measure_cores(options: argparse.Namespace) -> Result:
-    """Measures the handlers' rates of all kinds and counts, then the questions of an idle worker of each kind.
-
-    Server and load are free to use all cores.
-    """
+    """Measures the handlers' rates of all kinds and counts, then the questions of an idle worker of each kind."""
     kinds = options.kinds.split(",")
-    job = replace(COMPUTING, seconds=options.seconds, work=calibrate_work())
-    workers = [("thread", options.workers), *((kind, count) for kind in kinds for count in (1, options.workers))]
+    job = replace(options.job, work=calibrate_work())
+    workers = [("thread", WORKERS), *((kind, count) for kind in kinds for count in (1, WORKERS))]
     computing = [Variant(f"{kind} × {count}", job, _build_workers(kind, count)) for kind, count in workers]
     (question,) = PRESETS["question"]
     questions = [Variant(kind, question, _build_workers(kind, 1)) for kind in ("inline", "thread", *kinds)]
-    rates = measure_variants(computing, options.rounds, Cores(None, None))
-    asked = measure_variants(questions, 1, Cores(None, None))
+    rates = measure_variants(computing, options.rounds, EVERYWHERE)
+    asked = measure_variants(questions, 1, EVERYWHERE)
     failures = rates["failures"] + asked["failures"]
-    return {**rates, "questions": asked["rows"], "failures": failures, "kinds": kinds, "workers": options.workers}
+    return {**rates, "questions": asked["rows"], "failures": failures, "kinds": kinds}
 
 
 def calibrate_work() -> int:
@@ -193,7 +198,7 @@ def format_cores(result: Result) -> str:
 
 def claim_cores(result: Result) -> list[Claim]:
     """Returns the ratios of two workers beside one and beside two threads, and the questions' medians."""
-    rates, count = {row["name"]: row["rate"] for row in result["rows"]}, result["workers"]
+    rates, count = {row["name"]: row["rate"] for row in result["rows"]}, WORKERS
     claims = []
     for kind in result["kinds"]:
         many = f"{kind} × {count}"
@@ -208,22 +213,31 @@ def claim_cores(result: Result) -> list[Claim]:
     return [*claims, Claim(subject, ", ".join(f"{us:.0f}" for us in p50_us.values()))]
 
 
-FLUSH: Final = Experiment(
+FLUSH: Final = _make_experiment(
     "flush",
     "what --flush-interval saves in CPU and adds to latency",
-    _add_flush_options,
     measure_flush,
-    format_variants,
     claim_flush,
+    WINDOWS,
+    ("rate", "connections", "size", "seconds"),
+    windows="0,1,5,20",
 )
-HTTP: Final = Experiment(
-    "http", "plain HTTP beside aiohttp's own server", _add_http_options, measure_http, format_variants, claim_http
+HTTP: Final = _make_experiment(
+    "http",
+    "plain HTTP beside aiohttp's own server",
+    measure_http,
+    claim_http,
+    REQUESTS,
+    ("connections", "seconds"),
+    rounds=5,
 )
-CORES: Final = Experiment(
+CORES: Final = _make_experiment(
     "cores",
     "handlers that compute, on all cores beside one; what a question to the core costs",
-    _add_cores_options,
     measure_cores,
-    format_cores,
     claim_cores,
+    COMPUTING,
+    ("seconds",),
+    table=format_cores,
+    kinds="interpreter,process" if sys.version_info >= (3, 13) else "process",
 )

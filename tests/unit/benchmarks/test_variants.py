@@ -23,7 +23,7 @@ def test_two_workers_are_judged_beside_one_and_beside_two_threads() -> None:
     numbers = (("thread × 2", 1000.0), ("process × 1", 1000.0), ("process × 2", 1550.0))
     rows = [{"name": name, "rate": rate} for name, rate in numbers]
     questions = [{"name": name, "latency_us": {"p50": us}} for name, us in (("inline", 16.2), ("process", 150.0))]
-    result = {"rows": rows, "questions": questions, "kinds": ["process"], "workers": 2}
+    result = {"rows": rows, "questions": questions, "kinds": ["process"]}
     subject = "handlers of 1 ms a second: process × 2 beside"
     assert claim_cores(result) == [
         Claim(f"{subject} process × 1", "1.55", "≥ 1.6", False),
