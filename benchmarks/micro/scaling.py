@@ -124,9 +124,11 @@ class Lists:
 def measure_growth(rounds: int, shapes: Sequence[tuple[int, int]] = SUBSCRIBERS, unit: str = "subscribers") -> Found:
     """Measures a delivery in each shape (subscribers, channels), and claims that the last costs what the first does."""
     costs_ns = measure_deliveries_ns(shapes, rounds)
-    names = [f"{channels:,} channels of {sockets // channels:,}, all in one turn" for sockets, channels in shapes]
+    names = [
+        f"a publication on each of {each:,} channels, to {sockets // each:,} subscribers" for sockets, each in shapes
+    ]
     rows = [[name, f"{ns:.0f} ns"] for name, ns in zip(names, costs_ns, strict=True)]
-    first, last = (max(shape) if unit == "subscribers" else shape[1] for shape in (shapes[0], shapes[-1]))
+    first, last = (shape[unit == "channels"] for shape in (shapes[0], shapes[-1]))
     # The cheapest write is counted with each: without, the claim would be about the processor's cache.
     write_ns = measure_cheapest_write_ns(rounds)
     ratio = (max(costs_ns) + write_ns) / (max(min(costs_ns), 0.0) + write_ns)
