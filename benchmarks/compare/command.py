@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -67,32 +68,48 @@ def compare_servers(
     """
     problems: list[str] = []
     kept = ("name", "title", "version", "note")
-    cells: dict[str, dict[str, Any]] = {server.name: {} for server in servers}
+    entries = [{**{name: getattr(server, name) for name in kept}, "cells": {}} for server in servers]
     for load in loads:
         job = LOADS[load].job if seconds is None or load == "idle" else replace(LOADS[load].job, seconds=seconds)
         peers = [peer for peer in servers[1:] if load not in peer.lacks]
         order = [server for peer in peers for server in (servers[0], peer)] or servers[:1]
         variants = [Variant(f"{server.title}: {load}", job, server.command) for server in order]
-        turns = [[_keep_counted(row) for row in turn] for turn in measure_in_turns(variants, pairs, cores, problems)]
-        for server in dict.fromkeys(order):
-            places = [place for place, each in enumerate(order) if each is server]
-            rows = [row for turn in turns for place in places if (row := turn[place])]
-            if rows:
-                ratio = find_ratio(turns, places[0], places[0] - 1, LOADS[load].figure) if places[0] % 2 else None
-                cells[server.name][load] = {"row": merge_rows(rows).as_dict(), "ratio": ratio}
+        turns = measure_in_turns(variants, pairs, cores, problems)
+        cells = merge_pairs([server.name for server in order], turns, LOADS[load].figure)
+        for entry in entries:
+            if entry["name"] in cells:
+                entry["cells"][load] = cells[entry["name"]]
     return {
         "machine": read_machine(),
         "pairs": pairs,
         "seconds": seconds or LOADS["fanout-16"].job.seconds,
         "loads": list(loads),
-        "entries": [{**{name: getattr(each, name) for name in kept}, "cells": cells[each.name]} for each in servers],
+        "entries": entries,
         "problems": problems,
     }
 
 
-def _keep_counted(row: Row | None) -> Row | None:
-    """Returns a row, or None if its figures must not be counted: nothing came, or not what was sent."""
-    return None if row is None or not row.rate or (row.wrong and (row.ended or row.unexpected)) else row
+def merge_pairs(names: Sequence[str], turns: Sequence[Sequence[Row | None]], figure: str) -> dict[str, dict[str, Any]]:
+    """Returns the cells of one load, by the names of the servers that have rows that count.
+
+    Args:
+        names: of the servers as they took their turns: the first server before each peer.
+        turns: their rows, by round.
+        figure: the field of a row that is compared.
+    """
+    turns = [[row if row is not None and _is_counted(row) else None for row in turn] for turn in turns]
+    cells = {}
+    for index, name in enumerate(names):
+        rows = [row for turn in turns for place, row in enumerate(turn) if row is not None and names[place] == name]
+        if rows:
+            ratio = find_ratio(turns, index, index - 1, figure) if name != names[0] else None
+            cells[name] = {"row": merge_rows(rows).as_dict(), "ratio": ratio}
+    return cells
+
+
+def _is_counted(row: Row) -> bool:
+    """Whether the figures of a row count: something came back, and at most it was lost on the way."""
+    return bool(row.rate) and not (row.wrong and (row.ended or row.unexpected))
 
 
 def _write_files(result: Result, options: argparse.Namespace) -> Result:
@@ -116,13 +133,13 @@ def format_comparison(result: Result) -> str:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this experiment."""
-    parser.epilog = (
-        "The peers are installed by --prepare into a folder of their own. With --prepare alone nothing is measured."
-    )
+    parser.epilog = "With --prepare alone nothing is measured."
     loads = f"{', '.join(LOADS)}  [{','.join(DEFAULT_LOADS)}]"
     parser.add_argument("--prepare", action="store_true", help="install the peers, or newer versions of them")
-    parser.add_argument("--peers", type=_NameList(NAMES), default=NAMES, metavar="NAME[,…]", help=", ".join(NAMES))
-    parser.add_argument("--loads", type=_NameList(LOADS), metavar="NAME[,…]", help=loads)
+    parser.add_argument(
+        "--peers", type=partial(_parse_names, NAMES), default=NAMES, metavar="NAME[,…]", help=", ".join(NAMES)
+    )
+    parser.add_argument("--loads", type=partial(_parse_names, LOADS), metavar="NAME[,…]", help=loads)
     parser.add_argument("--pairs", type=int, choices=range(1, 101), default=3, metavar="N", help="[3]")
     parser.add_argument("--seconds", type=float, metavar="S", help="of each run  [2]")
     parser.add_argument("--home", type=Path, default=choose_home(), metavar="FOLDER", help="where the peers are")
@@ -134,19 +151,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", dest="from_json", type=Path, metavar="FILE", help="measure nothing: show that JSON")
 
 
-class _NameList:
+def _parse_names(known: Collection[str], text: str) -> list[str]:
     """Parses known names with commas between them; called by argparse."""
-
-    def __init__(self, known: Collection[str]) -> None:
-        self._known = known
-
-    def __call__(self, text: str) -> list[str]:
-        """Returns the names; raises ArgumentTypeError if one is unknown."""
-        names = text.split(",")
-        for name in names:
-            if name not in self._known:
-                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(self._known)}")
-        return names
+    names = text.split(",")
+    if unknown := [name for name in names if name not in known]:
+        raise argparse.ArgumentTypeError(f"{', '.join(map(repr, unknown))} is none of {', '.join(known)}")
+    return names
 
 
 EXPERIMENT: Final = Experiment(

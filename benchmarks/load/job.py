@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Final, Literal
 
 Scenario = Literal["fanout", "echo", "storm", "stall", "idle", "http", "question"]
@@ -102,7 +103,7 @@ def add_job_options(parser: argparse.ArgumentParser, names: Iterable[str], base:
     for name in names:
         parse = type(getattr(FANOUT, name))
         if base is None:
-            parser.add_argument(_spell_option(name), dest=name, type=_ListOf(parse), metavar="N[,N…]")
+            parser.add_argument(_spell_option(name), dest=name, type=partial(_parse_list, parse), metavar="N[,N…]")
         else:
             default = getattr(base, name)
             parser.add_argument(_spell_option(name), dest=name, type=parse, default=default, help=f"[{default:g}]")
@@ -113,11 +114,9 @@ def _spell_option(name: str) -> str:
     return "--" + name.removesuffix("_s").replace("_", "-")
 
 
-class _ListOf:
+def _parse_list(parse: Callable[[str], float], text: str) -> list[float]:
     """Parses numbers with commas between them; called by argparse."""
-
-    def __init__(self, parse: Callable[[str], float]) -> None:
-        self._parse = parse
-
-    def __call__(self, text: str) -> list[float]:
-        return [self._parse(each) for each in text.split(",")]
+    try:
+        return [parse(each) for each in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of such numbers") from None

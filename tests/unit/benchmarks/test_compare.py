@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.compare.command import EXPERIMENT
+from benchmarks.compare.command import EXPERIMENT, merge_pairs
 from benchmarks.compare.peers import APPS, PEERS, find_contender
 from benchmarks.compare.report import BUSY, LOADS, SATURATED, draw_chart, format_notes, format_table
+from benchmarks.load.row import Row
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -105,6 +106,20 @@ def test_an_installed_peer_is_found_with_its_version(tmp_path: Path) -> None:
     assert found is not None
     assert found.version == "2.3.1"
     assert str(tmp_path) in str(found.command)
+
+
+def test_a_ratio_is_of_pairs_and_rows_that_say_nothing_are_not_counted() -> None:
+    ours, slow, broken = Row(rate=1, cpu_us=2), Row(rate=1, cpu_us=6), Row(rate=1, cpu_us=9, unexpected=1)
+    turns: list[list[Row | None]] = [
+        [ours, slow, ours, broken],
+        [ours, Row(rate=1, cpu_us=20, lost=3), None, None],
+        [ours, None, ours, Row()],
+    ]
+    cells = merge_pairs(["us", "slow", "us", "broken"], turns, "cpu_us")
+    assert {name: (each["row"]["cpu_us"], each["ratio"]) for name, each in cells.items()} == {
+        "us": (2, None),
+        "slow": (13, 6.5),
+    }
 
 
 def test_only_known_peers_and_loads_can_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
