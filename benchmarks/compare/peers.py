@@ -71,7 +71,7 @@ PEERS: Final = (
         "aiohttp",
         "aiohttp_app.py",
         ["aiohttp", "uvloop"],
-        "`send_control_frame` for each subscriber, encoded once; uvloop; no access log",
+        "`send_frame` for each subscriber, encoded once; uvloop; no access log",
     ),
     Peer(
         "starlette",
