@@ -23,14 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from benchmarks.experiments import (
-    Claim,
-    Experiment,
-    Result,
-    add_pin_option,
-    claim_at_least,
-    claim_at_most,
-)
+from benchmarks.experiments import Claim, Experiment, Result, add_pin_option, claim_at_least, claim_at_most
 from benchmarks.load.app import compute_digest
 from benchmarks.load.job import PRESETS, Job, add_job_options
 from benchmarks.load.row import merge_rows
@@ -94,12 +87,14 @@ def _make_experiment(
     base: Job,
     fields: Sequence[str],
     rounds: int = 3,
+    is_pinned: bool = True,
     table: Callable[[Result], str] = format_variants,
     **more: object,
 ) -> Experiment:
-    """Makes an experiment with options for rounds, pinning, and these fields of its job.
+    """Makes an experiment with options for rounds and for these fields of its job.
 
     Args:
+        is_pinned: adds ``--pin``, which is on; without, server and load are free to use all cores.
         base: the job; `measure` finds it in the options as `job`, with the fields that were given.
         more: further options with their defaults, texts.
     """
@@ -110,7 +105,8 @@ def _make_experiment(
         parser.add_argument("--rounds", type=int, default=rounds, metavar="N", help=help_text)
         for option, default in more.items():
             parser.add_argument(f"--{option}", default=default, help=f"[{default}]")
-        add_pin_option(parser)
+        if is_pinned:
+            add_pin_option(parser)
 
     def measure_job(options: argparse.Namespace) -> Result:
         options.job = replace(base, **{field: getattr(options, field) for field in fields})
@@ -203,8 +199,9 @@ def claim_cores(result: Result) -> list[Claim]:
     for kind in result["kinds"]:
         many = f"{kind} × {count}"
         for other, aim in ((f"{kind} × 1", MORE_THAN_ONE), (f"thread × {count}", MORE_THAN_THREADS)):
-            subject = f"handlers of 1 ms a second: {many} beside {other}"
-            claims.append(claim_at_least(subject, rates[many] / rates[other], aim))
+            if many in rates and other in rates:
+                subject = f"handlers of 1 ms a second: {many} beside {other}"
+                claims.append(claim_at_least(subject, rates[many] / rates[other], aim))
     p50_us = {row["name"]: row["latency_us"]["p50"] for row in result["questions"]}
     if "interpreter" in p50_us:
         us = p50_us.pop("interpreter")
@@ -238,6 +235,7 @@ CORES: Final = _make_experiment(
     claim_cores,
     COMPUTING,
     ("seconds",),
+    is_pinned=False,
     table=format_cores,
     kinds="interpreter,process" if sys.version_info >= (3, 13) else "process",
 )
