@@ -297,13 +297,24 @@ def _normalize_ipv6(host: str, name: str, label: str) -> str:
         host: the host in its brackets, in lower case.
         name: the whole origin as it was written, for the error.
         label: the name of the setting in the error.
+
+    Returns:
+        the address in brackets: groups of hex digits, also for an IPv4 address inside (``[::ffff:102:304]``), with
+        ``::`` in place of the first longest run of zero groups. Source: URL Standard, the IPv6 serializer.
     """
     from ipaddress import IPv6Address
 
     try:
-        return f"[{IPv6Address(host[1:-1])}]"
+        address = IPv6Address(host[1:-1])
     except ValueError as error:
         raise ConfigError(f"{label} holds {name!r}, whose host is no IPv6 address: {error}") from None
+    # Not str(address): since Python 3.13 that ends in dotted digits for an IPv4 address inside, as no browser sends it.
+    text = ":".join(f"{int(group, 16):x}" for group in address.packed.hex(":", 2).split(":"))
+    runs = list(re.finditer(r"\b0(?::0\b)+", text))
+    if runs:
+        run = max(runs, key=lambda each: len(each[0]))
+        text = f"{text[: run.start()].removesuffix(':')}::{text[run.end() :].removeprefix(':')}"
+    return f"[{text}]"
 
 
 def _check_subprotocols(names: tuple[str, ...], label: str) -> None:

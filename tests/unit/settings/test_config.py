@@ -4,6 +4,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import FrozenInstanceError, fields, replace
 from enum import IntEnum
+from ipaddress import IPv6Address
 
 import pytest
 
@@ -244,6 +245,31 @@ def test_origins_of_files_apps_and_sandboxes_can_be_listed() -> None:
         "app://.",
         "http://[::1]",
     )
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        ("::ffff:1.2.3.4", "::ffff:102:304"),
+        ("::FFFF:0102:0304", "::ffff:102:304"),
+        ("64:ff9b::1.2.3.4", "64:ff9b::102:304"),
+        ("2001:DB8:0:0:1:0:0:1", "2001:db8::1:0:0:1"),
+        ("2001:db8:0:1:0:0:0:0", "2001:db8:0:1::"),
+        ("1:0:3:4:5:6:7:8", "1:0:3:4:5:6:7:8"),
+        ("10:0:0:20:0:0:0:30", "10:0:0:20::30"),
+        ("0:0:0:0:0:0:0:0", "::"),
+    ],
+)
+def test_an_ipv6_host_is_stored_in_groups_of_hex_digits_as_browsers_send_it_with_every_python(
+    monkeypatch: pytest.MonkeyPatch, written: str, sent: str
+) -> None:
+    own_text = IPv6Address.__str__
+
+    def write_as_python_3_13(address: IPv6Address) -> str:
+        return own_text(address) if address.ipv4_mapped is None else f"::ffff:{address.ipv4_mapped}"
+
+    monkeypatch.setattr(IPv6Address, "__str__", write_as_python_3_13)
+    assert Config(allowed_origins=(f"http://[{written}]:8080",)).allowed_origins == (f"http://[{sent}]:8080",)
 
 
 @pytest.mark.parametrize(
