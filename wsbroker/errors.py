@@ -33,6 +33,10 @@ class ProtocolError(WSBrokerError):
         self.code = code
         self.reason = reason
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Returns how to copy or pickle the error: the arguments of `__init__`, which `args` does not hold."""
+        return type(self), (self.code, self.reason), vars(self)
+
 
 class HandshakeError(WSBrokerError):
     """An upgrade request is refused.
@@ -48,6 +52,10 @@ class HandshakeError(WSBrokerError):
         self.status = status
         self.reason = reason
         self.headers = headers
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Returns how to copy or pickle the error: the arguments of `__init__`, which `args` does not hold."""
+        return type(self), (self.status, self.reason, self.headers), vars(self)
 
 
 class HandlerError(WSBrokerError):

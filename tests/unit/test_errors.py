@@ -1,5 +1,7 @@
 """The tree of exceptions: what catches what, and what the exceptions that carry an answer carry."""
 
+import copy
+import pickle
 import re
 
 import pytest
@@ -52,3 +54,15 @@ def test_a_handshake_error_carries_the_response_to_answer_with() -> None:
     assert (error.status, error.reason, str(error)) == (426, "no such version", "426 no such version")
     assert error.headers == (("Sec-WebSocket-Version", "13"),)
     assert HandshakeError(400, "no key").headers == ()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ProtocolError(1002, "a reserved bit is set"), HandshakeError(426, "no", (("Upgrade", "websocket"),))],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_with_an_answer_can_be_copied_and_pickled(error: WSBrokerError) -> None:
+    error.add_note("while reading")
+    for made in (copy.copy(error), copy.deepcopy(error), pickle.loads(pickle.dumps(error))):
+        assert type(made) is type(error)
+        assert (str(made), made.args, vars(made)) == (str(error), error.args, vars(error))
