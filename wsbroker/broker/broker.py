@@ -292,7 +292,10 @@ class Broker(Delivery):
             self.counters.commands_refused += 1
 
     def _answer_question(self, command: tuple[object, ...]) -> object:
-        """Returns the answer to a command ``(ASK, call id, question, *arguments)``; None for an unknown question."""
+        """Returns the answer to a command ``(ASK, call id, question, *arguments)``.
+
+        An unknown question is counted as a refused command, and its answer is None.
+        """
         question = cast(int, command[2])
         if question == commands.SUBSCRIBE:
             return self.subscribe(cast(int, command[3]), cast(bytes, command[4]))

@@ -158,10 +158,13 @@ class Delivery(Registry):
                 socket.abort()
 
     def _replace_waiting_with_close(self, socket: Socket, frame: bytes) -> None:
-        """Replaces all frames that wait for a socket by one encoded Close frame; writes that frame if possible.
+        """Replaces all frames that wait for a socket by a Close frame; writes it if the transport is not full.
+
+        Starts `close_timeout` unless it has begun already. Nothing is replaced if the connection is to be aborted.
 
         Args:
-            frame: the Close frame, for which `close_timeout` starts.
+            socket: the socket.
+            frame: the encoded Close frame.
         """
         self.outgoing.replace_waiting_frames(socket, frame)
         socket.on_overflow()
@@ -300,7 +303,10 @@ class Delivery(Registry):
             self._apply_deferred_commands()
 
     def _apply_deferred_commands(self) -> None:
-        """Applies the commands given while a flush ran, in order; called at the end of each call that may flush."""
+        """Applies the commands given while a flush ran, in order; called at the end of each call that may flush.
+
+        Does nothing if called while commands are being applied here: the outer call applies the new ones too.
+        """
         if self.is_applying_deferred:  # a deferred command has caused a flush: the loop below takes its commands too
             return
         self.is_applying_deferred = True

@@ -438,8 +438,11 @@ class Outgoing:
     def _queue_in_outbox(self, socket: Socket, frames: list[bytes]) -> None:
         """Queues whole frames for a blocked socket; over the limit drops frames or notes the socket to be closed.
 
-        The limit is `max_queue_bytes` (`_make_room_for_frame`). DISCONNECT: the socket goes to `overflowed_sockets`,
-        which the broker closes after the flush. DROP_NEW and DROP_OLD: the dropped frames are counted.
+        The limit is `max_queue_bytes` (`_make_room_for_frame`); a control frame always fits. DISCONNECT: the socket
+        goes to `overflowed_sockets`, which the broker closes after the flush. DROP_NEW and DROP_OLD: the dropped frames
+        are counted.
+
+        Nothing is queued for a CLOSED socket. An outbox that was emptied to save memory takes only a Close frame.
         """
         if socket.state == CLOSED:
             return
@@ -516,7 +519,8 @@ class Outgoing:
     def _keep_only_close_frame(self, socket: Socket, outbox: Outbox, frames: list[bytes]) -> None:
         """Drops new frames for a socket whose outbox was emptied to save memory, except for a Close frame.
 
-        Called by `_queue_in_outbox`. A closing socket's Close frame is the last of its frames and replaces what waits.
+        Called by `_queue_in_outbox`. A closing socket's Close frame is the last of its frames and replaces the frames
+        that wait, unless the connection is to be aborted.
         """
         if socket.state == CLOSING:
             self._replace_frames(outbox, frames[-1])

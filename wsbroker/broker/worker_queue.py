@@ -186,16 +186,18 @@ class WorkerQueue:
             self.dropped_bytes += i64(cast(int, inbox.popleft()[3]))
 
     def _drop_inbox(self, socket: SocketInbox) -> None:
-        """Removes the inbox of a socket, which is empty, and the socket from the sockets with an inbox."""
+        """Removes a socket's empty inbox, and the socket from `sockets_with_inbox`."""
         socket.inbox = None
         self.sockets_with_inbox.pop(socket.id, None)
 
     def _send_message(self, socket: SocketInbox, event: tuple[object, ...], cost_bytes: i64) -> None:
-        """Adds a MESSAGE event to the worker's batch, behind the socket's token if that is new, and spends its credit.
+        """Adds a MESSAGE event to the worker's batch, after the socket's token if that is new; counts it as in flight.
 
         Tokens go out only with messages, so that a flood of `set_token` costs a stalled worker nothing.
 
         Args:
+            socket: the socket of the message.
+            event: the MESSAGE event.
             cost_bytes: cost of the message, which is in flight until the worker reports the message as handled.
         """
         self.in_flight_bytes += cost_bytes
@@ -212,13 +214,13 @@ class WorkerQueue:
         `in_flight_bytes` falls to 0, and `unhandled_closes` holds only events sent to that worker.
         """
         self.is_paused = True
-        for socket_id in self._collect_waiting_closes():
+        for socket_id in self._copy_waiting_closes():
             self.unhandled_closes.pop(socket_id, None)
 
     def resume(self) -> bool:
         """Ends a pause and sends waiting events; returns whether an event was moved to the worker's batch."""
         self.is_paused = False
-        self.unhandled_closes.update(self._collect_waiting_closes())
+        self.unhandled_closes.update(self._copy_waiting_closes())
         return self.send_waiting_events()
 
     def drop_waiting_messages(self) -> i64:
@@ -245,7 +247,7 @@ class WorkerQueue:
 
     def drop_all_events(self) -> list[tuple[object, ...]]:
         """Drops all events for a dead worker; returns the CLOSE events whose handler has not run."""
-        self.unhandled_closes.update(self._collect_waiting_closes())
+        self.unhandled_closes.update(self._copy_waiting_closes())
         closes = list(self.unhandled_closes.values())
         for socket in self.sockets_with_inbox.values():
             socket.inbox = None
@@ -275,8 +277,11 @@ class WorkerQueue:
         for socket in sockets:
             _reset_socket_for_new_worker(socket)
 
-    def _collect_waiting_closes(self) -> dict[int, tuple[object, ...]]:
-        """Returns the CLOSE events that wait in inboxes, with current tokens, by socket id. O(sockets with inbox)."""
+    def _copy_waiting_closes(self) -> dict[int, tuple[object, ...]]:
+        """Returns copies of the CLOSE events that wait in inboxes, each with its socket's present token, by socket id.
+
+        O(sockets with an inbox).
+        """
         closes: dict[int, tuple[object, ...]] = {}
         for socket in self.sockets_with_inbox.values():
             inbox = socket.inbox
