@@ -205,9 +205,9 @@ class Connection(Socket):
             )
 
     def _read_while_closing(self, kind: int) -> None:
-        """Handles a decoded event after our Close frame was queued; only CLOSE and FAILED have an effect.
+        """Handles a decoded event that comes after our Close frame was queued; ignores all events but CLOSE and FAILED.
 
-        All further input is ignored then; if our Close frame has been written, the transport closes.
+        After one of these all input is ignored, and the transport is closed if our Close frame has been written.
 
         Args:
             kind: the event of the decoder.
