@@ -233,9 +233,13 @@ def _check_origin(origins: list[str], host: str, allowed: tuple[str, ...] | None
 
 
 def _is_same_host(origin: str, host: str) -> bool:
-    """Returns whether the Origin value of a page names the host that the request goes to; ``null`` never does.
+    """Returns whether an Origin value has the host and port of the request; False unless its scheme is http or https.
 
-    Only origins of http and https can; the scheme and the ports 80 and 443 do not count.
+    Case does not count, and a port 80 or 443 counts as no port, with http and with https.
+
+    Args:
+        origin: the value of the Origin field; ``null`` has no host.
+        host: host and port that the request goes to.
     """
     scheme, separator, authority = origin.lower().partition("://")
     # Only http and https: a page of app://localhost belongs to another program and was not served by this host.
@@ -259,7 +263,7 @@ def _is_allowed_origin(origin: str, allowed: tuple[str, ...]) -> bool:
 
 
 def _normalize_origin(origin: str) -> str:
-    """Returns an origin as browsers write it: lower case, no default port, no slash at the end of the host.
+    """Returns an origin in the form to compare: lower case, no default port, no slash behind the host.
 
     ``file://`` names no host and keeps its slashes.
     """
