@@ -81,11 +81,11 @@ def to_open_result(returned: object, request: HttpRequest) -> HttpResponse | Acc
 
 
 def _check_accept(accept: Accept, request: HttpRequest) -> Accept:
-    """Returns an open handler's `Accept` unchanged if the upgrade request allows it; else raises ValueError.
+    """Returns an open handler's `Accept` unchanged if its header fields and subprotocol fit the upgrade request.
 
     Raises:
-        ValueError: a header field of the `Accept` is the server's to set, or the client has not offered its
-            subprotocol.
+        ValueError: the `Accept` has a header field that only the server sets in a 101, or a subprotocol that the client
+            has not offered.
     """
     for name, _ in accept.headers.pairs:
         lowered = name.lower()

@@ -13,6 +13,7 @@ def _check_body(body: object) -> bytes:
 
     Raises:
         TypeError: the body is neither `str` nor bytes-like.
+        ValueError: the `str` has a lone surrogate.
     """
     if isinstance(body, str):
         return str.encode(body)
