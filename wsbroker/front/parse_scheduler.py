@@ -57,7 +57,7 @@ class ParseScheduler:
     def _parse_scheduled(self) -> None:
         """Has the queued connections parse, oldest first, until the lines allowed in one turn of the loop are used up.
 
-        Called by the loop, once in each turn while connections are queued.
+        Closes a connection whose parsing raises. Called by the loop, once in each turn while connections are queued.
         """
         waiting = self._waiting_connections
         budget = PARSE_BUDGETS_PER_LOOP_TURN * self.max_lines

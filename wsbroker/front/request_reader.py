@@ -616,5 +616,9 @@ class RequestReader(HttpProtocol):
 
 
 def _is_parse_error(request: ParsedRequest) -> bool:
-    """Returns whether an entry that the parser has returned is an error message in place of a request."""
+    """Returns whether the parser has returned an error in place of a request.
+
+    Args:
+        request: an entry of the parser's result.
+    """
     return not isinstance(request[0], RawRequestMessage)

@@ -157,7 +157,10 @@ class Upgrader(Generic[OpeningConnectionT]):
     def _check_upgrade_request(
         self, http_connection: HttpConnection, head: RawRequestMessage
     ) -> Upgrade | HttpResponse:
-        """Checks an upgrade request; returns what the 101 needs, or the error response, whose reason is logged."""
+        """Checks an upgrade request; returns what the 101 needs, or the error response after logging the reason.
+
+        The same reason is logged once a minute at most (`_warn_of_refused_upgrade`).
+        """
         version = head.version
         try:
             authority = "" if head.method != hdrs.METH_GET else _authority_of(head)
@@ -177,7 +180,10 @@ class Upgrader(Generic[OpeningConnectionT]):
     def _warn_of_refused_upgrade(
         self, http_connection: HttpConnection, head: RawRequestMessage, error: HandshakeError
     ) -> None:
-        """Logs why an upgrade request is refused, with origin and host for a 403; once a minute for each reason."""
+        """Logs why an upgrade request is refused; the same once a minute at most, and less if many warnings come.
+
+        The same: for a 403 the same origin and host, which are logged too; else the same reason. See `RateLimitedLog`.
+        """
         if error.status != 403:
             text = "upgrade refused remote=%s status=%d: %s"
             self._rate_limited_log.warn_once_per_kind(
@@ -192,7 +198,7 @@ class Upgrader(Generic[OpeningConnectionT]):
         )
 
     def _warn_of_no_subprotocol(self, http_connection: HttpConnection, upgrade: Upgrade) -> None:
-        """Logs once a minute that a client offered subprotocols and none was chosen: browsers close the connection.
+        """Logs that none of a client's subprotocols was chosen, once a minute at most; browsers then close.
 
         The offers are not logged: some clients offer a token among them, because a browser lets them set no other
         header field.
