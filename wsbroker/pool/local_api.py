@@ -235,9 +235,15 @@ class LocalApi(BrokerApi):
     def _queue_command(self, command: Command, size_bytes: int) -> None:
         """Queues a thread's one-way command for the loop; waits while too many bytes of commands wait already.
 
+        A command made by code that has interrupted another call of its thread does not wait: that call queues it at its
+        end.
+
         Args:
             command: the command.
             size_bytes: the memory that its data takes.
+
+        Raises:
+            CommandError: no broker is running.
         """
         me = get_ident()
         cost = size_bytes + COMMAND_OVERHEAD_BYTES
@@ -271,7 +277,8 @@ class LocalApi(BrokerApi):
         """Queues a thread's question for the loop, waits for the answer and returns the answer.
 
         Raises:
-            CommandError: no broker is running, or the caller is a signal handler or has interrupted another call.
+            CommandError: no broker is running, the broker has stopped or failed before it answered, or the caller is a
+                signal handler or has interrupted another call.
         """
         me = get_ident()
         if me in self._calling_threads:
@@ -295,16 +302,22 @@ class LocalApi(BrokerApi):
         return pending.value
 
     def _raise_if_not_running(self) -> None:
-        """Raises a CommandError if the broker has not started yet or was stopped. With the lock, or to fail early."""
+        """Raises a CommandError if the broker has not started yet or was stopped.
+
+        Called with the lock; also without it, where that only makes a call fail early.
+        """
         if self._refusal_reason:
             raise CommandError(self._refusal_reason)
 
     def _append_command(self, command: Command, cost: int) -> None:
-        """Appends a command to those that wait for the loop, and wakes the loop unless woken already. With the lock.
+        """Appends a command to those that wait for the loop; wakes the loop if necessary. Called with the lock.
 
         Args:
             command: the command.
             cost: its data and overhead, in bytes of memory.
+
+        Raises:
+            CommandError: the loop is closed.
         """
         self._waiting_commands.append(command)
         self._listed_command_bytes += cost
@@ -331,7 +344,10 @@ class LocalApi(BrokerApi):
                 self._calling_threads.discard(thread_id)
 
     def _apply_waiting_commands(self) -> None:
-        """Applies the waiting commands, answers the questions among them, releases blocked callers. In the loop."""
+        """Applies the waiting commands, answers the questions among them, releases blocked callers. Called in the loop.
+
+        If the core raises, logs that, and gives an error to the questions that are not answered.
+        """
         with self._lock:
             batch, self._waiting_commands = self._waiting_commands, []
             questions, self._pending_questions = self._pending_questions, {}
@@ -443,9 +459,9 @@ def _is_called_by(codes: frozenset[CodeType]) -> bool:
 
 
 def _unwrap_function(handler: Callable[..., object]) -> Callable[..., object]:
-    """Returns the function that runs first when a signal handler is called.
+    """Returns the function that a call of a signal handler runs first.
 
-    That is the function of a method or a partial, or an object's `__call__`.
+    That is the function itself, that of a method or a partial, or `__call__` of the class of another object.
     """
     while True:
         inner = getattr(handler, "__func__", None) or getattr(handler, "func", None)

@@ -171,7 +171,10 @@ class Pool(SlotObserver):
             raise
 
     async def _start_slots(self) -> list[str]:
-        """Starts the workers of all slots and returns the names of their handlers; if one fails, stops all workers."""
+        """Starts the workers of all slots and returns the names of their handlers.
+
+        If a start fails, or the caller is cancelled, stops all workers and raises the error.
+        """
         slots = list(self._slots)
         starts = [asyncio.ensure_future(slot.start()) for slot in slots]
         try:
@@ -185,7 +188,11 @@ class Pool(SlotObserver):
             raise
 
     async def _stop_slots(self, timeout_s: float) -> int:
-        """Stops the workers of all slots; returns the number of slots in which a worker may still run."""
+        """Stops the workers of all slots at the same time; returns the number of slots in which a worker may still run.
+
+        Args:
+            timeout_s: seconds that each worker may take before it is killed or given up.
+        """
         results = await asyncio.gather(*(slot.stop(timeout_s) for slot in self._slots), return_exceptions=True)
         for slot, result in zip(self._slots, results, strict=True):
             if isinstance(result, BaseException):
@@ -270,6 +277,10 @@ class Pool(SlotObserver):
         """Starts a new worker beside the old one in every slot, then lets the new ones take over. Body of a reload.
 
         If one does not start, all old workers stay.
+
+        Raises:
+            ReloadUnfinished: some old workers did not finish their messages in time and stay; the others were replaced.
+            Exception: a new worker did not start.
         """
         async with self._reload_lock:
             await self._start_event.wait()  # a slot whose first worker has not started cannot be switched
@@ -337,7 +348,10 @@ class Pool(SlotObserver):
         self._check_timer = asyncio.get_running_loop().call_later(PROBE_INTERVAL_S, self._check_all_liveness)
 
     def _check_all_liveness(self) -> None:
-        """Sends a probe to every worker, to notice one that hangs, and starts the timer again. Called every second."""
+        """Sends a probe to every worker, to notice one that hangs, and starts the timer again.
+
+        Called every PROBE_INTERVAL_S seconds.
+        """
         self._schedule_liveness_check()
         for slot in self._slots:
             slot.check_liveness()

@@ -363,7 +363,7 @@ class RemoteWorker:
     async def _drain_mailbox(self) -> None:
         """Writes the mailbox's batches of events to the stream as fast as the worker reads. Body of the mailbox task.
 
-        Several small batches become one.
+        Several small batches become one. If that raises, declares the worker lost.
         """
         stream = self._event_stream
         receiver = self._mailbox_receiver

@@ -336,7 +336,7 @@ class WorkerSlot:
     # Retirement of workers that were replaced. --------------------------------------------------------------------
 
     def _start_retirement(self, worker: RemoteWorker) -> None:
-        """Starts a task in which a worker that is not needed any more answers its pending requests and is stopped.
+        """Starts a task that stops an unneeded worker, with time to answer its pending requests first.
 
         Called for a worker that was replaced, and for a standby that does not take over.
         """
@@ -344,7 +344,11 @@ class WorkerSlot:
         self._retiring_workers[worker] = self._tasks.spawn_task(self._retire_worker(worker), f"{self.name} leaves")
 
     async def _retire_worker(self, worker: RemoteWorker) -> None:
-        """Waits until a worker has answered its pending requests, then stops it. Body of the retirement task."""
+        """Stops a worker when it has answered its opens and HTTP requests, or has had long enough to.
+
+        Long enough is `http_timeout` and `worker_hang_timeout` together. If the stop raises, declares the worker lost.
+        Body of the retirement task.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._config.http_timeout + self._config.worker_hang_timeout
         try:
@@ -361,8 +365,13 @@ class WorkerSlot:
     ) -> bool:
         """Waits for the end of a worker's retirement; after `timeout_s` kills the worker, or gives it up.
 
+        Args:
+            worker: the retiring worker.
+            retirement_task: its task, of `_start_retirement`.
+            timeout_s: seconds to wait.
+
         Returns:
-            whether the worker has ended.
+            True: the task has ended in time, or the worker has ended by the kill.
         """
         await asyncio.wait([retirement_task], timeout=timeout_s)
         if retirement_task.done():
@@ -415,7 +424,9 @@ class WorkerSlot:
         self._report_loss_and_replace(worker, reason, orphaned_count, died_at)
 
     def _report_loss_and_replace(self, worker: RemoteWorker, reason: str, orphaned_count: int, died_at: float) -> None:
-        """Logs a worker's loss; replaces the worker or reports a crash loop, unless stopping or replaced already.
+        """Logs a worker's loss; has the worker replaced, or reports a crash loop if workers are lost too often.
+
+        Only logs the loss if the slot is being stopped, or has another worker already.
 
         Args:
             worker: the lost worker.
@@ -437,7 +448,10 @@ class WorkerSlot:
     async def _start_replacement(self, delay_s: float) -> None:
         """Starts a new worker after a delay, again after each failed start, until one runs or it is a crash loop.
 
-        Body of the replacement task.
+        Body of the replacement task, which is cancelled when a standby worker takes over or the slot stops.
+
+        Args:
+            delay_s: seconds before the first start.
         """
         loop = asyncio.get_running_loop()
         while True:

@@ -36,7 +36,10 @@ class StartReminder:
             self._timer.cancel()
 
     def _log_reminder(self) -> None:
-        """Logs that the worker has not started yet, and starts the timer again. Called by the loop every 10 s."""
+        """Logs that the worker has not started yet, and starts the timer again.
+
+        Called by the loop every REMINDER_INTERVAL_S seconds.
+        """
         self._waited_s += REMINDER_INTERVAL_S
         logger.warning(
             "worker has not started yet, it imports the handlers or handle_worker_start has not returned "
