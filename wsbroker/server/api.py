@@ -245,7 +245,8 @@ def _restart_program(folder: str) -> None:
     If `folder` does not exist any more, the new run begins in the present working directory.
 
     Args:
-        folder: the path of the working directory with its symbolic links, which may lead to another folder by now.
+        folder: the path of the working directory, in which symbolic links are not resolved: the new run follows them as
+            they are now.
     """
     try:
         os.chdir(folder)
@@ -311,7 +312,7 @@ async def _serve_in_running_loop(
 ) -> AsyncIterator[Server]:
     """Serves in the running event loop while the block of ``async with serve(…)`` runs, then stops the server.
 
-    The arguments are those of `serve`.
+    The arguments are those of `serve`. Raises the error that kept the server from starting, or that has ended it.
     """
     lifecycle, addresses = prepare_server(bind, worker, config, settings)
     interval = set_switch_interval()
@@ -335,9 +336,13 @@ async def _serve_in_running_loop(
 
 
 async def _wait_for_server_task(server_task: "asyncio.Task[None]") -> None:
-    """Waits until the server's task has ended, even if the calling task is cancelled meanwhile; raises its error.
+    """Waits until the server's task has ended, even if the calling task is cancelled meanwhile.
 
     No part of the server may outlive the block of `serve`.
+
+    Raises:
+        CancelledError: the calling task was cancelled.
+        Exception: the error of the server's task.
     """
     try:
         await asyncio.shield(server_task)

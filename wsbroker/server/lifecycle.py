@@ -316,6 +316,10 @@ class Lifecycle:
     def _wait_for_answer(self, answer: "Future[_T]", timeout_s: float | None) -> _T:
         """Waits for an answer of the loop, as requested by `_call_in_loop`; returns its result, or raises its error.
 
+        Args:
+            answer: the future that the loop resolves.
+            timeout_s: seconds to wait; None: no limit.
+
         Raises:
             CommandError: the server has stopped meanwhile.
             TimeoutError: there is no answer after `timeout_s` seconds.
@@ -381,7 +385,8 @@ class Lifecycle:
 async def _open_unless_stopped(node: Node, addresses: Sequence[BindAddress], stop_requested: asyncio.Event) -> bool:
     """Opens the node and returns True; returns False, with the node closed, if a stop is requested before it is open.
 
-    So a worker whose start hangs does not delay the stop. Called when the server starts.
+    So a worker whose start hangs does not delay the stop. Raises the error of a node that cannot be opened. Called when
+    the server starts.
     """
     if stop_requested.is_set():
         return False

@@ -170,8 +170,8 @@ class Node:
     async def _close_sockets(self, deadline: float) -> None:
         """Closes all sockets with code 1001, in batches with pauses, and waits for the ends of their connections.
 
-        Waits `close_timeout` at most, and not beyond `deadline`, which is a time of `time.monotonic`. Called when the
-        node closes.
+        After `deadline`, a time of `time.monotonic`, closes the sockets that are left at once. Waits `close_timeout` at
+        most, and not beyond `deadline`. Called when the node closes.
         """
         while (
             self.connections.close_oldest_sockets(CLOSE_BATCH_SIZE, 1001, "server shutdown")

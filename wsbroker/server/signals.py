@@ -161,8 +161,9 @@ def install_program_signals() -> None:
 
 
 def _on_program_signal(number: int, frame: FrameType | None) -> None:
-    """Ends the process at once by SIGINT or SIGTERM, but ignores a duplicate of the signal that stopped the server.
+    """Ends the process at once: by the signal itself for SIGTERM, by `os._exit` with status 130 for SIGINT.
 
+    Ignores a duplicate of the signal that stopped the server: one that comes less than DUPLICATE_SIGNAL_S behind it.
     Called by Python, before the command line's server has started and after that has stopped.
     """
     if monotonic() - _stop_signal_at >= DUPLICATE_SIGNAL_S:
@@ -175,7 +176,7 @@ def _on_program_signal(number: int, frame: FrameType | None) -> None:
 def _restore_program_signals() -> None:
     """Restores Python's default handlers of SIGINT and SIGTERM where `_on_program_signal` is installed.
 
-    Called before the process ends by a signal, and in a forked child.
+    Called before SIGTERM or SIGINT ends the process, and in a forked child.
     """
     for number in STOP_SIGNALS:
         if signal.getsignal(number) is _on_program_signal:

@@ -52,7 +52,7 @@ def wait_in_slices(wait_once: Callable[[float], bool], timeout_s: float | None =
 
 
 def _wait_for_future(answer: "Future[Any]", seconds: float) -> bool:
-    """Waits at most so many seconds until a future has a result, an error or is cancelled; returns whether it has."""
+    """Waits until a future has a result or an error or is cancelled, `seconds` at most; returns whether it is done."""
     try:
         answer.exception(seconds)
     except TimeoutError:
