@@ -59,7 +59,7 @@ def cpu_count() -> int:
 
 
 def _assigned_cpus() -> int:
-    """Returns how many CPUs this process may run on; where the system does not tell, how many the machine has."""
+    """Returns how many CPUs this process may run on; where the system does not tell, how many the machine has, or 1."""
     if sys.version_info >= (3, 13):
         return os.process_cpu_count() or 1
     elif sys.platform == "linux":

@@ -190,9 +190,9 @@ def _duplicate_descriptor(address: InheritedSocket, number: int) -> socket.socke
 
 
 def _explain_unfit_socket(sock: socket.socket) -> str:
-    """Returns the text for an inherited socket that is no listening TCP or Unix stream socket; "" if it is one.
+    """Returns why a server cannot listen on an inherited socket; "" for a listening TCP or Unix stream socket.
 
-    The text says what the socket is instead, to stand behind "descriptor 3 is".
+    The text says what the socket is, to stand behind "descriptor 3 is".
     """
     if sock.family not in (socket.AF_INET, socket.AF_INET6, _AF_UNIX):
         return "a socket that is neither TCP nor Unix"

@@ -146,7 +146,7 @@ def _load_toml(path: str, label: str) -> dict[str, object]:
 
 
 def _select_settings_table(document: dict[str, object], path: str) -> dict[str, object]:
-    """Returns the table ``[wsbroker]`` of a TOML file's content, or the whole content if there is no such table.
+    """Returns the settings of a TOML file: its table ``[wsbroker]``, or the whole file if it has no such table.
 
     Args:
         document: the content of the file.
