@@ -189,7 +189,7 @@ class CallCoroutine(Coroutine[object, object, None]):
         raise StopIteration
 
     def _close_coroutine(self) -> None:
-        """Closes the coroutine of a handler that was interrupted and may await again; ignores what that raises.
+        """Closes the coroutine of a handler that has raised HandlerTimeout in a step; ignores what the closing raises.
 
         A handler that has caught its HandlerTimeout and awaits again does not go on: only its `finally` blocks run.
         """
@@ -235,9 +235,10 @@ class _DeadlineQueue:
             self._timer = None
 
     def _expire_due_calls(self) -> None:
-        """Calls `on_overdue` for the calls whose deadline has passed, and sets the timer for the next deadline.
+        """Calls `on_overdue` for the calls whose deadline has passed, and sets the timer for the next deadline, if any.
 
-        Called by the timer, which is left running when a call ends: so the timer fires at most once per limit.
+        Called by the timer, which is not cancelled when a call ends: so calls that end in time need no timer of their
+        own. If `on_overdue` raises, the other due calls follow in the loop's next turn.
         """
         self._timer = None
         coroutines = self._coroutines

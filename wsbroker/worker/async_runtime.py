@@ -69,7 +69,10 @@ class AsyncRuntime(SyncRuntime):
         return None
 
     async def _run_worker(self) -> None:
-        """Starts the worker, handles events until STOP or the wire's end, stops the worker. The loop's main task."""
+        """Starts the worker and handles events until STOP or the wire's end. The loop's main task.
+
+        After STOP the worker is stopped in order (`_stop_worker`); after the wire's end all calls are cancelled.
+        """
         from asyncio import get_running_loop
 
         self._loop = loop = get_running_loop()
@@ -189,7 +192,7 @@ class AsyncRuntime(SyncRuntime):
     def _resume_socket(self, socket_id: int) -> None:
         """Handles the queued events of a socket whose async handler has ended, until another of its handlers awaits.
 
-        Called by the loop, in the turn after that end.
+        Drops them if the wire has ended. Called by the loop, in the turn after that end.
         """
         queues = self._sockets.event_queues
         waiting = queues.pop(socket_id, None)

@@ -131,7 +131,10 @@ class ForkedLoopGuard:
             process_exit.exit_forked_child(error)
 
     def _on_forked(self) -> None:
-        """Has the child process end in its loop's next turn, if the loop's thread has forked. Called in the child."""
+        """Has the child process end in its loop's next turn, if the loop's thread has forked. Called in the child.
+
+        Does nothing for a loop whose queue of callbacks cannot be found (`_ready_callbacks`).
+        """
         if get_ident() == self._thread_id:
             self._is_forked = True
             ready = _ready_callbacks(self._loop)
@@ -195,9 +198,9 @@ def _restore_signal_mask() -> None:
 
 
 def _reset_in_child() -> None:
-    """Cuts the process off from the server: calls all child actions, restores signals. Called in a forked child.
+    """Cuts a forked child off from the server: unsets the API, calls all child actions, restores the signal mask.
 
-    Does nothing in a child that uvloop has forked to start a program.
+    Called by Python in the child after each fork. Does nothing in a child that uvloop has forked to start a program.
     """
     caller = sys._getframe().f_back
     if caller is not None and caller.f_globals.get("__name__") == "asyncio.subprocess":
@@ -219,7 +222,7 @@ def _reset_in_child() -> None:
 
 
 def _call_all_actions(actions: list[Callable[[], None]]) -> None:
-    """Calls all of a forked child's actions, also after one has raised; then raises the last of these exceptions."""
+    """Calls all of a forked child's actions, also after one has raised an Exception; then raises the last of these."""
     failure: Exception | None = None
     for action in actions:
         try:

@@ -234,6 +234,8 @@ class HandlerTimer:
 def _make_interrupt_functions(thread_id: int) -> tuple[Callable[[], object], Callable[[], object]]:
     """Returns two functions: the first has HandlerTimeout raised in a thread, the second takes that back.
 
+    Both do nothing in a Python without `ctypes`.
+
     Args:
         thread_id: the thread, which runs the handlers.
     """

@@ -190,6 +190,10 @@ def _get_attribute(target: object, name: str, resolved_name: str, spec: str) -> 
 def _instantiate_worker(cls: type, source: str) -> object:
     """Returns an instance of the application's class, made without arguments.
 
+    Args:
+        cls: the class.
+        source: its name, for the error.
+
     Raises:
         ConfigError: the class raised.
     """
@@ -356,10 +360,10 @@ def _type_with_article(value: object) -> str:
 
 
 def _join_with_commas(words: list[str]) -> str:
-    """Returns words separated by commas."""
+    """Returns the words as one text, separated by commas and spaces."""
     return ", ".join(words)
 
 
 def _join_with_or(words: list[str]) -> str:
-    """Returns quoted words separated by "or"."""
+    """Returns the words as one text, each in quotes, separated by "or"."""
     return " or ".join(repr(word) for word in words)

@@ -173,9 +173,11 @@ class SyncRuntime(BaseRuntime):
             self._report.report_unknown_event(kind)
 
     def _handle_message(self, socket_id: int, data: str | bytes, cost: int) -> None:
-        """Runs the message handler and acknowledges the message, unless the handler has to be awaited.
+        """Runs the message handler; acknowledges the message when the handler has ended or failed.
 
-        Called for each MESSAGE event. A message of a socket that is being closed is only acknowledged.
+        Called for each MESSAGE event. If the handler returns an awaitable, the message is acknowledged when that has
+        been awaited (`_process_returned`). If the socket is being closed, or the application has no message handler,
+        which is reported, the message is only acknowledged.
 
         Args:
             socket_id: the socket.
@@ -260,7 +262,10 @@ class SyncRuntime(BaseRuntime):
         )
 
     def _handle_http(self, request_id: int, fields: tuple[object, ...]) -> None:
-        """Runs the HTTP handler for a request (the fields of an `HttpRequest`); without one, answers 503."""
+        """Runs the HTTP handler for a request, the fields of an `HttpRequest`.
+
+        Sends `no_handler_response` if the application has no such handler.
+        """
         handler = self._handlers.http
         call = HandlerCall(HTTP, 0, self._http_limit_s, request_id=request_id)
         if handler is None:

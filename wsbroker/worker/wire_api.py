@@ -178,6 +178,7 @@ class WireApi(BrokerApi):
 
         Raises:
             ValueError: its data is longer than `MAX_DATA`.
+            CommandError: the worker has ended, and there is no other API.
         """
         if self.io.is_ended:
             _get_succeeding_api().send_command(command)
@@ -210,7 +211,11 @@ class WireApi(BrokerApi):
     def _send_token(self, socket_id: int, token: bytes | None) -> None:
         """Sends a socket's new token to the broker, and caches the token if a handler of the socket is running.
 
-        Called on any thread; after the worker's end, the default API sends the token.
+        Called on any thread; on another thread than the worker's own after the worker's end, the default API sends the
+        token.
+
+        Raises:
+            CommandError: the worker has ended, and there is no other API.
         """
         is_own = get_ident() == self._thread_id
         if self.io.has_write_lock():
@@ -325,7 +330,7 @@ def _get_succeeding_api() -> BrokerApi:
     """Returns the API for a thread that has outlived its worker: the default API of this interpreter.
 
     Raises:
-        CommandError: there is none.
+        CommandError: there is none, or it is a worker's.
     """
     api = worker_api.default_api
     if api is None or isinstance(api, WireApi):

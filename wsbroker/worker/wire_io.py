@@ -278,9 +278,10 @@ class WireIo:
             self.wake_loop()
 
     def _receive_blocking(self) -> None:
-        """Waits for bytes on the wire and appends them to `_unparsed`. Called without the lock.
+        """Waits for bytes on the wire and appends them to `_unparsed`; b"" if the broker has closed its end.
 
-        Bytes are read and kept in one call of C, so that no exception can come between the two.
+        Sets `is_ended` if the wire is broken. Called without the lock. Bytes are read and kept in one call of C, so
+        that no exception can come between the two.
         """
         try:
             self._unparsed.extend(map(self._wire.recv, (READ_BYTES,)))
@@ -370,7 +371,7 @@ def _make_owner_check(lock: object) -> Callable[[], bool]:
 
 
 def _pack_separately(batch: "list[Command]") -> bytes:
-    """Returns the bytes of one batch per command, without the commands that cannot be packed.
+    """Packs each command as a batch of its own; returns these joined, without commands that cannot be packed.
 
     Called when a batch cannot be packed as a whole. The caller that made the command at fault gets the ValueError that
     `write_batch` raises.
@@ -385,7 +386,7 @@ def _pack_separately(batch: "list[Command]") -> bytes:
 
 
 def _receive_available(wire: "socket") -> bytes:
-    """Reads the bytes that have arrived on a blocking socket, without waiting.
+    """Returns up to READ_BYTES bytes that have arrived on a blocking socket, b"" if the peer has closed; never waits.
 
     Raises:
         BlockingIOError: there are none.
