@@ -56,7 +56,7 @@ def _parse_worker_argument(arg: str | None) -> tuple[str | None, float]:
         arg: the worker's argument, in one of the forms of `Access`.
 
     Raises:
-        ValueError: the argument is JSON with a value of the wrong type.
+        ValueError: the argument is JSON with a value of the wrong type, or with a timeout out of range.
     """
     try:
         options = json.loads(arg or "")

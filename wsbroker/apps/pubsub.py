@@ -188,7 +188,10 @@ def _answer_ping(request: Fields, socket_id: SocketId, token: bytes | None) -> N
 
 
 def _answer_auth(request: Fields, socket_id: SocketId, token: bytes | None) -> None:
-    """Marks the socket as authenticated if the request has the right secret; closes it after too many wrong ones.
+    """Marks the socket as authenticated if the request has the right secret, else answers with an error.
+
+    Closes a socket that has sent MAX_ATTEMPTS wrong secrets and no right one; ignores its requests behind the last of
+    them.
 
     Args:
         request: the request's fields.
@@ -332,12 +335,15 @@ def _serve_allowed_method(
 
 
 def _serve_health(request: HttpRequest) -> HttpResponse:
-    """Answers ``GET /healthz``: that the server runs, and whether a secret is needed."""
+    """Answers a GET or HEAD request for ``/healthz``: that the server runs, and whether a secret is needed."""
     return _json_response(200, {"status": "ok", "auth": not _access.has_no_secret})
 
 
 def _serve_publication(request: HttpRequest) -> HttpResponse:
-    """Publishes the body of a ``POST /channels/C`` and answers how many sockets get the message, or with an error."""
+    """Publishes the body of a ``POST /channels/C`` and answers how many sockets get the message, or with an error.
+
+    The body is published as its JSON value, or as a text if it is not JSON.
+    """
     if not _is_same_origin(request):
         return _json_response(403, {"error": "bad_origin", "message": "pages of other sites may not publish"})
     if not (_access.has_no_secret or _access.accepts_header(request.headers.get("authorization"))):
@@ -360,7 +366,7 @@ def _serve_publication(request: HttpRequest) -> HttpResponse:
 
 
 def _is_same_origin(request: HttpRequest) -> bool:
-    """Returns whether a POST comes from a page of this server, or from a client that is no browser.
+    """Returns whether a POST comes from a page of this server's host and port, or from a client that is no browser.
 
     Browsers let any site post to any other and send the site's origin; other clients send no origin.
     """
@@ -374,7 +380,7 @@ def _is_same_origin(request: HttpRequest) -> bool:
 
 
 def _serve_page(request: HttpRequest) -> HttpResponse:
-    """Answers ``GET /`` with the test page, or with 304 if the browser has the present version."""
+    """Answers a GET or HEAD request for ``/`` with the test page, or with 304 if the client has this version."""
     if request.headers.get("if-none-match") == _PAGE_HEADERS["ETag"]:
         return HttpResponse(304, _PAGE_HEADERS)
     return HttpResponse(200, {"Content-Type": "text/html; charset=utf-8", **_PAGE_HEADERS}, _PAGE)
