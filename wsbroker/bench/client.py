@@ -361,7 +361,10 @@ class BenchClient(asyncio.Protocol):
         return None
 
     def _read_frames(self, data: bytes) -> None:
-        """Handles all complete frames in the received data and keeps the bytes of the last, incomplete frame."""
+        """Handles all complete frames in the received data and keeps the bytes of the last, incomplete frame.
+
+        A frame that no server may send aborts the connection with an error.
+        """
         done = 0
         try:
             for first, start, done in split_frames(data):

@@ -95,7 +95,7 @@ async def run_scenario(options: BenchOptions) -> BenchResult:
 
 
 async def _open_connections(options: BenchOptions, clients: list[BenchClient]) -> None:
-    """Adds connections to `clients` until the scenario has enough, OPENING_AT_ONCE at a time."""
+    """Adds connections to `clients` until there are enough, OPENING_AT_ONCE at a time; raises the first error."""
 
     async def open_until_enough() -> None:
         """Opens one connection after the other until there are enough, those being opened included."""
@@ -138,7 +138,11 @@ async def _wait_until_end(options: BenchOptions, stopwatch: Stopwatch, clients: 
 
 
 async def _measure_round_trips(options: BenchOptions, result: BenchResult, clients: list[BenchClient]) -> None:
-    """Keeps one ping in flight on every connection until the time is over; writes the figures to `result`."""
+    """Keeps one ping in flight on every connection until the time is over; writes the figures to `result`.
+
+    Raises:
+        BenchError: a connection ended meanwhile.
+    """
     histogram = Histogram()
     stopwatch = Stopwatch(options.seconds)
     end_ns = time.monotonic_ns() + int(options.seconds * 1e9)
@@ -177,7 +181,10 @@ class Pinger:
 async def _measure_fanout(options: BenchOptions, result: BenchResult, clients: list[BenchClient]) -> None:
     """Has the first client publish to all others until the time is over; writes the figures to `result`.
 
-    Then waits DRAIN_TIMEOUT_S at most for late deliveries.
+    Then waits DRAIN_TIMEOUT_S at most for late deliveries; those that are missing then count as wrong.
+
+    Raises:
+        BenchError: a connection ended before the time was over.
     """
     publisher, *subscribers = clients
     channel = f"wsbroker-bench-{os.urandom(8).hex()}"
@@ -278,7 +285,10 @@ class Subscriber:
 
 
 async def _measure_storm(options: BenchOptions, result: BenchResult) -> None:
-    """Opens, subscribes and closes connections until the time is over; writes the figures to `result`."""
+    """Opens, subscribes and closes connections until the time is over; writes the figures to `result`.
+
+    A connection that fails counts as wrong and does not end the measurement.
+    """
     histogram = Histogram()
     stopwatch = Stopwatch(options.seconds)
 
