@@ -106,7 +106,13 @@ def _run_command_line(argv: Sequence[str] | None) -> int:
 
 
 def _report_error(code: int, text: str, error: BaseException | None = None) -> int:
-    """Writes an error to stderr as one line, after the traceback at debug level; returns the exit code `code`."""
+    """Writes the error `text` to stderr as one line and returns the exit code `code`; first logs a traceback at DEBUG.
+
+    Args:
+        code: the exit code.
+        text: the error text; its lines are joined.
+        error: the exception whose traceback is logged; None: none is.
+    """
     if error is not None:
         logger.debug("the error in full", exc_info=error)
     write_to_stderr(f"wsbroker: error: {' '.join(part.strip() for part in text.splitlines())}\n")
@@ -133,7 +139,10 @@ def _suggest_flag(name: str) -> str:
 
 
 def _describe_bad_usage(error: click.BadOptionUsage) -> str:
-    """Returns the error text for a flag that was given a value and takes none, or was given none and needs one."""
+    """Returns the error text for a flag that was given a value and takes none, or was given none and needs one.
+
+    For a name that is none of the flags this is click's own text.
+    """
     name = error.option_name
     known = {flag: option for option in _make_command().params for flag in (*option.opts, *option.secondary_opts)}
     if name not in known:
@@ -224,14 +233,14 @@ def _log_sources(layer: sources.SettingsLayer, values: Mapping[str, object]) -> 
 
 
 def _select_source_flags(flags: Mapping[str, object]) -> dict[str, object]:
-    """Returns the flags that are settings, which the environment or the file may set too: all but config and reload."""
+    """Returns all flags except ``config`` and ``reload``, by name: those that `sources.read_flags` takes."""
     return {name: value for name, value in flags.items() if name not in ("config", "reload")}
 
 
 def _read_app(layer: sources.SettingsLayer) -> str | None:
     """Returns the application as it was named, None for the built-in one; raises ConfigError if the name cannot be one.
 
-    The error is for several names, an empty name, or an address.
+    Also returns None if no application is named. The error is for several names, an empty name, or an address.
     """
     if "app" not in layer:
         return None
@@ -300,8 +309,9 @@ def _configure_built_in_app(values: dict[str, object], labels: Mapping[str, str]
 def _read_bind_addresses(layer: sources.SettingsLayer, warnings: list[str]) -> tuple[list[str], list[BindAddress]]:
     """Returns the addresses to listen on, as texts and as `parse_addresses` reads them.
 
-    Without ``--bind`` these are all sockets that systemd has handed in, or the default address. Adds a warning to
-    `warnings` for handed sockets that are not used; raises ConfigError for a wrong address or an unusable socket.
+    If no source (flag, WSBROKER_BIND, file) sets `bind`, these are all sockets that systemd has handed in, or the
+    default address if there are none. Adds a warning to `warnings` for handed sockets that are not used, or that are
+    meant for another process. Raises ConfigError for a wrong address or an unusable socket.
     """
     handed_in = open_sockets.systemd_sockets.claim_sockets()
     if open_sockets.explain_pid_mismatch():
@@ -335,7 +345,10 @@ def _open_access_warnings(addresses: Sequence[BindAddress]) -> list[str]:
 
 
 def _set_up_logging(level: str) -> None:
-    """Sets up the root logger: lines of this level and above, of the package and the application, go to stderr."""
+    """Sets the level of the root logger, and has its lines go to stderr unless it has handlers already.
+
+    These are the lines of the package and the application.
+    """
     logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger().setLevel(level.upper())
 
@@ -347,7 +360,7 @@ def _run_server(options: ServeOptions) -> int:
     """Makes the application importable, runs the server until its stop, and returns the exit code.
 
     Logs the warnings of `options` first. If an address cannot be bound, or descriptors run out, writes the error to
-    stderr.
+    stderr; any other error is raised.
     """
     for warning in options.warnings:
         logger.warning("%s", warning)
@@ -489,7 +502,7 @@ def _make_option(setting: Setting) -> click.Option:
 
 
 def _make_help_text(setting: Setting) -> str:
-    """Returns the line of ``--help`` for a setting: its effect, its choices and its default."""
+    """Returns the line of ``--help`` for a setting: its effect, its choices if any, and its default unless hidden."""
     choices = f": {', '.join(setting.choices)}" if setting.choices else ""
     default = "" if setting.hidden else f"  [{setting.format_value(setting.default)}]"
     return f"{setting.help}{choices}{default}"
@@ -501,7 +514,10 @@ def _return_flags(**flags: object) -> dict[str, object]:
 
 
 def _show_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
-    """Prints the versions of package and Python and the kind of core, and ends. Called by click for ``--version``."""
+    """Prints the versions of package and Python and the kind of core, and ends the command. Called by click.
+
+    Does nothing if `value` is False: ``--version`` is not given.
+    """
     if not value or ctx.resilient_parsing:
         return
     from wsbroker.build import core_kind, package_version

@@ -80,11 +80,14 @@ class GuardedLog:
     def _write_line(self, level: int, text: str, values: tuple[object, ...], exc_info: OptExcInfo) -> None:
         """Logs a line, or writes the line to stderr if logging raises.
 
+        Enables the logger again if it was disabled.
+
         Args:
             level: the level of the line.
             text: the text, with %-placeholders for `values`.
             values: the values for the placeholders.
-            exc_info: the exception whose traceback is logged; None: none.
+            exc_info: the exception whose traceback is logged, as for `logging`; True: the one being handled; None:
+                none.
         """
         handled = sys.exception()
         try:
@@ -169,7 +172,10 @@ def format_traceback(error: BaseException) -> str:
 
 
 def _format_message(text: str, values: tuple[object, ...]) -> str:
-    """Returns a log message with its values filled in; a note takes their place if formatting a value raises."""
+    """Returns a log message with its values filled in, shortened if it is long.
+
+    If formatting a value raises, returns the text with its placeholders and a note.
+    """
     try:
         return shorten_text(text % values if values else text)
     except BaseException:

@@ -179,7 +179,10 @@ def watch_main_thread_end() -> None:
 
 
 def _on_frame_unwound(code: CodeType, offset: int, error: BaseException) -> None:
-    """Records a SystemExit or KeyboardInterrupt that leaves the main thread's outermost frame. Called by Python."""
+    """Records a SystemExit or KeyboardInterrupt that leaves the main thread's outermost frame.
+
+    Called by Python for each frame that an exception leaves.
+    """
     global _main_thread_error
     if isinstance(error, SystemExit | KeyboardInterrupt):
         if sys._getframe(1).f_back is None and threading.current_thread() is threading.main_thread():

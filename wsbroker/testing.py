@@ -259,7 +259,7 @@ class TestBroker(BrokerApi):
         Called by `TestSocket.send`. Then runs the close handlers of the sockets that the handler has closed.
 
         Raises:
-            Exception: the handler's, if `raise_errors` is set.
+            BaseException: the handler's, if `raise_errors` is set or the exception is none of `_HANDLER_ERRORS`.
         """
         if socket.is_open and self._handlers.message is not None:
             self._handled_socket = socket
@@ -294,7 +294,8 @@ class TestBroker(BrokerApi):
     def _run_close_handlers(self) -> None:
         """Runs the close handlers of all closed sockets whose close handler has not run yet, in the order of closing.
 
-        Called at the end of a handler, and when the test itself closes a socket.
+        Called at the end of a handler, and when the test itself closes a socket. An exception that
+        `_filter_handler_errors` does not drop is raised when all have run.
         """
         while self._pending_closes:
             socket = self._pending_closes.pop(0)
@@ -310,7 +311,7 @@ class TestBroker(BrokerApi):
 
     @contextmanager
     def _filter_handler_errors(self) -> Iterator[None]:
-        """Drops an error that a handler raises in the block, unless `raise_errors` is set; a context manager."""
+        """A context manager: drops an exception of `_HANDLER_ERRORS` from its block, unless `raise_errors` is set."""
         try:
             yield
         except _HANDLER_ERRORS:
