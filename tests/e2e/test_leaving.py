@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,3 +107,49 @@ def test_one_that_ends_in_time_is_waited_for(folder: Path) -> None:
         assert process.returncode == 0
     assert said.splitlines() == ["ended by itself", "at exit"]
     assert "without waiting" not in log
+
+
+SIGNALLED = """
+import logging, os, signal, sys, time
+import wsbroker, wsbroker.cli, wsbroker.server.signals
+
+NUMBER = int(os.environ["NUMBER"])
+
+class App:
+    def handle_http_request(self, request): ...
+
+class Last:
+    def __del__(self, write=os.write, kill=os.kill, process=os.getpid(), number=NUMBER, sleep=time.sleep):
+        write(1, b"ending\\n")
+        kill(process, number)
+        sleep(0.1)
+        write(1, b"ended\\n")
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    wsbroker.server.signals.DUPLICATE_SIGNAL_S = 60
+    last = Last()
+    if sys.argv[1] == "run":
+        wsbroker.run("127.0.0.1:0", worker=App(), worker_kind="inline")
+    elif sys.argv[1] == "start":
+        wsbroker.start("127.0.0.1:0", worker=App(), worker_kind="inline").wait()
+    else:
+        sys.argv[1:] = ["app:App", "--bind=127.0.0.1:0", "--worker-kind=inline"]
+        sys.exit(wsbroker.cli.main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", ["run", "start", "command line"])
+def test_a_duplicate_of_the_stop_signal_while_python_ends_is_not_the_exit_status(
+    how: str, number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python restores the signals' default actions before it clears the modules, where a finalizer runs here."""
+    (tmp_path / "app.py").write_text(SIGNALLED)
+    monkeypatch.setenv("NUMBER", str(int(number)))
+    with running(tmp_path, how) as (process, _):
+        time.sleep(0.2)  # start() installs its handlers behind the line in the log
+        process.send_signal(number)
+        said, log = process.communicate(timeout=START_S)
+    assert process.returncode == 0, log
+    assert said == "ending\nended\n" or how == "start"  # a daemon thread that ends meanwhile may keep the object
