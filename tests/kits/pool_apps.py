@@ -74,6 +74,12 @@ class FailsToStart(Echo):
         raise ConnectionError("no database")
 
 
+class WrongStart(Echo):
+    """Has a start handler with an argument too many, which no worker can call."""
+
+    def handle_worker_start(self, one: object, two: object) -> None: ...
+
+
 class FailsToStartLater(Echo):
     """Raises in an async start handler."""
 

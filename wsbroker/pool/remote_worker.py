@@ -479,8 +479,8 @@ class RemoteWorker:
             self.started_at = self._loop.time()
             self._start_result.set_result(commands.read_started(command))
         elif kind == commands.START_FAILED:
-            text, detail = commands.read_start_failed(command)
-            failure = self._host.make_start_error(text, detail)
+            text, detail, is_config_error = commands.read_start_failed(command)
+            failure = self._host.make_start_error(text, detail, is_config_error)
             if detail:  # the traceback in the worker, to be shown where this error is shown
                 failure.__cause__ = WorkerError(f"in worker {self.name}:\n{detail}")
             self._start_result.set_result(failure)

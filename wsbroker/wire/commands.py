@@ -63,8 +63,9 @@ STARTED: Final = 34
 """``(STARTED, names)``: the handlers are imported and `handle_worker_start` has returned; `names` is the list of
 handlers found."""
 START_FAILED: Final = 35
-"""``(START_FAILED, text, detail)``: this worker cannot start; `text` is for the user, `detail` a traceback for the log,
-or ""."""
+"""``(START_FAILED, text, detail, is_config_error)``: this worker cannot start; `text` is for the user, `detail` a
+traceback for the log, or ""; `is_config_error` says whether the application cannot work (or else its start handler has
+raised)."""
 STOPPED: Final = 36
 """``(STOPPED,)``: `handle_worker_stop` has returned and nothing more comes."""
 COUNTED: Final = 37
@@ -139,14 +140,14 @@ def read_started(command: Command) -> list[str]:
     return cast("list[str]", command[1])
 
 
-def make_start_failed(text: str, detail: str) -> Command:
+def make_start_failed(text: str, detail: str, is_config_error: bool) -> Command:
     """Returns a START_FAILED command with a text for the user and a traceback, or ""."""
-    return (START_FAILED, text, detail)
+    return (START_FAILED, text, detail, is_config_error)
 
 
-def read_start_failed(command: Command) -> tuple[str, str]:
-    """Returns the text and the traceback in a START_FAILED command."""
-    return cast("tuple[str, str]", command[1:])
+def read_start_failed(command: Command) -> tuple[str, str, bool]:
+    """Returns the text, the traceback and whether the failure is a ConfigError, of a START_FAILED command."""
+    return cast("tuple[str, str, bool]", command[1:])
 
 
 def make_counted(name: str, amount: int) -> Command:

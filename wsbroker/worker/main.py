@@ -137,13 +137,14 @@ def _run_runtime(
             exit_forked_child(error)
         if runtime is not None and (runtime.is_started or api.io.is_ended):
             raise
+        is_config_error = runtime is None or isinstance(error, ConfigError)
         if isinstance(error, ConfigError):
             text, cause = str(error), error.__cause__
         else:
             step = "loading the handlers" if runtime is None else f"handle_worker_start of {handlers.source}"
             text, cause = f"{step} failed: {format_error(error)}", error
         api.schedule_flush = None
-        api.append_command(commands.make_start_failed(text, _format_cause(cause)))
+        api.append_command(commands.make_start_failed(text, _format_cause(cause), is_config_error))
         api.flush()
 
 

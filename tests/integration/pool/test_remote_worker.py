@@ -85,7 +85,7 @@ def test_a_worker_that_cannot_start_fails_the_start_with_its_text_and_stops_the_
     loop_factory: Callable[[], asyncio.AbstractEventLoop], caplog: pytest.LogCaptureFixture
 ) -> None:
     def fails(wire: FakeWorkerEnd) -> None:
-        wire.write((commands.START_FAILED, "no handlers in app: found nothing", "Traceback: all of it"))
+        wire.write((commands.START_FAILED, "no handlers in app: found nothing", "Traceback: all of it", True))
 
     async def main() -> None:
         kit = PoolKit(serve_events, fails, settings=Settings(workers=2))
@@ -774,7 +774,7 @@ def test_a_replacement_that_cannot_start_is_tried_again(
     monkeypatch.setattr(restarts, "FIRST_DELAY_S", 0.001)
 
     def fails(wire: FakeWorkerEnd) -> None:
-        wire.write((commands.START_FAILED, "cannot import 'app'", ""))
+        wire.write((commands.START_FAILED, "cannot import 'app'", "", True))
 
     async def work(kit: PoolKit) -> None:
         kit.core.worker_queues[0].unhandled_closes[5] = (events.CLOSE, 5, None, 0, 1000, "")

@@ -551,8 +551,8 @@ def test_a_start_handler_that_raises_is_reported_and_ends_the_worker(error: Base
         raise error
 
     broker = ScriptedBroker(handlers(start=start))
-    kind, text, detail = broker.next()
-    assert kind == commands.START_FAILED
+    kind, text, detail, is_config_error = broker.next()
+    assert (kind, is_config_error) == (commands.START_FAILED, False)
     assert text == (
         f"handle_worker_start of types:SimpleNamespace (a live object) failed: {type(error).__name__}: no database"
     )
@@ -563,8 +563,8 @@ def test_a_start_handler_that_raises_is_reported_and_ends_the_worker(error: Base
 
 def test_a_spec_without_handlers_is_reported_in_one_sentence() -> None:
     broker = ScriptedBroker("wsbroker.errors")
-    kind, text, detail = broker.next()
-    assert (kind, detail) == (commands.START_FAILED, "")
+    kind, text, detail, is_config_error = broker.next()
+    assert (kind, detail, is_config_error) == (commands.START_FAILED, "", True)
     assert isinstance(text, str) and text.startswith("no handlers in wsbroker.errors: ")
     broker.end()
 

@@ -18,7 +18,7 @@ LOG_FIELDS: commands.LogFields = (30, "app", "message", "", "", 1_700_000_000, "
         (commands.make_open_result(7, 101, HEADERS, b"chat"), commands.read_open_result, (7, 101, HEADERS, b"chat")),
         (commands.make_response(3, 404, HEADERS, b"no"), commands.read_response, (3, 404, HEADERS, b"no")),
         (commands.make_started(("handle_socket_open",)), commands.read_started, ["handle_socket_open"]),
-        (commands.make_start_failed("text", "trace"), commands.read_start_failed, ("text", "trace")),
+        (commands.make_start_failed("text", "trace", True), commands.read_start_failed, ("text", "trace", True)),
         (commands.make_counted("slow", 2), commands.read_counted, ("slow", 2)),
         (commands.make_slowest("handle", 5, 0.25, 1e9), commands.read_slowest, ("handle", 5, 0.25, 1e9)),
         (commands.make_log(LOG_FIELDS), commands.read_log, LOG_FIELDS),

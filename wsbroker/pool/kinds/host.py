@@ -11,12 +11,10 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, final
+from typing import final
 
 from wsbroker.errors import ConfigError, WorkerError, WSBrokerError
 from wsbroker.guarded_log import GuardedLog, format_error, format_repr
-
-START_HANDLER: Final = "handle_worker_start"
 
 logger = GuardedLog(__name__)
 
@@ -62,15 +60,15 @@ class WorkerHost(ABC):
         """Ends a stuck worker; returns False if this kind of worker cannot be ended: its thread then runs on."""
         return False
 
-    def make_start_error(self, text: str, detail: str) -> WSBrokerError:
+    def make_start_error(self, text: str, detail: str, is_config_error: bool) -> WSBrokerError:
         """Makes the exception of a start that the worker has reported as failed.
 
         Args:
             text: the worker's message for the user.
             detail: a traceback, or "".
+            is_config_error: whether the application cannot work; False: its start handler has raised (database down).
         """
-        # A start handler that fails (database down) is no wrong setting; the text begins with the handler's name.
-        return WorkerError(text) if text.startswith(START_HANDLER) else ConfigError(text)
+        return ConfigError(text) if is_config_error else WorkerError(text)
 
     @final
     def start(self) -> tuple[socket.socket, socket.socket]:

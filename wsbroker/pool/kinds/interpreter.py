@@ -77,8 +77,8 @@ class InterpreterHost(WorkerHost):
             self._interpreter.prepare_forced_exit()
         return False
 
-    def make_start_error(self, text: str, detail: str) -> WSBrokerError:
+    def make_start_error(self, text: str, detail: str, is_config_error: bool) -> WSBrokerError:
         """Makes a `ModuleRefused` if a module refused to be loaded in a subinterpreter; else as for every kind."""
         if is_subinterpreter_refusal(text) or is_subinterpreter_refusal(detail):
             return ModuleRefused(text)
-        return super().make_start_error(text, detail)
+        return super().make_start_error(text, detail, is_config_error)

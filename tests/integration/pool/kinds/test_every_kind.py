@@ -82,6 +82,9 @@ def test_a_spec_that_cannot_work_is_a_config_error_with_the_loaders_text(kind: s
     assert str(error).startswith("cannot import 'no_such_module_here': there is no module named 'no_such_module_here'")
     error = start_error("json.tool:main", worker_kind=kind)
     assert isinstance(error, ConfigError) and "no handlers in" in str(error)
+    error = start_error(APPS + "WrongStart", worker_kind=kind)
+    assert isinstance(error, ConfigError)
+    assert str(error).startswith("handle_worker_start(one, two) in ")
 
 
 @pytest.mark.parametrize("kind", KINDS)
