@@ -316,9 +316,11 @@ _SIZE_UNITS: Final = {
     "kib": 1 << 10,
     "mib": 1 << 20,
     "gib": 1 << 30,
+    "tib": 1 << 40,
     "kb": 10**3,
     "mb": 10**6,
     "gb": 10**9,
+    "tb": 10**12,
 }
 _DURATION_UNITS: Final = {
     "": Fraction(1),

@@ -6,6 +6,7 @@ import pytest
 
 from wsbroker.errors import ConfigError
 from wsbroker.settings import sources
+from wsbroker.settings.checks import Setting
 from wsbroker.settings.config import SETTINGS
 from wsbroker.settings.sources import RawSetting
 
@@ -33,6 +34,9 @@ def refusal_of_flag(name: str, *texts: str) -> str:
         ("1MiB", 1 << 20),
         ("1.5MiB", 3 << 19),
         ("1GiB", 1 << 30),
+        ("1TiB", 1 << 40),
+        ("2 tib", 2 << 40),
+        ("1TB", 10**12),
         ("1KB", 1000),
         ("1MB", 1_000_000),
         ("0.5GB", 500_000_000),
@@ -40,6 +44,14 @@ def refusal_of_flag(name: str, *texts: str) -> str:
 )
 def test_sizes_are_read_with_their_units(text: str, size: int) -> None:
     assert sources.parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    "setting", [each for each in SETTINGS.values() if each.kind == "size"], ids=lambda each: each.name
+)
+def test_each_size_that_the_documentation_shows_is_read(setting: Setting) -> None:
+    for value in (setting.default, setting.minimum, setting.maximum):
+        assert flag(setting.name, setting.format_value(value)) == value
 
 
 @pytest.mark.parametrize("text", ["", "KiB", "64K", "1M", "-1", "+1", "1e3", "0.3B", "1,5MiB", "1_000", "٣", "1 2"])
