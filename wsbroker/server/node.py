@@ -40,6 +40,10 @@ CLOSE_PAUSE_S: Final = 0.05
 """Seconds between two such batches."""
 CLOSE_POLL_S: Final = 0.02
 """Seconds between two checks whether all connections have ended."""
+WORKERS_STOP_SHARE: Final = 0.25
+"""Part of the stop timeout that is kept for the stop of the workers, however long clients take to answer a Close."""
+MAX_WORKERS_STOP_SHARE_S: Final = 5.0
+"""That part in seconds, at most."""
 FAILED_START_STOP_S: Final = 5.0
 """How long workers that have started may take to stop, when an address cannot be bound."""
 WARNING_INTERVAL_S: Final = 1.0
@@ -128,16 +132,18 @@ class Node:
     async def close(self, timeout_s: float) -> None:
         """Stops listeners, then sockets and HTTP requests together, then workers.
 
+        A part of the time, `WORKERS_STOP_SHARE`, is kept for the workers, also if clients answer no Close.
         After `timeout_s` seconds the remaining connections and handlers are dropped. Never raises because of a stuck
         handler or client.
         """
         deadline = time.monotonic() + timeout_s
+        clients_deadline = deadline - min(timeout_s * WORKERS_STOP_SHARE, MAX_WORKERS_STOP_SHARE_S)
         if self._warning_timer is not None:
             self._warning_timer.cancel()
         self.front.stop_listening()
         self.connections.stop()
         # Requests in flight need the workers: they get half of the time, the end of the handlers gets the other half.
-        await asyncio.gather(self._close_sockets(deadline), self.front.stop(timeout_s / 2))
+        await asyncio.gather(self._close_sockets(clients_deadline), self.front.stop(timeout_s / 2))
         await self.pool.stop(max(0.0, deadline - time.monotonic()))
         self.connections.inline_runner = None  # no handler runs after `handle_worker_stop`
         dropped = self.connections.abort_connections()

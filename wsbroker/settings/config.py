@@ -343,7 +343,8 @@ class Config:
         "Time",
         minimum=0.0,
         help="how long a clean stop may take; 0 stops at once",
-        reason="Kubernetes kills after 30 s; the closes are paced, so that not all clients reconnect in one second.",
+        reason="Kubernetes kills after 30 s; the closes are paced, so that not all clients reconnect in one second. "
+        "The last quarter, 5 s at most, is the workers' alone.",
     )
 
     def __post_init__(self) -> None:

@@ -294,6 +294,32 @@ def test_a_clean_stop_runs_every_close_handler_and_then_worker_stop(
     assert len(lines) == 6 + workers
 
 
+def test_a_client_that_answers_no_close_leaves_the_workers_time_to_stop(
+    nothing_runs: None, kind: WorkerKind, record: Path
+) -> None:
+    workers = 1 if kind == "inline" else 2
+    server = wsbroker.start(
+        "127.0.0.1:0",
+        worker=f"{APPS}recorder:App",
+        worker_kind=kind,
+        workers=workers,
+        worker_arg=str(record),
+        close_timeout=60,
+        shutdown_timeout=2,
+    )
+    (address,) = server.addresses
+    assert isinstance(address, TcpAddress)
+    peer = Peer((address.host, address.port))
+    peer.upgrade(text("hello"))
+    assert peer.text() == "hello"
+    before = time.monotonic()
+    server.stop()
+    assert 1.4 < time.monotonic() - before < 10
+    peer.end()
+    lines = record.read_text().splitlines()[workers:]
+    assert sorted(lines) == ["close 1001 server shutdown"] + ["stop []"] * workers
+
+
 def answer_closes(peers: list[Peer]) -> None:
     """Completes the closing handshakes that the server has begun."""
     for peer in peers:
