@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -134,6 +135,39 @@ def test_kinds_that_share_the_servers_modules_say_why_they_cannot(kind: str, tmp
             re.compile(f"not reloaded, the running workers stay: workers of kind {kind} share the server's modules"),
             START_S,
         )
+
+
+@pytest.mark.parametrize("kind", ["inline", "thread"])
+def test_new_code_that_cannot_be_imported_does_not_end_a_server_that_is_restarted_for_it(
+    kind: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("watchfiles")
+    app = tmp_path / "app.py"
+    app.write_text(APP)
+    arguments = ("app.py", "--worker-kind", kind, "--reload")
+    with serving(*arguments, folder=tmp_path, environment={"PYTHONDONTWRITEBYTECODE": "1"}) as server:
+        server.wait_for_line(re.compile("watching for changes"), START_S)
+        deadline = time.monotonic() + START_S
+        while "files changed" not in server.log:  # the watcher may not look yet: change it until it does
+            assert time.monotonic() < deadline
+            app.write_text("import time\ntime.sleep(60)\n")  # it hangs, until it is corrected
+            time.sleep(0.1)
+        app.write_text("print('loading')\nimport not_there\n")
+        server.wait_for_line(
+            re.compile("not restarted, the running server stays: cannot import 'app': .*No module named 'not_there'"),
+            START_S,
+        )
+        app.write_text("import os\nos._exit(7)\n")
+        server.wait_for_line(re.compile("stays: loading the handlers failed: its process exited with code 7"), START_S)
+        app.write_text(APP + "\nprint('the new', 'code')\n")
+        server.wait_for_line(re.compile("restarting: "), START_S)
+        server.wait_for_line(re.compile("^the new code$"), START_S)
+        deadline = time.monotonic() + START_S
+        while server.log.count("serving on") < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert server.stop() == 0
+        assert "loading\n" not in server.log
 
 
 # Every count. ---------------------------------------------------------------------------------------------------------

@@ -220,7 +220,7 @@ def run(
     descriptors.raise_fd_limit()
     lifecycle, addresses = prepare_server(bind, worker, config, settings)
     if reload:
-        lifecycle.watch_application_files()
+        lifecycle.watch_application_files(folder)
     interval = set_switch_interval()
     is_main = threading.current_thread() is threading.main_thread()
     signals = install_server_signals(lifecycle, exit_on_second_signal, takes_handled_signals=True) if is_main else None

@@ -33,7 +33,7 @@ from wsbroker.pool.pool import ReloadUnfinished
 from wsbroker.server.event_loop import restore_switch_interval
 from wsbroker.server.node import Node
 from wsbroker.server.redefinition import current_definitions, is_redefined
-from wsbroker.server.reload import find_watched_folders, watch_python_files
+from wsbroker.server.reload import find_load_error, find_watched_folders, watch_python_files
 from wsbroker.server.waiting import wait_until_done, wait_until_set
 from wsbroker.settings.addresses import Address, BindAddress
 from wsbroker.settings.config import Config
@@ -89,6 +89,10 @@ class Lifecycle:
         self._stopped_in_loop: asyncio.Event | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         """Running reloads and the watching of files, to be cancelled at the stop."""
+        self._restart_task: asyncio.Task[None] | None = None
+        """The task that restarts the program if its new code can be loaded; None if there was none."""
+        self._restart_folder = ""
+        """The working directory in which the program is going to be restarted."""
         self.watched_folders: list[Path] = []
         """The folders whose files are watched; empty: none."""
         self.pending_answers: set[Future[Any]] = set()
@@ -157,7 +161,7 @@ class Lifecycle:
     async def on_files_changed(self) -> None:
         """Reloads the workers, or restarts the program where workers share its modules. Called by the file watch.
 
-        Returns before a reload has ended: new code that hangs in its import may be corrected meanwhile.
+        Returns before that has ended: new code that hangs in its import may be corrected meanwhile.
         """
         node = self.node
         if node is None or self._is_stop_requested:
@@ -165,7 +169,33 @@ class Lifecycle:
         if node.pool.kind in ("interpreter", "process"):
             self._start_reload_task()
         else:
-            logger.info("restarting: workers of kind %s share the server's modules", node.pool.kind)
+            self._start_restart_task(node.pool.kind)
+
+    def _start_restart_task(self, kind: str) -> None:
+        """Starts a task that restarts the program if its new code can be loaded; cancels the last such task.
+
+        Args:
+            kind: the kind of the workers, for the log.
+        """
+        if self._restart_task is not None:
+            self._restart_task.cancel()
+        task = asyncio.get_running_loop().create_task(self._restart_if_app_loads(kind), name="wsbroker restart")
+        self._restart_task = task
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _restart_if_app_loads(self, kind: str) -> None:
+        """Requests a stop after which the program is restarted, or logs why the new code cannot be loaded.
+
+        Args:
+            kind: the kind of the workers, for the log.
+        """
+        assert isinstance(self._worker, str)  # or no files would be watched
+        mistake = await find_load_error(self._worker, self._restart_folder)
+        if mistake:
+            logger.error("not restarted, the running server stays: %s", mistake)
+        elif not self._is_stop_requested:
+            logger.info("restarting: workers of kind %s share the server's modules", kind)
             self.wants_restart = True
             self.request_stop(None)
 
@@ -358,8 +388,13 @@ class Lifecycle:
         if self._stopped_in_loop is not None:
             await self._stopped_in_loop.wait()
 
-    def watch_application_files(self) -> None:
-        """Has the server watch the application's files and reload when they change. Called before it runs."""
+    def watch_application_files(self, folder: str) -> None:
+        """Has the server watch the application's files and reload when they change. Called before it runs.
+
+        Args:
+            folder: the working directory in which the program is restarted, if a change needs that.
+        """
+        self._restart_folder = folder
         if isinstance(self._worker, str):
             self.watched_folders = find_watched_folders(self._worker)
         else:

@@ -1,18 +1,25 @@
 """Watches an application's files for `--reload`, and reports when they have changed.
 
-May import: `errors`, `settings.folders`, `pool.kinds.executable`, standard library; watchfiles inside functions only.
+May import: `errors`, `settings.folders`, `pool.kinds.executable`, `pool.kinds.process`, standard library; watchfiles
+inside functions only.
 """
 
 import ast
+import asyncio
 import importlib.util
+import marshal
 import os
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
+from typing import Final
 
 from wsbroker.errors import ConfigError
 from wsbroker.guarded_log import GuardedLog
-from wsbroker.pool.kinds.executable import FROZEN_REASON, find_process_obstacle, is_frozen
-from wsbroker.settings.folders import working_directory
+from wsbroker.pool.kinds.executable import FROZEN_REASON, PARENT_VARIABLE, find_process_obstacle, is_frozen
+from wsbroker.pool.kinds.process import describe_exit
+from wsbroker.settings.folders import sys_path_with_links, working_directory
 
 logger = GuardedLog(__name__)
 
@@ -22,6 +29,13 @@ DEBOUNCE_MS = 400
 
 LINK_CHECK_INTERVAL_MS = 1000
 """How often to check whether a symbolic link in a folder's path leads to another folder."""
+
+_CHECK_PROGRAM: Final = (
+    "import marshal, sys; "
+    "sys.path[:], sys.argv[:], spec = marshal.loads(sys.stdin.buffer.read()); "
+    "from wsbroker.worker.entry import check_main; check_main(spec)"
+)
+"""The program of the process that loads an application for `find_load_error`. Its data comes through standard input."""
 
 
 def find_watched_folders(spec: str) -> list[Path]:
@@ -60,6 +74,38 @@ def find_syntax_error(paths: Iterable[str]) -> str | None:
         except (OSError, ValueError):  # deleted meanwhile, or no text: the import will report that
             continue
     return None
+
+
+async def find_load_error(spec: str, folder: str) -> str:
+    """Loads an application in a process of its own; returns the text of the error, or "" if the application loads.
+
+    The process is killed if the caller is cancelled, as new code may hang.
+
+    Args:
+        spec: the application as ``module`` or ``module:object``.
+        folder: the working directory of the process; the present one if `folder` does not exist any more.
+    """
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    try:
+        process = subprocess.Popen(
+            [sys.executable, *flags, "-P", "-c", _CHECK_PROGRAM, "wsbroker check"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=folder if os.path.isdir(folder) else None,
+            env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
+            start_new_session=True,  # no signal to the server's group ends this process
+        )
+    except OSError as error:
+        return f"no process can be started to load the new code: {error}"
+    start = marshal.dumps([sys_path_with_links(sys.path), sys.argv, spec])
+    try:
+        output, _ = await asyncio.to_thread(process.communicate, start)
+    finally:
+        process.kill()  # does nothing to a process that has ended
+    if process.returncode == 0:
+        return ""
+    return output.decode("utf-8", "replace") or f"loading the handlers failed: {describe_exit(process.returncode)}"
 
 
 async def watch_python_files(folders: list[Path], on_change: Callable[[], Awaitable[None]]) -> None:

@@ -10,9 +10,14 @@ import sys
 from collections.abc import Mapping
 from socket import dup, socket
 from types import FrameType
+from typing import NoReturn
 
 from wsbroker import process_exit
+from wsbroker.errors import ConfigError
+from wsbroker.guarded_log import format_error
+from wsbroker.worker import api as worker_api
 from wsbroker.worker import forks
+from wsbroker.worker.loader import load_handlers
 from wsbroker.worker.main import worker_main
 
 
@@ -55,6 +60,32 @@ def process_main(
         worker_main(*ends, sys.path, spec, options, lambda: _exit_within(limit_s))
     finally:
         _exit_within(limit_s)
+
+
+def check_main(spec: str) -> NoReturn:
+    """Loads an application's handlers in this process, which then exits: with 0, or with 1 after an error text.
+
+    The text goes to stdout; what the application itself writes there is dropped. Threads that the application has
+    started are not waited for.
+
+    Args:
+        spec: names the application, as for `load_handlers`.
+    """
+    os.environ.pop("WSBROKER_WORKER_OF", None)
+    worker_api.is_worker_interpreter = True
+    answer = os.dup(1)
+    with open(os.devnull, "r+b") as null:
+        os.dup2(null.fileno(), 0)
+        os.dup2(null.fileno(), 1)
+    text = ""
+    try:
+        load_handlers(spec)
+    except ConfigError as error:
+        text = str(error)
+    except BaseException as error:
+        text = f"loading the handlers failed: {format_error(error)}"
+    os.write(answer, text.encode("utf-8", "backslashreplace"))
+    process_exit.exit_now(process_exit.STATUS_FORCED if text else 0)
 
 
 def _install_noop_handlers() -> None:
