@@ -17,7 +17,6 @@ May import: `settings`, light modules of `server`, `process_exit`, `guarded_log`
 and `bench` inside functions only, because asyncio and aiohttp take long to load.
 """
 
-import errno
 import json
 import logging
 import os
@@ -37,7 +36,7 @@ from wsbroker.server.application_path import find_app
 from wsbroker.server.signals import install_program_signals
 from wsbroker.server.standard_streams import open_standard_streams
 from wsbroker.settings import descriptors, open_sockets, sources
-from wsbroker.settings.addresses import BindAddress, InheritedSocket, bind_error_text, parse_addresses
+from wsbroker.settings.addresses import BindAddress, InheritedSocket, bind_error_text, group_id_of, parse_addresses
 from wsbroker.settings.checks import Setting, did_you_mean
 from wsbroker.settings.config import GROUPS, SETTINGS, Config, Settings, check_settings
 
@@ -209,6 +208,8 @@ def _read_options(flags: Mapping[str, object], environment: Mapping[str, str]) -
             "which its handle_worker_start(arg) is called with"
         )
     check_settings(values, labels)
+    if values.get("unix_group") is not None:
+        group_id_of(str(values["unix_group"]), labels["unix_group"])
     config = Config.of(**cast("Settings", values))
     bind, addresses = _read_bind_addresses(layer, warnings)
     if app is None and secret is None:
@@ -252,10 +253,21 @@ def _read_app(layer: sources.SettingsLayer) -> str | None:
     if not app.strip():
         raise ConfigError(f"{each.label} is empty: write module, module:object or a file such as ./chat.py")
     if re.fullmatch(r"\w+://.*|[^/]*:[0-9]+|[0-9]+", app):
-        address = app.partition("://")[2].rstrip("/") or app
-        bind = f"127.0.0.1:{address}" if address.isdigit() else address
-        raise ConfigError(f"{app!r} is an address and no APP: to listen there, write --bind {bind}")
+        raise ConfigError(f"{app!r} is an address and no APP: to listen there, write --bind {_make_bind_text(app)}")
     return None if app == BUILT_IN_APP else app
+
+
+def _make_bind_text(address: str) -> str:
+    """Returns the text of ``--bind`` for an address or URL; without a port in it, that of the default address."""
+    scheme, colon, rest = address.partition("://")
+    if scheme in ("fd", "unix") and colon:
+        return address if scheme == "fd" else f"unix:{rest}"
+    host = (rest if colon else address).partition("/")[0]
+    if not host:
+        return DEFAULT_BIND
+    if host.isdigit():
+        return f"127.0.0.1:{host}"
+    return host if re.search(":[0-9]+$", host) else f"{host.rstrip(':')}:{DEFAULT_BIND.rpartition(':')[2]}"
 
 
 def _read_secret(layer: sources.SettingsLayer) -> str | None:
@@ -375,10 +387,9 @@ def _run_server(options: ServeOptions) -> int:
     try:
         run(options.bind, config=options.config, worker=worker, reload=options.reload)
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            return _report_error(
-                UNEXPECTED, f"{error.strerror}: raise the limit of open files (ulimit -n, LimitNOFILE)", error
-            )
+        advice = descriptors.shortage_advice(error)
+        if advice:
+            return _report_error(UNEXPECTED, f"{error.strerror}{advice}", error)
         text = bind_error_text(error, options.addresses)
         if text is None:
             raise

@@ -114,7 +114,7 @@ def test_every_setting_has_a_flag(run: Run, name: str) -> None:
         "mode": [flag, "640"],
         "choice": [flag, setting.choices[-1] if setting.choices else ""],
         "switch": [flag.replace("--", "--no-")],
-        "text": [flag, "text"],
+        "text": [flag, "0"],  # also the number of a group
         "names": [flag, "https://a" if name == "allowed_origins" else "a"],
     }[setting.kind]
     value = {
@@ -124,7 +124,7 @@ def test_every_setting_has_a_flag(run: Run, name: str) -> None:
         "mode": 0o640,
         "choice": argv[-1],
         "switch": False,
-        "text": "text",
+        "text": "0",
         "names": (argv[-1],),
     }[setting.kind]
     assert cli.main(["app", *argv]) == 0
@@ -388,6 +388,16 @@ def test_unknown_variables_and_a_low_limit_of_open_files_are_warnings(
         (["3000"], "'3000' is an address and no APP: to listen there, write --bind 127.0.0.1:3000"),
         ([":3000"], "':3000' is an address and no APP: to listen there, write --bind :3000"),
         (["http://[::1]:3/"], "'http://[::1]:3/' is an address and no APP: to listen there, write --bind [::1]:3"),
+        (["http://[::1]"], "'http://[::1]' is an address and no APP: to listen there, write --bind [::1]:3000"),
+        (["http://a/b"], "'http://a/b' is an address and no APP: to listen there, write --bind a:3000"),
+        (["ws://"], "'ws://' is an address and no APP: to listen there, write --bind 127.0.0.1:3000"),
+        (["fd://3"], "'fd://3' is an address and no APP: to listen there, write --bind fd://3"),
+        (["unix:///s"], "'unix:///s' is an address and no APP: to listen there, write --bind unix:/s"),
+        (
+            ["app", "--unix-group", "no such"],
+            "--unix-group is 'no such', and this machine has no group of that name: create the group (groupadd), or "
+            "write the name or number of another one",
+        ),
         (["app", "--reload=true"], "--reload takes no value"),
         (["--bind"], "--bind needs a value"),
         (["app", "--workers"], "--workers needs a value"),

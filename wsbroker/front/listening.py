@@ -21,6 +21,7 @@ from wsbroker.settings.addresses import (
     TcpAddress,
     UnixAddress,
     describe_bind_error,
+    group_id_of,
 )
 from wsbroker.settings.open_sockets import address_of, duplicate_sockets
 
@@ -325,25 +326,6 @@ def _adopt_inherited_socket(address: InheritedSocket) -> Listener:
         for sock in sockets:
             sock.close()
         raise
-
-
-def group_id_of(group: str) -> int:
-    """Returns the number of a group.
-
-    Args:
-        group: the group's name, or its number in decimal digits.
-
-    Raises:
-        ConfigError: there is no group of this name.
-    """
-    if group.isascii() and group.isdigit() and len(group) < 10:
-        return int(group)
-    try:
-        import grp
-
-        return grp.getgrnam(group).gr_gid
-    except (ImportError, KeyError, ValueError):
-        raise ConfigError(f"unix_group is {group!r}, and this machine has no group of that name") from None
 
 
 def _bind_unix_socket(address: UnixAddress, permissions: UnixSocketPermissions) -> Listener:

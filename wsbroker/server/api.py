@@ -15,13 +15,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Unpack
 
 from wsbroker.errors import CommandError, ConfigError
-from wsbroker.front.listening import group_id_of
 from wsbroker.guarded_log import GuardedLog, format_error, write_to_stderr
 from wsbroker.process_exit import limit_thread_wait
 from wsbroker.server.event_loop import REMAINING_TASKS_TIMEOUT_S, restore_switch_interval, run_loop, set_switch_interval
 from wsbroker.server.lifecycle import (
     Lifecycle,
     refuse_redefined_worker,
+    refuse_second_server,
     server_lock,
     set_running_lifecycle,
     wait_at_program_end,
@@ -33,7 +33,7 @@ from wsbroker.server.signals import ServerSignals, exit_on_second_signal, instal
 from wsbroker.server.standard_streams import open_standard_streams
 from wsbroker.server.waiting import wait_until_set
 from wsbroker.settings import descriptors, open_sockets
-from wsbroker.settings.addresses import BindAddress, UnixAddress, parse_addresses
+from wsbroker.settings.addresses import BindAddress, UnixAddress, group_id_of, parse_addresses
 from wsbroker.settings.config import Config, Settings
 from wsbroker.settings.folders import working_directory
 from wsbroker.worker.options import TO_THREAD_PREFIX
@@ -372,6 +372,7 @@ def prepare_server(
     _check_unix_access(checked, addresses)
     spec = worker
     with server_lock:
+        refuse_second_server()
         if spec is None:
             if _registered_worker is None:
                 raise CommandError("no worker is registered: call wsbroker.register_worker('pkg.mod') before start()")

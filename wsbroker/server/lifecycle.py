@@ -499,9 +499,14 @@ def set_running_lifecycle(lifecycle: Lifecycle) -> None:
         CommandError: another server runs.
     """
     global _running_lifecycle
+    refuse_second_server()
+    _running_lifecycle = lifecycle
+
+
+def refuse_second_server() -> None:
+    """Raises CommandError if a server runs in this process. Under `server_lock`."""
     if _running_lifecycle is not None:
         raise CommandError(f"a server runs in this process already: {_running_lifecycle!r}; stop it first")
-    _running_lifecycle = lifecycle
 
 
 def refuse_redefined_worker(worker: object) -> None:

@@ -202,6 +202,29 @@ _BIND_ERRNOS: Final = frozenset(
 )
 
 
+def group_id_of(group: str, label: str = "unix_group") -> int:
+    """Returns the number of a group.
+
+    Args:
+        group: the group's name, or its number in decimal digits.
+        label: how errors call the setting.
+
+    Raises:
+        ConfigError: there is no group of this name.
+    """
+    if group.isascii() and group.isdigit() and len(group) < 10:
+        return int(group)
+    try:
+        import grp
+
+        return grp.getgrnam(group).gr_gid
+    except (ImportError, KeyError, ValueError):
+        raise ConfigError(
+            f"{label} is {group!r}, and this machine has no group of that name: create the group (groupadd), or write "
+            "the name or number of another one"
+        ) from None
+
+
 def _address_error(text: str, problem: str) -> ConfigError:
     """Returns the error for a text of `bind` that is no address: its problem, and the forms that an address has."""
     write = " Write" if problem.endswith("?") else "; write"

@@ -3,6 +3,7 @@
 May import: standard library. Must never: change the limit, but for `raise_fd_limit`.
 """
 
+import errno
 import sys
 from typing import Final
 
@@ -43,6 +44,12 @@ def fd_warning(max_connections: int | None) -> str | None:
         f"max_connections is {max_connections}, but this process may open only {soft} files, so about {room} "
         "connections fit: raise the limit (ulimit -n, LimitNOFILE) or lower max_connections"
     )
+
+
+def shortage_advice(error: BaseException) -> str:
+    """Returns ``": raise the limit of open files …"`` if that is what an error is about, "" for any other error."""
+    is_shortage = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+    return ": raise the limit of open files (ulimit -n, LimitNOFILE)" if is_shortage else ""
 
 
 def raise_fd_limit() -> None:

@@ -233,7 +233,12 @@ def _no_handlers_text(target: object, source: str, misspelled: dict[str, str]) -
         source: its name.
         misspelled: from `_find_misspelled`.
     """
-    if misspelled:
+    from types import BuiltinFunctionType, FunctionType, MethodType
+
+    if isinstance(target, FunctionType | MethodType | BuiltinFunctionType):
+        owner = source.rpartition(".")[0] if "." in source.partition(":")[2] else getattr(target, "__module__", None)
+        found = f"it is one function; name the module or object that has it: {owner!r}"
+    elif misspelled:
         found = f"found {_join_with_commas([f'{name} (did you mean {meant}?)' for name, meant in misspelled.items()])}"
     else:
         names = [name for name in dir(target) if not name.startswith("_") and _is_own_function(target, name)]
@@ -298,7 +303,24 @@ def _import_failed_text(name: str, error: BaseException) -> str:
         origin = f" (imported by {chain})" if chain else ""
         return f"cannot import {name!r}: {refusal}{origin}"
     origin = f" (imported by {chain}{_innermost_app_line(error)})" if chain else ""
-    return f"cannot import {name!r}: {format_error(error)}{origin}"
+    return f"cannot import {name!r}: {format_error(error)}{origin}{_package_advice(name, error)}"
+
+
+def _package_advice(name: str, error: BaseException) -> str:
+    """Returns the advice to name a module with its package, if its relative import failed without that; or ""."""
+    import os
+
+    if "no known parent package" not in str(error) or "." in name:
+        return ""
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__") == name:
+            package = os.path.basename(os.path.dirname(trace.tb_frame.f_code.co_filename))
+            return (
+                f"; relative imports need the package: write {package}.{name}, in the folder above" if package else ""
+            )
+        trace = trace.tb_next
+    return ""
 
 
 def find_subinterpreter_refusal(error: BaseException | None) -> str:

@@ -12,7 +12,7 @@ from wsbroker.errors import CommandError
 def _raise_called_in_worker(name: str) -> NoReturn:
     """Raises the CommandError that says that a function of the server, of this name, was called in a worker."""
     raise CommandError(
-        f"{name}() was called in a worker, while it imports the handlers: put the lines that start the server behind "
+        f"{name}() was called in a worker, where no server can start: put the lines that start the server behind "
         "if __name__ == '__main__': or into a module of their own"
     )
 

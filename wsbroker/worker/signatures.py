@@ -24,6 +24,8 @@ def count_arguments(name: str, handler: Callable[..., object], source: str) -> i
     import inspect
 
     documented = HANDLER_ARGUMENTS[name]
+    if inspect.ismethod(handler):
+        _check_self_parameter(name, handler.__func__, source)
     call = f"{name}({', '.join(documented)})"
     signature = _get_signature(handler)
     if signature is None:
@@ -55,6 +57,27 @@ def count_arguments(name: str, handler: Callable[..., object], source: str) -> i
     if required > len(documented):
         raise make_error(f"it needs {required} arguments and is given {len(documented)}")
     return len(documented) if takes_rest else min(taken, len(documented))
+
+
+def _check_self_parameter(name: str, function: Callable[..., object], source: str) -> None:
+    """Raises ConfigError if a method has no parameter for its object, such as ``def handle_socket_message(data)``.
+
+    Args:
+        name: the handler's name.
+        function: the function of the method.
+        source: where the handler was found, for the message.
+    """
+    signature = _get_signature(function)
+    if signature is None:
+        return
+    parameters = list(signature.parameters.values())
+    if not parameters or parameters[0].name in HANDLER_ARGUMENTS[name]:
+        shown = ", ".join(str(each.replace(annotation=each.empty)) for each in parameters)
+        expected = f"{name}({', '.join(('self', *HANDLER_ARGUMENTS[name]))})"
+        raise ConfigError(
+            f"{name}({shown}) in {source}: it is a method and lacks 'self'; write {expected}, or fewer of the "
+            "arguments after 'self'"
+        )
 
 
 def _get_signature(handler: Callable[..., object]) -> "inspect.Signature | None":  # type: ignore[name-defined]  # noqa: F821

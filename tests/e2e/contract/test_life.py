@@ -124,6 +124,9 @@ def test_a_second_start_is_a_runtime_error(nothing_runs: None, kind: WorkerKind)
         with pytest.raises(RuntimeError, match="^a server runs in this process already"):
             wsbroker.run("127.0.0.1:0", worker=ECHO, worker_kind=kind)
 
+        with pytest.raises(RuntimeError, match="^a server runs in this process already"):
+            wsbroker.run("127.0.0.1:0")  # although no worker is registered
+
         async def serve() -> None:
             async with served(kind):
                 raise AssertionError("it served")

@@ -364,7 +364,7 @@ def test_the_child_of_a_fork_has_no_server_and_says_so() -> None:
 def test_the_mode_and_group_of_a_unix_socket_are_checked_before_anything_starts(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    text = "^unix_group is 'no such group', and this machine has no group of that name$"
+    text = "^unix_group is 'no such group', and this machine has no group of that name: create "
     with pytest.raises(wsbroker.ConfigError, match=text):
         wsbroker.start("unix:/no/such/folder/s", worker=NeverStarts(), unix_group="no such group")
     with wsbroker.start(BIND, worker=Idle(), worker_kind="inline", unix_mode=0o660, handle_signals=False):

@@ -265,6 +265,32 @@ def test_without_handlers_the_error_says_what_was_found_and_what_is_expected(pac
     assert "no handlers in builtins:int: it is an int without functions" in problem(int)
 
 
+def test_a_handler_named_in_place_of_its_module_or_class_is_an_error_that_names_that(package: Write) -> None:
+    package("one_app.py", "def handle_http_request(): ...\nclass App:\n    def handle_http_request(self): ...\n")
+    text = "no handlers in one_app:{}: it is one function; name the module or object that has it: {!r}; expected"
+    assert text.format("handle_http_request", "one_app") in problem("one_app:handle_http_request")
+    assert text.format("App.handle_http_request", "one_app:App") in problem("one_app:App.handle_http_request")
+
+
+@pytest.mark.parametrize("given", ["", "data", "data, socket_id"])
+def test_a_method_without_self_is_an_error_that_says_so(given: str, package: Write) -> None:
+    package("self_app.py", f"class App:\n    def handle_socket_message({given}): ...\n")
+    assert problem("self_app:App") == (
+        f"handle_socket_message({given}) in self_app:App: it is a method and lacks 'self'; "
+        "write handle_socket_message(self, data, socket_id, token), or fewer of the arguments after 'self'"
+    )
+
+
+def test_a_relative_import_in_a_file_without_its_package_says_how_to_name_it(
+    package: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package("dot/dotted_app.py", "from . import other\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "dot"))
+    assert problem("dotted_app").endswith(
+        "; relative imports need the package: write dot.dotted_app, in the folder above"
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "meant"),
     [

@@ -35,7 +35,8 @@ def test_an_interpreter_that_belongs_to_a_worker_gets_the_stubs_and_any_other_th
 
 @pytest.mark.parametrize("function", [server_stubs.start, server_stubs.run, server_stubs.serve])
 def test_what_would_start_a_server_is_refused_by_its_name_with_what_to_do(function: Callable[..., object]) -> None:
-    expected = rf"^{function.__name__}\(\) was called in a worker, .* if __name__ == '__main__': or into a module of"
+    name = function.__name__
+    expected = rf"^{name}\(\) was called in a worker, where no server can start: .* if __name__ == '__main__': or into"
     with pytest.raises(CommandError, match=expected):
         function()
     with pytest.raises(CommandError, match=expected):

@@ -15,6 +15,7 @@ from typing import final
 
 from wsbroker.errors import ConfigError, WorkerError, WSBrokerError
 from wsbroker.guarded_log import GuardedLog, format_error, format_repr
+from wsbroker.settings.descriptors import shortage_advice
 
 logger = GuardedLog(__name__)
 
@@ -92,7 +93,8 @@ class WorkerHost(ABC):
         except (OSError, RuntimeError) as error:
             for end in opened:
                 end.close()
-            raise WorkerError(f"worker {self.name} cannot be started: {error}") from error
+            advice = shortage_advice(error)
+            raise WorkerError(f"worker {self.name} cannot be started: {error}{advice}") from error
         self._thread = thread
         return our_wire, our_control
 

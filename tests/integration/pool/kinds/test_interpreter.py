@@ -130,7 +130,7 @@ def test_a_module_that_starts_the_server_when_it_is_imported_is_told_so(apps: Pa
     name = f"eager_{call}"
     write(apps, **{name: f"import wsbroker\nwsbroker.{call}(':0')\n" + HANDLER})
     assert str(start_error(name, worker_kind=kind)) == (
-        f"cannot import '{name}': CommandError: {call}() was called in a worker, while it imports the handlers: put "
+        f"cannot import '{name}': CommandError: {call}() was called in a worker, where no server can start: put "
         "the lines that start the server behind if __name__ == '__main__': or into a module of their own "
         f"(imported by {name}, at {name}.py line 2)"
     )
