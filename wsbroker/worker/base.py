@@ -85,7 +85,8 @@ class Worker:
         Returns:
             True or None accepts it, and so does an `Accept`, which adds header fields to the 101 and may choose the
             subprotocol. False refuses it with 403, an `HttpResponse` is sent instead (a 401, a redirect). The client
-            gets 500 if the handler raises and 504 if it takes too long.
+            gets 500 if the handler raises, 504 if it takes too long, and 503 if its worker is lost meanwhile, also
+            because this handler cannot be interrupted.
         """
         return None
 
@@ -126,7 +127,8 @@ class Worker:
         Returns:
             an `HttpResponse`; ``str`` (sent as text) or ``bytes``; a ``dict`` that spells a response with ``status``
             and perhaps ``headers`` and ``body`` and no other key; any other ``dict`` (sent as JSON); None for
-            ``200 OK``. The client gets 500 if the handler raises and 504 if it takes too long.
+            ``200 OK``. The client gets 500 if the handler raises, 504 if it takes too long, and 503 if its worker is
+            lost meanwhile.
         """
         return None
 
