@@ -49,6 +49,9 @@ class Worker:
 
     Example:
         ```python
+        import wsbroker
+        from wsbroker import SocketId
+
         class Echo(wsbroker.Worker):
             def handle_socket_message(self, data: str | bytes, socket_id: SocketId, token: bytes | None, /) -> None:
                 wsbroker.send(socket_id, data)
