@@ -93,6 +93,7 @@ class WorkerHost(ABC):
         except (OSError, RuntimeError) as error:
             for end in opened:
                 end.close()
+            self._end_event.set()  # there is nothing to wait for
             advice = shortage_advice(error)
             raise WorkerError(f"worker {self.name} cannot be started: {error}{advice}") from error
         self._thread = thread
@@ -113,7 +114,7 @@ class WorkerHost(ABC):
         except SystemExit as end:
             self.end_reason = f"SystemExit({format_repr(end.code)})"
         except BaseException as error:
-            self.end_reason = format_error(error)
+            self.end_reason = f"{format_error(error)}{shortage_advice(error)}"
             logger.exception("worker ended by an exception worker=%s", self.name)
         finally:
             wire_end.close()

@@ -4,11 +4,13 @@ What shows from outside is tested with whole servers, in `contract`.
 """
 
 import asyncio
+import errno
 import logging
 import os
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 from typing import cast
 
@@ -22,6 +24,7 @@ from wsbroker.errors import ConfigError, WorkerError
 from wsbroker.http.request import HttpRequest
 from wsbroker.http.response import HttpResponse
 from wsbroker.pool import start_reminder
+from wsbroker.pool.kinds import host
 from wsbroker.settings.config import Settings
 from wsbroker.wire import commands, events
 
@@ -97,6 +100,25 @@ def test_a_start_handler_that_raises_is_a_worker_error(kind: str, app: str, capl
     assert "no database" in str(error.__cause__)
     assert "Traceback" not in caplog.text
     assert caplog.text.count("workers stopped") == 1
+
+
+@pytest.mark.parametrize("kind", WIRED)
+def test_a_worker_for_which_there_are_no_descriptors_ends_the_start_at_once_with_what_to_do(
+    kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(host, "socket", types.SimpleNamespace(socketpair=refuse))
+    before = time.monotonic()
+    error = start_error(APPS + "Echo", worker_kind=kind)
+    assert time.monotonic() - before < 4  # a worker that had begun would be waited for, 5 s and more
+    assert isinstance(error, WorkerError) and str(error) == (
+        "worker worker-0 cannot be started: [Errno 24] Too many open files: "
+        "raise the limit of open files (ulimit -n, LimitNOFILE)"
+    )
+    assert "workers stopped count=1 left_behind=0" in caplog.text
 
 
 @pytest.mark.parametrize("kind", KINDS)
