@@ -77,7 +77,7 @@ class PendingRequests:
                 response.set_result(self._make_response(status, headers, body))
 
     def answer_all_as_lost(self) -> None:
-        """Answers every pending open and HTTP request with 503; called when the worker is gone."""
+        """Answers every pending open with 503 and every HTTP request with 500; called when the worker is gone."""
         opens, self._opens = self._opens, {}
         for verdict, _ in opens.values():
             if not verdict.done():
@@ -86,7 +86,7 @@ class PendingRequests:
         self.size_bytes = 0
         for response, _ in requests.values():
             if not response.done():
-                response.set_result(make_unavailable_response())
+                response.set_result(HttpResponse(500, {}, "Internal Server Error"))
 
     def _make_open_verdict(self, status: int, headers: list[tuple[str, str]], body: bytes) -> OpenVerdict:
         """Makes the decision about a socket from its worker's answer: 101 accepts, another status refuses."""
@@ -113,11 +113,7 @@ class PendingRequests:
 
 
 def make_unavailable_response() -> HttpResponse:
-    """Makes the 503 sent while a worker is being replaced: trying again is soon useful.
-
-    Also sent for the opens and requests that a lost worker has not answered. Whether a handler has acted is not known:
-    clients and proxies repeat only requests with idempotent methods on their own.
-    """
+    """Makes the 503 sent while a worker is being replaced: trying again is safe, and soon useful."""
     return HttpResponse(503, {"Retry-After": "1"}, "Service Unavailable")
 
 

@@ -269,7 +269,7 @@ class RemoteWorker:
             self._complete_watches()
 
     def _close_and_answer_pending(self, event: WorkerEvent) -> None:
-        """Changes the state, closes streams and mailbox, answers pending opens and HTTP requests with 503.
+        """Changes the state, closes streams and mailbox, answers pending opens with 503 and HTTP requests with 500.
 
         Args:
             event: the event that ends the worker's life, for `TRANSITIONS`.
@@ -413,7 +413,7 @@ class RemoteWorker:
         """Sends an HTTP request to the worker and waits for the response.
 
         Returns:
-            the handler's response; 504 after `http_timeout`, 503 if the worker is lost: its handler may have acted.
+            the handler's response; 504 after `http_timeout`, 500 if the worker is lost: its handler may have acted.
         """
         number = self._last_request_number = self._last_request_number + 1
         request = self._pending.add_request(number, size_bytes)

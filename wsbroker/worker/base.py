@@ -130,8 +130,8 @@ class Worker:
         Returns:
             an `HttpResponse`; ``str`` (sent as text) or ``bytes``; a ``dict`` that spells a response with ``status``
             and perhaps ``headers`` and ``body`` and no other key; any other ``dict`` (sent as JSON); None for
-            ``200 OK``. The client gets 500 if the handler raises, 504 if it takes too long, and 503 if its worker is
-            lost meanwhile.
+            ``200 OK``. The client gets 500 if the handler raises or its worker is lost meanwhile, and 504 if it takes
+            too long.
         """
         return None
 

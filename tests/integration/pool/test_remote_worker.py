@@ -620,7 +620,7 @@ def test_a_lost_worker_closes_its_sockets_answers_what_it_was_asked_and_is_repla
         kit.post_message(1, "die")
         answer = await opening
         assert isinstance(answer, HttpResponse) and (answer.status, answer.headers["Retry-After"]) == (503, "1")
-        assert (await request).status == 503
+        assert (await request).status == 500
         assert core.lost_queues == [(0, 1012)] and core.adopted == []
         # Meanwhile nobody is let in, and nothing waits for nobody.
         kit.post_message(1, "to a socket that is closed")
