@@ -138,7 +138,9 @@ async def _wait_until_end(options: BenchOptions, stopwatch: Stopwatch, clients: 
 
 
 async def _measure_round_trips(options: BenchOptions, result: BenchResult, clients: list[BenchClient]) -> None:
-    """Keeps one ping in flight on every connection until the time is over; writes the figures to `result`.
+    """Keeps one request for an answer in flight on every connection until the time is over; fills in `result`.
+
+    The request is the text message ``{"type": "ping"}`` and not a Ping frame: the application answers it.
 
     Raises:
         BenchError: a connection ended meanwhile.
@@ -155,7 +157,7 @@ async def _measure_round_trips(options: BenchOptions, result: BenchResult, clien
 
 
 class Pinger:
-    """Sends the next ping of a connection whenever the pong has come, until `end_ns` (monotonic)."""
+    """Sends the next ping message of a connection whenever the answer has come, until `end_ns` (monotonic)."""
 
     def __init__(self, client: BenchClient, histogram: Histogram, end_ns: int) -> None:
         self._client = client

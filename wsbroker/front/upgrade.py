@@ -159,7 +159,7 @@ class Upgrader(Generic[OpeningConnectionT]):
     ) -> Upgrade | HttpResponse:
         """Checks an upgrade request; returns what the 101 needs, or the error response after logging the reason.
 
-        The same reason is logged once a minute at most (`_warn_of_refused_upgrade`).
+        The rate of the log lines is limited (`_warn_of_refused_upgrade`).
         """
         version = head.version
         try:
@@ -265,7 +265,10 @@ class Upgrader(Generic[OpeningConnectionT]):
             log.exception("cannot hand over a connection socket=%d", connection.id)
 
     def _begin_opening(self, http_connection: HttpConnection, connection: OpeningConnectionT) -> None:
-        """Records that a WebSocket connection is opening on an HTTP connection. Called before the open handler runs."""
+        """Records that a WebSocket connection is opening on an HTTP connection, and counts that.
+
+        Called before the open handler runs, if there is one.
+        """
         self.opening_count += 1
         http_connection.begin_opening(connection)
 

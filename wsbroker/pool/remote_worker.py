@@ -307,7 +307,8 @@ class RemoteWorker:
     def _complete_watches(self) -> None:
         """Completes the futures of `watch` whose condition holds, or all if the worker is not RUNNING.
 
-        Called after each batch of commands and each change of the state. Done and cancelled futures are removed.
+        Called by `watch` and, while futures of `watch` wait, after each batch of commands and each change of the state.
+        Done and cancelled futures are removed.
         """
         is_running = self.state is WorkerState.RUNNING
         for condition, future in self._watches:

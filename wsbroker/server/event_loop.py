@@ -74,7 +74,7 @@ async def _cancel_remaining_tasks(server_task: "asyncio.Task[None]") -> None:
 
 
 def _describe_task(task: "asyncio.Task[object]") -> str:
-    """Returns a task's name and the line of code at which the task waits, for the log."""
+    """Returns a task's name and the line at which its outermost coroutine waits, for the log."""
     frames = task.get_stack(limit=1)
     where = f" at {frames[0].f_code.co_filename}:{frames[0].f_lineno}" if frames else ""
     return f"{task.get_name()}{where}"

@@ -158,8 +158,8 @@ class Node:
     def _detach_in_child(self) -> None:
         """Redirects all sockets of the server to the null device, in a forked child. Called by `worker.forks` there.
 
-        So the child neither writes to the server's connections nor keeps them open. Cost: O(connections), about 1.5 µs
-        each.
+        So the child neither writes to the server's connections nor keeps them open. The inline runner is told to report
+        the end of every handler, where the child is to end. Cost: O(connections), about 1.5 µs each.
         """
         descriptors = self.front.open_descriptors() + open_sockets.systemd_sockets.all_descriptors()
         for slot in self.connections.timer_wheel.slots:

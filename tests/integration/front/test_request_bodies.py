@@ -109,7 +109,7 @@ async def test_bystanders_wait_no_longer_when_others_send_crumbs(crumbs: bytes) 
         ends = asyncio.get_running_loop().time() + 0.15
         worst = await worst_wait(running, lambda: asyncio.get_running_loop().time() > ends)
         # Eight reads of 43,000 chunks, parsed at once, took 1.6 s; a turn takes 10 ms.
-        assert worst < 0.3 + 10 * undisturbed
+        assert worst < 0.8 + 10 * undisturbed
 
 
 async def test_turns_are_taken_and_bounded() -> None:
