@@ -21,6 +21,8 @@ This module may import: `worker`, `http`, `types`, `errors`, light standard libr
 names that need more are loaded when they are first used. Must never: load a compiled module, asyncio, anyio or aiohttp.
 """
 
+import atexit as _atexit
+import sys as _sys
 from collections.abc import Iterable as _Iterable
 from typing import TYPE_CHECKING
 from typing import Final as _Final
@@ -80,6 +82,19 @@ else:
         """Returns the names of this module, with those that are not loaded yet."""
         return sorted({*globals(), *__all__})
 
+
+def _ignore_late_signals() -> None:
+    """Has a duplicate of the stop signal ignored during Python's last steps, if this process has run a server.
+
+    Called by `atexit`, which calls the functions that were registered last first: registered here, this one runs behind
+    those of a program that imports `wsbroker` before them, so that these can still be interrupted.
+    """
+    signals = _sys.modules.get("wsbroker.server.signals")
+    if signals is not None:
+        signals.ignore_duplicates()
+
+
+_atexit.register(_ignore_late_signals)
 
 _LAZY: _Final = {
     "Config": ("wsbroker.settings.config", "Config"),

@@ -153,3 +153,32 @@ def test_a_duplicate_of_the_stop_signal_while_python_ends_is_not_the_exit_status
         said, log = process.communicate(timeout=START_S)
     assert process.returncode == 0, log
     assert said == "ending\nended\n" or how == "start"  # a daemon thread that ends meanwhile may keep the object
+
+
+SLOW_AT_EXIT = """
+import atexit, logging, sys, time
+import wsbroker
+
+class App:
+    def handle_http_request(self, request): ...
+
+def wait():
+    print("at exit", flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    atexit.register(wait)
+    wsbroker.run("127.0.0.1:0", worker=App(), worker_kind="inline")
+"""
+
+
+def test_a_later_signal_interrupts_a_function_of_the_application_that_hangs_at_the_exit(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(SLOW_AT_EXIT)
+    with running(tmp_path) as (process, _):
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout is not None and process.stdout.readline() == "at exit\n"
+        time.sleep(0.6)  # DUPLICATE_SIGNAL_S, and a little
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=START_S)
+    assert process.returncode == -signal.SIGTERM

@@ -3,9 +3,9 @@
 The second SIGINT or SIGTERM ends the process at once under `run`; under `start` the signal is raised again.
 """
 
-import atexit
 import math
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from time import monotonic
@@ -32,8 +32,6 @@ group has got already (`timeout`, a shell, `npm`)."""
 
 _stop_signal_at = -math.inf
 """When a signal last requested the stop of a server, by `monotonic`."""
-_is_registered_at_exit = False
-"""Whether `_ignore_duplicates` is registered with `atexit`."""
 
 
 class ServerSignals:
@@ -150,7 +148,6 @@ def install_server_signals(
         else:
             numbers.append(SIGHUP)
     signals.install_handlers(numbers)
-    _ignore_duplicates_at_exit()
     return signals
 
 
@@ -163,24 +160,19 @@ def install_program_signals() -> None:
     """
     numbers = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     forks.install_signal_handlers(numbers, _on_program_signal, _restore_program_signals)
-    _ignore_duplicates_at_exit()
 
 
-def _ignore_duplicates_at_exit() -> None:
-    """Registers `_ignore_duplicates` once with `atexit`, unless that is done; called when handlers are installed."""
-    global _is_registered_at_exit
-    if not _is_registered_at_exit:
-        _is_registered_at_exit = True
-        atexit.register(_ignore_duplicates)
-
-
-def _ignore_duplicates() -> None:
+def ignore_duplicates() -> None:
     """Has the system ignore the signals to stop until the process is gone, if a duplicate may still come.
 
-    Called by `atexit`: Python gives the signals their default actions back as soon as the `atexit` functions have run,
-    and a duplicate would become the exit status of a clean stop. If the short rest of the end hangs, SIGQUIT and
-    SIGKILL still end the process.
+    Called by `atexit` behind the functions of the application: Python gives the signals their default actions back as
+    soon as all have run, and a duplicate would become the exit status of a clean stop. If the short rest of the end
+    hangs, SIGQUIT and SIGKILL still end the process. Does nothing if the stop signal is older than DUPLICATE_SIGNAL_S,
+    or if child processes are left for `multiprocessing` to wait for, which may take long.
     """
+    processes = sys.modules.get("multiprocessing.process")
+    if processes is not None and processes.active_children():
+        return
     if monotonic() - _stop_signal_at < DUPLICATE_SIGNAL_S and threading.current_thread() is threading.main_thread():
         for number in STOP_SIGNALS:
             handler = signal.getsignal(number)
