@@ -153,7 +153,8 @@ class Lifecycle:
         """Starts the task that watches the application's files, if `watch_application_files` was called."""
         if self.watched_folders:
             watching = asyncio.get_running_loop().create_task(
-                watch_python_files(self.watched_folders, self.on_files_changed), name="wsbroker watch"
+                watch_python_files(self.watched_folders, self.on_files_changed, self.cancel_restart),
+                name="wsbroker watch",
             )
             self._tasks.add(watching)
             watching.add_done_callback(_log_end_of_file_watch)
@@ -177,12 +178,19 @@ class Lifecycle:
         Args:
             kind: the kind of the workers, for the log.
         """
-        if self._restart_task is not None:
-            self._restart_task.cancel()
+        self.cancel_restart()
         task = asyncio.get_running_loop().create_task(self._restart_if_app_loads(kind), name="wsbroker restart")
         self._restart_task = task
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def cancel_restart(self) -> None:
+        """Cancels the task that restarts the program, if its check of the code is still running.
+
+        Called when a file has changed since: that check is of older code.
+        """
+        if self._restart_task is not None:
+            self._restart_task.cancel()
 
     async def _restart_if_app_loads(self, kind: str) -> None:
         """Requests a stop after which the program is restarted, or logs why the new code cannot be loaded.

@@ -9,8 +9,10 @@ import asyncio
 import importlib.util
 import marshal
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Final
@@ -32,7 +34,7 @@ LINK_CHECK_INTERVAL_MS = 1000
 
 _CHECK_PROGRAM: Final = (
     "import marshal, sys; "
-    "sys.path[:], sys.argv[:], spec = marshal.loads(sys.stdin.buffer.read()); "
+    "sys.path[:], sys.argv[:], spec = marshal.load(sys.stdin.buffer); "
     "from wsbroker.worker.entry import check_main; check_main(spec)"
 )
 """The program of the process that loads an application for `find_load_error`. Its data comes through standard input."""
@@ -79,40 +81,73 @@ def find_syntax_error(paths: Iterable[str]) -> str | None:
 async def find_load_error(spec: str, folder: str) -> str:
     """Loads an application in a process of its own; returns the text of the error, or "" if the application loads.
 
-    The process is killed if the caller is cancelled, as new code may hang.
+    The process is killed if the caller is cancelled, as new code may hang, and ends by itself if this process dies. So
+    do, on POSIX, the processes that the new code has started meanwhile.
 
     Args:
         spec: the application as ``module`` or ``module:object``.
         folder: the working directory of the process; the present one if `folder` does not exist any more.
     """
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    try:
-        process = subprocess.Popen(
-            [sys.executable, *flags, "-P", "-c", _CHECK_PROGRAM, "wsbroker check"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=folder if os.path.isdir(folder) else None,
-            env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
-            start_new_session=True,  # no signal to the server's group ends this process
-        )
-    except OSError as error:
-        return f"no process can be started to load the new code: {error}"
-    start = marshal.dumps([sys_path_with_links(sys.path), sys.argv, spec])
-    try:
-        output, _ = await asyncio.to_thread(process.communicate, start)
-    finally:
-        process.kill()  # does nothing to a process that has ended
-    if process.returncode == 0:
-        return ""
-    return output.decode("utf-8", "replace") or f"loading the handlers failed: {describe_exit(process.returncode)}"
+    # A file and no pipe: processes that the new code has started keep a pipe open behind the end of this one.
+    with tempfile.TemporaryFile() as output:
+        try:
+            process = subprocess.Popen(
+                [sys.executable, *flags, "-P", "-c", _CHECK_PROGRAM, "wsbroker check"],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.DEVNULL,
+                cwd=folder if os.path.isdir(folder) else None,
+                env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
+                start_new_session=True,  # no signal to the server's group ends this process
+            )
+        except OSError as error:
+            return f"no process can be started to load the new code: {error}"
+        start = marshal.dumps([sys_path_with_links(sys.path), sys.argv, spec])
+        try:
+            status = await asyncio.to_thread(_start_and_wait, process, start)
+        finally:
+            _kill_with_children(process)
+        output.seek(0)
+        text = output.read().decode("utf-8", "replace")
+    return "" if status == 0 else text or f"loading the handlers failed: {describe_exit(status)}"
 
 
-async def watch_python_files(folders: list[Path], on_change: Callable[[], Awaitable[None]]) -> None:
+def _start_and_wait(process: subprocess.Popen[bytes], start: bytes) -> int:
+    """Writes the start data to a process, whose input stays open, and waits for the end; returns the exit status."""
+    stdin = process.stdin
+    assert stdin is not None
+    try:
+        stdin.write(start)
+        stdin.flush()
+    except OSError:
+        pass  # the process has ended
+    status = process.wait()
+    try:
+        stdin.close()
+    except OSError:
+        pass
+    return status
+
+
+def _kill_with_children(process: subprocess.Popen[bytes]) -> None:
+    """Kills a process; on POSIX every process of its session's group, also if the process itself has ended."""
+    if sys.platform == "win32":
+        process.kill()
+    else:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except OSError:
+            pass  # there is none left
+
+
+async def watch_python_files(
+    folders: list[Path], on_change: Callable[[], Awaitable[None]], on_mistake: Callable[[], None]
+) -> None:
     """Calls `on_change` after Python files below the folders have changed, one call at a time, until cancelled.
 
-    Also calls `on_change` after a symbolic link in a folder's path has changed, and then watches the new folder. Files
-    with syntax errors are logged and do not count.
+    Also calls `on_change` after a symbolic link in a folder's path has changed, and then watches the new folder. A
+    change that leaves a file with a syntax error is logged, and `on_mistake` is called instead.
     """
     from watchfiles import PythonFilter, awatch
 
@@ -129,8 +164,11 @@ async def watch_python_files(folders: list[Path], on_change: Callable[[], Awaita
             has_moved = _resolve_folders(folders) not in (targets, [])
             if has_moved:
                 logger.info("folders lead elsewhere: %s", ", ".join(map(str, _resolve_folders(folders))))
-            if (changes and _check_changed_files({path for _, path in changes})) or has_moved:
+            is_right = not changes or _check_changed_files({path for _, path in changes})
+            if (changes and is_right) or has_moved:
                 await on_change()
+            elif not is_right:
+                on_mistake()
             if has_moved:
                 break
 

@@ -7,6 +7,7 @@ here: what it defines exists in the server's interpreter only.
 import os
 import signal
 import sys
+import threading
 from collections.abc import Mapping
 from socket import dup, socket
 from types import FrameType
@@ -74,7 +75,8 @@ def check_main(spec: str) -> NoReturn:
     os.environ.pop("WSBROKER_WORKER_OF", None)
     worker_api.is_worker_interpreter = True
     answer = os.dup(1)
-    with open(os.devnull, "r+b") as null:
+    threading.Thread(target=_exit_at_end_of_input, args=(os.dup(0),), name="wsbroker parent", daemon=True).start()
+    with open(os.devnull, "r+b", buffering=0) as null:
         os.dup2(null.fileno(), 0)
         os.dup2(null.fileno(), 1)
     text = ""
@@ -86,6 +88,13 @@ def check_main(spec: str) -> NoReturn:
         text = f"loading the handlers failed: {format_error(error)}"
     os.write(answer, text.encode("utf-8", "backslashreplace"))
     process_exit.exit_now(process_exit.STATUS_FORCED if text else 0)
+
+
+def _exit_at_end_of_input(descriptor: int) -> None:
+    """Waits for the end of a pipe, which the server holds open, and ends this process then: the server has died."""
+    while os.read(descriptor, 4096):
+        pass
+    process_exit.exit_now(process_exit.STATUS_FORCED)
 
 
 def _install_noop_handlers() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -53,10 +54,12 @@ async def test_a_change_is_told_once_it_can_be_read(folder: Path) -> None:
     pytest.importorskip("watchfiles")
     told = asyncio.Event()
 
+    mistaken = asyncio.Event()
+
     async def on_change() -> None:
         told.set()
 
-    task = asyncio.create_task(reload.watch_python_files([folder], on_change))
+    task = asyncio.create_task(reload.watch_python_files([folder], on_change, mistaken.set))
     try:
         async with asyncio.timeout(20):
             number = 0
@@ -64,6 +67,9 @@ async def test_a_change_is_told_once_it_can_be_read(folder: Path) -> None:
                 number += 1
                 (folder / "app.py").write_text(f"version = {number}\n")
                 await asyncio.sleep(0.05)
+            assert not mistaken.is_set()
+            (folder / "app.py").write_text("def mistake(:\n")
+            await mistaken.wait()
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -85,7 +91,7 @@ async def test_a_link_that_leads_elsewhere_is_a_change_and_then_the_new_folder_i
     async def on_change() -> None:
         told.put_nowait(None)
 
-    task = asyncio.create_task(reload.watch_python_files([current], on_change))
+    task = asyncio.create_task(reload.watch_python_files([current], on_change, lambda: None))
     try:
         async with asyncio.timeout(20):
             await asyncio.sleep(0.1)  # in which it begins
@@ -103,3 +109,49 @@ async def test_a_link_that_leads_elsewhere_is_a_change_and_then_the_new_folder_i
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+async def test_a_process_that_the_new_code_forks_does_not_hold_up_the_check_and_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "forks.py").write_text(
+        "import os, time\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    time.sleep(60)\n"
+        "    os._exit(0)\n"
+        f"open({str(tmp_path / 'child')!r}, 'w').write(str(child))\n"
+        "def handle_http_request(request): ...\n"
+    )
+    async with asyncio.timeout(30):
+        assert await reload.find_load_error("forks", str(tmp_path)) == ""
+        child = int((tmp_path / "child").read_text())
+        while _is_running(child):
+            await asyncio.sleep(0.01)
+
+
+def _is_running(process: int) -> bool:
+    """Returns whether a process runs; one that has ended and that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.anyio
+async def test_an_import_error_is_the_text_and_a_check_that_is_cancelled_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "wrong.py").write_text("import nothing_of_this_name\n")
+    (tmp_path / "hangs.py").write_text("import time; time.sleep(60)\n")
+    async with asyncio.timeout(30):
+        assert "nothing_of_this_name" in await reload.find_load_error("wrong", str(tmp_path))
+        task = asyncio.create_task(reload.find_load_error("hangs", str(tmp_path)))
+        await asyncio.sleep(0.3)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task

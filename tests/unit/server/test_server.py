@@ -59,7 +59,7 @@ async def test_a_reload_in_part_does_not_say_that_the_old_workers_stay(caplog: p
 async def test_a_watcher_that_fails_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def fails(folders: list[Path], on_change: object) -> None:
+    async def fails(folders: list[Path], on_change: object, on_mistake: object) -> None:
         raise OSError("inotify limit reached")
 
     monkeypatch.setattr(lifecycle_module, "watch_python_files", fails)
