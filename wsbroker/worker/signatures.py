@@ -24,7 +24,7 @@ def count_arguments(name: str, handler: Callable[..., object], source: str) -> i
     import inspect
 
     documented = HANDLER_ARGUMENTS[name]
-    if inspect.ismethod(handler):
+    if inspect.ismethod(handler) and inspect.isfunction(inspect.getattr_static(type(handler.__self__), name, None)):
         _check_self_parameter(name, handler.__func__, source)
     call = f"{name}({', '.join(documented)})"
     signature = _get_signature(handler)
@@ -62,16 +62,21 @@ def count_arguments(name: str, handler: Callable[..., object], source: str) -> i
 def _check_self_parameter(name: str, function: Callable[..., object], source: str) -> None:
     """Raises ConfigError if a method has no parameter for its object, such as ``def handle_socket_message(data)``.
 
+    Judges by the first parameter's name, so a method made by a decorator is left out.
+
     Args:
         name: the handler's name.
         function: the function of the method.
         source: where the handler was found, for the message.
     """
+    import inspect
+
     signature = _get_signature(function)
-    if signature is None:
+    if signature is None or hasattr(function, "__wrapped__"):
         return
     parameters = list(signature.parameters.values())
-    if not parameters or parameters[0].name in HANDLER_ARGUMENTS[name]:
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    if not parameters or (parameters[0].kind in positional and parameters[0].name in HANDLER_ARGUMENTS[name]):
         shown = ", ".join(str(each.replace(annotation=each.empty)) for each in parameters)
         expected = f"{name}({', '.join(('self', *HANDLER_ARGUMENTS[name]))})"
         raise ConfigError(

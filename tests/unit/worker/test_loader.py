@@ -272,6 +272,20 @@ def test_a_handler_named_in_place_of_its_module_or_class_is_an_error_that_names_
     assert text.format("App.handle_http_request", "one_app:App") in problem("one_app:App.handle_http_request")
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "class App:\n    def handle_http_request(*request): ...\n",
+        "class App:\n    @classmethod\n    def handle_http_request(cls, request): ...\n",
+        "import types\nclass Other: ...\nApp = Other()\n"
+        "App.handle_http_request = types.MethodType(lambda request, other: None, App)\n",
+    ],
+)
+def test_a_method_whose_object_has_another_name_is_a_handler(source: str, package: Write) -> None:
+    package("named_app.py", source)
+    assert load_handlers("named_app:App").http is not None
+
+
 @pytest.mark.parametrize("given", ["", "data", "data, socket_id"])
 def test_a_method_without_self_is_an_error_that_says_so(given: str, package: Write) -> None:
     package("self_app.py", f"class App:\n    def handle_socket_message({given}): ...\n")
