@@ -19,8 +19,8 @@ from typing import Final
 
 from wsbroker.errors import ConfigError
 from wsbroker.guarded_log import GuardedLog
-from wsbroker.pool.kinds.executable import FROZEN_REASON, PARENT_VARIABLE, find_process_obstacle, is_frozen
-from wsbroker.pool.kinds.process import describe_exit
+from wsbroker.pool.kinds.executable import FROZEN_REASON, find_process_obstacle, is_frozen
+from wsbroker.pool.kinds.process import describe_exit, make_child_environment, make_python_command
 from wsbroker.settings.folders import sys_path_with_links, working_directory
 
 logger = GuardedLog(__name__)
@@ -88,17 +88,16 @@ async def find_load_error(spec: str, folder: str) -> str:
         spec: the application as ``module`` or ``module:object``.
         folder: the working directory of the process; the present one if `folder` does not exist any more.
     """
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     # A file and no pipe: processes that the new code has started keep a pipe open behind the end of this one.
     with tempfile.TemporaryFile() as output:
         try:
             process = subprocess.Popen(
-                [sys.executable, *flags, "-P", "-c", _CHECK_PROGRAM, "wsbroker check"],
+                make_python_command(_CHECK_PROGRAM, "wsbroker check"),
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.DEVNULL,
                 cwd=folder if os.path.isdir(folder) else None,
-                env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
+                env=make_child_environment(),
                 start_new_session=True,  # no signal to the server's group ends this process
             )
         except OSError as error:

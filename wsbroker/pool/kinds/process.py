@@ -88,11 +88,25 @@ class ProcessHost(WorkerHost):
         return True
 
 
+def make_python_command(program: str, title: str) -> list[str]:
+    """Returns the command that runs the text of a program with this Python and its flags.
+
+    Args:
+        program: the text.
+        title: a further argument, by which lists of processes show what the process is for.
+    """
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return [sys.executable, *flags, "-P", "-c", program, title]
+
+
+def make_child_environment() -> dict[str, str]:
+    """Returns the environment of a process that loads the application for this server (`PARENT_VARIABLE`)."""
+    return {**os.environ, PARENT_VARIABLE: str(os.getpid())}
+
+
 def _spawn_process(name: str, descriptors: Sequence[int]) -> "subprocess.Popen[bytes]":
     """Starts a Python process that runs `PROCESS_PROGRAM`, with the server's signals blocked in it."""
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    command = [sys.executable, *flags, "-P", "-c", PROCESS_PROGRAM, f"wsbroker {name}"]
-    environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
+    command, environment = make_python_command(PROCESS_PROGRAM, f"wsbroker {name}"), make_child_environment()
     if sys.platform == "win32":
         return subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
     # The process has its signal handlers only after its start, and a signal to the whole process group may come before:
