@@ -33,7 +33,7 @@ def count_arguments(name: str, handler: Callable[..., object], source: str) -> i
 
     def make_error(problem: str) -> ConfigError:
         """Returns the ConfigError for the handler: its signature, the problem, and how it is called."""
-        shown = ", ".join(str(each.replace(annotation=each.empty)) for each in signature.parameters.values())
+        shown = _format_parameters(signature)
         expected = f"it is called as {call}, and may take fewer of these: the first ones"
         return ConfigError(f"{name}({shown}) in {source}: {problem}; {expected}")
 
@@ -77,12 +77,17 @@ def _check_self_parameter(name: str, function: Callable[..., object], source: st
     parameters = list(signature.parameters.values())
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     if not parameters or (parameters[0].kind in positional and parameters[0].name in HANDLER_ARGUMENTS[name]):
-        shown = ", ".join(str(each.replace(annotation=each.empty)) for each in parameters)
+        shown = _format_parameters(signature)
         expected = f"{name}({', '.join(('self', *HANDLER_ARGUMENTS[name]))})"
         raise ConfigError(
             f"{name}({shown}) in {source}: it is a method and lacks 'self'; write {expected}, or fewer of the "
             "arguments after 'self'"
         )
+
+
+def _format_parameters(signature: "inspect.Signature") -> str:  # type: ignore[name-defined]  # noqa: F821
+    """Returns a signature's parameters, separated by commas and without annotations, for an error text."""
+    return ", ".join(str(each.replace(annotation=each.empty)) for each in signature.parameters.values())
 
 
 def _get_signature(handler: Callable[..., object]) -> "inspect.Signature | None":  # type: ignore[name-defined]  # noqa: F821
