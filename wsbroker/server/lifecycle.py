@@ -162,7 +162,7 @@ class Lifecycle:
     async def on_files_changed(self) -> None:
         """Reloads the workers, or restarts the program where workers share its modules. Called by the file watch.
 
-        Returns before that has ended: new code that hangs in its import may be corrected meanwhile.
+        Returns before the reload or restart has ended: new code that hangs in its import may be corrected meanwhile.
         """
         node = self.node
         if node is None or self._is_stop_requested:
