@@ -1,6 +1,5 @@
 """The broker's end of a worker's wire, with which a test sends events and reads commands one by one."""
 
-import logging
 import socket
 import threading
 from collections import deque
@@ -179,11 +178,6 @@ def message(socket_id: int, data: str | bytes, cost: int = 1) -> tuple[object, .
 def closed(socket_id: int, token: bytes | None = None, seen: int = 0) -> tuple[object, ...]:
     """Returns a CLOSE event, with code 1000 and reason "bye"."""
     return (events.CLOSE, socket_id, token, seen, 1000, "bye")
-
-
-def worker_logger() -> logging.Logger:
-    """Returns the logger to which workers log the errors of handlers."""
-    return logging.getLogger("wsbroker.worker")
 
 
 def kept_state(api: object) -> list[str]:
