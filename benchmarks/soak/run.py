@@ -135,8 +135,10 @@ class Soak:
         before_bytes = self.meter.read().rss_bytes
         async with self._measure_trips("under load") as loaded:
             self.memory_watch = asyncio.ensure_future(self._watch_memory())
-            await self.drive()
-            self.memory_watch.cancel()
+            try:
+                await self.drive()
+            finally:
+                self.memory_watch.cancel()
         await self.finish()
         for name, trips in loaded.items():
             if trips.durations_s:
